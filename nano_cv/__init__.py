@@ -1,0 +1,1 @@
+"""nano-cv: from a folder of pictures to a trained, evaluated and tracked model."""

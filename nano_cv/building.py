@@ -1,0 +1,61 @@
+"""From a configuration to its parts: the only file beside the scripts that knows Hydra's wiring."""
+
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from nano_cv.cli import task_name
+from nano_cv.contract import Contract, git_commit
+from nano_cv.data.datamodule import DataModule
+from nano_cv.tasks.task import Task
+
+
+def run_folder() -> Path:
+    """Where this run writes."""
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def weights_file(config: DictConfig) -> Path:
+    """`weights/<model>_<data>.safetensors`, or the file that `weights=` names."""
+    given = config.get("weights")
+    name = f"{config.model.name}_{config.data.name}.safetensors"
+    return Path(given) if given else Path(config.paths.weights) / name
+
+
+def make_data(config: DictConfig) -> DataModule:
+    """The DataModule, not yet opened."""
+    return instantiate(config.data, _convert_="all")
+
+
+def make_contract(config: DictConfig, data: DataModule, run_id: str) -> Contract:
+    """What the model to be trained on `data` will promise."""
+    data.setup()
+    options = network_options(config)
+    return Contract(
+        task=task_name(config),
+        model=config.model.name,
+        data=config.data.name,
+        classes=data.classes,
+        image_size=options.pop("image_size"),
+        mean=list(config.model.mean),
+        std=list(config.model.std),
+        network=options,
+        data_hash=data.data_hash,
+        git_commit=git_commit(),
+        run_id=run_id,
+    )
+
+
+def make_task(config: DictConfig, contract: Contract) -> Task:
+    """The task with an untrained network."""
+    return instantiate(config.model.task, _partial_=True, _convert_="all")(contract=contract)
+
+
+def network_options(config: DictConfig) -> dict[str, Any]:
+    """What the network is built with, apart from the number of classes."""
+    options: Any = OmegaConf.to_container(config.model.task.network, resolve=True)
+    own = {key: value for key, value in options.items() if not key.startswith("_")}
+    return own | {"image_size": config.model.image_size}

@@ -1,0 +1,1 @@
+"""Data sets, one file each, and the way from files to batches."""

@@ -1,0 +1,119 @@
+"""From a data set on disk to batches: one DataModule for every set."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler
+
+from nano_cv.data.pictures import Batches, Pictures, check
+
+log = logging.getLogger(__name__)
+SPLITS = ("train", "val", "test")
+
+
+class DataModule(pl.LightningDataModule):
+    """Splits of a data set, decoded once, checked on first use, augmented by the batch.
+
+    Args:
+        name: what the set is called; half of the trained model's name.
+        tasks: what the set can serve; the command line checks a model against it.
+        root: folder of the set.
+        dataset: makes a split from `root` and `split`.
+        image_size: side of the square that pictures are stretched to, in pixels.
+        batch_size: pictures a step.
+        workers: processes that fetch batches; with a cache none are needed.
+        cache: folder of decoded pictures; None decodes in every epoch.
+        seed: of the order of the training pictures.
+        augment: changes training batches; None leaves them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tasks: Sequence[str],
+        root: str | Path,
+        dataset: Callable[..., Pictures],
+        image_size: int,
+        batch_size: int = 32,
+        workers: int = 0,
+        cache: str | Path | None = None,
+        seed: int = 0,
+        augment: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.name, self.tasks, self.root, self.dataset = name, tasks, Path(root), dataset
+        self.image_size, self.batch_size, self.workers = image_size, batch_size, workers
+        self.cache = Path(cache).expanduser() if cache else None
+        self.seed, self.augment = seed, augment
+        self.splits: dict[str, Batches] = {}
+        self.data_hash = ""
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names; position is the class index."""
+        return self.splits["train"].pictures.classes
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open all splits, decoding and checking them if that has not been done before.
+
+        Raises:
+            UserError: data not there, pictures that cannot be used, classes without pictures.
+        """
+        if self.splits:
+            return
+        root = self.root.expanduser()
+        pictures = {split: self.dataset(root=root, split=split) for split in SPLITS}
+        splits = {split: self.batches(some) for split, some in pictures.items()}
+        self.data_hash, twice = check(splits)
+        for pair in twice[:10]:
+            log.warning("The same picture in two splits: %s", pair)
+        if twice:
+            log.warning("%d pictures stand in two splits: test figures will flatter", len(twice))
+        self.splits = splits
+
+    def batches(self, pictures: Pictures) -> Batches:
+        """Pictures at the size of the model, through the cache if there is one."""
+        return Batches(pictures, self.image_size, self.cache)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled by seed and epoch, so that a resumed run sees the same order."""
+        batches = self.splits["train"]
+        ranks = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        order: DistributedSampler[Any] = DistributedSampler(
+            batches, *ranks, shuffle=True, seed=self.seed
+        )
+        return self.loader(batches, sampler=order, drop_last=len(batches) >= self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """In the order of the list."""
+        return self.loader(self.splits["val"])
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """In the order of the list."""
+        return self.loader(self.splits["test"])
+
+    def loader(self, batches: Batches, **options: Any) -> DataLoader[Any]:
+        """Batches of images and targets; see `Batches.__getitems__`."""
+        return DataLoader(
+            batches,
+            self.batch_size,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            collate_fn=_as_it_is,
+            **options,
+        )
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Augment training batches on the device that trains."""
+        images, targets = batch
+        if self.augment and self.trainer and self.trainer.training:
+            images = self.augment(images)
+        return images, targets
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

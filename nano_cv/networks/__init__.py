@@ -1,0 +1,1 @@
+"""Networks: pure `nn.Module`s that know torch and nothing else; one file each."""

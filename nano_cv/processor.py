@@ -1,0 +1,42 @@
+"""What this processor trains fastest with; found out, not configured, and harmless elsewhere.
+
+Training a small network on a processor is limited by memory: each step takes and returns hundreds
+of megabytes, and glibc hands every large block back to the kernel, which then clears each page
+again. Keeping the memory about doubled the speed of LeNet (`benchmarks/training.py`).
+"""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 and Arm names in /proc/cpuinfo
+
+
+def keep_memory() -> None:
+    """Let the C library reuse large blocks, in huge pages where the kernel offers them.
+
+    To be called before torch is imported. Does nothing but on Linux with glibc.
+    """
+    if sys.platform != "linux":
+        return
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch when it is loaded
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version"):
+        trim_threshold, top_pad, mmap_max = -1, -2, -4  # numbers from <malloc.h>
+        libc.mallopt(mmap_max, 0)  # no mappings of their own for large blocks
+        libc.mallopt(trim_threshold, -1)  # and never give the heap's end back
+        libc.mallopt(top_pad, 256 * 1024 * 1024)
+
+
+def best_precision(accelerator: str) -> str:
+    """bfloat16 where the arithmetic is native, else float32: emulated it is slower, not faster."""
+    import torch
+
+    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
+        return "32-true"
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return "bf16-mixed" if flags & NATIVE_BFLOAT16 else "32-true"

@@ -1,0 +1,125 @@
+"""What all tasks share: normalisation, optimiser, schedule and averaged weights.
+
+Shapes: B pictures, C channels, H height, W width.
+"""
+
+import math
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from nano_cv.contract import Contract
+from nano_cv.drawing import Drawing
+
+
+class Task(pl.LightningModule):
+    """A network that can be trained, evaluated, exported and looked at.
+
+    Args:
+        contract: what the model promises; made from the data, or read from a weights file.
+        network: makes the network from `num_classes` and `image_size`.
+        optimizer: makes the optimiser from parameter groups.
+        warmup_epochs: length of the linear rise to the full learning rate.
+        ema_decay: of the exponential moving average of the weights, which is what gets validated,
+            tested and saved (Polyak and Juditsky 1992); None trains without.
+    """
+
+    monitor: ClassVar[str]  # the validation metric that chooses the best epoch; higher is better
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        contract: Contract,
+        network: Callable[..., nn.Module],
+        optimizer: Callable[..., Optimizer] = torch.optim.AdamW,
+        warmup_epochs: float = 1.0,
+        ema_decay: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.contract = contract
+        self.optimizer = optimizer
+        self.warmup_epochs = warmup_epochs
+        self.ema_decay = ema_decay
+        self.network = network(num_classes=len(contract.classes), image_size=contract.image_size)
+        # Pixels lie as they were decoded, and convolutions run up to 1.5 times as fast.
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Pixels are 0..255. The contract holds these; a second copy in the weights could disagree.
+        for name, values in (("mean", contract.mean), ("std", contract.std)):
+            statistic = torch.tensor(values).view(1, 3, 1, 1) * 255
+            self.register_buffer(name, statistic, persistent=False)
+
+    def forward(self, images: Tensor) -> Any:
+        """Pixels 0..255, uint8 or float `[B, 3, H, W]`, to the raw output of the network."""
+        return self.network((images.float() - self.mean) / self.std)
+
+    @abstractmethod
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        """uint8 `[B, 3, H, W]` to named outputs: pure tensor code, and what is exported."""
+
+    def predict_step(self, batch: tuple[Tensor, Any], _: int) -> dict[str, Tensor]:
+        """Predictions of one batch, whether its targets are known or not."""
+        return self.predict(batch[0])
+
+    @abstractmethod
+    def draw(
+        self, images: Tensor, predictions: Mapping[str, Tensor], targets: Any, names: Sequence[str]
+    ) -> dict[str, Drawing]:
+        """Named pictures of what a person wants to see; `targets` is None where there are none."""
+
+    @abstractmethod
+    def table(
+        self, predictions: Mapping[str, Tensor], targets: Any, names: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """A row a picture for `predictions.csv`."""
+
+    def configure_optimizers(self) -> Any:
+        """Weight decay for matrices and kernels only; linear warm-up, then cosine to zero.
+
+        Loshchilov and Hutter 2017 (SGDR, AdamW); Goyal et al. 2017 (warm-up).
+        """
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+            {"params": [parameter for parameter in parameters if parameter.ndim <= 1]}
+            | {"weight_decay": 0.0},
+        ]
+        optimizer = self.optimizer(groups)
+        steps = float(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs or 1
+        warmup = max(1.0, self.warmup_epochs * steps / epochs)
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warmup) / (steps - warmup + 1)))
+
+        schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Keep averaged weights, if `ema_decay` is set."""
+        if self.ema_decay is None:
+            return []
+        decay = self.ema_decay
+
+        def average(averaged: Tensor, current: Tensor, updates: Tensor) -> Tensor:
+            # The average of a young model is short, else it would remember the random start.
+            keep = torch.clamp((1 + updates) / (10 + updates), max=decay)
+            return averaged * keep + current * (1 - keep)
+
+        return [WeightAveraging(avg_fn=average)]
+
+    def on_train_epoch_start(self) -> None:
+        """Seed by epoch, so that a resumed run draws the same numbers as an unbroken one."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what `seed_everything` was given
+        torch.manual_seed(seed * 100_003 + self.current_epoch * 1_009 + self.global_rank)

@@ -1,0 +1,115 @@
+"""Around Lightning's Trainer: what to keep, what to say, and how to go on after a break."""
+
+import logging
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+)
+from pytorch_lightning.loggers import Logger
+
+from nano_cv.errors import UserError
+from nano_cv.processor import best_precision
+from nano_cv.tasks.task import Task
+
+log = logging.getLogger(__name__)
+
+
+class EpochLine(pl.Callback):
+    """One line of the log an epoch: metrics, speed and time left, terminal or not."""
+
+    def __init__(self) -> None:
+        self.started = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Look at the clock."""
+        self.started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Say how it went."""
+        seconds = time.monotonic() - self.started
+        epochs = trainer.max_epochs or 0
+        left = (epochs - trainer.current_epoch - 1) * seconds
+        metrics = trainer.callback_metrics
+        shown = ["train/loss", *sorted(name for name in metrics if name.startswith("val/"))]
+        values = "  ".join(f"{key} {metrics[key]:.4f}" for key in shown if key in metrics)
+        log.info(
+            "epoch %d/%d  %s  %.0f s, %d min %02d s left",
+            *(trainer.current_epoch + 1, epochs, values, seconds, left // 60, left % 60),
+        )
+
+
+def make_trainer(
+    config: DictConfig, folder: Path, logger: Logger | None, task: Task
+) -> tuple[pl.Trainer, ModelCheckpoint]:
+    """A Trainer that keeps the best and the last epoch below `folder`, and its keeper."""
+    options: dict[str, Any] = OmegaConf.to_container(config.trainer, resolve=True)  # type: ignore[assignment]
+    options.pop("_target_")
+    patience = options.pop("patience")
+    if options["precision"] == "auto":
+        options["precision"] = best_precision(options["accelerator"])
+    keeper = ModelCheckpoint(
+        folder / "checkpoints",
+        filename="best",
+        monitor=task.monitor,
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    callbacks: list[pl.Callback] = [keeper, EpochLine()]
+    if patience is not None:
+        callbacks.append(EarlyStopping(task.monitor, patience=patience, mode="max"))
+    if logger:
+        callbacks.append(LearningRateMonitor("step"))
+    trainer = pl.Trainer(**options, **quiet(callbacks), logger=logger or False)
+    return trainer, keeper
+
+
+def quiet(callbacks: list[pl.Callback]) -> dict[str, Any]:
+    """Options of every Trainer here: a Rich bar in a terminal, none in a file, no model table."""
+    terminal = sys.stderr.isatty()
+    return {
+        "callbacks": [*callbacks, RichProgressBar(leave=False)] if terminal else callbacks,
+        "enable_progress_bar": terminal,
+        "enable_model_summary": False,
+    }
+
+
+def fit(
+    trainer: pl.Trainer, task: Task, data: pl.LightningDataModule, checkpoint: Path | None
+) -> None:
+    """Train, from `checkpoint` on if there is one.
+
+    Raises:
+        UserError: the checkpoint is damaged, or of another network.
+        KeyboardInterrupt: the training was interrupted; its last whole epoch can be resumed.
+    """
+    # Lightning's own use of a renamed torch class, said once a run
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    try:
+        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as interrupted:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from interrupted
+    except (RuntimeError, KeyError) as error:
+        if checkpoint and not trainer.global_step:
+            raise UserError(
+                f"{checkpoint}: cannot be resumed with these settings: {str(error).splitlines()[0]}"
+            ) from error
+        raise
+
+
+def restore_best(task: Task, keeper: ModelCheckpoint) -> float:
+    """Put the weights of the best epoch into `task`; returns the metric that chose it."""
+    best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
+    task.load_state_dict(best["state_dict"])
+    return float(keeper.best_model_score or 0.0)

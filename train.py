@@ -1,0 +1,43 @@
+"""Train a model on a data set: `python train.py +data=flowers +model=lenet`."""
+
+from omegaconf import DictConfig
+
+from nano_cv.cli import main
+
+
+@main("train")
+def train(config: DictConfig) -> None:
+    """Fit, keep the best epoch, test it, save its weights, and say where everything lies."""
+    from nano_cv.processor import keep_memory
+
+    keep_memory()  # before torch is loaded
+
+    from pytorch_lightning import seed_everything
+
+    from nano_cv import building, training, weights
+    from nano_cv.evaluation import evaluate
+    from nano_cv.summary import summarise
+    from nano_cv.tracking import make_logger
+
+    folder, path = building.run_folder(), building.weights_file(config)
+    seed_everything(config.seed, workers=True, verbose=False)
+
+    data = building.make_data(config)
+    data.setup()
+    logger = make_logger(config, folder, job="train")
+    contract = building.make_contract(config, data, run_id=getattr(logger, "run_id", ""))
+    task = building.make_task(config, contract)
+
+    trainer, keeper = training.make_trainer(config, folder, logger, task)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    training.fit(trainer, task, data, checkpoint if config.resume else None)
+    metrics = {f"best {task.monitor}": training.restore_best(task, keeper)}
+
+    weights.save(task, path)
+    if config.test:
+        metrics |= evaluate(config, task, data, data.splits["test"], folder, logger)
+    summarise(metrics, {"weights": path, "run": folder}, logger)
+
+
+if __name__ == "__main__":
+    train()
