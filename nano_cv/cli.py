@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,6 +43,10 @@ def main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[
                 function(config)
             except (UserError, OSError, hydra.errors.InstantiationException) as error:
                 stop(error)
+            except KeyboardInterrupt:
+                hint = "; to go on from the last whole epoch, add resume=true"
+                print(f"interrupted{hint if 'resume' in config else ''}", file=sys.stderr)
+                sys.exit(128 + signal.SIGINT)
 
         @functools.wraps(function)
         def script() -> None:

@@ -69,7 +69,7 @@ def make_logger(config: DictConfig, folder: Path, job: str) -> Logger | None:
         return None
     parameters = OmegaConf.to_container(config, resolve=True)
     if config.logger.name == "csv":
-        logger: Logger = CSVLogger(str(folder.parent), name=folder.name, version="")
+        logger: Logger = CSVLogger(str(folder), name="csv")
     else:
         tags = {"job": job, "folder": str(folder), "commit": git_commit()}
         logger = _mlflow(config.logger.uri, config.logger.experiment, tags)

@@ -5,6 +5,7 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,10 +19,16 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.loggers import Logger
 
+from nano_cv.data.datamodule import DataModule
 from nano_cv.errors import UserError
 from nano_cv.processor import best_precision
 from nano_cv.tasks.task import Task
 
+EXPECTED = (  # warnings of Lightning about what is meant to be so
+    ".*LeafSpec.*",  # a torch class that Lightning calls by its old name
+    "Checkpoint directory .* exists",  # the run that is resumed
+    ".*smaller than the logging interval",  # a small data set
+)
 log = logging.getLogger(__name__)
 
 
@@ -31,13 +38,13 @@ class EpochLine(pl.Callback):
     def __init__(self) -> None:
         self.started = 0.0
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Look at the clock."""
         self.started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Say how it went."""
-        seconds = time.monotonic() - self.started
+        seconds, self.started = time.monotonic() - self.started, time.monotonic()
         epochs = trainer.max_epochs or 0
         left = (epochs - trainer.current_epoch - 1) * seconds
         metrics = trainer.callback_metrics
@@ -58,15 +65,11 @@ def make_trainer(
     patience = options.pop("patience")
     if options["precision"] == "auto":
         options["precision"] = best_precision(options["accelerator"])
-    keeper = ModelCheckpoint(
-        folder / "checkpoints",
-        filename="best",
-        monitor=task.monitor,
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
-    callbacks: list[pl.Callback] = [keeper, EpochLine()]
+    where = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
+    keeper = ModelCheckpoint(filename="best", monitor=task.monitor, mode="max", **where)
+    # Not `save_last`: that keeps the last epoch which was also the best so far.
+    last = ModelCheckpoint(filename="last", **where)
+    callbacks: list[pl.Callback] = [keeper, last, EpochLine()]
     if patience is not None:
         callbacks.append(EarlyStopping(task.monitor, patience=patience, mode="max"))
     if logger:
@@ -85,27 +88,35 @@ def quiet(callbacks: list[pl.Callback]) -> dict[str, Any]:
     }
 
 
-def fit(
-    trainer: pl.Trainer, task: Task, data: pl.LightningDataModule, checkpoint: Path | None
-) -> None:
+def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | None) -> None:
     """Train, from `checkpoint` on if there is one.
 
     Raises:
         UserError: the checkpoint is damaged, or of another network.
         KeyboardInterrupt: the training was interrupted; its last whole epoch can be resumed.
     """
-    # Lightning's own use of a renamed torch class, said once a run
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    if checkpoint:
+        data.first_epoch = _check(checkpoint, task)["epoch"] + 1
+    for said in EXPECTED:
+        warnings.filterwarnings("ignore", message=said)
     try:
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as interrupted:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from interrupted
-    except (RuntimeError, KeyError) as error:
-        if checkpoint and not trainer.global_step:
-            raise UserError(
-                f"{checkpoint}: cannot be resumed with these settings: {str(error).splitlines()[0]}"
-            ) from error
-        raise
+
+
+def _check(checkpoint: Path, task: Task) -> dict[str, Any]:
+    """The checkpoint, if it can be resumed with this task."""
+    try:
+        state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        task.load_state_dict(state["state_dict"])
+        return state
+    except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{checkpoint}: cannot be resumed with these settings ({reason}); "
+            "use those of the first run, or start anew without resume=true"
+        ) from error
 
 
 def restore_best(task: Task, keeper: ModelCheckpoint) -> float:

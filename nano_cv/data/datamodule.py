@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -51,6 +52,7 @@ class DataModule(pl.LightningDataModule):
         self.seed, self.augment = seed, augment
         self.splits: dict[str, Batches] = {}
         self.data_hash = ""
+        self.first_epoch = 0  # where a resumed training goes on; Lightning fetches before it tells
 
     @property
     def classes(self) -> list[str]:
@@ -106,6 +108,17 @@ class DataModule(pl.LightningDataModule):
             collate_fn=_as_it_is,
             **options,
         )
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Seed by batch, so that a resumed run draws the same numbers as an unbroken one.
+
+        Here, for augmentation comes next, and not where an epoch starts: Lightning leaves out those
+        hooks when it resumes.
+        """
+        if self.trainer and self.trainer.training:
+            batches = self.trainer.fit_loop.total_batch_idx + 1
+            torch.manual_seed(self.seed * 1_000_003 + batches * 1_009 + self.trainer.global_rank)
+        return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment training batches on the device that trains."""

@@ -4,7 +4,6 @@ Shapes: B pictures, C channels, H height, W width.
 """
 
 import math
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -118,8 +117,3 @@ class Task(pl.LightningModule):
             return averaged * keep + current * (1 - keep)
 
         return [WeightAveraging(avg_fn=average)]
-
-    def on_train_epoch_start(self) -> None:
-        """Seed by epoch, so that a resumed run draws the same numbers as an unbroken one."""
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))  # what `seed_everything` was given
-        torch.manual_seed(seed * 100_003 + self.current_epoch * 1_009 + self.global_rank)

@@ -1,0 +1,92 @@
+"""A tiny data set made on the spot, and a way to run the scripts as a person would."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+SPECIES = {"aster": (220, 60, 60), "basil": (60, 200, 60), "clover": (60, 60, 220)}
+COUNTS = {"train": 8, "val": 4, "test": 4}  # pictures of each species
+
+# Settings of a run that takes a second: two batches an epoch, small pictures, a small network.
+TINY = [
+    "model.image_size=32",
+    "model.task.network.channels=[4, 8]",
+    "data.batch_size=8",
+    "trainer.max_epochs=1",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+    "logger=none",
+]
+
+
+class Result(NamedTuple):
+    """What a script left behind."""
+
+    status: int
+    out: str
+    err: str
+
+
+def make_flowers(root: Path) -> Path:
+    """A set in the layout of `flowers`: noisy pictures, a colour a species."""
+    random = np.random.default_rng(0)
+    lists: dict[str, list[str]] = {split: [] for split in COUNTS}
+    for species, colour in SPECIES.items():
+        (root / species).mkdir(parents=True)
+        number = 0
+        for split, count in COUNTS.items():
+            for _ in range(count):
+                number += 1
+                noise = random.integers(-55, 56, (40, 48, 3))
+                pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / species / f"plant{number:03d}_rgb.jpg")
+                lists[split].append(f"{species}/plant{number:03d}")
+    for split, names in lists.items():
+        (root / f"{split}.txt").write_text("\n".join(names) + "\n")
+    return root
+
+
+@pytest.fixture
+def flowers(tmp_path: Path) -> Path:
+    """The folder of a tiny data set, which the test may damage."""
+    return make_flowers(tmp_path / "data" / "flowers")
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Result]]:
+    """`run("train", "trainer.max_epochs=2")`: a script in this process, in an empty folder.
+
+    In this process because loading torch takes longer than all of a tiny training.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+
+    def call(script: str, *arguments: str) -> Result:
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
+        status = 0
+        try:
+            getattr(__import__(script), script)()
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        return Result(status, *capsys.readouterr())
+
+    yield call
+
+
+def python(*arguments: str, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
+    """A new Python process with the project on its path."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, **options
+    )  # type: ignore[call-overload, no-any-return]

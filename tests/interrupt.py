@@ -1,0 +1,21 @@
+"""train.py with Ctrl-C pressed at the first step of an epoch: `interrupt.py EPOCH OVERRIDES...`."""
+
+import signal
+import sys
+
+from train import train
+
+from nano_cv.tasks.classification import Classification
+
+EPOCH = int(sys.argv.pop(1))
+step = Classification.training_step
+
+
+def interrupted(self, batch, index):
+    if self.current_epoch == EPOCH and index == 0:
+        signal.raise_signal(signal.SIGINT)
+    return step(self, batch, index)
+
+
+Classification.training_step = interrupted
+train()
