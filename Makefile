@@ -25,3 +25,33 @@ help:  ## show this list
 
 .PHONY: setup
 setup: .venv/installed  ## install everything from poetry.lock into .venv
+
+data/flowers/train.txt: data.dvc | .venv/installed
+	$(BIN)/dvc pull --quiet data.dvc
+	touch $@
+
+# Only where there are none: weights of your own training are not overwritten.
+weights/lenet_flowers.safetensors: | .venv/installed
+	$(BIN)/dvc pull --quiet $@
+
+.PHONY: run test lint format benchmark clean
+run: .venv/installed data/flowers/train.txt weights/lenet_flowers.safetensors  ## set up, fetch data and weights, train LeNet on flowers, evaluate
+	$(BIN)/python train.py +data=flowers +model=lenet
+
+test: .venv/installed data/flowers/train.txt lint  ## set up and run all tests
+	$(BIN)/python -m pytest
+
+lint: .venv/installed  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/installed  ## mend the style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: .venv/installed data/flowers/train.txt  ## training speed against a plain loop
+	$(BIN)/python benchmarks/training.py
+
+clean:  ## remove decoded pictures and tool caches; runs and weights stay
+	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

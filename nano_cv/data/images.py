@@ -5,7 +5,6 @@ service what it saw in training. Pillow and NumPy only: the serving side has no 
 """
 
 import io
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,10 @@ from PIL import Image, ImageOps
 from nano_cv.errors import UserError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # not EPS: Ghostscript would run it
 MAX_PIXELS = 128 * 1024 * 1024  # 400 MB once decoded; a decompression bomb beyond that
 MIN_SIDE = 8  # pixels; below that it is a tracking pixel or a broken thumbnail, not a picture
+Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; MAX_PIXELS decides, and in its own words
 
 
 class ImageError(UserError):
@@ -40,13 +41,11 @@ def decode(source: Path | bytes, size: int | None = None, name: str = "picture")
     if not source:
         raise ImageError(f"{name}: the file is empty (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides
-            image = Image.open(io.BytesIO(source))
-            _check(image)
-            if size:
-                image.draft("RGB", (2 * size, 2 * size))
-            return _to_rgb(ImageOps.exif_transpose(image))
+        image = Image.open(io.BytesIO(source), formats=FORMATS)
+        _check(image)
+        if size:
+            image.draft("RGB", (2 * size, 2 * size))
+        return _to_rgb(ImageOps.exif_transpose(image))
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except Image.UnidentifiedImageError:
@@ -100,9 +99,11 @@ def load(source: Path | bytes, size: int, name: str = "picture") -> NDArray[np.u
 
 
 def find(folder: Path) -> list[Path]:
-    """All pictures below `folder`, by their endings, sorted; hidden files are passed over."""
+    """All pictures below `folder`, by their endings, sorted; hidden ones are passed over."""
     return sorted(
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+        if path.suffix.lower() in EXTENSIONS
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not path.is_dir()
     )

@@ -1,0 +1,103 @@
+"""What the README and `make help` tell a person to type works."""
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, TINY
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    line.split("#")[0].strip()
+    for block in BLOCKS
+    for line in block.splitlines()
+    if line.split("#")[0].strip()
+]
+# Those that install, wait for a person or leave this machine; what they stand for is tested
+# by `.ci/run`, which sets everything up from the lock, and by the tests below.
+ELSEWHERE = ("git clone", "cd ", "pipx ", "poetry ", "mlflow ui", "dvc remote", "dvc push")
+
+
+def matching(*starts: str) -> list[str]:
+    return [command for command in COMMANDS if command.startswith(starts)]
+
+
+def test_every_command_is_covered():
+    covered = ("python train.py", "python infer.py", "make", "dvc pull", "python -m ", "python b")
+    assert set(COMMANDS) == set(matching(*ELSEWHERE, *covered))
+
+
+@pytest.mark.parametrize("command", matching("python train.py"))
+def test_train(run, flowers, tmp_path, monkeypatch, command):
+    done = run("train", *shlex.split(command)[2:], *small(command))
+    if "resume=true" in command:
+        assert "no checkpoint" in done.err
+    else:
+        assert done.status == 0, done.err
+
+
+@pytest.mark.parametrize("command", matching("python infer.py"))
+def test_infer(run, flowers, tmp_path, command):
+    assert run("train", *TINY).status == 0
+    for name in re.findall(r"input='?([^\s']+)", command):
+        picture = tmp_path / name.replace("*", "1")
+        picture = picture if picture.suffix else picture / "one.jpg"
+        picture.parent.mkdir(exist_ok=True)
+        shutil.copy(flowers / "aster/plant001_rgb.jpg", picture)
+    done = run("infer", *shlex.split(command)[2:], *small(command))
+    assert done.status == 0, done.err
+
+
+def small(command: str) -> list[str]:
+    """The settings of a tiny run, but for what the command sets itself."""
+    own = {word.partition("=")[0].lstrip("+") for word in shlex.split(command)}
+    return [setting for setting in TINY if setting.partition("=")[0] not in own]
+
+
+@pytest.mark.parametrize("command", matching("make"))
+def test_make(command):
+    subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_make_help_names_every_target():
+    shown = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True)
+    for target in ("setup", "run", "test", "lint", "format", "benchmark", "clean"):
+        assert f"make {target}" in shown.stdout
+
+
+def test_pictures_of_the_readme_exist():
+    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
+        assert (ROOT / path).exists()
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Path:
+    """A fresh clone of what is committed, after `dvc pull`."""
+    folder = tmp_path_factory.mktemp("clone") / "nano-cv"
+    subprocess.run(["git", "clone", "--quiet", "--depth=1", ROOT.as_uri(), folder], check=True)
+    subprocess.run(["dvc", "pull", "--quiet"], cwd=folder, check=True, timeout=240)
+    return folder
+
+
+def test_dvc_pull_in_a_fresh_clone(clone):
+    lists = [clone / f"data/flowers/{split}.txt" for split in ("train", "val", "test")]
+    names = [name for file in lists for name in file.read_text().split()]
+    assert len(names) == len(set(names)) == 840
+    for part in ("rgb.jpg", "label.png", "centers.png", "mask.png"):
+        assert all((clone / f"data/flowers/{name}_{part}").exists() for name in names)
+    assert sum(file.stat().st_size for file in (clone / "data").rglob("*")) < 40e6
+
+
+def test_pretrained_weights_are_as_good_as_their_card_says(clone, run, monkeypatch):
+    """`python infer.py` right after `dvc pull`."""
+    monkeypatch.chdir(clone)
+    done = run("infer", "logger=none")
+    assert done.status == 0, done.err
+    measured = re.search(r"test/accuracy\s+([\d.]+)", done.out)
+    card = re.search(r"test accuracy of these weights \| ([\d.]+)", (clone / "weights/lenet_flowers.md").read_text())
+    assert measured and card
+    assert float(measured[1]) == pytest.approx(float(card[1]), abs=0.01)

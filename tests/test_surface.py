@@ -1,0 +1,71 @@
+"""The command line's surface is frozen here, and every option that ships runs a step."""
+
+from itertools import product
+
+import hydra
+import pytest
+from conftest import ROOT, python
+
+from nano_cv.cli import CONFIGS, option_groups, task_name
+
+GROUPS = option_groups([CONFIGS])
+
+
+def compose(script: str, *overrides: str):
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra.compose(script, list(overrides))
+
+
+def test_option_groups():
+    """People's commands and scripts depend on these: removing one breaks them."""
+    assert GROUPS == {
+        "data": ["flowers"],
+        "experiment": ["debug"],
+        "hydra": ["default"],
+        "logger": ["csv", "mlflow", "none"],
+        "model": ["lenet"],
+        "paths": ["default"],
+        "trainer": ["default"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("script", "own"),
+    [("train", {"resume", "test"}), ("infer", {"input", "weights", "gradcam"})],
+)
+def test_top_level_keys(script, own):
+    shared = {"help", "seed", "data", "model", "trainer", "logger", "paths"}
+    assert set(compose(script)) == shared | own
+
+
+def serves(data: str, model: str) -> bool:
+    config = compose("train", f"data={data}", f"model={model}")
+    return task_name(config) in config.data.tasks
+
+
+@pytest.mark.parametrize(
+    ("data", "model"), [pair for pair in product(GROUPS["data"], GROUPS["model"]) if serves(*pair)]
+)
+def test_every_model_trains_on_every_set(run, flowers, data, model):
+    """As shipped, at full size, a step or two."""
+    done = run("train", f"+data={data}", f"+model={model}", "experiment=debug")
+    assert done.status == 0, done.err
+
+
+@pytest.mark.parametrize("logger", GROUPS["logger"])
+def test_every_logger_trains(run, flowers, tmp_path, logger):
+    done = run("train", "experiment=debug", f"logger={logger}", "model.image_size=32")
+    assert done.status == 0, done.err
+    assert (tmp_path / "mlflow.db").exists() == (logger == "mlflow")
+
+
+@pytest.mark.parametrize("script", ["train", "infer"])
+def test_help_and_errors_need_no_torch(script, tmp_path):
+    """The start-up test: what makes them slow is torch, so torch must not be there."""
+    for argument, status in (("--help", 0), ("--cfg=job", 0), ("modle=lenet", 1)):
+        code = f"import sys; sys.argv = ['{script}.py', '{argument}']\n"
+        code += "import atexit; atexit.register(lambda: print('torch' in sys.modules))\n"
+        code += f"from {script} import {script}; {script}()"
+        done = python("-c", code, cwd=ROOT)
+        assert done.returncode == status, done.stderr
+        assert done.stdout.splitlines()[-1] == "False"
