@@ -27,7 +27,7 @@ def infer(config: DictConfig) -> None:
 
     data = building.make_data(config)
     batches = select(config, data, contract)
-    logger = make_logger(config, folder, job="infer")
+    logger = make_logger(config, folder, "infer", data.data_hash)
     metrics = evaluate(config, task, data, batches, folder, logger)
     summarise(metrics, {"weights": path, "run": folder}, logger)
 

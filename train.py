@@ -15,6 +15,7 @@ def train(config: DictConfig) -> None:
     from pytorch_lightning import seed_everything
 
     from nano_cv import building, training, weights
+    from nano_cv.errors import settings_of
     from nano_cv.evaluation import evaluate
     from nano_cv.summary import summarise
     from nano_cv.tracking import make_logger
@@ -24,11 +25,12 @@ def train(config: DictConfig) -> None:
 
     data = building.make_data(config)
     data.setup()
-    logger = make_logger(config, folder, job="train")
+    logger = make_logger(config, folder, "train", data.data_hash)
     contract = building.make_contract(config, data, run_id=getattr(logger, "run_id", ""))
     task = building.make_task(config, contract)
 
-    trainer, keeper = training.make_trainer(config, folder, logger, task)
+    with settings_of("trainer"):
+        trainer, keeper = training.make_trainer(config, folder, logger, task)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     training.fit(trainer, task, data, checkpoint if config.resume else None)
     metrics = {f"best {task.monitor}": training.restore_best(task, keeper)}

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from nano_cv.cli import task_name
 from nano_cv.contract import Contract, git_commit
 from nano_cv.data.datamodule import DataModule
+from nano_cv.errors import settings_of
 from nano_cv.tasks.task import Task
 
 
@@ -22,7 +23,7 @@ def weights_file(config: DictConfig) -> Path:
     """`weights/<model>_<data>.safetensors`, or the file that `weights=` names."""
     given = config.get("weights")
     name = f"{config.model.name}_{config.data.name}.safetensors"
-    return Path(given) if given else Path(config.paths.weights) / name
+    return Path(str(given)).expanduser() if given else Path(config.paths.weights) / name
 
 
 def make_data(config: DictConfig) -> DataModule:
@@ -51,7 +52,8 @@ def make_contract(config: DictConfig, data: DataModule, run_id: str) -> Contract
 
 def make_task(config: DictConfig, contract: Contract) -> Task:
     """The task with an untrained network."""
-    return instantiate(config.model.task, _partial_=True, _convert_="all")(contract=contract)
+    with settings_of(f"model={config.model.name}"):
+        return instantiate(config.model.task, _partial_=True, _convert_="all")(contract=contract)
 
 
 def network_options(config: DictConfig) -> dict[str, Any]:

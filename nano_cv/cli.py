@@ -6,49 +6,58 @@ spelling and what is allowed. A user's mistake ends in one message, never in a t
 """
 
 import errno
-import functools
+import json
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_cv.errors import UserError, listing, nearest
+from nano_cv.errors import UserError, listing, nearest, one_line
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CHOICES = {  # values that a wrong spelling would carry as far as Lightning
     "trainer.accelerator": ("auto", "cpu", "gpu", "mps"),
     "trainer.precision": ("auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"),
 }
+POSITIVE = (
+    *("data.batch_size", "model.image_size", "model.task.optimizer.lr", "trainer.max_epochs"),
+    *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
+)
+NOT_NEGATIVE = ("seed", "data.workers")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share, the file
 
 
 def main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Make a script of a function: `@main("train")` composes `configs/train.yaml` for it."""
 
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
-        @functools.wraps(function)
+        @wraps(function)
         def job(config: DictConfig) -> None:
             try:
                 function(config)
             except (UserError, OSError, hydra.errors.InstantiationException) as error:
                 stop(error)
             except KeyboardInterrupt:
-                hint = "; to go on from the last whole epoch, add resume=true"
-                print(f"interrupted{hint if 'resume' in config else ''}", file=sys.stderr)
+                print(f"interrupted{resumable()}", file=sys.stderr)
                 sys.exit(128 + signal.SIGINT)
 
-        @functools.wraps(function)
+        @wraps(function)
         def script() -> None:
             try:
                 sys.argv[1:] = accept_plus(sys.argv[1:])
@@ -67,19 +76,29 @@ def stop(error: Exception) -> NoReturn:
     if isinstance(error, OSError):
         if error.errno is None:  # a defect, not a full disk or a closed folder
             raise error
-        where = f"{error.filename}: " if error.filename else ""
-        hint = "; free some space, then add resume=true" if error.errno == errno.ENOSPC else ""
-        message = f"{where}{os.strerror(error.errno)}{hint}"
+        full, where = error.errno in FULL, error.filename
+        if full and not where and HydraConfig.initialized():
+            where = HydraConfig.get().runtime.output_dir  # of a checkpoint, most likely
+        message = f"{where}: " if where else ""
+        message += os.strerror(error.errno) + (f"; free some space{resumable()}" if full else "")
     elif isinstance(error, hydra.errors.InstantiationException):
         if not isinstance(error.__cause__, TypeError | ValueError | ImportError | None):
             raise error
         cause, key = error.__cause__ or error, str(error).rpartition("full_key: ")[2]
-        message = f"{key}: {str(cause).splitlines()[0]}"
-    else:
-        message = str(error)
+        message = f"{key}: {one_line(cause)}"
+    else:  # out of a worker process comes the whole traceback, the message at its end
+        message = str(error).rpartition(f"{type(error).__name__}: ")[2].rstrip()
     logging.getLogger("nano_cv").debug("stopped", exc_info=error)
     print(f"error: {message}", file=sys.stderr)
     sys.exit(1)
+
+
+def resumable() -> str:
+    """What to type to go on with this run, if it has kept an epoch."""
+    if not HydraConfig.initialized():
+        return ""
+    checkpoint = Path(HydraConfig.get().runtime.output_dir, "checkpoints", "last.ckpt")
+    return "; to go on from the last whole epoch, add resume=true" if checkpoint.exists() else ""
 
 
 def accept_plus(arguments: list[str]) -> list[str]:
@@ -102,14 +121,16 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
     Returns:
         What to add to the command line: the folder of the run to resume, if that was asked for.
     """
-    parsed = get_args_parser().parse_args(arguments)
+    parsed, unknown = get_args_parser().parse_known_args(arguments)
+    if unknown:
+        raise UserError(f"{unknown[0]}: no such flag; settings are given as KEY=VALUE, see --help")
     if parsed.help or parsed.hydra_help or parsed.info or parsed.shell_completion:
         return []
     folders = [CONFIGS] + ([Path(parsed.config_dir)] if parsed.config_dir else [])
     if not all(folder.is_dir() for folder in folders):
         raise UserError(f"--config-dir {parsed.config_dir}: no such folder")
     try:
-        overrides = OverridesParser.create().parse_overrides(parsed.overrides)
+        overrides = [_parse(given) for given in parsed.overrides]
         runs = list(_runs(overrides, multirun=parsed.multirun))
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             configs = [_check_run(config_name, run, folders) for run in runs]
@@ -119,7 +140,20 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
         return []
     if parsed.multirun:
         raise UserError("resume=true goes on with one run; leave out -m")
-    return [f"hydra.run.dir='{last_run(config_name, configs[0])}'"]
+    folder = str(last_run(config_name, configs[0])).replace("'", r"\'")
+    return [f"hydra.run.dir='{folder}'"]
+
+
+def _parse(given: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(given)
+    except HydraException as error:
+        key, sign, value = given.partition("=")
+        quoted = shlex.quote(f"{key}={json.dumps(value, ensure_ascii=False)}")
+        raise UserError(
+            f"{given}: cannot be understood; "
+            + (f"quote the value: {quoted}" if sign else "what is needed is KEY=VALUE, see --help")
+        ) from error
 
 
 def last_run(job: str, config: DictConfig) -> Path:
@@ -164,12 +198,18 @@ def _check_run(config_name: str, overrides: list[Override], folders: list[Path])
     for override in overrides:
         name = override.key_or_group.split("@")[0]
         if name in groups:
-            option = override.value()
-            if isinstance(option, str) and option not in groups[name]:
+            if override.is_delete():
                 raise UserError(
-                    f"{name}={option}: no such {name}{nearest(option, groups[name])} "
-                    f"Allowed: {', '.join(groups[name])}"
+                    f"{override.input_line}: every run needs this; allowed: "
+                    + ", ".join(f"{name}={option}" for option in groups[name])
                 )
+            given = override.value()
+            for option in given if isinstance(given, list) else [given]:
+                if option not in groups[name]:
+                    raise UserError(
+                        f"{name}={option}: no such {name}{nearest(str(option), groups[name])} "
+                        f"Allowed: {', '.join(groups[name])}"
+                    )
             chosen.append(str(override.input_line))
         elif not name.startswith("hydra"):
             keys.append(override)
@@ -184,8 +224,8 @@ def _check_run(config_name: str, overrides: list[Override], folders: list[Path])
     config = compose(lines)
     values: Any = OmegaConf.to_container(config, resolve=True)
     _check_choices(config)
-    _check_task(values, folders)
-    _check_writable(values)
+    _check_task(values, {name: partial(compose, [f"data={name}"]) for name in groups["data"]})
+    _check_writable(values, ("runs", "weights") if config_name == "train" else ("runs",))
     return config
 
 
@@ -221,15 +261,22 @@ def _check_choices(config: DictConfig) -> None:
                 f"{key}={value}: no such value{nearest(str(value), allowed)} "
                 f"Allowed: {', '.join(allowed)}"
             )
+    for keys, fits, needed in (
+        (POSITIVE, lambda number: number > 0, "more than 0"),
+        (NOT_NEGATIVE, lambda number: number >= 0, "0 or more"),
+    ):
+        for key in keys:
+            value = OmegaConf.select(config, key)
+            if isinstance(value, int | float) and not fits(value):
+                raise UserError(f"{key}={value}: {needed} is needed")
 
 
-def _check_task(config: Any, folders: list[Path]) -> None:
-    """The data set must serve the model's task; if not, name the sets which can."""
+def _check_task(config: Any, sets: Mapping[str, Callable[[], DictConfig]]) -> None:
+    """The data set must serve the model's task; if not, name those of `sets` which can."""
     task = task_name(config)
     if task in config["data"]["tasks"]:
         return
-    sets = {file.stem: OmegaConf.load(file) for folder in folders for file in folder.glob("data/*")}
-    able = sorted(name for name, data in sets.items() if task in (data.tasks or []))
+    able = [name for name, composed in sets.items() if task in composed().data.tasks]
     raise UserError(
         f"model={config['model']['name']} does {task}, and data={config['data']['name']} serves "
         f"{', '.join(config['data']['tasks'])} only. For {task}: {', '.join(able) or 'no set yet'}"
@@ -241,14 +288,16 @@ def task_name(config: Any) -> str:
     return str(config["model"]["task"]["_target_"]).rpartition(".")[2].lower()
 
 
-def _check_writable(config: Any) -> None:
+def _check_writable(config: Any, keys: Sequence[str]) -> None:
     """A folder that cannot be written to is found now, not after the training."""
-    for key in ("runs", "weights"):
-        folder = Path(config["paths"][key])
-        existing = next(
-            parent for parent in [folder.absolute(), *folder.absolute().parents] if parent.exists()
-        )
-        if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    for key in keys:
+        folder = Path(config["paths"][key]).absolute()
+        existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
+        try:
+            with tempfile.TemporaryFile(dir=existing) as probe:
+                probe.write(bytes(2**14))  # about what Hydra will write before anything else
+        except OSError as error:
             raise UserError(
-                f"paths.{key}={folder}: {existing} cannot be written to; choose another folder"
-            )
+                f"paths.{key}={config['paths'][key]}: {existing} cannot be written to "
+                f"({error.strerror}); mend that, or choose another folder"
+            ) from error

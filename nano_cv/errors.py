@@ -1,6 +1,7 @@
 """A mistake that the user can mend: shown as one message, without a traceback."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -8,10 +9,30 @@ class UserError(Exception):
     """What was given, what is allowed, and the command to type."""
 
 
+@contextmanager
+def settings_of(group: str) -> Iterator[None]:
+    """What is built inside may refuse its settings: then the user hears which `group` to look at.
+
+    Lightning's refusal is known by its name, for importing it here would load torch.
+    """
+    try:
+        yield
+    except Exception as error:
+        refused = isinstance(error, TypeError | ValueError | RuntimeError)
+        if not refused and type(error).__name__ != "MisconfigurationException":
+            raise
+        raise UserError(f"{group}: {one_line(error)}") from error
+
+
+def one_line(error: BaseException) -> str:
+    """What an exception says, or else what it is."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
-    """`; did you mean 'x'?` if one of `allowed` is spelt like `given`, else nothing."""
+    """`; did you mean 'x'?` if one of `allowed` is spelt like `given`, else a full stop."""
     close = get_close_matches(given, list(allowed), n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return f"; did you mean '{close[0]}'?" if close else "."
 
 
 def listing(names: Iterable[str], most: int = 10, separator: str = ", ") -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 from nano_cv.data.datamodule import DataModule
 from nano_cv.data.pictures import Batches
 from nano_cv.drawing import Drawing
+from nano_cv.errors import settings_of
 from nano_cv.explain import gradcam
 from nano_cv.files import replacing
 from nano_cv.tasks.task import Task
@@ -62,14 +63,15 @@ def evaluate(
         train.py, infer.py and the exported model agree.
     """
     collect = Collect()
-    trainer = pl.Trainer(
-        accelerator=config.trainer.accelerator,
-        devices=1,
-        precision="32-true",
-        limit_test_batches=config.trainer.limit_test_batches,
-        logger=logger or False,
-        **quiet([collect]),
-    )
+    with settings_of("trainer"):
+        trainer = pl.Trainer(
+            accelerator=config.trainer.accelerator,
+            devices=1,
+            precision="32-true",
+            limit_test_batches=config.trainer.limit_test_batches,
+            logger=logger or False,
+            **quiet([collect]),
+        )
     loader, metrics = data.loader(batches), {}
     if batches.pictures.targets:
         metrics = dict(trainer.test(task, loader, verbose=False)[0])

@@ -22,5 +22,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):  # a full disk does not say for which file
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -26,14 +26,16 @@ class MLflow(MLFlowLogger):
     """Lightning's MLflow logger, which here may fail without taking the training along."""
 
     failed = False
+    resumed = False
 
     def log_metrics(self, *arguments: Any, **options: Any) -> None:
         """As in Lightning, unless tracking has failed."""
         self.attempt(super().log_metrics, *arguments, **options)
 
     def log_hyperparams(self, *arguments: Any, **options: Any) -> None:
-        """As in Lightning, unless tracking has failed."""
-        self.attempt(super().log_hyperparams, *arguments, **options)
+        """As in Lightning, but once only: MLflow refuses to change those of a resumed run."""
+        if not self.resumed:
+            self.attempt(super().log_hyperparams, *arguments, **options)
 
     def finalize(self, status: str = "success") -> None:
         """As in Lightning, unless tracking has failed."""
@@ -55,12 +57,17 @@ class MLflow(MLFlowLogger):
             call(*arguments, **options)
         except Exception as error:  # a client fails in as many ways as there are stores
             self.failed = True
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            log.warning("MLflow failed; going on without tracking: %s", reason)
+            log.warning("MLflow failed; going on without tracking: %s", _first_line(error))
 
 
-def make_logger(config: DictConfig, folder: Path, job: str) -> Logger | None:
+def make_logger(config: DictConfig, folder: Path, job: str, data_hash: str = "") -> Logger | None:
     """The logger that `logger=mlflow|csv|none` asks for; a resumed run goes on in its own record.
+
+    Args:
+        config: of the script.
+        folder: of this run.
+        job: `train` or `infer`.
+        data_hash: of the set, if one is used.
 
     Raises:
         UserError: the tracking server or database cannot be used.
@@ -71,14 +78,13 @@ def make_logger(config: DictConfig, folder: Path, job: str) -> Logger | None:
     if config.logger.name == "csv":
         logger: Logger = CSVLogger(str(folder), name="csv")
     else:
-        tags = {"job": job, "folder": str(folder), "commit": git_commit()}
+        tags = {"job": job, "folder": str(folder), "commit": git_commit(), "data_hash": data_hash}
         logger = _mlflow(config.logger.uri, config.logger.experiment, tags)
     logger.log_hyperparams(parameters)  # type: ignore[arg-type]  # a dictionary, as its keys are text
     return logger
 
 
 def _mlflow(uri: str, experiment: str, tags: dict[str, str]) -> MLflow:
-    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     for noisy in ("alembic", "mlflow.store.db.utils", "pytorch_lightning.loggers.mlflow"):
@@ -92,18 +98,23 @@ def _mlflow(uri: str, experiment: str, tags: dict[str, str]) -> MLflow:
         client = MlflowClient(uri)
         found = client.get_experiment_by_name(experiment)
         runs = found and client.search_runs(
-            [found.experiment_id], f"tags.folder = '{tags['folder']}'", max_results=1
+            [found.experiment_id], f'tags.folder = "{tags["folder"]}"', max_results=1
         )
         run_id = runs[0].info.run_id if runs else None
         name = Path(tags["folder"]).parent.name
         logger = MLflow(experiment, name, uri, tags=tags, run_id=run_id)
         assert logger.run_id  # makes the run, and so finds out whether it can
+        logger.resumed = run_id is not None
         return logger
-    except (MlflowException, OSError) as error:
+    except Exception as error:  # as many kinds as there are stores
         raise UserError(
-            f"logger.uri={uri}: cannot be used for tracking ({str(error).splitlines()[0]}); "
+            f"logger.uri={uri}: cannot be used for tracking ({_first_line(error)}); "
             "mend it, or add logger=csv or logger=none"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _reach(uri: str) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from nano_cv.contract import Contract
 from nano_cv.errors import UserError, listing
@@ -19,8 +20,9 @@ from nano_cv.tasks.task import Task
 def save(task: Task, path: Path) -> None:
     """Write the weights of `task` with its contract; whole or not at all."""
     tensors = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"contract": task.contract.to_json()})
+    content = to_bytes(tensors, metadata={"contract": task.contract.to_json()})
+    with replacing(path) as temporary:  # safetensors' own writing hides a full disk's OSError
+        temporary.write_bytes(content)
 
 
 def read_contract(path: Path) -> Contract:
@@ -37,7 +39,7 @@ def read_contract(path: Path) -> Contract:
             f"{path}: no such file; to fetch the pretrained weights, type: dvc pull; "
             "to train your own: python train.py with the same data and model"
         ) from None
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a safetensors file, or cut short ({error})") from error
     try:
         return Contract.from_json(text)

@@ -41,8 +41,14 @@ def cached(files: Sequence[Path], size: int, folder: Path) -> Cached:
         OSError: the disk is full or the folder not writable; nothing is left behind.
     """
     path = folder / f"{_key(files, size)}.npy"
-    if not path.exists():
+    try:
+        return _open(path)
+    except (FileNotFoundError, ValueError, EOFError):  # not made yet, or cut by a power failure
         _build(files, size, path)
+        return _open(path)
+
+
+def _open(path: Path) -> Cached:
     # The digests lie beside the array and were written first.
     return Cached(np.load(path, mmap_mode="r"), json.loads(path.with_suffix(".json").read_text()))
 

@@ -30,7 +30,7 @@ class Flowers(Pictures):
             raise UserError(
                 f"{root / split}.txt: not found; to fetch the data, type: dvc pull"
             ) from None
-        classes = sorted(folder.name for folder in root.iterdir() if folder.is_dir())
+        classes = sorted(folder.name for folder in root.glob("[!.]*") if folder.is_dir())
         unknown = sorted({name.partition("/")[0] for name in names} - set(classes))
         files = [root / f"{name}_rgb.jpg" for name in names]
         missing = [str(file) for file in files if not file.exists()]

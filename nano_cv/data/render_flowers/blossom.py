@@ -59,7 +59,8 @@ def paint_head(scene: Scene, flower: Flower, head: Head, rng: np.random.Generato
     spot, plane, away = spot.where(inside), plane[inside], away[inside] / size
     floret, tone = cells(12, 190)
     bead, tone = look_up(floret, spot.x, spot.y), look_up(tone, spot.x, spot.y)
-    height = plane + head.radius * (0.10 + 0.16 * np.sqrt(1 - away**2)) + 2.5 * bead
+    dome = 0.10 + 0.16 * np.sqrt(1 - away**2) + 0.5 * (1 - head.openness)
+    height = plane + head.radius * dome + 2.5 * bead
     shade = 0.62 + 0.4 * bead + 0.15 * tone - 0.15 * smooth(away, 0.5, 1.0)
     scene.paint(spot, height, np.array(flower.disc) * shade[:, None], 0.05, 0.2, BLOSSOM)
 

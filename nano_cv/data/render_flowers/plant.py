@@ -16,7 +16,7 @@ from nano_cv.data.render_flowers.species import SPECIES
 
 SET_SEED = 2026
 SMALLEST_LEAF = 12  # pixels; less of a leaf than that is no visible leaf
-JPEG_QUALITY = 79
+JPEG_QUALITY = 81
 MASK_COLOURS = ((0, 0, 0), (40, 160, 60), (220, 40, 200))  # background, leaf, blossom
 
 Plane = NDArray[np.uint8]

@@ -101,6 +101,7 @@ def _grow_blossoms(scene: Scene, plant: Rosette, rng: np.random.Generator) -> No
     colour = np.array(flower.colours[rng.integers(len(flower.colours))]) * rng.uniform(0.85, 1.05)
     size = rng.uniform(*flower.radius) * (0.6 + 0.4 * plant.scale)
     top = float(_middle(scene, plant, 30).max())
+    heads = []
     for _ in range(rng.integers(flower.stalks[0], flower.stalks[1] + 1)):
         turn, reach = rng.uniform(0, 2 * np.pi), flower.reach * rng.uniform(0.25, 1.1)
         x = plant.x + plant.radius * reach * np.cos(turn)
@@ -109,16 +110,15 @@ def _grow_blossoms(scene: Scene, plant: Rosette, rng: np.random.Generator) -> No
         paint_stalk(scene, (plant.x, plant.y), (x, y), rise, max(3.0, size * 0.075))
         count = int(rng.integers(flower.cluster[0], flower.cluster[1] + 1))
         for _ in range(count):
-            turn, away = (
-                rng.uniform(0, 2 * np.pi),
-                size * np.sqrt(count - 1) * rng.uniform(0.4, 1.1),
-            )
+            turn, away = rng.uniform(0, 2 * np.pi), np.sqrt(count - 1) * rng.uniform(0.4, 1.1)
             head = Head(
-                x=x + away * np.cos(turn),
-                y=y + away * np.sin(turn),
+                x=x + size * away * np.cos(turn),
+                y=y + size * away * np.sin(turn),
                 height=top + rise,
                 radius=size * rng.uniform(0.85, 1.1),
                 colour=colour,
                 openness=1.0 if rng.random() < 0.85 else rng.uniform(0.1, 0.5),
             )
-            paint_head(scene, flower, head, rng)
+            heads.append(head)
+    for head in sorted(heads, key=lambda head: head.height):
+        paint_head(scene, flower, head, rng)

@@ -1,0 +1,215 @@
+"""Bad pictures, weights, inputs and a full disk: one message, and nothing half-written."""
+
+import errno
+import os
+import resource
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from conftest import SPECIES, TINY
+from safetensors.torch import load_file, save_file
+
+from nano_cv import building, weights
+from nano_cv.cli import CONFIGS
+from nano_cv.contract import Contract
+
+CONTRACT = Contract(
+    task="classification",
+    model="lenet",
+    data="flowers",
+    classes=sorted(SPECIES),
+    image_size=32,
+    mean=[0.485, 0.456, 0.406],
+    std=[0.229, 0.224, 0.225],
+    network={"channels": [4, 8], "dropout": 0.0},
+)
+FILE = Path("weights/lenet_flowers.safetensors")
+
+
+@pytest.fixture
+def failing(run, tmp_path) -> Callable[..., str]:
+    """Runs a script that must fail in the proper way; returns what it said."""
+
+    def call(script: str, *arguments: str) -> str:
+        done = run(script, *TINY, *arguments)
+        assert done.status == 1, done.out
+        assert done.err.startswith("error: ") and "Traceback" not in done.err, done.err
+        left = [file.name for file in tmp_path.rglob("*.tmp")]
+        assert left == [] and not list(tmp_path.glob("runs/*/*/*/predictions.csv"))
+        return done.err
+
+    return call
+
+
+@pytest.fixture
+def trained(run) -> Path:
+    """Weights of an untrained network: enough to be loaded."""
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = hydra.compose("train", TINY)
+    weights.save(building.make_task(config, CONTRACT), FILE)
+    return FILE
+
+
+# Data sets
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", None])
+def test_bad_picture_in_the_set(failing, flowers, tmp_path, content):
+    bad = flowers / "basil/plant010_rgb.jpg"
+    bad.write_bytes(bad.read_bytes()[:600] if content is None else content)
+    said = failing("train")
+    assert (
+        f"1 of 12 pictures cannot be used; mend or remove them:\n  {bad.relative_to(tmp_path)}: "
+        in said
+    )
+    assert not (tmp_path / "weights").exists()
+    assert len(list((tmp_path / ".cache").iterdir())) == 2, "the training split only, whole"
+
+
+def test_bad_picture_met_by_a_worker(failing, flowers, tmp_path):
+    """Without a cache it is found in the middle of training, and in another process."""
+    bad = flowers / "basil/plant003_rgb.jpg"
+    bad.write_bytes(b"not a picture")
+    said = failing("train", "data.cache=null", "data.workers=1")
+    assert said == f"error: {bad.relative_to(tmp_path)}: not a picture in a known format\n"
+
+
+def test_class_without_pictures(failing, flowers, tmp_path):
+    (flowers / "daisy").mkdir()
+    assert "no pictures in 'train' for daisy; every class folder needs some" in failing("train")
+    assert not (tmp_path / "weights").exists()
+
+
+# Weights
+
+
+def test_weights_missing(failing):
+    said = failing("infer")
+    assert said.startswith(f"error: {FILE}: no such file; to fetch the pretrained weights, type: ")
+    assert "dvc pull" in said and "python train.py" in said
+
+
+def test_weights_of_other_options(failing, run, flowers, trained):
+    said = failing("infer", "model.task.network.channels=[4, 16]", "model.image_size=64")
+    _, typed = said.rstrip().split("add: ")
+    assert typed == "'model.task.network.channels=[4, 8]' 'model.image_size=32'"
+    done = run("infer", *TINY, "model.task.network.channels=[4, 16]", *typed[1:-1].split("' '"))
+    assert done.status == 0, done.err
+
+
+def test_weights_of_other_model_or_classes(failing, flowers, trained):
+    tensors = load_file(trained)
+    for changed, answer in (
+        ({"model": "vgg"}, "weights of model=vgg, not of model=lenet; type +model=vgg, or train"),
+        ({"classes": ["a", "b", "c"]}, "know a, b, c, and data=flowers has aster, basil, clover"),
+    ):
+        contract = Contract(**asdict(CONTRACT) | changed)
+        save_file(tensors, trained, {"contract": contract.to_json()})
+        assert answer in failing("infer")
+
+
+def test_damaged_weights(failing, trained):
+    whole, tensors = trained.read_bytes(), load_file(trained)
+    said = {"contract": CONTRACT.to_json()}
+    bad = Path("bad.safetensors")
+    damages: list[tuple[Callable[[], object], str]] = [
+        (lambda: bad.write_bytes(whole[: len(whole) // 2]), "not a safetensors file, or cut short"),
+        (lambda: bad.write_bytes(b""), "not a safetensors file, or cut short"),
+        (lambda: bad.write_bytes(b"PK\x03\x04" * 99), "not a safetensors file, or cut short"),
+        (lambda: save_file(tensors, bad), "holds no contract; train.py did not write this file"),
+        (lambda: save_file(tensors, bad, {"contract": '{"a": 1}'}), "holds no contract"),
+        (lambda: save_file({"x": torch.zeros(2)}, bad, said), "not the weights of this lenet: "),
+        (
+            lambda: save_file(tensors | {"classifier.bias": torch.zeros(9)}, bad, said),
+            "not the weights of this lenet: classifier.bias",
+        ),
+        (lambda: (bad.unlink(), bad.mkdir()), "not a safetensors file, or cut short"),
+    ]
+    for damage, answer in damages:
+        damage()
+        assert failing("infer", f"weights={bad}").startswith(f"error: {bad}: {answer}")
+
+
+# Pictures to predict
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        ("data/flowers/aster/plant001_rgb.jpg", 1),
+        ("data/flowers/aster", 16),
+        ("data/flowers/*/plant01?_rgb.jpg", 21),
+    ],
+)
+def test_inputs(run, flowers, trained, tmp_path, given, count):
+    done = run("infer", *TINY, f"input='{given}'")
+    assert done.status == 0, done.err
+    (table,) = tmp_path.glob("runs/infer/lenet_flowers/*/predictions.csv")
+    header, *rows = table.read_text().splitlines()
+    assert header == "file,label,aster,basil,clover" and len(rows) == count
+    assert (table.parent / "predictions.png").exists()
+
+
+def test_bad_inputs(failing, flowers, trained, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (flowers / "aster/broken.png").write_bytes(b"")
+    for given, answer in {
+        "gone.jpg": "no such file or folder, and no file fits it as a pattern",
+        "'gone*.jpg'": "no such file or folder, and no file fits it as a pattern",
+        "empty": "no pictures in this folder; endings known: .bmp .gif .jpeg",
+        "data/flowers/train.txt": "train.txt: not a picture in a known format",
+        "data/flowers/aster": "aster/broken.png: the file is empty (0 bytes)",
+    }.items():
+        assert answer in failing("infer", f"input={given}")
+
+
+# A full disk
+
+
+@pytest.fixture
+def limit() -> Iterator[Callable[[int], None]]:
+    """As if the disk were full: no file of this process may grow beyond so many bytes."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
+@pytest.mark.parametrize(
+    ("cache", "size", "where"), [(".cache", 70_000, ".cache/"), ("null", 40_000, "/runs/train/")]
+)
+def test_full_disk(failing, flowers, tmp_path, limit, cache, size, where):
+    """While decoding, the cache being 74 kB, and while keeping an epoch, a checkpoint of 54 kB."""
+    FILE.parent.mkdir()
+    FILE.write_bytes(b"of an earlier run")
+    limit(size)
+    said = failing("train", f"paths.cache={cache}")
+    assert where in said and said.endswith(": File too large; free some space\n")
+    assert list(tmp_path.glob(".cache/*")) == list(tmp_path.rglob("*.ckpt")) == []
+    assert FILE.read_bytes() == b"of an earlier run"
+    assert list(FILE.parent.iterdir()) == [FILE]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_while_saving_weights(failing, run, flowers, tmp_path, monkeypatch, code):
+    FILE.parent.mkdir()
+    FILE.write_bytes(b"of an earlier run")
+
+    def full(path: Path, content: bytes) -> None:
+        with path.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        said = failing("train")
+    hint = "; free some space; to go on from the last whole epoch, add resume=true\n"
+    assert said == f"error: {FILE}: {os.strerror(code)}{hint}"
+    assert FILE.read_bytes() == b"of an earlier run"
+    if code == errno.ENOSPC:  # and the message tells the truth
+        resumed = run("train", *TINY, "resume=true")
+        assert resumed.status == 0, resumed.err
+        assert weights.read_contract(FILE).classes == CONTRACT.classes

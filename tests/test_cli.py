@@ -1,0 +1,212 @@
+"""What a person types wrongly is answered in one message; what they add is found."""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import hydra
+import pytest
+from conftest import ROOT, TINY, python
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from nano_cv import cli
+from nano_cv.errors import UserError
+
+
+def composed(script: str, *arguments: str):
+    """The configuration that these arguments make, after the command line's own checks."""
+    lines = cli.accept_plus(list(arguments))
+    assert cli.check(script, lines) == []
+    with hydra.initialize_config_dir(str(cli.CONFIGS), version_base="1.3"):
+        return hydra.compose(script, lines)
+
+
+def test_plus_makes_no_difference(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = composed("train")
+    assert composed("train", "data=flowers", "model=lenet") == plain
+    assert composed("train", "+data=flowers", "+model=lenet") == plain
+    assert composed("train", "+trainer=default", "+logger=csv") == composed("train", "logger=csv")
+    assert composed("train", "experiment=debug") == composed("train", "+experiment=debug") != plain
+
+
+WRONG = [  # what is typed, and what the answer must hold
+    ("modle=lenet", "has no 'modle'; did you mean 'model'? Allowed: data, experiment, help"),
+    ("model=lenett", "no such model; did you mean 'lenet'? Allowed: lenet"),
+    ("+data=flower", "no such data; did you mean 'flowers'? Allowed: flowers"),
+    ("logger=[csv,mlfow]", "no such logger; did you mean 'mlflow'? Allowed: csv, mlflow, none"),
+    ("data=null", "data=None: no such data. Allowed: flowers"),
+    ("~logger", "every run needs this; allowed: logger=csv, logger=mlflow, logger=none"),
+    ("zebra=1", "the configuration has no 'zebra'. Allowed: data, "),
+    ("trainer.max_epoch=3", "trainer has no 'max_epoch'; did you mean 'max_epochs'? Allowed: "),
+    ("model.task.optimizer.rl=1", "has no 'rl'; did you mean 'lr'? Allowed: _partial_, _target_"),
+    ("seed.x=1", "seed has no 'x'. Allowed: nothing below it"),
+    ("trainer.max_epochs=ten", "a whole number is needed, as in 'max_epochs=20'"),
+    ("trainer.max_epochs=1.5", "a whole number is needed, as in 'max_epochs=20'"),
+    ("model.task.network.dropout=much", "a number is needed, as in 'dropout=0.0'"),
+    ("model.task.network.channels=4", "a list is needed, as in 'channels=[16, 32, 64, 128, 256]'"),
+    ("resume=1", "true or false is needed, as in 'resume=False'"),
+    ("trainer.max_epochs=0", "trainer.max_epochs=0: more than 0 is needed"),
+    ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0: more than 0 is needed"),
+    ("data.workers=-1", "data.workers=-1: 0 or more is needed"),
+    ("trainer.accelerator=gpus", "did you mean 'gpu'? Allowed: auto, cpu, gpu, mps"),
+    ("trainer.precision=16mixed", "did you mean '16-mixed'? Allowed: auto, 32-true, 16-mixed"),
+    ("model=lenet,vgg", "model=lenet,vgg: several values; add -m to run each of them"),
+    ("flowers", "flowers: cannot be understood; what is needed is KEY=VALUE, see --help"),
+    ("data.root=~/my (old) set", "quote the value: 'data.root=\"~/my (old) set\"'"),
+    ("--epochs=5", "--epochs=5: no such flag; settings are given as KEY=VALUE, see --help"),
+    ("--config-dir=nowhere", "--config-dir nowhere: no such folder"),
+    ("paths.weights=file/weights", "file cannot be written to (Not a directory); mend that, or"),
+    ("paths.runs=/proc/runs", "paths.runs=/proc/runs: /proc cannot be written to ("),
+    ("resume=true", "resume=true: no checkpoint in runs/train/lenet_flowers; start without"),
+    ("-m resume=true seed=1,2", "resume=true goes on with one run; leave out -m"),
+    ("-m seed=1,2 model=lenet,vgg", "model=vgg: no such model. Allowed: lenet"),
+    ("-m seed=1,2 trainer.precision=32-true,8", "trainer.precision=8: no such value. Allowed: "),
+    ("-m seed=1,x", "seed=x: a whole number is needed, as in 'seed=0'"),
+]
+
+
+@pytest.mark.parametrize(("typed", "answer"), WRONG, ids=[typed for typed, _ in WRONG])
+def test_one_message(run, tmp_path, typed, answer):
+    (tmp_path / "file").touch()
+    arguments = typed.split() if typed.startswith("-m ") else [typed]
+    done = run("train", *arguments)
+    assert done.status == 1 and done.out == ""
+    assert done.err.startswith("error: ") and answer in done.err, done.err
+    assert "Traceback" not in done.err
+    assert [file.name for file in tmp_path.iterdir()] == ["file"], "nothing is written"
+
+
+def test_read_only_folder():
+    """As another user where this one is root, to whom no folder is closed."""
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's, which others cannot enter
+        os.chmod(folder, 0o555)
+        try:
+            if root:
+                os.seteuid(65534)
+            with pytest.raises(UserError, match=rf"{folder} cannot be written to \(Permission"):
+                cli._check_writable({"paths": {"runs": f"{folder}/runs"}}, ["runs"])
+        finally:
+            if root:
+                os.seteuid(0)
+
+
+SHAPES = """
+from nano_cv.data.flowers import Flowers
+
+
+class Shapes(Flowers):
+    pass
+"""
+SHAPES_YAML = """
+defaults: [flowers]
+name: shapes
+root: data/flowers
+dataset: {_target_: shapes.Shapes}
+"""
+LINEAR = """
+from torch import nn
+
+
+class Linear(nn.Sequential):
+    def __init__(self, num_classes, image_size):
+        super().__init__(nn.Flatten(), nn.Linear(3 * image_size * image_size, num_classes))
+"""
+LINEAR_YAML = """
+name: linear
+image_size: 16
+mean: [0.5, 0.5, 0.5]
+std: [0.25, 0.25, 0.25]
+task:
+  _target_: nano_cv.tasks.classification.Classification
+  network: {_target_: linear.Linear, _partial_: true}
+  optimizer: {_target_: torch.optim.AdamW, _partial_: true, lr: 1e-3}
+"""
+COUNTER_YAML = "name: counter\nimage_size: 16\ntask: {_target_: counting.Counting}\n"
+SERVES_YAML = "defaults: [flowers]\nname: bees\ntasks: [counting, classification]\n"
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A folder of one's own, with a blank in its name, and two Python files beside it."""
+    folder = tmp_path / "my configs"
+    for name, text in {
+        "data/shapes": SHAPES_YAML,
+        "data/bees": SERVES_YAML,
+        "model/linear": LINEAR_YAML,
+        "model/counter": COUNTER_YAML,
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).with_suffix(".yaml").write_text(text)
+    (tmp_path / "shapes.py").write_text(SHAPES)
+    (tmp_path / "linear.py").write_text(LINEAR)
+    return folder
+
+
+def test_own_data_and_model(run, flowers, mine, tmp_path, monkeypatch):
+    """Adding a data set or a model is one Python file and one YAML file."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = [option for option in TINY if not option.startswith("model.")]
+    arguments = [f"--config-dir={mine}", "+data=shapes", "+model=linear", *options]
+    trained = run("train", *arguments)
+    assert trained.status == 0, trained.err
+    assert (tmp_path / "weights/linear_shapes.safetensors").exists()
+    inferred = run("infer", *arguments)
+    assert inferred.status == 0, inferred.err
+
+    misspelt = run("train", f"--config-dir={mine}", "data=shape")
+    assert "did you mean 'shapes'? Allowed: bees, shapes, flowers" in misspelt.err
+
+
+def test_data_that_cannot_serve_the_model(run, mine):
+    done = run("train", f"--config-dir={mine}", "model=counter")
+    assert done.status == 1
+    expected = "error: model=counter does counting, and data=flowers serves classification only. "
+    assert done.err.startswith(expected + "For counting: bees")
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("model.image_size=16", "error: model=lenet: 5 blocks halve 16 pixels to nothing"),
+        ("+model.task.network.depth=3", "unexpected keyword argument 'depth'"),
+        ("+data.colour=red", "error: data: DataModule.__init__() got an unexpected keyword"),
+        ("model.task.optimizer._target_=torch.optim.Adamm", "error: model.task.optimizer: Error"),
+        ("trainer.devices=many", "error: trainer: `devices` selected with `CPUAccelerator`"),
+    ],
+)
+def test_settings_that_only_torch_can_refuse(run, flowers, tmp_path, typed, answer):
+    settings = ["logger=none", "trainer.accelerator=cpu", "trainer.precision=32-true"]
+    done = run("train", *settings, typed)
+    assert done.status == 1
+    assert done.err.startswith("error: ") and answer in done.err and "Traceback" not in done.err
+    assert not (tmp_path / "weights").exists()
+
+
+def test_newest_run_is_resumed(tmp_path):
+    """Whatever its folder is called."""
+    runs = tmp_path / "Ann's runs, old"
+    for day in ("2026-01-31_08-00-00", "2026-02-01_08-00-00"):
+        (runs / "train/lenet_flowers" / day / "checkpoints").mkdir(parents=True)
+        (runs / "train/lenet_flowers" / day / "checkpoints/last.ckpt").touch()
+    (runs / "train/lenet_flowers/2026-03-01_08-00-00").mkdir()  # broken off in its first epoch
+    (added,) = cli.check("train", ["resume=true", f'paths.runs="{runs}"'])
+    (override,) = OverridesParser.create().parse_overrides([added])
+    assert override.value() == f"{runs}/train/lenet_flowers/2026-02-01_08-00-00"
+
+
+def test_several_runs(run, flowers, tmp_path):
+    done = run("train", "-m", *TINY, "test=false", "seed=1,2")
+    assert done.status == 0, done.err
+    (sweep,) = tmp_path.glob("runs/sweep_train/*")
+    assert {run.name for run in sweep.iterdir()} >= {"0", "1"}
+
+
+def test_answers_at_once(tmp_path):
+    started = time.monotonic()
+    done = python(str(ROOT / "train.py"), "modle=lenet", cwd=tmp_path)
+    assert time.monotonic() - started < 5
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: modle=lenet: ") and done.stderr.count("\n") == 1

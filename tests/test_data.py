@@ -1,0 +1,273 @@
+"""From files to batches: the cache, the checks of a set, the order, and augmentation."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import python
+
+from nano_cv.data import augment, images
+from nano_cv.data.augment import Augment
+from nano_cv.data.cache import cached
+from nano_cv.data.datamodule import DataModule
+from nano_cv.data.flowers import Flowers
+from nano_cv.data.pictures import Batches
+from nano_cv.errors import UserError
+
+
+def module(root: Path, **options: object) -> DataModule:
+    settings = {"image_size": 16, "batch_size": 8, "cache": root.parents[1] / "cache"} | options
+    return DataModule("flowers", ["classification"], root, Flowers, **settings)
+
+
+def files(root: Path) -> list[Path]:
+    return sorted(root.glob("*/*.jpg"))
+
+
+def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "load", lambda *_: pytest.fail("decoded again"))
+
+
+# The cache
+
+
+def test_decoded_once(flowers, tmp_path, monkeypatch):
+    first = cached(files(flowers), 16, tmp_path / "cache")
+    expected = np.stack([images.load(file, 16) for file in files(flowers)])
+    assert np.array_equal(first.pixels, expected) and first.pixels.dtype == np.uint8
+    forbid_decoding(monkeypatch)
+    second = cached(files(flowers), 16, tmp_path / "cache")
+    assert isinstance(second.pixels, np.memmap)
+    assert np.array_equal(second.pixels, expected) and second.digests == first.digests
+
+
+def test_changed_picture_is_decoded_again(flowers, tmp_path):
+    before = cached(files(flowers), 16, tmp_path / "cache")
+    changed = files(flowers)[0]
+    changed.write_bytes(files(flowers)[-1].read_bytes())
+    after = cached(files(flowers), 16, tmp_path / "cache")
+    assert np.array_equal(after.pixels[0], before.pixels[-1])
+    assert not np.array_equal(after.pixels[0], before.pixels[0])
+    assert after.digests[0] == before.digests[-1] != before.digests[0]
+
+
+def test_leftovers_of_killed_processes_are_cleared(flowers, tmp_path):
+    pixels = cached(files(flowers), 16, tmp_path / "cache").pixels
+    path = Path(pixels.filename)
+    path.unlink()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (path.parent / f".{path.name}.{dead.pid}.tmp").write_bytes(b"half an array")
+    alive = path.parent / f".{path.name}.{os.getppid()}.tmp"
+    alive.write_bytes(b"somebody else's")
+    cached(files(flowers), 16, tmp_path / "cache")
+    left = {file.name for file in path.parent.iterdir()}
+    assert left == {path.name, path.with_suffix(".json").name, alive.name}
+
+
+def test_missing_digests_or_cut_array_are_made_anew(flowers, tmp_path):
+    """As after a power failure, or a hand that tidied up."""
+    first = cached(files(flowers), 16, tmp_path / "cache")
+    expected, path = np.array(first.pixels), Path(first.pixels.filename)
+    path.with_suffix(".json").unlink()
+    assert cached(files(flowers), 16, tmp_path / "cache").digests == first.digests
+    path.write_bytes(path.read_bytes()[:2000])
+    assert np.array_equal(cached(files(flowers), 16, tmp_path / "cache").pixels, expected)
+
+
+def test_two_processes_at_once(flowers, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from nano_cv.data.cache import cached\n"
+        "made = cached(sorted(Path(sys.argv[1]).glob('*/*.jpg')), 64, Path('cache'))\n"
+        "print(made.pixels.sum(), len(made.digests))"
+    )
+    starter = (
+        "import subprocess, sys; c = [sys.executable, '-c', *sys.argv[1:]]\n"
+        "both = [subprocess.Popen(c) for _ in range(2)]\n"
+        "sys.exit(max(p.wait() for p in both))"
+    )
+    done = python("-c", starter, code, str(flowers), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    one, other = done.stdout.splitlines()
+    assert one == other and one.endswith(" 48")
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_full_disk_leaves_nothing(flowers, tmp_path):
+    """A real one, as far as a process can have its own: files may not grow beyond 20 kB."""
+    code = (
+        "import resource, sys; from pathlib import Path; from nano_cv.data.cache import cached\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "try: cached(sorted(Path(sys.argv[1]).glob('*/*.jpg')), 64, Path('cache'))\n"
+        "except OSError as error: print(error)"
+    )
+    done = python("-c", code, str(flowers), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "File too large" in done.stdout and "cache" in done.stdout
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+# Batches
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_batches(flowers, tmp_path, cache):
+    pictures = Flowers(flowers, "train")
+    batches = Batches(pictures, 16, tmp_path / "cache" if cache else None)
+    pixels, targets = batches.__getitems__([23, 0, 9])
+    assert pixels.shape == (3, 3, 16, 16) and pixels.dtype == torch.uint8
+    assert pixels.is_contiguous(memory_format=torch.channels_last)
+    assert targets.tolist() == [2, 0, 1] and targets.dtype == torch.int64
+    for row, index in zip(pixels, [23, 0, 9], strict=True):
+        expected = images.load(pictures.files[index], 16)
+        assert np.array_equal(row.permute(1, 2, 0), expected)
+    assert batches[5][0].shape == (1, 3, 16, 16)
+    assert len(batches) == len(batches.digests()) == 24
+
+
+def test_one_picture_at_its_own_size(flowers):
+    picture, target = Flowers(flowers, "test")[4]
+    assert picture.shape == (3, 40, 48) and picture.dtype == torch.uint8 and target == 1
+
+
+def test_order_depends_on_seed_and_epoch_only(flowers):
+    def order(seed: int, epoch: int) -> list[int]:
+        loader = module(flowers, seed=seed)
+        loader.setup()
+        sampler = loader.train_dataloader().sampler
+        sampler.set_epoch(epoch)
+        torch.rand(seed + 3)  # random numbers drawn elsewhere
+        return list(sampler)
+
+    assert sorted(order(1, 0)) == list(range(24))
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 1) == order(1, 1) != order(1, 0) != order(2, 0)
+
+
+def test_loaders_do_not_change_the_pictures(flowers):
+    """No cache and a worker process: the same batches as with the cache and without a worker."""
+    fast, slow = module(flowers), module(flowers, cache=None, workers=1)
+    for data in (fast, slow):
+        data.setup()
+    for one, other in zip(fast.val_dataloader(), slow.val_dataloader(), strict=True):
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+    assert fast.data_hash == slow.data_hash
+
+
+# Checks
+
+
+def data_hash(root: Path) -> str:
+    data = module(root)
+    data.setup()
+    return data.data_hash
+
+
+def test_hash_follows_content_targets_and_splits(flowers, tmp_path):
+    hashes = [data_hash(flowers)]
+    moved = flowers.rename(tmp_path / "data" / "elsewhere")
+    assert data_hash(moved) == hashes[0], "the place on the disk does not matter"
+    content = files(moved)[0].read_bytes()
+    files(moved)[0].write_bytes(content + b"\n")
+    hashes.append(data_hash(moved))
+    files(moved)[0].write_bytes(content)
+    assert data_hash(moved) == hashes[0], "nor does the date of a file"
+    val, test = (moved / "val.txt").read_text(), (moved / "test.txt").read_text()
+    (moved / "val.txt").write_text(test)
+    (moved / "test.txt").write_text(val)
+    hashes.append(data_hash(moved))
+    (moved / "aardvark").mkdir()  # a class in front, so that all targets move
+    for split in ("train", "val", "test"):
+        with (moved / f"{split}.txt").open("a") as names:
+            names.write("aardvark/plant001\n")
+    (moved / "aardvark/plant001_rgb.jpg").write_bytes(content)
+    hashes.append(data_hash(moved))
+    assert len(set(hashes)) == 4
+
+
+def test_same_picture_in_two_splits_is_named(flowers, caplog):
+    test, train = flowers / "basil/plant016_rgb.jpg", flowers / "basil/plant002_rgb.jpg"
+    test.write_bytes(train.read_bytes())
+    module(flowers).setup()
+    assert "basil/plant016_rgb.jpg (test) = basil/plant002_rgb.jpg (train)" in caplog.text
+    assert "1 picture" in caplog.text
+
+
+def test_class_without_pictures(flowers):
+    (flowers / "daisy").mkdir()
+    with pytest.raises(UserError, match=r"flowers: no pictures in 'train' for daisy"):
+        module(flowers).setup()
+
+
+def test_hidden_folders_are_no_classes(flowers):
+    (flowers / ".ipynb_checkpoints").mkdir()
+    data = module(flowers)
+    data.setup()
+    assert data.classes == ["aster", "basil", "clover"]
+
+
+def test_missing_data_can_be_pulled(flowers, tmp_path):
+    (flowers / "basil/plant003_rgb.jpg").unlink()
+    with pytest.raises(UserError, match=r"basil/plant003_rgb\.jpg; .*type: dvc pull"):
+        module(flowers).setup()
+    with pytest.raises(UserError, match=r"train\.txt: not found; .*type: dvc pull"):
+        module(tmp_path / "data" / "nowhere").setup()
+
+
+# Augmentation
+
+
+def noise(count: int = 4, side: int = 12) -> torch.Tensor:
+    made = torch.Generator().manual_seed(0)
+    shape = (count, 3, side, side)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=made)
+
+
+STRONG = {"degrees": 180, "scale": (0.8, 1.2), "translate": 0.1}
+STRONG |= {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3}
+
+
+def test_no_change_at_zero_settings():
+    assert torch.allclose(Augment(flip=0)(noise()), noise().float(), atol=0.01)
+
+
+def test_mirror_turn_and_shift(monkeypatch):
+    """Every random number at its upper end, so that the result is known."""
+    monkeypatch.setattr(augment, "uniform", lambda count, low, high: torch.full((count,), high))
+    picture = noise().float()
+
+    def same(changed: torch.Tensor, expected: torch.Tensor) -> bool:
+        return torch.allclose(changed, expected, atol=0.01)
+
+    assert same(Augment(flip=1)(noise()), picture.flip(3))
+    assert same(Augment(flip=0, degrees=180.0)(noise()), picture.flip(2, 3))
+    assert same(Augment(flip=0, degrees=90.0)(noise()), picture.rot90(1, (2, 3)))
+    assert same(Augment(flip=1, degrees=90.0)(noise()), picture.flip(3).rot90(-1, (2, 3)))
+    shifted = Augment(flip=0, translate=0.25)(noise())  # a quarter of 12 pixels
+    assert same(shifted[..., :9, :9], picture[..., 3:, 3:])
+    assert same(Augment(flip=0, brightness=0.5)(noise()), (picture * 1.5).clamp(max=255))
+
+
+def test_each_picture_its_own_change():
+    batch = noise(1).expand(4, -1, -1, -1)
+    for option in ({"flip": 0.5}, {"flip": 0, "brightness": 0.5}, STRONG):
+        torch.manual_seed(0)
+        changed = Augment(**option)(batch)
+        assert changed.shape == batch.shape and changed.dtype == torch.float32
+        assert changed.min() >= 0 and changed.max() <= 255
+        assert not all(torch.equal(changed[0], other) for other in changed[1:])
+        torch.manual_seed(0)
+        assert torch.equal(Augment(**option)(batch), changed), "the same seed, the same change"
+
+
+def test_colours():
+    grey = torch.full((1, 3, 8, 8), 100, dtype=torch.uint8)
+    for option in ("contrast", "saturation"):  # neither can change an even grey
+        assert torch.allclose(Augment(flip=0, **{option: 0.9})(grey), grey.float(), atol=0.01)
+    torch.manual_seed(0)
+    factor = Augment(flip=0, brightness=0.5)(grey) / 100
+    assert torch.allclose(factor, factor.mean().expand_as(factor)) and 0.5 <= factor.mean() <= 1.5
+    assert abs(factor.mean() - 1) > 0.01
