@@ -15,7 +15,6 @@ def train(config: DictConfig) -> None:
     from pytorch_lightning import seed_everything
 
     from nano_cv import building, training, weights
-    from nano_cv.errors import settings_of
     from nano_cv.evaluation import evaluate
     from nano_cv.summary import summarise
     from nano_cv.tracking import make_logger
@@ -29,8 +28,7 @@ def train(config: DictConfig) -> None:
     contract = building.make_contract(config, data, run_id=getattr(logger, "run_id", ""))
     task = building.make_task(config, contract)
 
-    with settings_of("trainer"):
-        trainer, keeper = training.make_trainer(config, folder, logger, task)
+    trainer, keeper = training.make_trainer(config, folder, logger, task)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     training.fit(trainer, task, data, checkpoint if config.resume else None)
     metrics = {f"best {task.monitor}": training.restore_best(task, keeper)}

@@ -7,7 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from nano_cv.cli import task_name
+from nano_cv.checks import task_name
 from nano_cv.contract import Contract, git_commit
 from nano_cv.data.datamodule import DataModule
 from nano_cv.errors import settings_of

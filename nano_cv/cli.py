@@ -1,45 +1,27 @@
-"""The command line of every script: checked and explained before torch is loaded.
+"""The command line of every script: Hydra composes, mistakes end in one message.
 
-Hydra composes the configuration; this file adds three things. `+data=flowers` and `data=flowers`
-mean the same. A misspelt option, key or value is answered in about a second with the nearest
-spelling and what is allowed. A user's mistake ends in one message, never in a traceback.
+`+data=flowers` and `data=flowers` mean the same; `nano_cv/checks.py` looks at the rest before torch
+is loaded; whatever is the user's to mend is said without a traceback.
 """
 
 import errno
-import json
 import logging
 import os
 import re
-import shlex
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial, wraps
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import hydra
-from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
-from nano_cv.errors import UserError, listing, nearest, one_line
+from nano_cv.checks import CONFIGS, check, option_groups
+from nano_cv.errors import UserError, one_line
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-CHOICES = {  # values that a wrong spelling would carry as far as Lightning
-    "trainer.accelerator": ("auto", "cpu", "gpu", "mps"),
-    "trainer.precision": ("auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"),
-}
-POSITIVE = (
-    *("data.batch_size", "model.image_size", "model.task.optimizer.lr", "trainer.max_epochs"),
-    *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
-)
-NOT_NEGATIVE = ("seed", "data.workers")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share, the file
 
 
@@ -105,199 +87,3 @@ def accept_plus(arguments: list[str]) -> list[str]:
     """`+data=flowers` to `data=flowers`, for every option group: Hydra alone takes only one."""
     groups = "|".join(option_groups([CONFIGS]))
     return [re.sub(rf"^\+({groups})=", r"\1=", argument) for argument in arguments]
-
-
-def option_groups(folders: list[Path]) -> dict[str, list[str]]:
-    """The option groups and the options of each, from the YAML files of `folders`."""
-    groups: dict[str, list[str]] = {}
-    for file in sorted(file for folder in folders for file in folder.glob("*/*.yaml")):
-        groups.setdefault(file.parent.name, []).append(file.stem)
-    return groups
-
-
-def check(config_name: str, arguments: list[str]) -> list[str]:
-    """Raise a `UserError` for whatever is wrong with the command line; import no torch.
-
-    Returns:
-        What to add to the command line: the folder of the run to resume, if that was asked for.
-    """
-    parsed, unknown = get_args_parser().parse_known_args(arguments)
-    if unknown:
-        raise UserError(f"{unknown[0]}: no such flag; settings are given as KEY=VALUE, see --help")
-    if parsed.help or parsed.hydra_help or parsed.info or parsed.shell_completion:
-        return []
-    folders = [CONFIGS] + ([Path(parsed.config_dir)] if parsed.config_dir else [])
-    if not all(folder.is_dir() for folder in folders):
-        raise UserError(f"--config-dir {parsed.config_dir}: no such folder")
-    try:
-        overrides = [_parse(given) for given in parsed.overrides]
-        runs = list(_runs(overrides, multirun=parsed.multirun))
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            configs = [_check_run(config_name, run, folders) for run in runs]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(str(error)) from error
-    if not (configs and configs[0].get("resume")):
-        return []
-    if parsed.multirun:
-        raise UserError("resume=true goes on with one run; leave out -m")
-    folder = str(last_run(config_name, configs[0])).replace("'", r"\'")
-    return [f"hydra.run.dir='{folder}'"]
-
-
-def _parse(given: str) -> Override:
-    try:
-        return OverridesParser.create().parse_override(given)
-    except HydraException as error:
-        key, sign, value = given.partition("=")
-        quoted = shlex.quote(f"{key}={json.dumps(value, ensure_ascii=False)}")
-        raise UserError(
-            f"{given}: cannot be understood; "
-            + (f"quote the value: {quoted}" if sign else "what is needed is KEY=VALUE, see --help")
-        ) from error
-
-
-def last_run(job: str, config: DictConfig) -> Path:
-    """The newest run of this model and data that has a checkpoint."""
-    runs = Path(config.paths.runs) / job / f"{config.model.name}_{config.data.name}"
-    found = sorted(runs.glob("*/checkpoints/last.ckpt"))
-    if not found:
-        raise UserError(f"resume=true: no checkpoint in {runs}; start without resume=true")
-    return found[-1].parents[1]
-
-
-def _runs(overrides: list[Override], multirun: bool) -> Iterator[list[Override]]:
-    """Every value of a sweep once: enough to find a mistake, without their product."""
-    parser = OverridesParser.create()
-    choices = []
-    for override in overrides:
-        if not override.is_sweep_override():
-            choices.append([override])
-        elif not multirun:
-            raise UserError(f"{override.input_line}: several values; add -m to run each of them")
-        elif not override.is_discrete_sweep():
-            return  # an interval: only its sweeper knows what it may take
-        else:
-            values = [
-                f"{override.get_key_element()}={value}"
-                for value in override.sweep_string_iterator()
-            ]
-            choices.append(parser.parse_overrides(values))
-    first = [values[0] for values in choices]
-    yield first
-    for position, values in enumerate(choices):
-        for value in values[1:]:
-            yield [*first[:position], value, *first[position + 1 :]]
-
-
-def _check_run(config_name: str, overrides: list[Override], folders: list[Path]) -> DictConfig:
-    groups = option_groups(folders)
-    search = [
-        f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in folders[1:])}]"
-    ]
-    lines, chosen, keys = [str(override.input_line) for override in overrides], [], []
-    for override in overrides:
-        name = override.key_or_group.split("@")[0]
-        if name in groups:
-            if override.is_delete():
-                raise UserError(
-                    f"{override.input_line}: every run needs this; allowed: "
-                    + ", ".join(f"{name}={option}" for option in groups[name])
-                )
-            given = override.value()
-            for option in given if isinstance(given, list) else [given]:
-                if option not in groups[name]:
-                    raise UserError(
-                        f"{name}={option}: no such {name}{nearest(str(option), groups[name])} "
-                        f"Allowed: {', '.join(groups[name])}"
-                    )
-            chosen.append(str(override.input_line))
-        elif not name.startswith("hydra"):
-            keys.append(override)
-
-    def compose(lines: list[str]) -> DictConfig:
-        return hydra.compose(config_name, overrides=search + lines)
-
-    defaults = compose(chosen)
-    for override in keys:
-        if not (override.is_add() or override.is_force_add()):
-            _check_key(override, defaults, groups)
-    config = compose(lines)
-    values: Any = OmegaConf.to_container(config, resolve=True)
-    _check_choices(config)
-    _check_task(values, {name: partial(compose, [f"data={name}"]) for name in groups["data"]})
-    _check_writable(values, ("runs", "weights") if config_name == "train" else ("runs",))
-    return config
-
-
-def _check_key(override: Override, defaults: DictConfig, groups: dict[str, list[str]]) -> None:
-    """The key must exist, and a number must stay a number."""
-    node: Any = OmegaConf.to_container(defaults, resolve=False)
-    path = override.key_or_group.split(".")
-    for depth, part in enumerate(path):
-        allowed = [str(key) for key in node] if isinstance(node, dict) else []
-        if part not in allowed:
-            allowed += list(groups) if depth == 0 else []
-            where = ".".join(path[:depth]) or "the configuration"
-            raise UserError(
-                f"{override.input_line}: {where} has no '{part}'{nearest(part, allowed)} "
-                f"Allowed: {listing(sorted(set(allowed)), most=40) or 'nothing below it'}"
-            )
-        node = node[part]
-    given = None if override.is_delete() else override.value()
-    if override.is_delete() or "${" in f"{node}{given}":
-        return  # an interpolation: composing will resolve it
-    expected = {bool: "true or false", int: "a whole number", float: "a number", list: "a list"}
-    fits = type(given) is type(node) or (isinstance(node, float) and type(given) is int)
-    if type(node) in expected and not fits:
-        needed = expected[type(node)]
-        raise UserError(f"{override.input_line}: {needed} is needed, as in '{path[-1]}={node}'")
-
-
-def _check_choices(config: DictConfig) -> None:
-    for key, allowed in CHOICES.items():
-        value = OmegaConf.select(config, key)
-        if value is not None and str(value) not in allowed:
-            raise UserError(
-                f"{key}={value}: no such value{nearest(str(value), allowed)} "
-                f"Allowed: {', '.join(allowed)}"
-            )
-    for keys, fits, needed in (
-        (POSITIVE, lambda number: number > 0, "more than 0"),
-        (NOT_NEGATIVE, lambda number: number >= 0, "0 or more"),
-    ):
-        for key in keys:
-            value = OmegaConf.select(config, key)
-            if isinstance(value, int | float) and not fits(value):
-                raise UserError(f"{key}={value}: {needed} is needed")
-
-
-def _check_task(config: Any, sets: Mapping[str, Callable[[], DictConfig]]) -> None:
-    """The data set must serve the model's task; if not, name those of `sets` which can."""
-    task = task_name(config)
-    if task in config["data"]["tasks"]:
-        return
-    able = [name for name, composed in sets.items() if task in composed().data.tasks]
-    raise UserError(
-        f"model={config['model']['name']} does {task}, and data={config['data']['name']} serves "
-        f"{', '.join(config['data']['tasks'])} only. For {task}: {', '.join(able) or 'no set yet'}"
-    )
-
-
-def task_name(config: Any) -> str:
-    """`classification` from `nano_cv.tasks.Classification`."""
-    return str(config["model"]["task"]["_target_"]).rpartition(".")[2].lower()
-
-
-def _check_writable(config: Any, keys: Sequence[str]) -> None:
-    """A folder that cannot be written to is found now, not after the training."""
-    for key in keys:
-        folder = Path(config["paths"][key]).absolute()
-        existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
-        try:
-            with tempfile.TemporaryFile(dir=existing) as probe:
-                probe.write(bytes(2**14))  # about what Hydra will write before anything else
-        except OSError as error:
-            raise UserError(
-                f"paths.{key}={config['paths'][key]}: {existing} cannot be written to "
-                f"({error.strerror}); mend that, or choose another folder"
-            ) from error

@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import Logger
 
 from nano_cv.data.datamodule import DataModule
-from nano_cv.errors import UserError
+from nano_cv.errors import UserError, one_line, settings_of
 from nano_cv.processor import best_precision
 from nano_cv.tasks.task import Task
 
@@ -65,7 +65,7 @@ def make_trainer(
     patience = options.pop("patience")
     if options["precision"] == "auto":
         options["precision"] = best_precision(options["accelerator"])
-    where = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
+    where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     keeper = ModelCheckpoint(filename="best", monitor=task.monitor, mode="max", **where)
     # Not `save_last`: that keeps the last epoch which was also the best so far.
     last = ModelCheckpoint(filename="last", **where)
@@ -74,7 +74,8 @@ def make_trainer(
         callbacks.append(EarlyStopping(task.monitor, patience=patience, mode="max"))
     if logger:
         callbacks.append(LearningRateMonitor("step"))
-    trainer = pl.Trainer(**options, **quiet(callbacks), logger=logger or False)
+    with settings_of("trainer"):
+        trainer = pl.Trainer(**options, **quiet(callbacks), logger=logger or False)
     return trainer, keeper
 
 
@@ -112,9 +113,8 @@ def _check(checkpoint: Path, task: Task) -> dict[str, Any]:
         task.load_state_dict(state["state_dict"])
         return state
     except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
-            f"{checkpoint}: cannot be resumed with these settings ({reason}); "
+            f"{checkpoint}: cannot be resumed with these settings ({one_line(error)[:200]}); "
             "use those of the first run, or start anew without resume=true"
         ) from error
 

@@ -3,9 +3,8 @@
 import signal
 import sys
 
-from train import train
-
 from nano_cv.tasks.classification import Classification
+from train import train
 
 EPOCH = int(sys.argv.pop(1))
 step = Classification.training_step

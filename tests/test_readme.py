@@ -98,6 +98,9 @@ def test_pretrained_weights_are_as_good_as_their_card_says(clone, run, monkeypat
     done = run("infer", "logger=none")
     assert done.status == 0, done.err
     measured = re.search(r"test/accuracy\s+([\d.]+)", done.out)
-    card = re.search(r"test accuracy of these weights \| ([\d.]+)", (clone / "weights/lenet_flowers.md").read_text())
+    card = re.search(
+        r"test accuracy of these weights \| ([\d.]+)",
+        (clone / "weights/lenet_flowers.md").read_text(),
+    )
     assert measured and card
     assert float(measured[1]) == pytest.approx(float(card[1]), abs=0.01)

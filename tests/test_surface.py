@@ -6,7 +6,7 @@ import hydra
 import pytest
 from conftest import ROOT, python
 
-from nano_cv.cli import CONFIGS, option_groups, task_name
+from nano_cv.checks import CONFIGS, option_groups, task_name
 
 GROUPS = option_groups([CONFIGS])
 

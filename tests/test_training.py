@@ -1,4 +1,4 @@
-"""A whole training: what it leaves, that it can be broken off and resumed, that it repeats itself."""
+"""A whole training: what it leaves, that it can be resumed, that it repeats itself."""
 
 import csv
 import shutil
@@ -71,7 +71,12 @@ def test_resumed_equals_unbroken(run, flowers, tmp_path):
 def test_same_seed_same_losses(run, flowers, tmp_path):
     losses = []
     for _ in range(2):
-        assert run("train", *TINY, "logger=csv", "trainer.max_epochs=2", "trainer.log_every_n_steps=1").status == 0
+        assert (
+            run(
+                "train", *TINY, "logger=csv", "trainer.max_epochs=2", "trainer.log_every_n_steps=1"
+            ).status
+            == 0
+        )
     for folder in sorted((tmp_path / "runs/train/lenet_flowers").iterdir()):
         with (folder / "csv/version_0/metrics.csv").open() as file:
             losses.append([row["train/loss_step"] for row in csv.DictReader(file)])
