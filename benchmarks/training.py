@@ -54,9 +54,7 @@ def plain(epochs: int, workers: int) -> list[float]:
         if isinstance(module, torch.nn.LeakyReLU):
             module.inplace = False  # torch's default
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
-    loader = torch.utils.data.DataLoader(
-        Photos(), 32, shuffle=True, drop_last=True, num_workers=workers
-    )
+    loader = torch.utils.data.DataLoader(Photos(), 32, shuffle=True, num_workers=workers)
     seconds = []
     for _ in range(epochs + 1):
         start = time.perf_counter()

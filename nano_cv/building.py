@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,10 +21,16 @@ def run_folder() -> Path:
 
 
 def weights_file(config: DictConfig) -> Path:
-    """`weights/<model>_<data>.safetensors`, or the file that `weights=` names."""
-    given = config.get("weights")
-    name = f"{config.model.name}_{config.data.name}.safetensors"
-    return Path(str(given)).expanduser() if given else Path(config.paths.weights) / name
+    """`weights/<model>_<data>.safetensors`, or the file that `weights=` names.
+
+    The runs of a sweep keep theirs in their own folders: one name would hold only the last.
+    """
+    if config.get("weights"):
+        return Path(str(config.weights)).expanduser()
+    # Only train.py, the one that can resume, writes weights.
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN and "resume" in config
+    folder = run_folder() if sweep else Path(config.paths.weights)
+    return folder / f"{config.model.name}_{config.data.name}.safetensors"
 
 
 def make_data(config: DictConfig) -> DataModule:

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pytorch_lightning.loggers import Logger
-from rich.console import Console
-from rich.table import Table
 
 from nano_cv.tracking import MLflow
 
@@ -13,17 +11,15 @@ from nano_cv.tracking import MLflow
 def summarise(
     metrics: Mapping[str, float], places: Mapping[str, Path], logger: Logger | None
 ) -> None:
-    """Print a table; paths are relative to where the person stands."""
-    table = Table(show_header=False, box=None)
-    for name, value in metrics.items():
-        table.add_row(name, f"{value:.4f}")
+    """Print two columns; paths are relative to where the person stands."""
+    rows = [(name, f"{value:.4f}") for name, value in metrics.items()]
     for name, path in places.items():
-        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-        table.add_row(name, str(shown))
-    folder = places["run"]
-    for picture in sorted([*folder.glob("*.png"), *folder.glob("*.csv")]):
-        table.add_row("", picture.name)
+        here = Path.cwd()
+        rows.append((name, str(path.relative_to(here) if path.is_relative_to(here) else path)))
+    written = sorted([*places["run"].glob("*.png"), *places["run"].glob("*.csv")])
+    rows += [("", f"  {file.name}") for file in written]
     if isinstance(logger, MLflow) and not logger.failed:
-        uri = logger._tracking_uri
-        table.add_row("MLflow", f"run {logger.run_id}; see it: mlflow ui --backend-store-uri {uri}")
-    Console(soft_wrap=True).print(table)
+        rows.append(("MLflow run", str(logger.run_id)))
+        rows.append(("to see it", f"mlflow ui --backend-store-uri {logger._tracking_uri}"))
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:<{width}}  {text}" for name, text in rows))

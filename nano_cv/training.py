@@ -1,5 +1,6 @@
 """Around Lightning's Trainer: what to keep, what to say, and how to go on after a break."""
 
+import io
 import logging
 import sys
 import time
@@ -18,9 +19,11 @@ from pytorch_lightning.callbacks import (
     RichProgressBar,
 )
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from nano_cv.data.datamodule import DataModule
 from nano_cv.errors import UserError, one_line, settings_of
+from nano_cv.files import replacing
 from nano_cv.processor import best_precision
 from nano_cv.tasks.task import Task
 
@@ -30,6 +33,17 @@ EXPECTED = (  # warnings of Lightning about what is meant to be so
     ".*smaller than the logging interval",  # a small data set
 )
 log = logging.getLogger(__name__)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all, also where `/tmp` is another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
+        """Write beside, then rename."""
+        content = io.BytesIO()  # torch's own writing hides a full disk's OSError
+        torch.save(checkpoint, content)
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(content.getbuffer())
 
 
 class EpochLine(pl.Callback):
@@ -75,7 +89,9 @@ def make_trainer(
     if logger:
         callbacks.append(LearningRateMonitor("step"))
     with settings_of("trainer"):
-        trainer = pl.Trainer(**options, **quiet(callbacks), logger=logger or False)
+        trainer = pl.Trainer(
+            **options, **quiet(callbacks), logger=logger or False, plugins=[WholeCheckpoints()]
+        )
     return trainer, keeper
 
 

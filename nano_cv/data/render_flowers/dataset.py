@@ -28,7 +28,7 @@ challenge, whose pictures may not be passed on, and contains none of them.
 Splits, drawn at random within each species: {splits}.
 
 The species differ in leaf and blossom; pot, soil, bench, light and camera are drawn without regard
-to the species. About half of the plants have no blossom, and seedlings look much alike.
+to the species. One plant in four has no blossom, and seedlings look much alike.
 
 Reproduce it, pixel for pixel, with `python -m nano_cv.data.render_flowers` (seed {seed}).
 

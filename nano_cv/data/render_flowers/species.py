@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 Colour = tuple[float, float, float]  # linear light, 0..1
 
 # How hard the set is. Raise any of these to make the species harder to tell apart.
-SHAPE_SPREAD = 0.10  # how far leaf proportions stray within a species (deviation of the logarithm)
-COLOUR_SPREAD = 0.12  # how far leaf colours stray within a species (deviation of the logarithm)
-SEEDLING_SHARE = 0.07  # share of plants so young that their leaves are hardly characteristic
-BLOSSOM_SHARE = 0.52  # share of plants in bloom; the others are known by their leaves alone
+SHAPE_SPREAD = 0.07  # how far leaf proportions stray within a species (deviation of the logarithm)
+COLOUR_SPREAD = 0.10  # how far leaf colours stray within a species (deviation of the logarithm)
+SEEDLING_SHARE = 0.05  # share of plants so young that their leaves are hardly characteristic
+BLOSSOM_SHARE = 0.76  # share of plants in bloom; the others are known by their leaves alone
 DEFECT_SHARE = 0.30  # share of plants with spots, holes or yellowing
-BAD_SHOT_SHARE = 0.10  # share of pictures that are blurred, shaken or badly exposed
+BAD_SHOT_SHARE = 0.08  # share of pictures that are blurred, shaken or badly exposed
 
 
 @dataclass(frozen=True)
