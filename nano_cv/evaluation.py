@@ -2,6 +2,7 @@
 
 import csv
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,16 @@ def evaluate(
     predictions = collect.predictions()
     count = len(next(iter(predictions.values())))
     names = batches.pictures.names[:count]
-    images, targets = batches.__getitems__(range(count))
+    known = batches.pictures.targets
+    targets = torch.tensor(known[:count]) if known else None
+
+    def fetch(indices: Sequence[int]) -> Tensor:
+        return batches.__getitems__(indices)[0]
+
     rows = task.table(predictions, targets, names)
-    drawings = task.draw(images, predictions, targets, names)
+    drawings = task.draw(fetch, predictions, targets, names)
     if config.get("gradcam"):
-        drawings["gradcam"] = gradcam(task, images, predictions, targets, names)
+        drawings["gradcam"] = gradcam(task, fetch, predictions, targets, names)
     _write(folder, rows, drawings, logger)
     return metrics
 

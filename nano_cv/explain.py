@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from nano_cv import drawing
 from nano_cv.drawing import Drawing
-from nano_cv.tasks.task import Task
+from nano_cv.tasks.task import Fetch, Task
 
 MOST = 24  # pictures on a sheet
 
@@ -40,7 +40,7 @@ def heatmaps(task: Task, images: Tensor, labels: Tensor) -> Tensor:
 
 def gradcam(
     task: Task,
-    images: Tensor,
+    fetch: Fetch,
     predictions: Mapping[str, Tensor],
     targets: Tensor | None,
     names: Sequence[str],
@@ -51,8 +51,9 @@ def gradcam(
     if targets is not None:
         order = (labels == targets).int().argsort(stable=True)
     order = order[:MOST]
-    heat = heatmaps(task, images[order], labels[order]).numpy()
+    images = fetch(order.tolist())
+    heat = heatmaps(task, images, labels[order]).numpy()
     colours = matplotlib.colormaps["jet"](heat)[..., :3].transpose(0, 3, 1, 2) * 255
-    overlaid = torch.from_numpy(0.55 * images[order].numpy() + 0.45 * colours).to(torch.uint8)
+    overlaid = torch.from_numpy(0.55 * images.numpy() + 0.45 * colours).to(torch.uint8)
     captions = [task.contract.classes[label] for label in labels[order].tolist()]
     return drawing.sheet(overlaid, captions, [names[index] for index in order.tolist()])

@@ -75,7 +75,8 @@ class Batches(Dataset[tuple[Tensor, Any]]):
             pixels = self.cached.pixels[indices]
         else:
             files = [self.pictures.files[index] for index in indices]
-            pixels = np.stack([images.load(file, self.size) for file in files])
+            loaded = [images.load(file, self.size) for file in files]
+            pixels = np.array(loaded, np.uint8).reshape(-1, self.size, self.size, 3)
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
         targets = self.pictures.targets
         return batch, torch.tensor([targets[index] for index in indices]) if targets else None

@@ -18,7 +18,7 @@ from torchmetrics.classification import (
 
 from nano_cv import drawing
 from nano_cv.drawing import Drawing
-from nano_cv.tasks.task import Task
+from nano_cv.tasks.task import Fetch, Task
 
 
 class Classification(Task):
@@ -90,7 +90,7 @@ class Classification(Task):
 
     def draw(
         self,
-        images: Tensor,
+        fetch: Fetch,
         predictions: Mapping[str, Tensor],
         targets: Tensor | None,
         names: Sequence[str],
@@ -103,13 +103,17 @@ class Classification(Task):
             for label, share in zip(labels.tolist(), confidence.tolist(), strict=True)
         ]
         if targets is None:
-            return {"predictions": drawing.sheet(images[:24], captions[:24], names[:24])}
+            return {
+                "predictions": drawing.sheet(
+                    fetch(range(len(names[:24]))), captions[:24], names[:24]
+                )
+            }
         counts = torch.zeros(len(classes), len(classes), dtype=torch.int64)
         counts.index_put_((targets, labels), torch.tensor(1), accumulate=True)
         wrong = torch.nonzero(labels != targets).flatten()
         worst = wrong[confidence[wrong].argsort(descending=True)][:24].tolist()
         mistakes = drawing.sheet(
-            images[worst],
+            fetch(worst),
             [f"{captions[i]}, is {classes[int(targets[i])]}" for i in worst],
             [names[i] for i in worst],
         )

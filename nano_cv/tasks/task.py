@@ -18,6 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from nano_cv.contract import Contract
 from nano_cv.drawing import Drawing
 
+Fetch = Callable[[Sequence[int]], Tensor]
+
 
 class Task(pl.LightningModule):
     """A network that can be trained, evaluated, exported and looked at.
@@ -71,9 +73,12 @@ class Task(pl.LightningModule):
 
     @abstractmethod
     def draw(
-        self, images: Tensor, predictions: Mapping[str, Tensor], targets: Any, names: Sequence[str]
+        self, fetch: Fetch, predictions: Mapping[str, Tensor], targets: Any, names: Sequence[str]
     ) -> dict[str, Drawing]:
-        """Named pictures of what a person wants to see; `targets` is None where there are none."""
+        """Named pictures of what a person wants to see; `targets` is None where there are none.
+
+        `fetch` turns indices into uint8 images `[N, 3, H, W]`: a few of perhaps very many.
+        """
 
     @abstractmethod
     def table(
