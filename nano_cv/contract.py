@@ -56,7 +56,7 @@ def git_commit() -> str:
     """The short commit of this checkout, `+` behind it where tracked files differ; else empty."""
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
