@@ -37,7 +37,8 @@ NOT_NEGATIVE = ("seed", "data.workers")
 def option_groups(folders: list[Path]) -> dict[str, list[str]]:
     """The option groups and the options of each, from the YAML files of `folders`."""
     groups: dict[str, list[str]] = {}
-    for file in sorted(file for folder in folders for file in folder.glob("*/*.yaml")):
+    files = [file for folder in folders for file in folder.glob("*/*.yaml")]
+    for file in sorted(files, key=lambda file: file.parts[-2:]):
         groups.setdefault(file.parent.name, []).append(file.stem)
     return groups
 

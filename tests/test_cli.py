@@ -156,7 +156,7 @@ def test_own_data_and_model(run, flowers, mine, tmp_path, monkeypatch):
     assert inferred.status == 0, inferred.err
 
     misspelt = run("train", f"--config-dir={mine}", "data=shape")
-    assert "did you mean 'shapes'? Allowed: bees, shapes, flowers" in misspelt.err
+    assert "did you mean 'shapes'? Allowed: bees, flowers, shapes" in misspelt.err
 
 
 def test_data_that_cannot_serve_the_model(run, mine):
