@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def clone(tmp_path_factory) -> Path:
     """A fresh clone of what is committed, after `dvc pull`."""
     folder = tmp_path_factory.mktemp("clone") / "nano-cv"
     subprocess.run(["git", "clone", "--quiet", "--depth=1", ROOT.as_uri(), folder], check=True)
-    subprocess.run(["dvc", "pull", "--quiet"], cwd=folder, check=True, timeout=240)
+    subprocess.run([sys.executable, "-m", "dvc", "pull", "--quiet"], cwd=folder, check=True, timeout=240)
     return folder
 
 
