@@ -1,0 +1,1 @@
+"""Serving: Triton, its Python backend, and clients. Nothing here imports torch."""

@@ -1,0 +1,160 @@
+"""Triton's `onnxruntime` backend, in Python: serves any ONNX model that names this backend.
+
+The wheel's Triton has no C++ backend for ONNX. This file stands in for it: it reads the same
+`config.pbtxt` (docs: triton-inference-server/onnxruntime_backend, README) and the same file,
+`<version>/model.onnx`. It runs inside Triton's stub process; nothing else imports it.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as utils
+from onnxruntime.capi import onnxruntime_pybind11_state as failures
+
+DTYPES = {
+    **{f"TYPE_{kind}{bits}": f"tensor({kind.lower()}{bits})"
+       for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)},
+    "TYPE_BOOL": "tensor(bool)",
+    "TYPE_FP16": "tensor(float16)",
+    "TYPE_FP32": "tensor(float)",
+    "TYPE_FP64": "tensor(double)",
+    "TYPE_STRING": "tensor(string)",
+}  # fmt: skip
+LEVELS = {  # optimization.graph.level
+    -1: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    1: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+}
+
+
+class TritonPythonModel:
+    """One instance of one model; Triton makes it and calls the three methods."""
+
+    def initialize(self, args):
+        """Load the model and compare it with its config, as the C++ backend does.
+
+        Raises:
+            TritonModelException: the file cannot be loaded, or does not fit the config.
+        """
+        config = json.loads(args["model_config"])
+        folder = Path(args["model_repository"], args["model_version"])
+        file = folder / (config.get("default_model_filename") or "model.onnx")
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(file), _options(config), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # whatever damage does to a model file
+            raise utils.TritonModelException(f"{file}: {error}") from error
+        self.batched = config["max_batch_size"] > 0
+        self.inputs = [tensor["name"] for tensor in config["input"]]
+        self.outputs = [tensor["name"] for tensor in config["output"]]
+        self.strings = {item.name for item in self.session.get_inputs() if "string" in item.type}
+        problems = [
+            *_compare(config["input"], self.session.get_inputs(), self.batched, complete=True),
+            *_compare(config["output"], self.session.get_outputs(), self.batched, complete=False),
+        ]
+        if problems:
+            raise utils.TritonModelException(f"{file}: {'; '.join(problems)}")
+
+    def execute(self, requests):
+        """Answer each request; all of one shape run as one batch."""
+        responses = [None] * len(requests)
+        groups = {}
+        for position, request in enumerate(requests):
+            try:
+                tensors = [self._read(request, name) for name in self.inputs]
+                key = tuple(tensor.shape[1:] for tensor in tensors) if self.batched else position
+                groups.setdefault(key, []).append((position, tensors))
+            except Exception as error:
+                responses[position] = _failure(error)
+        for members in groups.values():
+            for position, outputs in self._run_group(members):
+                responses[position] = self._respond(requests[position], outputs)
+        return responses
+
+    def _read(self, request, name):
+        tensor = utils.get_input_tensor_by_name(request, name).as_numpy()  # Triton's memory, a view
+        if name in self.strings:
+            return np.array([text.decode() for text in tensor.flat], object).reshape(tensor.shape)
+        return tensor
+
+    def _run_group(self, members):
+        """Pairs of position and outputs, or error; a bad request does not fail its neighbours."""
+        try:
+            if len(members) == 1:
+                return [(members[0][0], self._run(members[0][1]))]
+            # The one copy: Triton holds each request apart.
+            batch = [np.concatenate(parts) for parts in zip(*(tensors for _, tensors in members))]
+            outputs = self._run(batch)
+            ends = np.cumsum([tensors[0].shape[0] for _, tensors in members])[:-1]
+            parts = zip(*(np.split(output, ends) for output in outputs))
+            return [(position, part) for (position, _), part in zip(members, parts, strict=True)]
+        except Exception as error:
+            if len(members) == 1:
+                return [(members[0][0], error)]
+            return [pair for member in members for pair in self._run_group([member])]
+
+    def _run(self, tensors):
+        return self.session.run(self.outputs, dict(zip(self.inputs, tensors, strict=True)))
+
+    def _respond(self, request, outputs):
+        if isinstance(outputs, Exception):
+            return _failure(outputs)
+        asked = set(request.requested_output_names())
+        return utils.InferenceResponse(
+            [
+                utils.Tensor(name, np.ascontiguousarray(output))
+                for name, output in zip(self.outputs, outputs, strict=True)
+                if name in asked
+            ]
+        )
+
+
+def _options(config):
+    """What `config.pbtxt` sets, under the keys of the C++ backend."""
+    options = onnxruntime.SessionOptions()
+    given = {key: item["string_value"] for key, item in config.get("parameters", {}).items()}
+    options.intra_op_num_threads = int(given.get("intra_op_thread_count", 0))
+    options.inter_op_num_threads = int(given.get("inter_op_thread_count", 0))
+    if int(given.get("execution_mode", 0)):
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+    options.enable_cpu_mem_arena = bool(int(given.get("enable_mem_arena", 1)))
+    options.enable_mem_pattern = bool(int(given.get("enable_mem_pattern", 1)))
+    level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
+    options.graph_optimization_level = LEVELS.get(
+        level, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    )
+    for key, value in given.items():
+        if key.startswith("session."):  # onnxruntime's own, session.intra_op.allow_spinning say
+            options.add_session_config_entry(key, value)
+    return options
+
+
+def _compare(configured, graph, batched, complete):
+    """What the config says of inputs or outputs and the graph does not."""
+    known = {tensor.name: tensor for tensor in graph}
+    for tensor in configured:
+        name = tensor["name"]
+        if name not in known:
+            yield f"no tensor '{name}'; the graph has {', '.join(known)}"
+            continue
+        dims = tensor.get("reshape", tensor).get("shape", tensor["dims"])
+        wanted = [-1] * batched + [int(dim) for dim in dims]
+        actual = [dim if isinstance(dim, int) else -1 for dim in known[name].shape]
+        fits = len(wanted) == len(actual) and all(
+            have in (-1, want) for want, have in zip(wanted, actual, strict=True)
+        )
+        if not fits:
+            yield f"'{name}': dims {wanted} in config.pbtxt, {actual} in the graph"
+        if DTYPES.get(tensor["data_type"]) != known[name].type:
+            yield f"'{name}': {tensor['data_type']} in config.pbtxt, {known[name].type} in the graph"
+    missing = known.keys() - {tensor["name"] for tensor in configured}
+    if complete and missing:
+        yield f"config.pbtxt lacks {', '.join(sorted(missing))}"
+
+
+def _failure(error):
+    bad = isinstance(error, failures.InvalidArgument | UnicodeDecodeError)
+    code = utils.TritonError.INVALID_ARG if bad else utils.TritonError.INTERNAL
+    return utils.InferenceResponse(error=utils.TritonError(str(error), code))
