@@ -18,7 +18,7 @@ help:  ## show this list
 # pip needs no per-release metadata pages, checks every hash, and compiles bytecode (halves the start-up time).
 .venv/installed: poetry.lock pyproject.toml .poetry/installed
 	$(PYTHON) -m venv --clear .venv
-	.poetry/bin/poetry export --quiet --with dev --output .venv/requirements.txt
+	.poetry/bin/poetry export --quiet --with dev,serve --output .venv/requirements.txt
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r .venv/requirements.txt
 	$(BIN)/python -m pip check
 	touch $@
@@ -35,8 +35,9 @@ weights/lenet_flowers.safetensors: | .venv/installed
 	$(BIN)/dvc pull --quiet $@
 
 .PHONY: run test lint format benchmark clean
-run: .venv/installed data/flowers/train.txt weights/lenet_flowers.safetensors  ## set up, fetch data and weights, train LeNet on flowers, evaluate
+run: .venv/installed data/flowers/train.txt weights/lenet_flowers.safetensors  ## set up, fetch data and weights, train LeNet on flowers, evaluate, export
 	$(BIN)/python train.py +data=flowers +model=lenet
+	$(BIN)/python export_model.py +data=flowers +model=lenet
 
 test: .venv/installed data/flowers/train.txt lint  ## set up and run all tests
 	$(BIN)/python -m pytest

@@ -15,6 +15,7 @@ def train(config: DictConfig) -> None:
     from pytorch_lightning import seed_everything
 
     from nano_cv import building, training, weights
+    from nano_cv.engines import Torch
     from nano_cv.evaluation import evaluate
     from nano_cv.summary import summarise
     from nano_cv.tracking import make_logger
@@ -25,7 +26,7 @@ def train(config: DictConfig) -> None:
     data = building.make_data(config)
     data.setup()
     logger = make_logger(config, folder, "train", data.data_hash)
-    contract = building.make_contract(config, data, run_id=getattr(logger, "run_id", ""))
+    contract = building.make_contract(config, data, run_id=logger.run_id)
     task = building.make_task(config, contract)
 
     trainer, keeper = training.make_trainer(config, folder, logger, task)
@@ -35,7 +36,8 @@ def train(config: DictConfig) -> None:
 
     weights.save(task, path)
     if config.test:
-        metrics |= evaluate(config, task, data, data.splits["test"], folder, logger)
+        engine = Torch(task, path, config.trainer.accelerator)
+        metrics |= evaluate(config, engine, data.splits["test"], folder, logger)
     summarise(metrics, {"weights": path, "run": folder}, logger)
 
 

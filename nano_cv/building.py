@@ -1,7 +1,7 @@
 """From a configuration to its parts: the only file beside the scripts that knows Hydra's wiring."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -10,9 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.checks import task_name
 from nano_cv.contract import Contract, git_commit
-from nano_cv.data.datamodule import DataModule
+from nano_cv.data.pictures import Pictures
 from nano_cv.errors import settings_of
-from nano_cv.tasks.task import Task
+
+if TYPE_CHECKING:  # the engines without torch come through here too
+    from nano_cv.data.datamodule import DataModule
+    from nano_cv.tasks.task import Task
 
 
 def run_folder() -> Path:
@@ -33,12 +36,18 @@ def weights_file(config: DictConfig) -> Path:
     return folder / f"{config.model.name}_{config.data.name}.safetensors"
 
 
-def make_data(config: DictConfig) -> DataModule:
+def make_data(config: DictConfig) -> "DataModule":
     """The DataModule, not yet opened."""
     return instantiate(config.data, _convert_="all")
 
 
-def make_contract(config: DictConfig, data: DataModule, run_id: str) -> Contract:
+def make_pictures(config: DictConfig, split: str) -> Pictures:
+    """One split of the data set as files; loads no torch."""
+    root = Path(config.data.root).expanduser()
+    return instantiate(config.data.dataset, _convert_="all")(root=root, split=split)
+
+
+def make_contract(config: DictConfig, data: "DataModule", run_id: str) -> Contract:
     """What the model to be trained on `data` will promise."""
     data.setup()
     options = network_options(config)
@@ -57,10 +66,25 @@ def make_contract(config: DictConfig, data: DataModule, run_id: str) -> Contract
     )
 
 
-def make_task(config: DictConfig, contract: Contract) -> Task:
+def make_task(config: DictConfig, contract: Contract) -> "Task":
     """The task with an untrained network."""
     with settings_of(f"model={config.model.name}"):
         return instantiate(config.model.task, _partial_=True, _convert_="all")(contract=contract)
+
+
+def trained_task(config: DictConfig, path: Path) -> "Task":
+    """The task with the weights of the file at `path`.
+
+    Raises:
+        UserError: no such file, damaged, or weights of another network; says what to type.
+    """
+    from nano_cv import weights
+
+    contract = weights.read_contract(path)
+    weights.check_network(contract, path, config.model.name, network_options(config))
+    task = make_task(config, contract)
+    weights.load(task, path)
+    return task
 
 
 def network_options(config: DictConfig) -> dict[str, Any]:

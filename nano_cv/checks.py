@@ -25,11 +25,15 @@ from nano_cv.errors import UserError, listing, nearest
 CONFIGS = Path(__file__).parents[1] / "configs"
 CHOICES = {  # values that a wrong spelling would carry as far as Lightning
     "trainer.accelerator": ("auto", "cpu", "gpu", "mps"),
+    "engine": ("torch", "onnx", "triton"),
+    "protocol": ("grpc", "http"),
     "trainer.precision": ("auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"),
 }
 POSITIVE = (
     *("data.batch_size", "model.image_size", "model.task.optimizer.lr", "trainer.max_epochs"),
     *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
+    *("probe_seconds", "probe_deadline_seconds", "poll_seconds", "exit_timeout_seconds"),
+    *("max_request_bytes", "receive_seconds"),
 )
 NOT_NEGATIVE = ("seed", "data.workers")
 
@@ -41,6 +45,12 @@ def option_groups(folders: list[Path]) -> dict[str, list[str]]:
     for file in sorted(files, key=lambda file: file.parts[-2:]):
         groups.setdefault(file.parent.name, []).append(file.stem)
     return groups
+
+
+def groups_of(config_name: str) -> list[str]:
+    """The option groups that a script has, from the list of defaults in its YAML file."""
+    defaults = OmegaConf.load(CONFIGS / f"{config_name}.yaml").defaults
+    return [str(key).split()[-1] for item in defaults if item != "_self_" for key in item]
 
 
 def check(config_name: str, arguments: list[str]) -> list[str]:
@@ -119,13 +129,19 @@ def _runs(overrides: list[Override], multirun: bool) -> Iterator[list[Override]]
 
 def _check_run(config_name: str, overrides: list[Override], folders: list[Path]) -> DictConfig:
     groups = option_groups(folders)
+    own = {name: options for name, options in groups.items() if name in groups_of(config_name)}
     search = [
         f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in folders[1:])}]"
     ]
     lines, chosen, keys = [str(override.input_line) for override in overrides], [], []
     for override in overrides:
         name = override.key_or_group.split("@")[0]
-        if name in groups:
+        if name in groups and name not in own:
+            raise UserError(
+                f"{override.input_line}: {config_name}.py takes no {name}; what it takes is said "
+                f"by: python {config_name}.py --help"
+            )
+        if name in own:
             if override.is_delete():
                 raise UserError(
                     f"{override.input_line}: every run needs this; allowed: "
@@ -148,11 +164,12 @@ def _check_run(config_name: str, overrides: list[Override], folders: list[Path])
     defaults = compose(chosen)
     for override in keys:
         if not (override.is_add() or override.is_force_add()):
-            _check_key(override, defaults, groups)
+            _check_key(override, defaults, own)
     config = compose(lines)
     values: Any = OmegaConf.to_container(config, resolve=True)
     _check_choices(config)
-    _check_task(values, {name: partial(compose, [f"data={name}"]) for name in groups["data"]})
+    if "data" in own:
+        _check_task(values, {name: partial(compose, [f"data={name}"]) for name in groups["data"]})
     _check_writable(values, ("runs", "weights") if config_name == "train" else ("runs",))
     return config
 

@@ -1,15 +1,11 @@
 """Pictures of results: drawn off-screen, returned as uint8 RGB arrays `[H, W, 3]`."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Drawing = NDArray[np.uint8]
 
@@ -41,14 +37,14 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Drawi
 
 
 def sheet(
-    images: "Tensor", captions: Sequence[str], names: Sequence[str], columns: int = 4
+    images: NDArray[np.uint8], captions: Sequence[str], names: Sequence[str], columns: int = 4
 ) -> Drawing:
     """A contact sheet of uint8 images `[N, 3, H, W]`, each with a caption and its file's name."""
     rows = max(1, -(-len(captions) // columns))
     figure = Figure(figsize=(2.6 * columns, 3.0 * rows), dpi=100, layout="constrained")
     for position, (image, caption, name) in enumerate(zip(images, captions, names, strict=True)):
         axes = figure.add_subplot(rows, columns, position + 1)
-        axes.imshow(image.permute(1, 2, 0).cpu().numpy())
+        axes.imshow(image.transpose(1, 2, 0))
         axes.set_title(caption, fontsize=9)
         axes.set_xlabel(name, fontsize=7)
         axes.set(xticks=[], yticks=[])

@@ -29,6 +29,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, where stories follow, or else what it is."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """`; did you mean 'x'?` if one of `allowed` is spelt like `given`, else a full stop."""
     close = get_close_matches(given, list(allowed), n=1, cutoff=0.5)

@@ -1,103 +1,79 @@
-"""Metrics, predictions and pictures of a trained model, the same from train.py and infer.py."""
+"""Metrics, predictions and pictures of a model, the same from train.py and from every engine."""
 
 import csv
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image
-from pytorch_lightning.loggers import Logger
-from torch import Tensor
 
-from nano_cv.data.datamodule import DataModule
-from nano_cv.data.pictures import Batches
+from nano_cv import reports
+from nano_cv.data.pictures import Resized
 from nano_cv.drawing import Drawing
-from nano_cv.errors import settings_of
-from nano_cv.explain import gradcam
+from nano_cv.engines import Engine, Torch
 from nano_cv.files import replacing
-from nano_cv.tasks.task import Task
-from nano_cv.tracking import MLflow
-from nano_cv.training import quiet
-
-log = logging.getLogger(__name__)
-
-
-class Collect(pl.Callback):
-    """Keeps the predictions of all batches, on the processor."""
-
-    def __init__(self) -> None:
-        self.batches: list[dict[str, Tensor]] = []
-
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, task: pl.LightningModule, outputs: Any, *_: Any
-    ) -> None:
-        """Keep what `test_step` returned."""
-        self.batches.append({name: tensor.cpu() for name, tensor in outputs.items()})
-
-    def on_predict_batch_end(self, *arguments: Any) -> None:
-        """Keep what `predict_step` returned."""
-        self.on_test_batch_end(*arguments)
-
-    def predictions(self) -> dict[str, Tensor]:
-        """All batches as one."""
-        return {
-            name: torch.cat([batch[name] for batch in self.batches]) for name in self.batches[0]
-        }
+from nano_cv.progress import track
+from nano_cv.tracking import Logger
 
 
 def evaluate(
-    config: DictConfig,
-    task: Task,
-    data: DataModule,
-    batches: Batches,
-    folder: Path,
-    logger: Logger | None,
+    config: DictConfig, engine: Engine, pictures: Resized, folder: Path, logger: Logger
 ) -> dict[str, float]:
-    """Predict `batches`, write `predictions.csv` and pictures into `folder`, and log them.
+    """Predict `pictures`, write `predictions.csv` and drawings into `folder`, and log them.
 
     Returns:
-        The metrics, if the pictures have targets. In float32 whatever the training used, so that
-        train.py, infer.py and the exported model agree.
+        The metrics by name, `test/...`, if the pictures have targets.
     """
-    collect = Collect()
-    with settings_of("trainer"):
-        trainer = pl.Trainer(
-            accelerator=config.trainer.accelerator,
-            devices=1,
-            precision="32-true",
-            limit_test_batches=config.trainer.limit_test_batches,
-            logger=logger or False,
-            **quiet([collect]),
-        )
-    loader, metrics = data.loader(batches), {}
-    if batches.pictures.targets:
-        metrics = dict(trainer.test(task, loader, verbose=False)[0])
-    else:
-        trainer.predict(task, loader, return_predictions=False)
-    predictions = collect.predictions()
-    count = len(next(iter(predictions.values())))
-    names = batches.pictures.names[:count]
-    known = batches.pictures.targets
-    targets = torch.tensor(known[:count]) if known else None
+    with logger:
+        contract, report = engine.contract, reports.find(engine.contract.task)
+        known = pictures.pictures.targets
+        limit = config.trainer.limit_test_batches if known else 1.0
+        count = limited(len(pictures), config.data.batch_size, limit)
+        predictions = predict(engine, pictures, count, config.data.batch_size)
+        names, targets = pictures.pictures.names[:count], known[:count] if known else None
 
-    def fetch(indices: Sequence[int]) -> Tensor:
-        return batches.__getitems__(indices)[0]
+        metrics = report.metrics(contract, predictions, targets) if targets else {}
+        metrics = {f"test/{name}": value for name, value in metrics.items()}
+        rows = report.table(contract, predictions, targets, names)
+        drawings = report.draw(contract, pictures.fetch, predictions, targets, names)
+        if config.get("gradcam") and isinstance(engine, Torch):
+            from nano_cv.explain import gradcam
 
-    rows = task.table(predictions, targets, names)
-    drawings = task.draw(fetch, predictions, targets, names)
-    if config.get("gradcam"):
-        drawings["gradcam"] = gradcam(task, fetch, predictions, targets, names)
-    _write(folder, rows, drawings, logger)
-    return metrics
+            drawings["gradcam"] = gradcam(engine.task, pictures.fetch, predictions, targets, names)
+        _write(folder, metrics, rows, drawings, logger)
+        return metrics
+
+
+def limited(count: int, batch_size: int, limit: float) -> int:
+    """How many of `count` pictures `limit` leaves: 1.0 and less is a share, 1 and more batches."""
+    batches = -(-count // batch_size)
+    batches = limit if isinstance(limit, int) else max(1, int(batches * limit))
+    return min(count, batches * batch_size)
+
+
+def predict(
+    engine: Engine, pictures: Resized, count: int, batch_size: int
+) -> dict[str, NDArray[Any]]:
+    """The first `count` of `pictures` through the engine: outputs by name, each `[count, ...]`."""
+    parts = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    batches = [
+        engine.predict(pictures.fetch(part)) for part in track(parts, len(parts), "Predicting")
+    ]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _write(
-    folder: Path, rows: list[dict[str, Any]], drawings: dict[str, Drawing], logger: Logger | None
+    folder: Path,
+    metrics: Mapping[str, float],
+    rows: list[dict[str, Any]],
+    drawings: Mapping[str, Drawing],
+    logger: Logger,
 ) -> None:
+    if metrics:
+        logger.log_metrics(metrics)
     table = folder / "predictions.csv"
     with replacing(table) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys())
@@ -106,7 +82,5 @@ def _write(
     for name, drawing in drawings.items():
         with replacing(folder / f"{name}.png") as temporary:
             Image.fromarray(drawing).save(temporary, format="PNG")
-        if isinstance(logger, MLflow):
-            logger.log_drawing(name, drawing)
-    if isinstance(logger, MLflow):
-        logger.log_file(table)
+        logger.log_drawing(name, drawing)
+    logger.log_file(table)

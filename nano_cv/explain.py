@@ -3,16 +3,19 @@
 Shapes: B pictures, C channels, H height, W width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from nano_cv import drawing
 from nano_cv.drawing import Drawing
-from nano_cv.tasks.task import Fetch, Task
+from nano_cv.reports import Fetch, Predictions
+from nano_cv.tasks.task import Task
 
 MOST = 24  # pictures on a sheet
 
@@ -41,19 +44,19 @@ def heatmaps(task: Task, images: Tensor, labels: Tensor) -> Tensor:
 def gradcam(
     task: Task,
     fetch: Fetch,
-    predictions: Mapping[str, Tensor],
-    targets: Tensor | None,
+    predictions: Predictions,
+    targets: Sequence[Any] | None,
     names: Sequence[str],
 ) -> Drawing:
     """A sheet of pictures under the heat of their predicted label; mistakes come first."""
-    labels = predictions["CLASS_PROBS"].argmax(dim=1)
-    order = torch.arange(len(labels))
+    labels = predictions["CLASS_PROBS"].argmax(axis=1)
+    order = np.arange(len(labels))
     if targets is not None:
-        order = (labels == targets).int().argsort(stable=True)
+        order = np.argsort(labels == np.asarray(targets), kind="stable")
     order = order[:MOST]
     images = fetch(order.tolist())
-    heat = heatmaps(task, images, labels[order]).numpy()
+    heat = heatmaps(task, torch.from_numpy(images), torch.from_numpy(labels[order])).numpy()
     colours = matplotlib.colormaps["jet"](heat)[..., :3].transpose(0, 3, 1, 2) * 255
-    overlaid = torch.from_numpy(0.55 * images.numpy() + 0.45 * colours).to(torch.uint8)
-    captions = [task.contract.classes[label] for label in labels[order].tolist()]
-    return drawing.sheet(overlaid, captions, [names[index] for index in order.tolist()])
+    overlaid = (0.55 * images + 0.45 * colours).astype(np.uint8)
+    captions = [task.contract.classes[label] for label in labels[order]]
+    return drawing.sheet(overlaid, captions, [names[index] for index in order])

@@ -3,32 +3,35 @@
 import os
 from pathlib import Path
 
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from nano_cv.contract import Contract
 from nano_cv.data import images
-from nano_cv.data.datamodule import DataModule
-from nano_cv.data.pictures import Batches, Pictures
+from nano_cv.data.pictures import Pictures, Resized, open_splits
 from nano_cv.errors import UserError, listing
 
 
-def select(config: DictConfig, data: DataModule, contract: Contract) -> Batches:
-    """The pictures to predict, at the size of the model.
+def select(config: DictConfig, contract: Contract) -> tuple[Resized, str]:
+    """The pictures to predict, at the size of the model, and the hash of the set they are from.
 
     Raises:
         UserError: no pictures there, unreadable ones, or a data set of other classes.
     """
+    size, cache = contract.image_size, config.data.cache
     if config.input is not None:
         files = [file.absolute() for file in find(str(config.input))]
         root = Path(os.path.commonpath([file.parent for file in files]))
-        return data.batches(Pictures(root, files))
-    data.setup()
-    if data.classes != contract.classes:
+        return Resized(Pictures(root, files), size, cache), ""
+    dataset = instantiate(config.data.dataset, _convert_="all")
+    splits, data_hash = open_splits(dataset, config.data.root, size, cache)
+    classes = splits["test"].pictures.classes
+    if classes != contract.classes:
         raise UserError(
-            f"the weights know {listing(contract.classes)}, and data={data.name} has "
-            f"{listing(data.classes)}; for pictures of other classes use input=FOLDER"
+            f"the weights know {listing(contract.classes)}, and data={config.data.name} has "
+            f"{listing(classes)}; for pictures of other classes use input=FOLDER"
         )
-    return data.splits["test"]
+    return splits["test"], data_hash
 
 
 def find(given: str) -> list[Path]:

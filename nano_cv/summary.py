@@ -3,23 +3,25 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from pytorch_lightning.loggers import Logger
-
-from nano_cv.tracking import MLflow
+from nano_cv.tracking import Logger
 
 
 def summarise(
-    metrics: Mapping[str, float], places: Mapping[str, Path], logger: Logger | None
+    metrics: Mapping[str, float], places: Mapping[str, Path | str], logger: Logger
 ) -> None:
     """Print two columns; paths are relative to where the person stands."""
-    rows = [(name, f"{value:.4f}") for name, value in metrics.items()]
-    for name, path in places.items():
+    rows = [(name, _short(value)) for name, value in metrics.items()]
+    for name, place in places.items():
         here = Path.cwd()
-        rows.append((name, str(path.relative_to(here) if path.is_relative_to(here) else path)))
-    written = sorted([*places["run"].glob("*.png"), *places["run"].glob("*.csv")])
+        inside = isinstance(place, Path) and place.is_relative_to(here)
+        rows.append((name, str(Path(place).relative_to(here) if inside else place)))
+    run = Path(places["run"])
+    written = sorted([*run.glob("*.png"), *run.glob("*.csv")])
     rows += [("", f"  {file.name}") for file in written]
-    if isinstance(logger, MLflow) and not logger.failed:
-        rows.append(("MLflow run", str(logger.run_id)))
-        rows.append(("to see it", f"mlflow ui --backend-store-uri {logger._tracking_uri}"))
+    rows += logger.advice().items()
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
+
+
+def _short(value: float) -> str:
+    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"

@@ -1,53 +1,162 @@
-"""Where metrics and pictures go: MLflow, CSV files or nowhere.
+"""Where metrics and pictures go: MLflow, CSV files or nowhere. Nothing here imports torch.
 
 Tracking serves the training, never the other way: a server that cannot be reached is reported
 before the training starts, and one that dies later is reported once and done without.
 """
 
+import csv
 import logging
 import os
+import re
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger
 
 from nano_cv.contract import git_commit
 from nano_cv.drawing import Drawing
-from nano_cv.errors import UserError
+from nano_cv.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
 
-class MLflow(MLFlowLogger):
-    """Lightning's MLflow logger, which here may fail without taking the training along."""
+class Logger:
+    """Keeps nothing; the others keep what is logged. As a context, it ends the record.
 
-    failed = False
-    resumed = False
+    Attributes:
+        run_id: MLflow's, if tracked there.
+    """
 
-    def log_metrics(self, *arguments: Any, **options: Any) -> None:
-        """As in Lightning, unless tracking has failed."""
-        self.attempt(super().log_metrics, *arguments, **options)
+    run_id = ""
 
-    def log_hyperparams(self, *arguments: Any, **options: Any) -> None:
-        """As in Lightning, but once only: MLflow refuses to change those of a resumed run."""
-        if not self.resumed:
-            self.attempt(super().log_hyperparams, *arguments, **options)
+    def log_params(self, config: DictConfig) -> None:
+        """The whole configuration of the run."""
 
-    def finalize(self, status: str = "success") -> None:
-        """As in Lightning, unless tracking has failed."""
-        self.attempt(super().finalize, status)
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Figures of one step."""
+
+    def log_drawing(self, name: str, drawing: Drawing) -> None:
+        """A picture, as `<name>.png`."""
+
+    def log_file(self, file: Path) -> None:
+        """A file."""
+
+    def log_model(self, file: Path, name: str) -> None:
+        """An ONNX file, registered under `name`."""
+
+    def finish(self, failed: bool = False) -> None:
+        """Say how the run ended."""
+
+    def advice(self) -> dict[str, str]:
+        """What to tell the person at the end, by name."""
+        return {}
+
+    def __enter__(self) -> "Logger":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.finish(failed=kind is not None)
+
+
+class Csv(Logger):
+    """`metrics.csv` and `hparams.yaml` in csv/version_<n> of the run; each resumption adds one."""
+
+    def __init__(self, folder: Path) -> None:
+        versions = (folder / "csv" / f"version_{number}" for number in count())
+        self.folder = next(version for version in versions if not version.exists())
+        self.folder.mkdir(parents=True)
+        self.rows: list[dict[str, float]] = []
+        self.columns: list[str] = []
+
+    def log_params(self, config: DictConfig) -> None:
+        """Into `hparams.yaml`."""
+        OmegaConf.save(config, self.folder / "hparams.yaml", resolve=True)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """A row; a metric that was not there before is a new column, and all is written anew."""
+        row = {**metrics, "step": step}
+        self.rows.append(row)
+        known = row.keys() <= set(self.columns)
+        self.columns = sorted(row.keys() | set(self.columns))
+        with (self.folder / "metrics.csv").open("a" if known else "w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns)
+            if not known:
+                writer.writeheader()
+            writer.writerows([row] if known else self.rows)
+
+
+class MLflow(Logger):
+    """A run in MLflow, which may fail without taking the work along.
+
+    Args:
+        uri: a database or the address of a tracking server.
+        experiment: made if it is not there.
+        tags: of the run; one with the same `folder` is gone on with.
+    """
+
+    def __init__(self, uri: str, experiment: str, tags: Mapping[str, str]) -> None:
+        import mlflow
+        from mlflow.tracking.context.registry import resolve_tags
+
+        mlflow.set_tracking_uri(uri)
+        self.uri, self.failed = uri, False
+        self.client = mlflow.MlflowClient(uri)
+        found = self.client.get_experiment_by_name(experiment)
+        number = found.experiment_id if found else self.client.create_experiment(experiment)
+        runs = self.client.search_runs([number], f'tags.folder = "{tags["folder"]}"', max_results=1)
+        self.resumed, name = bool(runs), Path(tags["folder"]).parent.name
+        run = runs[0] if runs else self.client.create_run(number, None, resolve_tags(tags), name)
+        self.run_id = run.info.run_id
+
+    def log_params(self, config: DictConfig) -> None:
+        """As parameters; once only, for MLflow refuses to change those of a resumed run."""
+        from mlflow.entities import Param
+
+        values: Any = OmegaConf.to_container(config, resolve=True)
+        params = [Param(key, str(value)[:250]) for key, value in _flat(values).items()]
+        for start in range(0, 0 if self.resumed else len(params), 100):  # MLflow's most at once
+            self.attempt(self.client.log_batch, self.run_id, params=params[start : start + 100])
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Under their names, without signs that MLflow refuses."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        kept = [
+            Metric(re.sub(r"[^\w/. -]+", "", name), value, now, step)
+            for name, value in metrics.items()
+        ]
+        self.attempt(self.client.log_batch, self.run_id, metrics=kept)
 
     def log_drawing(self, name: str, drawing: Drawing) -> None:
         """Store a picture as `<name>.png` with the run."""
-        self.attempt(self.experiment.log_image, self.run_id, drawing, f"{name}.png")
+        self.attempt(self.client.log_image, self.run_id, drawing, f"{name}.png")
 
     def log_file(self, file: Path) -> None:
         """Store a file with the run."""
-        self.attempt(self.experiment.log_artifact, self.run_id, str(file))
+        self.attempt(self.client.log_artifact, self.run_id, str(file))
+
+    def log_model(self, file: Path, name: str) -> None:
+        """With its signature, registered as the next version of `name`."""
+        self.attempt(_register, self.run_id, file, name)
+
+    def finish(self, failed: bool = False) -> None:
+        """Mark the run as finished or failed."""
+        self.attempt(self.client.set_terminated, self.run_id, "FAILED" if failed else "FINISHED")
+
+    def advice(self) -> dict[str, str]:
+        """The run, and how to look at it."""
+        if self.failed:
+            return {}
+        return {
+            "MLflow run": self.run_id,
+            "to see it": f"mlflow ui --backend-store-uri {self.uri}",
+        }
 
     def attempt(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         """Call, or say once that tracking has ended."""
@@ -57,37 +166,63 @@ class MLflow(MLFlowLogger):
             call(*arguments, **options)
         except Exception as error:  # a client fails in as many ways as there are stores
             self.failed = True
-            log.warning("MLflow failed; going on without tracking: %s", _first_line(error))
+            log.warning("MLflow failed; going on without tracking: %s", first_line(error))
 
 
-def make_logger(config: DictConfig, folder: Path, job: str, data_hash: str = "") -> Logger | None:
+def make_logger(config: DictConfig, folder: Path, job: str, data_hash: str = "") -> Logger:
     """The logger that `logger=mlflow|csv|none` asks for; a resumed run goes on in its own record.
 
     Args:
         config: of the script.
         folder: of this run.
-        job: `train` or `infer`.
+        job: `train`, `infer`, ...
         data_hash: of the set, if one is used.
 
     Raises:
         UserError: the tracking server or database cannot be used.
     """
-    if config.logger.name == "none":
-        return None
-    parameters = OmegaConf.to_container(config, resolve=True)
+    logger = Logger()
     if config.logger.name == "csv":
-        logger: Logger = CSVLogger(str(folder), name="csv")
-    else:
+        logger = Csv(folder)
+    elif config.logger.name == "mlflow":
         tags = {"job": job, "folder": str(folder), "commit": git_commit(), "data_hash": data_hash}
         logger = _mlflow(config.logger.uri, config.logger.experiment, tags)
-    logger.log_hyperparams(parameters)  # type: ignore[arg-type]  # a dictionary, as its keys are text
+    logger.log_params(config)
     return logger
 
 
-def _mlflow(uri: str, experiment: str, tags: dict[str, str]) -> MLflow:
-    from mlflow.tracking import MlflowClient
+def _register(run_id: str, file: Path, name: str) -> None:
+    import mlflow
+    import onnx
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
 
-    for noisy in ("alembic", "mlflow.store.db.utils", "pytorch_lightning.loggers.mlflow"):
+    model = onnx.load(file)
+
+    def schema(tensors: Iterable[onnx.ValueInfoProto]) -> Schema:
+        specs: list[Any] = []
+        for tensor in tensors:
+            kind = tensor.type.tensor_type
+            shape = [dim.dim_value or -1 for dim in kind.shape.dim]
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+            specs.append(TensorSpec(dtype, shape, tensor.name))
+        return Schema(specs)
+
+    for noisy in ("mlflow.tracking._model_registry.client", "mlflow.store.model_registry"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    with mlflow.start_run(run_id=run_id):
+        mlflow.onnx.log_model(
+            model,
+            name=name,
+            registered_model_name=name,
+            signature=ModelSignature(schema(model.graph.input), schema(model.graph.output)),
+            # named, for else MLflow starts the model in a process of its own to see what it imports
+            pip_requirements=["onnxruntime", "onnx", "numpy"],
+        )
+
+
+def _mlflow(uri: str, experiment: str, tags: dict[str, str]) -> MLflow:
+    for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     if uri.startswith(("http://", "https://")):
         _reach(uri)
@@ -95,26 +230,21 @@ def _mlflow(uri: str, experiment: str, tags: dict[str, str]) -> MLflow:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
-        client = MlflowClient(uri)
-        found = client.get_experiment_by_name(experiment)
-        runs = found and client.search_runs(
-            [found.experiment_id], f'tags.folder = "{tags["folder"]}"', max_results=1
-        )
-        run_id = runs[0].info.run_id if runs else None
-        name = Path(tags["folder"]).parent.name
-        logger = MLflow(experiment, name, uri, tags=tags, run_id=run_id)
-        assert logger.run_id  # makes the run, and so finds out whether it can
-        logger.resumed = run_id is not None
-        return logger
+        return MLflow(uri, experiment, tags)
     except Exception as error:  # as many kinds as there are stores
         raise UserError(
-            f"logger.uri={uri}: cannot be used for tracking ({_first_line(error)}); "
+            f"logger.uri={uri}: cannot be used for tracking ({first_line(error)}); "
             "mend it, or add logger=csv or logger=none"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` as `{"a/b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{above}{key}"
+        flat |= _flat(value, f"{name}/") if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def _reach(uri: str) -> None:

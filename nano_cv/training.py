@@ -18,14 +18,16 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     RichProgressBar,
 )
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import Logger as LightningLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_only
 
 from nano_cv.data.datamodule import DataModule
 from nano_cv.errors import UserError, one_line, settings_of
 from nano_cv.files import replacing
 from nano_cv.processor import best_precision
 from nano_cv.tasks.task import Task
+from nano_cv.tracking import Logger
 
 EXPECTED = (  # warnings of Lightning about what is meant to be so
     ".*LeafSpec.*",  # a torch class that Lightning calls by its old name
@@ -44,6 +46,37 @@ class WholeCheckpoints(TorchCheckpointIO):
         torch.save(checkpoint, content)
         with replacing(Path(path)) as temporary:
             temporary.write_bytes(content.getbuffer())
+
+
+class PassOn(LightningLogger):
+    """What Lightning logs goes to our own logger, from the first process only."""
+
+    def __init__(self, logger: Logger) -> None:
+        super().__init__()
+        self.logger = logger
+
+    @property
+    def name(self) -> str:
+        """Asked for by Lightning."""
+        return "nano-cv"
+
+    @property
+    def version(self) -> str:
+        """Asked for by Lightning."""
+        return self.logger.run_id
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Logged already, before the training."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Figures of one step."""
+        self.logger.log_metrics(metrics, step or 0)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """How the training ended."""
+        self.logger.finish(failed=status != "success")
 
 
 class EpochLine(pl.Callback):
@@ -71,7 +104,7 @@ class EpochLine(pl.Callback):
 
 
 def make_trainer(
-    config: DictConfig, folder: Path, logger: Logger | None, task: Task
+    config: DictConfig, folder: Path, logger: Logger, task: Task
 ) -> tuple[pl.Trainer, ModelCheckpoint]:
     """A Trainer that keeps the best and the last epoch below `folder`, and its keeper."""
     options: dict[str, Any] = OmegaConf.to_container(config.trainer, resolve=True)  # type: ignore[assignment]
@@ -83,26 +116,22 @@ def make_trainer(
     keeper = ModelCheckpoint(filename="best", monitor=task.monitor, mode="max", **where)
     # Not `save_last`: that keeps the last epoch which was also the best so far.
     last = ModelCheckpoint(filename="last", **where)
-    callbacks: list[pl.Callback] = [keeper, last, EpochLine()]
+    callbacks: list[pl.Callback] = [keeper, last, EpochLine(), LearningRateMonitor("step")]
     if patience is not None:
         callbacks.append(EarlyStopping(task.monitor, patience=patience, mode="max"))
-    if logger:
-        callbacks.append(LearningRateMonitor("step"))
+    terminal = sys.stderr.isatty()  # a Rich bar there, none in a file
+    if terminal:
+        callbacks.append(RichProgressBar(leave=False))
     with settings_of("trainer"):
         trainer = pl.Trainer(
-            **options, **quiet(callbacks), logger=logger or False, plugins=[WholeCheckpoints()]
+            **options,
+            callbacks=callbacks,
+            logger=PassOn(logger),
+            plugins=[WholeCheckpoints()],
+            enable_progress_bar=terminal,
+            enable_model_summary=False,
         )
     return trainer, keeper
-
-
-def quiet(callbacks: list[pl.Callback]) -> dict[str, Any]:
-    """Options of every Trainer here: a Rich bar in a terminal, none in a file, no model table."""
-    terminal = sys.stderr.isatty()
-    return {
-        "callbacks": [*callbacks, RichProgressBar(leave=False)] if terminal else callbacks,
-        "enable_progress_bar": terminal,
-        "enable_model_summary": False,
-    }
 
 
 def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | None) -> None:

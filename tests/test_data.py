@@ -12,9 +12,9 @@ from conftest import python
 from nano_cv.data import augment, images
 from nano_cv.data.augment import Augment
 from nano_cv.data.cache import cached
-from nano_cv.data.datamodule import DataModule
+from nano_cv.data.datamodule import Batches, DataModule
 from nano_cv.data.flowers import Flowers
-from nano_cv.data.pictures import Batches
+from nano_cv.data.pictures import Resized
 from nano_cv.errors import UserError
 
 
@@ -116,7 +116,8 @@ def test_full_disk_leaves_nothing(flowers, tmp_path):
 @pytest.mark.parametrize("cache", [True, False])
 def test_batches(flowers, tmp_path, cache):
     pictures = Flowers(flowers, "train")
-    batches = Batches(pictures, 16, tmp_path / "cache" if cache else None)
+    resized = Resized(pictures, 16, tmp_path / "cache" if cache else None)
+    batches = Batches(resized)
     pixels, targets = batches.__getitems__([23, 0, 9])
     assert pixels.shape == (3, 3, 16, 16) and pixels.dtype == torch.uint8
     assert pixels.is_contiguous(memory_format=torch.channels_last)
@@ -125,12 +126,12 @@ def test_batches(flowers, tmp_path, cache):
         expected = images.load(pictures.files[index], 16)
         assert np.array_equal(row.permute(1, 2, 0), expected)
     assert batches[5][0].shape == (1, 3, 16, 16)
-    assert len(batches) == len(batches.digests()) == 24
+    assert len(batches) == len(resized.digests()) == 24
 
 
 def test_one_picture_at_its_own_size(flowers):
     picture, target = Flowers(flowers, "test")[4]
-    assert picture.shape == (3, 40, 48) and picture.dtype == torch.uint8 and target == 1
+    assert picture.shape == (3, 40, 48) and picture.dtype == np.uint8 and target == 1
 
 
 def test_order_depends_on_seed_and_epoch_only(flowers):

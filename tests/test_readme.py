@@ -80,7 +80,8 @@ def clone(tmp_path_factory) -> Path:
     """A fresh clone of what is committed, after `dvc pull`."""
     folder = tmp_path_factory.mktemp("clone") / "nano-cv"
     subprocess.run(["git", "clone", "--quiet", "--depth=1", ROOT.as_uri(), folder], check=True)
-    subprocess.run([sys.executable, "-m", "dvc", "pull", "--quiet"], cwd=folder, check=True, timeout=240)
+    pull = [sys.executable, "-m", "dvc", "pull", "--quiet"]
+    subprocess.run(pull, cwd=folder, check=True, timeout=240)
     return folder
 
 

@@ -26,16 +26,28 @@ def test_option_groups():
         "model": ["lenet"],
         "paths": ["default"],
         "trainer": ["default"],
+        "triton": ["default"],
     }
 
 
+SHARED = {"help", "seed", "data", "model", "paths"}
+TORCH = SHARED | {"trainer", "logger"}
+EXPORT = {"weights", "precision", "tolerance", "max_drop", "calibration_pictures", "triton"}
+GRID = {"delays_us", "instances", "threads", "batches"}
+LOAD = {"concurrency", "seconds", "rounds", "prototype", "p99_limit_ms", "write", "triton"}
+
+
 @pytest.mark.parametrize(
-    ("script", "own"),
-    [("train", {"resume", "test"}), ("infer", {"input", "weights", "gradcam"})],
+    ("script", "keys"),
+    [
+        ("train", TORCH | {"resume", "test"}),
+        ("infer", TORCH | {"input", "weights", "gradcam", "engine", "server", "protocol"}),
+        ("export_model", TORCH | EXPORT),
+        ("benchmark", SHARED | GRID | LOAD),
+    ],
 )
-def test_top_level_keys(script, own):
-    shared = {"help", "seed", "data", "model", "trainer", "logger", "paths"}
-    assert set(compose(script)) == shared | own
+def test_top_level_keys(script, keys):
+    assert set(compose(script)) == keys
 
 
 def serves(data: str, model: str) -> bool:

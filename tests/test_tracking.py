@@ -115,7 +115,7 @@ def test_tracking_that_cannot_be_used(run, flowers, tmp_path, monkeypatch):
 
 
 def test_csv(run, flowers, tmp_path, monkeypatch):
-    monkeypatch.setattr("nano_cv.tracking._mlflow", lambda *_: pytest.fail("MLflow is not wanted"))
+    monkeypatch.setattr("nano_cv.tracking.MLflow", lambda *_: pytest.fail("MLflow is not wanted"))
     assert run("train", *SETTINGS, "logger=csv").status == 0
     files = tmp_path.glob("runs/train/lenet_flowers/*/csv/version_0/*")
     assert sorted(file.name for file in files) == ["hparams.yaml", "metrics.csv"]

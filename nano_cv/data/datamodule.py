@@ -1,19 +1,33 @@
 """From a data set on disk to batches: one DataModule for every set."""
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import nn
-from torch.utils.data import DataLoader, DistributedSampler
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from nano_cv.data.pictures import Batches, Pictures, check
+from nano_cv.data.pictures import Pictures, Resized, open_splits
 
-log = logging.getLogger(__name__)
-SPLITS = ("train", "val", "test")
+
+class Batches(Dataset[tuple[Tensor, Tensor]]):
+    """Pictures at one size as tensors, fetched a whole batch at a time."""
+
+    def __init__(self, resized: Resized) -> None:
+        self.resized = resized
+
+    def __len__(self) -> int:
+        return len(self.resized)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """uint8 images `[B, 3, S, S]`, channels-last, and int64 targets `[B]`."""
+        targets = [self.resized.pictures.targets[index] for index in indices]
+        return torch.from_numpy(self.resized.fetch(indices)), torch.tensor(targets)
 
 
 class DataModule(pl.LightningDataModule):
@@ -46,11 +60,10 @@ class DataModule(pl.LightningDataModule):
         augment: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.tasks, self.root, self.dataset = name, tasks, Path(root), dataset
+        self.name, self.tasks, self.root, self.dataset = name, tasks, root, dataset
         self.image_size, self.batch_size, self.workers = image_size, batch_size, workers
-        self.cache = Path(cache).expanduser() if cache else None
-        self.seed, self.augment = seed, augment
-        self.splits: dict[str, Batches] = {}
+        self.cache, self.seed, self.augment = cache, seed, augment
+        self.splits: dict[str, Resized] = {}
         self.data_hash = ""
         self.first_epoch = 0  # where a resumed training goes on; Lightning fetches before it tells
 
@@ -65,41 +78,24 @@ class DataModule(pl.LightningDataModule):
         Raises:
             UserError: data not there, pictures that cannot be used, classes without pictures.
         """
-        if self.splits:
-            return
-        root = self.root.expanduser()
-        pictures = {split: self.dataset(root=root, split=split) for split in SPLITS}
-        splits = {split: self.batches(some) for split, some in pictures.items()}
-        self.data_hash, twice = check(splits)
-        for pair in twice[:10]:
-            log.warning("The same picture in two splits: %s", pair)
-        if twice:
-            log.warning("%d pictures stand in two splits: test figures will flatter", len(twice))
-        self.splits = splits
-
-    def batches(self, pictures: Pictures) -> Batches:
-        """Pictures at the size of the model, through the cache if there is one."""
-        return Batches(pictures, self.image_size, self.cache)
+        if not self.splits:
+            options = (self.dataset, self.root, self.image_size, self.cache)
+            self.splits, self.data_hash = open_splits(*options)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled by seed and epoch, so that a resumed run sees the same order."""
-        batches = self.splits["train"]
+        batches = Batches(self.splits["train"])
         ranks = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         order: DistributedSampler[Any] = DistributedSampler(
             batches, *ranks, shuffle=True, seed=self.seed
         )
-        return self.loader(batches, sampler=order, drop_last=len(batches) >= self.batch_size)
+        return self._loader(batches, sampler=order, drop_last=len(batches) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """In the order of the list."""
-        return self.loader(self.splits["val"])
+        return self._loader(Batches(self.splits["val"]))
 
-    def test_dataloader(self) -> DataLoader[Any]:
-        """In the order of the list."""
-        return self.loader(self.splits["test"])
-
-    def loader(self, batches: Batches, **options: Any) -> DataLoader[Any]:
-        """Batches of images and targets; see `Batches.__getitems__`."""
+    def _loader(self, batches: Batches, **options: Any) -> DataLoader[Any]:
         return DataLoader(
             batches,
             self.batch_size,

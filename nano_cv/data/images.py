@@ -24,7 +24,12 @@ class ImageError(UserError):
     """A picture that cannot be used, and why."""
 
 
-def decode(source: Path | bytes, size: int | None = None, name: str = "picture") -> Image.Image:
+def decode(
+    source: Path | bytes,
+    size: int | None = None,
+    name: str = "picture",
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
     """Decode one picture to upright 8-bit RGB.
 
     EXIF orientation is applied, 16-bit grey is scaled to 8 bit, CMYK and palettes are converted,
@@ -34,18 +39,19 @@ def decode(source: Path | bytes, size: int | None = None, name: str = "picture")
 
     Raises:
         ImageError: missing, unreadable, truncated, animated, smaller than `MIN_SIDE` or larger
-            than `MAX_PIXELS`; the message begins with the file's name.
+            than `max_pixels`; the message begins with the file's name.
     """
     if isinstance(source, Path):
-        return decode(read(source), size, str(source))
+        return decode(read(source), size, str(source), max_pixels)
     if not source:
         raise ImageError(f"{name}: the file is empty (0 bytes)")
     try:
         image = Image.open(io.BytesIO(source), formats=FORMATS)
-        _check(image)
+        _check(image, max_pixels)
         if size:
             image.draft("RGB", (2 * size, 2 * size))
-        return _to_rgb(ImageOps.exif_transpose(image))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except Image.UnidentifiedImageError:
@@ -62,13 +68,13 @@ def read(file: Path) -> bytes:
         raise ImageError(f"{file}: cannot be read: {error.strerror}") from error
 
 
-def _check(image: Image.Image) -> None:
+def _check(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     frames = getattr(image, "n_frames", 1)
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"{width}x{height} pixels; the shortest side allowed is {MIN_SIDE}")
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{width}x{height} pixels; at most {MAX_PIXELS:,} are allowed")
+    if width * height > max_pixels:
+        raise ImageError(f"{width}x{height} pixels; at most {max_pixels:,} are allowed")
     if frames > 1 and image.format != "MPO":  # MPO: a phone's JPEG with a preview behind it
         raise ImageError(f"an animation or a stack of {frames} frames; save one of them alone")
 
@@ -93,9 +99,11 @@ def resize(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def load(source: Path | bytes, size: int, name: str = "picture") -> NDArray[np.uint8]:
+def load(
+    source: Path | bytes, size: int, name: str = "picture", max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
     """Decode and resize one picture: uint8 RGB `[size, size, 3]`; see `decode`."""
-    return resize(decode(source, size, name), size)
+    return resize(decode(source, size, name, max_pixels), size)
 
 
 def find(folder: Path) -> list[Path]:

@@ -1,25 +1,27 @@
 """What every data set is to the rest: picture files, a target for each, and class names.
 
-Shapes: B pictures, S side of the square in pixels.
+Nothing here imports torch. Shapes: N pictures, S side of the square in pixels.
 """
 
 import hashlib
+import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from numpy.typing import NDArray
 
 from nano_cv.data import images
 from nano_cv.data.cache import Cached, cached
 from nano_cv.errors import UserError, listing
 
+log = logging.getLogger(__name__)
+SPLITS = ("train", "val", "test")
 
-class Pictures(Dataset[tuple[Tensor, Any]]):
+
+class Pictures:
     """Picture files with targets; a data set is a subclass that fills these in.
 
     Attributes:
@@ -41,10 +43,10 @@ class Pictures(Dataset[tuple[Tensor, Any]]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int | None]:
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], Any]:
         """The picture at its own size, uint8 `[3, H, W]`, and its target."""
-        pixels = torch.from_numpy(np.array(images.decode(self.files[index])))
-        return pixels.permute(2, 0, 1), self.targets[index] if self.targets else None
+        pixels = np.array(images.decode(self.files[index])).transpose(2, 0, 1)
+        return pixels, self.targets[index] if self.targets else None
 
     @property
     def names(self) -> list[str]:
@@ -52,34 +54,36 @@ class Pictures(Dataset[tuple[Tensor, Any]]):
         return [file.relative_to(self.root).as_posix() for file in self.files]
 
 
-class Batches(Dataset[tuple[Tensor, Any]]):
-    """`Pictures` at one size, fetched a whole batch at a time.
+class Resized:
+    """`Pictures` at one size.
 
-    From the cache a batch is one copy out of a memory-mapped array; its pixels lie channels-last,
-    as they were decoded and as convolutions like them.
+    Args:
+        pictures: which.
+        size: side of the square that they are stretched to.
+        cache: folder of decoded pictures; None decodes at each `fetch`.
     """
 
-    def __init__(self, pictures: Pictures, size: int, cache: Path | None) -> None:
+    def __init__(self, pictures: Pictures, size: int, cache: str | Path | None) -> None:
         self.pictures, self.size = pictures, size
-        self.cached: Cached | None = cached(pictures.files, size, cache) if cache else None
+        folder = Path(cache).expanduser() if cache else None
+        self.cached: Cached | None = cached(pictures.files, size, folder) if folder else None
 
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
-        return self.__getitems__([index])
+    def fetch(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """uint8 images `[N, 3, S, S]`.
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Any]:
-        """uint8 images `[B, 3, S, S]` and int64 targets `[B]`, or None where nothing is known."""
+        Their pixels lie channels-last, as they were decoded and as convolutions like them; from the
+        cache they are one copy out of a memory-mapped array.
+        """
         if self.cached:
-            pixels = self.cached.pixels[indices]
+            pixels = self.cached.pixels[np.asarray(indices, np.intp)]
         else:
             files = [self.pictures.files[index] for index in indices]
             loaded = [images.load(file, self.size) for file in files]
             pixels = np.array(loaded, np.uint8).reshape(-1, self.size, self.size, 3)
-        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        targets = self.pictures.targets
-        return batch, torch.tensor([targets[index] for index in indices]) if targets else None
+        return pixels.transpose(0, 3, 1, 2)
 
     def digests(self) -> list[str]:
         """The SHA-256 of each file."""
@@ -88,7 +92,28 @@ class Batches(Dataset[tuple[Tensor, Any]]):
         return [hashlib.sha256(images.read(file)).hexdigest() for file in self.pictures.files]
 
 
-def check(splits: Mapping[str, Batches]) -> tuple[str, list[str]]:
+def open_splits(
+    dataset: Callable[..., Pictures], root: str | Path, size: int, cache: str | Path | None
+) -> tuple[dict[str, Resized], str]:
+    """Open all splits, decoding and checking them if that has not been done before.
+
+    Returns:
+        The splits by name, and the SHA-256 of the whole set.
+
+    Raises:
+        UserError: data not there, pictures that cannot be used, classes without pictures.
+    """
+    pictures = {split: dataset(root=Path(root).expanduser(), split=split) for split in SPLITS}
+    splits = {split: Resized(some, size, cache) for split, some in pictures.items()}
+    data_hash, twice = check(splits)
+    for pair in twice[:10]:
+        log.warning("The same picture in two splits: %s", pair)
+    if twice:
+        log.warning("%d pictures stand in two splits: test figures will flatter", len(twice))
+    return splits, data_hash
+
+
+def check(splits: Mapping[str, Resized]) -> tuple[str, list[str]]:
     """Look for what would spoil a training: classes without pictures, and leaks between splits.
 
     Returns:
@@ -99,8 +124,8 @@ def check(splits: Mapping[str, Batches]) -> tuple[str, list[str]]:
     """
     total, twice = hashlib.sha256(), []
     seen: dict[str, tuple[str, str]] = {}
-    for split, batches in splits.items():
-        pictures = batches.pictures
+    for split, resized in splits.items():
+        pictures = resized.pictures
         counts = Counter(pictures.targets)
         empty = [name for index, name in enumerate(pictures.classes) if not counts[index]]
         if empty:
@@ -108,7 +133,7 @@ def check(splits: Mapping[str, Batches]) -> tuple[str, list[str]]:
                 f"{pictures.root}: no pictures in '{split}' for {listing(empty)}; "
                 "every class folder needs some in each split"
             )
-        rows = zip(pictures.names, pictures.targets, batches.digests(), strict=True)
+        rows = zip(pictures.names, pictures.targets, resized.digests(), strict=True)
         for name, target, digest in sorted(rows):
             total.update(f"{split} {name} {target} {digest}\n".encode())
             first = seen.setdefault(digest, (split, name))

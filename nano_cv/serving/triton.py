@@ -8,11 +8,19 @@ whose config says `backend: "onnxruntime"`, as NVIDIA's own container does, from
 import importlib.util
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from nano_cv.errors import UserError
 
@@ -39,7 +47,9 @@ def find_wheel() -> Wheel:
     spec = importlib.util.find_spec("pytriton")  # found, not imported
     container = "or serve from NVIDIA's container: docker compose up"
     if sys.platform != "linux":
-        raise UserError(f"Triton's wheel is for Linux, and this is {sys.platform}; type: docker compose up")
+        raise UserError(
+            f"Triton's wheel is for Linux, and this is {sys.platform}; type: docker compose up"
+        )
     if spec is None or spec.origin is None:
         raise UserError(f"the Triton server is not installed; type: poetry install; {container}")
     package = Path(spec.origin).parent
@@ -65,8 +75,8 @@ def make_backends(wheel: Wheel, folder: Path) -> Path:
     return folder
 
 
-def environment(wheel: Wheel, extra: Mapping[str, str] = {}) -> dict[str, str]:  # noqa: B006
-    """The environment of the server and its stubs: this Python's packages, the wheel's libraries."""
+def environment(wheel: Wheel, extra: Mapping[str, str] = {}) -> dict[str, str]:
+    """Of the server and its stubs: this Python's packages, the wheel's libraries."""
     path = [sysconfig.get_path("scripts"), os.environ.get("PATH", "")]
     return os.environ | {
         "LD_LIBRARY_PATH": str(wheel.libraries),
@@ -113,3 +123,58 @@ def command(
         if port:
             line += [f"--{service}-address={LOOPBACK}", f"--{service}-port={port}"]
     return line
+
+
+@contextmanager
+def running(
+    repository: Path, models: Iterable[str], log: Path, http: bool = False, patience: float = 120
+) -> Iterator[dict[str, int]]:
+    """A server without supervision, for benchmarks: yields its ports once all models are ready.
+
+    Raises:
+        UserError: a model does not load, or not in `patience` seconds; names the log.
+    """
+    wheel, models = find_wheel(), list(models)
+    ports = dict(zip(("grpc", "metrics", "http"), free_ports(2 + http), strict=False))
+    with tempfile.TemporaryDirectory() as folder, log.open("w") as output:
+        backends = make_backends(wheel, Path(folder, "backends"))
+        server = subprocess.Popen(
+            command(wheel, backends, repository, ports, models, exit_timeout=5),
+            env=environment(wheel),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _await(server, ports["grpc"], models, patience, log)
+            yield ports
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on."""
+    sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def _await(
+    server: subprocess.Popen[bytes], port: int, models: list[str], patience: float, log: Path
+) -> None:
+    end = time.monotonic() + patience
+    with grpc.insecure_channel(f"{LOOPBACK}:{port}") as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        waiting = models
+        while waiting:
+            if server.poll() is not None or time.monotonic() > end:
+                raise UserError(f"Triton did not get ready: {', '.join(waiting)}; see {log}")
+            with suppress(grpc.RpcError):
+                waiting = [
+                    name
+                    for name in waiting
+                    if not stub.ModelReady(service_pb2.ModelReadyRequest(name=name)).ready
+                ]
+            time.sleep(0.1)

@@ -5,7 +5,7 @@ Shapes: B pictures, C channels, H height, W width.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -16,13 +16,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from nano_cv.contract import Contract
-from nano_cv.drawing import Drawing
-
-Fetch = Callable[[Sequence[int]], Tensor]
 
 
 class Task(pl.LightningModule):
-    """A network that can be trained, evaluated, exported and looked at.
+    """A network that can be trained, evaluated and exported.
+
+    What its predictions are worth is said in `nano_cv/reports`, by the module of the same name.
 
     Args:
         contract: what the model promises; made from the data, or read from a weights file.
@@ -67,24 +66,10 @@ class Task(pl.LightningModule):
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         """uint8 `[B, 3, H, W]` to named outputs: pure tensor code, and what is exported."""
 
-    def predict_step(self, batch: tuple[Tensor, Any], _: int) -> dict[str, Tensor]:
-        """Predictions of one batch, whether its targets are known or not."""
-        return self.predict(batch[0])
-
-    @abstractmethod
-    def draw(
-        self, fetch: Fetch, predictions: Mapping[str, Tensor], targets: Any, names: Sequence[str]
-    ) -> dict[str, Drawing]:
-        """Named pictures of what a person wants to see; `targets` is None where there are none.
-
-        `fetch` turns indices into uint8 images `[N, 3, H, W]`: a few of perhaps very many.
-        """
-
-    @abstractmethod
-    def table(
-        self, predictions: Mapping[str, Tensor], targets: Any, names: Sequence[str]
-    ) -> list[dict[str, Any]]:
-        """A row a picture for `predictions.csv`."""
+    def example_inputs(self, batch: int) -> dict[str, Tensor]:
+        """The arguments of `predict` by the names that the exported model gives them."""
+        size = self.contract.image_size
+        return {"IMAGES": torch.zeros(batch, 3, size, size, dtype=torch.uint8)}
 
     def configure_optimizers(self) -> Any:
         """Weight decay for matrices and kernels only; linear warm-up, then cosine to zero.

@@ -85,10 +85,10 @@ class TritonPythonModel:
             if len(members) == 1:
                 return [(members[0][0], self._run(members[0][1]))]
             # The one copy: Triton holds each request apart.
-            batch = [np.concatenate(parts) for parts in zip(*(tensors for _, tensors in members))]
+            batch = [np.concatenate(parts) for parts in zip(*(tensors for _, tensors in members), strict=False)]
             outputs = self._run(batch)
             ends = np.cumsum([tensors[0].shape[0] for _, tensors in members])[:-1]
-            parts = zip(*(np.split(output, ends) for output in outputs))
+            parts = zip(*(np.split(output, ends) for output in outputs), strict=False)
             return [(position, part) for (position, _), part in zip(members, parts, strict=True)]
         except Exception as error:
             if len(members) == 1:

@@ -1,0 +1,57 @@
+"""Measure an exported model in a real Triton: `python benchmark.py +data=flowers +model=lenet`."""
+
+from omegaconf import DictConfig
+
+from nano_cv.cli import main
+
+
+@main("benchmark")
+def benchmark(config: DictConfig) -> None:
+    """Serve the model under every setting at once, load them in turn, write the table."""
+    import tempfile
+    from pathlib import Path
+
+    import grpc
+
+    from nano_cv import building
+    from nano_cv.serving import comparison, rounds, settings, table, triton
+
+    folder = building.run_folder()
+    model = Path(config.paths.models, f"{config.model.name}_{config.data.name}")
+    file, precision = settings.newest(model)
+    float32, _ = settings.newest(model, "float32")
+    options = (config.instances, config.delays_us, config.threads, config.batches)
+    grid = list(settings.grid(precision, *options))
+    default = settings.default("float32", config.triton)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        repository = Path(temporary)
+        models = settings.lay_out(model, file, grid, repository)
+        if default not in grid:
+            models += settings.lay_out(model, float32, [default], repository)
+        if config.prototype:
+            models += settings.lay_out_prototype(model, repository)
+        with (
+            triton.running(repository, models, folder / "triton.log", http=True) as ports,
+            grpc.insecure_channel(f"{triton.LOOPBACK}:{ports['grpc']}") as channel,
+        ):
+            picture = comparison.pick(building.make_pictures(config, "test").files)
+            bench = comparison.Bench(
+                *(channel, ports["http"], picture, config.model.image_size),
+                *(config.concurrency, config.seconds),
+            )
+            least, most = config.rounds
+            measured = rounds.take_turns(bench.settings(grid), least, most, "Settings")
+            best = settings.best(measured, config.p99_limit_ms)
+            rows = bench.compared(best, default, float32, config.prototype)
+            compared = rounds.take_turns(rows, least, most, "Side by side")
+
+    print(table.write(folder, measured, compared))
+    if config.write:
+        settings.write_best(model, best)
+        print(f"{model / 'config.pbtxt'}: {best.words}")
+    print(f"run  {folder}")
+
+
+if __name__ == "__main__":
+    benchmark()

@@ -1,0 +1,55 @@
+"""Export a trained model for Triton: `python export_model.py +data=flowers +model=lenet`."""
+
+from omegaconf import DictConfig
+
+from nano_cv.cli import main
+
+
+@main("export_model")
+def export_model(config: DictConfig) -> None:
+    """Export, compare with torch, choose a precision, and publish the next version."""
+    import tempfile
+    from functools import partial
+    from pathlib import Path
+
+    from nano_cv import building
+    from nano_cv.export import graph, parity, precision, repository
+    from nano_cv.export.samples import Samples
+    from nano_cv.summary import summarise
+    from nano_cv.tracking import make_logger
+
+    folder, path = building.run_folder(), building.weights_file(config)
+    task = building.trained_task(config, path)
+    samples = Samples(building.make_data(config), task.contract)
+    metric = task.monitor.removeprefix("val/")
+
+    data_hash = task.contract.data_hash
+    with (
+        tempfile.TemporaryDirectory() as staging,
+        make_logger(config, folder, "export_model", data_hash) as logger,
+    ):
+        file = Path(staging, "model.onnx")
+        graph.export(task, file)
+        figures = parity.compare(task, file, *samples.odd(), config.tolerance)
+        figures[f"val/{metric}/torch"] = samples.score(partial(graph.run_torch, task))[metric]
+
+        threads = repository.threads(config.triton)
+        gates = (threads, config.max_drop, config.calibration_pictures)
+        best, variants = precision.choose(config.precision, file, samples, metric, *gates)
+        for variant in variants:
+            figures[f"val/{metric}/{variant.precision}"] = variant.score
+            figures[f"speed/{variant.precision}"] = variant.speed
+
+        graph.annotate(best.file, task.contract, {"precision": best.precision, **figures})
+        options = (config.triton, best.entries)
+        models = Path(config.paths.models)
+        version = repository.publish(models, task.contract, best.file, *options)
+        logger.log_metrics(figures)
+        logger.log_model(version / "model.onnx", task.contract.name)
+
+    places: dict[str, Path | str] = {"precision": best.precision, "weights": path, "model": version}
+    summarise(figures, places | {"run": folder}, logger)
+
+
+if __name__ == "__main__":
+    export_model()

@@ -1,0 +1,116 @@
+"""From a task's `predict` to an ONNX file with its contract.
+
+What is exported is what was evaluated: normalisation, network and post-processing in one graph, so
+that a client sends uint8 pixels and reads answers. The batch is dynamic, all other sizes fixed.
+"""
+
+import contextlib
+import importlib.util
+import io
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nano_cv.contract import Contract
+from nano_cv.errors import UserError, one_line
+from nano_cv.files import replacing
+from nano_cv.tasks.task import Task
+
+Arrays = dict[str, NDArray[Any]]
+# What NVIDIA's container of 24.10 (onnxruntime 1.19) reads; the exporter of torch 2.2 ends at 17.
+OPSET, OPSET_TORCHSCRIPT = 20, 17
+
+
+class _Predict(nn.Module):
+    """`predict` as the forward of a module, which is what torch exports."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.task.predict(*inputs).values())
+
+
+def export(task: Task, file: Path) -> None:
+    """Write `task.predict` as ONNX and check it.
+
+    Raises:
+        UserError: torch cannot express this network as ONNX; says what it stumbled over.
+    """
+    task.eval()
+    inputs = task.example_inputs(2)
+    with torch.inference_mode():
+        outputs = list(task.predict(*inputs.values()))
+    names: dict[str, Any] = {"input_names": list(inputs), "output_names": outputs}
+    if importlib.util.find_spec("onnxscript"):
+        batch = torch.export.Dim("batch")
+        names |= {"dynamo": True, "opset_version": OPSET, "external_data": False}
+        names |= {"dynamic_shapes": (tuple({0: batch} for _ in inputs),)}
+    else:  # Intel Macs end at torch 2.2, whose exporter traces
+        names |= {"opset_version": OPSET_TORCHSCRIPT}
+        names |= {"dynamic_axes": {name: {0: "batch"} for name in [*inputs, *outputs]}}
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            torch.onnx.export(_Predict(task), tuple(inputs.values()), str(file), **names)
+        onnx.checker.check_model(str(file), full_check=True)
+    except Exception as error:  # the exporter fails in as many ways as there are operators
+        raise UserError(f"{task.contract.name}: cannot be exported: {one_line(error)}") from error
+
+
+def annotate(file: Path, contract: Contract, facts: Mapping[str, Any]) -> None:
+    """Put the contract and what was measured into the metadata of an ONNX file."""
+    model = onnx.load(file)
+    texts = {key: str(value) for key, value in facts.items()}
+    onnx.helper.set_model_props(model, {"contract": contract.to_json(), **texts})
+    with replacing(file) as temporary:
+        onnx.save(model, temporary)
+
+
+def session(
+    file: Path, threads: int = 0, entries: Mapping[str, str] | None = None
+) -> onnxruntime.InferenceSession:
+    """An onnxruntime session on the processor, set up as the server sets up its own.
+
+    Args:
+        file: the ONNX file.
+        threads: of one session; 0 lets onnxruntime take all cores.
+        entries: session config entries by key.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    for key, value in (entries or {}).items():
+        options.add_session_config_entry(key, value)
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def run_torch(task: Task, inputs: Arrays) -> Arrays:
+    """`task.predict` on NumPy arrays `[B, ...]`."""
+    with torch.inference_mode():
+        outputs = task.predict(*(torch.from_numpy(array) for array in inputs.values()))
+    return {name: tensor.numpy() for name, tensor in outputs.items()}
+
+
+def run_onnx(model: onnxruntime.InferenceSession, inputs: Arrays) -> Arrays:
+    """The same of an ONNX file; arrays are `[B, ...]`."""
+    names = [output.name for output in model.get_outputs()]
+    return dict(zip(names, model.run(names, inputs), strict=True))
+
+
+def in_batches(run: Any, inputs: Arrays, size: int) -> Arrays:
+    """Call `run` on parts of `size` and put the answers together."""
+    count = len(next(iter(inputs.values())))
+    parts = [
+        run({name: array[start : start + size] for name, array in inputs.items()})
+        for start in range(0, count, size)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,183 @@
+"""Less arithmetic for the same answers: int8 and bfloat16, kept only if they pass both gates.
+
+A variant must lose at most `max_drop` of the validation metric and be faster on this processor;
+whether it is depends on the processor, so it is measured, never assumed.
+"""
+
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from nano_cv.errors import UserError
+from nano_cv.export.graph import Arrays, run_onnx, session
+from nano_cv.export.samples import Samples
+
+PRECISIONS = ("float32", "int8", "bf16")
+FEW_CHANNELS = 3  # of pixels: little arithmetic, and errors that reach all that follows
+FASTMATH = {"mlas.enable_gemm_fastmath_arm64_bfloat16": "1"}
+ROUNDS, SECONDS = 7, 0.15  # of each variant in turn, so that a noisy machine is noisy for both
+
+
+class Variant(NamedTuple):
+    """One way to run the model: a file and session entries, and what was measured of it.
+
+    `score` is the validation metric; `speed` is relative to float32 on this processor.
+    """
+
+    precision: str
+    file: Path
+    entries: Mapping[str, str]
+    score: float = float("nan")
+    speed: float = 1.0
+
+
+def choose(
+    precision: str,
+    float32: Path,
+    samples: Samples,
+    metric: str,
+    threads: int,
+    max_drop: float,
+    calibration_pictures: int,
+) -> tuple[Variant, list[Variant]]:
+    """Make what `precision` asks for and measure it against float32.
+
+    Args:
+        precision: one of `PRECISIONS`, or `auto` for the fastest that passes.
+        float32: the exported file; variants are written beside it.
+        samples: training pictures for the ranges of int8, validation pictures for the metric.
+        metric: of the report, that decides; higher is better.
+        threads: of a session, as the server will use.
+        max_drop: of the metric.
+        calibration_pictures: how many of the training split.
+
+    Returns:
+        The variant to publish, and all that were measured, float32 first.
+
+    Raises:
+        UserError: what was asked for does not pass or is not to be had; says what was measured.
+    """
+    base = Variant("float32", float32, {})
+    wanted = {"auto": PRECISIONS[1:], "float32": ()}.get(precision, (precision,))
+    variants, refusals = [base], []
+    for name in wanted:
+        try:
+            variants.append(_make(name, float32, samples, calibration_pictures))
+        except UserError as error:
+            refusals.append(str(error))
+    sessions = [session(variant.file, threads, variant.entries) for variant in variants]
+    scores = [samples.score(partial(run_onnx, one))[metric] for one in sessions]
+    picture = samples.batch(1)
+    speeds = _speeds([partial(run_onnx, one, picture) for one in sessions])
+    variants = [
+        variant._replace(score=value, speed=speed)
+        for variant, value, speed in zip(variants, scores, speeds, strict=True)
+    ]
+    for variant in variants[1:]:
+        drop = scores[0] - variant.score
+        if drop > max_drop:
+            refusals.append(
+                f"{variant.precision}: validation {metric} falls by {drop:.4f} to "
+                f"{variant.score:.4f}, and max_drop={max_drop:g}; {variant.speed:.2f} times as fast"
+            )
+        elif variant.speed <= 1:
+            refusals.append(
+                f"{variant.precision}: {variant.speed:.2f} times the speed of float32 on this "
+                f"processor: nothing to gain (validation {metric} {variant.score:.4f})"
+            )
+    refused = {refusal.partition(":")[0] for refusal in refusals}
+    passing = [variant for variant in variants if variant.precision not in refused]
+    if precision in refused:
+        raise UserError(f"precision={refusals[0]}; nothing was published")
+    if precision == "auto":
+        return max(passing, key=lambda variant: variant.speed), variants
+    return passing[-1], variants
+
+
+def _make(precision: str, float32: Path, samples: Samples, pictures: int) -> Variant:
+    if precision == "int8":
+        file = float32.with_name("int8.onnx")
+        quantize(float32, file, samples.training(pictures))
+        return Variant("int8", file, {})
+    # onnxruntime has bfloat16 kernels for Arm only; on x86 it would refuse or emulate them.
+    cpuinfo = Path("/proc/cpuinfo")
+    if platform.machine() != "aarch64" or "bf16" not in cpuinfo.read_text().split():
+        raise UserError(
+            f"bf16: onnxruntime computes in bfloat16 on Arm processors that have it, and this is "
+            f"{platform.machine()}; try precision=int8"
+        )
+    return Variant("bf16", float32, FASTMATH)
+
+
+def quantize(source: Path, target: Path, calibration: Arrays) -> None:
+    """Static int8 in QDQ form: convolutions and matrix products, but not the one of pixels.
+
+    Weights take 7 bits (`reduce_range`): processors without VNNI add pairs of products in 16 bits,
+    which 8-bit weights would overflow (onnxruntime, "Quantize ONNX models", U8S8).
+    """
+    prepared = target.with_name("prepared.onnx")
+    quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # onnxruntime logs its advice there
+    try:
+        quantize_static(
+            str(prepared),
+            str(target),
+            _Reader(calibration),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=["Conv", "MatMul"],
+            nodes_to_exclude=_of_pixels(onnx.load(prepared)),
+            per_channel=True,
+            reduce_range=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+    finally:
+        root.setLevel(level)
+        prepared.unlink()
+
+
+def _of_pixels(model: onnx.ModelProto) -> list[str]:
+    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Conv" and weights.get(node.input[1], (0, 99))[1] <= FEW_CHANNELS
+    ]
+
+
+class _Reader(CalibrationDataReader):
+    """Feeds calibration inputs four at a time."""
+
+    def __init__(self, inputs: Arrays) -> None:
+        self.inputs, self.position = inputs, 0
+
+    def get_next(self) -> Arrays | None:
+        part = {name: array[self.position :][:4] for name, array in self.inputs.items()}
+        self.position += 4
+        return part if len(next(iter(part.values()))) else None
+
+
+def _speeds(runs: list[Callable[[], Arrays]]) -> list[float]:
+    """Runs a second of each, relative to the first: medians of interleaved rounds."""
+    seconds: list[list[float]] = [[] for _ in runs]
+    for number in range(ROUNDS + 1):
+        for position, run in enumerate(runs):
+            start, count = time.perf_counter(), 0
+            while time.perf_counter() - start < SECONDS:
+                run()
+                count += 1
+            if number:  # the first round warms up
+                seconds[position].append((time.perf_counter() - start) / count)
+    medians = np.median(seconds, axis=1)
+    return [float(medians[0] / median) for median in medians]

@@ -1,0 +1,61 @@
+"""Encoded pictures to pixels inside Triton, by the same function as in training.
+
+`export_model.py` copies this file to `model_repository/decode_<size>/1/model.py`.
+"""
+
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import triton_python_backend_utils as utils
+
+from nano_cv.data import images
+
+
+class TritonPythonModel:
+    """`ENCODED` BYTES `[B, 1]` (JPEG, PNG, WebP, ...) to `IMAGES` uint8 `[B, 3, size, size]`."""
+
+    def initialize(self, args):
+        """Read size and limits from the config."""
+        config = json.loads(args["model_config"])
+        limits = {key: int(item["string_value"]) for key, item in config["parameters"].items()}
+        self.size = int(config["output"][0]["dims"][-1])
+        self.max_bytes = limits["max_picture_bytes"]
+        self.max_pixels = limits["max_picture_pixels"]
+        # Pillow decodes and resizes without Python's lock.
+        self.pool = ThreadPoolExecutor(os.cpu_count())
+
+    def execute(self, requests):
+        """Decode the pictures of all requests side by side; a bad one fails only its request."""
+        pictures = [
+            utils.get_input_tensor_by_name(request, "ENCODED").as_numpy().ravel()
+            for request in requests
+        ]
+        decoded = iter(list(self.pool.map(self._load, [one for some in pictures for one in some])))
+        return [_respond([next(decoded) for _ in some]) for some in pictures]
+
+    def _load(self, content):
+        try:
+            if len(content) > self.max_bytes:
+                raise images.ImageError(
+                    f"picture: {len(content):,} bytes; at most {self.max_bytes:,} are allowed"
+                )
+            return images.load(content, self.size, max_pixels=self.max_pixels)
+        except images.ImageError as error:
+            return error
+
+    def finalize(self):
+        """End the threads."""
+        self.pool.shutdown()
+
+
+def _respond(decoded):
+    bad = [f"{n}: {one}" for n, one in enumerate(decoded) if isinstance(one, Exception)]
+    if bad:
+        text = bad[0].partition(": ")[2] if len(decoded) == 1 else "; ".join(bad)
+        return utils.InferenceResponse(
+            error=utils.TritonError(text, utils.TritonError.INVALID_ARG)
+        )
+    pixels = np.ascontiguousarray(np.stack(decoded).transpose(0, 3, 1, 2))
+    return utils.InferenceResponse([utils.Tensor("IMAGES", pixels)])

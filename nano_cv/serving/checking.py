@@ -1,0 +1,67 @@
+"""The exporter's check of models, in a process of its own: a damaged file may crash it."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from nano_cv.serving.repository import versions_of
+from nano_cv.serving.server import dying_with_us
+from nano_cv.serving.triton import PROJECT
+
+CHECK_SECONDS = 120
+
+Found = dict[str, str]  # version: what is wrong with it, if anything
+
+
+async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, Found]:
+    """What is wrong with each version of each model.
+
+    Args:
+        source: the repository, in which the parts of an ensemble are.
+        copies: the folder of each model that is to be checked.
+    """
+    versions = {name: versions_of(folder) or ["-"] for name, folder in copies.items()}
+    jobs = [(name, version) for name in copies for version in versions[name]]
+    found: dict[tuple[str, str], str] = {}
+    while left := [job for job in jobs if job not in found]:
+        words = [word for name, version in left for word in (str(copies[name]), version)]
+        line = dying_with_us([sys.executable, "-m", __name__, str(source), *words])
+        process = await asyncio.create_subprocess_exec(
+            *line,
+            env=os.environ | {"PYTHONPATH": str(PROJECT)},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        try:
+            out, err = await asyncio.wait_for(process.communicate(), CHECK_SECONDS)
+            how = (err.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
+        except TimeoutError:
+            out, how = b"", f"no end after {CHECK_SECONDS} s"
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        answers = [json.loads(text) for text in out.decode().splitlines() if text[:1] == '"']
+        found |= dict(zip(left, answers, strict=False))
+        if len(answers) < len(left):
+            found[left[len(answers)]] = f"the check broke down: {how}"
+    return {name: {version: found[name, version] for version in versions[name]} for name in copies}
+
+
+def main() -> None:
+    """Print what is wrong with each folder and version named, as a line of JSON each."""
+    from nano_cv.export.validate import check_model
+
+    source, *words = sys.argv[1:]
+    for folder, version in zip(words[::2], words[1::2], strict=True):
+        versions = [int(version)] if version.isdecimal() else None
+        problems = check_model(Path(folder), Path(source), versions)
+        print(json.dumps("; ".join(problems).replace(f"{folder}/", "")), flush=True)
+
+
+if __name__ == "__main__":
+    main()

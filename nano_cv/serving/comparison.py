@@ -1,0 +1,110 @@
+"""What settings are compared with: onnxruntime in this process, and the design to beat."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from nano_cv.data import images
+from nano_cv.serving.load import Call, Window, grpc_call, http_call, measure
+from nano_cv.serving.settings import Setting
+
+Measure = Callable[[], Window]
+
+
+class Bench:
+    """Makes the rows of a benchmark; a window of each is `seconds` at `concurrency`.
+
+    Args:
+        channel: to the server.
+        http: its port.
+        picture: a file to send; all rows send the same one.
+        size: side of the model's input in pixels.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        http: int,
+        picture: Path,
+        size: int,
+        concurrency: int,
+        seconds: float,
+    ) -> None:
+        self.channel, self.http = channel, http
+        self.content = images.read(picture)
+        self.image = images.load(self.content, size).transpose(2, 0, 1)[None].copy()
+        self.pixels: NDArray[np.uint8] = np.asarray(images.decode(self.content))[None]
+        self.concurrency, self.seconds = concurrency, seconds
+
+    def settings(self, grid: Sequence[Setting]) -> dict[Setting, Measure]:
+        """A row for each setting: one uint8 image a request."""
+        return {setting: self._pixels_to(setting.model) for setting in grid}
+
+    def compared(
+        self, best: Setting, default: Setting, float32: Path, prototype: bool
+    ) -> dict[str, Measure]:
+        """The rows that are given as shares of the first.
+
+        Args:
+            best: the setting that has won.
+            default: the setting as exported.
+            float32: the file for the ceiling.
+            prototype: also the design to beat, and how its own client sends pixels.
+        """
+        rows = {
+            "float32 onnxruntime in process, by itself": self._in_process(float32),
+            f"default: {default.words}": self._pixels_to(default.model),
+            f"best: {best.words}": self._pixels_to(best.model),
+            "best, from JPEG": self._jpeg_to(f"{best.model}_from_jpeg"),
+        }
+        if prototype:
+            rows["prototype, binary pixels"] = self._prototype()
+            rows["prototype, pixels as JSON"] = self._prototype_json()
+        return rows
+
+    def _pixels_to(self, model: str) -> Measure:
+        return self._load(grpc_call(self.channel, model, {"IMAGES": self.image}))
+
+    def _jpeg_to(self, model: str) -> Measure:
+        encoded = np.array([[self.content]], object)
+        return self._load(grpc_call(self.channel, model, {"ENCODED": encoded}))
+
+    def _in_process(self, file: Path) -> Measure:
+        """Bare onnxruntime with its defaults, one call after the other: no server, no copies."""
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+
+        def call() -> Any:
+            return session.run(None, {"IMAGES": self.image})
+
+        return lambda: measure(call, clients=1, seconds=self.seconds)
+
+    def _prototype(self) -> Measure:
+        return self._load(grpc_call(self.channel, "prototype", {"PIXELS": self.pixels}))
+
+    def _prototype_json(self) -> Measure:
+        """Pixels as JSON over HTTP, made anew for each request, as a script would."""
+
+        def body() -> bytes:
+            tensor = {
+                "name": "PIXELS",
+                "datatype": "UINT8",
+                "shape": list(self.pixels.shape),
+                "data": self.pixels.tolist(),
+            }
+            return json.dumps({"inputs": [tensor]}).encode()
+
+        return self._load(http_call(self.http, "prototype", body))
+
+    def _load(self, call: Call) -> Measure:
+        return lambda: measure(call, self.concurrency, self.seconds)
+
+
+def pick(files: Sequence[Path]) -> Path:
+    """The picture of middle size, in bytes: neither the kindest nor the hardest to decode."""
+    return sorted(files, key=lambda file: file.stat().st_size)[len(files) // 2]

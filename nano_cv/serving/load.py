@@ -1,0 +1,96 @@
+"""Closed-loop load on a server: as many requests in flight as there are clients, and no more.
+
+A request is serialised once and its answer read but not unpacked: the clients share the cores with
+the server, and what is to be measured is the server.
+"""
+
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2
+from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
+
+from nano_cv.serving.triton import LOOPBACK
+
+Call = Callable[[], Any]
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+
+
+class Window(NamedTuple):
+    """What a stretch of load came to: answers a second, and latencies in microseconds."""
+
+    throughput: float
+    latency50: float
+    latency90: float
+    latency99: float
+
+
+def grpc_call(channel: grpc.Channel, model: str, inputs: Mapping[str, NDArray[Any]]) -> Call:
+    """One request over gRPC, ready to be sent again and again."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name, array in inputs.items():
+        tensor = request.inputs.add()
+        tensor.name, tensor.datatype = name, np_to_triton_dtype(array.dtype)
+        tensor.shape.extend(array.shape)
+        encoded = array.dtype == np.object_
+        request.raw_input_contents.append(
+            serialize_byte_tensor(array).item() if encoded else array.tobytes()
+        )
+    body = request.SerializeToString()
+    send = channel.unary_unary(INFER)  # bytes in, bytes out
+    return lambda: send(body)
+
+
+def http_call(port: int, model: str, body: Callable[[], bytes]) -> Call:
+    """One request over HTTP; `body` makes it each time, as the design to be measured does."""
+    address = f"http://{LOOPBACK}:{port}/v2/models/{model}/infer"
+    headers = {"Content-Type": "application/json"}
+
+    def call() -> bytes:
+        request = urllib.request.Request(address, body(), headers)
+        with urllib.request.urlopen(request) as answer:
+            return bytes(answer.read())
+
+    return call
+
+
+def measure(call: Call, clients: int, seconds: float, warmup: float = 0.3) -> Window:
+    """Load with `clients` callers for `seconds`, after a warm-up that is not counted.
+
+    Raises:
+        Exception: whatever a call raised; figures of failed requests would mean nothing.
+    """
+    latencies: list[float] = []
+    failures: list[BaseException] = []
+    start = time.perf_counter() + warmup
+    end = start + seconds
+
+    def client() -> None:
+        try:
+            now = time.perf_counter()
+            while now < end and not failures:
+                began = now
+                call()
+                now = time.perf_counter()
+                if start <= now < end:
+                    latencies.append(now - began)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    if not latencies:  # slower than the window: one answer is all there is to go by
+        latencies = [time.perf_counter() - start]
+    quantiles = np.percentile(latencies, (50, 90, 99)) * 1e6
+    return Window(len(latencies) / seconds, *map(float, quantiles))

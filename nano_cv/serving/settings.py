@@ -1,0 +1,216 @@
+"""A repository to measure: one model under many settings, and the design it is compared with."""
+
+import itertools
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import onnx
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from nano_cv.errors import UserError
+from nano_cv.export import repository as layout
+from nano_cv.export.validate import read_config
+from nano_cv.serving.rounds import Figures
+
+PROTOTYPE = Path(__file__).parent / "prototype" / "model.py"
+NORMALISING = ("Cast", "Sub", "Div", "Mul", "Add")
+
+
+class Setting(NamedTuple):
+    """One row of the table: how a model is served."""
+
+    precision: str
+
+    instances: int
+    delay_us: int
+    threads: int
+    batch: int
+
+    @property
+    def model(self) -> str:
+        """Its name in the repository that is measured."""
+        return "_".join(map(str, ("setting", *self)))
+
+    @property
+    def words(self) -> str:
+        """What it is, for people."""
+        return (
+            f"{self.precision}, {self.instances} x {self.threads} threads, {self.delay_us} µs, "
+            f"batch {self.batch}"
+        )
+
+
+def grid(
+    precision: str,
+    instances: Sequence[int],
+    delays: Sequence[int],
+    threads: Sequence[int | None],
+    batches: Sequence[int],
+) -> Iterator[Setting]:
+    """All combinations; threads of None are cores divided by instances."""
+    cores = os.cpu_count() or 1
+    for count, delay, thread, batch in itertools.product(instances, delays, threads, batches):
+        yield Setting(precision, count, delay, thread or max(1, cores // count), batch)
+
+
+def default(precision: str, triton: Mapping[str, Any]) -> Setting:
+    """The setting that `export_model.py` writes by the options of `configs/triton`."""
+    one = (triton["instances"], triton["max_queue_delay_us"], layout.threads(triton))
+    return Setting(precision, *one, triton["max_batch_size"])
+
+
+def apply(config: ModelConfig, setting: Setting) -> ModelConfig:
+    """The same model, served otherwise."""
+    changed = ModelConfig()
+    changed.CopyFrom(config)
+    changed.max_batch_size = setting.batch
+    changed.instance_group[0].count = setting.instances
+    changed.dynamic_batching.max_queue_delay_microseconds = setting.delay_us
+    changed.parameters["intra_op_thread_count"].string_value = str(setting.threads)
+    for warmup in changed.model_warmup:
+        warmup.batch_size = min(warmup.batch_size, setting.batch)
+    return changed
+
+
+def best(measured: Mapping[Setting, Figures], p99_limit_ms: float | None) -> Setting:
+    """The setting with the highest throughput, of those within the limit.
+
+    Raises:
+        UserError: none is within it; says which comes nearest.
+    """
+    limit = float("inf") if p99_limit_ms is None else p99_limit_ms * 1000
+    within = [setting for setting, figures in measured.items() if figures.latency99 <= limit]
+    if not within:
+        lowest = min(figures.latency99 for figures in measured.values()) / 1000
+        raise UserError(f"p99_limit_ms={p99_limit_ms}: the lowest p99 measured is {lowest:.1f} ms")
+    return max(within, key=lambda setting: measured[setting].throughput)
+
+
+def write_best(folder: Path, setting: Setting) -> None:
+    """Put `setting` into `config.pbtxt` of the model in `folder`."""
+    file = folder / "config.pbtxt"
+    layout.write(file, text_format.MessageToString(apply(read_config(file), setting)))
+
+
+def newest(folder: Path, precision: str | None = None) -> tuple[Path, str]:
+    """The newest version's file, of one precision if that is given, and its precision.
+
+    Raises:
+        UserError: the model has not been exported.
+    """
+    for version in reversed(layout.versions(folder)):
+        file = folder / str(version) / "model.onnx"
+        properties = {item.key: item.value for item in onnx.load(file).metadata_props}
+        if precision in (None, properties.get("precision")):
+            return file, properties.get("precision", "float32")
+    model, _, data = folder.name.partition("_")
+    raise UserError(
+        f"{folder}: no exported model{f' in {precision}' if precision else ''}; "
+        f"type: python export_model.py +data={data} +model={model}"
+    )
+
+
+def lay_out(folder: Path, file: Path, settings: Sequence[Setting], target: Path) -> list[str]:
+    """Lay out in `target` the model `file` of `folder` under each setting.
+
+    Each stands there by itself and behind a decoder of pictures.
+
+    Returns:
+        The names to load.
+    """
+    config = read_config(folder / "config.pbtxt")
+    jpeg = folder.with_name(f"{folder.name}_from_jpeg") / "config.pbtxt"
+    ensemble = read_config(jpeg) if jpeg.exists() else None
+    names = []
+    for setting in settings:
+        _place(target, setting.model, apply(config, setting), folder, file)
+        names.append(setting.model)
+        if ensemble:
+            behind = ModelConfig()
+            behind.CopyFrom(ensemble)
+            behind.max_batch_size = setting.batch
+            behind.ensemble_scheduling.step[1].model_name = setting.model
+            _place(target, f"{setting.model}_from_jpeg", behind, folder)
+            names.append(f"{setting.model}_from_jpeg")
+    if ensemble:
+        decoder = ensemble.ensemble_scheduling.step[0].model_name
+        shutil.copytree(folder.with_name(decoder), target / decoder, dirs_exist_ok=True)
+    return names
+
+
+def lay_out_prototype(folder: Path, target: Path) -> list[str]:
+    """The design to beat: preprocessing in Python, then the float32 network, both by default."""
+    config = read_config(folder / "config.pbtxt")
+    network = target / "prototype_network" / "1"
+    network.mkdir(parents=True)
+    tensor = without_normalisation(newest(folder, "float32")[0], network / "model.onnx")
+    prepared: dict[str, Any] = {
+        "name": tensor,
+        "data_type": "TYPE_FP32",
+        "dims": list(config.input[0].dims),
+    }
+    pixels = {"name": "PIXELS", "data_type": "TYPE_UINT8", "dims": [-1, -1, 3]}
+    outputs = [
+        {"name": one.name, "data_type": one.data_type, "dims": list(one.dims)}
+        for one in config.output
+    ]
+    common: dict[str, Any] = {"max_batch_size": 4}
+    instance = {"instance_group": [{"count": 1, "kind": "KIND_CPU"}]}
+    delay = {"dynamic_batching": {"max_queue_delay_microseconds": 4000}}
+    contract = {"contract": {"string_value": config.parameters["contract"].string_value}}
+    configs: list[dict[str, Any]] = [
+        {"name": "prototype_network", "backend": "onnxruntime", **instance, **delay}
+        | {"input": [prepared], "output": outputs},
+        {"name": "prototype_prepare", "backend": "python", **instance, "parameters": contract}
+        | {"input": [pixels], "output": [prepared]},
+        {"name": "prototype", "platform": "ensemble", "input": [pixels], "output": outputs}
+        | {
+            "ensemble_scheduling": {
+                "step": [
+                    layout.step("prototype_prepare", {"PIXELS": "PIXELS"}, {tensor: tensor}),
+                    layout.step(
+                        "prototype_network",
+                        {tensor: tensor},
+                        {one["name"]: one["name"] for one in outputs},
+                    ),
+                ]
+            }
+        },
+    ]
+    for one in configs:
+        (target / one["name"] / "1").mkdir(parents=True, exist_ok=True)
+        layout.write(target / one["name"] / "config.pbtxt", layout.text({**common, **one}))
+    shutil.copy2(PROTOTYPE, target / "prototype_prepare" / "1" / "model.py")
+    return [one["name"] for one in configs]
+
+
+def without_normalisation(file: Path, target: Path) -> str:
+    """Cut the normalisation off an exported model; returns the name of its float32 input."""
+    model = onnx.load(file)
+    tensor = model.graph.input[0].name
+    while True:
+        node = next(node for node in model.graph.node if tensor in node.input)
+        if node.op_type not in NORMALISING:
+            break
+        tensor = node.output[0]
+    outputs = [output.name for output in model.graph.output]
+    onnx.utils.extract_model(str(file), str(target), [tensor], outputs)
+    return tensor
+
+
+def _place(
+    target: Path, name: str, config: ModelConfig, source: Path, file: Path | None = None
+) -> None:
+    version = target / name / "1"
+    version.mkdir(parents=True)
+    config.name = name
+    if file:
+        shutil.copy2(file, version / "model.onnx")
+    labels = source / "labels.txt"
+    if labels.exists():
+        shutil.copy2(labels, target / name)
+    layout.write(target / name / "config.pbtxt", text_format.MessageToString(config))

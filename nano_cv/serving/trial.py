@@ -1,0 +1,258 @@
+"""A `serve.py` in a process of its own, and clients that keep count: for tests and fault trials."""
+
+import http.client
+import json
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import grpc
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
+
+from nano_cv.serving.ports import free_port
+from nano_cv.serving.triton import LOOPBACK, PROJECT
+
+Call = Callable[[], Any]
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),  # a connection for each channel
+]
+
+
+class Trial:
+    """One supervised server; leave the `with` block to stop it."""
+
+    def __init__(self, repository: Path, folder: Path, *settings: str) -> None:
+        """Start it on free ports, writing below `folder`; `wait_ready` waits."""
+        self.keys = ("grpc_port", "http_port", "metrics_port", "health_port")
+        self.ports = {key: free_port() for key in self.keys}
+        self.output = folder / "serve.out"
+        paths = {"models": repository, "runs": folder / "runs", "cache": folder / "cache"}
+        line = [sys.executable, str(PROJECT / "serve.py"), *settings]
+        line += [f"paths.{key}={path}" for key, path in paths.items()]
+        line += [f"{key}={port}" for key, port in self.ports.items()]
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                line, cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        self.channel = grpc.insecure_channel(f"{LOOPBACK}:{self.ports['grpc_port']}", OPTIONS)
+        self.triton = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.channel.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(60)
+            finally:
+                self.process.kill()
+
+    def page(self, key: str, path: str) -> http.client.HTTPResponse:
+        """A page of the service whose port is `key`."""
+        address = f"http://{LOOPBACK}:{self.ports[key]}{path}"
+        return urllib.request.urlopen(address, timeout=5)
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        """Status and content of the health page; 0 while there is none."""
+        try:
+            with self.page("health_port", "/health") as page:
+                return page.status, json.load(page)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+        except OSError:
+            return 0, {}
+
+    def model(self, name: str) -> dict[str, Any]:
+        """What the health page says of a model."""
+        return self.health()[1].get("models", {}).get(name, {})
+
+    def wait(self, condition: Callable[[], Any], seconds: float = 30) -> float:
+        """Seconds until the condition holds.
+
+        Raises:
+            TimeoutError: it did not, or the process has ended; with its output.
+        """
+        start = time.monotonic()
+        while not condition():
+            if time.monotonic() - start > seconds or self.process.poll() is not None:
+                raise TimeoutError(f"{self.health()[1]}\n{self.output.read_text()}")
+            time.sleep(0.02)
+        return time.monotonic() - start
+
+    def wait_ready(self, status: int = 200) -> float:
+        """Wait until it serves."""
+        return self.wait(lambda: self.health()[0] == status, 60)
+
+    def server(self) -> psutil.Process:
+        """The tritonserver."""
+        children = psutil.Process(self.process.pid).children()
+        return next(child for child in children if child.name() == "tritonserver")
+
+    def stubs(self, model: str) -> list[psutil.Process]:
+        """The newest processes of a model first."""
+        found = []
+        for child in self.server().children():
+            try:
+                if f"/live/{model}/" in child.cmdline()[1]:
+                    found.append(child)
+            except (psutil.Error, IndexError):
+                continue
+        return sorted(found, key=lambda child: -child.create_time())
+
+    def figures(self, model: str) -> Any:
+        """Triton's statistics of a model."""
+        request = service_pb2.ModelStatisticsRequest(name=model)
+        return self.triton.ModelStatistics(request).model_stats[0]
+
+    def infer(
+        self, model: str, inputs: Mapping[str, NDArray[Any]], *outputs: str, seconds: float = 20
+    ) -> dict[str, NDArray[Any]]:
+        """One request over gRPC.
+
+        Raises:
+            grpc.RpcError: it was refused.
+        """
+        answer = self.triton.ModelInfer(request_of(model, inputs, *outputs), timeout=seconds)
+        dtypes = {"FP32": np.float32, "INT64": np.int64, "UINT8": np.uint8}
+        return {
+            tensor.name: np.frombuffer(raw, dtypes.get(tensor.datatype, np.uint8)).reshape(
+                tensor.shape if tensor.datatype in dtypes else -1
+            )
+            for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
+        }
+
+    def grpc_call(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> Callable[[], Call]:
+        """Makes callers, each with a connection of its own, that send this request."""
+        body = request_of(model, inputs).SerializeToString()
+
+        def make() -> Call:
+            channel = grpc.insecure_channel(f"{LOOPBACK}:{self.ports['grpc_port']}", OPTIONS)
+            send = channel.unary_unary(INFER)
+            return lambda: send(body, timeout=30)
+
+        return make
+
+    def http_call(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> Callable[[], Call]:
+        """The same over HTTP, through the guard, on connections that are kept."""
+        head, body = http_body(inputs)
+
+        def make() -> Call:
+            link = http.client.HTTPConnection(LOOPBACK, self.ports["http_port"], timeout=30)
+
+            def call() -> bytes:
+                link.request("POST", f"/v2/models/{model}/infer", body, head)
+                answer = link.getresponse()
+                content = answer.read()
+                if answer.status != 200:
+                    raise OSError(f"{answer.status} {content[:200]!r}")
+                return content
+
+            return call
+
+        return make
+
+
+def request_of(
+    model: str, inputs: Mapping[str, NDArray[Any]], *outputs: str
+) -> service_pb2.ModelInferRequest:
+    """A gRPC request, for all outputs unless some are named."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name, array in inputs.items():
+        encoded = array.dtype == np.object_
+        request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
+        request.raw_input_contents.append(
+            serialize_byte_tensor(array).item() if encoded else array.tobytes()
+        )
+    for output in outputs:
+        request.outputs.add(name=output)
+    return request
+
+
+def http_body(inputs: Mapping[str, NDArray[Any]]) -> tuple[dict[str, str], bytes]:
+    """Headers and body of a request with binary tensors."""
+    tensors = [
+        {
+            "name": name,
+            "datatype": np_to_triton_dtype(array.dtype),
+            "shape": array.shape,
+            "parameters": {"binary_data_size": array.nbytes},
+        }
+        for name, array in inputs.items()
+    ]
+    text = json.dumps({"inputs": tensors}).encode()
+    head = {"Inference-Header-Content-Length": str(len(text))}
+    return head, text + b"".join(array.tobytes() for array in inputs.values())
+
+
+class Answer(NamedTuple):
+    """When a request was sent and answered, and the error if it failed."""
+
+    sent: float
+    answered: float
+    error: str
+
+
+class Load:
+    """Closed-loop clients in the background; leave the `with` block to stop them."""
+
+    def __init__(
+        self, make: Callable[[], Call], clients: int = 4, until_error: bool = False
+    ) -> None:
+        """Each client makes its own call; with `until_error` it goes home at the first error."""
+        self.answers: list[Answer] = []
+        self.stopped = threading.Event()
+        self.threads = [
+            threading.Thread(target=self._client, args=(make, until_error), daemon=True)
+            for _ in range(clients)
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        for thread in self.threads:
+            thread.join(60)
+
+    def _client(self, make: Callable[[], Call], until_error: bool) -> None:
+        call = make()
+        while not self.stopped.is_set():
+            sent, error = time.monotonic(), ""
+            try:
+                call()
+            except grpc.RpcError as failure:
+                error = f"{failure.code().name}: {failure.details()}"
+            except (OSError, http.client.HTTPException) as failure:
+                error = f"{type(failure).__name__}: {failure}"
+            self.answers.append(Answer(sent, time.monotonic(), error))
+            if error:
+                if until_error:
+                    return
+                time.sleep(0.02)  # as a client would that tries again
+
+    def good(self) -> list[Answer]:
+        """Those without an error."""
+        return [answer for answer in self.answers if not answer.error]
+
+    def errors(self) -> Counter[str]:
+        """How often each error came."""
+        return Counter(answer.error for answer in self.answers if answer.error)

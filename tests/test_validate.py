@@ -1,0 +1,457 @@
+"""One thing is broken at a time in a tiny repository, and the check must say what and where."""
+
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from conftest import python
+from onnx import TensorProto, helper, numpy_helper
+
+from nano_cv.errors import UserError
+from nano_cv.export.validate import check_model, check_repository, main, read_config
+
+NET = """\
+name: "net"
+backend: "onnxruntime"
+max_batch_size: 4
+input { name: "IMAGES" data_type: TYPE_UINT8 dims: [3, 4, 4] }
+output { name: "SCORES" data_type: TYPE_FP32 dims: [5] label_filename: "labels.txt" }
+instance_group { count: 1 kind: KIND_CPU }
+dynamic_batching { preferred_batch_size: [2, 4] max_queue_delay_microseconds: 100 }
+parameters { key: "intra_op_thread_count" value { string_value: "1" } }
+parameters { key: "execution_mode" value { string_value: "0" } }
+parameters { key: "contract" value { string_value: "{}" } }
+model_warmup {
+  name: "all" batch_size: 4
+  inputs { key: "IMAGES" value { data_type: TYPE_UINT8 dims: [3, 4, 4] zero_data: true } }
+}
+"""
+DECODE = """\
+name: "decode"
+backend: "python"
+max_batch_size: 4
+input { name: "ENCODED" data_type: TYPE_STRING dims: [1] }
+input { name: "CROP" data_type: TYPE_INT32 dims: [4] optional: true }
+output { name: "IMAGES" data_type: TYPE_UINT8 dims: [3, 4, 4] }
+"""
+JPEG = """\
+name: "jpeg"
+platform: "ensemble"
+max_batch_size: 4
+input { name: "FILE" data_type: TYPE_STRING dims: [1] }
+output { name: "SCORES" data_type: TYPE_FP32 dims: [5] }
+ensemble_scheduling {
+  step {
+    model_name: "decode" model_version: -1
+    input_map { key: "ENCODED" value: "FILE" }
+    output_map { key: "IMAGES" value: "PIXELS" }
+  }
+  step {
+    model_name: "net" model_version: -1
+    input_map { key: "IMAGES" value: "PIXELS" }
+    output_map { key: "SCORES" value: "SCORES" }
+  }
+}
+"""
+MODEL_PY = 'class TritonPythonModel:\n    """Would fail if it ran."""\n\n    missing = undefined\n'
+
+
+def network(batch: str | int = "N", side: str | int = 4, flat: bool = False) -> onnx.ModelProto:
+    """`[N, 3, 4, 4]` of uint8 to `[N, 5]`, or flat to `[N]`."""
+    weights = numpy_helper.from_array(np.zeros((48, 5), np.float32), "weights")
+    nodes = [
+        helper.make_node("Cast", ["IMAGES"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["floats"], ["rows"]),
+        helper.make_node("MatMul", ["rows", "weights"], ["all"]),
+        helper.make_node("ReduceMax", ["all"], ["SCORES"], axes=[1], keepdims=0)
+        if flat
+        else helper.make_node("Identity", ["all"], ["SCORES"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("IMAGES", TensorProto.UINT8, [batch, 3, side, side])],
+        [helper.make_tensor_value_info("SCORES", TensorProto.FLOAT, [batch, 5][: 2 - flat])],
+        [weights],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    root = tmp_path / "model_repository"
+    for name, config in {"net": NET, "decode": DECODE, "jpeg": JPEG}.items():
+        (root / name / "1").mkdir(parents=True)
+        (root / name / "config.pbtxt").write_text(config)
+    onnx.save(network(), root / "net" / "1" / "model.onnx")
+    (root / "net" / "labels.txt").write_text("a\nb\nc\nd\ne\n")
+    (root / "decode" / "1" / "model.py").write_text(MODEL_PY)
+    (root / "README.md").write_text("No model.\n")
+    (root / ".net.1.tmp").mkdir()
+    return root
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    file = folder / "config.pbtxt"
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new, 1))
+
+
+def test_good_repository(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_repository(repository) == {"decode": [], "jpeg": [], "net": []}
+    assert main([str(repository)]) == 0
+    assert "net  ok, version 1\n" in capsys.readouterr().out
+
+
+def test_versions_served(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only those are looked at that the policy serves, or that were asked for."""
+    net = repository / "net"
+    (net / "2").mkdir()
+    assert check_model(net) == ["2/model.onnx: missing"]
+    assert check_model(net, versions=[1]) == []
+    assert check_model(net, versions=[1, 7]) == ["7/: missing"]
+    (net / "config.pbtxt").write_text(NET + "version_policy { specific { versions: [1] } }")
+    assert check_model(net) == []
+    onnx.save(network(), net / "2" / "model.onnx")
+    (net / "config.pbtxt").write_text(NET + "version_policy { all {} }")
+    assert check_model(net) == []
+    main([str(repository)])
+    assert "net  ok, versions 1, 2\n" in capsys.readouterr().out
+
+
+def test_staged_folder_may_have_another_name(repository: Path) -> None:
+    staged = repository / ".net.abc"
+    (repository / "net").rename(staged)
+    assert check_model(staged, repository) == []
+    ensemble = repository.parent / ".jpeg.abc"
+    (repository / "jpeg").rename(ensemble)
+    assert "did you mean" not in str(check_model(ensemble, repository))
+    assert "step 1 'net': model_name: no such model" in check_model(ensemble, repository)[0]
+
+
+def plain(batch: str, dims: str) -> str:
+    """A config without batching, labels and warm-up."""
+    return (
+        f'backend: "onnxruntime" input {{ name: "IMAGES" data_type: TYPE_UINT8 dims: {batch} }} '
+        f'output {{ name: "SCORES" data_type: TYPE_FP32 dims: {dims} }}'
+    )
+
+
+ALLOWED = {
+    "a fixed input, the graph takes any": (network(side="S"), NET),
+    "no batching": (network(batch=1), plain("[1, 3, 4, 4]", "[1, 5]")),
+    "a batch dimension of its own": (network(), plain("[-1, 3, 4, 4]", "[-1, 5]")),
+    "one number a picture": (
+        network(flat=True),
+        plain("[3, 4, 4]", "[1] reshape { shape: [ ] }") + " max_batch_size: 4",
+    ),
+    "the platform instead of the backend": (
+        network(),
+        NET.replace('backend: "onnxruntime"', 'platform: "onnxruntime_onnx"'),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ALLOWED)
+def test_allowed(repository: Path, case: str) -> None:
+    graph, config = ALLOWED[case]
+    onnx.save(graph, repository / "net" / "1" / "model.onnx")
+    (repository / "net" / "config.pbtxt").write_text(config)
+    assert check_model(repository / "net") == []
+
+
+CONFIG_DAMAGE = [
+    # what the file is
+    ("net", "max_batch_size", "max_batchsize", ["line 3", "'max_batch_size'?"]),
+    ("net", "TYPE_UINT8", "TYPE_UNIT8", ["line 4", "did you mean 'TYPE_UINT8'?"]),
+    ("net", "dims: [3, 4, 4]", "dimms: [3, 4, 4]", ["line 4", "did you mean 'dims'?"]),
+    ("net", "max_batch_size: 4", "max_batch_size: many", ["line 3", "many"]),
+    ("net", "max_batch_size: 4", "max_batch_size: 99999999999", ["line 3", "out of range"]),
+    ("net", 'name: "net"', "\ufeff", ["byte order mark"]),
+    # model
+    ("net", 'name: "net"', 'name: "other"', ["name: 'other'", "'net', is needed"]),
+    ("net", 'name: "net"', 'name: "a net"', ["name: 'a net'", "only letters"]),
+    ("net", 'backend: "onnxruntime"', "", ["backend: ''", 'backend: "onnxruntime"']),
+    ("net", '"onnxruntime"', '"onnxruntime_onnx"', ["backend: 'onnxruntime_onnx'"]),
+    ("net", '"onnxruntime"', '"tensorrt"', ["backend: 'tensorrt'"]),
+    ("net", "max_batch_size: 4", "max_batch_size: -4", ["max_batch_size: -4; 0 or more"]),
+    ("net", "max_batch_size: 4", "", ["dynamic_batching: max_batch_size: 0; 1 or more"]),
+    ("net", "[2, 4]", "[2, 5]", ["preferred_batch_size: 5; 1 to 4 is needed"]),
+    ("net", "[2, 4]", "[0]", ["preferred_batch_size: 0; 1 to 4 is needed"]),
+    ("net", "dynamic_batching {", "sequence_batching {} #", ["sequence_batching: not known"]),
+    ("net", "dynamic_batching {", "ensemble_scheduling {} #", ['needs platform: "ensemble"']),
+    ("net", 'backend: "', 'version_policy { latest {} } backend: "', ["no version"]),
+    (
+        "net",
+        'backend: "',
+        'version_policy { specific { versions: [1, 3] } } backend: "',
+        ["version_policy: version 3: a folder 3/ is needed"],
+    ),
+    ("net", 'backend: "', 'default_model_filename: "a" backend: "', ["1/a: missing"]),
+    # tensors
+    ("net", '"IMAGES"', '"IMAGE"', ["input 'IMAGE'", "did you mean 'IMAGES'?"]),
+    ("net", '"IMAGES"', '"IMAGE"', ["input: lacks 'IMAGES', which 1/model.onnx needs"]),
+    ("net", '"SCORES"', '"SCORE"', ["output 'SCORE'", "did you mean 'SCORES'?"]),
+    ("net", "output {", "#", ["output: none; 1 or more", "SCORES"]),
+    ("net", "input {", 'input { name: "X" data_type: TYPE_FP32 dims: 1 } input {', ["input 'X'"]),
+    ("net", "output {", 'input { name: "IMAGES" } output {', ["input 'IMAGES': given 2 times"]),
+    ("net", "TYPE_UINT8", "TYPE_FP32", ["'IMAGES': data_type: TYPE_FP32; TYPE_UINT8"]),
+    ("net", "TYPE_FP32", "TYPE_FP64", ["'SCORES': data_type: TYPE_FP64; TYPE_FP32"]),
+    ("net", "TYPE_UINT8", "77", ["'IMAGES': data_type: 77"]),
+    ("net", "data_type: TYPE_UINT8", "", ["'IMAGES': data_type: TYPE_INVALID"]),
+    ("net", "[3, 4, 4]", "[3, 8, 8]", ["dims: [3, 8, 8]; [3, 4, 4], as in 1/model.onnx"]),
+    ("net", "[3, 4, 4]", "[-1, 4, 4]", ["dims: [-1, 4, 4]; [3, 4, 4]"]),
+    ("net", "[3, 4, 4]", "[3, 4]", ["dims: [3, 4]; [3, 4, 4]"]),
+    ("net", "[3, 4, 4]", "[1, 3, 4, 4]", ["dims: [1, 3, 4, 4]; [3, 4, 4]", "batch"]),
+    ("net", "[3, 4, 4]", "[0, 4, 4]", ["dims: [0, 4, 4]; each 1 or more"]),
+    ("net", "dims: [5]", "dims: [6]", ["dims: [6]; [5]", "labels.txt: 5 lines; 6"]),
+    ("net", "dims: [5]", "dims: [-1]", ["output 'SCORES': dims: [-1]; [5]"]),
+    ("net", "dims: [5]", "dims: [5] reshape { shape: [2] }", ["reshape: [2]; as many"]),
+    ("net", "4] }\noutput", "4] allow_ragged_batch: true }\noutput", ["allow_ragged_batch"]),
+    ("net", "4] }\noutput", "4] optional: true }\noutput", ["optional: true; 1/model.onnx"]),
+    ("net", '"labels.txt"', '"names.txt"', ["label_filename: names.txt", "No such file"]),
+    ("net", '"labels.txt"', '"a\\000b"', ["label_filename", "cannot be read"]),
+    # instances, parameters, warm-up
+    ("net", "count: 1", "count: 0", ["instance_group 0: count: 0; 1 or more"]),
+    ("net", "count: 1", "count: -1", ["instance_group 0: count: -1; 1 or more"]),
+    ("net", "KIND_CPU", "9", ["instance_group 0: kind: 9; KIND_CPU"]),
+    ("net", "KIND_CPU", "KIND_CPU gpus: 1", ["gpus: [1]; kind: KIND_GPU"]),
+    ("net", 'string_value: "1"', 'string_value: "all"', ["'intra_op_thread_count': 'all'"]),
+    ("net", 'string_value: "1"', 'string_value: "-1"', ["whole number of 0 to 1024"]),
+    ("net", 'string_value: "1"', "", ["'intra_op_thread_count': ''"]),
+    ("net", 'string_value: "0"', 'string_value: "2"', ["'execution_mode': '2'", "0 to 1"]),
+    ("net", "batch_size: 4\n  inputs", "batch_size: 5\n  inputs", ["batch_size: 5; 1 to 4"]),
+    ("net", "batch_size: 4\n  inputs", "inputs", ["batch_size: 0; 1 to 4"]),
+    ("net", 'key: "IMAGES"', 'key: "IMAGE"', ["inputs: lacks 'IMAGES'"]),
+    ("net", 'key: "IMAGES"', 'key: "IMAGE"', ["inputs 'IMAGE'", "did you mean 'IMAGES'?"]),
+    ("net", "dims: [3, 4, 4] zero", "dims: [3, 8, 4] zero", ["[3, 8, 4]; [3, 4, 4]"]),
+    ("net", "dims: [3, 4, 4] zero", "dims: [3, -1, 4] zero", ["dims: [3, -1, 4]", "a number"]),
+    ("net", "value { data_type: TYPE_UINT8", "value { data_type: 7", ["TYPE_INT16; TYPE_UINT8"]),
+    ("net", "zero_data: true", "", ["no data; zero_data: true"]),
+    ("net", "zero_data: true", 'input_data_file: "x"', ["warmup/x is missing"]),
+    # ensemble
+    ("jpeg", "platform", 'backend: "python" platform', ["backend: 'python' with platform"]),
+    ("jpeg", "max_batch_size: 4", "max_batch_size: 8", ["max_batch_size: 8; at most 4", "'net'"]),
+    (
+        "jpeg",
+        "ensemble_scheduling {",
+        "instance_group {} ensemble_scheduling {",
+        ["instance_group"],
+    ),
+    ("jpeg", "ensemble_scheduling {", "optimization {} ensemble_scheduling {", ["optimization"]),
+    ("jpeg", "ensemble_scheduling {", "dynamic_batching {} ensemble_scheduling {", ["line 6"]),
+    ("jpeg", JPEG[JPEG.index("ensemble_s") :], "", ["no step; 1 or more"]),
+    ("jpeg", '"net"', '"nett"', ["step 1 'nett': model_name", "did you mean 'net'?"]),
+    ("jpeg", 'model_name: "net"', "", ["step 1 '': model_name"]),
+    ("jpeg", 'model_name: "net"', 'model_name: "jpeg"', ["'jpeg' is a step of itself"]),
+    ("jpeg", "model_version: -1", "", ["model_version: 0; -1 or one of [1]"]),
+    ("jpeg", "model_version: -1", "model_version: 3", ["model_version: 3; -1 or one of [1]"]),
+    ("jpeg", 'key: "ENCODED"', 'key: "ENCODE"', ["input_map: lacks 'ENCODED'"]),
+    ("jpeg", 'key: "ENCODED"', 'key: "ENCODE"', ["did you mean 'ENCODED'?"]),
+    ("jpeg", 'key: "SCORES"', 'key: "SCORE"', ["output_map 'SCORE'", "did you mean 'SCORES'?"]),
+    ("jpeg", 'input_map { key: "IMAGES" value: "PIXELS" }', "", ["input_map: empty", "IMAGES"]),
+    ("jpeg", 'output_map { key: "IMAGES" value: "PIXELS" }', "", ["output_map: empty"]),
+    ("jpeg", 'value: "PIXELS"', 'value: "PIXEL"', ["tensor 'PIXELS'", "did you mean 'PIXEL'?"]),
+    ("jpeg", 'value: "PIXELS"', 'value: "PIXEL"', ["tensor 'PIXEL': never used"]),
+    ("jpeg", 'value: "PIXELS"', 'value: "FILE"', ["tensor 'FILE': comes from 2 places"]),
+    ("jpeg", 'name: "FILE"', 'name: "FILES"', ["tensor 'FILE'", "did you mean 'FILES'?"]),
+    ("jpeg", 'name: "SCORES"', 'name: "SCORE"', ["tensor 'SCORE'", "did you mean 'SCORES'?"]),
+    ("jpeg", 'value: "FILE"', 'value: "PIXELS"', ["wait for each other: decode"]),
+    ("jpeg", "TYPE_STRING", "TYPE_UINT8", ["'ENCODED': data_type: TYPE_STRING; TYPE_UINT8"]),
+    ("jpeg", "dims: [5]", "dims: [6]", ["'SCORES': dims: [5]; [6], as in the ensemble"]),
+    ("decode", "TYPE_UINT8", "TYPE_FP32", []),  # by itself fine: the ensemble has the problem
+]
+
+
+@pytest.mark.parametrize("model, old, new, expected", CONFIG_DAMAGE)
+def test_damaged_config(
+    repository: Path, model: str, old: str, new: str, expected: list[str]
+) -> None:
+    edit(repository / model, old, new)
+    problems = check_model(repository / model)
+    assert bool(problems) == bool(expected)
+    for text in expected:
+        assert text in "\n".join(problems)
+    for problem in problems:
+        assert problem.startswith(("config.pbtxt: ", "1/", "no version"))
+
+
+def test_steps_must_agree(repository: Path) -> None:
+    edit(repository / "decode", "TYPE_UINT8 dims: [3, 4, 4]", "TYPE_FP32 dims: [3, 5, 5]")
+    at = "config.pbtxt: step 1 'net': input_map 'IMAGES': "
+    assert check_repository(repository)["jpeg"] == [
+        f"{at}data_type: TYPE_UINT8; TYPE_FP32, as in 'decode', is needed",
+        f"{at}dims: [3, 4, 4]; [3, 5, 5], as in 'decode', is needed",
+    ]
+    edit(repository / "decode", "TYPE_FP32 dims: [3, 5, 5]", "TYPE_UINT8 dims: [3, -1, -1]")
+    assert check_model(repository / "jpeg") == []  # any size: Triton looks at each request
+
+
+def test_steps_of_other_batching(repository: Path) -> None:
+    """A model without batching fits, if its dims have the batch dimension."""
+    edit(repository / "decode", "max_batch_size: 4", "")
+    edit(repository / "decode", "dims: [1]", "dims: [-1, 1]")
+    edit(repository / "decode", "dims: [3, 4, 4]", "dims: [2, 3, 4, 4]")
+    assert check_model(repository / "jpeg") == []
+    edit(repository / "decode", "dims: [2, 3, 4, 4]", "dims: [2, 2, 3, 4, 4]")
+    assert "dims: [3, 4, 4]; [2, 2, 3, 4, 4], as in 'decode'" in check_model(repository / "jpeg")[0]
+    edit(repository / "decode", "dims: [2, 2, 3, 4, 4]", "dims: [-1, 3, 4, 4]")
+    assert check_model(repository / "jpeg") == []
+
+
+def test_ensembles_in_a_circle(repository: Path) -> None:
+    shutil.copytree(repository / "jpeg", repository / "again")
+    edit(repository / "again", 'name: "jpeg"', 'name: "again"')
+    edit(repository / "again", 'model_name: "net"', 'model_name: "jpeg"')
+    edit(repository / "jpeg", 'model_name: "net"', 'model_name: "again"')
+    for name in ("again", "jpeg"):
+        assert f"'{name}' is a step of itself" in "\n".join(check_model(repository / name))
+
+
+def test_gpu(repository: Path) -> None:
+    edit(repository / "net", "KIND_CPU", "KIND_GPU")
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        assert check_model(repository / "net") == []
+    else:
+        assert "kind: KIND_GPU; KIND_CPU or KIND_AUTO" in check_model(repository / "net")[0]
+
+
+def rename(old: str, new: str) -> Callable[[Path], object]:
+    return lambda root: (root / old).rename(root / new)
+
+
+def write(file: str, content: bytes) -> Callable[[Path], object]:
+    return lambda root: (root / file).write_bytes(content)
+
+
+def save(model: onnx.ModelProto) -> Callable[[Path], object]:
+    return lambda root: onnx.save(model, root / "net/1/model.onnx")
+
+
+FILE_DAMAGE = {
+    "no config": (rename("net/config.pbtxt", "net/config"), "net", ["config.pbtxt", "No such"]),
+    "config is a folder": (rename("net/1", "jpeg/config"), "net", ["no version: a folder 1/"]),
+    "latin-1": (write("net/config.pbtxt", b"# \xe9\n"), "net", ["config.pbtxt", "UTF-8"]),
+    "utf-16": (write("net/config.pbtxt", NET.encode("utf-16")), "net", ["config.pbtxt", "UTF-8"]),
+    "random": (write("net/config.pbtxt", bytes(range(128))), "net", ["config.pbtxt", "line 1"]),
+    "empty config": (write("net/config.pbtxt", b""), "net", ["backend: '' with platform: ''"]),
+    "leading zero": (rename("net/1", "net/001"), "net", ["001/", "without leading zeros"]),
+    "version 0": (rename("net/1", "net/0"), "net", ["0/", "from 1 on"]),
+    "half a number": (rename("net/1", "net/1_old"), "net", ["1_old/", "a whole number"]),
+    "no number": (rename("net/1", "net/one"), "net", ["no version: a folder 1/ is needed"]),
+    "no model": (rename("net/1/model.onnx", "net/1/a"), "net", ["1/model.onnx: missing"]),
+    "empty model": (write("net/1/model.onnx", b""), "net", ["1/model.onnx: not a valid"]),
+    "no ONNX": (write("net/1/model.onnx", b"\xff" * 99), "net", ["1/model.onnx: not a valid"]),
+    "text": (write("net/1/model.onnx", NET.encode()), "net", ["1/model.onnx: not a valid"]),
+    "fixed batch": (save(network(batch=1)), "net", ["[1, 3, 4, 4]", "first dimension of any size"]),
+    "no reshape": (save(network(flat=True)), "net", ["[1] with reshape { shape: [ ] }"]),
+    "no labels": (rename("net/labels.txt", "net/a"), "net", ["label_filename: labels.txt"]),
+    "few labels": (write("net/labels.txt", b"a\nb\n"), "net", ["labels.txt: 2 lines; 5"]),
+    "empty label": (
+        write("net/labels.txt", b"a\n\nc\nd\ne\n"),
+        "net",
+        ["labels.txt: an empty line"],
+    ),
+    "binary labels": (write("net/labels.txt", b"\xff"), "net", ["labels.txt", "UTF-8"]),
+    "no model.py": (rename("decode/1/model.py", "decode/1/a"), "decode", ["1/model.py: missing"]),
+    "syntax": (write("decode/1/model.py", b"def f(:\n"), "decode", ["1/model.py", "line 1"]),
+    "null byte": (write("decode/1/model.py", b"\0"), "decode", ["1/model.py: does not compile"]),
+    "encoding": (write("decode/1/model.py", b"# \xff"), "decode", ["1/model.py: does not compile"]),
+    "no class": (write("decode/1/model.py", b"x = 1\n"), "decode", ["TritonPythonModel"]),
+    "ensemble without version": (rename("jpeg/1", "net/x"), "jpeg", ["no version: a folder 1/"]),
+    "broken step": (write("net/config.pbtxt", b"{"), "jpeg", ["step 1 'net'", "line 1"]),
+    "step without version": (
+        rename("net/1", "net/x"),
+        "jpeg",
+        ["step 1 'net': model_name", "no version"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FILE_DAMAGE)
+def test_damaged_files(repository: Path, case: str) -> None:
+    damage, model, expected = FILE_DAMAGE[case]
+    damage(repository)
+    problems = "\n".join(check_repository(repository)[model])
+    for text in expected:
+        assert text in problems
+
+
+def test_unreadable(repository: Path) -> None:
+    config = repository / "net" / "config.pbtxt"
+    config.unlink()
+    config.mkdir()
+    assert check_model(repository / "net") == ["config.pbtxt: cannot be read (Is a directory)"]
+    config.rmdir()
+    config.write_text(NET)
+    config.chmod(0)
+    try:
+        config.read_text()  # as root, all files can be read
+    except PermissionError:
+        assert "Permission denied" in check_model(repository / "net")[0]
+    config.chmod(stat.S_IRUSR)
+    edit_long = NET.replace("labels.txt", "x" * 5000)
+    config.unlink()
+    config.write_text(edit_long)
+    assert "File name too long" in check_model(repository / "net")[0]
+
+
+def test_read_config_names_the_file(repository: Path) -> None:
+    file = repository / "net" / "config.pbtxt"
+    assert read_config(file).input[0].name == "IMAGES"
+    edit(file.parent, "kind:", "knd:")
+    with pytest.raises(UserError, match=r"net/config.pbtxt: line 6: .*did you mean 'kind'\?"):
+        read_config(file)
+
+
+def test_damage_never_raises(repository: Path) -> None:
+    """Cut off anywhere, or with flipped bits: problems or none, but no exception."""
+    for name, text in {"net": NET, "jpeg": JPEG}.items():
+        for end in range(0, len(text), 20):
+            (repository / name / "config.pbtxt").write_text(text[:end])
+            assert isinstance(check_model(repository / name), list)
+        (repository / name / "config.pbtxt").write_text(text)
+    file = repository / "net" / "1" / "model.onnx"
+    good = file.read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        bad = np.frombuffer(good, np.uint8).copy()
+        bad[random.integers(0, len(bad), 4)] ^= random.integers(1, 256, 4, np.uint8)
+        file.write_bytes(bad.tobytes())
+        assert isinstance(check_model(repository / "net"), list)
+    for end in range(0, len(good), 20):
+        file.write_bytes(good[:end])
+        assert check_model(repository / "net")
+
+
+def test_command_line(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    edit(repository / "net", "[3, 4, 4]", "[3, 8, 8]")
+    (repository / "empty").mkdir()
+    assert main([str(repository)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "decode  ok, version 1"
+    assert lines[1].startswith("empty  config.pbtxt: cannot be read")
+    assert lines[-2].startswith(
+        "net  config.pbtxt: model_warmup 0: inputs 'IMAGES': dims: [3, 4, 4]"
+    )
+    assert "net  config.pbtxt: input 'IMAGES': dims: [3, 8, 8]; [3, 4, 4]" in lines[-1]
+    for folder in ("nowhere", "model_repository/README.md", "model_repository/empty"):
+        assert main([str(repository.parent / folder)]) == 1
+        out, err = capsys.readouterr()
+        assert not out
+        assert folder in err
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2
+
+
+def test_as_a_process(repository: Path) -> None:
+    (repository / "net" / "config.pbtxt").write_bytes(b"\xff\xfe garbage")
+    result = python("-m", "nano_cv.export.validate", "model_repository", cwd=repository.parent)
+    assert result.returncode == 1
+    assert "net  config.pbtxt: cannot be read as UTF-8" in result.stdout
+    assert result.stderr == ""
