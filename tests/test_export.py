@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +158,30 @@ def test_config_is_readable_json_for_clients(here, run):
     assert done.status == 0, done.err
     config = read_config(here / "model_repository/lenet_flowers_from_jpeg/config.pbtxt")
     assert json.loads(config.parameters["contract"].string_value)["image_size"] == 32
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton's wheel is for Linux")
+def test_benchmark_measures_a_real_server(here, run):
+    """All rows, the files, and the best setting written into config.pbtxt."""
+    quick = ["logger=none", "model.image_size=32", "model.task.network.channels=[4, 8]"]
+    assert run("export_model", *TINY).status == 0
+    grid = ["delays_us=[0, 700]", "instances=[2]", "seconds=0.2", "rounds=[1, 1]"]
+    done = run("benchmark", *quick[1:], *grid, "write=true")
+    assert done.status == 0, done.err
+    for row in ("| float32 | 2 | 0 |", "| float32 | 2 | 700 |", "in process", "best, from JPEG"):
+        assert row in done.out
+    assert "prototype, binary pixels" in done.out
+    assert "prototype, pixels as JSON" in done.out
+    (folder,) = here.glob("runs/benchmark/lenet_flowers/*")
+    for name in ("benchmark.md", "benchmark.csv", "benchmark.png"):
+        assert (folder / name).stat().st_size > 100
+    config = read_config(here / "model_repository/lenet_flowers/config.pbtxt")
+    assert config.instance_group[0].count == 2
+    assert config.dynamic_batching.max_queue_delay_microseconds in (0, 700)
+    assert not any(check_repository(here / "model_repository").values())
+
+
+def test_benchmark_without_a_model(flowers, run):
+    done = run("benchmark")
+    assert done.status == 1
+    assert "python export_model.py +data=flowers +model=lenet" in done.err

@@ -34,6 +34,11 @@ SHARED = {"help", "seed", "data", "model", "paths"}
 TORCH = SHARED | {"trainer", "logger"}
 EXPORT = {"weights", "precision", "tolerance", "max_drop", "calibration_pictures", "triton"}
 GRID = {"delays_us", "instances", "threads", "batches"}
+SERVE = {
+    *("models", "watch", "grpc_port", "http_port", "metrics_port", "health_port"),
+    *("probe_seconds", "probe_deadline_seconds", "poll_seconds", "exit_timeout_seconds"),
+    *("max_request_bytes", "receive_seconds"),
+}
 LOAD = {"concurrency", "seconds", "rounds", "prototype", "p99_limit_ms", "write", "triton"}
 
 
@@ -44,6 +49,7 @@ LOAD = {"concurrency", "seconds", "rounds", "prototype", "p99_limit_ms", "write"
         ("infer", TORCH | {"input", "weights", "gradcam", "engine", "server", "protocol"}),
         ("export_model", TORCH | EXPORT),
         ("benchmark", SHARED | GRID | LOAD),
+        ("serve", {"help", "paths"} | SERVE),
     ],
 )
 def test_top_level_keys(script, keys):
@@ -71,7 +77,7 @@ def test_every_logger_trains(run, flowers, tmp_path, logger):
     assert (tmp_path / "mlflow.db").exists() == (logger == "mlflow")
 
 
-@pytest.mark.parametrize("script", ["train", "infer"])
+@pytest.mark.parametrize("script", ["train", "infer", "serve"])
 def test_help_and_errors_need_no_torch(script, tmp_path):
     """The start-up test: what makes them slow is torch, so torch must not be there."""
     for argument, status in (("--help", 0), ("--cfg=job", 0), ("modle=lenet", 1)):

@@ -93,7 +93,7 @@ class Trial:
         while not condition():
             if time.monotonic() - start > seconds or self.process.poll() is not None:
                 raise TimeoutError(f"{self.health()[1]}\n{self.output.read_text()}")
-            time.sleep(0.02)
+            time.sleep(0.1)
         return time.monotonic() - start
 
     def wait_ready(self, status: int = 200) -> float:
@@ -102,18 +102,21 @@ class Trial:
 
     def server(self) -> psutil.Process:
         """The tritonserver."""
-        children = psutil.Process(self.process.pid).children()
-        return next(child for child in children if child.name() == "tritonserver")
+        return next(child for child in self.children() if child.name() == "tritonserver")
+
+    def children(self) -> list[psutil.Process]:
+        """All that it has started."""
+        return psutil.Process(self.process.pid).children(recursive=True)
 
     def stubs(self, model: str) -> list[psutil.Process]:
         """The newest processes of a model first."""
         found = []
-        for child in self.server().children():
+        for child in self.children():
             try:
                 if f"/live/{model}/" in child.cmdline()[1]:
                     found.append(child)
             except (psutil.Error, IndexError):
-                continue
+                continue  # gone, or just begun
         return sorted(found, key=lambda child: -child.create_time())
 
     def figures(self, model: str) -> Any:

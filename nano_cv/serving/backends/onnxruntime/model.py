@@ -85,10 +85,10 @@ class TritonPythonModel:
             if len(members) == 1:
                 return [(members[0][0], self._run(members[0][1]))]
             # The one copy: Triton holds each request apart.
-            batch = [np.concatenate(parts) for parts in zip(*(tensors for _, tensors in members), strict=False)]
-            outputs = self._run(batch)
+            inputs = zip(*(tensors for _, tensors in members), strict=True)
+            outputs = self._run([np.concatenate(parts) for parts in inputs])
             ends = np.cumsum([tensors[0].shape[0] for _, tensors in members])[:-1]
-            parts = zip(*(np.split(output, ends) for output in outputs), strict=False)
+            parts = zip(*(np.split(output, ends) for output in outputs), strict=True)
             return [(position, part) for (position, _), part in zip(members, parts, strict=True)]
         except Exception as error:
             if len(members) == 1:
@@ -96,7 +96,15 @@ class TritonPythonModel:
             return [pair for member in members for pair in self._run_group([member])]
 
     def _run(self, tensors):
-        return self.session.run(self.outputs, dict(zip(self.inputs, tensors, strict=True)))
+        outputs = self.session.run(self.outputs, dict(zip(self.inputs, tensors, strict=True)))
+        if self.batched:
+            for name, output in zip(self.outputs, outputs, strict=True):
+                if output.shape[:1] != tensors[0].shape[:1]:  # its rows belong to nobody
+                    raise ValueError(
+                        f"'{name}': shape {output.shape} for a batch of {tensors[0].shape[0]}; "
+                        "serve this model with max_batch_size: 0"
+                    )
+        return outputs
 
     def _respond(self, request, outputs):
         if isinstance(outputs, Exception):
@@ -148,7 +156,8 @@ def _compare(configured, graph, batched, complete):
         if not fits:
             yield f"'{name}': dims {wanted} in config.pbtxt, {actual} in the graph"
         if DTYPES.get(tensor["data_type"]) != known[name].type:
-            yield f"'{name}': {tensor['data_type']} in config.pbtxt, {known[name].type} in the graph"
+            kind = tensor["data_type"]
+            yield f"'{name}': {kind} in config.pbtxt, {known[name].type} in the graph"
     missing = known.keys() - {tensor["name"] for tensor in configured}
     if complete and missing:
         yield f"config.pbtxt lacks {', '.join(sorted(missing))}"

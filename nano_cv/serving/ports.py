@@ -1,0 +1,42 @@
+"""Ports on loopback."""
+
+import socket
+from collections.abc import Mapping
+
+from nano_cv.errors import UserError
+from nano_cv.serving.triton import LOOPBACK
+
+
+def check_ports(ports: Mapping[str, int | None]) -> None:
+    """Make sure that each is free; the keys are those of the configuration.
+
+    Raises:
+        UserError: one is taken, is none, or is given twice.
+    """
+    given = {key: port for key, port in ports.items() if port is not None}
+    for key, port in given.items():
+        twice = [other for other in given if other != key and given[other] == port]
+        if twice:
+            raise UserError(f"{key}={port}: {twice[0]} has the same; each needs its own")
+        try:
+            _bind(port)
+        except OverflowError:
+            raise UserError(f"{key}={port}: a port is a number from 1 to 65535") from None
+        except OSError as error:
+            raise UserError(
+                f"{key}={port}: {error.strerror}; stop what listens there, or choose another: "
+                f"{key}={free_port()}"
+            ) from error
+
+
+def free_port() -> int:
+    """One that nobody uses at this moment."""
+    return _bind(0)
+
+
+def _bind(port: int) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that just ended
+        probe.bind((LOOPBACK, port))
+        probe.listen()
+        return int(probe.getsockname()[1])

@@ -1,0 +1,81 @@
+"""The model repository on disk: what there is to serve, and whether it has changed."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from nano_cv.errors import UserError, listing, nearest
+
+Signature = frozenset[tuple[str, int, int, int]]
+
+
+def wanted_models(repository: Path, names: Iterable[str] | None) -> list[str]:
+    """The models to serve: all, or `names` and the models that those are made of.
+
+    Raises:
+        UserError: there are none, or not these.
+    """
+    found = [folder.name for folder in folders(repository)]
+    if not found:
+        raise UserError(
+            f"{repository}: no model to serve; "
+            "type: python export_model.py +data=flowers +model=lenet"
+        )
+    if names is None:
+        return found
+    wanted = []
+    left = list(names)
+    while left:
+        name = left.pop(0)
+        if name not in found:
+            raise UserError(
+                f"models: {repository} has no '{name}'{nearest(name, found)} "
+                f"There are: {listing(found)}"
+            )
+        if name not in wanted:
+            wanted.append(name)
+            left += parts_of(repository / name)
+    return wanted
+
+
+def folders(repository: Path) -> list[Path]:
+    """The folder of each model."""
+    if not repository.is_dir():
+        return []
+    items = sorted(repository.iterdir())
+    return [item for item in items if item.is_dir() and not item.name.startswith(".")]
+
+
+def parts_of(folder: Path) -> list[str]:
+    """The models of an ensemble; nothing if it is none."""
+    config = model_config_pb2.ModelConfig()
+    try:
+        text_format.Parse((folder / "config.pbtxt").read_text(), config, allow_unknown_field=True)
+    except (OSError, ValueError, text_format.ParseError):
+        return []  # the check will say what is wrong with it
+    return [step.model_name for step in config.ensemble_scheduling.step]
+
+
+def signature(folder: Path) -> Signature:
+    """Changes whenever a file of the model does."""
+    found = set()
+    for root, names, files in os.walk(folder):
+        names[:] = [name for name in names if not name.startswith(".")]
+        for name in [*names, *(file for file in files if not file.startswith("."))]:
+            try:
+                status = os.stat(os.path.join(root, name))
+            except OSError:
+                continue  # removed while we looked: the next look will tell
+            size = 0 if name in names else status.st_size
+            mtime = 0 if name in names else status.st_mtime_ns
+            found.add((os.path.join(root, name), size, mtime, status.st_ino))
+    return frozenset(found)
+
+
+def versions_of(folder: Path) -> list[str]:
+    """The version folders, oldest first."""
+    names = [item.name for item in folder.iterdir() if item.is_dir() and item.name.isdecimal()]
+    return sorted(names, key=int)
