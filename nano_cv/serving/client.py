@@ -89,10 +89,13 @@ class Client:
         self.close()
 
     def models(self) -> list[str]:
-        """The names of the models that are ready."""
-        index = self._ask("get_model_repository_index")
-        found = index["models"] if isinstance(index, dict) else index
-        return sorted({model["name"] for model in found or [] if model.get("state") == "READY"})
+        """The names of the models that are loaded.
+
+        From the statistics: serve.py keeps the repository's index, and what loads and unloads, to
+        itself.
+        """
+        statistics = self._ask("get_inference_statistics")
+        return sorted({model["name"] for model in statistics.get("model_stats", [])})
 
     def model(self, name: str) -> Model:
         """What the server says of a model; asked once.

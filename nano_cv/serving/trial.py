@@ -21,6 +21,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
 from nano_cv.serving.ports import free_port
+from nano_cv.serving.server import dying_with_us
 from nano_cv.serving.triton import LOOPBACK, PROJECT
 
 Call = Callable[[], Any]
@@ -47,7 +48,11 @@ class Trial:
         line += [f"{key}={port}" for key, port in self.ports.items()]
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
-                line, cwd=folder, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                dying_with_us(line),
+                cwd=folder,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         self.channel = grpc.insecure_channel(f"{LOOPBACK}:{self.ports['grpc_port']}", OPTIONS)
         self.triton = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)

@@ -5,6 +5,7 @@ backend be written for that one, and `backends/onnxruntime/model.py` is such: it
 whose config says `backend: "onnxruntime"`, as NVIDIA's own container does, from the same files.
 """
 
+import ctypes.util
 import importlib.util
 import os
 import shutil
@@ -63,6 +64,11 @@ def find_wheel() -> Wheel:
         stub=root / "python_backend_stubs" / version / "triton_python_backend_stub",
         libraries=package.parent / "nvidia_pytriton.libs",
     )
+    if not (_python_library().exists() or ctypes.util.find_library(f"python{version}")):
+        raise UserError(
+            f"{_python_library()}: missing, and Triton's Python backend needs it; "
+            f"type: sudo apt install libpython{version}; {container}"
+        )
     for part in wheel:
         if not part.exists():
             raise UserError(f"{part}: missing, so this Triton cannot run here; {container}")
@@ -81,13 +87,19 @@ def environment(wheel: Wheel, extra: Mapping[str, str] = {}) -> dict[str, str]:
     """Of the server and its stubs: this Python's packages, the wheel's libraries."""
     path = [sysconfig.get_path("scripts"), os.environ.get("PATH", "")]
     return os.environ | {
-        "LD_LIBRARY_PATH": str(wheel.libraries),
+        "LD_LIBRARY_PATH": f"{wheel.libraries}{os.pathsep}{_python_library().parent}",
         "PATH": os.pathsep.join(path),
         "VIRTUAL_ENV": sys.prefix,
         "PILLOW_BLOCKS_MAX": "64",  # memory that Pillow keeps: halves the time of a small JPEG
         "PYTHONDONTWRITEBYTECODE": "1",
         **extra,
     }
+
+
+def _python_library() -> Path:
+    """What the stub, a program around Python, is linked with; not every Python has it."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return Path(sysconfig.get_config_var("LIBDIR"), f"libpython{version}.so.1.0")
 
 
 def command(
