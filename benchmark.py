@@ -40,7 +40,7 @@ def benchmark(config: DictConfig) -> None:
                 *(channel, ports["http"], picture, config.model.image_size),
                 *(config.concurrency, config.seconds),
             )
-            least, most = config.rounds
+            least, most = config.min_rounds, max(config.min_rounds, config.max_rounds)
             measured = rounds.take_turns(bench.settings(grid), least, most, "Settings")
             best = settings.best(measured, config.p99_limit_ms)
             rows = bench.compared(best, default, float32, config.prototype)

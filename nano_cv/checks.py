@@ -17,7 +17,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nano_cv.errors import UserError, listing, nearest
@@ -27,6 +27,7 @@ CHOICES = {  # values that a wrong spelling would carry as far as Lightning
     "trainer.accelerator": ("auto", "cpu", "gpu", "mps"),
     "engine": ("torch", "onnx", "triton"),
     "protocol": ("grpc", "http"),
+    "precision": ("float32", "int8", "bf16", "auto"),
     "trainer.precision": ("auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"),
 }
 POSITIVE = (
@@ -34,8 +35,14 @@ POSITIVE = (
     *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
     *("probe_seconds", "probe_deadline_seconds", "poll_seconds", "exit_timeout_seconds"),
     *("max_request_bytes", "receive_seconds"),
+    *("calibration_pictures", "concurrency", "seconds", "p99_limit_ms"),
+    *("min_rounds", "max_rounds"),
+    *("instances", "threads", "batches"),
+    *(f"triton.{key}" for key in ("max_batch_size", "instances", "threads", "max_queue_size")),
+    *(f"triton.{key}" for key in ("queue_timeout_us", "decode_instances")),
+    *("triton.max_picture_bytes", "triton.max_picture_pixels"),
 )
-NOT_NEGATIVE = ("seed", "data.workers")
+NOT_NEGATIVE = ("seed", "data.workers", "tolerance", "triton.max_queue_delay_us", "delays_us")
 
 
 def option_groups(folders: list[Path]) -> dict[str, list[str]]:
@@ -212,8 +219,11 @@ def _check_choices(config: DictConfig) -> None:
     ):
         for key in keys:
             value = OmegaConf.select(config, key)
-            if isinstance(value, int | float) and not fits(value):
-                raise UserError(f"{key}={value}: {needed} is needed")
+            if isinstance(value, ListConfig) and not value:
+                raise UserError(f"{key}=[]: at least one value is needed")
+            for number in value if isinstance(value, ListConfig) else [value]:
+                if number is not None and not (isinstance(number, int | float) and fits(number)):
+                    raise UserError(f"{key}={value}: {needed} is needed")
 
 
 def _check_task(config: Any, sets: Mapping[str, Callable[[], DictConfig]]) -> None:

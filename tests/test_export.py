@@ -165,7 +165,7 @@ def test_benchmark_measures_a_real_server(here, run):
     """All rows, the files, and the best setting written into config.pbtxt."""
     quick = ["logger=none", "model.image_size=32", "model.task.network.channels=[4, 8]"]
     assert run("export_model", *TINY).status == 0
-    grid = ["delays_us=[0, 700]", "instances=[2]", "seconds=0.2", "rounds=[1, 1]"]
+    grid = ["delays_us=[0, 700]", "instances=[2]", "seconds=0.2", "min_rounds=1", "max_rounds=1"]
     done = run("benchmark", *quick[1:], *grid, "write=true")
     assert done.status == 0, done.err
     for row in ("| float32 | 2 | 0 |", "| float32 | 2 | 700 |", "in process", "best, from JPEG"):

@@ -81,7 +81,7 @@ def test_from_export_to_answers(run, flowers, tmp_path):
         assert done.status == 0 or "times the speed of float32" in done.err, done.err
     for command in matching("python benchmark.py"):
         network = [setting for setting in TINY if setting.startswith("model.")]
-        quick = ["delays_us=[0]", "instances=[1]", "seconds=0.2", "rounds=[1, 1]"]
+        quick = ["delays_us=[0]", "instances=[1]", "seconds=0.2", "min_rounds=1", "max_rounds=1"]
         done = run("benchmark", *shlex.split(command)[2:], *network, *quick)
         assert done.status == 0, done.err
 

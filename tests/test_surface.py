@@ -39,7 +39,16 @@ SERVE = {
     *("probe_seconds", "probe_deadline_seconds", "poll_seconds", "exit_timeout_seconds"),
     *("max_request_bytes", "receive_seconds"),
 }
-LOAD = {"concurrency", "seconds", "rounds", "prototype", "p99_limit_ms", "write", "triton"}
+LOAD = {
+    "concurrency",
+    "seconds",
+    "min_rounds",
+    "max_rounds",
+    "prototype",
+    "p99_limit_ms",
+    "write",
+    "triton",
+}
 
 
 @pytest.mark.parametrize(

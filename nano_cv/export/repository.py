@@ -149,6 +149,7 @@ def _publish_ensemble(
         "max_picture_bytes": str(triton["max_picture_bytes"]),
         "max_picture_pixels": str(triton["max_picture_pixels"]),
     }
+    # No dynamic batching: a picture decodes alone, and the next model batches anew.
     decoder = {
         "name": f"decode_{size}",
         "backend": "python",
@@ -156,7 +157,6 @@ def _publish_ensemble(
         "input": [encoded],
         "output": [images],
         "instance_group": [{"count": triton["decode_instances"], "kind": "KIND_CPU"}],
-        "dynamic_batching": batching(triton, 0),  # a picture decodes alone, so none need wait
         "parameters": _parameters(limits),
     }
     outputs = [tensor["name"] for tensor in config["output"]]

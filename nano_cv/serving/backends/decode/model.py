@@ -4,8 +4,6 @@
 """
 
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import triton_python_backend_utils as utils
@@ -23,17 +21,11 @@ class TritonPythonModel:
         self.size = int(config["output"][0]["dims"][-1])
         self.max_bytes = limits["max_picture_bytes"]
         self.max_pixels = limits["max_picture_pixels"]
-        # Pillow decodes and resizes without Python's lock.
-        self.pool = ThreadPoolExecutor(os.cpu_count())
 
     def execute(self, requests):
-        """Decode the pictures of all requests side by side; a bad one fails only its request."""
-        pictures = [
-            utils.get_input_tensor_by_name(request, "ENCODED").as_numpy().ravel()
-            for request in requests
-        ]
-        decoded = iter(list(self.pool.map(self._load, [one for some in pictures for one in some])))
-        return [_respond([next(decoded) for _ in some]) for some in pictures]
+        """Decode the pictures of each request; a bad one fails only its own request."""
+        encoded = [utils.get_input_tensor_by_name(request, "ENCODED") for request in requests]
+        return [_respond([self._load(one) for one in some.as_numpy().ravel()]) for some in encoded]
 
     def _load(self, content):
         try:
@@ -45,17 +37,11 @@ class TritonPythonModel:
         except images.ImageError as error:
             return error
 
-    def finalize(self):
-        """End the threads."""
-        self.pool.shutdown()
-
 
 def _respond(decoded):
     bad = [f"{n}: {one}" for n, one in enumerate(decoded) if isinstance(one, Exception)]
     if bad:
         text = bad[0].partition(": ")[2] if len(decoded) == 1 else "; ".join(bad)
-        return utils.InferenceResponse(
-            error=utils.TritonError(text, utils.TritonError.INVALID_ARG)
-        )
+        return utils.InferenceResponse(error=utils.TritonError(text, utils.TritonError.INVALID_ARG))
     pixels = np.ascontiguousarray(np.stack(decoded).transpose(0, 3, 1, 2))
     return utils.InferenceResponse([utils.Tensor("IMAGES", pixels)])

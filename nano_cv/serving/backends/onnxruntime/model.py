@@ -74,7 +74,10 @@ class TritonPythonModel:
         return responses
 
     def _read(self, request, name):
-        tensor = utils.get_input_tensor_by_name(request, name).as_numpy()  # Triton's memory, a view
+        given = utils.get_input_tensor_by_name(request, name)
+        if given is None:
+            raise ValueError(f"input '{name}' is missing; optional inputs are not served here")
+        tensor = given.as_numpy()  # Triton's memory, a view
         if name in self.strings:
             return np.array([text.decode() for text in tensor.flat], object).reshape(tensor.shape)
         return tensor
@@ -134,7 +137,7 @@ def _options(config):
         level, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     )
     for key, value in given.items():
-        if key.startswith("session."):  # onnxruntime's own, session.intra_op.allow_spinning say
+        if key.startswith(("session.", "mlas.")):  # onnxruntime's own, session.intra_op.allow_spinning say
             options.add_session_config_entry(key, value)
     return options
 

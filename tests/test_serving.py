@@ -1,0 +1,443 @@
+"""Against the real Triton, supervised: one server for the module, models of a few bytes."""
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import onnx
+import psutil
+import pytest
+from onnx import TensorProto, helper
+
+from nano_cv.errors import UserError
+from nano_cv.serving import triton
+from nano_cv.serving.models import Backoff
+from nano_cv.serving.trial import Load, Trial, http_body, request_of
+
+try:
+    triton.find_wheel()
+except UserError as missing:
+    pytest.skip(str(missing), allow_module_level=True)
+
+SLOW = """
+import time
+import triton_python_backend_utils as utils
+
+class TritonPythonModel:
+    def execute(self, requests):
+        answers = []
+        for request in requests:
+            x = utils.get_input_tensor_by_name(request, "X").as_numpy()
+            while x.flat[0] == 13:  # hangs, as a deadlock would
+                time.sleep(1)
+            time.sleep(0.1)
+            answers.append(utils.InferenceResponse([utils.Tensor("Y", x)]))
+        return answers
+"""
+X = {"X": np.array([[1, 2, 3, 4]], np.float32)}
+FAST = ("probe_seconds=0.5", "probe_deadline_seconds=1.5", "poll_seconds=0.2")
+
+
+def write_model(
+    folder: Path, config: str, nodes: list, inputs: list, outputs: list, **more
+) -> None:
+    """A model of the `onnxruntime` backend."""
+    folder.mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(
+        f'name: "{folder.name}"\nbackend: "onnxruntime"\n{config}\n'
+        "instance_group { count: 1 kind: KIND_CPU }\n"
+        'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n'
+    )
+    (folder / "1").mkdir()
+    graph = helper.make_graph(nodes, folder.name, inputs, outputs, **more)
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(
+        helper.make_model(graph, opset_imports=opset, ir_version=8), folder / "1" / "model.onnx"
+    )
+
+
+def write_scale(folder: Path, dims: str = "4", factor: float = 2) -> None:
+    """Y = factor X and Z = X + X, in batches of up to 8 that are waited for."""
+    float4 = (TensorProto.FLOAT, ["N", 4])
+    write_model(
+        folder,
+        "max_batch_size: 8\ndynamic_batching { max_queue_delay_microseconds: 100000 }\n"
+        f'input {{ name: "X" data_type: TYPE_FP32 dims: [{dims}] }}\n'
+        f'output {{ name: "Y" data_type: TYPE_FP32 dims: [{dims}] }}\n'
+        f'output {{ name: "Z" data_type: TYPE_FP32 dims: [{dims}] }}',
+        [
+            helper.make_node("Mul", ["X", "factor"], ["Y"]),
+            helper.make_node("Add", ["X", "X"], ["Z"]),
+        ],
+        [helper.make_tensor_value_info("X", *float4)],
+        [helper.make_tensor_value_info(name, *float4) for name in "YZ"],
+        initializer=[helper.make_tensor("factor", TensorProto.FLOAT, [], [factor])],
+    )
+
+
+def write_repository(root: Path) -> Path:
+    """Every kind of model that the tests ask."""
+    write_scale(root / "scale")
+    write_scale(root / "wrong", dims="5")
+    write_model(
+        root / "keep",  # the rows of A that are not below B: for some requests too few
+        "max_batch_size: 8\ndynamic_batching { max_queue_delay_microseconds: 100000 }\n"
+        'input { name: "A" data_type: TYPE_FP32 dims: [1] }\n'
+        'input { name: "B" data_type: TYPE_FP32 dims: [1] }\n'
+        'output { name: "KEPT" data_type: TYPE_FP32 dims: [1] }',
+        [
+            helper.make_node("GreaterOrEqual", ["A", "B"], ["column"]),
+            helper.make_node("Reshape", ["column", "flat"], ["kept"]),
+            helper.make_node("Compress", ["A", "kept"], ["KEPT"], axis=0),
+        ],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 1]) for name in "AB"],
+        [helper.make_tensor_value_info("KEPT", TensorProto.FLOAT, ["M", 1])],
+        initializer=[helper.make_tensor("flat", TensorProto.INT64, [1], [-1])],
+    )
+    write_model(
+        root / "echo",
+        "max_batch_size: 0\n"
+        'input { name: "TEXT" data_type: TYPE_STRING dims: [-1] }\n'
+        'output { name: "SAME" data_type: TYPE_STRING dims: [-1] }',
+        [helper.make_node("Identity", ["TEXT"], ["SAME"])],
+        [helper.make_tensor_value_info("TEXT", TensorProto.STRING, ["N"])],
+        [helper.make_tensor_value_info("SAME", TensorProto.STRING, ["N"])],
+    )
+    (root / "slow" / "1").mkdir(parents=True)
+    (root / "slow" / "1" / "model.py").write_text(SLOW)
+    (root / "slow" / "config.pbtxt").write_text(
+        'name: "slow"\nbackend: "python"\nmax_batch_size: 1\n'
+        'input { name: "X" data_type: TYPE_FP32 dims: [4] }\n'
+        'output { name: "Y" data_type: TYPE_FP32 dims: [4] }\n'
+        "instance_group { count: 2 kind: KIND_CPU }\n"
+    )
+    (root / "twice" / "1").mkdir(parents=True)
+    steps = "".join(
+        f'step {{ model_name: "scale" model_version: -1 input_map {{ key: "X" value: "{before}" }} '
+        f'output_map {{ key: "Y" value: "{after}" }} }}\n'
+        for before, after in (("X", "HALF"), ("HALF", "Y"))
+    )
+    (root / "twice" / "config.pbtxt").write_text(
+        'name: "twice"\nplatform: "ensemble"\nmax_batch_size: 8\n'
+        'input { name: "X" data_type: TYPE_FP32 dims: [4] }\n'
+        'output { name: "Y" data_type: TYPE_FP32 dims: [4] }\n'
+        f"ensemble_scheduling {{ {steps} }}\n"
+    )
+    return root
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    with Trial(write_repository(folder / "models"), folder, *FAST) as trial:
+        trial.wait(lambda: trial.health()[1].get("status") == "degraded", 60)  # `wrong` is refused
+        yield trial
+
+
+@pytest.fixture(autouse=True)
+def all_well(request):
+    """Each test leaves the server as it found it."""
+    yield
+    if "served" in request.fixturenames:
+        trial = request.getfixturevalue("served")
+        trial.wait(lambda: others_ready(trial))
+
+
+def others_ready(trial) -> bool:
+    models = trial.health()[1]["models"]
+    return all(model["state"] == "ready" for name, model in models.items() if name != "wrong")
+
+
+def drop_in(models: Path, name: str, version: str, write) -> None:
+    """A new version, whole at once."""
+    hidden = models / f".{name}_{version}"
+    write(hidden)
+    hidden.rename(models / name / version)
+
+
+def good_version(factor):
+    def write(folder):
+        write_scale(folder.with_name(".temporary") / folder.name, factor=factor)
+        (folder.with_name(".temporary") / folder.name / "1").rename(folder)
+        shutil.rmtree(folder.with_name(".temporary"))
+
+    return write
+
+
+def corrupt_version(folder):
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"\x08\x07junk")
+
+
+def test_requests_run_as_one_batch(served):
+    before = served.figures("scale")
+    rows = [np.full((1, 4), number, np.float32) for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda row: served.infer("scale", {"X": row}), rows))
+    for row, answer in zip(rows, answers, strict=True):
+        assert np.array_equal(answer["Y"], row * 2) and np.array_equal(answer["Z"], row + row)
+    after = served.figures("scale")
+    assert after.inference_count - before.inference_count >= 8
+    assert after.execution_count - before.execution_count <= 5  # a probe may come in between
+
+
+def test_a_bad_request_does_not_fail_its_neighbours(served):
+    """The bad one: the model's answer has fewer rows than the request."""
+
+    def ask(number):
+        inputs = {"A": np.array([[number]], np.float32), "B": np.zeros((1, 1), np.float32)}
+        try:
+            return served.infer("keep", inputs)["KEPT"].item()
+        except grpc.RpcError as error:
+            return error.details()
+
+    with ThreadPoolExecutor(4) as pool:
+        first, second, bad, third = pool.map(ask, [1, 2, -1, 3])
+    assert (first, second, third) == (1, 2, 3)
+    assert "shape (0, 1) for a batch of 1" in bad
+
+
+def test_strings_without_a_batch_dimension(served):
+    texts = np.array(["", "grün", "x" * 3000], object)
+    answer = served.triton.ModelInfer(request_of("echo", {"TEXT": texts}))
+    assert answer.raw_output_contents == request_of("echo", {"TEXT": texts}).raw_input_contents
+    not_text = np.array([b"\xff\xfe"], object)
+    with pytest.raises(grpc.RpcError) as refused:
+        served.infer("echo", {"TEXT": not_text})
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_only_the_outputs_that_are_asked_for(served):
+    assert served.infer("scale", X, "Z").keys() == {"Z"}
+    assert served.infer("scale", X).keys() == {"Y", "Z"}
+
+
+def test_a_config_that_does_not_fit_is_refused_and_the_others_serve(served):
+    status, health = served.health()
+    assert status == 503 and health["models"]["wrong"]["state"] == "refused"
+    assert "dims" in health["models"]["wrong"]["reason"]
+    assert np.array_equal(served.infer("twice", X)["Y"], X["X"] * 4)
+
+
+BAD = {
+    "shape": {"X": np.zeros((1, 3), np.float32)},
+    "rank": {"X": np.zeros(4, np.float32)},
+    "batch": {"X": np.zeros((9, 4), np.float32)},
+    "dtype": {"X": np.zeros((1, 4), np.int64)},
+    "name": {"WRONG": np.zeros((1, 4), np.float32)},
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_request_is_refused_and_the_next_is_served(served, kind):
+    with pytest.raises(grpc.RpcError) as refused:
+        served.infer("scale", BAD[kind])
+    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert np.array_equal(served.infer("scale", X)["Y"], X["X"] * 2)
+
+
+def test_truncated_data_are_refused(served):
+    request = request_of("scale", X)
+    request.raw_input_contents[0] = request.raw_input_contents[0][:-1]
+    with pytest.raises(grpc.RpcError, match="INVALID_ARGUMENT"):
+        served.triton.ModelInfer(request)
+
+
+def test_nobody_else_may_load_models(served):
+    with pytest.raises(grpc.RpcError, match="restricted"):
+        served.triton.RepositoryModelUnload(
+            triton.service_pb2.RepositoryModelUnloadRequest(model_name="scale")
+        )
+
+
+@pytest.mark.parametrize(  # two processes, and one
+    ("model", "number"),
+    [("slow", signal.SIGKILL), ("scale", signal.SIGSTOP)],
+)
+def test_a_killed_or_stopped_process_comes_back(served, model, number):
+    restarts = served.model(model)["restarts"]
+    with Load(served.grpc_call(model, X)) as load:
+        served.wait(lambda: len(load.good()) >= 4)
+        killed = time.monotonic()
+        os.kill(served.stubs(model)[0].pid, number)
+        served.wait(lambda: served.model(model)["restarts"] > restarts)
+        served.wait(lambda: served.model(model)["state"] == "ready")
+        back = time.monotonic()
+        count = len(load.answers)
+        served.wait(lambda: len(load.answers) >= count + 12)
+    assert back - killed < 12  # 2 to 3 s on a quiet machine
+    assert not [answer for answer in load.answers if answer.sent > back and answer.error]
+    assert np.array_equal(served.infer("twice", X)["Y"], X["X"] * 4)
+
+
+def test_a_model_that_hangs_is_started_again(served):
+    restarts = served.model("slow")["restarts"]
+    stuck = [served.triton.ModelInfer.future(request_of("slow", {"X": X["X"] * 13}))
+             for _ in range(2)]  # fmt: skip
+    served.wait(lambda: served.model("slow")["restarts"] > restarts)
+    served.wait(lambda: served.model("slow")["state"] == "ready")
+    assert np.array_equal(served.infer("slow", X)["Y"], X["X"])
+    assert all(future.exception(timeout=10) for future in stuck)
+
+
+def test_a_server_that_is_killed_is_started_again(served):
+    restarts = served.health()[1]["server_restarts"]
+    served.server().kill()
+    served.wait(lambda: served.health()[1]["server_restarts"] > restarts)
+    served.wait(lambda: others_ready(served))
+    assert served.model("wrong")["state"] == "refused"
+    assert np.array_equal(served.infer("twice", X)["Y"], X["X"] * 4)
+
+
+def test_versions_under_load(served):
+    """Corrupt: refused, with the reason. Good: served. Gone: the one before. No failed request."""
+    models = served.output.parent / "models"
+    with Load(served.grpc_call("scale", X)) as load:
+        drop_in(models, "scale", "2", corrupt_version)
+        served.wait(lambda: "2" in served.model("scale")["refused"])
+        assert "model.onnx" in served.model("scale")["refused"]["2"]
+        assert served.model("scale")["versions"] == ["1"]
+        assert served.infer("scale", X)["Y"][0, 0] == 2
+        drop_in(models, "scale", "3", good_version(factor=3))
+        served.wait(lambda: served.infer("scale", X)["Y"][0, 0] == 3)
+        shutil.rmtree(models / "scale" / "2")
+        shutil.rmtree(models / "scale" / "3")
+        served.wait(lambda: served.infer("scale", X)["Y"][0, 0] == 2)
+        served.wait(lambda: served.model("scale")["refused"] == {})
+    assert load.good() and not load.errors()
+
+
+def test_models_come_and_go(served):
+    models = served.output.parent / "models"
+    write_scale(models / ".hidden" / "guest")
+    (models / ".hidden" / "guest").rename(models / "guest")
+    (models / ".hidden").rmdir()
+    served.wait(lambda: served.model("guest").get("state") == "ready")
+    assert served.infer("guest", X)["Y"][0, 0] == 2
+    (models / "guest" / "1" / "model.onnx").write_bytes(b"junk")  # in place, while it serves
+    served.wait(lambda: served.model("guest")["refused"])
+    assert served.infer("guest", X)["Y"][0, 0] == 2
+    shutil.rmtree(models / "guest")
+    served.wait(lambda: served.model("guest") == {})
+    with pytest.raises(grpc.RpcError, match=r"NOT_FOUND|UNAVAILABLE"):
+        served.infer("guest", X)
+
+
+def send(trial, data: bytes) -> tuple[int, bytes]:
+    """What the guard answers to these bytes."""
+    with socket.create_connection(("127.0.0.1", trial.ports["http_port"]), timeout=10) as link:
+        link.sendall(data)
+        answer = http.client.HTTPResponse(link)
+        answer.begin()
+        return answer.status, answer.read()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ("Transfer-Encoding: chunked", 411),
+        (f"Content-Length: {10**9}", 413),
+        ("Content-Length: 5\r\nContent-Length: 6", 400),
+        ("Content-Length: -5", 400),
+        ("Content-Length: 5\r\nContent-Encoding: gzip", 415),
+        (f"X-Long: {'x' * 20000}", 431),
+        ("Transfer-Encoding : chunked", 400),
+        ("X: 1\r\n folded", 400),
+    ],
+)
+def test_the_guard_refuses(served, headers, status):
+    path = "/v2/models/scale/infer"
+    assert send(served, f"POST {path} HTTP/1.1\r\n{headers}\r\n\r\n".encode())[0] == status
+
+
+def test_the_guard_passes_on(served):
+    call = served.http_call("scale", X)()
+    assert call() == call()  # on one connection
+    head, body = http_body(X)
+    link = http.client.HTTPConnection("127.0.0.1", served.ports["http_port"], timeout=10)
+    form = head | {"Content-Type": "application/x-www-form-urlencoded"}  # crashes a bare Triton
+    link.request("POST", "/v2/models/scale/infer", body + bytes(5 * 2**20), form)
+    assert link.getresponse().read()
+    link.request("GET", "/v2/health/live")
+    assert link.getresponse().status == 200
+    assert served.health()[1]["models"]["scale"]["state"] == "ready"
+
+
+def test_restarts_slow_down_and_a_quiet_time_forgives(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    backoff = Backoff(first=1, most=4, quiet=60)
+    assert [backoff.next() for _ in range(5)] == [0, 1, 2, 4, 4]
+    now += 70
+    assert [backoff.next() for _ in range(2)] == [0, 1]
+
+
+def test_metrics(served):
+    with served.page("metrics_port", "/metrics") as page:
+        text = page.read().decode()
+    assert 'nv_inference_request_success{model="scale",version="1"}' in text
+    assert 'nano_cv_model_up{model="wrong"} 0' in text
+
+
+def test_sigterm_loses_nothing_that_was_accepted(tmp_path):
+    """Over gRPC and over kept HTTP connections: an answer, or a refusal in words."""
+    write_repository(tmp_path / "all")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "all" / "slow").rename(tmp_path / "models" / "slow")
+    with Trial(tmp_path / "models", tmp_path, *FAST) as trial:
+        trial.wait_ready()
+        over_grpc = Load(trial.grpc_call("slow", X), 6, until_error=True)
+        over_http = Load(trial.http_call("slow", X), 3, until_error=True)
+        children = trial.children()
+        with over_grpc, over_http:
+            trial.wait(lambda: len(over_grpc.good()) > 12 and len(over_http.good()) > 6)
+            trial.process.terminate()
+            assert trial.process.wait(20) == 0
+    refusals = {*over_grpc.errors(), *over_http.errors()}
+    allowed = (
+        *("Server is stopping", "no available versions"),  # Triton takes no more
+        *("Connection refused", "failed to connect"),  # and has gone
+    )
+    assert all(any(text in refusal for text in allowed) for refusal in refusals), refusals
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert not list((tmp_path / "cache").iterdir())
+    assert not list(Path("/dev/shm").glob(f"nano_cv_{trial.ports['grpc_port']}_*"))
+
+
+def test_nothing_runs_on_when_the_supervisor_is_killed(tmp_path):
+    write_scale(tmp_path / "models" / "scale")
+    with Trial(tmp_path / "models", tmp_path) as trial:
+        trial.wait(lambda: trial.stubs("scale"))
+        children = trial.children()
+        trial.process.kill()
+        assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_port_that_is_taken(run, tmp_path):
+    write_scale(tmp_path / "model_repository" / "scale")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run("serve", f"grpc_port={port}")
+    assert done.status == 1 and f"grpc_port={port}: Address already in use" in done.err
+
+
+def test_nothing_to_serve(run, tmp_path):
+    done = run("serve")
+    assert done.status == 1 and "type: python export_model.py" in done.err
+    write_scale(tmp_path / "model_repository" / "scale")
+    done = run("serve", "models=[scael]")
+    assert done.status == 1 and "did you mean 'scale'?" in done.err
+
+
+def test_another_platform(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.platform", "darwin")
+    done = run("serve")
+    assert done.status == 1 and "docker compose up" in done.err
