@@ -137,7 +137,7 @@ def _options(config):
         level, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     )
     for key, value in given.items():
-        if key.startswith(("session.", "mlas.")):  # onnxruntime's own, session.intra_op.allow_spinning say
+        if key.startswith(("session.", "mlas.")):  # options of onnxruntime itself
             options.add_session_config_entry(key, value)
     return options
 
