@@ -24,6 +24,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from nano_cv.export.repository import versions
 from nano_cv.serving.control import probe
 from nano_cv.serving.trial import INFER, OPTIONS, Load, Trial, request_of
 from nano_cv.serving.triton import LOOPBACK
@@ -32,6 +33,7 @@ Seen = tuple[str, bool]
 GIGABYTE = 2**30
 LIMITED = "limited"  # the model with a queue policy: 16 requests, each 50 ms
 CLIENTS = 64
+CORRUPT, GOOD = "1000", "1001"  # versions dropped in, newer than any
 
 
 def send_gigabyte(port: int, body: bytes) -> str:
@@ -166,29 +168,31 @@ class Faults:
         return f"{seen}{len(load.good())} good ones, {len(load.errors())} failed", passed
 
     def corrupt_version(self) -> Seen:
-        """Corrupt version 2 under load."""
+        """Corrupt newer version under load."""
         with Load(self.trial.grpc_call(self.model, self.inputs)) as load:
-            self.drop_in("2", b"\x08\x07junk")
-            after = self.trial.wait(lambda: "2" in self.trial.model(self.model)["refused"])
-        reason = self.trial.model(self.model)["refused"]["2"]
+            self.drop_in(CORRUPT, b"\x08\x07junk")
+            after = self.trial.wait(lambda: CORRUPT in self.trial.model(self.model)["refused"])
+        reason = self.trial.model(self.model)["refused"][CORRUPT]
+        shutil.rmtree(self.models / self.model / CORRUPT)
         seen = f"refused after {after:.1f} s: “{reason[:90]}”; "
-        seen += f"version 1: {len(load.good())} answers, {len(load.errors())} failed"
+        seen += f"the one before: {len(load.good())} answers, {len(load.errors())} failed"
         return seen, not load.errors()
 
     def good_version(self) -> Seen:
-        """Good version 3 under load."""
+        """Good newer version under load."""
         with Load(self.trial.grpc_call(self.model, self.inputs)) as load:
-            self.drop_in("3", None)
-            after = self.trial.wait(lambda: "3" in self.trial.model(self.model)["versions"])
+            self.drop_in(GOOD, None)
+            after = self.trial.wait(lambda: GOOD in self.trial.model(self.model)["versions"])
         slowest = max(answer.answered - answer.sent for answer in load.answers)
         seen = f"served after {after:.1f} s; {len(load.good())} answers, "
         seen += f"{len(load.errors())} failed, slowest {slowest * 1000:.0f} ms"
         return seen, not load.errors()
 
     def drop_in(self, version: str, content: bytes | None) -> None:
-        """A copy of version 1, whole at once, with another content if that is given."""
+        """A copy of the newest version, whole at once, with another content if that is given."""
         hidden = self.models / self.model / f".{version}"
-        shutil.copytree(self.models / self.model / "1", hidden)
+        newest = versions(self.models / self.model)[-1]
+        shutil.copytree(self.models / self.model / str(newest), hidden)
         if content is not None:
             (hidden / "model.onnx").write_bytes(content)
         hidden.rename(hidden.with_name(version))
