@@ -177,7 +177,8 @@ def _check_run(config_name: str, overrides: list[Override], folders: list[Path])
     _check_choices(config)
     if "data" in own:
         _check_task(values, {name: partial(compose, [f"data={name}"]) for name in groups["data"]})
-    _check_writable(values, ("runs", "weights") if config_name == "train" else ("runs",))
+    written = {"train": ("runs", "weights"), "export_model": ("runs", "models")}
+    _check_writable(values, written.get(config_name, ("runs",)))
     return config
 
 

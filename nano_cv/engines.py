@@ -127,7 +127,8 @@ class Triton(Engine):
             self.contract = self.client.contract(name)
         except ServerError as error:
             self.close()
-            raise UserError(f"server={error}") from error
+            text = str(error).removeprefix(f"{address}: ")
+            raise UserError(f"server={address}: {text}") from error
         self.source = {"model": f"{name} at {address} ({protocol})"}
 
     def predict(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:

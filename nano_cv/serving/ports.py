@@ -15,13 +15,13 @@ def check_ports(ports: Mapping[str, int | None]) -> None:
     """
     given = {key: port for key, port in ports.items() if port is not None}
     for key, port in given.items():
+        if not 1 <= port <= 65535:
+            raise UserError(f"{key}={port}: a port is a number from 1 to 65535")
         twice = [other for other in given if other != key and given[other] == port]
         if twice:
-            raise UserError(f"{key}={port}: {twice[0]} has the same; each needs its own")
+            raise UserError(f"{key} and {twice[0]} are both {port}; each needs its own")
         try:
             _bind(port)
-        except OverflowError:
-            raise UserError(f"{key}={port}: a port is a number from 1 to 65535") from None
         except OSError as error:
             raise UserError(
                 f"{key}={port}: {error.strerror}; stop what listens there, or choose another: "
