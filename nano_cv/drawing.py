@@ -1,11 +1,15 @@
 """Pictures of results: drawn off-screen, returned as uint8 RGB arrays `[H, W, 3]`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
+
+from nano_cv.files import replacing
 
 Drawing = NDArray[np.uint8]
 
@@ -15,6 +19,12 @@ def render(figure: Figure) -> Drawing:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def save(drawing: Drawing, file: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    with replacing(file) as temporary:
+        Image.fromarray(drawing).save(temporary, format="PNG")
 
 
 def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Drawing:

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig
-from PIL import Image
 
 from nano_cv import reports
 from nano_cv.data.pictures import Resized
-from nano_cv.drawing import Drawing
+from nano_cv.drawing import Drawing, save
 from nano_cv.engines import Engine, Torch
 from nano_cv.files import replacing
 from nano_cv.progress import track
@@ -80,7 +79,6 @@ def _write(
         writer.writeheader()
         writer.writerows(rows)
     for name, drawing in drawings.items():
-        with replacing(folder / f"{name}.png") as temporary:
-            Image.fromarray(drawing).save(temporary, format="PNG")
+        save(drawing, folder / f"{name}.png")
         logger.log_drawing(name, drawing)
     logger.log_file(table)

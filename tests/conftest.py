@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nano_cv.contract import Contract
+
 ROOT = Path(__file__).parents[1]
 SPECIES = {"aster": (220, 60, 60), "basil": (60, 200, 60), "clover": (60, 60, 220)}
 COUNTS = {"train": 8, "val": 4, "test": 4}  # pictures of each species
@@ -25,6 +27,17 @@ TINY = [
     "trainer.precision=32-true",
     "logger=none",
 ]
+
+CONTRACT = Contract(
+    task="classification",
+    model="lenet",
+    data="flowers",
+    classes=sorted(SPECIES),
+    image_size=32,
+    mean=[0.485, 0.456, 0.406],
+    std=[0.229, 0.224, 0.225],
+    network={"channels": [4, 8], "dropout": 0.0},
+)
 
 
 class Result(NamedTuple):

@@ -10,23 +10,13 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
-from conftest import SPECIES, TINY
+from conftest import CONTRACT, TINY
 from safetensors.torch import load_file, save_file
 
 from nano_cv import building, weights
 from nano_cv.checks import CONFIGS
 from nano_cv.contract import Contract
 
-CONTRACT = Contract(
-    task="classification",
-    model="lenet",
-    data="flowers",
-    classes=sorted(SPECIES),
-    image_size=32,
-    mean=[0.485, 0.456, 0.406],
-    std=[0.229, 0.224, 0.225],
-    network={"channels": [4, 8], "dropout": 0.0},
-)
 FILE = Path("weights/lenet_flowers.safetensors")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, SPECIES, TINY, make_flowers, python
+from conftest import CONTRACT, ROOT, TINY, make_flowers, python
 from omegaconf import OmegaConf
 from torchmetrics.functional.classification import multiclass_f1_score, multiclass_recall
 
@@ -24,16 +24,6 @@ from nano_cv.errors import UserError
 from nano_cv.serving import triton
 from nano_cv.serving.client import Client, ServerError
 
-CONTRACT = Contract(
-    task="classification",
-    model="lenet",
-    data="flowers",
-    classes=sorted(SPECIES),
-    image_size=32,
-    mean=[0.485, 0.456, 0.406],
-    std=[0.229, 0.224, 0.225],
-    network={"channels": [4, 8], "dropout": 0.0},
-)
 NAME = CONTRACT.name
 FOR_INFER = [option for option in TINY if not option.startswith("model.")]
 QUOTED = CONTRACT.to_json().replace('"', '\\"')

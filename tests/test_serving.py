@@ -18,8 +18,9 @@ from onnx import TensorProto, helper
 
 from nano_cv.errors import UserError
 from nano_cv.serving import triton
+from nano_cv.serving.load import request_of
 from nano_cv.serving.models import Backoff
-from nano_cv.serving.trial import Load, Trial, http_body, request_of
+from nano_cv.serving.trial import Load, Trial, http_body
 
 try:
     triton.find_wheel()

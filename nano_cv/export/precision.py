@@ -170,6 +170,8 @@ class _Reader(CalibrationDataReader):
 
 def _speeds(runs: list[Callable[[], Arrays]]) -> list[float]:
     """Runs a second of each, relative to the first: medians of interleaved rounds."""
+    if len(runs) == 1:  # nothing to compare
+        return [1.0]
     seconds: list[list[float]] = [[] for _ in runs]
     for number in range(ROUNDS + 1):
         for position, run in enumerate(runs):

@@ -31,18 +31,25 @@ class Window(NamedTuple):
     latency99: float
 
 
-def grpc_call(channel: grpc.Channel, model: str, inputs: Mapping[str, NDArray[Any]]) -> Call:
-    """One request over gRPC, ready to be sent again and again."""
+def request_of(
+    model: str, inputs: Mapping[str, NDArray[Any]], *outputs: str
+) -> service_pb2.ModelInferRequest:
+    """A gRPC request, for all outputs unless some are named."""
     request = service_pb2.ModelInferRequest(model_name=model)
     for name, array in inputs.items():
-        tensor = request.inputs.add()
-        tensor.name, tensor.datatype = name, np_to_triton_dtype(array.dtype)
-        tensor.shape.extend(array.shape)
         encoded = array.dtype == np.object_
+        request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
         request.raw_input_contents.append(
             serialize_byte_tensor(array).item() if encoded else array.tobytes()
         )
-    body = request.SerializeToString()
+    for output in outputs:
+        request.outputs.add(name=output)
+    return request
+
+
+def grpc_call(channel: grpc.Channel, model: str, inputs: Mapping[str, NDArray[Any]]) -> Call:
+    """One request over gRPC, ready to be sent again and again."""
+    body = request_of(model, inputs).SerializeToString()
     send = channel.unary_unary(INFER)  # bytes in, bytes out
     return lambda: send(body)
 

@@ -4,7 +4,7 @@ import socket
 from collections.abc import Mapping
 
 from nano_cv.errors import UserError
-from nano_cv.serving.triton import LOOPBACK
+from nano_cv.serving.triton import LOOPBACK, free_ports
 
 
 def check_ports(ports: Mapping[str, int | None]) -> None:
@@ -25,18 +25,12 @@ def check_ports(ports: Mapping[str, int | None]) -> None:
         except OSError as error:
             raise UserError(
                 f"{key}={port}: {error.strerror}; stop what listens there, or choose another: "
-                f"{key}={free_port()}"
+                f"{key}={free_ports(1)[0]}"
             ) from error
 
 
-def free_port() -> int:
-    """One that nobody uses at this moment."""
-    return _bind(0)
-
-
-def _bind(port: int) -> int:
+def _bind(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that just ended
         probe.bind((LOOPBACK, port))
         probe.listen()
-        return int(probe.getsockname()[1])

@@ -25,7 +25,6 @@ from nano_cv.serving.health import TEXT, Page, Pages, as_json
 from nano_cv.serving.http_guard import Guard
 from nano_cv.serving.keeper import Keeper
 from nano_cv.serving.models import Backoff
-from nano_cv.serving.ports import free_port
 from nano_cv.serving.server import Server
 from nano_cv.serving.staging import Staging
 
@@ -77,7 +76,7 @@ class Supervisor:
         shutil.rmtree(settings.area, ignore_errors=True)  # of a run that was killed
         staging = Staging(settings.repository, settings.area.absolute())
         secret = secrets.token_hex()
-        self.triton_metrics, self.triton_http = free_port(), free_port()  # behind ours
+        self.triton_metrics, self.triton_http = triton.free_ports(2)  # behind ours
         prefix = f"nano_cv_{settings.grpc_port}_"
         line = triton.command(
             wheel,

@@ -9,10 +9,9 @@ from datetime import date
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from PIL import Image
 
 from nano_cv.contract import git_commit
-from nano_cv.drawing import Drawing, render
+from nano_cv.drawing import Drawing, render, save
 from nano_cv.files import replacing
 from nano_cv.serving.rounds import Figures
 from nano_cv.serving.settings import Setting
@@ -63,8 +62,7 @@ def write(folder: Path, settings: Mapping[Setting, Figures], rows: Mapping[str, 
     text = markdown(settings, rows)
     with replacing(folder / "benchmark.md") as temporary:
         temporary.write_text(text)
-    with replacing(folder / "benchmark.png") as temporary:
-        Image.fromarray(draw(settings, rows)).save(temporary, format="PNG")
+    save(draw(settings, rows), folder / "benchmark.png")
     with replacing(folder / "benchmark.csv") as temporary, temporary.open("w") as output:
         writer = csv.writer(output, lineterminator="\n")
         writer.writerow(["row", *Setting._fields, *COLUMNS, machine()])

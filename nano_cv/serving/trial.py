@@ -18,14 +18,12 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
+from tritonclient.utils import np_to_triton_dtype
 
-from nano_cv.serving.ports import free_port
+from nano_cv.serving.load import INFER, Call, request_of
 from nano_cv.serving.server import dying_with_us
-from nano_cv.serving.triton import LOOPBACK, PROJECT
+from nano_cv.serving.triton import LOOPBACK, PROJECT, free_ports
 
-Call = Callable[[], Any]
-INFER = "/inference.GRPCInferenceService/ModelInfer"
 OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -40,7 +38,7 @@ class Trial:
     def __init__(self, repository: Path, folder: Path, *settings: str) -> None:
         """Start it on free ports, writing below `folder`; `wait_ready` waits."""
         self.keys = ("grpc_port", "http_port", "metrics_port", "health_port")
-        self.ports = {key: free_port() for key in self.keys}
+        self.ports = dict(zip(self.keys, free_ports(len(self.keys)), strict=True))
         self.output = folder / "serve.out"
         paths = {"models": repository, "runs": folder / "runs", "cache": folder / "cache"}
         line = [sys.executable, str(PROJECT / "serve.py"), *settings]
@@ -175,22 +173,6 @@ class Trial:
             return call
 
         return make
-
-
-def request_of(
-    model: str, inputs: Mapping[str, NDArray[Any]], *outputs: str
-) -> service_pb2.ModelInferRequest:
-    """A gRPC request, for all outputs unless some are named."""
-    request = service_pb2.ModelInferRequest(model_name=model)
-    for name, array in inputs.items():
-        encoded = array.dtype == np.object_
-        request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
-        request.raw_input_contents.append(
-            serialize_byte_tensor(array).item() if encoded else array.tobytes()
-        )
-    for output in outputs:
-        request.outputs.add(name=output)
-    return request
 
 
 def http_body(inputs: Mapping[str, NDArray[Any]]) -> tuple[dict[str, str], bytes]:

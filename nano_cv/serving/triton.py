@@ -83,7 +83,7 @@ def make_backends(wheel: Wheel, folder: Path) -> Path:
     return folder
 
 
-def environment(wheel: Wheel, extra: Mapping[str, str] = {}) -> dict[str, str]:
+def environment(wheel: Wheel) -> dict[str, str]:
     """Of the server and its stubs: this Python's packages, the wheel's libraries."""
     path = [sysconfig.get_path("scripts"), os.environ.get("PATH", "")]
     return os.environ | {
@@ -92,7 +92,6 @@ def environment(wheel: Wheel, extra: Mapping[str, str] = {}) -> dict[str, str]:
         "VIRTUAL_ENV": sys.prefix,
         "PILLOW_BLOCKS_MAX": "64",  # memory that Pillow keeps: halves the time of a small JPEG
         "PYTHONDONTWRITEBYTECODE": "1",
-        **extra,
     }
 
 
