@@ -14,6 +14,7 @@ def benchmark(config: DictConfig) -> None:
     import grpc
 
     from nano_cv import building
+    from nano_cv.engines import Onnx
     from nano_cv.serving import comparison, rounds, settings, table, triton
 
     folder = building.run_folder()
@@ -23,27 +24,29 @@ def benchmark(config: DictConfig) -> None:
     options = (config.instances, config.delays_us, config.threads, config.batches)
     grid = list(settings.grid(precision, *options))
     default = settings.default("float32", config.triton)
+    contract = Onnx(file).contract
+    picture = None  # a generator takes none, and so has no other design to be compared with
+    if contract.task != "generation":
+        picture = comparison.pick(building.make_pictures(config, "test").files)
 
     with tempfile.TemporaryDirectory() as temporary:
         repository = Path(temporary)
         models = settings.lay_out(model, file, grid, repository)
         if default not in grid:
             models += settings.lay_out(model, float32, [default], repository)
-        if config.prototype:
+        prototype = config.prototype and picture is not None
+        if prototype:
             models += settings.lay_out_prototype(model, repository)
         with (
             triton.running(repository, models, folder / "triton.log", http=True) as ports,
             grpc.insecure_channel(f"{triton.LOOPBACK}:{ports['grpc']}") as channel,
         ):
-            picture = comparison.pick(building.make_pictures(config, "test").files)
-            bench = comparison.Bench(
-                *(channel, ports["http"], picture, config.model.image_size),
-                *(config.concurrency, config.seconds),
-            )
+            load = (config.concurrency, config.seconds)
+            bench = comparison.Bench(channel, ports["http"], contract, picture, *load)
             least, most = config.min_rounds, max(config.min_rounds, config.max_rounds)
             measured = rounds.take_turns(bench.settings(grid), least, most, "Settings")
             best = settings.best(measured, config.p99_limit_ms)
-            rows = bench.compared(best, default, float32, config.prototype)
+            rows = bench.compared(best, default, float32, prototype)
             compared = rounds.take_turns(rows, least, most, "Side by side")
 
     print(table.write(folder, measured, compared))

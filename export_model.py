@@ -12,7 +12,7 @@ def export_model(config: DictConfig) -> None:
     from functools import partial
     from pathlib import Path
 
-    from nano_cv import building
+    from nano_cv import building, reports
     from nano_cv.export import graph, parity, precision, repository
     from nano_cv.export.samples import Samples
     from nano_cv.summary import summarise
@@ -20,8 +20,8 @@ def export_model(config: DictConfig) -> None:
 
     folder, path = building.run_folder(), building.weights_file(config)
     task = building.trained_task(config, path)
-    samples = Samples(building.make_data(config), task.contract)
-    metric = task.monitor.removeprefix("val/")
+    samples = Samples(config, building.make_data(config), task.contract)
+    metric = reports.find(task.contract.task).gate
 
     data_hash = task.contract.data_hash
     with (
@@ -31,7 +31,7 @@ def export_model(config: DictConfig) -> None:
         file = Path(staging, "model.onnx")
         graph.export(task, file)
         figures = parity.compare(task, file, *samples.odd(), config.tolerance)
-        figures[f"val/{metric}/torch"] = samples.score(partial(graph.run_torch, task))[metric]
+        figures[f"val/{metric}/torch"] = samples.score(partial(graph.run_torch, task))
 
         threads = repository.threads(config.triton)
         gates = (threads, config.max_drop, config.calibration_pictures)

@@ -15,15 +15,16 @@ def infer(config: DictConfig) -> None:
     from nano_cv.building import run_folder
     from nano_cv.engines import make_engine
     from nano_cv.evaluation import evaluate
-    from nano_cv.inputs import select
+    from nano_cv.inputs import check_options, select
     from nano_cv.summary import summarise
     from nano_cv.tracking import make_logger
 
+    check_options(config)
     folder = run_folder()
     with make_engine(config) as engine:
-        pictures, data_hash = select(config, engine.contract)
+        inputs, data_hash = select(config, engine.contract)
         logger = make_logger(config, folder, "infer", data_hash)
-        metrics = evaluate(config, engine, pictures, folder, logger)
+        metrics = evaluate(config, engine, inputs, folder, logger)
         summarise(metrics, {**engine.source, "run": folder}, logger)
 
 

@@ -17,6 +17,7 @@ def train(config: DictConfig) -> None:
     from nano_cv import building, training, weights
     from nano_cv.engines import Torch
     from nano_cv.evaluation import evaluate
+    from nano_cv.inputs import of_test
     from nano_cv.summary import summarise
     from nano_cv.tracking import make_logger
 
@@ -37,7 +38,8 @@ def train(config: DictConfig) -> None:
     weights.save(task, path)
     if config.test:
         engine = Torch(task, path, config.trainer.accelerator)
-        metrics |= evaluate(config, engine, data.splits["test"], folder, logger)
+        inputs, _ = of_test(config, contract, data.splits)
+        metrics |= evaluate(config, engine, inputs, folder, logger)
     summarise(metrics, {"weights": path, "run": folder}, logger)
 
 

@@ -37,14 +37,15 @@ def weights_file(config: DictConfig) -> Path:
 
 
 def make_data(config: DictConfig) -> "DataModule":
-    """The DataModule, not yet opened."""
-    return instantiate(config.data, _convert_="all")
+    """The DataModule for the task of the model, not yet opened."""
+    return instantiate(config.data, task=task_name(config), _convert_="all")
 
 
 def make_pictures(config: DictConfig, split: str) -> Pictures:
     """One split of the data set as files; loads no torch."""
     root = Path(config.data.root).expanduser()
-    return instantiate(config.data.dataset, _convert_="all")(root=root, split=split)
+    dataset = instantiate(config.data.dataset, _convert_="all")
+    return dataset(root=root, split=split, task=task_name(config))
 
 
 def make_contract(config: DictConfig, data: "DataModule", run_id: str) -> Contract:
@@ -59,6 +60,7 @@ def make_contract(config: DictConfig, data: "DataModule", run_id: str) -> Contra
         image_size=options.pop("image_size"),
         mean=list(config.model.mean),
         std=list(config.model.std),
+        fit=config.data.fit,
         network=options,
         data_hash=data.data_hash,
         git_commit=git_commit(),

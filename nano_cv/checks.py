@@ -24,6 +24,7 @@ from nano_cv.errors import UserError, listing, nearest
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CHOICES = {  # values that a wrong spelling would carry as far as Lightning
+    "data.fit": ("stretch", "letterbox"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "mps"),
     "engine": ("torch", "onnx", "triton"),
     "protocol": ("grpc", "http"),
@@ -32,6 +33,7 @@ CHOICES = {  # values that a wrong spelling would carry as far as Lightning
 }
 POSITIVE = (
     *("data.batch_size", "model.image_size", "model.task.optimizer.lr", "trainer.max_epochs"),
+    *("model.epochs", "model.batch_size", "model.task.steps", "model.task.max_detections", "count"),
     *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
     *("probe_seconds", "probe_deadline_seconds", "poll_seconds", "exit_timeout_seconds"),
     *("max_request_bytes", "receive_seconds"),
@@ -42,7 +44,14 @@ POSITIVE = (
     *(f"triton.{key}" for key in ("queue_timeout_us", "decode_instances")),
     *("triton.max_picture_bytes", "triton.max_picture_pixels"),
 )
-NOT_NEGATIVE = ("seed", "data.workers", "tolerance", "triton.max_queue_delay_us", "delays_us")
+NOT_NEGATIVE = (
+    "seed",
+    "data.workers",
+    "model.augment",
+    "tolerance",
+    "triton.max_queue_delay_us",
+    "delays_us",
+)
 
 
 def option_groups(folders: list[Path]) -> dict[str, list[str]]:
@@ -175,6 +184,10 @@ def _check_run(config_name: str, overrides: list[Override], folders: list[Path])
     config = compose(lines)
     values: Any = OmegaConf.to_container(config, resolve=True)
     _check_choices(config)
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        chosen_data = f" by data={config.data.name}" if missing[0].startswith("data.") else ""
+        raise UserError(f"{missing[0]}: needed{chosen_data}; add {missing[0]}=...")
     if "data" in own:
         _check_task(values, {name: partial(compose, [f"data={name}"]) for name in groups["data"]})
     written = {"train": ("runs", "weights"), "export_model": ("runs", "models")}
@@ -197,8 +210,10 @@ def _check_key(override: Override, defaults: DictConfig, groups: dict[str, list[
             )
         node = node[part]
     given = None if override.is_delete() else override.value()
-    if override.is_delete() or "${" in f"{node}{given}":
+    if override.is_delete() or "${" in str(given):
         return  # an interpolation: composing will resolve it
+    if "${" in str(node):
+        node = OmegaConf.select(defaults, override.key_or_group, throw_on_missing=False)
     expected = {bool: "true or false", int: "a whole number", float: "a number", list: "a list"}
     fits = type(given) is type(node) or (isinstance(node, float) and type(given) is int)
     if type(node) in expected and not fits:

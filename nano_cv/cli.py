@@ -84,6 +84,10 @@ def resumable() -> str:
 
 
 def accept_plus(arguments: list[str]) -> list[str]:
-    """`+data=flowers` to `data=flowers`, for every option group: Hydra alone takes only one."""
-    groups = "|".join(option_groups([CONFIGS]))
-    return [re.sub(rf"^\+({groups})=", r"\1=", argument) for argument in arguments]
+    """`+data=flowers` to `data=flowers`, for every option group: Hydra alone takes only one.
+
+    And `data.root=~/pictures` to the home folder's, which neither the shell nor Hydra does.
+    """
+    groups, home = "|".join(option_groups([CONFIGS])), Path.home()
+    arguments = [re.sub(rf"^\+({groups})=", r"\1=", argument) for argument in arguments]
+    return [re.sub(r"^([\w.+]+=)~(?=/|$)", rf"\g<1>{home}", argument) for argument in arguments]

@@ -19,6 +19,7 @@ class Contract:
         image_size: side of the square input in pixels.
         mean: per channel R, G, B, of pixels scaled to 0..1.
         std: likewise.
+        fit: how a picture is fitted into the square, see `images.place`.
         network: the options that the network was built with.
         data_hash: SHA-256 over the names, contents and targets of the pictures.
         git_commit: the commit trained with, `+` behind it where the tree had changes.
@@ -32,6 +33,7 @@ class Contract:
     image_size: int
     mean: list[float]
     std: list[float]
+    fit: str = "stretch"
     network: dict[str, Any] = field(default_factory=dict)
     data_hash: str = ""
     git_commit: str = ""

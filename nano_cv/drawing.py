@@ -1,17 +1,20 @@
 """Pictures of results: drawn off-screen, returned as uint8 RGB arrays `[H, W, 3]`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from nano_cv.data import images
+from nano_cv.data.pictures import Pictures
 from nano_cv.files import replacing
 
 Drawing = NDArray[np.uint8]
+SIDE = 480  # pixels; the longest side of a picture that is drawn upon
 
 
 def render(figure: Figure) -> Drawing:
@@ -47,17 +50,94 @@ def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Drawi
 
 
 def sheet(
-    images: NDArray[np.uint8], captions: Sequence[str], names: Sequence[str], columns: int = 4
+    pictures: Pictures,
+    indices: Sequence[int],
+    captions: Sequence[str],
+    paint: Callable[[Drawing, int], Drawing] | None = None,
+    columns: int = 4,
 ) -> Drawing:
-    """A contact sheet of uint8 images `[N, 3, H, W]`, each with a caption and its file's name."""
-    rows = max(1, -(-len(captions) // columns))
+    """A contact sheet of some pictures, each with its caption and its file's name.
+
+    Args:
+        pictures: all of them.
+        indices: which to show.
+        captions: of all of them.
+        paint: draws upon a picture `[H, W, 3]`, of which it is told the index.
+        columns: of the sheet.
+    """
+    rows = max(1, -(-len(indices) // columns))
     figure = Figure(figsize=(2.6 * columns, 3.0 * rows), dpi=100, layout="constrained")
-    for position, (image, caption, name) in enumerate(zip(images, captions, names, strict=True)):
+    names = pictures.names
+    for position, index in enumerate(indices):
+        image = np.asarray(images.decode(pictures.files[index], SIDE))
         axes = figure.add_subplot(rows, columns, position + 1)
-        axes.imshow(image.transpose(1, 2, 0))
-        axes.set_title(caption, fontsize=9)
-        axes.set_xlabel(name, fontsize=7)
+        axes.imshow(paint(image, index) if paint else image)
+        axes.set_title(captions[index], fontsize=9)
+        axes.set_xlabel(names[index], fontsize=7)
         axes.set(xticks=[], yticks=[])
-    if not captions:
+    if not indices:
         figure.text(0.5, 0.5, "nothing to show: no mistakes", ha="center")
     return render(figure)
+
+
+def outline(
+    image: Drawing,
+    boxes: NDArray[np.float32],
+    colours: Sequence[str],
+    captions: Sequence[str] = (),
+) -> Drawing:
+    """Draw boxes `[N, 4]` xyxy upon a picture, at a size that leaves thin lines visible."""
+    scale = SIDE / max(image.shape[:2])
+    canvas = Image.fromarray(image)
+    canvas = canvas.resize((round(canvas.width * scale), round(canvas.height * scale)))
+    pen = ImageDraw.Draw(canvas)
+    for index, box in enumerate(boxes * scale):
+        pen.rectangle(box.tolist(), outline=colours[index], width=2)
+        if captions:
+            where = pen.textbbox((float(box[0]), max(0.0, float(box[1]) - 11)), captions[index])
+            pen.rectangle(where, fill=colours[index])
+            pen.text(where[:2], captions[index], fill="black")
+    return np.asarray(canvas)
+
+
+def palette(count: int) -> NDArray[np.uint8]:
+    """Colours `[count, 3]` as different as can be: those of Pascal VOC, black first."""
+    index, colours = np.arange(count), np.zeros((count, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= ((index >> channel & 1) << 7 - bit).astype(np.uint8)
+        index >>= 3
+    return colours
+
+
+def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
+    """A picture under the colours of its mask of class indices; class 0 stays clear.
+
+    The mask, uint8 `[h, w]`, may be larger than the picture, which was decoded to be drawn.
+    """
+    height, width = image.shape[:2]
+    mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+    strength = np.where(mask == 0, 0.0, 0.5)[..., None]
+    return (image * (1 - strength) + palette(256)[mask] * strength).astype(np.uint8)
+
+
+def curves(lines: Mapping[str, NDArray[np.float64]], xlabel: str, ylabel: str) -> Drawing:
+    """Named lines `[N]` over 0..1."""
+    figure = Figure(figsize=(5, 4.2), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    for name, line in lines.items():
+        axes.plot(np.linspace(0, 1, len(line)), line, label=name)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    return render(figure)
+
+
+def grid(pixels: NDArray[np.uint8], columns: int) -> Drawing:
+    """Images uint8 `[N, 3, H, W]` side by side, without words."""
+    count, _, height, width = pixels.shape
+    rows = -(-count // columns)
+    canvas = np.full((rows * columns, height + 2, width + 2, 3), 255, np.uint8)
+    canvas[:count, 1:-1, 1:-1] = pixels.transpose(0, 2, 3, 1)
+    tiled = canvas.reshape(rows, columns, height + 2, width + 2, 3).transpose(0, 2, 1, 3, 4)
+    return tiled.reshape(rows * (height + 2), columns * (width + 2), 3)

@@ -1,6 +1,6 @@
 """What computes the predictions: torch, onnxruntime or a Triton server, behind one interface.
 
-Only `Torch` imports torch. Shapes: B pictures, S side of the square in pixels.
+Only `Torch` imports torch. Shapes: B pictures.
 """
 
 from abc import ABC, abstractmethod
@@ -19,6 +19,8 @@ from nano_cv.errors import UserError, one_line
 if TYPE_CHECKING:
     from nano_cv.tasks.task import Task
 
+Arrays = Mapping[str, NDArray[Any]]
+
 
 class Engine(ABC):
     """A trained model that can be asked; as a context, it lets go of what it holds.
@@ -32,8 +34,8 @@ class Engine(ABC):
     source: Mapping[str, Path | str]
 
     @abstractmethod
-    def predict(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """uint8 `[B, 3, S, S]` to the outputs of the task's `predict`, by name, each `[B, ...]`."""
+    def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Inputs of the task's `predict` to its outputs, by name, each `[B, ...]`."""
 
     def close(self) -> None:  # noqa: B027
         """Let go; most engines hold nothing."""
@@ -61,14 +63,14 @@ class Torch(Engine):
         self.task = task.to(device=find_device(accelerator)).float().eval()
         self.contract, self.source = task.contract, {"weights": path}
 
-    def predict(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """See `Engine`."""
         import torch
 
         with torch.inference_mode():
-            batch = torch.from_numpy(images).to(self.task.device)
-            batch = batch.contiguous(memory_format=torch.channels_last)
-            return {name: out.cpu().numpy() for name, out in self.task.predict(batch).items()}
+            tensors = [torch.from_numpy(array).to(self.task.device) for array in inputs.values()]
+            outputs = self.task.predict(*tensors)
+            return {name: output.cpu().numpy() for name, output in outputs.items()}
 
 
 class Onnx(Engine):
@@ -99,12 +101,11 @@ class Onnx(Engine):
             ) from error
         self.source = {"model": path}
 
-    def predict(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """See `Engine`."""
-        (given,) = self.session.get_inputs()
         names = [output.name for output in self.session.get_outputs()]
-        outputs = self.session.run(names, {given.name: np.ascontiguousarray(images)})
-        return dict(zip(names, outputs, strict=True))
+        given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        return dict(zip(names, self.session.run(names, given), strict=True))
 
 
 class Triton(Engine):
@@ -131,9 +132,9 @@ class Triton(Engine):
             raise UserError(f"server={address}: {text}") from error
         self.source = {"model": f"{name} at {address} ({protocol})"}
 
-    def predict(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """See `Engine`."""
-        return self.client.predict(self.name, images)
+        return self.client.infer(self.name, inputs)
 
     def close(self) -> None:
         """Close the connections."""

@@ -10,39 +10,38 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from nano_cv import reports
-from nano_cv.data.pictures import Resized
 from nano_cv.drawing import Drawing, save
 from nano_cv.engines import Engine, Torch
 from nano_cv.files import replacing
+from nano_cv.inputs import Inputs
 from nano_cv.progress import track
 from nano_cv.tracking import Logger
 
 
 def evaluate(
-    config: DictConfig, engine: Engine, pictures: Resized, folder: Path, logger: Logger
+    config: DictConfig, engine: Engine, inputs: Inputs, folder: Path, logger: Logger
 ) -> dict[str, float]:
-    """Predict `pictures`, write `predictions.csv` and drawings into `folder`, and log them.
+    """Predict all `inputs`, write `predictions.csv`, drawings and files into `folder`, log them.
 
     Returns:
         The metrics by name, `test/...`, if the pictures have targets.
     """
     with logger:
         contract, report = engine.contract, reports.find(engine.contract.task)
-        known = pictures.pictures.targets
-        limit = config.trainer.limit_test_batches if known else 1.0
-        count = limited(len(pictures), config.data.batch_size, limit)
-        predictions = predict(engine, pictures, count, config.data.batch_size)
-        names, targets = pictures.pictures.names[:count], known[:count] if known else None
+        limit = config.trainer.limit_test_batches if inputs.pictures.targets else 1.0
+        count = limited(len(inputs.pictures), config.data.batch_size, limit)
+        pictures = inputs.pictures.first(count)
+        given = contract, predict(engine, inputs, count, config.data.batch_size), pictures
 
-        metrics = report.metrics(contract, predictions, targets) if targets else {}
+        metrics = report.metrics(*given) if pictures.targets else {}
         metrics = {f"test/{name}": value for name, value in metrics.items()}
-        rows = report.table(contract, predictions, targets, names)
-        drawings = report.draw(contract, pictures.fetch, predictions, targets, names)
+        report.write(*given, folder)
+        drawings = report.draw(*given)
         if config.get("gradcam") and isinstance(engine, Torch):
             from nano_cv.explain import gradcam
 
-            drawings["gradcam"] = gradcam(engine.task, pictures.fetch, predictions, targets, names)
-        _write(folder, metrics, rows, drawings, logger)
+            drawings["gradcam"] = gradcam(engine.task, inputs, *given[1:])
+        _write(folder, metrics, report.table(*given), drawings, logger)
         return metrics
 
 
@@ -53,13 +52,11 @@ def limited(count: int, batch_size: int, limit: float) -> int:
     return min(count, batches * batch_size)
 
 
-def predict(
-    engine: Engine, pictures: Resized, count: int, batch_size: int
-) -> dict[str, NDArray[Any]]:
-    """The first `count` of `pictures` through the engine: outputs by name, each `[count, ...]`."""
+def predict(engine: Engine, inputs: Inputs, count: int, batch_size: int) -> dict[str, NDArray[Any]]:
+    """The first `count` of `inputs` through the engine: outputs by name, each `[count, ...]`."""
     parts = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     batches = [
-        engine.predict(pictures.fetch(part)) for part in track(parts, len(parts), "Predicting")
+        engine.predict(inputs.inputs(part)) for part in track(parts, len(parts), "Predicting")
     ]
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 

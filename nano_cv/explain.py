@@ -3,18 +3,18 @@
 Shapes: B pictures, C channels, H height, W width.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import matplotlib
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from nano_cv import drawing
+from nano_cv.data.pictures import Pictures
 from nano_cv.drawing import Drawing
-from nano_cv.reports import Fetch, Predictions
+from nano_cv.inputs import Inputs
+from nano_cv.reports import Predictions
 from nano_cv.tasks.task import Task
 
 MOST = 24  # pictures on a sheet
@@ -41,22 +41,21 @@ def heatmaps(task: Task, images: Tensor, labels: Tensor) -> Tensor:
     return (maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)).cpu()
 
 
-def gradcam(
-    task: Task,
-    fetch: Fetch,
-    predictions: Predictions,
-    targets: Sequence[Any] | None,
-    names: Sequence[str],
-) -> Drawing:
+def gradcam(task: Task, inputs: Inputs, predictions: Predictions, pictures: Pictures) -> Drawing:
     """A sheet of pictures under the heat of their predicted label; mistakes come first."""
     labels = predictions["CLASS_PROBS"].argmax(axis=1)
     order = np.arange(len(labels))
-    if targets is not None:
-        order = np.argsort(labels == np.asarray(targets), kind="stable")
+    if pictures.targets:
+        order = np.argsort(labels == np.asarray(pictures.targets), kind="stable")
     order = order[:MOST]
-    images = fetch(order.tolist())
-    heat = heatmaps(task, torch.from_numpy(images), torch.from_numpy(labels[order])).numpy()
-    colours = matplotlib.colormaps["jet"](heat)[..., :3].transpose(0, 3, 1, 2) * 255
-    overlaid = (0.55 * images + 0.45 * colours).astype(np.uint8)
-    captions = [task.contract.classes[label] for label in labels[order]]
-    return drawing.sheet(overlaid, captions, [names[index] for index in order])
+    images = torch.from_numpy(inputs.inputs(order.tolist())["IMAGES"])
+    heat = dict(zip(order, heatmaps(task, images, torch.from_numpy(labels[order])), strict=True))
+
+    def paint(image: Drawing, index: int) -> Drawing:
+        colours = matplotlib.colormaps["jet"](heat[index].numpy())[..., :3] * 255
+        height, width = image.shape[:2]
+        stretched = Image.fromarray(colours.astype(np.uint8)).resize((width, height))
+        return (0.55 * image + 0.45 * np.asarray(stretched)).astype(np.uint8)
+
+    captions = [task.contract.classes[label] for label in labels]
+    return drawing.sheet(pictures, order.tolist(), captions, paint)

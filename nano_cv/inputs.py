@@ -1,37 +1,115 @@
-"""Which pictures infer.py predicts: the test split, or any file, folder or pattern."""
+"""What infer.py asks a model for: the test split, any pictures, or pictures to be made."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
 from hydra.utils import instantiate
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 
+from nano_cv.checks import task_name
 from nano_cv.contract import Contract
 from nano_cv.data import images
+from nano_cv.data.imagined import Imagined
 from nano_cv.data.pictures import Pictures, Resized, open_splits
-from nano_cv.errors import UserError, listing
+from nano_cv.errors import UserError, listing, nearest
 
 
-def select(config: DictConfig, contract: Contract) -> tuple[Resized, str]:
-    """The pictures to predict, at the size of the model, and the hash of the set they are from.
+class Inputs(Protocol):
+    """Pictures, and what a model is given for each."""
+
+    @property
+    def pictures(self) -> Pictures:
+        """Files and targets."""
+        ...
+
+    def inputs(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """Named arrays `[N, ...]` for N of them."""
+        ...
+
+
+def select(config: DictConfig, contract: Contract) -> tuple[Inputs, str]:
+    """What to predict, at the size of the model, and the hash of the set that it is from.
 
     Raises:
         UserError: no pictures there, unreadable ones, or a data set of other classes.
     """
     size, cache = contract.image_size, config.data.cache
+    if contract.task == "generation" and not config.labels and not config.count:
+        return of_test(config, contract, *_open(config, contract))
+    if contract.task == "generation":
+        return imagined(config, contract), ""
     if config.input is not None:
         files = [file.absolute() for file in find(str(config.input))]
         root = Path(os.path.commonpath([file.parent for file in files]))
-        return Resized(Pictures(root, files), size, cache), ""
+        return Resized(Pictures(root, files), size, cache, contract.fit), ""
+    return of_test(config, contract, *_open(config, contract))
+
+
+def _open(config: DictConfig, contract: Contract) -> tuple[dict[str, Resized], str]:
     dataset = instantiate(config.data.dataset, _convert_="all")
-    splits, data_hash = open_splits(dataset, config.data.root, size, cache)
+    options = (contract.task, contract.image_size, config.data.cache, contract.fit)
+    splits, data_hash = open_splits(dataset, config.data.root, *options)
     classes = splits["test"].pictures.classes
     if classes != contract.classes:
         raise UserError(
             f"the weights know {listing(contract.classes)}, and data={config.data.name} has "
             f"{listing(classes)}; for pictures of other classes use input=FOLDER"
         )
-    return splits["test"], data_hash
+    return splits, data_hash
+
+
+def of_test(
+    config: DictConfig, contract: Contract, splits: Mapping[str, Resized], data_hash: str = ""
+) -> tuple[Inputs, str]:
+    """The test split; or, for a generator, as many pictures with the same labels."""
+    if contract.task != "generation":
+        return splits["test"], data_hash
+    judge = Path(config.paths.weights) / f"{config.model.judge}_{config.data.name}.safetensors"
+    options = (contract.classes, contract.image_size, config.seed, splits, judge)
+    return Imagined(splits["test"].pictures.targets, *options), data_hash
+
+
+def imagined(config: DictConfig, contract: Contract) -> Imagined:
+    """`labels=[daisy,tobacco] count=16`: so many pictures, the labels in turn.
+
+    Raises:
+        UserError: a class that the model does not know; names the nearest.
+    """
+    labels = list(config.labels or contract.classes)
+    for label in labels:
+        if label not in contract.classes:
+            raise UserError(
+                f"labels={label}: no such class{nearest(str(label), contract.classes)} "
+                f"Allowed: {listing(contract.classes)}"
+            )
+    count = config.count or len(labels)
+    indices = [contract.classes.index(labels[number % len(labels)]) for number in range(count)]
+    return Imagined(indices, contract.classes, contract.image_size, config.seed)
+
+
+def check_options(config: DictConfig) -> None:
+    """`labels` and `count` are for generators; `input` and `gradcam` are not.
+
+    Raises:
+        UserError: one of them does not fit the task of the model.
+    """
+    task = task_name(config)
+    generator = task == "generation"
+    for key in ("input",) if generator else ("labels", "count"):
+        if config[key] is not None:
+            advice = (
+                "a generator takes no pictures; use labels=[...] count=16"
+                if generator
+                else f"only a generator can be asked for pictures, and this does {task}"
+            )
+            raise UserError(f"{key}={config[key]}: {advice}")
+    if config.gradcam and task != "classification":
+        raise UserError(
+            f"gradcam=true: explains classification, and model={config.model.name} does {task}"
+        )
 
 
 def find(given: str) -> list[Path]:

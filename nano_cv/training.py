@@ -22,10 +22,12 @@ from pytorch_lightning.loggers import Logger as LightningLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
+from nano_cv import drawing
 from nano_cv.data.datamodule import DataModule
 from nano_cv.errors import UserError, one_line, settings_of
 from nano_cv.files import replacing
 from nano_cv.processor import best_precision
+from nano_cv.tasks.generation import Generation
 from nano_cv.tasks.task import Task
 from nano_cv.tracking import Logger
 
@@ -103,6 +105,22 @@ class EpochLine(pl.Callback):
         )
 
 
+class Preview(pl.Callback):
+    """After each epoch what the same noise has become: `previews/epoch_001.png`, and tracked."""
+
+    def __init__(self, folder: Path, logger: Logger) -> None:
+        self.folder, self.logger = folder / "previews", logger
+
+    @rank_zero_only
+    def on_validation_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Draw; the averaged weights are in place."""
+        assert isinstance(task, Generation)
+        pictures, name = task.preview(), f"epoch_{trainer.current_epoch + 1:03d}"
+        sheet = drawing.grid(pictures, columns=8)
+        drawing.save(sheet, self.folder / f"{name}.png")
+        self.logger.log_drawing(f"previews/{name}", sheet)
+
+
 def make_trainer(
     config: DictConfig, folder: Path, logger: Logger, task: Task
 ) -> tuple[pl.Trainer, ModelCheckpoint]:
@@ -113,12 +131,14 @@ def make_trainer(
     if options["precision"] == "auto":
         options["precision"] = best_precision(options["accelerator"])
     where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
-    keeper = ModelCheckpoint(filename="best", monitor=task.monitor, mode="max", **where)
+    keeper = ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.mode, **where)
     # Not `save_last`: that keeps the last epoch which was also the best so far.
     last = ModelCheckpoint(filename="last", **where)
     callbacks: list[pl.Callback] = [keeper, last, EpochLine(), LearningRateMonitor("step")]
+    if isinstance(task, Generation):
+        callbacks.append(Preview(folder, logger))
     if patience is not None:
-        callbacks.append(EarlyStopping(task.monitor, patience=patience, mode="max"))
+        callbacks.append(EarlyStopping(task.monitor, patience=patience, mode=task.mode))
     terminal = sys.stderr.isatty()  # a Rich bar there, none in a file
     if terminal:
         callbacks.append(RichProgressBar(leave=False))

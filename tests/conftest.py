@@ -28,6 +28,17 @@ TINY = [
     "logger=none",
 ]
 
+TINY_OF = {  # the same for each model
+    "lenet": TINY,
+    "centernet": [*TINY, "model=centernet", "model.task.max_detections=20"],
+    "unet": [*TINY, "model=unet"],
+    "flow": [
+        *(setting for setting in TINY if "channels" not in setting),
+        *("model=flow", "model.task.network.channels=[8, 16]", "model.task.network.width=16"),
+        "model.task.steps=2",
+    ],
+}
+
 CONTRACT = Contract(
     task="classification",
     model="lenet",
@@ -49,7 +60,10 @@ class Result(NamedTuple):
 
 
 def make_flowers(root: Path) -> Path:
-    """A set in the layout of `flowers`: noisy pictures, a colour a species."""
+    """A set in the layout of `flowers`: noisy pictures, a colour a species.
+
+    Each has two leaves, at places that depend on its number; nothing in the pixels shows them.
+    """
     random = np.random.default_rng(0)
     lists: dict[str, list[str]] = {split: [] for split in COUNTS}
     for species, colour in SPECIES.items():
@@ -60,11 +74,24 @@ def make_flowers(root: Path) -> Path:
                 number += 1
                 noise = random.integers(-55, 56, (40, 48, 3))
                 pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(root / species / f"plant{number:03d}_rgb.jpg")
+                plant = root / species / f"plant{number:03d}"
+                Image.fromarray(pixels).save(f"{plant}_rgb.jpg")
+                save_leaves(plant, number)
                 lists[split].append(f"{species}/plant{number:03d}")
     for split, names in lists.items():
         (root / f"{split}.txt").write_text("\n".join(names) + "\n")
     return root
+
+
+def save_leaves(plant: Path, number: int) -> None:
+    """`_label.png` with two leaves as rectangles, and `_mask.png` with a blossom beside them."""
+    label = np.zeros((40, 48), np.uint8)
+    label[4:14, 4 + number : 20 + number] = 1
+    label[20:36, 10:22] = 2
+    mask = (label > 0).astype(np.uint8)
+    mask[26:34, 30:40] = 2
+    Image.fromarray(label).save(f"{plant}_label.png")
+    Image.fromarray(mask).save(f"{plant}_mask.png")
 
 
 @pytest.fixture
@@ -98,7 +125,7 @@ def run(
 
 def python(*arguments: str, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
     """A new Python process with the project on its path."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, **options

@@ -11,24 +11,31 @@ from conftest import python
 
 from nano_cv.data import augment, images
 from nano_cv.data.augment import Augment
-from nano_cv.data.cache import cached
+from nano_cv.data.cache import Cached
 from nano_cv.data.datamodule import Batches, DataModule
 from nano_cv.data.flowers import Flowers
-from nano_cv.data.pictures import Resized
+from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.errors import UserError
 
 
 def module(root: Path, **options: object) -> DataModule:
     settings = {"image_size": 16, "batch_size": 8, "cache": root.parents[1] / "cache"} | options
-    return DataModule("flowers", ["classification"], root, Flowers, **settings)
+    tasks = ["classification"]
+    return DataModule("flowers", tasks, "classification", root, Flowers, **settings)
 
 
 def files(root: Path) -> list[Path]:
     return sorted(root.glob("*/*.jpg"))
 
 
+def cached(files: list[Path], size: int, folder: Path) -> Cached:
+    made = Resized(Pictures(files[0].parent, files), size, folder).cached
+    assert made is not None
+    return made
+
+
 def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "load", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(images, "load", lambda *_, **__: pytest.fail("decoded again"))
 
 
 # The cache
@@ -80,8 +87,8 @@ def test_missing_digests_or_cut_array_are_made_anew(flowers, tmp_path):
 
 def test_two_processes_at_once(flowers, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from nano_cv.data.cache import cached\n"
-        "made = cached(sorted(Path(sys.argv[1]).glob('*/*.jpg')), 64, Path('cache'))\n"
+        "import sys; from pathlib import Path; from test_data import cached, files\n"
+        "made = cached(files(Path(sys.argv[1])), 64, Path('cache'))\n"
         "print(made.pixels.sum(), len(made.digests))"
     )
     starter = (
@@ -99,9 +106,9 @@ def test_two_processes_at_once(flowers, tmp_path):
 def test_full_disk_leaves_nothing(flowers, tmp_path):
     """A real one, as far as a process can have its own: files may not grow beyond 20 kB."""
     code = (
-        "import resource, sys; from pathlib import Path; from nano_cv.data.cache import cached\n"
+        "import resource, sys; from pathlib import Path; from test_data import cached, files\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        "try: cached(sorted(Path(sys.argv[1]).glob('*/*.jpg')), 64, Path('cache'))\n"
+        "try: cached(files(Path(sys.argv[1])), 64, Path('cache'))\n"
         "except OSError as error: print(error)"
     )
     done = python("-c", code, str(flowers), cwd=tmp_path)
@@ -232,7 +239,7 @@ STRONG |= {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3}
 
 
 def test_no_change_at_zero_settings():
-    assert torch.allclose(Augment(flip=0)(noise()), noise().float(), atol=0.01)
+    assert torch.allclose(Augment(flip=0)(noise())[0], noise().float(), atol=0.01)
 
 
 def test_mirror_turn_and_shift(monkeypatch):
@@ -243,32 +250,32 @@ def test_mirror_turn_and_shift(monkeypatch):
     def same(changed: torch.Tensor, expected: torch.Tensor) -> bool:
         return torch.allclose(changed, expected, atol=0.01)
 
-    assert same(Augment(flip=1)(noise()), picture.flip(3))
-    assert same(Augment(flip=0, degrees=180.0)(noise()), picture.flip(2, 3))
-    assert same(Augment(flip=0, degrees=90.0)(noise()), picture.rot90(1, (2, 3)))
-    assert same(Augment(flip=1, degrees=90.0)(noise()), picture.flip(3).rot90(-1, (2, 3)))
-    shifted = Augment(flip=0, translate=0.25)(noise())  # a quarter of 12 pixels
+    assert same(Augment(flip=1)(noise())[0], picture.flip(3))
+    assert same(Augment(flip=0, degrees=180.0)(noise())[0], picture.flip(2, 3))
+    assert same(Augment(flip=0, degrees=90.0)(noise())[0], picture.rot90(1, (2, 3)))
+    assert same(Augment(flip=1, degrees=90.0)(noise())[0], picture.flip(3).rot90(-1, (2, 3)))
+    shifted = Augment(flip=0, translate=0.25)(noise())[0]  # a quarter of 12 pixels
     assert same(shifted[..., :9, :9], picture[..., 3:, 3:])
-    assert same(Augment(flip=0, brightness=0.5)(noise()), (picture * 1.5).clamp(max=255))
+    assert same(Augment(flip=0, brightness=0.5)(noise())[0], (picture * 1.5).clamp(max=255))
 
 
 def test_each_picture_its_own_change():
     batch = noise(1).expand(4, -1, -1, -1)
     for option in ({"flip": 0.5}, {"flip": 0, "brightness": 0.5}, STRONG):
         torch.manual_seed(0)
-        changed = Augment(**option)(batch)
+        changed = Augment(**option)(batch)[0]
         assert changed.shape == batch.shape and changed.dtype == torch.float32
         assert changed.min() >= 0 and changed.max() <= 255
         assert not all(torch.equal(changed[0], other) for other in changed[1:])
         torch.manual_seed(0)
-        assert torch.equal(Augment(**option)(batch), changed), "the same seed, the same change"
+        assert torch.equal(Augment(**option)(batch)[0], changed), "the same seed, the same change"
 
 
 def test_colours():
     grey = torch.full((1, 3, 8, 8), 100, dtype=torch.uint8)
     for option in ("contrast", "saturation"):  # neither can change an even grey
-        assert torch.allclose(Augment(flip=0, **{option: 0.9})(grey), grey.float(), atol=0.01)
+        assert torch.allclose(Augment(flip=0, **{option: 0.9})(grey)[0], grey.float(), atol=0.01)
     torch.manual_seed(0)
-    factor = Augment(flip=0, brightness=0.5)(grey) / 100
+    factor = Augment(flip=0, brightness=0.5)(grey)[0] / 100
     assert torch.allclose(factor, factor.mean().expand_as(factor)) and 0.5 <= factor.mean() <= 1.5
     assert abs(factor.mean() - 1) > 0.01

@@ -19,6 +19,7 @@ from torchmetrics.functional.classification import multiclass_f1_score, multicla
 from nano_cv import building, evaluation, reports, weights
 from nano_cv.checks import CONFIGS
 from nano_cv.contract import Contract
+from nano_cv.data.pictures import Pictures
 from nano_cv.engines import Onnx, Torch, make_engine
 from nano_cv.errors import UserError
 from nano_cv.serving import triton
@@ -44,6 +45,7 @@ output { name: "IMAGES" data_type: TYPE_UINT8 dims: [3, 32, 32] }
 instance_group { count: 1 kind: KIND_CPU }
 parameters { key: "max_picture_bytes" value { string_value: "100000" } }
 parameters { key: "max_picture_pixels" value { string_value: "1000000" } }
+parameters { key: "fit" value { string_value: "stretch" } }
 """
 ENSEMBLE = f"""
 platform: "ensemble"
@@ -241,7 +243,7 @@ def test_client(client, home):
     assert client.contract(NAME) == client.contract(f"{NAME}_from_jpeg") == CONTRACT
     files = sorted(home.glob("data/flowers/*/*.jpg"))[:7]
     pixels = np.stack([pixels_of(file) for file in files])
-    expected = Onnx(home / f"model_repository/{NAME}/10/model.onnx").predict(pixels)
+    expected = Onnx(home / f"model_repository/{NAME}/10/model.onnx").predict({"IMAGES": pixels})
     answer = client.predict(NAME, pixels)  # 7: a whole part and a short one
     assert answer.keys() == {"CLASS_PROBS"} and answer["CLASS_PROBS"].dtype == np.float32
     assert np.allclose(answer["CLASS_PROBS"], expected["CLASS_PROBS"], atol=1e-6)
@@ -380,7 +382,7 @@ def test_metrics_are_those_of_torchmetrics():
     scores = random.random((40, 5)).astype(np.float32) * [1, 1, 1, 1, 0]
     targets = random.integers(0, 3, 40)
     measured = reports.find("classification").metrics(
-        contract, {"CLASS_PROBS": scores}, targets.tolist()
+        contract, {"CLASS_PROBS": scores}, Pictures(Path(), [], targets.tolist())
     )
     given = torch.from_numpy(scores), torch.from_numpy(targets), 5
     recall = multiclass_recall(*given, average="none")

@@ -19,11 +19,11 @@ def compose(script: str, *overrides: str):
 def test_option_groups():
     """People's commands and scripts depend on these: removing one breaks them."""
     assert GROUPS == {
-        "data": ["flowers"],
+        "data": ["coco", "flowers", "folder_masks", "voc", "yolo"],
         "experiment": ["debug"],
         "hydra": ["default"],
         "logger": ["csv", "mlflow", "none"],
-        "model": ["lenet"],
+        "model": ["centernet", "flow", "lenet", "lenet64", "unet"],
         "paths": ["default"],
         "trainer": ["default"],
         "triton": ["default"],
@@ -32,6 +32,9 @@ def test_option_groups():
 
 SHARED = {"help", "seed", "data", "model", "paths"}
 TORCH = SHARED | {"trainer", "logger"}
+INFER = {
+    *("input", "labels", "count", "weights", "gradcam", "engine", "server", "protocol"),
+}
 EXPORT = {"weights", "precision", "tolerance", "max_drop", "calibration_pictures", "triton"}
 GRID = {"delays_us", "instances", "threads", "batches"}
 SERVE = {
@@ -55,7 +58,7 @@ LOAD = {
     ("script", "keys"),
     [
         ("train", TORCH | {"resume", "test"}),
-        ("infer", TORCH | {"input", "weights", "gradcam", "engine", "server", "protocol"}),
+        ("infer", TORCH | INFER),
         ("export_model", TORCH | EXPORT),
         ("benchmark", SHARED | GRID | LOAD),
         ("serve", {"help", "paths"} | SERVE),

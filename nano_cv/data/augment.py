@@ -1,16 +1,23 @@
 """Random changes to a whole batch at once, each picture with its own, where the model trains.
 
-One affine resampling does mirror, turn, zoom and shift together: a picture is interpolated once.
+One affine resampling does mirror, turn, zoom and shift together: a picture is interpolated once,
+and boxes and masks move along.
 
-Shapes: B pictures, H height, W width.
+Shapes: B pictures, H height, W width, M boxes at most.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample
+
+from nano_cv.data.images import GREY
+from nano_cv.data.pictures import NO_LABEL, Boxes
+
+VISIBLE = 0.3  # share of a box that must stay in the picture for its object to be learnt
 
 
 class Augment(nn.Module):
@@ -18,12 +25,15 @@ class Augment(nn.Module):
 
     Args:
         flip: chance of a mirror image.
-        degrees: turn by up to so much in either direction.
+        degrees: turn by up to so much in either direction; boxes, which must stay upright, and
+            pictures at `strength` 0 are turned by whole quarters within that.
         scale: zoom between these factors.
         translate: shift by up to this share of the side.
         brightness: scale pixels by 1 - b to 1 + b.
         contrast: scale the distance from the picture's mean grey likewise.
         saturation: scale the distance from the pixel's own grey likewise.
+        strength: of all but mirror and turn: 1 as given above; 0 leaves only what gives a picture
+            that a camera could have taken, pixel for pixel.
     """
 
     def __init__(
@@ -35,22 +45,45 @@ class Augment(nn.Module):
         brightness: float = 0.0,
         contrast: float = 0.0,
         saturation: float = 0.0,
+        strength: float = 1.0,
     ) -> None:
         super().__init__()
-        self.flip, self.degrees, self.scale, self.translate = flip, degrees, scale, translate
-        self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
+        self.flip, self.degrees, self.strength = flip, degrees, strength
+        self.scale = [1 + strength * (factor - 1) for factor in scale]
+        self.translate = strength * translate
+        self.brightness, self.contrast = strength * brightness, strength * contrast
+        self.saturation = strength * saturation
 
-    def forward(self, images: Tensor) -> Tensor:
-        """uint8 `[B, 3, H, W]` to float32 in 0..255, same shape; random numbers are torch's."""
-        grid = affine_grid(self._matrices(len(images)), list(images.shape), align_corners=False)
-        pictures = grid_sample(
-            images.float(), grid.to(images.device), padding_mode="reflection", align_corners=False
-        )
-        return self._colours(pictures)
+    def forward(self, images: Tensor, targets: Any = None) -> tuple[Tensor, Any]:
+        """Change pictures, and whatever of their targets has a place in them.
 
-    def _matrices(self, count: int) -> Tensor:
+        Args:
+            images: uint8 `[B, 3, H, W]`.
+            targets: `Boxes` of `[B, M, 4]` and `[B, M]`, masks uint8 `[B, H, W]`, or anything else,
+                which stays as it is.
+
+        Returns:
+            float32 images in 0..255, and the targets. Random numbers are torch's.
+        """
+        boxes = targets if isinstance(targets, Boxes) else None
+        masks = targets if isinstance(targets, Tensor) and targets.ndim == 3 else None
+        matrices = self._matrices(len(images), upright=boxes is not None).to(images.device)
+        grid = affine_grid(matrices, list(images.shape), align_corners=False)
+        if boxes is None:
+            moved = _sample(images.float(), grid)
+        else:  # mirrored margins would show objects that have no box
+            moved = _sample(images.float() - GREY, grid, padding_mode="zeros") + GREY
+            targets = _move_boxes(boxes, matrices, images.shape[-1])
+        if masks is not None:
+            targets = _sample(masks[:, None].float(), grid, mode="nearest")[:, 0].to(masks.dtype)
+        return self._colours(moved), targets
+
+    def _matrices(self, count: int, upright: bool) -> Tensor:
         """Output to input coordinates, `[B, 2, 3]`."""
-        angle = uniform(count, -self.degrees, self.degrees) * (math.pi / 180)
+        degrees = uniform(count, -self.degrees, self.degrees)
+        if upright or not self.strength:
+            degrees = (degrees / 90).round() * 90
+        angle = degrees * (math.pi / 180)
         zoom = 1 / uniform(count, *self.scale)
         mirror = 1 - 2 * (torch.rand(count) < self.flip).float()
         cosine, sine = angle.cos() * zoom, angle.sin() * zoom
@@ -72,6 +105,28 @@ class Augment(nn.Module):
         mean = grey.mean(dim=(2, 3), keepdim=True)
         offset = brightness * (contrast * (1 - saturation) * grey + (1 - contrast) * mean)
         return torch.addcmul(offset, images, brightness * contrast * saturation).clamp_(0, 255)
+
+
+def _sample(pixels: Tensor, grid: Tensor, **options: str) -> Tensor:
+    return grid_sample(
+        pixels, grid, align_corners=False, **{"padding_mode": "reflection", **options}
+    )
+
+
+def _move_boxes(targets: Boxes, matrices: Tensor, size: int) -> Boxes:
+    """Boxes where their objects have gone; those that left the picture lose their label."""
+    boxes, labels = targets
+    corners = torch.stack([boxes[..., :2], boxes[..., 2:]], dim=2) * (2 / size) - 1
+    back = torch.linalg.inv(matrices[:, :, :2])  # the matrices lead from output to input
+    corners = torch.einsum("bij,bmcj->bmci", back, corners - matrices[:, None, None, :, 2])
+    moved = torch.cat([corners.amin(dim=2), corners.amax(dim=2)], dim=2).add(1).mul(size / 2)
+    inside = moved.clamp(0, size)
+    seen = _areas(inside) > VISIBLE * _areas(moved)
+    return Boxes(inside, torch.where(seen, labels, NO_LABEL))
+
+
+def _areas(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def uniform(count: int, low: float, high: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pictures decoded and resized once, kept as one uint8 array on disk.
+"""Pictures and masks decoded and resized once, kept as one uint8 array on disk.
 
 An epoch then costs a memory-mapped read instead of hundreds of JPEG decodes: on two cores this is
 the difference between a processor that trains and one that unpacks pictures.
@@ -7,7 +7,7 @@ the difference between a processor that trains and one that unpacks pictures.
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -20,31 +20,37 @@ from nano_cv.errors import UserError, listing
 from nano_cv.files import replacing
 from nano_cv.progress import track
 
-FORMAT = 1  # raise it when decoding or resizing changes, so that old arrays are not used
+FORMAT = 2  # raise it when decoding or resizing changes, so that old arrays are not used
+
+
+Load = Callable[[Path, bytes], NDArray[np.uint8]]  # a file and its content to pixels
 
 
 class Cached(NamedTuple):
-    """`pixels` uint8 `[N, size, size, 3]` on disk, and the SHA-256 of each of the N files."""
+    """`pixels` uint8 `[N, *shape]` on disk, and the SHA-256 of each of the N files."""
 
     pixels: NDArray[np.uint8]
     digests: list[str]
 
 
-def cached(files: Sequence[Path], size: int, folder: Path) -> Cached:
-    """Return the pictures at `size` x `size`, decoding them if that has not been done before.
+def cached(
+    files: Sequence[Path], shape: Sequence[int], way: str, folder: Path, load: Load
+) -> Cached:
+    """Return the pixels of `files`, decoding them if that has not been done before.
 
-    The array is keyed by names, sizes and dates of the files. It appears under its name only when
-    whole, so a kill or a second process at the same moment does no harm.
+    The array is keyed by names, sizes and dates of the files, and by `shape` and `way`, which names
+    what `load` does. It appears under its name only when whole, so a kill or a second process at
+    the same moment does no harm.
 
     Raises:
         UserError: some files cannot be used; all of them are named.
         OSError: the disk is full or the folder not writable; nothing is left behind.
     """
-    path = folder / f"{_key(files, size)}.npy"
+    path = folder / f"{_key(files, f'{FORMAT} {list(shape)} {way} {images.MAX_PIXELS}')}.npy"
     try:
         return _open(path)
     except (FileNotFoundError, ValueError, EOFError):  # not made yet, or cut by a power failure
-        _build(files, size, path)
+        _build(files, tuple(shape), path, load)
         return _open(path)
 
 
@@ -53,19 +59,19 @@ def _open(path: Path) -> Cached:
     return Cached(np.load(path, mmap_mode="r"), json.loads(path.with_suffix(".json").read_text()))
 
 
-def _key(files: Sequence[Path], size: int) -> str:
-    key = hashlib.sha256(f"{FORMAT} {size} {images.MAX_PIXELS}".encode())
+def _key(files: Sequence[Path], way: str) -> str:
+    key = hashlib.sha256(way.encode())
     for file in files:
         status = file.stat()
         key.update(f"{file.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
     return key.hexdigest()[:24]
 
 
-def _build(files: Sequence[Path], size: int, path: Path) -> None:
-    def load(file: Path) -> tuple[NDArray[np.uint8], str] | images.ImageError:
+def _build(files: Sequence[Path], shape: tuple[int, ...], path: Path, load: Load) -> None:
+    def prepare(file: Path) -> tuple[NDArray[np.uint8], str] | images.ImageError:
         try:
             content = images.read(file)
-            return images.load(content, size, str(file)), hashlib.sha256(content).hexdigest()
+            return load(file, content), hashlib.sha256(content).hexdigest()
         except images.ImageError as error:
             return error
 
@@ -73,10 +79,10 @@ def _build(files: Sequence[Path], size: int, path: Path) -> None:
     digests, broken = [], []
     # Plain writes, not a writable memory map: on a full disk that one dies of SIGBUS.
     with replacing(path) as temporary, temporary.open("wb") as output:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), size, size, 3)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *shape)}
         np.lib.format.write_array_header_1_0(output, header)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for result in track(pool.map(load, files), len(files), "Decoding pictures once"):
+            for result in track(pool.map(prepare, files), len(files), "Decoding once"):
                 if isinstance(result, images.ImageError):
                     broken.append(str(result))
                 else:

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from nano_cv.data.pictures import Pictures, Resized, open_splits
+from nano_cv.data.pictures import Boxes, Pictures, Resized, open_splits
+
+Batch = tuple[Tensor, Any]
 
 
-class Batches(Dataset[tuple[Tensor, Tensor]]):
+class Batches(Dataset[Batch]):
     """Pictures at one size as tensors, fetched a whole batch at a time."""
 
     def __init__(self, resized: Resized) -> None:
@@ -21,13 +23,15 @@ class Batches(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.resized)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> Batch:
         return self.__getitems__([index])
 
-    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """uint8 images `[B, 3, S, S]`, channels-last, and int64 targets `[B]`."""
-        targets = [self.resized.pictures.targets[index] for index in indices]
-        return torch.from_numpy(self.resized.fetch(indices)), torch.tensor(targets)
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """uint8 images `[B, 3, S, S]`, channels-last, and targets: see `Resized.targets`."""
+        images, targets = self.resized.fetch(indices), self.resized.targets(indices)
+        if isinstance(targets, Boxes):
+            return torch.from_numpy(images), Boxes(*map(torch.from_numpy, targets))
+        return torch.from_numpy(images), torch.from_numpy(targets)
 
 
 class DataModule(pl.LightningDataModule):
@@ -36,9 +40,11 @@ class DataModule(pl.LightningDataModule):
     Args:
         name: what the set is called; half of the trained model's name.
         tasks: what the set can serve; the command line checks a model against it.
+        task: what it is to serve now: which targets, and with them which classes.
         root: folder of the set.
-        dataset: makes a split from `root` and `split`.
-        image_size: side of the square that pictures are stretched to, in pixels.
+        dataset: makes a split from `root`, `split` and `task`.
+        image_size: side of the square input, in pixels.
+        fit: how a picture is fitted into the square, see `images.place`.
         batch_size: pictures a step.
         workers: processes that fetch batches; with a cache none are needed.
         cache: folder of decoded pictures; None decodes in every epoch.
@@ -50,9 +56,11 @@ class DataModule(pl.LightningDataModule):
         self,
         name: str,
         tasks: Sequence[str],
+        task: str,
         root: str | Path,
         dataset: Callable[..., Pictures],
         image_size: int,
+        fit: str = "stretch",
         batch_size: int = 32,
         workers: int = 0,
         cache: str | Path | None = None,
@@ -61,7 +69,8 @@ class DataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         self.name, self.tasks, self.root, self.dataset = name, tasks, root, dataset
-        self.image_size, self.batch_size, self.workers = image_size, batch_size, workers
+        self.task, self.image_size, self.fit = task, image_size, fit
+        self.batch_size, self.workers = batch_size, workers
         self.cache, self.seed, self.augment = cache, seed, augment
         self.splits: dict[str, Resized] = {}
         self.data_hash = ""
@@ -79,8 +88,8 @@ class DataModule(pl.LightningDataModule):
             UserError: data not there, pictures that cannot be used, classes without pictures.
         """
         if not self.splits:
-            options = (self.dataset, self.root, self.image_size, self.cache)
-            self.splits, self.data_hash = open_splits(*options)
+            options = (self.task, self.image_size, self.cache, self.fit)
+            self.splits, self.data_hash = open_splits(self.dataset, self.root, *options)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled by seed and epoch, so that a resumed run sees the same order."""
@@ -118,10 +127,9 @@ class DataModule(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment training batches on the device that trains."""
-        images, targets = batch
         if self.augment and self.trainer and self.trainer.training:
-            images = self.augment(images)
-        return images, targets
+            batch = self.augment(*batch)
+        return batch
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -1,28 +1,37 @@
-"""The `flowers` set: rendered pictures of potted plants from above, 4 species.
+"""The `flowers` set: rendered pictures of potted plants from above, 4 species, for every task.
 
 The layout is that of the CVPPP leaf-segmentation challenge (Minervini et al. 2016): a folder a
 kind of plant, `plant001_rgb.jpg` in it, and beside it `plant001_label.png` with a number a leaf,
 `plant001_centers.png`, and `plant001_mask.png` with background, leaf and blossom.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from nano_cv.data.pictures import Pictures
+import numpy as np
+
+from nano_cv.data import images
+from nano_cv.data.pictures import Boxes, Pictures
 from nano_cv.errors import UserError, listing
+
+SPECK = 64  # pixels; less is what shows of a leaf between others, not a leaf that one sees
+CLASSES = {"detection": ["leaf"], "segmentation": ["background", "leaf", "blossom"]}
 
 
 class Flowers(Pictures):
-    """One split of the set; targets are species.
+    """One split of the set; targets are species, the boxes of leaves, or masks.
 
     Args:
         root: folder with `train.txt`, `val.txt`, `test.txt` and a folder a species.
         split: `train`, `val` or `test`.
+        task: says which targets.
 
     Raises:
         UserError: the data has not been pulled, or some files of it are missing.
     """
 
-    def __init__(self, root: str | Path, split: str) -> None:
+    def __init__(self, root: str | Path, split: str, task: str = "classification") -> None:
         root = Path(root)
         try:
             names = (root / f"{split}.txt").read_text().split()
@@ -30,14 +39,35 @@ class Flowers(Pictures):
             raise UserError(
                 f"{root / split}.txt: not found; to fetch the data, type: dvc pull"
             ) from None
-        classes = sorted(folder.name for folder in root.glob("[!.]*") if folder.is_dir())
-        unknown = sorted({name.partition("/")[0] for name in names} - set(classes))
+        species = sorted(folder.name for folder in root.glob("[!.]*") if folder.is_dir())
+        unknown = sorted({name.partition("/")[0] for name in names} - set(species))
         files = [root / f"{name}_rgb.jpg" for name in names]
-        missing = [str(file) for file in files if not file.exists()]
+        ending = {"detection": "label", "segmentation": "mask"}.get(task)
+        beside = [root / f"{name}_{ending}.png" for name in names] if ending else []
+        missing = [str(file) for file in [*files, *beside] if not file.exists()]
         if unknown or missing:
             raise UserError(
                 f"{root}: {len(missing)} pictures are missing: {listing(missing, most=3)}; "
                 "to fetch the data again, type: dvc pull --force"
             )
-        targets = [classes.index(name.partition("/")[0]) for name in names]
-        super().__init__(root, files, targets, classes)
+        targets: Sequence[Any] = beside
+        if task == "detection":
+            targets = [boxes_of_instances(file) for file in beside]
+        elif task != "segmentation":
+            targets = [species.index(name.partition("/")[0]) for name in names]
+        super().__init__(root, files, targets, CLASSES.get(task, species))
+
+
+def boxes_of_instances(file: Path, smallest: int = SPECK) -> Boxes:
+    """The boxes around the instances of a mask with a number each, all of class 0.
+
+    Those of fewer than `smallest` pixels are left out.
+    """
+    instances = images.load_mask(file)
+    boxes = []
+    for number in np.flatnonzero(np.bincount(instances.ravel()) >= smallest):
+        if number == 0:
+            continue
+        rows, columns = np.nonzero(instances == number)
+        boxes.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
+    return Boxes(np.array(boxes, np.float32).reshape(-1, 4), np.zeros(len(boxes), dtype=np.int64))

@@ -6,6 +6,7 @@ service what it saw in training. Pillow and NumPy only: the serving side has no 
 
 import io
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,11 @@ from nano_cv.errors import UserError
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # not EPS: Ghostscript would run it
 MAX_PIXELS = 128 * 1024 * 1024  # 400 MB once decoded; a decompression bomb beyond that
+ORIENTATION = 0x0112  # of EXIF; from 5 on the picture lies on its side
 MIN_SIDE = 8  # pixels; below that it is a tracking pixel or a broken thumbnail, not a picture
+FITS = ("stretch", "letterbox")  # ways to make a picture square
+GREY = 114  # of the margins of a letterbox
+IGNORE = 255  # in masks: pixels of no known class
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; MAX_PIXELS decides, and in its own words
 
 
@@ -94,16 +99,94 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def resize(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Stretch to `size` x `size` with an anti-aliasing bilinear filter: uint8 `[size, size, 3]`."""
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+class Place(NamedTuple):
+    """Where in the square a picture lies, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def place(width: int, height: int, size: int, fit: str) -> Place:
+    """Where a picture of `width` x `height` lies in the square of `size`.
+
+    `stretch` fills the square; `letterbox` keeps the shape and centres the picture.
+    """
+    if fit == "stretch":
+        return Place(0, 0, size, size)
+    longest = max(width, height)
+    wide, high = max(1, round(width * size / longest)), max(1, round(height * size / longest))
+    return Place((size - wide) // 2, (size - high) // 2, wide, high)
+
+
+def resize(image: Image.Image, size: int, fit: str = "stretch") -> NDArray[np.uint8]:
+    """A square of uint8 `[size, size, 3]`, with an anti-aliasing bilinear filter; see `place`."""
+    left, top, width, height = place(*image.size, size, fit)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    if (width, height) == (size, size):
+        return np.asarray(resized)
+    square = np.full((size, size, 3), GREY, np.uint8)
+    square[top : top + height, left : left + width] = resized
+    return square
 
 
 def load(
-    source: Path | bytes, size: int, name: str = "picture", max_pixels: int = MAX_PIXELS
+    source: Path | bytes,
+    size: int,
+    name: str = "picture",
+    max_pixels: int = MAX_PIXELS,
+    fit: str = "stretch",
 ) -> NDArray[np.uint8]:
-    """Decode and resize one picture: uint8 RGB `[size, size, 3]`; see `decode`."""
-    return resize(decode(source, size, name, max_pixels), size)
+    """Decode and resize one picture: uint8 RGB `[size, size, 3]`; see `decode` and `place`."""
+    return resize(decode(source, size, name, max_pixels), size, fit)
+
+
+def dimensions(file: Path) -> tuple[int, int]:
+    """Width and height of the upright picture, from the file's head alone.
+
+    Raises:
+        ImageError: missing, or not a picture.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            sideways = image.getexif().get(ORIENTATION, 1) >= 5
+            return (image.height, image.width) if sideways else image.size
+    except OSError as error:
+        raise ImageError(f"{file}: not a picture that can be read: {error}") from error
+
+
+def load_mask(source: Path | bytes, name: str = "mask") -> NDArray[np.uint8]:
+    """The class index of each pixel, uint8 `[H, W]`, from a palette or grey picture.
+
+    Raises:
+        ImageError: missing, damaged, or a picture of colours.
+    """
+    if isinstance(source, Path):
+        return load_mask(read(source), str(source))
+    try:
+        image = Image.open(io.BytesIO(source), formats=FORMATS)
+        if image.mode not in ("P", "L", "1"):
+            raise ImageError(f"{name}: a mask has one number a pixel, and this is {image.mode}")
+        return np.array(image).astype(np.uint8)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(f"{name}: not a mask that can be read: {error}") from error
+
+
+def resize_mask(mask: NDArray[np.uint8], size: int, fit: str) -> NDArray[np.uint8]:
+    """The mask `[H, W]` in the square `[size, size]`, by nearest pixels; margins are `IGNORE`."""
+    left, top, width, height = place(mask.shape[1], mask.shape[0], size, fit)
+    square = np.full((size, size), IGNORE, np.uint8)
+    nearest = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+    square[top : top + height, left : left + width] = nearest
+    return square
+
+
+def restore_mask(mask: NDArray[np.uint8], width: int, height: int, fit: str) -> NDArray[np.uint8]:
+    """Back from the square to the size of the picture: the opposite of `resize_mask`."""
+    left, top, wide, high = place(width, height, len(mask), fit)
+    inside = Image.fromarray(mask[top : top + high, left : left + wide])
+    return np.asarray(inside.resize((width, height), Image.Resampling.NEAREST))
 
 
 def find(folder: Path) -> list[Path]:

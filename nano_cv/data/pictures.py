@@ -1,14 +1,13 @@
 """What every data set is to the rest: picture files, a target for each, and class names.
 
-Nothing here imports torch. Shapes: N pictures, S side of the square in pixels.
+Nothing here imports torch. Shapes: N pictures, S side of the square in pixels, M boxes at most.
 """
 
 import hashlib
 import logging
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,21 @@ from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
+NO_LABEL = -1  # of the empty places where pictures of a batch have different numbers of boxes
+
+
+class Boxes(NamedTuple):
+    """Objects of a picture: the target of detection.
+
+    Of NumPy arrays in a data set, of tensors `[B, M, ...]` in a batch.
+
+    Attributes:
+        boxes: float32 `[n, 4]`, x1 y1 x2 y2 in pixels of the upright picture.
+        labels: int64 `[n]`, class indices.
+    """
+
+    boxes: Any
+    labels: Any
 
 
 class Pictures:
@@ -27,7 +41,9 @@ class Pictures:
     Attributes:
         root: folder that the names of the files are relative to.
         files: where the pictures are.
-        targets: a class index each; empty where nothing is known, as for pictures to predict.
+        targets: one each; empty where nothing is known, as for pictures to predict. A class index
+            for classification and generation, `Boxes` for detection, and for segmentation the file
+            of a mask: uint8, a class index at each pixel, 255 where none is known.
         classes: class names; position is the class index.
     """
 
@@ -35,7 +51,7 @@ class Pictures:
         self,
         root: Path,
         files: Sequence[Path],
-        targets: Sequence[int] = (),
+        targets: Sequence[Any] = (),
         classes: Sequence[str] = (),
     ) -> None:
         self.root, self.files, self.targets, self.classes = root, files, targets, list(classes)
@@ -53,23 +69,57 @@ class Pictures:
         """The files relative to `root`, with forward slashes."""
         return [file.relative_to(self.root).as_posix() for file in self.files]
 
+    def first(self, count: int) -> "Pictures":
+        """The first `count` of them."""
+        return Pictures(self.root, self.files[:count], self.targets[:count], self.classes)
+
 
 class Resized:
-    """`Pictures` at one size.
+    """`Pictures` in squares of one size, and their targets likewise.
 
     Args:
         pictures: which.
-        size: side of the square that they are stretched to.
+        size: side of the square in pixels.
         cache: folder of decoded pictures; None decodes at each `fetch`.
+        fit: how a picture is fitted into the square, see `images.place`.
+
+    Raises:
+        UserError: pictures or masks that cannot be used; names them.
     """
 
-    def __init__(self, pictures: Pictures, size: int, cache: str | Path | None) -> None:
-        self.pictures, self.size = pictures, size
+    def __init__(
+        self, pictures: Pictures, size: int, cache: str | Path | None, fit: str = "stretch"
+    ) -> None:
+        self.pictures, self.size, self.fit = pictures, size, fit
         folder = Path(cache).expanduser() if cache else None
-        self.cached: Cached | None = cached(pictures.files, size, folder) if folder else None
+        self.cached: Cached | None = None
+        self.masks: Cached | None = None
+        masks = pictures.targets if self.has_masks else []
+        self._picture_of = dict(zip(masks, pictures.files, strict=False))
+        if folder:
+            square = (size, size)
+            self.cached = cached(pictures.files, (*square, 3), fit, folder, self._load)
+            if self.has_masks:
+                way = f"mask {fit} {pictures.classes}"
+                self.masks = cached(masks, square, way, folder, self._load_mask)
+        self.boxes = list(self._fitted_boxes()) if self.has_boxes else []
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the targets are boxes."""
+        return bool(self.pictures.targets) and isinstance(self.pictures.targets[0], Boxes)
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether the targets are masks."""
+        return bool(self.pictures.targets) and isinstance(self.pictures.targets[0], Path)
+
+    def inputs(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """What a model of pictures takes: `IMAGES`, see `fetch`."""
+        return {"IMAGES": self.fetch(indices)}
 
     def fetch(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """uint8 images `[N, 3, S, S]`.
@@ -81,19 +131,104 @@ class Resized:
             pixels = self.cached.pixels[np.asarray(indices, np.intp)]
         else:
             files = [self.pictures.files[index] for index in indices]
-            loaded = [images.load(file, self.size) for file in files]
+            loaded = [self._load(file, images.read(file)) for file in files]
             pixels = np.array(loaded, np.uint8).reshape(-1, self.size, self.size, 3)
         return pixels.transpose(0, 3, 1, 2)
+
+    def targets(self, indices: Sequence[int]) -> NDArray[Any] | Boxes:
+        """The targets in pixels of the square.
+
+        Returns:
+            Class indices int64 `[N]`; or masks uint8 `[N, S, S]`; or `Boxes` of float32 `[N, M, 4]`
+            and int64 `[N, M]`, with the label `NO_LABEL` where a picture has fewer than M.
+        """
+        if self.has_masks:
+            if self.masks:
+                return self.masks.pixels[np.asarray(indices, np.intp)]
+            files = [self.pictures.targets[index] for index in indices]
+            return np.stack([self._load_mask(file, images.read(file)) for file in files])
+        if not self.has_boxes:
+            return np.array([self.pictures.targets[index] for index in indices])
+        some = [self.boxes[index] for index in indices]
+        most = max(1, *(len(one.labels) for one in some))
+        boxes = np.zeros((len(some), most, 4), np.float32)
+        labels = np.full((len(some), most), NO_LABEL, np.int64)
+        for row, one in enumerate(some):
+            boxes[row, : len(one.labels)], labels[row, : len(one.labels)] = one
+        return Boxes(boxes, labels)
 
     def digests(self) -> list[str]:
         """The SHA-256 of each file."""
         if self.cached:
             return self.cached.digests
-        return [hashlib.sha256(images.read(file)).hexdigest() for file in self.pictures.files]
+        return [_sha256(file) for file in self.pictures.files]
+
+    def fingerprints(self) -> list[str]:
+        """A text for each target, that changes when the target does."""
+        if self.has_masks:
+            return self.masks.digests if self.masks else list(map(_sha256, self.pictures.targets))
+        if self.has_boxes:
+            parts = [(one.boxes.tobytes(), one.labels.tobytes()) for one in self.pictures.targets]
+            return [hashlib.sha256(b"".join(pair)).hexdigest() for pair in parts]
+        return [str(target) for target in self.pictures.targets]
+
+    def occurring(self) -> set[int]:
+        """The class indices that occur."""
+        if self.has_boxes:
+            return set(np.concatenate([one.labels for one in self.boxes]).tolist())
+        if self.has_masks:
+            masks = (np.ravel(self.targets([index])) for index in range(len(self)))
+            return set(np.flatnonzero(sum(np.bincount(mask, minlength=256) for mask in masks)))
+        return set(self.pictures.targets)
+
+    def _load(self, file: Path, content: bytes) -> NDArray[np.uint8]:
+        return images.load(content, self.size, str(file), fit=self.fit)
+
+    def _load_mask(self, file: Path, content: bytes) -> NDArray[np.uint8]:
+        mask, classes = images.load_mask(content, str(file)), self.pictures.classes
+        picture = self._picture_of[file]
+        width, height = images.dimensions(picture)
+        if mask.shape != (height, width):
+            raise images.ImageError(
+                f"{file}: {mask.shape[1]}x{mask.shape[0]} pixels, and its picture {picture} has "
+                f"{width}x{height}"
+            )
+        unknown = set(np.unique(mask)) - set(range(len(classes))) - {images.IGNORE}
+        if unknown:
+            raise images.ImageError(
+                f"{file}: pixels of {listing(sorted(unknown))}, and there are 0 to "
+                f"{len(classes) - 1} ({listing(classes)}), and {images.IGNORE} for unknown"
+            )
+        return images.resize_mask(mask, self.size, self.fit)
+
+    def _fitted_boxes(self) -> Iterator[Boxes]:
+        """The boxes of each picture in the square; what lies outside of the picture is cut off."""
+        outside = []
+        for file, target in zip(self.pictures.files, self.pictures.targets, strict=True):
+            width, height = images.dimensions(file)
+            left, top, wide, high = images.place(width, height, self.size, self.fit)
+            inside = target.boxes.clip(0, np.array([width, height] * 2, np.float32))
+            if (np.abs(inside - target.boxes) > 1).any():
+                outside.append(str(file))
+            whole = (inside[:, 2:] > inside[:, :2]).all(axis=1)
+            scale = np.array([wide / width, high / height] * 2, np.float32)
+            boxes = inside[whole] * scale + np.array([left, top] * 2, np.float32)
+            yield Boxes(boxes.astype(np.float32), target.labels[whole])
+        if outside:
+            log.warning("Boxes reach out of their pictures and were cut: %s", listing(outside))
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(images.read(file)).hexdigest()
 
 
 def open_splits(
-    dataset: Callable[..., Pictures], root: str | Path, size: int, cache: str | Path | None
+    dataset: Callable[..., Pictures],
+    root: str | Path,
+    task: str,
+    size: int,
+    cache: str | Path | None,
+    fit: str,
 ) -> tuple[dict[str, Resized], str]:
     """Open all splits, decoding and checking them if that has not been done before.
 
@@ -103,8 +238,9 @@ def open_splits(
     Raises:
         UserError: data not there, pictures that cannot be used, classes without pictures.
     """
-    pictures = {split: dataset(root=Path(root).expanduser(), split=split) for split in SPLITS}
-    splits = {split: Resized(some, size, cache) for split, some in pictures.items()}
+    root = Path(root).expanduser()
+    pictures = {split: dataset(root=root, split=split, task=task) for split in SPLITS}
+    splits = {split: Resized(some, size, cache, fit) for split, some in pictures.items()}
     data_hash, twice = check(splits)
     for pair in twice[:10]:
         log.warning("The same picture in two splits: %s", pair)
@@ -120,20 +256,26 @@ def check(splits: Mapping[str, Resized]) -> tuple[str, list[str]]:
         The SHA-256 of the whole set, and the pictures that stand in more than one split, named.
 
     Raises:
-        UserError: a class has no pictures in a split.
+        UserError: a split has no pictures, or a class occurs in none of them.
     """
     total, twice = hashlib.sha256(), []
     seen: dict[str, tuple[str, str]] = {}
     for split, resized in splits.items():
         pictures = resized.pictures
-        counts = Counter(pictures.targets)
-        empty = [name for index, name in enumerate(pictures.classes) if not counts[index]]
-        if empty:
-            raise UserError(
-                f"{pictures.root}: no pictures in '{split}' for {listing(empty)}; "
-                "every class folder needs some in each split"
-            )
-        rows = zip(pictures.names, pictures.targets, resized.digests(), strict=True)
+        if not len(pictures):
+            raise UserError(f"{pictures.root}: no pictures in '{split}'")
+        # A rare object may well be missing from a small split, a class of pictures may not.
+        objects = resized.has_boxes or resized.has_masks
+        if split == "train" or not objects:
+            occurring = resized.occurring()
+            empty = [name for i, name in enumerate(pictures.classes) if i not in occurring]
+            what = ("objects", "needs") if objects else ("pictures", "folder needs")
+            if empty:
+                raise UserError(
+                    f"{pictures.root}: no {what[0]} in '{split}' for {listing(empty)}; "
+                    f"every class {what[1]} some"
+                )
+        rows = zip(pictures.names, resized.fingerprints(), resized.digests(), strict=True)
         for name, target, digest in sorted(rows):
             total.update(f"{split} {name} {target} {digest}\n".encode())
             first = seen.setdefault(digest, (split, name))

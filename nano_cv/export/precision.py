@@ -75,7 +75,7 @@ def choose(
         except UserError as error:
             refusals.append(str(error))
     sessions = [session(variant.file, threads, variant.entries) for variant in variants]
-    scores = [samples.score(partial(run_onnx, one))[metric] for one in sessions]
+    scores = [samples.score(partial(run_onnx, one)) for one in sessions]
     picture = samples.batch(1)
     speeds = _speeds([partial(run_onnx, one, picture) for one in sessions])
     variants = [

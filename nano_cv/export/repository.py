@@ -142,16 +142,17 @@ def text(config: Mapping[str, Any]) -> str:
 def _publish_ensemble(
     repository: Path, contract: Contract, config: Mapping[str, Any], triton: Mapping[str, Any]
 ) -> None:
-    size = contract.image_size
+    size, fit = contract.image_size, contract.fit
     images = {key: config["input"][0][key] for key in ("name", "data_type", "dims")}
     encoded = {"name": "ENCODED", "data_type": "TYPE_STRING", "dims": [1]}
     limits = {
         "max_picture_bytes": str(triton["max_picture_bytes"]),
         "max_picture_pixels": str(triton["max_picture_pixels"]),
+        "fit": fit,
     }
     # No dynamic batching: a picture decodes alone, and the next model batches anew.
     decoder = {
-        "name": f"decode_{size}",
+        "name": f"decode_{size}" + ("" if fit == "stretch" else f"_{fit}"),
         "backend": "python",
         "max_batch_size": triton["max_batch_size"],
         "input": [encoded],

@@ -1,16 +1,21 @@
-"""The pictures that an export is measured with: odd ones, training and validation pictures."""
+"""What an export is measured with: odd pictures, training and validation pictures, or noise."""
 
 from collections.abc import Sequence
 
 import numpy as np
+from omegaconf import DictConfig
 
 from nano_cv import reports
 from nano_cv.contract import Contract
 from nano_cv.data.datamodule import DataModule
+from nano_cv.data.imagined import Imagined
 from nano_cv.errors import UserError, listing
 from nano_cv.export import parity
 from nano_cv.export.graph import Arrays, in_batches
 from nano_cv.export.parity import Run
+from nano_cv.inputs import Inputs, of_test
+
+COMPARED = 16  # generated pictures, which cost more than others
 
 
 class Samples:
@@ -20,35 +25,45 @@ class Samples:
         UserError: the data has other classes than the model.
     """
 
-    def __init__(self, data: DataModule, contract: Contract) -> None:
+    def __init__(self, config: DictConfig, data: DataModule, contract: Contract) -> None:
         data.setup()
         if data.classes != contract.classes:
             raise UserError(
                 f"the weights know {listing(contract.classes)}, and data={data.name} has "
                 f"{listing(data.classes)}; export with the data that they were trained on"
             )
-        self.data, self.contract = data, contract
+        self.contract = contract
+        self.training_inputs: Inputs = data.splits["train"]
+        self.validation_inputs: Inputs = data.splits["val"]
+        if contract.task == "generation":  # its own noise, and labels as in the test split
+            generated, _ = of_test(config, contract, data.splits)
+            self.training_inputs = self.validation_inputs = generated
 
     def odd(self) -> tuple[list[str], Arrays]:
         """Validation pictures, some cut to odd sizes and encoded anew, with their names."""
-        files = self.data.splits["val"].pictures.files
-        return parity.pictures(files, self.contract.image_size)
+        if isinstance(self.validation_inputs, Imagined):
+            names = self.validation_inputs.names[:COMPARED]
+            return names, self._validation(range(len(names)))
+        files = self.validation_inputs.pictures.files
+        return parity.pictures(files, self.contract.image_size, self.contract.fit)
 
     def training(self, count: int) -> Arrays:
         """About `count` training pictures, evenly from the whole list."""
-        pictures = len(self.data.splits["train"])
-        return self._inputs("train", range(0, pictures, max(1, pictures // count)))
+        pictures = len(self.training_inputs.pictures)
+        chosen = range(0, pictures, max(1, pictures // count))
+        return self.training_inputs.inputs(chosen)
 
     def batch(self, size: int) -> Arrays:
         """One batch, to time."""
-        return self._inputs("val", [0] * size)
+        return self._validation([0] * size)
 
-    def score(self, run: Run, size: int = 16) -> dict[str, float]:
-        """The metrics of a way to run the model, on all validation pictures."""
-        split = self.data.splits["val"]
-        predictions = in_batches(run, self._inputs("val", range(len(split))), size)
+    def score(self, run: Run, size: int = 16) -> float:
+        """The deciding metric of a way to run the model, on all validation pictures."""
+        pictures = self.validation_inputs.pictures
+        predictions = in_batches(run, self._validation(range(len(pictures))), size)
         report = reports.find(self.contract.task)
-        return report.metrics(self.contract, predictions, split.pictures.targets)
+        return report.metrics(self.contract, predictions, pictures).get(report.gate, float("nan"))
 
-    def _inputs(self, split: str, indices: Sequence[int]) -> Arrays:
-        return {"IMAGES": np.ascontiguousarray(self.data.splits[split].fetch(list(indices)))}
+    def _validation(self, indices: Sequence[int]) -> Arrays:
+        given = self.validation_inputs.inputs(indices)
+        return {name: np.ascontiguousarray(array) for name, array in given.items()}

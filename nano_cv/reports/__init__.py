@@ -6,51 +6,57 @@ onnxruntime or a Triton server predicted makes no difference here.
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol, cast
 
-import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.contract import Contract
+from nano_cv.data.pictures import Pictures
 from nano_cv.drawing import Drawing
 from nano_cv.errors import UserError
 
 Predictions = Mapping[str, NDArray[Any]]  # the outputs of `predict` by name, each `[N, ...]`
-Fetch = Callable[[Sequence[int]], NDArray[np.uint8]]  # indices to images `[n, 3, S, S]`
 
 
 class Report(Protocol):
-    """What a module of this package has. `targets` is a sequence of N, as the data set has them."""
+    """What a module of this package has. Of N predictions, `pictures` has the files and targets.
+
+    Attributes:
+        gate: the metric that decides whether a faster export is good enough; more is better.
+        limits: what `compare` may at most find between torch and an exported model, by name.
+    """
+
+    gate: str
+    limits: Mapping[str, float]
 
     def metrics(
-        self, contract: Contract, predictions: Predictions, targets: Sequence[Any]
+        self, contract: Contract, predictions: Predictions, pictures: Pictures
     ) -> dict[str, float]:
         """Named figures; `test/...` is put before each name where they are shown and logged."""
         ...
 
     def table(
-        self,
-        contract: Contract,
-        predictions: Predictions,
-        targets: Sequence[Any] | None,
-        names: Sequence[str],
+        self, contract: Contract, predictions: Predictions, pictures: Pictures
     ) -> list[dict[str, Any]]:
-        """Rows for `predictions.csv`, all with the same keys; targets are None where unknown."""
+        """Rows for `predictions.csv`, all with the same keys, at least one a picture."""
         ...
 
     def draw(
-        self,
-        contract: Contract,
-        fetch: Fetch,
-        predictions: Predictions,
-        targets: Sequence[Any] | None,
-        names: Sequence[str],
+        self, contract: Contract, predictions: Predictions, pictures: Pictures
     ) -> dict[str, Drawing]:
-        """Named pictures of what a person wants to see.
+        """Named pictures of what a person wants to see: a few of perhaps very many."""
+        ...
 
-        `fetch` turns indices into images: a few of perhaps very many.
-        """
+    def write(
+        self, contract: Contract, predictions: Predictions, pictures: Pictures, folder: Path
+    ) -> None:
+        """Files for other programs, into `folder`: a task may have none."""
+        ...
+
+    def compare(self, expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
+        """How far two predictions of the same inputs are apart: figures `[N]` by name."""
         ...
 
 
@@ -63,5 +69,5 @@ def find(task: str) -> Report:
     module = f"{__name__}.{task}"
     if importlib.util.find_spec(module) is None:
         path = module.replace(".", "/")
-        raise UserError(f"no report for {task}: {path}.py with metrics, table and draw is missing")
+        raise UserError(f"no report for {task}: {path}.py is missing")
     return cast(Report, importlib.import_module(module))

@@ -1,12 +1,13 @@
 """Ask a Triton server: what it serves, and what it says of pictures. Imports no torch.
 
-    python -m nano_cv.serving.client photo.jpg another.png
+    python -m nano_cv.serving.client photo.jpg another.png --output answers
 
 Names, shapes and classes come from the server; nothing of the model is typed here. gRPC and HTTP go
 the same way through `tritonclient`. Shapes: B pictures, S side of the square in pixels.
 """
 
 import argparse
+import os
 import re
 import sys
 import threading
@@ -22,9 +23,10 @@ import tritonclient.grpc
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from nano_cv import reports
+from nano_cv import drawing, reports
 from nano_cv.contract import Contract
 from nano_cv.data import images
+from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError, listing, nearest, one_line
 
 Arrays = dict[str, NDArray[Any]]
@@ -278,22 +280,25 @@ def main() -> None:
     parser.add_argument("--model", help="as in <model>_<data>; needed if there are several")
     parser.add_argument("--address", default=ADDRESS, help=f"of the server; {ADDRESS}")
     parser.add_argument("--protocol", default="grpc", choices=("grpc", "http"))
+    parser.add_argument("--output", type=Path, help="a folder for boxes, masks and drawings")
     options = parser.parse_args()
+    answers: dict[Path, Arrays] = {}
     refused = 0
     try:
         with Client(options.address, options.protocol) as client:
             model = options.model or _only_model(client)
-            rows: list[dict[str, Any]] = []
+            contract = client.contract(f"{model}{SUFFIX}")
             for start in range(0, len(options.files), AT_ONCE):
-                for answer in _answers(client, model, options.files[start : start + AT_ONCE]):
-                    if isinstance(answer, str):
+                for file, answer in _ask(client, model, options.files[start : start + AT_ONCE]):
+                    if isinstance(answer, UserError):
                         refused += 1
                         print(f"error: {answer}", file=sys.stderr)
                     else:
-                        rows += answer
+                        answers[file] = answer
     except UserError as error:
         sys.exit(f"error: {error}")
-    print(_table(rows), end="")
+    if answers:
+        _show(contract, answers, options.output)
     sys.exit(1 if refused else 0)
 
 
@@ -306,31 +311,42 @@ def _only_model(client: Client) -> str:
     return able[0]
 
 
-def _answers(
+def _ask(
     client: Client, model: str, files: Sequence[Path]
-) -> Iterator[list[dict[str, Any]] | str]:
-    """Rows of the task's report for each file, or what is wrong with it."""
-    contract = client.contract(f"{model}{SUFFIX}")
-    report = reports.find(contract.task)
+) -> Iterator[tuple[Path, Arrays | UserError]]:
+    """Each file with its outputs, or with what is wrong with it."""
     contents: dict[Path, bytes] = {}
     for file in files:
         try:
             contents[file] = images.read(file)
         except images.ImageError as error:
-            yield str(error)
+            yield file, error
     answers = client.predict_encoded(model, list(contents.values()))
     for file, answer in zip(contents, answers, strict=True):
         if isinstance(answer, ServerError):
-            yield f"{file}: {str(answer).removeprefix('picture: ')}"
-        else:
-            one = {name: array[None] for name, array in answer.items()}
-            yield report.table(contract, one, None, [str(file)])
+            answer = ServerError(f"{file}: {str(answer).removeprefix('picture: ')}")
+        yield file, answer
+
+
+def _show(contract: Contract, answers: Mapping[Path, Arrays], output: Path | None) -> None:
+    """Print the table of the task's report; write and draw the rest of it into `output`."""
+    report = reports.find(contract.task)
+    outputs = next(iter(answers.values()))
+    predictions = {name: np.stack([one[name] for one in answers.values()]) for name in outputs}
+    files = [file.absolute() for file in answers]
+    pictures = Pictures(Path(os.path.commonpath([file.parent for file in files])), files)
+    given = dict(zip(pictures.names, answers, strict=True))
+    rows = report.table(contract, predictions, pictures)
+    print(_table([row | {"file": given[row["file"]]} for row in rows]), end="")
+    if output:
+        report.write(contract, predictions, pictures, output)
+        for name, drawn in report.draw(contract, predictions, pictures).items():
+            drawing.save(drawn, output / f"{name}.png")
+        print(f"written to {output}")
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Columns; of very many classes only the most probable."""
-    if not rows:
-        return ""
     heads = list(rows[0])
     if len(heads) > WIDEST:
         most = sorted(heads[2:], key=lambda head: max(str(row[head]) for row in rows), reverse=True)

@@ -10,7 +10,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from nano_cv.contract import Contract
 from nano_cv.data import images
+from nano_cv.data.imagined import Imagined
 from nano_cv.serving.load import Call, Window, grpc_call, http_call, measure
 from nano_cv.serving.settings import Setting
 
@@ -23,27 +25,31 @@ class Bench:
     Args:
         channel: to the server.
         http: its port.
-        picture: a file to send; all rows send the same one.
-        size: side of the model's input in pixels.
+        contract: what the model promises.
+        picture: a file to send; all rows send the same one. None for a model that takes none.
     """
 
     def __init__(
         self,
         channel: grpc.Channel,
         http: int,
-        picture: Path,
-        size: int,
+        contract: Contract,
+        picture: Path | None,
         concurrency: int,
         seconds: float,
     ) -> None:
         self.channel, self.http = channel, http
-        self.content = images.read(picture)
-        self.image = images.load(self.content, size).transpose(2, 0, 1)[None].copy()
-        self.pixels: NDArray[np.uint8] = np.asarray(images.decode(self.content))[None]
+        size = contract.image_size
+        self.content = images.read(picture) if picture else b""
+        if picture:
+            image = images.load(self.content, size, fit=contract.fit)
+            self.inputs: dict[str, NDArray[Any]] = {"IMAGES": image.transpose(2, 0, 1)[None].copy()}
+        else:
+            self.inputs = Imagined([0], contract.classes, size, seed=0).inputs([0])
         self.concurrency, self.seconds = concurrency, seconds
 
     def settings(self, grid: Sequence[Setting]) -> dict[Setting, Measure]:
-        """A row for each setting: one uint8 image a request."""
+        """A row for each setting: one picture a request."""
         return {setting: self._pixels_to(setting.model) for setting in grid}
 
     def compared(
@@ -61,15 +67,16 @@ class Bench:
             "float32 onnxruntime in process, by itself": self._in_process(float32),
             f"default: {default.words}": self._pixels_to(default.model),
             f"best: {best.words}": self._pixels_to(best.model),
-            "best, from JPEG": self._jpeg_to(f"{best.model}_from_jpeg"),
         }
+        if self.content:
+            rows["best, from JPEG"] = self._jpeg_to(f"{best.model}_from_jpeg")
         if prototype:
             rows["prototype, binary pixels"] = self._prototype()
             rows["prototype, pixels as JSON"] = self._prototype_json()
         return rows
 
     def _pixels_to(self, model: str) -> Measure:
-        return self._load(grpc_call(self.channel, model, {"IMAGES": self.image}))
+        return self._load(grpc_call(self.channel, model, self.inputs))
 
     def _jpeg_to(self, model: str) -> Measure:
         encoded = np.array([[self.content]], object)
@@ -80,22 +87,27 @@ class Bench:
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
         def call() -> Any:
-            return session.run(None, {"IMAGES": self.image})
+            return session.run(None, self.inputs)
 
         return lambda: measure(call, clients=1, seconds=self.seconds)
 
     def _prototype(self) -> Measure:
-        return self._load(grpc_call(self.channel, "prototype", {"PIXELS": self.pixels}))
+        return self._load(grpc_call(self.channel, "prototype", {"PIXELS": self._pixels()}))
+
+    def _pixels(self) -> NDArray[np.uint8]:
+        return np.asarray(images.decode(self.content))[None]
 
     def _prototype_json(self) -> Measure:
         """Pixels as JSON over HTTP, made anew for each request, as a script would."""
+
+        pixels = self._pixels()
 
         def body() -> bytes:
             tensor = {
                 "name": "PIXELS",
                 "datatype": "UINT8",
-                "shape": list(self.pixels.shape),
-                "data": self.pixels.tolist(),
+                "shape": list(pixels.shape),
+                "data": pixels.tolist(),
             }
             return json.dumps({"inputs": [tensor]}).encode()
 

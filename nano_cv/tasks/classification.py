@@ -42,13 +42,12 @@ class Classification(Task):
         """Loss of one batch: images `[B, 3, H, W]` in 0..255, int64 labels `[B]`."""
         images, labels = batch
         loss = cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
-        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=len(labels))
-        return loss
+        return self.log_losses("train", {"loss": loss}, len(labels))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
         """Loss and metrics of one batch."""
         images, labels = batch
         logits = self(images).float()
-        self.log("val/loss", cross_entropy(logits, labels), batch_size=len(labels))
+        self.log_losses("val", {"loss": cross_entropy(logits, labels)}, len(labels))
         self.val_metrics.update(logits, labels)
         self.log_dict(self.val_metrics, batch_size=len(labels))

@@ -4,7 +4,6 @@ Shapes: B pictures, C channels, H height, W width.
 """
 
 import math
-from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -32,7 +31,8 @@ class Task(pl.LightningModule):
             tested and saved (Polyak and Juditsky 1992); None trains without.
     """
 
-    monitor: ClassVar[str]  # the validation metric that chooses the best epoch; higher is better
+    monitor: ClassVar[str]  # the validation metric that chooses the best epoch,
+    mode: ClassVar[str] = "max"  # and whether more of it is better, or less: "min"
 
     mean: Tensor
     std: Tensor
@@ -62,14 +62,20 @@ class Task(pl.LightningModule):
         """Pixels 0..255, uint8 or float `[B, 3, H, W]`, to the raw output of the network."""
         return self.network((images.float() - self.mean) / self.std)
 
-    @abstractmethod
-    def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """uint8 `[B, 3, H, W]` to named outputs: pure tensor code, and what is exported."""
+    # Inputs to named outputs, all `[B, ...]`: pure tensor code, and what is exported. Most tasks
+    # take one input, images uint8 `[B, 3, H, W]`; see `example_inputs`.
+    predict: Callable[..., dict[str, Tensor]]
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
         """The arguments of `predict` by the names that the exported model gives them."""
         size = self.contract.image_size
         return {"IMAGES": torch.zeros(batch, 3, size, size, dtype=torch.uint8)}
+
+    def log_losses(self, split: str, losses: dict[str, Tensor], batch: int) -> Tensor:
+        """Log the loss and its parts for one batch of pictures; returns the loss."""
+        named = {f"{split}/{name}": value for name, value in losses.items()}
+        self.log_dict(named, on_step=split == "train", on_epoch=True, batch_size=batch)
+        return losses["loss"]
 
     def configure_optimizers(self) -> Any:
         """Weight decay for matrices and kernels only; linear warm-up, then cosine to zero.

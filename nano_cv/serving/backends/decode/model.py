@@ -17,10 +17,10 @@ class TritonPythonModel:
     def initialize(self, args):
         """Read size and limits from the config."""
         config = json.loads(args["model_config"])
-        limits = {key: int(item["string_value"]) for key, item in config["parameters"].items()}
-        self.size = int(config["output"][0]["dims"][-1])
-        self.max_bytes = limits["max_picture_bytes"]
-        self.max_pixels = limits["max_picture_pixels"]
+        given = {key: item["string_value"] for key, item in config["parameters"].items()}
+        self.size, self.fit = int(config["output"][0]["dims"][-1]), given["fit"]
+        self.max_bytes = int(given["max_picture_bytes"])
+        self.max_pixels = int(given["max_picture_pixels"])
 
     def execute(self, requests):
         """Decode the pictures of each request; a bad one fails only its own request."""
@@ -33,7 +33,7 @@ class TritonPythonModel:
                 raise images.ImageError(
                     f"picture: {len(content):,} bytes; at most {self.max_bytes:,} are allowed"
                 )
-            return images.load(content, self.size, max_pixels=self.max_pixels)
+            return images.load(content, self.size, max_pixels=self.max_pixels, fit=self.fit)
         except images.ImageError as error:
             return error
 

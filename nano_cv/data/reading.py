@@ -1,0 +1,165 @@
+"""What the readers of people's formats have in common: lists, pictures by name, numbers, boxes.
+
+Whatever is wrong is a `UserError` that names the file, and the line or object in it.
+"""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from nano_cv.data import images
+from nano_cv.data.pictures import Boxes
+from nano_cv.errors import UserError, listing, nearest
+
+log = logging.getLogger(__name__)
+
+
+class Object(NamedTuple):
+    """One object of a picture.
+
+    Attributes:
+        corners: x1, y1, x2, y2 in pixels of the upright picture.
+        label: class index.
+        where: file and place in it, for messages.
+    """
+
+    corners: tuple[float, float, float, float]
+    label: int
+    where: str
+
+
+def serves(layout: str, task: str, *tasks: str) -> None:
+    """Refuse a task that the layout has no targets for."""
+    if task not in tasks:
+        raise UserError(f"{layout} has targets for {listing(tasks)}, and the task is {task}")
+
+
+def text(file: Path) -> str:
+    """The content of a text file; where it is missing, its neighbours are named."""
+    try:
+        return file.read_text(encoding="utf-8-sig")  # Windows' editors put a mark in front
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: not UTF-8 text: {error}") from error
+    except OSError as error:
+        beside = sorted(path.name for path in file.parent.glob(f"[!.]*{file.suffix}"))
+        there = f"; beside it there is: {listing(beside)}" if beside else ""
+        raise UserError(f"{file}: cannot be read: {error.strerror}{there}") from error
+
+
+def lines(file: Path) -> list[str]:
+    """The lines of a text file that are not empty, without space around them."""
+    return [line.strip() for line in text(file).splitlines() if line.strip()]
+
+
+def class_names(file: Path) -> list[str]:
+    """Class names, one a line; `0 background`, `1 leaf` may count them."""
+    names = lines(file)
+    numbered = [name.split(maxsplit=1) for name in names]
+    if all(len(parts) == 2 and parts[0] == str(i) for i, parts in enumerate(numbered)):
+        names = [name for _, name in numbered]
+    return different(names, file)
+
+
+def different(names: Sequence[str], source: Path) -> list[str]:
+    """The class names, after a look that there are some, each of them once."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice or not names:
+        fault = f"the same class twice: {listing(twice)}" if twice else "no class names"
+        raise UserError(f"{source}: {fault}")
+    return list(names)
+
+
+def class_index(name: str, classes: Sequence[str], where: str) -> int:
+    """The position of a class name, or a `UserError` with the name that is spelt like it."""
+    if name not in classes:
+        known = f"not one of the classes ({listing(classes)})"
+        raise UserError(f"{where}: '{name}' is {known}{nearest(name, classes)}")
+    return classes.index(name)
+
+
+def pictures_in(folder: Path) -> dict[str, Path]:
+    """All pictures below `folder`, by their path there without its ending; sorted."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; the pictures belong there")
+    found: dict[str, Path] = {}
+    for file in images.find(folder):
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise UserError(
+                f"{file}: has the name of {found[name].name} but for the ending, so one label "
+                "file would serve both; rename one of them"
+            )
+        found[name] = file
+    return found
+
+
+def chosen(source: Path, names: Iterable[str], found: Mapping[str, Path]) -> list[str]:
+    """The keys of `found` that a list names, with or without the ending of the picture."""
+    endings = {name + file.suffix: name for name, file in found.items()}
+    keys = [name if name in found else endings.get(name, "") for name in names]
+    missing = [name for name, key in zip(names, keys, strict=True) if not key]
+    if missing:
+        folder = f" in {next(iter(found.values())).parent}" if found else ""
+        raise UserError(f"{source}: {len(missing)} pictures are not{folder}: {listing(missing)}")
+    twice = [name for name, count in Counter(keys).items() if count > 1]
+    if twice:
+        raise UserError(f"{source}: names a picture twice: {listing(twice)}")
+    return keys
+
+
+def numbers(values: Sequence[Any], where: str) -> list[float]:
+    """The values as finite floats."""
+    try:
+        found = [float(value) for value in values]
+    except (TypeError, ValueError):
+        found = [math.nan]
+    if not all(map(math.isfinite, found)):
+        raise UserError(f"{where}: numbers belong there, and not: {listing(map(str, values))}")
+    return found
+
+
+def boxes_of(source: Path, pictures: Iterable[Sequence[Object]]) -> list[Boxes]:
+    """The target of each picture; objects of no width or height are left out, with a warning.
+
+    Args:
+        source: the file or folder of the labels, for the warning.
+        pictures: the objects of each; none is fine.
+    """
+    flat, targets = [], []
+    for objects in pictures:
+        corners = np.array([one.corners for one in objects], np.float32).reshape(-1, 4)
+        labels = np.array([one.label for one in objects], np.int64)
+        solid = (corners[:, 2:] > corners[:, :2]).all(axis=1)
+        flat += [one.where for one, kept in zip(objects, solid, strict=True) if not kept]
+        targets.append(Boxes(corners[solid], labels[solid]))
+    if flat:
+        log.warning(
+            "%s: %d boxes of no size were left out: %s", source, len(flat), listing(flat, most=3)
+        )
+    return targets
+
+
+def compare_sizes(source: Path, stated: Mapping[Path, tuple[float, float]]) -> None:
+    """Warn of pictures of other sizes than the label files state: boxes may lie elsewhere there.
+
+    That is how pictures look that were made smaller after they had been labelled, or that were
+    labelled lying on their sides. Pictures that cannot be read are left to those who decode them.
+    """
+    others = []
+    for file, (width, height) in stated.items():
+        try:
+            wide, high = images.dimensions(file)
+        except images.ImageError:
+            continue
+        if (wide, high) != (width, height):
+            others.append(f"{file.name} (stated {width:g}x{height:g}, upright {wide}x{high})")
+    if others:
+        log.warning(
+            "%s: %d pictures have another size than stated, so boxes may lie wrong: %s",
+            *(source, len(others), listing(others, most=3)),
+        )

@@ -1,0 +1,143 @@
+"""A U-Net that says what a noisy picture shows, for a time and a class.
+
+Ho et al. 2020, "Denoising diffusion probabilistic models", in small: residual blocks whose group
+norm is scaled and shifted by time and class (Dhariwal and Nichol 2021), attention where the picture
+is smallest. Pixels are first folded 2x2 into channels: a quarter of the places, and of the cost.
+
+Shapes: B pictures, C channels, H height, W width, K classes, E width of the embedding.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import (
+    interpolate,
+    pixel_shuffle,
+    pixel_unshuffle,
+    scaled_dot_product_attention,
+)
+
+GROUPS = 8
+FREQUENCIES = 64  # of the time's embedding
+
+
+class FlowUNet(nn.Module):
+    """The clean picture.
+
+    Args:
+        num_classes: K; one more stands for "any class".
+        image_size: side of the square picture in pixels; a multiple of 2 to the number of levels.
+        channels: of each level; multiples of 8. Every level halves the side, the first one by
+            folding.
+        width: E.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: int = 64,
+        channels: Sequence[int] = (48, 96, 160),
+        width: int = 192,
+    ) -> None:
+        super().__init__()
+        if image_size % 2 ** len(channels):
+            raise ValueError(
+                f"image_size={image_size}: {len(channels)} levels need a multiple of "
+                f"{2 ** len(channels)}"
+            )
+        self.time = nn.Sequential(
+            nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.label = nn.Embedding(num_classes + 1, width)
+        first, last = channels[0], channels[-1]
+        self.enter = nn.Conv2d(12, first, kernel_size=3, padding=1)
+        self.down = nn.ModuleList(Block(size, size, width) for size in channels)
+        self.shrink = nn.ModuleList(
+            nn.Conv2d(one, two, kernel_size=3, stride=2, padding=1)
+            for one, two in pairwise(channels)
+        )
+        self.middle = nn.ModuleList([Attention(last), Block(last, last, width)])
+        self.up = nn.ModuleList(Block(2 * size, size, width) for size in channels[::-1])
+        self.grow = nn.ModuleList(
+            nn.Conv2d(two, one, kernel_size=1) for two, one in pairwise(channels[::-1])
+        )
+        self.leave = nn.Sequential(
+            nn.GroupNorm(GROUPS, first), nn.SiLU(), nn.Conv2d(first, 12, kernel_size=3, padding=1)
+        )
+        nn.init.zeros_(self.leave[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.leave[-1].bias)  # type: ignore[arg-type]
+
+    def forward(self, pictures: Tensor, times: Tensor, labels: Tensor) -> Tensor:
+        """Noisy pictures `[B, 3, H, W]`, times `[B]` in 0..1, int64 labels `[B]`, K for any.
+
+        Returns:
+            The picture as it would be without noise, `[B, 3, H, W]`.
+        """
+        condition = self.time(waves(times)) + self.label(labels)
+        features, skips = self.enter(pixel_unshuffle(pictures, 2)), []
+        for level, block in enumerate(self.down):
+            features = block(self.shrink[level - 1](features) if level else features, condition)
+            skips.append(features)
+        attention, block = self.middle
+        features = block(attention(features), condition)
+        for level, block in enumerate(self.up):
+            if level:
+                features = interpolate(self.grow[level - 1](features), scale_factor=2.0)
+            features = block(torch.cat([features, skips.pop()], dim=1), condition)
+        return pixel_shuffle(self.leave(features), 2)
+
+
+class Block(nn.Module):
+    """Two convolutions beside a shortcut, told the time and the class."""
+
+    def __init__(self, inputs: int, outputs: int, width: int) -> None:
+        super().__init__()
+        self.first_norm = nn.GroupNorm(GROUPS, inputs)
+        self.first = nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
+        self.condition = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * outputs))
+        self.second_norm = nn.GroupNorm(GROUPS, outputs, affine=False)
+        self.second = nn.Conv2d(outputs, outputs, kernel_size=3, padding=1)
+        self.shortcut = (
+            nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, kernel_size=1)
+        )
+        self.activation = nn.SiLU()
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        """`[B, C, H, W]` and `[B, E]` to `[B, outputs, H, W]`."""
+        hidden = self.first(self.activation(self.first_norm(features)))
+        scale, shift = self.condition(condition)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.activation(self.second_norm(hidden) * (1 + scale) + shift)
+        return self.shortcut(features) + self.second(hidden)
+
+
+class Attention(nn.Module):
+    """Every place looks at every other one (Vaswani et al. 2017), with four heads."""
+
+    def __init__(self, width: int, heads: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(GROUPS, width)
+        self.ask = nn.Conv2d(width, 3 * width, kernel_size=1)
+        self.answer = nn.Conv2d(width, width, kernel_size=1)
+        nn.init.zeros_(self.answer.weight)
+        nn.init.zeros_(self.answer.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[B, C, H, W]` to the same."""
+        batch, width, height, across = features.shape
+        parts = self.ask(self.norm(features)).view(batch, 3, self.heads, width // self.heads, -1)
+        query, key, value = parts.transpose(3, 4).unbind(dim=1)
+        mixed = scaled_dot_product_attention(query, key, value)
+        return features + self.answer(mixed.transpose(2, 3).reshape(batch, width, height, across))
+
+
+def waves(times: Tensor) -> Tensor:
+    """Times `[B]` in 0..1 as sines and cosines of many frequencies `[B, 2 * FREQUENCIES]`."""
+    exponents = torch.arange(FREQUENCIES, device=times.device) / FREQUENCIES
+    angles = 1000 * times[:, None] * torch.exp(-math.log(10_000) * exponents)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -1,0 +1,252 @@
+"""Object detection: COCO's mean average precision, boxes in the original picture, COCO JSON.
+
+Shapes: N pictures, D boxes predicted for each.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nano_cv import drawing
+from nano_cv.contract import Contract
+from nano_cv.data import images
+from nano_cv.data.pictures import Boxes, Pictures
+from nano_cv.drawing import Drawing
+from nano_cv.files import replacing
+from nano_cv.reports import Predictions
+
+MOST = 12  # pictures on a sheet
+CONFIDENT = 0.3  # score from which on a box is shown and counted
+WRITTEN = 0.01  # score from which on a box stands in detections.json
+OVERLAP = 0.5  # intersection over union from which on a box is the right one
+FOUND, FALSE, MISSED = "#33dd33", "#ff4040", "#ffd020"
+
+gate = "mAP"
+limits = {"pixels": 0.1, "score": 1e-3}
+
+
+def metrics(contract: Contract, predictions: Predictions, pictures: Pictures) -> dict[str, float]:
+    """`mAP`, `mAP50` and `AP50/<class>`, as COCO defines them, by pycocotools.
+
+    A class without any object in the pictures has an average precision of 0, and does not count in
+    the means.
+    """
+    precision = _precision(contract, predictions, pictures)
+    by_class = [_mean(precision[0, :, index]) for index in range(len(contract.classes))]
+    return {
+        "mAP": max(0.0, _mean(precision)),
+        "mAP50": max(0.0, _mean(precision[0])),
+        **{
+            f"AP50/{name}": max(0.0, value)
+            for name, value in zip(contract.classes, by_class, strict=True)
+        },
+    }
+
+
+def _mean(precision: NDArray[np.float64]) -> float:
+    """Of what is known; -1 if nothing is."""
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else -1.0
+
+
+def _precision(
+    contract: Contract, predictions: Predictions, pictures: Pictures
+) -> NDArray[np.float64]:
+    """Precision at IoU thresholds 0.5 to 0.95 and 101 recalls: `[10, 101, K]`, -1 where unknown."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):  # it reports progress there
+        truth, found = COCO(), COCO()
+        truth.dataset = _as_coco(contract, pictures.targets, pictures)
+        found.dataset = _as_coco(contract, restored(contract, predictions, pictures), pictures)
+        truth.createIndex()
+        found.createIndex()
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.params.maxDets = [1, 10, predictions["SCORES"].shape[1]]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
+
+
+class Scored(NamedTuple):
+    """Predicted boxes of a picture; as `Boxes`, and `scores` float32 `[n]` in 0..1."""
+
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+
+def restored(contract: Contract, predictions: Predictions, pictures: Pictures) -> list[Scored]:
+    """The boxes of each picture in its own pixels: the fitting into the square undone."""
+    answers = []
+    for index, file in enumerate(pictures.files):
+        width, height = images.dimensions(file)
+        place = images.place(width, height, contract.image_size, contract.fit)
+        offset = np.array([place.left, place.top] * 2, np.float32)
+        scale = np.array([width / place.width, height / place.height] * 2, np.float32)
+        boxes = (predictions["BOXES"][index] - offset) * scale
+        boxes = boxes.clip(0, np.array([width, height] * 2, np.float32))
+        answers.append(Scored(boxes, predictions["LABELS"][index], predictions["SCORES"][index]))
+    return answers
+
+
+def _as_coco(
+    contract: Contract, boxes: Sequence[Boxes | Scored], pictures: Pictures
+) -> dict[str, Any]:
+    """Boxes in COCO's format, with scores where they have some; ids begin at 1."""
+    pictured: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index, (file, name) in enumerate(zip(pictures.files, pictures.names, strict=True)):
+        width, height = images.dimensions(file)
+        pictured.append({"id": index + 1, "file_name": name, "width": width, "height": height})
+        scores = getattr(boxes[index], "scores", None)
+        pairs = zip(boxes[index].boxes, boxes[index].labels, strict=True)
+        for number, (box, label) in enumerate(pairs):
+            x1, y1, x2, y2 = (round(float(value), 2) for value in box)
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": index + 1,
+                    "category_id": int(label) + 1,
+                    "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
+                    "area": round((x2 - x1) * (y2 - y1), 2),
+                    "iscrowd": 0,
+                }
+                | ({} if scores is None else {"score": float(scores[number])})
+            )
+    categories = [{"id": index + 1, "name": name} for index, name in enumerate(contract.classes)]
+    return {"images": pictured, "categories": categories, "annotations": annotations}
+
+
+def table(contract: Contract, predictions: Predictions, pictures: Pictures) -> list[dict[str, Any]]:
+    """A row for each confident box, in pixels of the picture; one of blanks if there is none."""
+    rows = []
+    answers = restored(contract, predictions, pictures)
+    for name, one in zip(pictures.names, answers, strict=True):
+        sure = np.flatnonzero(one.scores >= CONFIDENT)
+        for index in sure:
+            row = {"file": name, "label": contract.classes[one.labels[index]]}
+            row["score"] = f"{one.scores[index]:.4f}"
+            sides = zip(("x1", "y1", "x2", "y2"), one.boxes[index], strict=True)
+            rows.append(row | {side: f"{value:.1f}" for side, value in sides})
+        if not sure.size:
+            rows.append(dict.fromkeys(("file", "label", "score", "x1", "y1", "x2", "y2"), ""))
+            rows[-1]["file"] = name
+    return rows
+
+
+def draw(contract: Contract, predictions: Predictions, pictures: Pictures) -> dict[str, Drawing]:
+    """Boxes upon pictures; with targets, the pictures with most mistakes, and precision curves."""
+    answers = restored(contract, predictions, pictures)
+    if not pictures.targets:
+        return {"predictions": _sheet(contract, answers, None, pictures, range(len(pictures)))}
+    verdicts = [_judge(one, truth) for one, truth in zip(answers, pictures.targets, strict=True)]
+    wrong = [int((~found).sum() + missed.sum()) for found, missed in verdicts]
+    order = np.argsort([-count for count in wrong], kind="stable").tolist()
+    order = [index for index in order if wrong[index]]
+    precision = _precision(contract, predictions, pictures)[0]
+    lines = {
+        f"{name}: {_mean(precision[:, index]):.3f}": precision[:, index]
+        for index, name in enumerate(contract.classes)
+        if precision[0, index] > -1
+    }
+    return {
+        "predictions": _sheet(contract, answers, verdicts, pictures, range(len(pictures))),
+        "worst_mistakes": _sheet(contract, answers, verdicts, pictures, order),
+        "precision_recall": drawing.curves(lines, "recall", "precision at IoU 0.5"),
+    }
+
+
+def _judge(one: Scored, truth: Boxes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which confident boxes are right, and which objects were missed; the surest choose first."""
+    sure = one.scores >= CONFIDENT
+    boxes, labels = one.boxes[sure], one.labels[sure]
+    overlaps = _ious(boxes, truth.boxes) * (labels[:, None] == truth.labels)
+    found, missed = np.zeros(len(boxes), bool), np.ones(len(truth.labels), bool)
+    for index in range(len(boxes)):
+        left = overlaps[index] * missed
+        if left.size and left.max() >= OVERLAP:
+            found[index], missed[left.argmax()] = True, False
+    return found, missed
+
+
+def _ious(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Intersections over unions `[n, m]`."""
+    low = np.maximum(one[:, None, :2], other[:, :2])
+    high = np.minimum(one[:, None, 2:], other[:, 2:])
+    both = (high - low).clip(min=0).prod(axis=2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (one, other)]
+    return both / (areas[0][:, None] + areas[1] - both).clip(min=1e-9)
+
+
+def _sheet(
+    contract: Contract,
+    answers: list[Scored],
+    verdicts: list[tuple[NDArray[np.bool_], NDArray[np.bool_]]] | None,
+    pictures: Pictures,
+    indices: Any,
+) -> Drawing:
+    """Confident boxes: green as found, red as false, yellow as missed."""
+    several = len(contract.classes) > 1  # with one class its name would only hide what it names
+
+    def paint(image: Drawing, index: int) -> Drawing:
+        one = answers[index]
+        sure = one.scores >= CONFIDENT
+        boxes, colours = one.boxes[sure], [FOUND] * int(sure.sum())
+        captions = [contract.classes[label] if several else "" for label in one.labels[sure]]
+        if verdicts:
+            found, missed = verdicts[index]
+            colours = [FOUND if right else FALSE for right in found]
+            boxes = np.concatenate([boxes, pictures.targets[index].boxes[missed]])
+            labels = pictures.targets[index].labels[missed]
+            colours += [MISSED] * len(labels)
+            captions += [contract.classes[label] if several else "" for label in labels]
+        # A large photograph is decoded at a reduced size.
+        boxes = boxes * (image.shape[1] / images.dimensions(pictures.files[index])[0])
+        return drawing.outline(image, boxes, colours, captions if several else ())
+
+    captions = [f"{int((one.scores >= CONFIDENT).sum())} found" for one in answers]
+    if verdicts:
+        captions = [
+            f"{int(found.sum())} found, {int((~found).sum())} false, {int(missed.sum())} missed"
+            for found, missed in verdicts
+        ]
+    return drawing.sheet(pictures, indices[:MOST], captions, paint, columns=3)
+
+
+def write(contract: Contract, predictions: Predictions, pictures: Pictures, folder: Path) -> None:
+    """`detections.json`: COCO's format, with a `score` for each box."""
+    answers = []
+    for one in restored(contract, predictions, pictures):
+        kept = one.scores >= WRITTEN
+        answers.append(Scored(one.boxes[kept], one.labels[kept], one.scores[kept]))
+    with replacing(folder / "detections.json") as temporary:
+        temporary.write_text(json.dumps(_as_coco(contract, answers, pictures)))
+
+
+def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
+    """How far boxes are moved, and how far scores are changed, of all that `write` would write.
+
+    Two boxes of almost the same score may change places; so each is compared with the nearest of
+    its class.
+    """
+    figures: dict[str, list[float]] = {"pixels": [], "score": []}
+    for index in range(len(expected["SCORES"])):
+        one, other = (
+            {name: values[index] for name, values in side.items()} for side in (expected, actual)
+        )
+        kept = np.flatnonzero(one["SCORES"] >= WRITTEN)
+        moved = np.abs(one["BOXES"][kept, None] - other["BOXES"]).max(axis=2)
+        moved = np.where(one["LABELS"][kept, None] == other["LABELS"], moved, np.inf)
+        nearest = moved.argmin(axis=1)
+        scores = np.abs(one["SCORES"][kept] - other["SCORES"][nearest])
+        figures["pixels"].append(float(moved.min(axis=1).max(initial=0.0)))
+        figures["score"].append(float(scores.max(initial=0.0)))
+    return {name: np.array(values) for name, values in figures.items()}

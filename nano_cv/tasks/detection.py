@@ -1,0 +1,162 @@
+"""Object detection: boxes with a class and a score, found as the points at their centres.
+
+Heat map and decoding after Zhou et al. 2019, "Objects as points"; Gaussians as wide as the box, and
+boxes learnt around the centre, after Liu et al. 2020, "Training-time-friendly network".
+
+Shapes: B pictures, H height, W width, K classes, M boxes at most, N boxes predicted, h = H/4,
+w = W/4.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid, max_pool2d
+from torchmetrics.detection import MeanAveragePrecision
+from torchvision.ops import generalized_box_iou_loss
+
+from nano_cv.data.pictures import Boxes
+from nano_cv.networks.centernet import STRIDE
+from nano_cv.tasks.task import Task
+
+SPREAD = 0.09  # standard deviation of a Gaussian, as a share of the box
+NARROWEST = 0.35  # the same in places of the map, for the smallest of boxes
+AROUND = 0.1  # where the Gaussian is higher, the box is learnt
+FARTHEST = 5.0  # logarithm of the largest distance, 600 pixels; beyond that `exp` would overflow
+
+
+class Detection(Task):
+    """Penalty-reduced focal loss on centres, GIoU loss on boxes.
+
+    Args:
+        max_detections: N, boxes predicted for each picture; most of them with scores near 0.
+        box_weight: of the GIoU loss beside that of the centres.
+        **options: those of `Task`.
+    """
+
+    monitor = "val/mAP"
+
+    def __init__(self, max_detections: int = 100, box_weight: float = 5.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.max_detections, self.box_weight = max_detections, box_weight
+        self.val_metric = MeanAveragePrecision(backend="pycocotools")
+        self.val_metric.warn_on_many_detections = False
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        """uint8 `[B, 3, H, W]` to N boxes a picture, by falling score.
+
+        A place is a centre where no neighbour is higher, which needs no suppression afterwards.
+
+        Returns:
+            `BOXES` float32 `[B, N, 4]` xyxy in pixels of the input, `SCORES` float32 `[B, N]` in
+            0..1, `LABELS` int64 `[B, N]`.
+        """
+        return self._decode(*self(images))
+
+    def _decode(self, centers: Tensor, distances: Tensor) -> dict[str, Tensor]:
+        heat = centers.float().sigmoid()
+        heat = heat * (heat == max_pool2d(heat, kernel_size=3, stride=1, padding=1))
+        places = heat.shape[2] * heat.shape[3]
+        scores, indices = heat.flatten(1).topk(self.max_detections, dim=1)
+        labels = torch.div(indices, places, rounding_mode="floor")
+        indices = (indices - labels * places)[:, :, None].expand(-1, -1, 4)
+        boxes = to_boxes(distances.float()).flatten(1, 2).gather(1, indices)
+        boxes = boxes.clamp(0, self.contract.image_size)
+        return {"BOXES": boxes, "SCORES": scores, "LABELS": labels}
+
+    def training_step(self, batch: tuple[Tensor, Boxes], _: int) -> Tensor:
+        """Loss of one batch: images `[B, 3, H, W]` in 0..255, `Boxes` of `[B, M, 4]`."""
+        images, targets = batch
+        return self.log_losses("train", self._losses(self(images), targets), len(images))
+
+    def validation_step(self, batch: tuple[Tensor, Boxes], _: int) -> None:
+        """Loss and boxes of one batch."""
+        images, targets = batch
+        outputs = self(images)
+        self.log_losses("val", self._losses(outputs, targets), len(images))
+        predicted = self._decode(*outputs)
+        self.val_metric.update(
+            [
+                {"boxes": boxes, "scores": scores, "labels": labels}
+                for boxes, scores, labels in zip(*predicted.values(), strict=True)
+            ],
+            [
+                {"boxes": boxes[labels >= 0], "labels": labels[labels >= 0]}
+                for boxes, labels in zip(*targets, strict=True)
+            ],
+        )
+
+    def on_validation_epoch_end(self) -> None:
+        """COCO's mean average precision over all batches; 0 where there are no objects at all."""
+        metrics = self.val_metric.compute()
+        self.val_metric.reset()
+        figures = {"val/mAP": metrics["map"], "val/mAP50": metrics["map_50"]}
+        self.log_dict({name: figure.clamp(min=0) for name, figure in figures.items()})
+
+    def _losses(self, outputs: tuple[Tensor, Tensor], targets: Boxes) -> dict[str, Tensor]:
+        centers, distances = (output.float() for output in outputs)
+        classes, height, width = centers.shape[1:]
+        gaussians = draw_gaussians(targets, height, width)
+        known = targets.labels >= 0
+        count = known.sum().clamp(min=1)  # a batch without objects has a loss too
+
+        one_hot = targets.labels[:, :, None] == torch.arange(classes, device=centers.device)
+        heat = torch.stack(
+            [(gaussians * one_hot[:, :, k, None, None]).amax(dim=1) for k in range(classes)], dim=1
+        )
+        box_loss = self._box_loss(distances, targets, gaussians) / count
+        center_loss = focal_loss(centers, heat) / count
+        total = center_loss + self.box_weight * box_loss
+        return {"loss": total, "loss_centers": center_loss, "loss_boxes": box_loss}
+
+    def _box_loss(self, distances: Tensor, targets: Boxes, gaussians: Tensor) -> Tensor:
+        """Sum over objects of the GIoU loss around their centres; the smaller object is on top."""
+        boxes, known = targets.boxes, targets.labels >= 0
+        near = gaussians * (gaussians > AROUND)
+        near = near / near.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
+        area = (boxes[..., 2:] - boxes[..., :2]).prod(dim=2).clamp(min=1)
+        first = ((near > 0) * (known / area)[:, :, None, None]).argmax(dim=1)
+        weights = near.gather(1, first[:, None])[:, 0]
+        wanted = boxes.gather(1, first.flatten(1)[:, :, None].expand(-1, -1, 4))
+        chosen = weights > 0
+        predicted = to_boxes(distances)[chosen]
+        losses = generalized_box_iou_loss(predicted, wanted.view(*chosen.shape, 4)[chosen])
+        return (losses * weights[chosen]).sum()
+
+
+def to_boxes(distances: Tensor) -> Tensor:
+    """Logarithms of distances `[B, 4, h, w]` to boxes `[B, h, w, 4]`, xyxy in pixels."""
+    sides = distances.clamp(max=FARTHEST).exp().permute(0, 2, 3, 1) * STRIDE
+    height, width = distances.shape[2:]
+    rows = torch.arange(height, device=distances.device, dtype=sides.dtype)
+    columns = torch.arange(width, device=distances.device, dtype=sides.dtype)
+    grid = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], dim=-1)
+    centers = (grid + 0.5) * STRIDE
+    return torch.cat([centers - sides[..., :2], centers + sides[..., 2:]], dim=-1)
+
+
+def draw_gaussians(targets: Boxes, height: int, width: int) -> Tensor:
+    """A Gaussian for each box `[B, M, h, w]`: 1 at its centre, 0 everywhere for empty places."""
+    boxes, known = targets.boxes / STRIDE, (targets.labels >= 0).to(targets.boxes.dtype)
+
+    def along(low: Tensor, high: Tensor, places: int) -> Tensor:
+        center = ((low + high) / 2).floor().clamp(0, places - 1)[:, :, None]
+        deviation = ((high - low) * SPREAD).clamp(min=NARROWEST)[:, :, None]
+        offset = torch.arange(places, device=boxes.device) - center
+        return torch.exp(-0.5 * (offset / deviation) ** 2)
+
+    rows = along(boxes[..., 1], boxes[..., 3], height) * known[:, :, None]
+    return rows[:, :, :, None] * along(boxes[..., 0], boxes[..., 2], width)[:, :, None, :]
+
+
+def focal_loss(logits: Tensor, heat: Tensor) -> Tensor:
+    """Sum over the map; what lies near a centre is forgiven (Law and Deng 2018, CornerNet, eq. 1).
+
+    Args:
+        logits: `[B, K, h, w]`.
+        heat: likewise, in 0..1; 1 at centres.
+    """
+    probability, center = logits.sigmoid(), heat == 1
+    found = (1 - probability) ** 2 * logsigmoid(logits)
+    quiet = probability**2 * (1 - heat) ** 4 * logsigmoid(-logits)
+    return -torch.where(center, found, quiet).sum()

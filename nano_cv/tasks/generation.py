@@ -1,0 +1,114 @@
+"""Generation: pictures of a class out of noise, by a rectified flow.
+
+Liu et al. 2022, "Flow straight and fast"; Lipman et al. 2022, "Flow matching". A straight line
+leads from noise (time 0) to a picture (time 1). The network says which picture, and the direction
+follows: pictures are simpler than noise, and a small network wastes nothing on the latter (Li and
+He 2025, "Back to basics: let denoising generative models denoise").
+
+Shapes: B pictures, H height, W width, K classes.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from nano_cv.data.imagined import noise
+from nano_cv.tasks.task import Task
+
+NEAREST = 0.05  # the shortest way still to go that a direction is divided by
+PREVIEWED = 8  # pictures drawn after each epoch, from the same noise
+
+
+class Generation(Task):
+    """Mean squared error of the direction from noise to picture.
+
+    Args:
+        steps: of Heun's method from noise to picture; each asks the network twice.
+        guidance: how far beyond the class's own direction, away from that of any picture (Ho and
+            Salimans 2022, "Classifier-free guidance"); 1 goes just there.
+        drop_label: share of training pictures shown without their class, for the guidance.
+        **options: those of `Task`.
+    """
+
+    monitor = "val/loss"
+    mode = "min"
+
+    def __init__(
+        self, steps: int = 8, guidance: float = 2.0, drop_label: float = 0.15, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.steps, self.guidance, self.drop_label = steps, guidance, drop_label
+        self.any_class = len(self.contract.classes)
+
+    def predict(self, noise: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Standard normal noise float32 `[B, 3, H, W]` and int64 labels `[B]` to pictures.
+
+        The same noise and label give the same picture.
+
+        Returns:
+            `IMAGES` uint8 `[B, 3, H, W]`.
+        """
+        pictures, step = noise, 1 / self.steps
+        for index in range(self.steps):
+            here = self._velocity(pictures, index * step, labels)
+            pictures, before = pictures + step * here, pictures
+            if index + 1 < self.steps:  # Heun: the mean of the directions at both ends
+                there = self._velocity(pictures, (index + 1) * step, labels)
+                pictures = before + step / 2 * (here + there)
+        pixels = pictures * self.std + self.mean
+        return {"IMAGES": pixels.round().clamp(0, 255).to(torch.uint8)}
+
+    def _velocity(self, pictures: Tensor, time: float, labels: Tensor) -> Tensor:
+        both = torch.cat([pictures, pictures])
+        which = torch.cat([labels, torch.full_like(labels, self.any_class)])
+        times = torch.full_like(both[:, 0, 0, 0], time)
+        cleaned = self.network(both, times, which).float()
+        count = labels.shape[0]  # not `len`, which an export would take for a constant
+        aim = cleaned[count:] + self.guidance * (cleaned[:count] - cleaned[count:])
+        return (aim - pictures) / max(1 - time, NEAREST)
+
+    def example_inputs(self, batch: int) -> dict[str, Tensor]:
+        """See `Task`."""
+        size = self.contract.image_size
+        labels = torch.zeros(batch, dtype=torch.int64)
+        return {"NOISE": torch.zeros(batch, 3, size, size), "LABELS": labels}
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        """Loss of one batch: images `[B, 3, H, W]` in 0..255, int64 labels `[B]`."""
+        images, labels = batch
+        dropped = torch.rand(len(labels), device=labels.device) < self.drop_label
+        # Times of the middle are the hard ones (Esser et al. 2024, "Scaling rectified flow").
+        times = torch.randn(len(labels), device=labels.device).sigmoid()
+        loss = self._loss(images, labels.masked_fill(dropped, self.any_class), times)
+        return self.log_losses("train", {"loss": loss}, len(images))
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Loss of one batch, at the same times and with the same noise in every epoch."""
+        images, labels = batch
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(index)
+            times = (torch.arange(len(labels)) + 0.5) / len(labels)
+            loss = self._loss(images, labels, times.to(images.device))
+        self.log_losses("val", {"loss": loss}, len(images))
+
+    def _loss(self, images: Tensor, labels: Tensor, times: Tensor) -> Tensor:
+        pictures = (images.float() - self.mean) / self.std
+        start = torch.randn(pictures.shape, device="cpu").to(pictures.device)
+        share = times[:, None, None, None]
+        between = start * (1 - share) + pictures * share
+        cleaned = self.network(between, times, labels).float()
+        direction = (cleaned - between) / (1 - share).clamp(min=NEAREST)
+        return mse_loss(direction, pictures - start)
+
+    @torch.inference_mode()
+    def preview(self) -> NDArray[np.uint8]:
+        """Pictures of every class from the same noise each time: uint8 `[N, 3, H, W]`."""
+        labels = torch.arange(PREVIEWED) % self.any_class
+        size = self.contract.image_size
+        start = torch.from_numpy(np.stack([noise(0, index, size) for index in range(PREVIEWED)]))
+        pictures = self.predict(start.to(self.device), labels.to(self.device))["IMAGES"]
+        return pictures.cpu().numpy()

@@ -1,0 +1,77 @@
+"""Semantic segmentation: a class for each pixel.
+
+Shapes: B pictures, H height, W width, K classes.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
+
+from nano_cv.data.images import IGNORE
+from nano_cv.tasks.task import Task
+
+
+class Segmentation(Task):
+    """Cross-entropy plus Dice loss; pixels of 255 are left out of both.
+
+    Args:
+        dice_weight: of the Dice loss (Milletari et al. 2016, "V-Net") beside the cross-entropy.
+        **options: those of `Task`.
+    """
+
+    monitor = "val/mIoU"
+
+    def __init__(self, dice_weight: float = 1.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.dice_weight = dice_weight
+        classes = len(self.contract.classes)
+        metrics: dict[str, Any] = {
+            "mIoU": MulticlassJaccardIndex(classes, average="macro", ignore_index=IGNORE),
+            "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=IGNORE),
+        }
+        self.val_metrics = MetricCollection(metrics, prefix="val/")
+
+    def predict(self, images: Tensor) -> dict[str, Tensor]:
+        """uint8 `[B, 3, H, W]` to `MASK` uint8 `[B, H, W]`: the most probable class."""
+        return {"MASK": self(images).argmax(dim=1).to(torch.uint8)}
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        """Loss of one batch: images `[B, 3, H, W]` in 0..255, masks uint8 `[B, H, W]`."""
+        images, masks = batch
+        return self.log_losses("train", self._losses(self(images), masks), len(images))
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        """Loss and metrics of one batch."""
+        images, masks = batch
+        logits = self(images)
+        self.log_losses("val", self._losses(logits, masks), len(images))
+        self.val_metrics.update(logits.argmax(dim=1), masks.long())
+        self.log_dict(self.val_metrics, batch_size=len(images))
+
+    def _losses(self, logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
+        logits, masks = logits.float(), masks.long()
+        entropy = cross_entropy(logits, masks, ignore_index=IGNORE, reduction="sum")
+        entropy = entropy / (masks != IGNORE).sum().clamp(min=1)
+        dice = dice_loss(logits, masks)
+        total = entropy + self.dice_weight * dice
+        return {"loss": total, "loss_entropy": entropy, "loss_dice": dice}
+
+
+def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """1 minus the mean over classes of twice the overlap by the sum of both areas.
+
+    Args:
+        logits: `[B, K, H, W]`.
+        masks: int64 `[B, H, W]`, 255 where no class is known.
+    """
+    known = (masks != IGNORE)[:, None]
+    probability = logits.softmax(dim=1) * known
+    truth = one_hot(masks.where(known[:, 0], 0), logits.shape[1]).permute(0, 3, 1, 2) * known
+    overlap = (probability * truth).sum(dim=(0, 2, 3))
+    both = probability.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
+    # One pixel more in both: a class that is nowhere, and is claimed nowhere, is no mistake.
+    return 1 - ((2 * overlap + 1) / (both + 1)).mean()

@@ -1,0 +1,540 @@
+"""Data sets in the formats that people have: what is read from each, and what is refused."""
+
+import json
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+import numpy as np
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from nano_cv.data.coco import Coco
+from nano_cv.data.folder_masks import FolderMasks
+from nano_cv.data.pictures import SPLITS, Boxes, Pictures
+from nano_cv.data.splitting import stable_split
+from nano_cv.data.voc import CLASSES, Voc
+from nano_cv.data.yolo import Yolo
+from nano_cv.errors import UserError
+
+SHARED = ROOT.parent / "shared/data"
+WIDTH, HEIGHT = 64, 32  # powers of two: shares of them are exact
+NAMES = ["cat", "dog"]
+OBJECTS = {  # of the three pictures of each split: class, x1, y1, x2, y2
+    "a": [("cat", 0, 0, 16, 8), ("dog", 10.5, 2, 64, 32)],
+    "b": [],
+    "c": [("dog", 32, 16, 33, 17)],
+}
+Sets = dict[str, dict[str, list[tuple[Any, ...]]]]
+
+
+def every_split() -> Sets:
+    return {split: {f"{split}_{name}": one for name, one in OBJECTS.items()} for split in SPLITS}
+
+
+def picture(file: Path, width: int = WIDTH, height: int = HEIGHT) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height)).save(file)
+
+
+def mask(file: Path, values: Any, mode: str = "P") -> None:
+    """The values from left to right, as long as they last, and zeros."""
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    pixels.flat[: len(values)] = values
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    if mode == "P":
+        image.putpalette(bytes(range(256)) * 3)  # a short one would cut the values
+    image.save(file)
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def make_coco(root: Path, folder: str = "images") -> None:
+    for split, pictures in every_split().items():
+        content: dict[str, list[dict[str, Any]]] = {
+            "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+            "images": [],
+            "annotations": [],
+        }
+        for number, (name, objects) in enumerate(pictures.items(), start=100):
+            picture(root / folder.format(split=split) / f"{name}.jpg")
+            entry = {"id": number, "file_name": f"{name}.jpg", "width": WIDTH, "height": HEIGHT}
+            content["images"].append(entry)
+            for kind, x1, y1, x2, y2 in objects:
+                one = {"id": len(content["annotations"]) + 1, "image_id": number}
+                one |= {"category_id": {"cat": 3, "dog": 7}[kind]}
+                content["annotations"].append(one | {"bbox": [x1, y1, x2 - x1, y2 - y1]})
+        write(root / "annotations" / f"{split}.json", json.dumps(content))
+
+
+def make_voc(root: Path) -> None:
+    for split, pictures in every_split().items():
+        for name, objects in pictures.items():
+            picture(root / "JPEGImages" / f"{name}.jpg")
+            write(root / "Annotations" / f"{name}.xml", xml(objects))
+        write(root / "ImageSets/Main" / f"{split}.txt", "\n".join(pictures))
+
+
+def xml(objects: list[tuple[Any, ...]], extra: str = "") -> str:
+    corners = "<xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax>"
+    inside = "".join(
+        f"<object><name>{kind}</name><bndbox>{corners.format(x1 + 1, y1 + 1, x2, y2)}</bndbox>"
+        f"{extra}</object>"
+        for kind, x1, y1, x2, y2 in objects
+    )
+    size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
+    return f"<annotation>{size}{inside}</annotation>"
+
+
+def make_yolo(root: Path) -> None:
+    for split, pictures in every_split().items():
+        for name, objects in pictures.items():
+            picture(root / "images" / split / f"{name}.jpg")
+            rows = [
+                f"{NAMES.index(kind)} {(x1 + x2) / 2 / WIDTH} {(y1 + y2) / 2 / HEIGHT} "
+                f"{(x2 - x1) / WIDTH} {(y2 - y1) / HEIGHT}"
+                for kind, x1, y1, x2, y2 in objects
+            ]
+            if rows:
+                write(root / "labels" / split / f"{name}.txt", "\n".join(rows))
+    write(root / "data.yaml", "names: {0: cat, 1: dog}")
+
+
+def make_masks(root: Path, count: int = 3) -> None:
+    for split in SPLITS:
+        names = [f"{split}_{number}" for number in range(count)]
+        for name in names:
+            picture(root / "images" / f"{name}.jpg")
+            mask(root / "masks" / f"{name}.png", [0, 1, 255, 2])
+        write(root / f"{split}.txt", "\n".join(names))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "pictures"
+
+
+def same(target: Boxes, boxes: list[list[float]], labels: list[int]) -> bool:
+    assert target.boxes.dtype == np.float32 and target.labels.dtype == np.int64
+    assert target.boxes.shape == (len(labels), 4) and target.labels.shape == (len(labels),)
+    return target.boxes.tolist() == boxes and target.labels.tolist() == labels
+
+
+# The same in all of them
+
+FORMATS = {"coco": (Coco, make_coco), "voc": (Voc, make_voc), "yolo": (Yolo, make_yolo)}
+
+
+@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_same_boxes_from_every_format(root, name, split, caplog):
+    kind, make = FORMATS[name]
+    make(root)
+    data = kind(root=root, split=split, task="detection")
+    assert data.classes == NAMES and [file.stem[-1] for file in data.files] == ["a", "b", "c"]
+    assert all(file.exists() and split in data.names[0] for file in data.files)
+    first, second, third = data.targets
+    assert same(first, [[0, 0, 16, 8], [10.5, 2, 64, 32]], [0, 1])
+    assert same(second, [], [])
+    assert same(third, [[32, 16, 33, 17]], [1])
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("kind", [Coco, Voc, Yolo, FolderMasks])
+def test_task_without_targets_is_refused(root, kind):
+    with pytest.raises(UserError, match=r"has targets for .*, and the task is generation"):
+        kind(root, "train", "generation")
+
+
+@pytest.mark.parametrize("name", ["coco", "voc", "yolo", "folder_masks"])
+def test_configuration(name, tmp_path):
+    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        overrides = [f"data={name}", f"data.root={tmp_path}", "data.name=cells"]
+        data = hydra.compose("train", overrides).data
+    assert data.root == str(tmp_path) and data.name == "cells"
+    assert "classification" not in data.tasks
+    assert data.augment.degrees == 0 and data.augment.flip == 0.5 and data.batch_size
+    with pytest.raises(UserError, match=str(tmp_path)):
+        hydra.utils.instantiate(data.dataset)(root=tmp_path, split="val", task=data.tasks[0])
+
+
+def test_pictures_of_another_size_than_stated(root, caplog):
+    make_coco(root)
+    picture(root / "images/train_b.jpg", 32, 16)
+    Coco(root, "train")
+    assert "1 pictures have another size" in caplog.text
+    assert "train_b.jpg (stated 64x32, upright 32x16)" in caplog.text
+
+
+# COCO
+
+
+def change(root: Path, key: str, index: int, split: str = "train", **fields: Any) -> None:
+    """Change an entry of a COCO file; with None a field is taken out."""
+    file = root / "annotations" / f"{split}.json"
+    content = json.loads(file.read_text())
+    entry = content[key][index] | fields
+    content[key][index] = {name: value for name, value in entry.items() if value is not None}
+    file.write_text(json.dumps(content))
+
+
+def test_coco_width_and_height(root):
+    make_coco(root)
+    change(root, "annotations", 0, bbox=[3, 4, 5.5, 6])
+    assert Coco(root, "train").targets[0].boxes[0].tolist() == [3, 4, 8.5, 10]
+
+
+@pytest.mark.parametrize("folder", ["images", "images/{split}", "{split}"])
+def test_coco_folders(root, folder):
+    make_coco(root, folder)
+    expected = f"{folder.format(split='val')}/val_a.jpg"
+    assert Coco(root, "val").names[0] == expected
+
+
+def test_coco_crowds_and_empty_boxes(root, caplog):
+    make_coco(root)
+    change(root, "annotations", 0, iscrowd=1)
+    change(root, "annotations", 2, bbox=[5, 5, 0, 4])
+    first, _, third = Coco(root, "train").targets
+    assert first.labels.tolist() == [1] and same(third, [], [])
+    assert "train.json: 1 boxes of no size were left out" in caplog.text
+    assert "train.json: annotation 3" in caplog.text
+
+
+def test_coco_classes_are_those_of_train(root):
+    make_coco(root)
+    for index, number in ((0, 3), (1, 7)):  # another split may count them otherwise
+        change(root, "categories", index, "val", id=number)
+    data = Coco(root, "val")
+    assert data.classes == NAMES and data.targets[0].labels.tolist() == [1, 0]
+    change(root, "categories", 0, "test", name="cats")
+    with pytest.raises(UserError, match=r"test.json: category 7: 'cats' .*did you mean 'cat'\?"):
+        Coco(root, "test")
+
+
+@pytest.mark.parametrize(
+    "key, fields, message",
+    [
+        ("annotations", {"image_id": 5}, r"annotation 2: there is no image 5"),
+        ("annotations", {"category_id": 4}, r"annotation 2: there is no category 4"),
+        ("annotations", {"bbox": [1, 2, 3]}, r"annotation 2: a bbox is \[x, y, width, height\]"),
+        ("annotations", {"bbox": [1, 2, 3, "x"]}, r"annotation 2: numbers belong there.* x"),
+        ("annotations", {"bbox": [1, 2, 3, float("nan")]}, r"annotation 2: numbers belong .* nan"),
+        ("annotations", {"bbox": None}, r"annotations 2: 'bbox' is missing"),
+        ("annotations", {"bbox": None, "id": None}, r"annotations number 1: 'bbox' is missing"),
+        ("images", {"id": 100}, r"two images of one id"),
+        ("images", {"file_name": "d.jpg"}, r"1 pictures are missing: d\.jpg; looked for in .*imag"),
+        ("images", {"file_name": "/d.jpg"}, r"1 pictures are missing: /d\.jpg"),
+        ("categories", {"name": "dog"}, r"the same class twice: dog"),
+        ("categories", {"id": "3"}, r"categories 3: 'id' is missing or of a wrong type"),
+    ],
+)
+def test_coco_mistakes(root, key, fields, message):
+    make_coco(root)
+    change(root, key, 1, **fields)
+    with pytest.raises(UserError, match=rf"annotations/train\.json.*: {message}"):
+        Coco(root, "train")
+
+
+def test_coco_files_that_are_none(root):
+    make_coco(root)
+    (root / "annotations/val.json").rename(root / "annotations/instances_val.json")
+    with pytest.raises(UserError, match=r"val\.json: cannot be read: .*instances_val\.json"):
+        Coco(root, "val")
+    for text, message in (
+        ('{"images": [', "not JSON: .*line 1 column"),
+        ("[1]", "no list 'categories'"),
+        ('{"categories": [], "images": [1]}', "images number 0: 'id' is missing"),
+    ):
+        write(root / "annotations/val.json", text)
+        with pytest.raises(UserError, match=rf"val\.json: {message}"):
+            Coco(root, "val")
+    (root / "annotations/val.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(UserError, match=r"val\.json: not UTF-8"):
+        Coco(root, "val")
+
+
+# PASCAL VOC
+
+
+def annotate(root: Path, text: str) -> None:
+    write(root / "Annotations/train_a.xml", text)
+
+
+def test_voc_counts_from_one(root):
+    make_voc(root)
+    box = "<xmin>1</xmin><ymin>2</ymin><xmax>10.5</xmax><ymax>32</ymax>"
+    annotate(root, f"<a><object><name> cat </name><bndbox>{box}</bndbox></object></a>")
+    assert same(Voc(root, "train").targets[0], [[0, 1, 10.5, 32]], [0])
+
+
+def test_voc_classes_and_difficult_objects(root):
+    make_voc(root)
+    annotate(root, xml([("ant", 0, 0, 8, 8)]))
+    write(root / "Annotations/test_a.xml", xml([("zebra", 0, 0, 8, 8)], "<difficult>1</difficult>"))
+    data = Voc(root, "val")
+    assert data.classes == ["ant", "cat", "dog"] and data.targets[0].labels.tolist() == [1, 2]
+    assert same(Voc(root, "test").targets[0], [], [])
+    write(root / "classes.txt", "background\ndog\ncat\nant\n")
+    data = Voc(root, "val")
+    assert data.classes == ["dog", "cat", "ant"] and data.targets[0].labels.tolist() == [1, 0]
+    write(root / "classes.txt", "dog\ncats\n")
+    with pytest.raises(UserError, match=r"val_a\.xml: object 1: 'cat' .*did you mean 'cats'\?"):
+        Voc(root, "val")
+
+
+def test_voc_lists(root):
+    make_voc(root)
+    names = root / "ImageSets/Main/train.txt"
+    write(names, "train_c -1\n\ntrain_a.jpg  1\n")
+    assert [file.stem for file in Voc(root, "train").files] == ["train_c", "train_a"]
+    write(names, "train_a\ntrain_x\n")
+    with pytest.raises(UserError, match=r"train\.txt: 1 pictures are not in .*Images: train_x"):
+        Voc(root, "train")
+    write(names, "train_a\ntrain_a.jpg\n")
+    with pytest.raises(UserError, match=r"train\.txt: names a picture twice: train_a"):
+        Voc(root, "train")
+    names.rename(names.with_name("trainval.txt"))
+    with pytest.raises(UserError, match=r"train\.txt: cannot be read: .*trainval\.txt"):
+        Voc(root, "train")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("<annotation><object>", "not XML: "),
+        ("<?xml version='1.0' encoding='klingon'?><a/>", "not XML: "),
+        ("<a><object><bndbox/></object></a>", "object 1: has no <name>"),
+        (xml([("cat", 0, 0, 1, 1), ("dog", 0, 0, "wide", 4)]), r"object 2 \(dog\), .*: 1, 1, wide"),
+        ("<a><object><name>cat</name></object></a>", r"object 1 \(cat\), xmin.*: nothing"),
+    ],
+)
+def test_voc_mistakes(root, text, message):
+    make_voc(root)
+    annotate(root, text)
+    with pytest.raises(UserError, match=rf"train_a\.xml: {message}"):
+        Voc(root, "train")
+
+
+def test_voc_missing_files(root):
+    make_voc(root)
+    (root / "Annotations/test_b.xml").unlink()
+    with pytest.raises(UserError, match=r"test_b\.xml: cannot be read: No such file"):
+        Voc(root, "test")
+    picture(root / "JPEGImages/train_a.png")
+    with pytest.raises(UserError, match=r"train_a\.png: has the name of train_a\.jpg"):
+        Voc(root, "train")
+    with pytest.raises(UserError, match=r"elsewhere/JPEGImages: no such folder"):
+        Voc(root / "elsewhere", "train")
+
+
+def test_voc_masks(root):
+    make_voc(root)
+    for split, names in every_split().items():
+        write(root / "ImageSets/Segmentation" / f"{split}.txt", "\n".join(names))
+        for name in names:
+            mask(root / "SegmentationClass" / f"{name}.png", [0, 15, 255])
+    data = Voc(root, "val", "segmentation")
+    assert data.classes == CLASSES and data.classes[15] == "person" and len(CLASSES) == 21
+    assert data.targets[1] == root / "SegmentationClass/val_b.png"
+    write(root / "classes.txt", "background\nleaf")
+    assert Voc(root, "val", "segmentation").classes == ["background", "leaf"]
+    data.targets[1].unlink()
+    with pytest.raises(UserError, match=r"1 masks are missing: .*val_b\.png"):
+        Voc(root, "val", "segmentation")
+
+
+# YOLO
+
+
+def relabel(root: Path, *rows: str) -> None:
+    write(root / "labels/train/train_a.txt", "\n".join(rows))
+
+
+def test_yolo_centres_and_polygons(root):
+    make_yolo(root)
+    relabel(root, "1 0.5 0.5 0.25 0.5", "", "0 0.25 0.5 0.75 0.25 0.5 1.0")
+    assert same(Yolo(root, "train").targets[0], [[24, 8, 40, 24], [16, 8, 48, 32]], [1, 0])
+
+
+def test_yolo_shares_of_the_upright_picture(root):
+    make_yolo(root)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 32)).save(root / "images/train/train_a.jpg", exif=exif)
+    relabel(root, "0 0.5 0.5 1 1")
+    assert same(Yolo(root, "train").targets[0], [[0, 0, 32, 64]], [0])
+
+
+def test_yolo_class_names(root):
+    make_yolo(root)
+    write(root / "data.yaml", "names: [cat, 7]")
+    assert Yolo(root, "train").classes == ["cat", "7"]
+    for text, message in (
+        ("names: [yes, no]", "names: True is not text; put the name in quotes"),
+        ("names: {1: cat, 2: dog}", "'names' is a list of classes, or a mapping from 0"),
+        ("nc: 2", "'names' is a list of classes"),
+        ("names: [cat", "not YAML: "),
+        ("names: []", "no class names"),
+    ):
+        write(root / "data.yaml", text)
+        with pytest.raises(UserError, match=rf"data\.yaml: {message}"):
+            Yolo(root, "train")
+    (root / "data.yaml").unlink()
+    with pytest.raises(UserError, match=r"classes\.txt: cannot be read"):
+        Yolo(root, "train")
+    write(root / "classes.txt", "cat\ndog\n")
+    assert Yolo(root, "train").classes == NAMES
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ("0 0.5 0.5 0.1", "4 columns; 'class cx cy width height' are 5"),
+        ("0 0.5 0.5 0.1 0.1 0.9", "6 columns"),
+        ("0 0.5 0.5 0.1 0.1 0.9 0.9 0.9", "8 columns"),
+        ("cat 0.5 0.5 0.1 0.1", "numbers belong there, and not: cat, 0.5"),
+        ("0 0.5 0.5 nan 0.1", "numbers belong there"),
+        ("2 0.5 0.5 0.1 0.1", "class 2; the classes are 0 to 1"),
+        ("-1 0.5 0.5 0.1 0.1", "class -1; "),
+        ("0.5 0.5 0.5 0.1 0.1", "class 0.5; "),
+        ("0 32 16 8 8", "32 16 8 8: shares of the picture are 0 to 1"),
+    ],
+)
+def test_yolo_mistakes(root, row, message):
+    make_yolo(root)
+    relabel(root, "0 0.5 0.5 0.1 0.1", row)
+    with pytest.raises(UserError, match=rf"train_a\.txt, line 2: {message}"):
+        Yolo(root, "train")
+
+
+def test_yolo_empty_boxes_and_lonely_files(root, caplog):
+    make_yolo(root)
+    relabel(root, "0 0.5 0.5 0 0.1")
+    write(root / "labels/train/classes.txt", "cat\ndog")
+    write(root / "labels/train/train_x.txt", "")
+    assert same(Yolo(root, "train").targets[0], [], [])
+    assert "1 boxes of no size were left out" in caplog.text
+    assert "train_a.txt, line 1" in caplog.text
+    assert "labels/train: 1 files without a picture: train_x" in caplog.text
+    for file in (root / "labels/val").iterdir():
+        file.unlink()
+    with pytest.raises(UserError, match=r"labels/val: no text file for any of the 3 pictures"):
+        Yolo(root, "val")
+    with pytest.raises(UserError, match=r"images/validation: no such folder"):
+        Yolo(root, "validation")
+
+
+# Folders of masks
+
+
+def test_masks_by_lists(root):
+    make_masks(root)
+    picture(root / "images/not_labelled_yet.jpg")
+    write(root / "val.txt", "val_2\nval_0.jpg\n")
+    data = FolderMasks(root, "val")
+    assert data.names == ["images/val_2.jpg", "images/val_0.jpg"]
+    assert data.targets == [root / "masks/val_2.png", root / "masks/val_0.png"]
+    assert data.classes == ["class 0", "class 1", "class 2"], "255 is no class"
+    write(root / "classes.txt", "0 background\n1 leaf\n2 big blossom\n")
+    assert FolderMasks(root, "val").classes == ["background", "leaf", "big blossom"]
+
+
+def test_masks_without_lists(root):
+    make_masks(root, count=30)
+    for split in SPLITS:
+        (root / f"{split}.txt").unlink()
+    splits = {split: FolderMasks(root, split).names for split in SPLITS}
+    together = [name for names in splits.values() for name in names]
+    assert len(together) == len(set(together)) == 90
+    assert 50 <= len(splits["train"]) <= 75 and splits["val"] and splits["test"]
+    for file in (root / "images").glob("val*"):
+        file.unlink()
+        (root / "masks" / f"{file.stem}.png").unlink()
+    assert set(FolderMasks(root, "train").names) <= set(splits["train"]), "no picture moves"
+
+
+def test_stable_split_is_the_same_everywhere():
+    golden = ["train", "train", "test", "test", "val", "test", "train", "train"]
+    assert [stable_split(f"{number}.jpg") for number in range(8)] == golden
+    counts = Counter(stable_split(f"plant{number}.png") for number in range(10_000))
+    shares = {split: round(count / 10_000, 2) for split, count in counts.items()}
+    assert shares == pytest.approx({"train": 0.7, "val": 0.15, "test": 0.15}, abs=0.011)
+
+
+def test_masks_without_pictures_and_the_reverse(root):
+    make_masks(root)
+    for file in ("images/val_0.jpg", "masks/val_1.png"):
+        (root / file).unlink()
+    write(root / "val.txt", "val_0\nval_2")
+    with pytest.raises(UserError, match=r"val\.txt: 1 pictures are not in .*images: val_0"):
+        FolderMasks(root, "val")
+    write(root / "val.txt", "val_1\nval_2")
+    with pytest.raises(UserError, match=r"val_1\.jpg has no mask; a mask is masks/NAME\.png"):
+        FolderMasks(root, "val")
+    (root / "val.txt").unlink()
+    with pytest.raises(UserError, match=r"val\.txt: cannot be read: .*test\.txt, train\.txt"):
+        FolderMasks(root, "val")
+    for split in ("train", "test"):
+        (root / f"{split}.txt").unlink()
+    with pytest.raises(UserError, match=r"val_0\.png has no picture, .*val_1\.jpg has no mask"):
+        FolderMasks(root, "train")
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_black_and_white_masks(root, mode):
+    make_masks(root)
+    write(root / "classes.txt", "background\nleaf")
+    for file in (root / "masks").iterdir():
+        mask(file, [0, 255] if "train" in file.name else [0], mode)
+    with pytest.raises(UserError, match=r"train_0\.png: the masks are drawn in 0 and 255") as error:
+        FolderMasks(root, "val")
+    command = shlex.split(str(error.value).partition("type: python ")[2])
+    subprocess.run([sys.executable, *command], check=True)
+    values = np.unique(Image.open(FolderMasks(root, "train").targets[0]))
+    assert values.tolist() == [0, 1]
+
+
+def test_masks_of_colours_are_named(root):
+    make_masks(root)
+    picture(root / "masks/test_0.png")
+    with pytest.raises(UserError, match=r"masks/test_0\.png: .*RGB"):
+        FolderMasks(root, "train")
+
+
+# Real ones
+
+
+def opened(kind: Callable[..., Pictures], folder: str, task: str) -> dict[str, Pictures]:
+    if not (SHARED / folder).exists():
+        pytest.skip(f"{SHARED / folder} is not there")
+    return {split: kind(root=SHARED / folder, split=split, task=task) for split in SPLITS}
+
+
+def test_blood_cells(caplog):
+    splits = opened(Coco, "bccd", "detection")
+    assert {split: len(data) for split, data in splits.items()} == dict(train=205, val=87, test=72)
+    expected = {"train": (2381, 214, 209), "val": (967, 87, 83), "test": (805, 71, 69)}
+    for split, data in splits.items():
+        assert data.classes == ["RBC", "WBC", "Platelets"]
+        labels = np.concatenate([target.labels for target in data.targets])
+        assert tuple(np.bincount(labels)) == expected[split]
+    assert not caplog.records
+
+
+def test_nuclei():
+    splits = opened(FolderMasks, "dsb2018_nuclei", "segmentation")
+    counts = {split: len(data) for split, data in splits.items()}
+    assert counts == {"train": 464, "val": 100, "test": 100}
+    assert splits["val"].classes == ["background", "nucleus"]
+    assert all(target.exists() for data in splits.values() for target in data.targets)
