@@ -14,6 +14,8 @@ from nano_cv.data.pictures import Pictures
 from nano_cv.files import replacing
 
 Drawing = NDArray[np.uint8]
+OKABE_ITO = ("56b4e9", "e69f00", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
+WIDTH = 10.4  # inches of a contact sheet
 SIDE = 480  # pixels; the longest side of a picture that is drawn upon
 
 
@@ -55,6 +57,7 @@ def sheet(
     captions: Sequence[str],
     paint: Callable[[Drawing, int], Drawing] | None = None,
     columns: int = 4,
+    title: str = "",
 ) -> Drawing:
     """A contact sheet of some pictures, each with its caption and its file's name.
 
@@ -64,20 +67,29 @@ def sheet(
         captions: of all of them.
         paint: draws upon a picture `[H, W, 3]`, of which it is told the index.
         columns: of the sheet.
+        title: above all of them.
     """
-    rows = max(1, -(-len(indices) // columns))
-    figure = Figure(figsize=(2.6 * columns, 3.0 * rows), dpi=100, layout="constrained")
-    names = pictures.names
-    for position, index in enumerate(indices):
-        image = np.asarray(images.decode(pictures.files[index], SIDE))
+    shown = [np.asarray(images.decode(pictures.files[index], SIDE)) for index in indices]
+    shown = [paint(image, i) if paint else image for image, i in zip(shown, indices, strict=True)]
+    rows, side, names = max(1, -(-len(shown) // columns)), WIDTH / columns, pictures.names
+    height = side * max([image.shape[0] / image.shape[1] for image in shown] or [0.5]) + 0.5
+    figure = Figure(figsize=(WIDTH, height * rows), dpi=100, layout="constrained")
+    for position, (image, index) in enumerate(zip(shown, indices, strict=True)):
         axes = figure.add_subplot(rows, columns, position + 1)
-        axes.imshow(paint(image, index) if paint else image)
+        axes.imshow(image)
         axes.set_title(captions[index], fontsize=9)
         axes.set_xlabel(names[index], fontsize=7)
         axes.set(xticks=[], yticks=[])
+    if title:
+        figure.suptitle(title, fontsize=10)
     if not indices:
         figure.text(0.5, 0.5, "nothing to show: no mistakes", ha="center")
     return render(figure)
+
+
+def evenly(count: int, most: int) -> range:
+    """At most `most` of `count` indices, evenly: a list may be sorted, its beginning all alike."""
+    return range(0, count, max(1, -(-count // most)))
 
 
 def outline(
@@ -101,12 +113,17 @@ def outline(
 
 
 def palette(count: int) -> NDArray[np.uint8]:
-    """Colours `[count, 3]` as different as can be: those of Pascal VOC, black first."""
+    """Colours `[count, 3]` of classes, black first.
+
+    Then those of Okabe and Ito (2008), which the colour-blind can tell apart, then Pascal VOC's.
+    """
     index, colours = np.arange(count), np.zeros((count, 3), np.uint8)
     for bit in range(8):
         for channel in range(3):
             colours[:, channel] |= ((index >> channel & 1) << 7 - bit).astype(np.uint8)
         index >>= 3
+    first = [tuple(bytes.fromhex(colour)) for colour in OKABE_ITO]
+    colours[1 : len(first) + 1] = first[: max(0, count - 1)]
     return colours
 
 
@@ -129,7 +146,8 @@ def curves(lines: Mapping[str, NDArray[np.float64]], xlabel: str, ylabel: str) -
         axes.plot(np.linspace(0, 1, len(line)), line, label=name)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    if lines:
+        axes.legend(fontsize=8)
     return render(figure)
 
 

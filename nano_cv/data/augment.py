@@ -67,8 +67,8 @@ class Augment(nn.Module):
         """
         boxes = targets if isinstance(targets, Boxes) else None
         masks = targets if isinstance(targets, Tensor) and targets.ndim == 3 else None
-        matrices = self._matrices(len(images), upright=boxes is not None).to(images.device)
-        grid = affine_grid(matrices, list(images.shape), align_corners=False)
+        matrices = self._matrices(len(images), upright=boxes is not None)
+        grid = affine_grid(matrices, list(images.shape), align_corners=False).to(images.device)
         if boxes is None:
             moved = _sample(images.float(), grid)
         else:  # mirrored margins would show objects that have no box
@@ -117,8 +117,10 @@ def _move_boxes(targets: Boxes, matrices: Tensor, size: int) -> Boxes:
     """Boxes where their objects have gone; those that left the picture lose their label."""
     boxes, labels = targets
     corners = torch.stack([boxes[..., :2], boxes[..., 2:]], dim=2) * (2 / size) - 1
-    back = torch.linalg.inv(matrices[:, :, :2])  # the matrices lead from output to input
-    corners = torch.einsum("bij,bmcj->bmci", back, corners - matrices[:, None, None, :, 2])
+    # The matrices lead from output to input; not every accelerator can invert them.
+    back = torch.linalg.inv(matrices[:, :, :2]).to(boxes.device)
+    shift = matrices[:, None, None, :, 2].to(boxes.device)
+    corners = torch.einsum("bij,bmcj->bmci", back, corners - shift)
     moved = torch.cat([corners.amin(dim=2), corners.amax(dim=2)], dim=2).add(1).mul(size / 2)
     inside = moved.clamp(0, size)
     seen = _areas(inside) > VISIBLE * _areas(moved)

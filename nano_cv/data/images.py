@@ -150,7 +150,8 @@ def dimensions(file: Path) -> tuple[int, int]:
     """
     try:
         with Image.open(file, formats=FORMATS) as image:
-            sideways = image.getexif().get(ORIENTATION, 1) >= 5
+            # Pillow turns the size of a TIFF itself.
+            sideways = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) >= 5
             return (image.height, image.width) if sideways else image.size
     except OSError as error:
         raise ImageError(f"{file}: not a picture that can be read: {error}") from error

@@ -54,7 +54,7 @@ class Imagined(Pictures):
         return Imagined(self.targets[:count], *options)
 
     def inputs(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """What a generator takes: `NOISE` float32 `[N, 3, S, S]` and `LABELS` int64 `[N]`."""
+        """What a generator takes: `NOISE` float32 `[N, 3, S, S]` and `LABELS` int64 `[N, 1]`."""
         start = [noise(self.seed, index, self.size) for index in indices]
-        labels = np.array([self.targets[index] for index in indices], np.int64)
+        labels = np.array([[self.targets[index]] for index in indices], np.int64)
         return {"NOISE": np.stack(start), "LABELS": labels}

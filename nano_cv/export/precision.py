@@ -84,7 +84,12 @@ def choose(
     ]
     for variant in variants[1:]:
         drop = scores[0] - variant.score
-        if drop > max_drop:
+        if np.isnan(drop):
+            refusals.append(
+                f"{variant.precision}: the validation {metric} is not known here, and so not what "
+                f"it would lose; {variant.speed:.2f} times as fast"
+            )
+        elif drop > max_drop:
             refusals.append(
                 f"{variant.precision}: validation {metric} falls by {drop:.4f} to "
                 f"{variant.score:.4f}, and max_drop={max_drop:g}; {variant.speed:.2f} times as fast"

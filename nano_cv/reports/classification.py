@@ -71,7 +71,9 @@ def draw(contract: Contract, predictions: Predictions, pictures: Pictures) -> di
         f"{classes[label]} {share:.0%}" for label, share in zip(labels, confidence, strict=True)
     ]
     if not pictures.targets:
-        return {"predictions": drawing.sheet(pictures, range(len(pictures))[:MOST], captions)}
+        return {
+            "predictions": drawing.sheet(pictures, drawing.evenly(len(pictures), MOST), captions)
+        }
     targets = np.asarray(pictures.targets)
     captions = [f"{caption}, is {classes[i]}" for caption, i in zip(captions, targets, strict=True)]
     wrong = np.flatnonzero(labels != targets)

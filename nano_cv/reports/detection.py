@@ -145,8 +145,9 @@ def table(contract: Contract, predictions: Predictions, pictures: Pictures) -> l
 def draw(contract: Contract, predictions: Predictions, pictures: Pictures) -> dict[str, Drawing]:
     """Boxes upon pictures; with targets, the pictures with most mistakes, and precision curves."""
     answers = restored(contract, predictions, pictures)
+    some = drawing.evenly(len(pictures), MOST)
     if not pictures.targets:
-        return {"predictions": _sheet(contract, answers, None, pictures, range(len(pictures)))}
+        return {"predictions": _sheet(contract, answers, None, pictures, some)}
     verdicts = [_judge(one, truth) for one, truth in zip(answers, pictures.targets, strict=True)]
     wrong = [int((~found).sum() + missed.sum()) for found, missed in verdicts]
     order = np.argsort([-count for count in wrong], kind="stable").tolist()
@@ -158,7 +159,7 @@ def draw(contract: Contract, predictions: Predictions, pictures: Pictures) -> di
         if precision[0, index] > -1
     }
     return {
-        "predictions": _sheet(contract, answers, verdicts, pictures, range(len(pictures))),
+        "predictions": _sheet(contract, answers, verdicts, pictures, some),
         "worst_mistakes": _sheet(contract, answers, verdicts, pictures, order),
         "precision_recall": drawing.curves(lines, "recall", "precision at IoU 0.5"),
     }
@@ -218,7 +219,8 @@ def _sheet(
             f"{int(found.sum())} found, {int((~found).sum())} false, {int(missed.sum())} missed"
             for found, missed in verdicts
         ]
-    return drawing.sheet(pictures, indices[:MOST], captions, paint, columns=3)
+    title = "green: found, red: false, yellow: missed" if verdicts else ""
+    return drawing.sheet(pictures, indices[:MOST], captions, paint, 3, title)
 
 
 def write(contract: Contract, predictions: Predictions, pictures: Pictures, folder: Path) -> None:
@@ -234,19 +236,30 @@ def write(contract: Contract, predictions: Predictions, pictures: Pictures, fold
 def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
     """How far boxes are moved, and how far scores are changed, of all that `write` would write.
 
-    Two boxes of almost the same score may change places; so each is compared with the nearest of
-    its class.
+    Two boxes of almost the same score may change places; so each is compared with the most alike of
+    its class, in both directions.
     """
-    figures: dict[str, list[float]] = {"pixels": [], "score": []}
+    found = {name: np.zeros(len(expected["SCORES"])) for name in limits}
     for index in range(len(expected["SCORES"])):
-        one, other = (
-            {name: values[index] for name, values in side.items()} for side in (expected, actual)
-        )
-        kept = np.flatnonzero(one["SCORES"] >= WRITTEN)
-        moved = np.abs(one["BOXES"][kept, None] - other["BOXES"]).max(axis=2)
-        moved = np.where(one["LABELS"][kept, None] == other["LABELS"], moved, np.inf)
-        nearest = moved.argmin(axis=1)
-        scores = np.abs(one["SCORES"][kept] - other["SCORES"][nearest])
-        figures["pixels"].append(float(moved.min(axis=1).max(initial=0.0)))
-        figures["score"].append(float(scores.max(initial=0.0)))
-    return {name: np.array(values) for name, values in figures.items()}
+        sides = [{name: side[name][index] for name in side} for side in (expected, actual)]
+        for one, other in (sides, sides[::-1]):
+            for name, value in zip(limits, _farthest(one, other), strict=True):
+                found[name][index] = np.maximum(found[name][index], value)
+    return found
+
+
+def _farthest(one: Predictions, other: Predictions) -> tuple[float, float]:
+    """How far boxes are moved and scores changed at most, each against the most alike of `other`.
+
+    What is scored no higher than the last of `other` may have been left out there, and is left out.
+    """
+    least = max(WRITTEN, other["SCORES"].min(initial=1.0) + limits["score"])
+    kept = ~(one["SCORES"] < least)  # NaN is kept: it is to be seen
+    moved = np.abs(one["BOXES"][kept, None] - other["BOXES"]).max(axis=2)
+    scores = np.abs(one["SCORES"][kept, None] - other["SCORES"])
+    distance = moved / limits["pixels"] + scores / limits["score"]
+    distance = np.where(one["LABELS"][kept, None] == other["LABELS"], distance, np.inf)
+    rows, nearest = np.arange(len(distance)), distance.argmin(axis=1)
+    if np.isinf(distance[rows, nearest]).any():
+        return np.inf, np.inf
+    return moved[rows, nearest].max(initial=0.0), scores[rows, nearest].max(initial=0.0)

@@ -4,6 +4,7 @@ Shapes: N pictures, F features, S side of a picture in pixels.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from nano_cv.reports import Predictions
 log = logging.getLogger(__name__)
 MOST = 64  # pictures in the grid of samples
 NEIGHBOURS = 3  # of a picture, that its part of the manifold reaches to
+COMPARED = 5000  # real pictures that the judge looks at
+CHUNK = 1000  # training pictures in memory at once
 SMALL = 32  # pixels; the side at which pictures are looked for among others
 Pixels = NDArray[np.uint8]
 
@@ -43,9 +46,8 @@ def metrics(contract: Contract, predictions: Predictions, pictures: Pictures) ->
     if not isinstance(pictures, Imagined) or pictures.real is None:
         return {}
     images, real = predictions["IMAGES"], pictures.real
-    train, test = (_all(real[split]) for split in ("train", "test"))
-    known = _variants(train)
-    ours, theirs = _nearest(images, known)[0], _nearest(test, known)[0]
+    train, test = (_some(real[split]) for split in ("train", "test"))
+    ours, theirs = (_nearest(some, real["train"])[0] for some in (images, test))
     figures = {
         "nearest": float(np.median(ours) / np.median(theirs)),
         "copies": float((ours < theirs.min() / 2).mean()),
@@ -61,8 +63,8 @@ def metrics(contract: Contract, predictions: Predictions, pictures: Pictures) ->
 
     judge = Judge(pictures.judge)
     made, shown, kept = judge.look(images), judge.look(train), judge.look(test)
-    right = made.labels == np.asarray(pictures.targets)
-    targets = np.asarray(pictures.targets)
+    targets, truth = np.asarray(pictures.targets), _some_of(real["test"].pictures.targets)
+    right = made.labels == targets
     by_class = {
         f"accuracy/{name}": float(right[targets == index].mean())
         for index, name in enumerate(contract.classes)
@@ -71,7 +73,7 @@ def metrics(contract: Contract, predictions: Predictions, pictures: Pictures) ->
     return {
         "accuracy": float(right.mean()),
         **by_class,
-        "accuracy/real": float((kept.labels == np.asarray(real["test"].pictures.targets)).mean()),
+        "accuracy/real": float((kept.labels == np.asarray(truth)).mean()),
         "fid": frechet(made.features, shown.features),
         "precision": covered(made.features, shown.features),
         "recall": covered(shown.features, made.features),
@@ -79,8 +81,13 @@ def metrics(contract: Contract, predictions: Predictions, pictures: Pictures) ->
     }
 
 
-def _all(split: Resized) -> Pixels:
-    return split.fetch(range(len(split)))
+def _some_of(items: Sequence[Any]) -> Sequence[Any]:
+    """Evenly, at most about `COMPARED`: distances of all to all would not fit into memory."""
+    return items[:: -(-len(items) // COMPARED)]
+
+
+def _some(split: Resized) -> Pixels:
+    return split.fetch(_some_of(range(len(split))))
 
 
 def frechet(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
@@ -96,7 +103,8 @@ def frechet(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 def covered(some: NDArray[np.float32], manifold: NDArray[np.float32]) -> float:
     """The share of `some` that lie on a manifold: as near to a member as its third neighbour."""
     among = _distances(manifold, manifold)
-    reach = np.partition(among, NEIGHBOURS, axis=1)[:, NEIGHBOURS]  # itself is the nearest
+    third = min(NEIGHBOURS, len(manifold) - 1)  # itself is the nearest
+    reach = np.partition(among, third, axis=1)[:, third]
     return float((_distances(some, manifold) <= reach).any(axis=1).mean())
 
 
@@ -122,12 +130,17 @@ def _variants(images: Pixels) -> NDArray[np.float32]:
     )
 
 
-def _nearest(
-    images: Pixels, known: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Distance to the nearest of the `known`, and which it is."""
-    distances = _distances(_small(images).reshape(len(images), -1), known)
-    return distances.min(axis=1), distances.argmin(axis=1)
+def _nearest(images: Pixels, split: Resized) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Distance to the nearest picture of a split, in any position, and which it is."""
+    small = _small(images).reshape(len(images), -1)
+    nearest, which = np.full(len(images), np.inf, np.float32), np.zeros(len(images), np.int64)
+    for start in range(0, len(split), CHUNK):
+        known = _variants(split.fetch(range(start, min(start + CHUNK, len(split)))))
+        distances = _distances(small, known).reshape(len(images), 8, -1).min(axis=1)
+        nearer = distances.min(axis=1) < nearest
+        which[nearer] = start + distances.argmin(axis=1)[nearer]
+        nearest = np.minimum(nearest, distances.min(axis=1))
+    return nearest, which
 
 
 def table(contract: Contract, predictions: Predictions, pictures: Pictures) -> list[dict[str, Any]]:
@@ -141,14 +154,17 @@ def table(contract: Contract, predictions: Predictions, pictures: Pictures) -> l
 
 def draw(contract: Contract, predictions: Predictions, pictures: Pictures) -> dict[str, Drawing]:
     """A grid of samples, a column a class in turn; and each beside the nearest training picture."""
-    images = predictions["IMAGES"]
+    targets = np.asarray(pictures.targets)
+    # A class that comes first in a list must not fill the whole grid.
+    earlier = [int((targets[:index] == label).sum()) for index, label in enumerate(targets)]
+    images = predictions["IMAGES"][np.argsort(earlier, kind="stable")]
     labels = len(set(pictures.targets))
     columns = labels * max(1, 8 // labels)
     drawings = {"samples": drawing.grid(images[:MOST], columns)}
     if isinstance(pictures, Imagined) and pictures.real:
-        train = _all(pictures.real["train"])
+        train = pictures.real["train"]
         chosen = images[: MOST // 2]
-        nearest = train[_nearest(chosen, _variants(train))[1] % len(train)]
+        nearest = train.fetch(_nearest(chosen, train)[1].tolist())
         pairs = np.stack([chosen, nearest], axis=1).reshape(-1, *chosen.shape[1:])
         drawings["nearest_training_pictures"] = drawing.grid(pairs, columns=8)
     return drawings

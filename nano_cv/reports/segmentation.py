@@ -76,7 +76,8 @@ def table(contract: Contract, predictions: Predictions, pictures: Pictures) -> l
     """File, mean IoU if the truth is known, and the share of each class."""
     rows = []
     confusions = _confusions(contract, predictions, pictures) if pictures.targets else []
-    for index, (name, mask) in enumerate(zip(pictures.names, predictions["MASK"], strict=True)):
+    for index, name in enumerate(pictures.names):
+        mask = restored(contract, predictions, pictures, index)
         row: dict[str, Any] = {"file": name}
         if confusions:
             known, overlaps = _overlaps(confusions[index])
@@ -104,16 +105,18 @@ def draw(contract: Contract, predictions: Predictions, pictures: Pictures) -> di
             for row in rows
         ]
         return {
-            "predictions": drawing.sheet(pictures, range(len(pictures))[:MOST], captions, paint)
+            "predictions": drawing.sheet(
+                pictures, drawing.evenly(len(pictures), MOST), captions, paint
+            )
         }
     captions = [f"truth | predicted, mIoU {row['mIoU'] or 'unknown'}" for row in rows]
     order = sorted(range(len(rows)), key=lambda index: rows[index]["mIoU"] or "9")
     counts = np.sum(_confusions(contract, predictions, pictures), axis=0)
-    first = range(len(pictures))[:MOST]
+    some = drawing.evenly(len(pictures), MOST)
     return {
         "confusion_matrix": drawing.confusion_matrix(counts, contract.classes),
-        "predictions": drawing.sheet(pictures, first, captions, beside, columns=3),
-        "worst_mistakes": drawing.sheet(pictures, order[:MOST], captions, beside, columns=3),
+        "predictions": drawing.sheet(pictures, some, captions, beside, columns=2),
+        "worst_mistakes": drawing.sheet(pictures, order[:MOST], captions, beside, columns=2),
     }
 
 

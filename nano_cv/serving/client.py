@@ -286,7 +286,7 @@ def main() -> None:
     refused = 0
     try:
         with Client(options.address, options.protocol) as client:
-            model = options.model or _only_model(client)
+            model = _choose(client, options.model)
             contract = client.contract(f"{model}{SUFFIX}")
             for start in range(0, len(options.files), AT_ONCE):
                 for file, answer in _ask(client, model, options.files[start : start + AT_ONCE]):
@@ -302,8 +302,16 @@ def main() -> None:
     sys.exit(1 if refused else 0)
 
 
-def _only_model(client: Client) -> str:
+def _choose(client: Client, asked: str | None) -> str:
+    """The model that was asked for, or the only one; a generator takes no pictures."""
     able = [name.removesuffix(SUFFIX) for name in client.models() if name.endswith(SUFFIX)]
+    if asked in able:
+        return asked
+    if asked:
+        raise UserError(
+            f"{client.address}: no model '{asked}' that takes pictures{nearest(asked, able)} "
+            f"Those that do: {listing(able) or 'none'}"
+        )
     if len(able) != 1:
         which = f"several models take pictures, so add --model with one of: {listing(able)}"
         none = "no model takes pictures; to make one, type: python export_model.py"

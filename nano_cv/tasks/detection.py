@@ -20,7 +20,7 @@ from nano_cv.networks.centernet import STRIDE
 from nano_cv.tasks.task import Task
 
 SPREAD = 0.09  # standard deviation of a Gaussian, as a share of the box
-NARROWEST = 0.35  # the same in places of the map, for the smallest of boxes
+NARROWEST = 0.5  # the same in places of the map, so that the neighbours of a small one learn it too
 AROUND = 0.1  # where the Gaussian is higher, the box is learnt
 FARTHEST = 5.0  # logarithm of the largest distance, 600 pixels; beyond that `exp` would overflow
 
@@ -29,7 +29,8 @@ class Detection(Task):
     """Penalty-reduced focal loss on centres, GIoU loss on boxes.
 
     Args:
-        max_detections: N, boxes predicted for each picture; most of them with scores near 0.
+        max_detections: N, boxes predicted for each picture; most of them with scores near 0. There
+            are fewer where the map has fewer places.
         box_weight: of the GIoU loss beside that of the centres.
         **options: those of `Task`.
     """
@@ -57,7 +58,8 @@ class Detection(Task):
         heat = centers.float().sigmoid()
         heat = heat * (heat == max_pool2d(heat, kernel_size=3, stride=1, padding=1))
         places = heat.shape[2] * heat.shape[3]
-        scores, indices = heat.flatten(1).topk(self.max_detections, dim=1)
+        most = min(self.max_detections, heat.shape[1] * places)
+        scores, indices = heat.flatten(1).topk(most, dim=1)
         labels = torch.div(indices, places, rounding_mode="floor")
         indices = (indices - labels * places)[:, :, None].expand(-1, -1, 4)
         boxes = to_boxes(distances.float()).flatten(1, 2).gather(1, indices)
