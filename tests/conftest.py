@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,14 +59,14 @@ class Result(NamedTuple):
     err: str
 
 
-def make_flowers(root: Path) -> Path:
+def make_flowers(root: Path, kinds: Mapping[str, tuple[int, int, int]] = SPECIES) -> Path:
     """A set in the layout of `flowers`: noisy pictures, a colour a species.
 
     Each has two leaves, at places that depend on its number; nothing in the pixels shows them.
     """
     random = np.random.default_rng(0)
     lists: dict[str, list[str]] = {split: [] for split in COUNTS}
-    for species, colour in SPECIES.items():
+    for species, colour in kinds.items():
         (root / species).mkdir(parents=True)
         number = 0
         for split, count in COUNTS.items():
@@ -121,6 +121,26 @@ def run(
         return Result(status, *capsys.readouterr())
 
     yield call
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny data set in which each model has been trained and exported."""
+    folder = tmp_path_factory.mktemp("shop")
+    make_flowers(folder / "data" / "flowers")
+    for settings in TINY_OF.values():
+        for script in ("train", "export_model"):
+            run_in(folder, script, *settings)
+    return folder
+
+
+def run_in(folder: Path, script: str, *arguments: str) -> None:
+    """As `run`, but for fixtures that live longer than a test; it must succeed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(str(ROOT))
+        patch.setattr(sys, "argv", [f"{script}.py", *arguments])
+        getattr(__import__(script), script)()
 
 
 def python(*arguments: str, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:

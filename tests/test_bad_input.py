@@ -131,7 +131,7 @@ def test_damaged_weights(failing, trained):
     ("given", "count"),
     [
         ("data/flowers/aster/plant001_rgb.jpg", 1),
-        ("data/flowers/aster", 16),
+        ("data/flowers/aster", 48),
         ("data/flowers/*/plant01?_rgb.jpg", 21),
     ],
 )

@@ -188,7 +188,7 @@ def test_triton_answers_as_torch(infer, server, protocol):
 def test_pictures_without_targets(infer, server):
     address = f"server=127.0.0.1:{server['grpc']}"
     _, rows, folder = infer("engine=triton", address, "input=data")
-    assert len(rows) == 48 and "target" not in rows[0] and (folder / "predictions.png").exists()
+    assert len(rows) == 144 and "target" not in rows[0] and (folder / "predictions.png").exists()
 
 
 def test_limit(infer):

@@ -60,7 +60,8 @@ def test_export(here, run):
     for name in ("lenet_flowers", "lenet_flowers_from_jpeg"):  # where clients read it
         served = read_config(here / "model_repository" / name / "config.pbtxt")
         assert Contract.from_json(served.parameters["contract"].string_value) == contract
-    assert float(metadata["parity/largest"]) < 1e-4
+    assert float(metadata["parity/probability"]) < 1e-4
+    assert float(metadata["parity/pictures"]) == 12 + 5
     assert metadata["precision"] == "float32"
     assert metadata["val/accuracy/torch"] == metadata["val/accuracy/float32"]
 

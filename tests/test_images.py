@@ -55,14 +55,17 @@ TURNED = {
 
 @pytest.mark.parametrize("orientation", TURNED)
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_pictures_stand_upright(orientation, form):
+def test_pictures_stand_upright(tmp_path, orientation, form):
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(TURNED[orientation](corners())))
     exact = {"quality": 100, "subsampling": 0} if form == "JPEG" else {"lossless": True}
-    upright = pixels(encoded(stored, form, exif=exif, **exact))
+    file = tmp_path / "photo"
+    file.write_bytes(encoded(stored, form, exif=exif, **exact))
+    upright = np.asarray(images.decode(file))
     assert upright.shape == (16, 24, 3)
     assert np.abs(upright.astype(int) - corners()).max() <= 3
+    assert images.dimensions(file) == (24, 16)
 
 
 def test_colour_modes():

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TINY, python
+from conftest import ROOT, SPECIES, TINY, TINY_OF, make_flowers, python
+from test_formats import make_coco, make_masks, make_voc, make_yolo
 
 from nano_cv.serving.trial import Trial
 from nano_cv.serving.triton import LOOPBACK
@@ -34,6 +35,16 @@ SERVING = (
 )
 
 
+# Names of the real species, for the commands that ask for them.
+NAMES = dict(zip(("daisy", "primrose", "tobacco"), SPECIES.values(), strict=True))
+SETS = {"coco": make_coco, "voc": make_voc, "yolo": make_yolo, "folder_masks": make_masks}
+
+
+@pytest.fixture
+def flowers(tmp_path: Path) -> Path:
+    return make_flowers(tmp_path / "data" / "flowers", NAMES)
+
+
 def matching(*starts: str) -> list[str]:
     return [command for command in COMMANDS if command.startswith(starts)]
 
@@ -43,8 +54,8 @@ def test_every_command_is_covered():
 
 
 @pytest.mark.parametrize("command", matching("python train.py"))
-def test_train(run, flowers, tmp_path, monkeypatch, command):
-    done = run("train", *shlex.split(command)[2:], *small(command))
+def test_train(run, flowers, tmp_path, command):
+    done = train(run, tmp_path, command)
     if "resume=true" in command:
         assert "no checkpoint" in done.err
     else:
@@ -55,37 +66,61 @@ def test_train(run, flowers, tmp_path, monkeypatch, command):
     "command", [command for command in matching("python infer.py") if "engine" not in command]
 )
 def test_infer(run, flowers, tmp_path, command):
-    assert run("train", *TINY).status == 0
+    assert train(run, tmp_path, without_own_keys(command)).status == 0
     for name in re.findall(r"input='?([^\s']+)", command):
         picture = tmp_path / name.replace("*", "1")
         picture = picture if picture.suffix else picture / "one.jpg"
         picture.parent.mkdir(exist_ok=True)
-        shutil.copy(flowers / "aster/plant001_rgb.jpg", picture)
+        shutil.copy(flowers / "daisy/plant001_rgb.jpg", picture)
     done = run("infer", *shlex.split(command)[2:], *small(command))
     assert done.status == 0, done.err
 
 
+def train(run, folder: Path, command: str):
+    """Run a command of train.py, tiny, on a tiny set where the command says that there is one."""
+    said = settings(command)
+    if "data.root" in said:
+        SETS[said["data"]](folder / said["data.root"])
+    return run("train", *shlex.split(command)[2:], *small(command))
+
+
+def settings(command: str) -> dict[str, str]:
+    """What a command sets, by key."""
+    pairs = [word.partition("=") for word in shlex.split(command)]
+    return {key.lstrip("+"): value for key, sign, value in pairs if sign}
+
+
+def without_own_keys(command: str) -> str:
+    """The training that a command needs: with the same model and data."""
+    said = settings(command)
+    kept = {key: said[key] for key in ("data", "model", "data.root", "data.name") if key in said}
+    return " ".join(["python train.py", *(f"{key}={value}" for key, value in kept.items())])
+
+
 def small(command: str) -> list[str]:
-    """The settings of a tiny run, but for what the command sets itself."""
-    own = {word.partition("=")[0].lstrip("+") for word in shlex.split(command)}
-    return [setting for setting in TINY if setting.partition("=")[0] not in own]
+    """The settings of a tiny run of its model, but for what the command sets itself."""
+    own = settings(command)
+    tiny = TINY_OF.get(own.get("model", "lenet"), TINY)
+    return [setting for setting in tiny if setting.partition("=")[0] not in own]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's wheel is for Linux")
 def test_from_export_to_answers(run, flowers, tmp_path):
     """The commands of the chapter on serving, in the order of a person who follows it."""
-    assert run("train", *TINY).status == 0
-    for command in matching("python export_model.py"):
+    exported = matching("python export_model.py")
+    for command in sorted({without_own_keys(command) for command in exported}):
+        assert train(run, tmp_path, command).status == 0
+    for command in exported:
         done = run("export_model", *shlex.split(command)[2:], *small(command), "max_drop=1")
         # A tiny int8 model may be slower here, and then is not published: that is said.
         assert done.status == 0 or "times the speed of float32" in done.err, done.err
     for command in matching("python benchmark.py"):
-        network = [setting for setting in TINY if setting.startswith("model.")]
         quick = ["delays_us=[0]", "instances=[1]", "seconds=0.2", "min_rounds=1", "max_rounds=1"]
-        done = run("benchmark", *shlex.split(command)[2:], *network, *quick)
+        quick += [setting for setting in small(command) if setting.startswith("model")]
+        done = run("benchmark", *shlex.split(command)[2:], *quick)
         assert done.status == 0, done.err
 
-    shutil.copy(flowers / "aster/plant001_rgb.jpg", tmp_path / "photo.jpg")
+    shutil.copy(flowers / "daisy/plant001_rgb.jpg", tmp_path / "photo.jpg")
     models = tmp_path / "model_repository"
     for number, command in enumerate(matching("python serve.py")):
         folder = tmp_path / f"serve_{number}"
@@ -100,6 +135,8 @@ def test_from_export_to_answers(run, flowers, tmp_path):
                 assert done.status == 0, done.err
             for asked in [] if number else matching("python -m nano_cv.serving.client"):
                 arguments = [*shlex.split(asked)[1:], "--address", server]
+                if "--model" not in asked and len(list(models.glob("*_from_jpeg"))) > 1:
+                    arguments += ["--model", "lenet_flowers"]  # alone when one follows the README
                 answer = python(*arguments, cwd=tmp_path)
                 assert answer.returncode == 0, answer.stderr
                 assert "photo.jpg" in answer.stdout

@@ -1,6 +1,8 @@
 """Against the real Triton, supervised: one server for the module, models of a few bytes."""
 
+import csv
 import http.client
+import json
 import os
 import shutil
 import signal
@@ -14,7 +16,9 @@ import numpy as np
 import onnx
 import psutil
 import pytest
+from conftest import TINY_OF, python
 from onnx import TensorProto, helper
+from PIL import Image
 
 from nano_cv.errors import UserError
 from nano_cv.serving import triton
@@ -442,3 +446,129 @@ def test_another_platform(run, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.platform", "darwin")
     done = run("serve")
     assert done.status == 1 and "docker compose up" in done.err
+
+
+# What is trained and exported here, all four tasks at once
+
+
+@pytest.fixture(scope="module")
+def served_shop(shop, tmp_path_factory):
+    """Its models, behind one server."""
+    with Trial(shop / "model_repository", tmp_path_factory.mktemp("served_shop")) as trial:
+        trial.wait_ready()
+        yield trial
+
+
+def address(trial) -> str:
+    return f"127.0.0.1:{trial.ports['grpc_port']}"
+
+
+def alike(one: Path, other: Path) -> None:
+    """Two folders that infer.py or the client wrote: the same files, and what is in them."""
+    files = [
+        sorted(
+            str(path.relative_to(folder)) for path in folder.rglob("*.*") if ".log" not in path.name
+        )
+        for folder in (one, other)
+    ]
+    assert files[0] == files[1]
+    for name in files[0]:
+        if name == "predictions.csv":
+            same_tables(one / name, other / name)
+        elif name == "detections.json":
+            same_boxes(one / name, other / name)
+        elif name.startswith(("masks", "overlays", "pictures")):
+            pixels = [np.asarray(Image.open(folder / name)).astype(int) for folder in (one, other)]
+            apart = np.abs(pixels[0] - pixels[1])
+            assert apart.max() <= 2 or (name.startswith(("masks", "over")) and apart.mean() < 0.5)
+
+
+def same_tables(one: Path, other: Path) -> None:
+    with one.open() as first, other.open() as second:
+        for row, expected in zip(csv.reader(first), csv.reader(second), strict=True):
+            for value, wanted in zip(row, expected, strict=True):
+                try:
+                    assert float(value) == pytest.approx(float(wanted), abs=2e-3)
+                except ValueError:
+                    assert value == wanted
+
+
+def same_boxes(one: Path, other: Path) -> None:
+    """In any order: equal scores may change places; and but for those at the limit of 0.01."""
+    first, second = (json.loads(file.read_text()) for file in (one, other))
+    assert first["images"] == second["images"] and first["categories"] == second["categories"]
+    assert first["annotations"]
+    for some, others in ((first, second), (second, first)):
+        for box in some["annotations"]:
+            near = (
+                np.allclose(box["bbox"], candidate["bbox"], atol=0.2)
+                and abs(box["score"] - candidate["score"]) < 1e-3
+                for candidate in others["annotations"]
+                if all(box[key] == candidate[key] for key in ("image_id", "category_id"))
+            )
+            assert box["score"] < 0.011 or any(near)
+
+
+@pytest.mark.parametrize("model", TINY_OF)
+def test_triton_answers_as_torch(run, shop, served_shop, tmp_path, monkeypatch, model):
+    monkeypatch.chdir(shop)
+    for engine in ("torch", "triton"):
+        done = run(
+            *("infer", *TINY_OF[model], f"engine={engine}", f"server={address(served_shop)}"),
+            f"hydra.run.dir={tmp_path / engine}",
+        )
+        assert done.status == 0, done.err
+    alike(tmp_path / "torch", tmp_path / "triton")
+    kinds = {"centernet": "detections.json", "unet": "masks", "flow": "pictures"}
+    assert (tmp_path / "triton" / kinds.get(model, "predictions.csv")).exists()
+
+
+@pytest.mark.parametrize("model", ["lenet", "centernet", "unet"])
+def test_client_writes_what_infer_writes(run, shop, served_shop, tmp_path, monkeypatch, model):
+    """Of a photograph of another shape and size than the network's, in its own pixels."""
+    monkeypatch.chdir(tmp_path)
+    with Image.open(shop / "data/flowers/aster/plant001_rgb.jpg") as picture:
+        picture.resize((333, 200)).save("photo.jpg")
+    module = ("-m", "nano_cv.serving.client", "photo.jpg", "--output", "answers")
+    where = ("--model", f"{model}_flowers", "--address", address(served_shop))
+    done = python(*module, *where, cwd=tmp_path)
+    assert done.returncode == 0 and "written to answers" in done.stdout, done.stderr
+    assert "photo.jpg" in done.stdout
+
+    monkeypatch.chdir(shop)
+    given = ("infer", *TINY_OF[model], f"input={tmp_path / 'photo.jpg'}")
+    assert run(*given, f"hydra.run.dir={tmp_path / 'inferred'}").status == 0
+    (tmp_path / "inferred/predictions.csv").unlink()  # the client prints it
+    alike(tmp_path / "inferred", tmp_path / "answers")
+    assert np.asarray(Image.open(tmp_path / "answers/predictions.png")).std() > 0
+    if model == "centernet":
+        found = json.loads((tmp_path / "answers/detections.json").read_text())
+        assert [found["images"][0][key] for key in ("width", "height")] == [333, 200]
+        corners = np.array([box["bbox"] for box in found["annotations"]])
+        assert corners[:, 0].max() > 64, "boxes are in pixels of the network, not of the photograph"
+    if model == "unet":
+        assert Image.open(tmp_path / "answers/masks/photo.png").size == (333, 200)
+        assert Image.open(tmp_path / "answers/overlays/photo.jpg").size == (333, 200)
+
+
+def test_client_asks_which_model(served_shop, shop, tmp_path):
+    """A generator takes no pictures, and is not among them."""
+    picture = str(shop / "data/flowers/aster/plant001_rgb.jpg")
+    client = ("-m", "nano_cv.serving.client", picture, "--address", address(served_shop))
+    done = python(*client, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "--model with one of: centernet_flowers, lenet_flowers, unet_flowers" in done.stderr
+    done = python(*client, "--model=flow_flowers", cwd=tmp_path)
+    assert done.returncode == 1 and "no model 'flow_flowers' that takes pictures" in done.stderr
+
+
+@pytest.mark.parametrize("model", ["centernet", "unet", "flow"])
+def test_benchmark_of_every_task(run, shop, monkeypatch, model):
+    monkeypatch.chdir(shop)
+    settings = [setting for setting in TINY_OF[model] if setting.startswith("model")]
+    quick = ["delays_us=[0]", "instances=[1]", "seconds=0.2", "min_rounds=1", "max_rounds=1"]
+    done = run("benchmark", *settings, *quick)
+    assert done.status == 0, done.err
+    assert "in process" in done.out and "| float32 | 1 | 0 |" in done.out
+    for row in ("best, from JPEG", "prototype, binary pixels", "prototype, pixels as JSON"):
+        assert (row in done.out) == (model != "flow")

@@ -2,19 +2,32 @@
 
 import csv
 import shutil
+import signal
 from pathlib import Path
 
+import hydra
 import pytest
 import torch
-from conftest import TINY, python
+from conftest import TINY, TINY_OF, python
+from safetensors.torch import load_file
 
 from nano_cv import weights
+from nano_cv.checks import CONFIGS
 
 
-def last(folder: Path) -> dict:
-    """The last checkpoint of the only run below `folder`."""
-    (path,) = folder.glob("runs/train/lenet_flowers/*/checkpoints/last.ckpt")
+def checkpoint(folder: Path, name: str = "last") -> dict:
+    """A checkpoint of the only run below `folder`."""
+    (path,) = folder.glob(f"runs/train/*/*/checkpoints/{name}.ckpt")
     return torch.load(path, weights_only=True)
+
+
+def assert_same(whole: dict, resumed: dict) -> None:
+    """The same learning rates, averages, weights."""
+    for part in ("state_dict", "current_model_state", "averaging_state"):
+        assert whole[part].keys() == resumed[part].keys()
+        assert all(torch.equal(whole[part][name], resumed[part][name]) for name in whole[part])
+    assert whole["lr_schedulers"] == resumed["lr_schedulers"]
+    assert whole["global_step"] == resumed["global_step"]
 
 
 def test_train_then_infer(run, flowers, tmp_path):
@@ -46,7 +59,7 @@ def test_resumed_equals_unbroken(run, flowers, tmp_path):
     """Interrupted after 2 of 4 epochs and resumed: the same learning rates, averages, weights."""
     settings = [*TINY, "trainer.max_epochs=4", "model.task.network.dropout=0.3"]
     assert run("train", *settings).status == 0
-    whole = last(tmp_path)
+    whole = checkpoint(tmp_path)
     shutil.rmtree(tmp_path / "runs")
     weights_file = tmp_path / "weights/lenet_flowers.safetensors"
     unbroken = weights_file.read_bytes()
@@ -57,15 +70,57 @@ def test_resumed_equals_unbroken(run, flowers, tmp_path):
     assert broken.returncode == 130, broken.stderr
     assert "resume=true" in broken.stderr and "Traceback" not in broken.stderr
     assert not weights_file.exists()
-    assert last(tmp_path)["epoch"] == 1
+    assert checkpoint(tmp_path)["epoch"] == 1
 
     assert run("train", *settings, "resume=true").status == 0
-    resumed = last(tmp_path)
     assert weights_file.read_bytes() == unbroken
-    for part in ("state_dict", "current_model_state", "averaging_state"):
-        assert all(torch.equal(whole[part][name], resumed[part][name]) for name in whole[part])
-    assert whole["lr_schedulers"] == resumed["lr_schedulers"]
-    assert whole["global_step"] == resumed["global_step"]
+    assert_same(whole, checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize("model", [model for model in TINY_OF if model != "lenet"])
+def test_every_model_resumes(run, flowers, tmp_path, monkeypatch, model):
+    """As above, in one process: interrupted at the first step of the second epoch."""
+    settings = [*TINY_OF[model], "trainer.max_epochs=2", "test=false"]
+    assert run("train", *settings).status == 0
+    whole = checkpoint(tmp_path)
+    shutil.rmtree(tmp_path / "runs")
+    weights_file = tmp_path / f"weights/{model}_flowers.safetensors"
+    unbroken = weights_file.read_bytes()
+    weights_file.unlink()
+
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = hydra.compose("train", [f"model={model}"])
+    task = hydra.utils.get_class(config.model.task._target_)
+    step = task.training_step
+
+    def interrupted(self, batch, index):
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+        return step(self, batch, index)
+
+    handler = signal.getsignal(signal.SIGINT)  # Lightning leaves Ctrl-C without effect
+    with monkeypatch.context() as patch:
+        patch.setattr(task, "training_step", interrupted)
+        assert run("train", *settings).status == 130
+    signal.signal(signal.SIGINT, handler)
+    assert not weights_file.exists() and checkpoint(tmp_path)["epoch"] == 0
+
+    assert run("train", *settings, "resume=true").status == 0
+    assert weights_file.read_bytes() == unbroken
+    assert_same(whole, checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize("model", TINY_OF)
+def test_averaged_weights_are_saved(run, flowers, tmp_path, model):
+    """Those of the best epoch, not the ones that the optimiser has reached."""
+    assert run("train", *TINY_OF[model], "test=false").status == 0
+    saved = load_file(tmp_path / f"weights/{model}_flowers.safetensors")
+    best = checkpoint(tmp_path, "best")
+    for part, same in (("state_dict", True), ("current_model_state", False)):
+        tensors = [best[part][f"network.{name}"] for name in saved]
+        pairs = zip(tensors, saved.values(), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs) == same
+    assert int(best["averaging_state"]["n_averaged"]) == best["global_step"]
 
 
 def test_same_seed_same_losses(run, flowers, tmp_path):

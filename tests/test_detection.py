@@ -1,0 +1,530 @@
+"""Detection: boxes that move with their pixels, the network's maps, metrics, and the scripts."""
+
+import csv
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_OF
+from PIL import Image
+from pycocotools.coco import COCO
+from scenes import do, make_scenes, newest
+from torch import Tensor, nn
+from torchmetrics.detection import MeanAveragePrecision
+
+from nano_cv import reports
+from nano_cv.contract import Contract
+from nano_cv.data import images
+from nano_cv.data.augment import VISIBLE, Augment
+from nano_cv.data.pictures import NO_LABEL, Boxes, Pictures, Resized
+from nano_cv.export import precision
+from nano_cv.networks.centernet import CenterNet
+from nano_cv.tasks.detection import SPREAD, Detection, draw_gaussians, to_boxes
+
+SIDE = 32
+CONTRACT = Contract(
+    task="detection",
+    model="centernet",
+    data="things",
+    classes=["cat", "dog"],
+    image_size=SIDE,
+    mean=[0.5, 0.5, 0.5],
+    std=[0.5, 0.5, 0.5],
+    fit="letterbox",
+)
+REPORT = reports.find("detection")
+SIZES = [(64, 48), (31, 97), (200, 10), (33, 33), (8, 500), (SIDE, SIDE)]  # width and height
+
+
+def boxes(*rows: tuple[float, ...], labels: list[int] | None = None) -> Boxes:
+    array = np.array(rows, np.float32).reshape(-1, 4)
+    return Boxes(array, np.array(labels or [0] * len(array), np.int64))
+
+
+def batch(*rows: tuple[float, ...], labels: list[int] | None = None) -> Boxes:
+    """The boxes of a single picture, as a model is given them."""
+    return Boxes(*(torch.from_numpy(one)[None] for one in boxes(*rows, labels=labels)))
+
+
+def painted(width: int, height: int, box: tuple[int, ...]) -> np.ndarray:
+    """A white rectangle on black."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    x1, y1, x2, y2 = box
+    pixels[y1:y2, x1:x2] = 255
+    return pixels
+
+
+def bright(picture: np.ndarray | Tensor) -> list[int]:
+    """Where the white rectangle is in `[H, W, 3]`."""
+    rows, columns = np.nonzero(np.asarray(picture).min(axis=2) > 127)
+    return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+def photographs(folder: Path, sizes: list[tuple[int, int]], targets: list[Boxes]) -> Pictures:
+    folder.mkdir(exist_ok=True)
+    files = [folder / f"{number}.png" for number in range(len(sizes))]
+    for file, size in zip(files, sizes, strict=True):
+        Image.new("RGB", size).save(file)
+    return Pictures(folder, files, targets, CONTRACT.classes)
+
+
+def predicted(pictures: Pictures, found: list[Boxes], scores: list[list[float]], places: int = 4):
+    """What a model would answer that finds these boxes, given in pixels of each picture."""
+    fitted = Resized(
+        Pictures(pictures.root, pictures.files, found, CONTRACT.classes), SIDE, None, CONTRACT.fit
+    )
+    answer = {
+        "BOXES": np.zeros((len(found), places, 4), np.float32),
+        "SCORES": np.zeros((len(found), places), np.float32),
+        "LABELS": np.zeros((len(found), places), np.int64),
+    }
+    for index, one in enumerate(fitted.boxes):
+        answer["BOXES"][index, : len(one.labels)] = one.boxes
+        answer["LABELS"][index, : len(one.labels)] = one.labels
+        answer["SCORES"][index, : len(one.labels)] = scores[index]
+    return answer
+
+
+# Into the square and back
+
+
+@pytest.mark.parametrize("fit", images.FITS)
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_box_goes_into_the_square_with_its_pixels(tmp_path, fit, width, height):
+    box = (width // 4, height // 4, width - width // 8, height - 1)
+    file = tmp_path / "one.png"
+    Image.fromarray(painted(width, height, box)).save(file)
+    pictures = Pictures(tmp_path, [file], [boxes(box)], CONTRACT.classes)
+    fitted = Resized(pictures, 64, None, fit)
+    moved = fitted.targets([0]).boxes[0]
+    if min(width, height) > 10:  # a line of a single grey pixel is not to be found again
+        assert bright(fitted.fetch([0])[0].transpose(1, 2, 0)) == pytest.approx(moved[0], abs=1)
+    contract = Contract(**{**CONTRACT.__dict__, "image_size": 64, "fit": fit})
+    answer = {"BOXES": moved[None], "SCORES": np.ones((1, 1)), "LABELS": np.zeros((1, 1), int)}
+    (restored,) = REPORT.restored(contract, answer, pictures)
+    assert restored.boxes[0] == pytest.approx(box, abs=1e-3)
+
+
+def test_letterbox_by_hand(tmp_path):
+    """64 x 16 into 32: half as large, 12 grey rows above and below."""
+    assert images.place(64, 16, 32, "letterbox") == (0, 12, 32, 8)
+    assert images.place(16, 64, 32, "letterbox") == (12, 0, 8, 32)
+    assert images.place(1000, 8, 32, "letterbox") == (0, 15, 32, 1), "never less than a pixel"
+    pictures = photographs(tmp_path, [(64, 16)], [boxes((10, 4, 64, 16))])
+    fitted = Resized(pictures, 32, None, "letterbox")
+    assert fitted.targets([0]).boxes.tolist() == [[[5, 14, 32, 20]]]
+    rows = fitted.fetch([0])[0, 0, :, 0]
+    assert rows.tolist() == [images.GREY] * 12 + [0] * 8 + [images.GREY] * 12
+
+
+def test_boxes_out_of_the_picture_are_cut_and_said(tmp_path, caplog):
+    target = boxes((-5, 2, 10, 12), (70, 0, 90, 9), labels=[1, 0])
+    fitted = Resized(photographs(tmp_path, [(64, 64)], [target]), 32, None)
+    assert fitted.boxes[0].boxes.tolist() == [[0, 1, 5, 6]] and fitted.boxes[0].labels == [1]
+    assert "reach out of their pictures" in caplog.text and "0.png" in caplog.text
+
+
+def test_pictures_with_different_numbers_of_boxes(tmp_path):
+    targets = [boxes(), boxes((0, 0, 8, 8), (8, 8, 16, 16), labels=[0, 1])]
+    fitted = Resized(photographs(tmp_path, [(32, 32)] * 2, targets), 32, None)
+    both = fitted.targets([0, 1])
+    assert both.boxes.shape == (2, 2, 4) and both.labels.tolist() == [[NO_LABEL] * 2, [0, 1]]
+    assert fitted.targets([0]).labels.tolist() == [[NO_LABEL]], "never without a place"
+
+
+# Augmentation
+
+
+def augmented(box: tuple[int, ...], seed: int, **options: Any) -> tuple[Tensor, Boxes]:
+    picture = torch.from_numpy(painted(SIDE, SIDE, box)).permute(2, 0, 1)
+    torch.manual_seed(seed)
+    changed, moved = Augment(**options)(picture[None], batch(box))
+    return changed[0].permute(1, 2, 0), moved
+
+
+@pytest.mark.parametrize(("degrees", "ways"), [(0, 2), (90, 6), (180, 8)])
+def test_mirror_and_turn_move_boxes_exactly(degrees, ways):
+    seen = set()
+    for seed in range(60):
+        picture, moved = augmented((3, 5, 20, 9), seed, flip=0.5, degrees=degrees)
+        assert moved.boxes[0, 0].tolist() == pytest.approx(bright(picture), abs=1e-3)
+        assert moved.labels.tolist() == [[0]]
+        seen.add(tuple(bright(picture)))
+    assert len(seen) == ways, "quarter turns of the picture and of its mirror image"
+
+
+def test_zoom_and_shift_move_boxes_with_their_pixels():
+    """Free angles too: with boxes they are whole quarters."""
+    options = {"degrees": 180.0, "scale": (0.7, 1.5), "translate": 0.3}
+    lost = 0
+    for seed in range(60):
+        picture, moved = augmented((2, 6, 14, 20), seed, **options)
+        if moved.labels[0, 0] == NO_LABEL:
+            lost += 1
+        else:
+            assert moved.boxes[0, 0].tolist() == pytest.approx(bright(picture), abs=1)
+    assert 0 < lost < 30
+
+
+@pytest.mark.parametrize(("left", "label"), [(24, NO_LABEL), (18, 1)])
+def test_what_has_left_the_picture_is_no_object(monkeypatch, left, label):
+    """Shifted by a quarter to the right: of 8 columns, none or 6 are left."""
+    monkeypatch.setattr(
+        "nano_cv.data.augment.uniform", lambda count, low, high: torch.full((count,), low)
+    )
+    box = (left, 10, left + 8, 20)
+    picture = torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)
+    _, moved = Augment(flip=0, translate=0.25)(picture, batch(box, labels=[1]))
+    visible = (SIDE - (left + 8)) / 8
+    assert (visible > VISIBLE) == (label != NO_LABEL)
+    assert moved.labels.tolist() == [[label]]
+
+
+# The network's maps
+
+
+class Fixed(nn.Module):
+    """Answers with maps that a test has drawn."""
+
+    def __init__(self, centers: Tensor, distances: Tensor) -> None:
+        super().__init__()
+        self.maps = centers, distances
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.maps[0], self.maps[1]
+
+
+def detector(maps: tuple[Tensor, Tensor] | None = None, most: int = 4) -> Detection:
+    torch.manual_seed(0)
+    network = partial(CenterNet, channels=(4, 8), width=4)
+    task = Detection(contract=CONTRACT, network=network, max_detections=most).eval()
+    if maps:
+        task.network = Fixed(*maps)
+    return task
+
+
+def empty_maps() -> tuple[Tensor, Tensor]:
+    """No centre anywhere, without plateaus; distances of one place."""
+    slope = torch.arange(64.0).view(8, 8).expand(1, 2, 8, 8) / 100
+    return slope - 20, torch.zeros(1, 4, 8, 8)
+
+
+def test_predict_finds_what_is_on_the_map():
+    centers, distances = empty_maps()
+    centers[0, 1, 2, 5], centers[0, 0, 6, 1], centers[0, 1, 6, 6] = 2.0, 4.0, 0.0
+    centers[0, 1, 2, 6] = 1.9  # the slope of the same peak
+    distances[0, :, 2, 5] = torch.tensor([2.0, 1.0, 0.5, 0.25]).log()
+    found = detector((centers, distances)).predict(torch.zeros(1, 3, SIDE, SIDE).byte())
+    assert found["LABELS"][0, :3].tolist() == [0, 1, 1]
+    assert found["SCORES"][0, :3].tolist() == pytest.approx([0.982, 0.881, 0.5], abs=1e-3)
+    assert found["SCORES"][0, 3] < 1e-6
+    for row, box in enumerate([(2, 22, 10, 30), (14, 6, 24, 11), (22, 22, 30, 30)]):
+        assert found["BOXES"][0, row].tolist() == pytest.approx(box, abs=1e-4)
+
+
+@pytest.mark.parametrize(("most", "places"), [(5, 5), (1000, 128)])
+def test_predict_has_one_shape(most, places):
+    """Also where more boxes are asked for than there are places on the map."""
+    found = detector(most=most).predict(torch.randint(0, 256, (3, 3, SIDE, SIDE)).byte())
+    assert {name: tuple(one.shape) for name, one in found.items()} == {
+        "BOXES": (3, places, 4),
+        "SCORES": (3, places),
+        "LABELS": (3, places),
+    }
+    kinds = [torch.float32, torch.float32, torch.int64]
+    assert [one.dtype for one in found.values()] == kinds
+    assert (found["SCORES"].diff(dim=1) <= 0).all() and found["SCORES"].max() < 0.2
+    assert found["BOXES"].min() >= 0 and found["BOXES"].max() <= SIDE
+    assert set(found["LABELS"].unique().tolist()) <= {0, 1}
+
+
+def test_to_boxes_by_hand():
+    distances = torch.tensor([1.0, 2.0, 3.0, 4.0]).log().view(1, 4, 1, 1).expand(1, 4, 2, 3)
+    assert torch.allclose(to_boxes(distances)[0, 1, 2], torch.tensor([6.0, -2.0, 22.0, 22.0]))
+    assert to_boxes(distances * 1e4).isfinite().all()
+
+
+def test_gaussians_by_hand():
+    """A box of 16 x 8 places, and an empty place."""
+    targets = batch((0, 16, 64, 48), (0, 0, 64, 64), labels=[1, NO_LABEL])
+    drawn = draw_gaussians(targets, height=16, width=16)
+    assert drawn.shape == (1, 2, 16, 16) and drawn[0, 1].abs().max() == 0
+    assert (drawn[0, 0] == 1).nonzero().tolist() == [[8, 8]]
+    beside, above = (np.exp(-0.5 / (side * SPREAD) ** 2) for side in (16, 8))
+    assert drawn[0, 0, 8, 9] == pytest.approx(beside, abs=1e-6)
+    assert drawn[0, 0, 7, 8] == pytest.approx(above, abs=1e-6)
+    corner = draw_gaussians(batch((60, 60, 64, 64)), height=16, width=16)
+    assert (corner == 1).nonzero().tolist() == [[0, 0, 15, 15]]
+
+
+def exact_maps(box: tuple[int, ...], label: int = 0) -> tuple[Tensor, Tensor]:
+    """The maps of a network that knows the box, and is sure."""
+    centers = torch.full((1, 2, 8, 8), -15.0)
+    x1, y1, x2, y2 = box
+    centers[0, label, (y1 + y2) // 8, (x1 + x2) // 8] = 15
+    middle = torch.arange(8) * 4 + 2
+    across, down = middle.expand(8, 8), middle[:, None].expand(8, 8)
+    sides = torch.stack([across - x1, down - y1, x2 - across, y2 - down])[None]
+    return centers, (sides / 4).clamp(min=1e-3).log()
+
+
+def test_losses_of_what_is_right_and_wrong():
+    box = (4, 8, 24, 20)
+    task, targets = detector(), batch(box, labels=[1])
+    right = task._losses(exact_maps(box, 1), targets)
+    assert right.keys() == {"loss", "loss_centers", "loss_boxes"}
+    assert all(float(value) < 1e-4 for value in right.values())
+    other = task._losses(exact_maps(box, 0), targets)
+    assert other["loss_boxes"] < 1e-4 and other["loss_centers"] > 10
+    half = task._losses(exact_maps((4, 8, 14, 20), 1), targets)
+    assert half["loss_boxes"] == pytest.approx(0.5, abs=0.1), "1 - IoU"
+
+
+def test_of_two_objects_in_one_place_the_smaller_is_learnt():
+    large, small = (0, 0, 32, 32), (12, 12, 20, 20)
+    task = detector()
+    for order in ((large, small), (small, large)):
+        learnt = [
+            task._losses(exact_maps(box), batch(*order))["loss_boxes"].item() for box in order
+        ]
+        assert order[int(np.argmin(learnt))] == small
+
+
+def test_losses_without_any_object():
+    task = detector().train()
+    targets = batch((0, 0, 0, 0), labels=[NO_LABEL])
+    losses = task._losses(task(torch.randint(0, 256, (1, 3, SIDE, SIDE))), targets)
+    assert losses["loss_boxes"] == 0 and losses["loss_centers"].isfinite()
+    losses["loss"].backward()
+    gradients = [parameter.grad for parameter in task.parameters()]
+    assert all(one is not None and one.isfinite().all() for one in gradients)
+
+
+# The report
+
+
+def test_metrics_of_known_boxes(tmp_path):
+    """Pictures of three shapes; an IoU of 71 / 91 counts at 6 thresholds of 10, 62 / 100 at 3."""
+    sizes = [(162, 100), (100, 162), (162, 162)]
+    truth = [boxes((0, 0, 81, 60), labels=[number % 2]) for number in range(3)]
+    pictures = photographs(tmp_path, sizes, truth)
+    scores = [[0.9]] * 3
+
+    perfect = REPORT.metrics(CONTRACT, predicted(pictures, truth, scores), pictures)
+    assert perfect == pytest.approx({"mAP": 1, "mAP50": 1, "AP50/cat": 1, "AP50/dog": 1})
+    shifted = [Boxes(one.boxes + np.float32([10, 0, 10, 0]), one.labels) for one in truth]
+    near = REPORT.metrics(CONTRACT, predicted(pictures, shifted, scores), pictures)
+    assert near["mAP50"] == pytest.approx(1) and near["mAP"] == pytest.approx(0.6)
+    shifted = [Boxes(one.boxes + np.float32([19, 0, 19, 0]), one.labels) for one in truth]
+    far = REPORT.metrics(CONTRACT, predicted(pictures, shifted, scores), pictures)
+    assert far["mAP50"] == pytest.approx(1) and far["mAP"] == pytest.approx(0.3)
+
+    swapped = [Boxes(one.boxes, 1 - one.labels) for one in truth]
+    for found in (swapped, [boxes()] * 3):
+        answer = predicted(pictures, found, [[0.9] * len(one.labels) for one in found])
+        assert set(REPORT.metrics(CONTRACT, answer, pictures).values()) == {0.0}
+
+
+def test_pictures_without_any_object(tmp_path, recwarn):
+    """Metrics of 0 and drawings, as of any."""
+    pictures = photographs(tmp_path, [(64, 64)] * 2, [boxes(), boxes()])
+    answer = predicted(pictures, [boxes((0, 0, 9, 9)), boxes()], [[0.9], []])
+    assert set(REPORT.metrics(CONTRACT, answer, pictures).values()) == {0.0}
+    drawings = REPORT.draw(CONTRACT, answer, pictures)
+    assert drawings.keys() == {"predictions", "worst_mistakes", "precision_recall"}
+    assert not [one for one in recwarn if one.category is UserWarning]
+
+
+def test_metrics_are_those_of_torchmetrics(tmp_path):
+    random = np.random.default_rng(0)
+    truth, found, scores, sizes = [], [], [], []
+    for number in range(12):
+        width, height = SIZES[number % 2]
+        low = random.uniform(0, 0.6, (5, 2)) * [width, height]
+        side = random.uniform(0.15, 0.4, (5, 2)) * [width, height]
+        exact = np.hstack([low, low + side]).astype(np.float32)
+        moved = exact + (random.normal(0, 0.1, (5, 4)) * np.tile(side, 2)).astype(np.float32)
+        moved = moved.clip(0, [width, height] * 2).astype(np.float32)
+        labels = random.integers(0, 2, 5)
+        truth.append(Boxes(exact[:4], labels[:4]))
+        found.append(Boxes(moved[1:], np.where(random.random(4) < 0.8, labels[1:], 0)))
+        scores.append(random.random(4).tolist())
+        sizes.append((width, height))
+    pictures = photographs(tmp_path, sizes, truth)
+    ours = REPORT.metrics(CONTRACT, predicted(pictures, found, scores), pictures)
+    theirs = MeanAveragePrecision(backend="pycocotools")
+    theirs.update(
+        [
+            dict(zip(("boxes", "labels", "scores"), map(torch.as_tensor, (*one, s)), strict=True))
+            for one, s in zip(found, scores, strict=True)
+        ],
+        [{"boxes": torch.tensor(b), "labels": torch.tensor(k)} for b, k in truth],
+    )
+    expected = theirs.compute()
+    assert 0.1 < ours["mAP"] < 0.9
+    assert ours["mAP"] == pytest.approx(float(expected["map"]), abs=5e-3)
+    assert ours["mAP50"] == pytest.approx(float(expected["map_50"]), abs=5e-3)
+    assert ours["AP50/cat"] + ours["AP50/dog"] == pytest.approx(2 * ours["mAP50"], abs=1e-6)
+
+
+def test_files_for_other_programs(tmp_path):
+    """Boxes in pixels of the picture; those of hardly any score are left out."""
+    pictures = photographs(tmp_path / "pictures", [(64, 48), (48, 64)], [])
+    found = [boxes((8, 6, 40, 30), (1, 1, 9, 9), labels=[1, 0]), boxes((0, 0, 5, 5))]
+    answer = predicted(pictures, found, [[0.75, 0.2], [0.001]])
+    REPORT.write(CONTRACT, answer, pictures, tmp_path)
+    coco = COCO(str(tmp_path / "detections.json"))
+    assert {one["id"]: one["name"] for one in coco.cats.values()} == {1: "cat", 2: "dog"}
+    assert [one["file_name"] for one in coco.imgs.values()] == ["0.png", "1.png"]
+    first, second = coco.anns.values()
+    assert first["bbox"] == pytest.approx([8, 6, 32, 24], abs=0.02) and first["category_id"] == 2
+    assert (first["image_id"], first["score"], second["category_id"]) == (1, 0.75, 1)
+
+    rows = REPORT.table(CONTRACT, answer, pictures)
+    assert [row["file"] for row in rows] == ["0.png", "1.png"]
+    assert rows[0] | {"file": ""} == {
+        **{"file": "", "label": "dog", "score": "0.7500"},
+        **{"x1": "8.0", "y1": "6.0", "x2": "40.0", "y2": "30.0"},
+    }
+    assert set(rows[1]) == set(rows[0]) and rows[1]["label"] == rows[1]["x1"] == ""
+
+
+def test_compare(tmp_path):
+    pictures = photographs(tmp_path, [(SIDE, SIDE)], [])
+    found = [boxes((2, 2, 12, 12), (2, 2, 12, 12), (20, 20, 30, 30), labels=[0, 0, 1])]
+    answer = predicted(pictures, found, [[0.8, 0.7999, 0.5]])
+
+    def apart(**changes: Any) -> list[float]:
+        other = {name: one.copy() for name, one in answer.items()}
+        for name, value in changes.items():
+            other[name][0, 2] = value
+        one = REPORT.compare(answer, other)
+        assert one == REPORT.compare(other, answer), "in both directions"
+        assert one.keys() == set(REPORT.limits)
+        return [float(one["pixels"][0]), float(one["score"][0])]
+
+    swapped = {name: one[:, [1, 0, 2, 3]] for name, one in answer.items()}
+    assert [float(one[0]) for one in REPORT.compare(answer, swapped).values()] == [0, 0]
+    assert apart() == [0, 0]
+    assert apart(BOXES=[20, 20, 30, 33]) == [3, 0]
+    assert apart(SCORES=0.4) == pytest.approx([0, 0.1])
+    assert apart(LABELS=0)[0] > 5
+    assert apart(SCORES=0.0)[1] == 0.5, "a box that is missing"
+    extra = {name: one.copy() for name, one in answer.items()}
+    extra["BOXES"][0, 3], extra["SCORES"][0, 3] = [0, 20, 9, 30], 0.6
+    assert max(float(one[0]) for one in REPORT.compare(answer, extra).values()) > 0.1
+    broken = answer | {"SCORES": np.full_like(answer["SCORES"], np.nan)}
+    for pair in ((answer, broken), (broken, answer), (broken, broken)):
+        assert np.isnan(REPORT.compare(*pair)["score"][0])
+
+
+# The scripts
+
+SETTINGS = [
+    *("data=coco", "data.root=data", "data.name=scenes", "data.batch_size=4", "model=centernet"),
+    *("model.image_size=64", "model.task.network.channels=[8, 16, 32]", "logger=none"),
+    *("model.task.max_detections=30", "trainer.accelerator=cpu", "trainer.precision=32-true"),
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with a set that can be learnt, a model that has learnt it, and its export."""
+    folder = tmp_path_factory.mktemp("detection")
+    make_scenes(folder / "data")
+    learning = ["trainer.max_epochs=10", "model.task.optimizer.lr=0.01"]
+    do(folder, "train", *SETTINGS, *learning)
+    do(folder, "export_model", *SETTINGS)
+    return folder
+
+
+@pytest.fixture
+def infer(home, run, monkeypatch):
+    """Runs infer.py there: its output, table and folder."""
+    monkeypatch.chdir(home)
+
+    def call(*arguments: str) -> tuple[str, list[dict[str, str]], Path]:
+        done = run("infer", *SETTINGS, *arguments)
+        assert done.status == 0, done.err
+        folder = newest(home / "runs/infer/centernet_scenes")
+        with (folder / "predictions.csv").open() as file:
+            return done.out, list(csv.DictReader(file)), folder
+
+    return call
+
+
+def test_learns_and_answers_alike_from_every_engine(infer):
+    out, rows, folder = infer()
+    metrics = dict(line.split() for line in out.splitlines() if line.startswith("test/"))
+    assert float(metrics["test/mAP50"]) > 0.8
+    rows = [row for row in rows if row["label"]]
+    assert len(rows) >= 6 and {row["label"] for row in rows} == {"blue", "red"}
+    names = ("predictions.png", "worst_mistakes.png", "precision_recall.png", "detections.json")
+    assert all((folder / name).stat().st_size > 0 for name in names)
+    _, others, _ = infer("engine=onnx")
+    others = [row for row in others if row["label"]]
+    for row, other in zip(rows, others, strict=True):
+        assert (row["file"], row["label"]) == (other["file"], other["label"])
+        for name in ("score", "x1", "y1", "x2", "y2"):
+            assert float(row[name]) == pytest.approx(float(other[name]), abs=0.11)
+
+
+def test_boxes_in_pixels_of_any_picture(infer, tmp_path):
+    """Twice as large, and turned by EXIF."""
+    pixels = np.random.default_rng(0).integers(0, 100, (96, 128, 3)).astype(np.uint8)
+    pixels[30:66, 80:112] = (240, 60, 60)
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 6
+    stored = Image.fromarray(np.rot90(pixels).copy())
+    stored.save(tmp_path / "photo.png", exif=exif)
+    _, rows, folder = infer(f"input={tmp_path}/photo.png", "engine=onnx")
+    assert rows[0]["label"] == "red"
+    found = [float(rows[0][side]) for side in ("x1", "y1", "x2", "y2")]
+    assert found == pytest.approx([80, 30, 112, 66], abs=8)
+    (written,) = json.loads((folder / "detections.json").read_text())["images"]
+    assert (written["width"], written["height"]) == (128, 96)
+
+
+def test_labels_are_for_generators(infer, run):
+    done = run("infer", *SETTINGS, "labels=[red]")
+    assert done.status == 1 and "only a generator can be asked for pictures" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_int8(home, run, monkeypatch, tmp_path):
+    """Found to be faster, as on some machines, it is published."""
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(precision, "_speeds", lambda runs: [1.0, 1.5][: len(runs)])
+    elsewhere = f"paths.models={tmp_path}/models"
+    done = run("export_model", *SETTINGS, "precision=int8", "max_drop=0.3", elsewhere)
+    assert done.status == 0, done.err
+    assert "val/mAP/int8" in done.out
+    assert (tmp_path / "models/centernet_scenes/1/model.onnx").exists()
+
+
+def test_validation_without_any_object(run, tmp_path):
+    make_scenes(tmp_path / "data", {"train": 8, "val": 2, "test": 2})
+    for split in ("val", "test"):
+        file = tmp_path / f"data/annotations/{split}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
+    done = run("train", *SETTINGS, "trainer.max_epochs=1")
+    assert done.status == 0, done.err
+    assert "best val/mAP    0.0000" in done.out and "test/mAP        0.0000" in done.out
+
+
+def test_training_without_any_object(run, tmp_path):
+    make_scenes(tmp_path / "data", {"train": 4, "val": 2, "test": 2})
+    file = tmp_path / "data/annotations/train.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
+    done = run("train", *SETTINGS)
+    assert done.status == 1 and "no objects in 'train' for blue, red" in done.err
+
+
+def test_missing_root(run):
+    done = run("train", *TINY_OF["centernet"], "data=coco")
+    assert done.status == 1
+    assert done.err == "error: data.root: needed by data=coco; add data.root=...\n"

@@ -1,0 +1,387 @@
+"""Generation: from noise and a class to a picture, what the pictures are worth, and the scripts."""
+
+import csv
+import re
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+import torch
+from conftest import CONTRACT, TINY, TINY_OF, make_flowers, run_in
+from PIL import Image
+from torch import Tensor, nn
+
+from nano_cv import building
+from nano_cv.checks import CONFIGS
+from nano_cv.data.flowers import Flowers
+from nano_cv.data.imagined import Imagined, noise
+from nano_cv.data.pictures import SPLITS, Resized
+from nano_cv.errors import UserError
+from nano_cv.export import precision
+from nano_cv.export.samples import Samples
+from nano_cv.export.validate import check_repository
+from nano_cv.networks.flow_unet import FlowUNet
+from nano_cv.reports import generation as report
+from nano_cv.tasks.generation import Generation
+
+HALF = [0.5, 0.5, 0.5]
+CONTRACT = replace(CONTRACT, task="generation", model="flow", mean=HALF, std=HALF)
+ANY = len(CONTRACT.classes)
+FLOW = TINY_OF["flow"]
+
+
+class Known(nn.Module):
+    """A network that knows what the picture of each class is, and of any; keeps the labels."""
+
+    def __init__(self, pictures: Tensor) -> None:
+        super().__init__()
+        self.pictures, self.asked = pictures, torch.empty(0)
+
+    def forward(self, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
+        self.asked = labels
+        return self.pictures[labels]
+
+
+def task_of(network: nn.Module, **options) -> Generation:
+    task = Generation(contract=CONTRACT, network=lambda **_: network, **options).eval()
+    task.log_losses = lambda split, losses, batch: losses["loss"]  # there is no trainer
+    return task
+
+
+def known(pixels: Tensor, **options) -> Generation:
+    """Knows pictures `[K + 1, 3, H, W]` in 0..255."""
+    return task_of(Known(pixels.float() / 127.5 - 1), **options)
+
+
+@pytest.fixture
+def pixels() -> Tensor:
+    """A picture of each class, and one of any."""
+    return torch.from_numpy(np.random.default_rng(1).integers(40, 216, (ANY + 1, 3, 32, 32)))
+
+
+@pytest.fixture
+def untrained() -> Generation:
+    torch.manual_seed(0)
+    network = FlowUNet(ANY, image_size=32, channels=[8, 16], width=16)
+    for parameter in network.parameters():  # many begin at zero, and would hide what is before
+        nn.init.normal_(parameter, std=0.2)
+    return task_of(network, steps=2)
+
+
+def ask(task: Generation, *labels: int, seed: int = 0) -> np.ndarray:
+    given = Imagined(labels, CONTRACT.classes, 32, seed).inputs(range(len(labels)))
+    with torch.inference_mode():
+        return task.predict(*map(torch.from_numpy, given.values()))["IMAGES"].numpy().astype(int)
+
+
+# From noise to pictures
+
+
+def test_noise_is_the_same_everywhere():
+    golden = [-1.516544, 1.5570054, 0.4491565]
+    assert noise(7, 3, 64)[0, 0, :3] == pytest.approx(golden, abs=1e-6)
+    assert noise(0, 0, 64)[0, 0, :2] == pytest.approx([1.117622, -1.3871249], abs=1e-6)
+    alone = Imagined([0] * 4, CONTRACT.classes, 32, seed=7).inputs([3])
+    among = Imagined([0] * 9, CONTRACT.classes, 32, seed=7).inputs(range(9))
+    assert np.array_equal(alone["NOISE"][0], among["NOISE"][3])
+    assert np.array_equal(alone["NOISE"][0], noise(7, 3, 32))
+    assert len(np.unique(among["NOISE"][:, 0, 0, 0])) == 9
+    assert abs(among["NOISE"].mean()) < 0.02 and abs(among["NOISE"].std() - 1) < 0.02
+
+
+def test_noise_and_label_make_the_picture(untrained):
+    first, again, other = ask(untrained, 0, 2), ask(untrained, 0, 2), ask(untrained, 1, 2)
+    assert np.array_equal(first, again)
+    assert np.abs(first[0] - other[0]).max() > 20 and np.array_equal(first[1], other[1])
+    assert np.abs(first - ask(untrained, 0, 2, seed=1)).mean() > 10
+    assert np.abs(ask(untrained, 0)[0] - first[0]).max() <= 1  # whatever else is in the batch
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 8, 40])
+def test_a_known_picture_is_reached(pixels, steps):
+    made = ask(known(pixels, steps=steps, guidance=1.0), 0, 1, 2, 1)
+    assert np.abs(made - pixels[[0, 1, 2, 1]].numpy()).max() <= 1
+
+
+def test_guidance(pixels):
+    """1 is the class's own direction, 0 that of any picture, 2 as far again."""
+    own, anyone = (pixels[[0, 1, 2]] // 8 + 100).numpy(), (pixels[[3, 3, 3]] // 8 + 100).numpy()
+    task = known(pixels // 8 + 100)
+    for guidance, aim in ((1.0, own), (0.0, anyone), (2.0, 2 * own - anyone)):
+        task.guidance = guidance
+        assert np.abs(ask(task, 0, 1, 2) - aim).max() <= 1
+
+
+def test_a_known_picture_has_no_loss(pixels):
+    """Not even in the last twentieth of the way, where the division is bounded."""
+    task, labels = known(pixels, drop_label=0.0), torch.arange(ANY).repeat(200)
+    loss = task.training_step((pixels[labels], labels), 0)
+    assert float(loss) == pytest.approx(0, abs=1e-9)
+    assert float(task.training_step((pixels[labels] + 9, labels), 0)) > 1e-3
+
+
+def test_validation_is_the_same_each_time(untrained, pixels):
+    losses = []
+    untrained.log_losses = lambda split, loss, batch: losses.append((split, float(loss["loss"])))
+    batch = pixels[:ANY], torch.arange(ANY)
+    state = torch.get_rng_state()
+    with torch.inference_mode():
+        untrained.validation_step(batch, 0)
+        torch.rand(3)
+        untrained.validation_step(batch, 0)
+        untrained.validation_step(batch, 1)
+    assert losses[0] == losses[1] != losses[2] and losses[0][0] == "val"
+    after = torch.rand(2)
+    torch.set_rng_state(state)
+    assert torch.equal(after, torch.rand(5)[3:])
+
+
+def test_dropped_labels(pixels):
+    labels = torch.arange(ANY).repeat(100)
+    for share, least, most in ((0.0, 0, 0), (0.15, 0.08, 0.22), (1.0, 1, 1)):
+        torch.manual_seed(0)
+        task = known(pixels, drop_label=share)
+        task.training_step((pixels[labels], labels), 0)
+        dropped = task.network.asked == ANY
+        assert torch.equal(task.network.asked[~dropped], labels[~dropped])
+        assert least <= dropped.float().mean() <= most
+
+
+def test_preview(pixels):
+    """Every class in turn, whatever the random state."""
+    shown = known(pixels, guidance=1.0).preview()
+    assert shown.shape == (8, 3, 32, 32) and shown.dtype == np.uint8
+    assert np.abs(shown.astype(int) - pixels[[0, 1, 2, 0, 1, 2, 0, 1]].numpy()).max() <= 1
+
+
+# What the pictures are worth
+
+
+def test_frechet():
+    some = np.random.default_rng(0).standard_normal((500, 4)) * [1, 2, 3, 4]
+    some -= some.mean(axis=0)
+    assert report.frechet(some, some) == pytest.approx(0, abs=1e-6)
+    assert report.frechet(some, some + np.array([3, 0, 4, 0])) == pytest.approx(25)
+    variance = some.var(axis=0, ddof=1).sum()  # (2 - 1)^2 times it, for twice the deviation
+    assert report.frechet(some, 2 * some) == pytest.approx(variance)
+    assert report.frechet(2 * some + 1, some) == pytest.approx(variance + 4)
+
+
+def test_covered():
+    manifold = np.array([[0], [1], [2], [3], [10]], np.float32)  # that reach 3, 2, 2, 3 and 9
+    some = np.array([[-2.5], [-3.5], [0.5], [18.5], [19.5]], np.float32)
+    assert report.covered(some, manifold) == pytest.approx(3 / 5)
+    assert report.covered(manifold, manifold) == 1
+    assert report.covered(some[:2], manifold[:2]) == 0  # two pictures, that reach 1
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> dict[str, Resized]:
+    root = make_flowers(tmp_path_factory.mktemp("real") / "flowers")
+    return {name: Resized(Flowers(root, name, "generation"), 48, None) for name in SPLITS}
+
+
+def worth(images: np.ndarray, real: dict[str, Resized], judge: Path | None = None):
+    targets = real["train"].pictures.targets
+    labels = [targets[index % len(targets)] for index in range(len(images))]
+    pictures = Imagined(labels, CONTRACT.classes, 48, 0, real, judge)
+    return report.metrics(CONTRACT, {"IMAGES": np.ascontiguousarray(images)}, pictures)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda images: images,
+        lambda images: images[..., ::-1],
+        lambda images: np.rot90(images, axes=(2, 3)),
+        lambda images: np.rot90(images, 3, axes=(2, 3))[:, :, ::-1],
+    ],
+    ids=["as it is", "mirrored", "turned", "both"],
+)
+def test_copies_are_found(real, changed):
+    train = real["train"].fetch(range(len(real["train"])))
+    figures = worth(changed(train), real)
+    assert figures["nearest"] == pytest.approx(0, abs=0.03) and figures["copies"] == 1
+
+
+def test_other_pictures_are_no_copies(real):
+    figures = worth(real["val"].fetch(range(12)), real)
+    assert 0.8 < figures["nearest"] < 1.25 and figures["copies"] == 0
+
+
+def test_without_real_pictures_nothing_is_measured():
+    pictures = Imagined([0, 1], CONTRACT.classes, 32, 0)
+    images = np.zeros((2, 3, 32, 32), np.uint8)
+    assert report.metrics(CONTRACT, {"IMAGES": images}, pictures) == {}
+    assert report.draw(CONTRACT, {"IMAGES": images}, pictures).keys() == {"samples"}
+
+
+def test_compare_is_in_levels():
+    dark = np.zeros((2, 3, 4, 4), np.uint8)
+    light = dark.copy()
+    light[1, 0, 2, 3] = 255
+    assert report.compare({"IMAGES": dark}, {"IMAGES": light})["levels"].tolist() == [0, 255]
+    assert report.compare({"IMAGES": light}, {"IMAGES": dark})["levels"].tolist() == [0, 255]
+
+
+# The scripts
+
+
+@pytest.fixture
+def here(shop, monkeypatch, run):
+    """In the folder of the trained and exported models."""
+    monkeypatch.chdir(shop)
+    return shop
+
+
+@pytest.fixture(scope="module")
+def judge(shop) -> str:
+    """The folder with the weights of a tiny classifier; elsewhere there is none."""
+    run_in(shop, "train", *TINY, "model=lenet64", "paths.weights=judges", "test=false")
+    return "paths.weights=judges"
+
+
+@pytest.fixture
+def infer(here, run, tmp_path):
+    """Runs infer.py and returns its output and the pictures by name."""
+
+    def call(*arguments: str):
+        folder = tmp_path / f"run_{len(list(tmp_path.iterdir()))}"
+        done = run("infer", *FLOW, *arguments, f"hydra.run.dir={folder}")
+        assert done.status == 0, done.err
+        pictures = {file.name: file for file in (folder / "pictures").iterdir()}
+        with (folder / "predictions.csv").open() as table:
+            rows = list(csv.DictReader(table))
+        assert sorted(row["file"] for row in rows) == sorted(
+            f"pictures/{name}" for name in pictures
+        )
+        return done.out + done.err, pictures
+
+    return call
+
+
+def array(file: Path) -> np.ndarray:
+    return np.asarray(Image.open(file)).astype(int)
+
+
+def test_what_a_training_leaves(here):
+    (folder,) = (here / "runs/train/flow_flowers").iterdir()
+    for name in ("previews/epoch_001.png", "samples.png", "nearest_training_pictures.png"):
+        assert array(folder / name).std() > 0
+    assert array(folder / "previews/epoch_001.png").shape == (34, 8 * 34, 3)
+    pictures = sorted(file.name for file in (folder / "pictures").iterdir())
+    assert len(pictures) == 12 and pictures[:2] == ["aster_000.png", "aster_001.png"]
+    assert array(folder / "pictures/aster_000.png").shape == (32, 32, 3)
+
+
+ASKED = ("labels=[aster,clover]", "count=5", "seed=7")
+
+
+def test_asked_for_pictures(infer):
+    _, first = infer(*ASKED)
+    names = ["aster_000", "aster_002", "aster_004", "clover_001", "clover_003"]
+    assert sorted(first) == [f"{name}.png" for name in names]
+    _, again = infer(*ASKED)
+    _, fewer = infer("labels=[aster,clover]", "count=2", "seed=7")
+    for name, file in first.items():
+        assert again[name].read_bytes() == file.read_bytes()
+    assert sorted(fewer) == ["aster_000.png", "clover_001.png"]
+    for name, file in fewer.items():
+        assert np.abs(array(file) - array(first[name])).max() <= 1
+    _, other = infer("labels=[aster,clover]", "count=5", "seed=8")
+    assert all((array(other[name]) != array(file)).any() for name, file in first.items())
+    _, onnx = infer(*ASKED, "engine=onnx")
+    assert onnx.keys() == first.keys()
+    assert all(np.abs(array(onnx[name]) - array(file)).max() <= 2 for name, file in first.items())
+
+
+def test_one_of_each_class_is_the_default(infer):
+    assert sorted(infer("count=4")[1]) == [
+        *("aster_000.png", "aster_003.png", "basil_001.png", "clover_002.png")
+    ]
+
+
+def test_without_a_judge(infer):
+    """What needs none is measured, and what to type is said."""
+    said, pictures = infer("trainer.limit_test_batches=1")
+    assert "lenet64_flowers.safetensors: no judge there" in said
+    assert "python train.py +model=lenet64" in said
+    assert "test/nearest" in said and "test/copies" in said and "test/accuracy" not in said
+    assert len(pictures) == 8
+
+
+def test_with_a_judge(infer, judge):
+    said, _ = infer(judge, "weights=weights/flow_flowers.safetensors")
+    figures = {name: float(value) for name, value in re.findall(r"test/(\S+) +(\S+)", said)}
+    shares = {"accuracy", "accuracy/real", "precision", "recall", "copies"}
+    shares |= {f"accuracy/{name}" for name in CONTRACT.classes}
+    assert figures.keys() == shares | {"fid", "nearest"}
+    assert all(0 <= figures[name] <= 1 for name in shares)
+    assert figures["fid"] > 0 and figures["nearest"] > 0
+    assert "no judge" not in said
+
+
+def test_the_judge_takes_real_pictures_for_real(real, judge, shop):
+    train = real["train"].fetch(range(len(real["train"])))
+    weights = shop / "judges/lenet64_flowers.safetensors"
+    figures = worth(train, real, weights)
+    assert figures["fid"] == pytest.approx(0, abs=1e-6)
+    assert figures["precision"] == figures["recall"] == 1
+    black = worth(np.zeros_like(train), real, weights)
+    assert black["fid"] > figures["fid"] and black["precision"] == black["recall"] == 0
+
+
+def test_a_judge_is_a_lenet(real, shop):
+    with pytest.raises(UserError, match="a judge is a lenet, and this is a unet"):
+        worth(np.zeros((2, 3, 48, 48), np.uint8), real, shop / "weights/unet_flowers.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("model", "typed", "said"),
+    [
+        ("flow", "labels=[astre]", "labels=astre: no such class; did you mean 'aster'? Allowed: a"),
+        ("flow", "input=data", "input=data: a generator takes no pictures; use labels=[...] count"),
+        ("flow", "gradcam=true", "gradcam=true: explains classification, and model=flow does gen"),
+        ("lenet", "labels=[aster]", "only a generator can be asked for pictures, and this does cl"),
+        ("lenet", "count=3", "count=3: only a generator can be asked for pictures, and this does"),
+        ("flow", "count=0", "count=0: more than 0 is needed"),
+    ],
+)
+def test_what_infer_refuses(here, run, model, typed, said):
+    done = run("infer", *TINY_OF[model], typed)
+    assert done.status == 1 and done.err.count("error: ") == 1 and said in done.err
+    assert "Traceback" not in done.err and not done.out
+
+
+def test_no_pictures_go_into_an_exported_generator(shop):
+    """So none are decoded for it; the others have their decoders."""
+    names = sorted(path.name for path in (shop / "model_repository").iterdir())
+    others = [f"{model}_flowers{end}" for model in TINY_OF for end in ("", "_from_jpeg")]
+    others.remove("flow_flowers_from_jpeg")
+    assert names == sorted([*others, "decode_32", "decode_32_letterbox"])
+    assert not any(check_repository(shop / "model_repository").values())
+
+
+def test_int8(here, judge, tmp_path, monkeypatch):
+    """Refused where nobody can say what it loses, or where it is slower; else made."""
+    version = here / "model_repository/flow_flowers/1/model.onnx"
+    (tmp_path / "model.onnx").write_bytes(version.read_bytes())
+
+    def choose(speed: float, *settings: str):
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            config = hydra.compose("export_model", [*FLOW, *settings])
+        contract = building.trained_task(config, Path("weights/flow_flowers.safetensors")).contract
+        samples = Samples(config, building.make_data(config), contract)
+        monkeypatch.setattr(precision, "_speeds", lambda runs: [1.0, speed][: len(runs)])
+        given = ("int8", tmp_path / "model.onnx", samples, report.gate)
+        return partial(precision.choose, *given, threads=1, max_drop=1, calibration_pictures=4)
+
+    with pytest.raises(UserError, match=r"int8: the validation accuracy is not known here.* 1\.50"):
+        choose(1.5)()
+    with pytest.raises(UserError, match=r"precision=int8: 0\.50 times the speed of float32"):
+        choose(0.5, judge)()
+    best, variants = choose(1.5, judge)()
+    assert best.precision == "int8" and [one.precision for one in variants] == ["float32", "int8"]

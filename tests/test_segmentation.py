@@ -1,0 +1,353 @@
+"""Segmentation: masks that move with their pixels, what is not known, metrics, and the scripts."""
+
+import csv
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_OF
+from PIL import Image
+from scenes import do, make_scenes, newest
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from nano_cv import reports
+from nano_cv.contract import Contract
+from nano_cv.data import images
+from nano_cv.data.augment import Augment
+from nano_cv.data.images import IGNORE
+from nano_cv.data.pictures import Pictures
+from nano_cv.export import precision
+from nano_cv.networks.unet import UNet
+from nano_cv.tasks.segmentation import Segmentation, dice_loss
+
+SIDE = 32
+CONTRACT = Contract(
+    task="segmentation",
+    model="unet",
+    data="things",
+    classes=["ground", "leaf", "blossom"],
+    image_size=SIDE,
+    mean=[0.5, 0.5, 0.5],
+    std=[0.5, 0.5, 0.5],
+)
+REPORT = reports.find("segmentation")
+
+
+def blocks(width: int, height: int, classes: int = 3, side: int = 8, seed: int = 0) -> np.ndarray:
+    """A mask of random squares."""
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, classes, (-(-height // side), -(-width // side)))
+    return coarse.repeat(side, 0).repeat(side, 1)[:height, :width].astype(np.uint8)
+
+
+def photographs(folder: Path, masks: list[np.ndarray], targets: bool = True) -> Pictures:
+    folder.mkdir(exist_ok=True)
+    files = [folder / f"{number}.jpg" for number in range(len(masks))]
+    for file, mask in zip(files, masks, strict=True):
+        Image.fromarray(mask * 60).convert("RGB").save(file)
+        Image.fromarray(mask).save(file.with_suffix(".png"))
+    paths = [file.with_suffix(".png") for file in files] if targets else []
+    return Pictures(folder, files, paths, CONTRACT.classes)
+
+
+# Into the square and back
+
+
+@pytest.mark.parametrize("fit", images.FITS)
+@pytest.mark.parametrize("shape", [(48, 64), (97, 31), (33, 33), (500, 20), (SIDE, SIDE)])
+def test_mask_goes_into_the_square_and_back(fit, shape):
+    height, width = shape
+    mask = blocks(width, height, side=max(4, max(shape) // 4))
+    square = images.resize_mask(mask, 256, fit)
+    left, top, wide, high = images.place(width, height, 256, fit)
+    outside = np.ones((256, 256), bool)
+    outside[top : top + high, left : left + wide] = False
+    assert (square[outside] == IGNORE).all() and (square[~outside] != IGNORE).all()
+    back = images.restore_mask(square, width, height, fit)
+    assert back.shape == shape and back.dtype == np.uint8
+    assert (back == mask).mean() > 0.97
+    if max(shape) <= 256:  # enlarged and made small again: nothing is lost
+        assert np.array_equal(back, mask)
+
+
+def test_mask_by_hand():
+    """2 x 4 pixels in 8: twice as large, two columns or rows that are not known beside them."""
+    mask = np.array([[0, 1, 2, 255]], np.uint8).repeat(2, axis=0)
+    row = [0, 0, 1, 1, 2, 2, 255, 255]
+    assert images.resize_mask(mask, 8, "letterbox").tolist() == (
+        [[255] * 8] * 2 + [row] * 4 + [[255] * 8] * 2
+    )
+    assert images.resize_mask(mask, 8, "stretch").tolist() == [row] * 8
+
+
+# Augmentation
+
+
+@pytest.mark.parametrize(
+    ("options", "share"),
+    [
+        ({"degrees": 180.0, "strength": 0.0}, 1.0),
+        ({"degrees": 180.0, "scale": (0.8, 1.4), "translate": 0.1}, 0.98),
+    ],
+)
+def test_masks_move_with_their_pixels(options, share):
+    """White where the mask is 1: by whole quarters exactly, else but for the edges."""
+    masks = torch.from_numpy(np.stack([blocks(64, 64, 2, 8, seed) for seed in range(8)]))
+    pictures = (masks * 255)[:, None].expand(-1, 3, -1, -1)
+    torch.manual_seed(0)
+    changed, moved = Augment(**options)(pictures, masks)
+    assert moved.dtype == torch.uint8 and moved.shape == masks.shape
+    assert not torch.equal(moved, masks)
+    same = ((changed[:, 0] > 127) == (moved == 1)).float().mean()
+    assert same >= share
+    unknown = torch.full_like(masks, IGNORE)
+    assert torch.equal(Augment(**options)(pictures, unknown)[1], unknown)
+
+
+# Network and losses
+
+
+def segmenter() -> Segmentation:
+    torch.manual_seed(0)
+    return Segmentation(contract=CONTRACT, network=partial(UNet, channels=(4, 8))).eval()
+
+
+def test_network():
+    task = segmenter()
+    pixels = torch.randint(0, 256, (2, 3, SIDE, SIDE)).byte()
+    logits = task(pixels)
+    assert logits.shape == (2, 3, SIDE, SIDE)
+    mask = task.predict(pixels)["MASK"]
+    assert mask.dtype == torch.uint8 and (mask == logits.argmax(dim=1)).all()
+    with pytest.raises(ValueError, match="image_size=36: 3 levels need a multiple of 8"):
+        UNet(3, image_size=36, channels=(4, 8, 8))
+
+
+def test_dice_by_hand():
+    """One row of 4 pixels, two classes, one pixel wrong, one not known."""
+    sure = torch.tensor([[0.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]])  # all but the first class 0
+    logits = (sure * 100).view(1, 2, 1, 4)
+    masks = torch.tensor([[[1, 1, 0, 255]]])
+    # Class 0: overlap 1, areas 2 + 1. Class 1: overlap 1, areas 1 + 2. One more pixel in both.
+    assert float(dice_loss(logits, masks)) == pytest.approx(1 - 3 / 4)
+    masks = torch.tensor([[[1, 0, 0, 0]]])
+    assert float(dice_loss(logits, masks)) == pytest.approx(0, abs=1e-6)
+    three = torch.cat([logits, torch.full((1, 1, 1, 4), -100.0)], dim=1)
+    assert float(dice_loss(three, masks)) == pytest.approx(0, abs=1e-6), "nowhere, claimed nowhere"
+
+
+def test_unknown_pixels_change_nothing():
+    task = segmenter()
+    logits = torch.randn(2, 3, 8, 8)
+    masks = torch.randint(0, 3, (2, 8, 8)).byte()
+    masks[:, :3] = IGNORE
+    changed = logits.clone()
+    changed[:, :, :3] = torch.randn(2, 3, 3, 8) * 50
+    gradients = []
+    for one in (logits, changed):
+        one.requires_grad_()
+        losses = task._losses(one, masks)
+        losses["loss"].backward()
+        gradients.append(one.grad)
+        assert losses["loss"] == losses["loss_entropy"] + losses["loss_dice"]
+    assert torch.allclose(gradients[0], gradients[1])
+    assert gradients[0][:, :, :3].abs().max() == 0 < gradients[0][:, :, 3:].abs().max()
+
+
+def test_nothing_known_at_all():
+    task = segmenter().train()
+    masks = torch.full((2, SIDE, SIDE), IGNORE, dtype=torch.uint8)
+    losses = task._losses(task(torch.randint(0, 256, (2, 3, SIDE, SIDE))), masks)
+    assert losses["loss"].item() == pytest.approx(0, abs=1e-6)
+    losses["loss"].backward()
+    assert all(parameter.grad.isfinite().all() for parameter in task.parameters())
+
+
+# The report
+
+
+def test_metrics_by_hand(tmp_path):
+    """Measured in the pixels of the pictures: the large one counts four times as much."""
+    small, large = np.zeros((8, 8), np.uint8), np.zeros((16, 16), np.uint8)
+    small[:, 4:], large[:, 8:] = 1, 1
+    large[:4] = IGNORE
+    pictures = photographs(tmp_path, [small, large])
+    answer = np.zeros((2, SIDE, SIDE), np.uint8)
+    answer[0, :, 16:] = 1  # right; in the large one all of class 0
+    # Known: 64 and 192 pixels. Class 0: 32 + 96 right of 32 + 192; class 1: 32 right of 128.
+    expected = {"mIoU": (128 / 224 + 32 / 128) / 2, "accuracy": 160 / 256}
+    expected |= {"IoU/ground": 128 / 224, "IoU/leaf": 32 / 128, "IoU/blossom": 0}
+    assert REPORT.metrics(CONTRACT, {"MASK": answer}, pictures) == pytest.approx(expected)
+    rows = REPORT.table(CONTRACT, {"MASK": answer}, pictures)
+    assert [row["mIoU"] for row in rows] == ["1.0000", "0.2500"]
+    assert rows[0] == {
+        **{"file": "0.jpg", "mIoU": "1.0000"},
+        **{"ground": "0.5000", "leaf": "0.5000", "blossom": "0.0000"},
+    }
+
+
+def test_metrics_are_those_of_torchmetrics(tmp_path):
+    random = np.random.default_rng(0)
+    truth = [blocks(SIDE, SIDE, 3, seed=seed) for seed in range(4)]
+    answer = np.stack(truth)
+    wrong = random.random(answer.shape) < 0.3
+    answer[wrong] = random.integers(0, 3, wrong.sum())
+    for mask in truth:
+        mask[random.random(mask.shape) < 0.1] = IGNORE
+    ours = REPORT.metrics(CONTRACT, {"MASK": answer}, photographs(tmp_path, truth))
+    theirs = MulticlassJaccardIndex(3, average="none", ignore_index=IGNORE)
+    by_class = theirs(torch.from_numpy(answer), torch.from_numpy(np.stack(truth)).long())
+    for name, value in zip(CONTRACT.classes, by_class, strict=True):
+        assert ours[f"IoU/{name}"] == pytest.approx(float(value), abs=1e-6)
+    assert ours["mIoU"] == pytest.approx(float(by_class.mean()), abs=1e-6)
+
+
+def test_files_for_other_programs(tmp_path):
+    """Masks of class indices and overlays, both at the size of the picture."""
+    masks = [blocks(64, 48), blocks(31, 97)]
+    pictures = photographs(tmp_path / "pictures", masks, targets=False)
+    contract = Contract(**{**CONTRACT.__dict__, "image_size": 128, "fit": "letterbox"})
+    answer = {"MASK": np.stack([images.resize_mask(mask, 128, "letterbox") for mask in masks])}
+    REPORT.write(contract, answer, pictures, tmp_path)
+    for number, mask in enumerate(masks):
+        with Image.open(tmp_path / f"masks/{number}.png") as written:
+            assert written.mode == "P" and len(written.getpalette()) == 3 * 256
+            assert np.array_equal(np.asarray(written), mask)
+            shown = np.asarray(written.convert("RGB"))
+        colours = [np.unique(shown[mask == index], axis=0) for index in range(3)]
+        assert [len(one) for one in colours] == [1, 1, 1] and colours[0].tolist() == [[0, 0, 0]]
+        assert len(np.unique(np.concatenate(colours), axis=0)) == 3, "a colour a class"
+        with Image.open(tmp_path / f"overlays/{number}.jpg") as overlay:
+            assert overlay.size == mask.shape[::-1]
+    for row, mask in zip(REPORT.table(contract, answer, pictures), masks, strict=True):
+        shares = [float(row[name]) for name in CONTRACT.classes]  # of the picture, not the square
+        counts = np.bincount(mask.ravel(), minlength=3) / mask.size
+        assert shares == pytest.approx(counts, abs=1e-4)
+    assert REPORT.draw(contract, answer, pictures).keys() == {"predictions"}
+
+
+def test_compare():
+    one = {"MASK": np.zeros((2, 10, 10), np.uint8)}
+    other = {"MASK": one["MASK"].copy()}
+    other["MASK"][1, 3, :7] = 1
+    assert REPORT.compare(one, other)["wrong_pixels"].tolist() == [0, 0.07]
+    assert REPORT.limits.keys() == {"wrong_pixels"}
+
+
+# The scripts
+
+SETTINGS = [
+    *("data=folder_masks", "data.root=data", "data.name=scenes", "data.batch_size=4", "model=unet"),
+    *("model.image_size=64", "model.task.network.channels=[8, 16, 32]", "logger=none"),
+    *("model.fit=letterbox", "trainer.accelerator=cpu", "trainer.precision=32-true"),
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder with a set that can be learnt, a model that has learnt it, and its export."""
+    folder = tmp_path_factory.mktemp("segmentation")
+    make_scenes(folder / "data")
+    learning = ["trainer.max_epochs=10", "model.task.optimizer.lr=0.01"]
+    do(folder, "train", *SETTINGS, *learning)
+    do(folder, "export_model", *SETTINGS)
+    return folder
+
+
+@pytest.fixture
+def infer(home, run, monkeypatch):
+    """Runs infer.py there: its output, table and folder."""
+    monkeypatch.chdir(home)
+
+    def call(*arguments: str) -> tuple[str, list[dict[str, str]], Path]:
+        done = run("infer", *SETTINGS, *arguments)
+        assert done.status == 0, done.err
+        folder = newest(home / "runs/infer/unet_scenes")
+        with (folder / "predictions.csv").open() as file:
+            return done.out, list(csv.DictReader(file)), folder
+
+    return call
+
+
+def test_learns_and_answers_alike_from_every_engine(infer):
+    out, rows, folder = infer()
+    metrics = dict(line.split() for line in out.splitlines() if line.startswith("test/"))
+    assert float(metrics["test/mIoU"]) > 0.6
+    assert len(rows) == 6 and list(rows[0]) == ["file", "mIoU", "ground", "blue", "red"]
+    names = ("predictions.png", "worst_mistakes.png", "confusion_matrix.png")
+    assert all((folder / name).stat().st_size > 0 for name in names)
+    masks = {file.name: file.read_bytes() for file in (folder / "masks").rglob("*.png")}
+    assert len(masks) == 6
+    _, others, folder = infer("engine=onnx")
+    for row, other in zip(rows, others, strict=True):
+        for name in ("mIoU", "ground", "blue", "red"):
+            assert float(row[name]) == pytest.approx(float(other[name]), abs=2e-3)
+
+
+def test_mask_in_pixels_of_any_picture(infer, tmp_path):
+    """Twice as large, and turned by EXIF."""
+    pixels = np.random.default_rng(0).integers(0, 100, (96, 128, 3)).astype(np.uint8)
+    pixels[30:66, 80:112] = (240, 60, 60)
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 6
+    Image.fromarray(np.rot90(pixels).copy()).save(tmp_path / "photo.png", exif=exif)
+    _, _, folder = infer(f"input={tmp_path}/photo.png", "engine=onnx")
+    with Image.open(folder / "masks/photo.png") as written:
+        mask = np.asarray(written)
+    assert mask.shape == (96, 128) and (folder / "overlays/photo.jpg").exists()
+    truth = np.zeros((96, 128), bool)
+    truth[30:66, 80:112] = True
+    assert ((mask == 2) & truth).sum() / ((mask == 2) | truth).sum() > 0.5
+
+
+def test_labels_are_for_generators(infer, run):
+    done = run("infer", *SETTINGS, "labels=[red]")
+    assert done.status == 1 and "this does segmentation" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_int8(home, run, monkeypatch, tmp_path):
+    """Found to be faster, as on some machines, it is published."""
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(precision, "_speeds", lambda runs: [1.0, 1.5][: len(runs)])
+    elsewhere = f"paths.models={tmp_path}/models"
+    done = run("export_model", *SETTINGS, "precision=int8", "max_drop=0.3", elsewhere)
+    assert done.status == 0, done.err
+    assert "val/mIoU/int8" in done.out
+    assert (tmp_path / "models/unet_scenes/1/model.onnx").exists()
+
+
+def damaged(folder: Path, mask: np.ndarray) -> list[str]:
+    """A small set, one mask of which is another; what it would be trained with."""
+    make_scenes(folder / "data", {"train": 4, "val": 2, "test": 2})
+    Image.fromarray(mask).save(folder / "data/masks/train_1.png")
+    return ["train", *SETTINGS, "trainer.max_epochs=1"]
+
+
+@pytest.mark.parametrize("cache", [".cache", "null"])
+def test_mask_of_another_size(run, tmp_path, cache):
+    done = run(*damaged(tmp_path, np.ones((20, 30), np.uint8)), f"data.cache={cache}")
+    assert done.status == 1 and "Traceback" not in done.err
+    assert "masks/train_1.png: 30x20 pixels, and its picture" in done.err
+    assert "train_1.png has 48x64" in done.err
+
+
+def test_mask_of_unknown_classes(run, tmp_path):
+    """Of classes that `classes.txt` does not name."""
+    done = run(*damaged(tmp_path, np.full((64, 48), 7, np.uint8)))
+    assert done.status == 1 and "Traceback" not in done.err
+    assert "masks/train_1.png: pixels of 7, and there are 0 to 2 (ground, blue, red)" in done.err
+
+
+def test_missing_root(run):
+    done = run("train", *TINY_OF["unet"], "data=folder_masks")
+    assert done.status == 1
+    assert done.err == "error: data.root: needed by data=folder_masks; add data.root=...\n"
+
+
+def test_size_that_cannot_be_halved(run, flowers):
+    done = run("train", *TINY_OF["unet"], "model.image_size=30")
+    assert done.status == 1 and "Traceback" not in done.err
+    assert "model=unet: image_size=30: 2 levels need a multiple of 4" in done.err
