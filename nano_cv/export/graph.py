@@ -6,6 +6,7 @@ that a client sends uint8 pixels and reads answers. The batch is dynamic, all ot
 
 import contextlib
 import importlib.util
+import inspect
 import io
 import warnings
 from collections.abc import Mapping
@@ -51,12 +52,14 @@ def export(task: Task, file: Path) -> None:
     with torch.inference_mode():
         outputs = list(task.predict(*inputs.values()))
     names: dict[str, Any] = {"input_names": list(inputs), "output_names": outputs}
-    if importlib.util.find_spec("onnxscript"):
+    if importlib.util.find_spec("onnxscript") and not task.traced:
         batch = torch.export.Dim("batch")
         names |= {"dynamo": True, "opset_version": OPSET, "external_data": False}
         names |= {"dynamic_shapes": (tuple({0: batch} for _ in inputs),)}
     else:  # Intel Macs end at torch 2.2, whose exporter traces
         names |= {"opset_version": OPSET_TORCHSCRIPT}
+        if "dynamo" in inspect.signature(torch.onnx.export).parameters:
+            names |= {"dynamo": False}
         names |= {"dynamic_axes": {name: {0: "batch"} for name in [*inputs, *outputs]}}
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -35,6 +35,7 @@ class Generation(Task):
 
     monitor = "val/loss"
     mode = "min"
+    traced = True  # the network stands in the graph once for every step
 
     def __init__(
         self, steps: int = 8, guidance: float = 3.0, drop_label: float = 0.15, **options: Any

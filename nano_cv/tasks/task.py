@@ -33,6 +33,7 @@ class Task(pl.LightningModule):
 
     monitor: ClassVar[str]  # the validation metric that chooses the best epoch,
     mode: ClassVar[str] = "max"  # and whether more of it is better, or less: "min"
+    traced: ClassVar[bool] = False  # exported by tracing, where torch.export would take minutes
 
     mean: Tensor
     std: Tensor
