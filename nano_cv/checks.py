@@ -184,15 +184,11 @@ def _check_run(config_name: str, overrides: list[Override], folders: list[Path])
     config = compose(lines)
     values: Any = OmegaConf.to_container(config, resolve=True)
     _check_choices(config)
-    missing = sorted(OmegaConf.missing_keys(config))
-    # Not `???` in the YAML: that would leave the root of the set whose settings it takes over.
-    if "data" in own and config.data.root is None and config.get("input") is None:
-        missing = ["data.root"]
-    if missing:
-        chosen_data = f" by data={config.data.name}" if missing[0].startswith("data.") else ""
-        raise UserError(f"{missing[0]}: needed{chosen_data}; add {missing[0]}=...")
     if "data" in own:
         _check_task(values, {name: partial(compose, [f"data={name}"]) for name in groups["data"]})
+        # Not `???` in the YAML: that would leave the root of the set whose settings it takes over.
+        if config.data.root is None and config.get("input") is None:
+            raise UserError(f"data.root: needed by data={config.data.name}; add data.root=FOLDER")
     written = {"train": ("runs", "weights"), "export_model": ("runs", "models")}
     _check_writable(values, written.get(config_name, ("runs",)))
     return config

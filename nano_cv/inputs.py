@@ -78,7 +78,8 @@ def imagined(config: DictConfig, contract: Contract) -> Imagined:
     Raises:
         UserError: a class that the model does not know; names the nearest.
     """
-    labels = list(config.labels or contract.classes)
+    given = config.labels or contract.classes
+    labels = [given] if isinstance(given, str) else list(given)
     for label in labels:
         if label not in contract.classes:
             raise UserError(

@@ -527,4 +527,4 @@ def test_training_without_any_object(run, tmp_path):
 def test_missing_root(run):
     done = run("train", *TINY_OF["centernet"], "data=coco")
     assert done.status == 1
-    assert done.err == "error: data.root: needed by data=coco; add data.root=...\n"
+    assert done.err == "error: data.root: needed by data=coco; add data.root=FOLDER\n"

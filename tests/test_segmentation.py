@@ -344,7 +344,7 @@ def test_mask_of_unknown_classes(run, tmp_path):
 def test_missing_root(run):
     done = run("train", *TINY_OF["unet"], "data=folder_masks")
     assert done.status == 1
-    assert done.err == "error: data.root: needed by data=folder_masks; add data.root=...\n"
+    assert done.err == "error: data.root: needed by data=folder_masks; add data.root=FOLDER\n"
 
 
 def test_size_that_cannot_be_halved(run, flowers):
