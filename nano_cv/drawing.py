@@ -16,6 +16,7 @@ from nano_cv.files import replacing
 Drawing = NDArray[np.uint8]
 OKABE_ITO = ("56b4e9", "e69f00", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
 WIDTH = 10.4  # inches of a contact sheet
+LONGEST = 48  # letters of a name; longer ones would reach into the next picture
 SIDE = 480  # pixels; the longest side of a picture that is drawn upon
 
 
@@ -78,7 +79,7 @@ def sheet(
         axes = figure.add_subplot(rows, columns, position + 1)
         axes.imshow(image)
         axes.set_title(captions[index], fontsize=9)
-        axes.set_xlabel(names[index], fontsize=7)
+        axes.set_xlabel(names[index][-LONGEST:], fontsize=7)
         axes.set(xticks=[], yticks=[])
     if title:
         figure.suptitle(title, fontsize=10)
