@@ -18,7 +18,7 @@ help:  ## show this list
 # pip needs no per-release metadata pages, checks every hash, and compiles bytecode (halves the start-up time).
 .venv/installed: poetry.lock pyproject.toml .poetry/installed
 	$(PYTHON) -m venv --clear .venv
-	.poetry/bin/poetry export --quiet --with dev,serve --output .venv/requirements.txt
+	.poetry/bin/poetry export --quiet --with dev,serve --extras "pretrained shards optuna joblib submitit" --output .venv/requirements.txt
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r .venv/requirements.txt
 	$(BIN)/python -m pip check
 	touch $@

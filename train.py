@@ -29,6 +29,7 @@ def train(config: DictConfig) -> None:
     logger = make_logger(config, folder, "train", data.data_hash)
     contract = building.make_contract(config, data, run_id=logger.run_id)
     task = building.make_task(config, contract)
+    building.load_pretrained(config, task)
 
     trainer, keeper = training.make_trainer(config, folder, logger, task)
     checkpoint = folder / "checkpoints" / "last.ckpt"

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from nano_cv.checks import task_name
 from nano_cv.contract import Contract, git_commit
 from nano_cv.data.pictures import Pictures
-from nano_cv.errors import settings_of
+from nano_cv.errors import UserError, settings_of
 
 if TYPE_CHECKING:  # the engines without torch come through here too
     from nano_cv.data.datamodule import DataModule
@@ -72,6 +72,32 @@ def make_task(config: DictConfig, contract: Contract) -> "Task":
     """The task with an untrained network."""
     with settings_of(f"model={config.model.name}"):
         return instantiate(config.model.task, _partial_=True, _convert_="all")(contract=contract)
+
+
+def load_pretrained(config: DictConfig, task: "Task") -> None:
+    """Start from the weights that `model.pretrained` names: true for ImageNet's, or a file.
+
+    Raises:
+        UserError: there are none, or they are those of another network.
+    """
+    given = config.model.get("pretrained")
+    if not given:
+        return
+    if given is True:
+        network: Any = task.network
+        if not hasattr(network, "load_pretrained"):
+            raise UserError("model.pretrained=true: only networks of timm have ImageNet's weights")
+        network.load_pretrained()
+        return
+    from safetensors.torch import load_file
+
+    from nano_cv import weights
+    from nano_cv.networks.pretrained import fill
+
+    path = Path(str(given)).expanduser()
+    contract = weights.read_contract(path)
+    weights.check_network(contract, path, config.model.name, network_options(config))
+    fill(task.network, load_file(path), len(contract.classes))
 
 
 def trained_task(config: DictConfig, path: Path) -> "Task":

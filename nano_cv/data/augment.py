@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import affine_grid, grid_sample
+from torchvision.transforms import v2
 
 from nano_cv.data.images import GREY
 from nano_cv.data.pictures import NO_LABEL, Boxes
+from nano_cv.errors import UserError
 
+POLICIES = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment}
 VISIBLE = 0.3  # share of a box that must stay in the picture for its object to be learnt
 
 
@@ -32,7 +35,10 @@ class Augment(nn.Module):
         brightness: scale pixels by 1 - b to 1 + b.
         contrast: scale the distance from the picture's mean grey likewise.
         saturation: scale the distance from the pixel's own grey likewise.
-        strength: of all but mirror and turn: 1 as given above; 0 leaves only what gives a picture
+        policy: `trivial` (Müller and Hutter 2021, TrivialAugment) or `rand` (Cubuk et al. 2020,
+            RandAugment): one or two strong changes to each picture before all others; only for
+            pictures whose target has no place in them.
+        strength: of all but mirror, turn and policy: 1 as given above; 0 leaves only what gives a picture
             that a camera could have taken, pixel for pixel.
     """
 
@@ -45,6 +51,7 @@ class Augment(nn.Module):
         brightness: float = 0.0,
         contrast: float = 0.0,
         saturation: float = 0.0,
+        policy: str | None = None,
         strength: float = 1.0,
     ) -> None:
         super().__init__()
@@ -53,6 +60,9 @@ class Augment(nn.Module):
         self.translate = strength * translate
         self.brightness, self.contrast = strength * brightness, strength * contrast
         self.saturation = strength * saturation
+        if policy not in {None, *POLICIES}:
+            raise ValueError(f"policy={policy}: allowed are null, {', '.join(POLICIES)}")
+        self.policy = POLICIES[policy](fill=GREY) if policy else None
 
     def forward(self, images: Tensor, targets: Any = None) -> tuple[Tensor, Any]:
         """Change pictures, and whatever of their targets has a place in them.
@@ -67,6 +77,10 @@ class Augment(nn.Module):
         """
         boxes = targets if isinstance(targets, Boxes) else None
         masks = targets if isinstance(targets, Tensor) and targets.ndim == 3 else None
+        if self.policy:
+            if boxes is not None or masks is not None:
+                raise UserError("data.augment.policy: for classification only; leave it at null")
+            images = torch.stack([self.policy(image) for image in images])
         matrices = self._matrices(len(images), upright=boxes is not None)
         grid = affine_grid(matrices, list(images.shape), align_corners=False).to(images.device)
         if boxes is None:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from nano_cv.networks.unet import Body, convolution
+from nano_cv.networks.blocks import convolution
+from nano_cv.networks.unet import Body
 
 STRIDE = 4  # pixels of the input between two places where a centre can be
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from nano_cv.networks.blocks import Residual, convolution
+
 
 class UNet(nn.Module):
     """A logit for each class at each pixel.
@@ -59,7 +61,7 @@ class Body(nn.Module):
             nn.Sequential(
                 convolution(inputs[level], width, stride=2),
                 # At the largest sides a block costs much and sees little.
-                *([Residual(width)] if level >= 2 else []),
+                *([Residual(width, width)] if level >= 2 else []),
             )
             for level, width in enumerate(channels)
         )
@@ -82,28 +84,3 @@ class Body(nn.Module):
         for lateral, block, skip in zip(self.lateral, self.decoder, skips, strict=True):
             features = block(skip + interpolate(lateral(features), scale_factor=2.0))
         return features
-
-
-class Residual(nn.Module):
-    """Two convolutions beside a shortcut."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = convolution(width, width)
-        self.second = nn.Sequential(
-            nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False), nn.BatchNorm2d(width)
-        )
-        self.activation = nn.ReLU(inplace=True)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """`[B, C, H, W]` to the same."""
-        return self.activation(features + self.second(self.first(features)))
-
-
-def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """3x3 convolution, batch norm, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(inplace=True),
-    )

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchvision.transforms import v2
 
 from nano_cv.tasks.task import Task
 
@@ -19,15 +20,28 @@ class Classification(Task):
 
     Args:
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
+        mixup: alpha of the Beta distribution from which the shares of two pictures in their sum are
+            drawn (Zhang et al. 2018); 0 leaves that out.
+        cutmix: likewise, of the area that one picture takes of another (Yun et al. 2019). With
+            both, each batch gets one of them by chance.
         **options: those of `Task`.
     """
 
     monitor = "val/accuracy"
 
-    def __init__(self, label_smoothing: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.label_smoothing = label_smoothing
         classes = len(self.contract.classes)
+        ways = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+        mixes = [way(alpha=alpha, num_classes=classes) for way, alpha in ways if alpha]
+        self.mix = v2.RandomChoice(mixes) if mixes else None
         metrics: dict[str, Any] = {
             "accuracy": MulticlassAccuracy(classes, average="micro"),
             "f1": MulticlassF1Score(classes, average="macro"),
@@ -40,7 +54,7 @@ class Classification(Task):
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         """Loss of one batch: images `[B, 3, H, W]` in 0..255, int64 labels `[B]`."""
-        images, labels = batch
+        images, labels = self.mix(*batch) if self.mix else batch
         loss = cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
         return self.log_losses("train", {"loss": loss}, len(labels))
 

@@ -27,6 +27,8 @@ class Task(pl.LightningModule):
         network: makes the network from `num_classes` and `image_size`.
         optimizer: makes the optimiser from parameter groups.
         warmup_epochs: length of the linear rise to the full learning rate.
+        layer_decay: times the learning rate with each layer away from the classifier, for networks
+            of timm: what was learnt elsewhere changes least (Bao et al. 2021, "BEiT").
         ema_decay: of the exponential moving average of the weights, which is what gets validated,
             tested and saved (Polyak and Juditsky 1992); None trains without.
     """
@@ -44,12 +46,14 @@ class Task(pl.LightningModule):
         network: Callable[..., nn.Module],
         optimizer: Callable[..., Optimizer] = torch.optim.AdamW,
         warmup_epochs: float = 1.0,
+        layer_decay: float = 1.0,
         ema_decay: float | None = None,
     ) -> None:
         super().__init__()
         self.contract = contract
         self.optimizer = optimizer
         self.warmup_epochs = warmup_epochs
+        self.layer_decay = layer_decay
         self.ema_decay = ema_decay
         self.network = network(num_classes=len(contract.classes), image_size=contract.image_size)
         # Pixels lie as they were decoded, and convolutions run up to 1.5 times as fast.
@@ -83,13 +87,9 @@ class Task(pl.LightningModule):
 
         Loshchilov and Hutter 2017 (SGDR, AdamW); Goyal et al. 2017 (warm-up).
         """
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
-            {"params": [parameter for parameter in parameters if parameter.ndim <= 1]}
-            | {"weight_decay": 0.0},
-        ]
-        optimizer = self.optimizer(groups)
+        optimizer = self.optimizer(self._parameter_groups())
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_scale", 1.0)
         steps = float(self.trainer.estimated_stepping_batches)
         epochs = self.trainer.max_epochs or 1
         warmup = max(1.0, self.warmup_epochs * steps / epochs)
@@ -101,6 +101,22 @@ class Task(pl.LightningModule):
 
         schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        if self.layer_decay != 1.0:
+            from timm.optim import param_groups_layer_decay
+
+            body: Any = self.network.body
+            if not hasattr(body, "group_matcher"):
+                raise ValueError("layer_decay is for networks of timm; leave it at 1")
+            decay = self.optimizer.keywords["weight_decay"]  # type: ignore[attr-defined]
+            return param_groups_layer_decay(body, decay, layer_decay=self.layer_decay)
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [
+            {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+            {"params": [parameter for parameter in parameters if parameter.ndim <= 1]}
+            | {"weight_decay": 0.0},
+        ]
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """Keep averaged weights, if `ema_decay` is set."""

@@ -1,0 +1,87 @@
+"""A folder a class: `daisy/*.jpg`, `tulips/*.jpg`; `train/`, `val/` and `test/` above, or not."""
+
+import logging
+from collections.abc import Collection
+from pathlib import Path
+
+from nano_cv.data import images, reading
+from nano_cv.data.pictures import SPLITS, Pictures
+from nano_cv.data.splitting import SHARES, stable_split
+from nano_cv.errors import UserError, listing, nearest
+
+log = logging.getLogger(__name__)
+
+
+class Folder(Pictures):
+    """One split of a set for classification or generation.
+
+    Three layouts: `train/`, `val/` and `test/` with a folder a class in each; some of them, and
+    what is missing is taken out of `train/` by the hash of the file's name; or one folder a class
+    and nothing above, split by that hash. Classes are sorted by name, as numbers where all of them
+    are numbers.
+
+    Args:
+        root: that folder.
+        split: `train`, `val` or `test`.
+        task: `classification` or `generation`.
+
+    Raises:
+        UserError: no folders, pictures that lie beside them, a class that `train/` has not.
+    """
+
+    def __init__(self, root: str | Path, split: str, task: str = "classification") -> None:
+        reading.serves("A folder a class", task, "classification", "generation")
+        root = Path(root)
+        if not root.is_dir():
+            raise UserError(f"{root}: no such folder; it should hold a folder a class")
+        given = {one: folder for one in SPLITS if (folder := root / one).is_dir()}
+        if given and "train" not in given:
+            raise UserError(f"{root}: holds {listing(given)}, and no 'train' to learn from")
+        training = given.get("train", root)
+        classes = class_folders(training)
+        if split == "train":
+            report(training, classes, given)
+        source = given.get(split, training)
+        for name in class_folders(source):
+            if name not in classes:
+                known = f"not one of the classes in {training}{nearest(name, classes)}"
+                raise UserError(f"{source / name}: {known} It has: {listing(classes)}")
+        files, labels = [], []
+        for label, name in enumerate(classes):
+            for file in images.find(source / name) if (source / name).is_dir() else []:
+                if source != training or taken(file.name, given) == split:
+                    files.append(file)
+                    labels.append(label)
+        super().__init__(root, files, labels, classes)
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The names of the class folders in `folder`, in order; nothing else may lie beside them."""
+    found = [path for path in folder.glob("[!._]*")]
+    loose = [path for path in found if path.suffix.lower() in images.EXTENSIONS]
+    if loose:
+        raise UserError(
+            f"{folder}: {len(loose)} pictures lie beside the folders of the classes: "
+            f"{listing((path.name for path in loose), most=3)}; each belongs into that of its class"
+        )
+    names = [path.name for path in found if path.is_dir()]
+    if len(names) < 2:
+        there = f"only {names[0]}" if names else "none"
+        raise UserError(f"{folder}: at least two folders are needed, one a class; there is {there}")
+    return sorted(names, key=int) if all(map(str.isdecimal, names)) else sorted(names)
+
+
+def taken(name: str, given: Collection[str]) -> str:
+    """The split of a picture in `train/`, or in the pool: one that has a folder takes none."""
+    split = stable_split(name)
+    return "train" if split in given else split
+
+
+def report(training: Path, classes: list[str], given: Collection[str]) -> None:
+    """Say what was decided and might surprise."""
+    if all(map(str.isdecimal, classes)) and sorted(classes) != classes:
+        log.warning("%s: classes are numbers and sorted as such: %s", training, listing(classes))
+    missing = [split for split in SPLITS if split not in given]
+    if missing:
+        shares = ", ".join(f"{SHARES[split]} % {split}" for split in missing)
+        log.info("%s: split by the hash of the file names: %s", training, shares)

