@@ -38,8 +38,8 @@ class Augment(nn.Module):
         policy: `trivial` (Müller and Hutter 2021, TrivialAugment) or `rand` (Cubuk et al. 2020,
             RandAugment): one or two strong changes to each picture before all others; only for
             pictures whose target has no place in them.
-        strength: of all but mirror, turn and policy: 1 as given above; 0 leaves only what gives a picture
-            that a camera could have taken, pixel for pixel.
+        strength: of all but mirror, turn and policy: 1 as given above; 0 leaves only what gives a
+            picture that a camera could have taken, pixel for pixel.
     """
 
     def __init__(
