@@ -15,6 +15,8 @@ def train(config: DictConfig) -> None:
     from pytorch_lightning import seed_everything
 
     from nano_cv import building, training, weights
+    from nano_cv.data.survey import survey
+    from nano_cv.drawing import save
     from nano_cv.engines import Torch
     from nano_cv.evaluation import evaluate
     from nano_cv.inputs import of_test
@@ -27,6 +29,9 @@ def train(config: DictConfig) -> None:
     data = building.make_data(config)
     data.setup()
     logger = make_logger(config, folder, "train", data.data_hash)
+    sheet = survey(data.splits, data.data_hash, data.cache)
+    save(sheet, folder / "data.png")
+    logger.log_drawing("data", sheet)
     contract = building.make_contract(config, data, run_id=logger.run_id)
     task = building.make_task(config, contract)
     building.load_pretrained(config, task)

@@ -38,9 +38,12 @@ class Folder(Pictures):
         if given and "train" not in given:
             raise UserError(f"{root}: holds {listing(given)}, and no 'train' to learn from")
         training = given.get("train", root)
-        classes = class_folders(training)
-        if split == "train":
-            report(training, classes, given)
+        names = class_folders(training, least=2)
+        classes = reading.in_order(names, training, notice=split == "train")
+        missing = [one for one in SPLITS if one not in given]
+        if split == "train" and missing:
+            shares = ", ".join(f"{SHARES[one]} % {one}" for one in missing)
+            log.info("%s: split by the hash of the file names: %s", training, shares)
         source = given.get(split, training)
         for name in class_folders(source):
             if name not in classes:
@@ -55,8 +58,8 @@ class Folder(Pictures):
         super().__init__(root, files, labels, classes)
 
 
-def class_folders(folder: Path) -> list[str]:
-    """The names of the class folders in `folder`, in order; nothing else may lie beside them."""
+def class_folders(folder: Path, least: int = 0) -> list[str]:
+    """The names of the class folders in `folder`; no pictures may lie beside them."""
     found = [path for path in folder.glob("[!._]*")]
     loose = [path for path in found if path.suffix.lower() in images.EXTENSIONS]
     if loose:
@@ -65,23 +68,13 @@ def class_folders(folder: Path) -> list[str]:
             f"{listing((path.name for path in loose), most=3)}; each belongs into that of its class"
         )
     names = [path.name for path in found if path.is_dir()]
-    if len(names) < 2:
+    if len(names) < least:
         there = f"only {names[0]}" if names else "none"
         raise UserError(f"{folder}: at least two folders are needed, one a class; there is {there}")
-    return sorted(names, key=int) if all(map(str.isdecimal, names)) else sorted(names)
+    return names
 
 
 def taken(name: str, given: Collection[str]) -> str:
     """The split of a picture in `train/`, or in the pool: one that has a folder takes none."""
     split = stable_split(name)
     return "train" if split in given else split
-
-
-def report(training: Path, classes: list[str], given: Collection[str]) -> None:
-    """Say what was decided and might surprise."""
-    if all(map(str.isdecimal, classes)) and sorted(classes) != classes:
-        log.warning("%s: classes are numbers and sorted as such: %s", training, listing(classes))
-    missing = [split for split in SPLITS if split not in given]
-    if missing:
-        shares = ", ".join(f"{SHARES[split]} % {split}" for split in missing)
-        log.info("%s: split by the hash of the file names: %s", training, shares)

@@ -74,6 +74,17 @@ def different(names: Sequence[str], source: Path) -> list[str]:
     return list(names)
 
 
+def in_order(names: Iterable[str], source: Path, notice: bool = True) -> list[str]:
+    """Class names sorted; as numbers, with a notice, where all of them are numbers."""
+    by_name = sorted(names)
+    if not all(map(str.isdecimal, by_name)):
+        return by_name
+    by_number = sorted(by_name, key=int)
+    if notice and by_number != by_name:
+        log.warning("%s: classes are numbers and sorted as such: %s", source, listing(by_number))
+    return by_number
+
+
 def class_index(name: str, classes: Sequence[str], where: str) -> int:
     """The position of a class name, or a `UserError` with the name that is spelt like it."""
     if name not in classes:

@@ -6,6 +6,7 @@ Shapes: B pictures, C channels, H height, W width, K classes.
 from typing import Any
 
 import timm
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from nano_cv.networks.pretrained import IMAGENET, LITE0, check_name, fill, imagenet_weights
@@ -21,6 +22,8 @@ class Backbone(nn.Module):
         name: in timm, for example `resnet18`; `timm.list_models()` has all.
         dropout: share of the last features dropped in training.
         drop_path: share of the residual blocks passed over in training (Huang et al. 2016).
+        frozen: the first so many stages, the stem being one, stay as they are: what pretrained ones
+            see serves any photograph, and their half of the arithmetic is saved.
     """
 
     def __init__(
@@ -30,6 +33,7 @@ class Backbone(nn.Module):
         name: str = LITE0,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        frozen: int = 0,
     ) -> None:
         super().__init__()
         check_name(name)
@@ -41,6 +45,12 @@ class Backbone(nn.Module):
             options["img_size"] = image_size
         self.name = name
         self.body: nn.Module = timm.create_model(name, **options)
+        if frozen:
+            matcher: Any = self.body.group_matcher
+            stages = group_parameters(self.body, matcher(coarse=True))
+            for parameters in list(stages.values())[:frozen]:
+                for parameter in parameters:
+                    self.body.get_parameter(parameter).requires_grad_(False)
 
     @property
     def features(self) -> nn.Module:
@@ -51,6 +61,14 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images `[B, 3, H, W]` to logits `[B, K]`."""
         return self.body(images)
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """As every module's; statistics of frozen batch norms stay as they are."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+                module.eval()
+        return self
 
     def load_pretrained(self) -> None:
         """Fill all but the classifier with weights learnt on ImageNet.

@@ -1,0 +1,97 @@
+"""A CSV table: a row a picture, with the columns `file`, `label` and, if there is one, `split`."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from nano_cv.data import reading
+from nano_cv.data.pictures import SPLITS, Pictures
+from nano_cv.data.splitting import stable_split
+from nano_cv.errors import UserError, listing, nearest
+
+NEEDED = ("file", "label")
+
+
+class Row(NamedTuple):
+    """One picture; `where` is the line of the table, for messages."""
+
+    file: str
+    label: str
+    split: str
+    where: str
+
+
+class Table(Pictures):
+    """One split of a set for classification or generation.
+
+    `train.csv`, `val.csv` and `test.csv`; or `labels.csv` for all of them, where the column
+    `split` says which, or else the hash of the file's name. Files are relative to the folder of the
+    table. Classes are the labels of the training split, sorted, as numbers where all are numbers.
+    Columns may be separated by commas, semicolons or tabs.
+
+    Args:
+        root: folder of the tables.
+        split: `train`, `val` or `test`.
+        task: `classification` or `generation`.
+
+    Raises:
+        UserError: columns, pictures or labels missing; names table and line.
+    """
+
+    def __init__(self, root: str | Path, split: str, task: str = "classification") -> None:
+        reading.serves("A CSV table", task, "classification", "generation")
+        root = Path(root)
+        rows = list(rows_of(root, split))
+        training = rows if split == "train" else list(rows_of(root, "train"))
+        classes = reading.in_order({row.label for row in training}, root, notice=split == "train")
+        labels = [reading.class_index(row.label, classes, row.where) for row in rows]
+        files = [root / row.file for row in rows]
+        missing = [
+            f"{row.where}: {row.file}"
+            for row, file in zip(rows, files, strict=True)
+            if not file.is_file()
+        ]
+        if missing:
+            raise UserError(
+                f"{len(missing)} pictures are not in {root}: {listing(missing, most=3)}"
+            )
+        super().__init__(root, files, labels, classes)
+
+
+def rows_of(root: Path, split: str) -> Iterator[Row]:
+    """The rows of one split; a table of its own goes before the common one."""
+    common = root / "labels.csv"
+    alone = not common.exists() or any((root / f"{one}.csv").exists() for one in SPLITS)
+    if alone:
+        yield from read(root / f"{split}.csv", split)
+        return
+    for row in read(common, ""):
+        if (row.split or stable_split(Path(row.file).name)) == split:
+            yield row
+
+
+def read(source: Path, split: str) -> Iterator[Row]:
+    """The rows of a table, of which all belong to `split` if that is not empty."""
+    lines = reading.text(source).splitlines()
+    first = lines[0] if lines else ""
+    table = csv.DictReader(lines, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
+    columns = list(table.fieldnames or [])
+    lacking = [name for name in NEEDED if name not in columns]
+    if lacking:
+        raise UserError(
+            f"{source}: no column '{lacking[0]}'{nearest(lacking[0], columns)} "
+            f"The first line names the columns: {listing(columns) or 'it is empty'}; needed are "
+            "file,label and for several splits in one table, split"
+        )
+    for row in table:
+        where = f"{source}, line {table.line_num}"
+        file, label = ((row[name] or "").strip() for name in NEEDED)
+        if not file or not label:
+            raise UserError(f"{where}: no {'label' if file else 'file'}")
+        given = split or (row.get("split") or "").strip()
+        if given not in ("", *SPLITS):
+            raise UserError(
+                f"{where}: split '{given}'{nearest(given, SPLITS)} Allowed: {listing(SPLITS)}"
+            )
+        yield Row(file, label, given, where)

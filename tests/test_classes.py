@@ -1,0 +1,234 @@
+"""Pictures of one's own for classification: a folder a class, or a table; and what is shown."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+from PIL import Image
+
+from nano_cv.data.folder import Folder
+from nano_cv.data.pictures import SPLITS, Pictures, open_splits
+from nano_cv.data.splitting import stable_split
+from nano_cv.data.survey import survey, table
+from nano_cv.data.table import Table
+from nano_cv.errors import UserError
+
+COLOURS = {"cat": (200, 40, 40), "dog": (40, 200, 40)}
+
+
+def picture(file: Path, colour: tuple[int, int, int] = (9, 9, 9)) -> None:
+    """A flat one, not quite the same as any other."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((20, 24, 3), colour, np.uint8)
+    pixels[0, :4] = np.frombuffer(
+        hashlib.sha256(str(file).encode()).digest()[:12], np.uint8
+    ).reshape(4, 3)
+    Image.fromarray(pixels).save(file)
+
+
+def make_folder(root: Path, splits: tuple[str, ...] = SPLITS, count: int = 4) -> None:
+    for split in splits or ("",):
+        for name, colour in COLOURS.items():
+            for number in range(count):
+                picture(root / split / name / f"{split}{number}.png", colour)
+
+
+def make_csv(root: Path) -> None:
+    for split in SPLITS:
+        rows = []
+        for name, colour in COLOURS.items():
+            for number in range(4):
+                file = f"pictures/{split}_{name}{number}.png"
+                picture(root / file, colour)
+                rows.append(f"{file},{name}")
+        (root / f"{split}.csv").write_text("\n".join(["file,label", *rows]))
+
+
+def refused(read: Callable[[], Pictures]) -> str:
+    with pytest.raises(UserError) as caught:
+        read()
+    return str(caught.value)
+
+
+def names(pictures: Pictures) -> dict[str, list[str]]:
+    """The names of the files of each class."""
+    found: dict[str, list[str]] = {name: [] for name in pictures.classes}
+    for file, target in zip(pictures.files, pictures.targets, strict=True):
+        found[pictures.classes[target]].append(file.name)
+    return found
+
+
+# A folder a class
+
+
+def test_folders_of_splits(tmp_path):
+    make_folder(tmp_path)
+    (tmp_path / "val/cat/.hidden.png").write_bytes(b"")
+    (tmp_path / "val/notes.txt").write_text("not a picture")
+    val = Folder(tmp_path, "val")
+    assert val.classes == ["cat", "dog"]
+    assert names(val) == {name: [f"val{number}.png" for number in range(4)] for name in COLOURS}
+
+
+def test_one_pool_is_split_by_the_names_of_its_files(tmp_path, caplog):
+    make_folder(tmp_path, splits=(), count=60)
+    caplog.set_level("INFO")
+    found = {split: names(Folder(tmp_path, split)) for split in SPLITS}
+    for name in COLOURS:
+        every = [file for split in SPLITS for file in found[split][name]]
+        assert sorted(every) == sorted(f"{number}.png" for number in range(60))
+        for split in SPLITS:
+            assert found[split][name] and {stable_split(one) for one in found[split][name]} == {
+                split
+            }
+    (said,) = [text for text in caplog.messages if "split by the hash" in text]
+    assert "70 % train, 15 % val, 15 % test" in said
+
+
+def test_a_missing_split_is_taken_from_train(tmp_path):
+    make_folder(tmp_path, splits=("train", "test"), count=60)
+    train, val, test = (names(Folder(tmp_path, split))["cat"] for split in SPLITS)
+    assert len(train) + len(val) == len(test) == 60 and val
+    assert all(stable_split(name) == "val" for name in val)
+    assert {stable_split(name) for name in train} == {"train", "test"}, "test has a folder"
+
+
+def test_numbers_are_sorted_as_numbers(tmp_path, caplog):
+    for name in ("10", "9", "1"):
+        picture(tmp_path / "train" / name / "a.png")
+        picture(tmp_path / "val" / name / "b.png")
+    assert Folder(tmp_path, "train").classes == ["1", "9", "10"]
+    assert "sorted as such: 1, 9, 10" in caplog.text
+    caplog.clear()
+    assert Folder(tmp_path, "val").classes == ["1", "9", "10"] and not caplog.text, "said once"
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda root: root.rmdir(), "no such folder"),
+        (lambda root: None, "there is none"),
+        (lambda root: picture(root / "cat/a.png"), "there is only cat"),
+        (lambda root: (make_folder(root, ()), picture(root / "loose.png")), "loose.png"),
+        (lambda root: make_folder(root, ("val", "test")), "no 'train'"),
+        (
+            lambda root: (make_folder(root), picture(root / "val/dgo/a.png")),
+            "val/dgo: not one of the classes in",
+        ),
+    ],
+)
+def test_refused_folders(tmp_path, make, said):
+    root = tmp_path / "set"
+    root.mkdir()
+    make(root)
+    message = refused(lambda: Folder(root, "val"))
+    assert said in message and str(root) in message
+    if "dgo" in message:
+        assert "did you mean 'dog'?" in message
+
+
+# A table
+
+
+def write_table(root: Path, rows: Mapping[str, str], name: str = "labels.csv") -> None:
+    for file in rows:
+        picture(root / file)
+    lines = [f"{file},{rest}" for file, rest in rows.items()]
+    (root / name).write_text("\n".join(["file,label,split", *lines]))
+
+
+def test_table_with_splits(tmp_path):
+    rows = {f"{split}/{name}.png": f"{name},{split}" for split in SPLITS for name in COLOURS}
+    write_table(tmp_path, rows)
+    for split in SPLITS:
+        pictures = Table(tmp_path, split)
+        assert pictures.names == [f"{split}/cat.png", f"{split}/dog.png"]
+        assert pictures.targets == [0, 1] and pictures.classes == ["cat", "dog"]
+
+
+def test_table_without_splits_goes_by_the_hash(tmp_path):
+    write_table(tmp_path, {f"{number}.png": f"{'ab'[number % 2]}," for number in range(40)})
+    found = {split: Table(tmp_path, split).names for split in SPLITS}
+    every = [name for names in found.values() for name in names]
+    assert sorted(every) == sorted(f"{number}.png" for number in range(40))
+    assert all(stable_split(name) == split for split in SPLITS for name in found[split])
+
+
+def test_table_of_its_own_in_another_spelling(tmp_path):
+    """As a spreadsheet writes it: semicolons, a byte-order mark, more columns, spaces."""
+    for split in SPLITS:
+        for name in ("a", "b"):
+            picture(tmp_path / f"{split}_{name}.png")
+        text = f"\ufeffnote;label;file\nx;one; {split}_a.png\n;two;{split}_b.png\n"
+        (tmp_path / f"{split}.csv").write_text(text, encoding="utf-8")
+    test = Table(tmp_path, "test")
+    assert test.names == ["test_a.png", "test_b.png"] and test.classes == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "train.csv: cannot be read"),
+        ("", "it is empty"),
+        ("filename,label\na.png,x", "no column 'file'; did you mean 'filename'?"),
+        ("file,label\na.png,", "line 2: no label"),
+        ("file,label,split\na.png,x,train\ngone.png,x,train", "line 3: gone.png"),
+        ("file,label,split\na.png,x,trian", "split 'trian'; did you mean 'train'?"),
+    ],
+)
+def test_refused_tables(tmp_path, text, said):
+    picture(tmp_path / "a.png")
+    if text is not None:
+        (tmp_path / "labels.csv").write_text(text)
+    assert said in refused(lambda: Table(tmp_path, "train"))
+
+
+def test_label_that_was_not_learnt(tmp_path):
+    rows = {"a.png": "cat,train", "b.png": "dog,train", "c.png": "dgo,test"}
+    write_table(tmp_path, rows)
+    message = refused(lambda: Table(tmp_path, "test"))
+    assert "labels.csv, line 4: 'dgo'" in message and "did you mean 'dog'?" in message
+
+
+# What is shown of a set
+
+
+def test_survey_is_shown_once(tmp_path, caplog):
+    make_folder(tmp_path / "set")
+    cache = tmp_path / "cache"
+    caplog.set_level("INFO")
+    for _ in range(2):
+        splits, data_hash = open_splits(
+            Folder, tmp_path / "set", "classification", 16, cache, "stretch"
+        )
+        sheet = survey(splits, data_hash, cache)
+    (said,) = [text for text in caplog.messages if "first time" in text]
+    assert [line.split() for line in said.splitlines()[1:5]] == [
+        ["pictures", *SPLITS],
+        ["cat", "4", "4", "4"],
+        ["dog", "4", "4", "4"],
+        ["all", "pictures", "8", "8", "8"],
+    ]
+    assert "24x20 to 24x20 pixels" in said
+    red, green = sheet[50, 150], sheet[160, 150]
+    assert red[0] > 150 > red[1] and green[1] > 150 > green[0], "a row a class"
+
+
+def test_table_of_many_classes_is_cut(tmp_path):
+    for split in SPLITS:
+        for number in range(30):
+            picture(tmp_path / split / f"class{number}" / f"{split}.png")
+    splits, _ = open_splits(Folder, tmp_path, "classification", 16, tmp_path / "c", "stretch")
+    assert "and 10 more" in table(splits) and len(table(splits).splitlines()) == 24
+
+
+@pytest.mark.parametrize(("data", "make"), [("folder", make_folder), ("csv", make_csv)])
+def test_trained_from_the_command_line(run, tmp_path, data, make):
+    make(tmp_path / "set")
+    done = run("train", f"+data={data}", *TINY, "data.root=set", "data.name=pets", "test=false")
+    assert done.status == 0, done.err
+    (folder,) = tmp_path.glob("runs/train/lenet_pets/*")
+    assert (folder / "data.png").exists() and (tmp_path / "weights/lenet_pets.safetensors").exists()
