@@ -41,7 +41,8 @@ def train(config: DictConfig) -> None:
     training.fit(trainer, task, data, checkpoint if config.resume else None)
     metrics = {f"best {task.monitor}": training.restore_best(task, keeper)}
 
-    weights.save(task, path)
+    weights.save(task, path, config.half)
+    weights.load(task, path)  # what is tested is what was saved
     if config.test:
         engine = Torch(task, path, config.trainer.accelerator)
         inputs, _ = of_test(config, contract, data.splits)

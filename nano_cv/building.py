@@ -1,5 +1,6 @@
 """From a configuration to its parts: the only file beside the scripts that knows Hydra's wiring."""
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from nano_cv.contract import Contract, git_commit
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError, settings_of
 
+log = logging.getLogger(__name__)
 if TYPE_CHECKING:  # the engines without torch come through here too
     from nano_cv.data.datamodule import DataModule
     from nano_cv.tasks.task import Task
@@ -75,7 +77,7 @@ def make_task(config: DictConfig, contract: Contract) -> "Task":
 
 
 def load_pretrained(config: DictConfig, task: "Task") -> None:
-    """Start from the weights that `model.pretrained` names: true for ImageNet's, or a file.
+    """Start from the weights that `model.pretrained` names: `imagenet`, or a file.
 
     Raises:
         UserError: there are none, or they are those of another network.
@@ -83,11 +85,14 @@ def load_pretrained(config: DictConfig, task: "Task") -> None:
     given = config.model.get("pretrained")
     if not given:
         return
-    if given is True:
+    if given in (True, "imagenet"):
         network: Any = task.network
         if not hasattr(network, "load_pretrained"):
-            raise UserError("model.pretrained=true: only networks of timm have ImageNet's weights")
+            raise UserError(
+                "model.pretrained=imagenet: only networks of timm have ImageNet's weights"
+            )
         network.load_pretrained()
+        _compare_statistics(config)
         return
     from safetensors.torch import load_file
 
@@ -98,6 +103,21 @@ def load_pretrained(config: DictConfig, task: "Task") -> None:
     contract = weights.read_contract(path)
     weights.check_network(contract, path, config.model.name, network_options(config))
     fill(task.network, load_file(path), len(contract.classes))
+
+
+def _compare_statistics(config: DictConfig) -> None:
+    """Warn where the pixels are not normalised as they were when the weights were learnt."""
+    import timm
+
+    options = config.model.task.network
+    origin = timm.get_pretrained_cfg(options.get("backbone") or options.get("name"))
+    for key in ("mean", "std"):
+        trained, given = list(getattr(origin, key, ())), list(config.model[key])
+        if trained and trained != given:
+            log.warning(
+                "ImageNet's weights were trained with another normalisation; add model.%s=%s",
+                *(key, str(trained).replace(" ", "")),
+            )
 
 
 def trained_task(config: DictConfig, path: Path) -> "Task":

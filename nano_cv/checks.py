@@ -44,6 +44,7 @@ POSITIVE = (
     *(f"triton.{key}" for key in ("queue_timeout_us", "decode_instances")),
     *("triton.max_picture_bytes", "triton.max_picture_pixels"),
 )
+NULLABLE = ("ema_decay",)  # numbers that may be switched off
 NOT_NEGATIVE = (
     "seed",
     "data.workers",
@@ -209,7 +210,7 @@ def _check_key(override: Override, defaults: DictConfig, groups: dict[str, list[
             )
         node = node[part]
     given = None if override.is_delete() else override.value()
-    if override.is_delete() or "${" in str(given):
+    if override.is_delete() or "${" in str(given) or (given is None and path[-1] in NULLABLE):
         return  # an interpolation: composing will resolve it
     if "${" in str(node):
         node = OmegaConf.select(defaults, override.key_or_group, throw_on_missing=False)

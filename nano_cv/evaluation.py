@@ -31,7 +31,8 @@ def evaluate(
         limit = config.trainer.limit_test_batches if inputs.pictures.targets else 1.0
         count = limited(len(inputs.pictures), config.data.batch_size, limit)
         pictures = inputs.pictures.first(count)
-        given = contract, predict(engine, inputs, count, config.data.batch_size), pictures
+        answers = predict(engine, inputs, count, config.data.batch_size, config.get("tta", False))
+        given = contract, answers, pictures
 
         metrics = report.metrics(*given) if pictures.targets else {}
         metrics = {f"test/{name}": value for name, value in metrics.items()}
@@ -52,12 +53,23 @@ def limited(count: int, batch_size: int, limit: float) -> int:
     return min(count, batches * batch_size)
 
 
-def predict(engine: Engine, inputs: Inputs, count: int, batch_size: int) -> dict[str, NDArray[Any]]:
-    """The first `count` of `inputs` through the engine: outputs by name, each `[count, ...]`."""
+def predict(
+    engine: Engine, inputs: Inputs, count: int, batch_size: int, tta: bool = False
+) -> dict[str, NDArray[Any]]:
+    """The first `count` of `inputs` through the engine: outputs by name, each `[count, ...]`.
+
+    With `tta`, test-time augmentation, a classifier's answer is the mean of those for the picture
+    and for its mirror image.
+    """
     parts = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
-    batches = [
-        engine.predict(inputs.inputs(part)) for part in track(parts, len(parts), "Predicting")
-    ]
+    batches = []
+    for part in track(parts, len(parts), "Predicting"):
+        given = inputs.inputs(part)
+        answers = engine.predict(given)
+        if tta:
+            mirrored = engine.predict({"IMAGES": given["IMAGES"][..., ::-1].copy()})
+            answers = {name: (answers[name] + mirrored[name]) / 2 for name in answers}
+        batches.append(answers)
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 

@@ -92,7 +92,7 @@ def imagined(config: DictConfig, contract: Contract) -> Imagined:
 
 
 def check_options(config: DictConfig) -> None:
-    """`labels` and `count` are for generators; `input` and `gradcam` are not.
+    """`labels` and `count` are for generators, `gradcam` and `tta` for classifiers.
 
     Raises:
         UserError: one of them does not fit the task of the model.
@@ -107,10 +107,11 @@ def check_options(config: DictConfig) -> None:
                 else f"only a generator can be asked for pictures, and this does {task}"
             )
             raise UserError(f"{key}={config[key]}: {advice}")
-    if config.gradcam and task != "classification":
-        raise UserError(
-            f"gradcam=true: explains classification, and model={config.model.name} does {task}"
-        )
+    for key in ("gradcam", "tta"):
+        if config[key] and task != "classification":
+            raise UserError(
+                f"{key}=true: is for classification, and model={config.model.name} does {task}"
+            )
 
 
 def find(given: str) -> list[Path]:

@@ -35,6 +35,7 @@ EXPECTED = (  # warnings of Lightning about what is meant to be so
     ".*LeafSpec.*",  # a torch class that Lightning calls by its old name
     "Checkpoint directory .* exists",  # the run that is resumed
     ".*smaller than the logging interval",  # a small data set
+    ".*in eval mode at the start of training",  # frozen stages
 )
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,18 @@ from nano_cv.files import replacing
 from nano_cv.tasks.task import Task
 
 
-def save(task: Task, path: Path) -> None:
-    """Write the weights of `task` with its contract; whole or not at all."""
+def save(task: Task, path: Path, half: bool = False) -> None:
+    """Write the weights of `task` with its contract; whole or not at all.
+
+    Args:
+        task: with the network.
+        path: the file.
+        half: kernels and matrices as float16, in half the space. The rest stays as it is, for the
+            statistics of batch norms may have any size.
+    """
     tensors = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}
+    if half:
+        tensors = {name: one.half() if one.ndim > 1 else one for name, one in tensors.items()}
     content = to_bytes(tensors, metadata={"contract": task.contract.to_json()})
     with replacing(path) as temporary:  # safetensors' own writing hides a full disk's OSError
         temporary.write_bytes(content)

