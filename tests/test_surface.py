@@ -8,6 +8,8 @@ import pytest
 from conftest import ROOT, make_flowers, python
 from test_formats import every_split, make_coco, make_masks, make_voc, make_yolo, mask, write
 
+from omegaconf import OmegaConf
+
 from nano_cv.checks import CONFIGS, option_groups, task_name
 
 GROUPS = option_groups([CONFIGS])
@@ -27,6 +29,7 @@ def test_option_groups():
         "logger": ["csv", "mlflow", "none"],
         "model": ["centernet", "flow", "lenet", "lenet64", "unet"],
         "paths": ["default"],
+        "sweep": ["optuna"],
         "trainer": ["default"],
         "triton": ["default"],
     }
@@ -68,6 +71,17 @@ LOAD = {
 )
 def test_top_level_keys(script, keys):
     assert set(compose(script)) == keys
+
+
+@pytest.mark.parametrize("sweep", GROUPS["sweep"])
+@pytest.mark.parametrize("model", GROUPS["model"])
+def test_every_model_has_what_is_searched(model, sweep):
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        chosen = [f"model={model}", f"sweep={sweep}"]
+        config = hydra.compose("train", chosen, return_hydra_config=True)
+    assert config.hydra.sweeper.params
+    for key in config.hydra.sweeper.params:
+        assert isinstance(OmegaConf.select(config, key), float), key
 
 
 def serves(data: str, model: str) -> bool:
