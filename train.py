@@ -6,15 +6,19 @@ from nano_cv.cli import main
 
 
 @main("train")
-def train(config: DictConfig) -> None:
-    """Fit, keep the best epoch, test it, save its weights, and say where everything lies."""
+def train(config: DictConfig) -> float:
+    """Fit, keep the best epoch, test it, save its weights, and say where everything lies.
+
+    Returns:
+        What a sweep looks for the most of: the best validation metric, or minus a loss.
+    """
     from nano_cv.processor import keep_memory
 
     keep_memory()  # before torch is loaded
 
     from pytorch_lightning import seed_everything
 
-    from nano_cv import building, training, weights
+    from nano_cv import building, sweep, training, weights
     from nano_cv.data.survey import survey
     from nano_cv.drawing import save
     from nano_cv.engines import Torch
@@ -36,18 +40,20 @@ def train(config: DictConfig) -> None:
     task = building.make_task(config, contract)
     building.load_pretrained(config, task)
 
-    trainer, keeper = training.make_trainer(config, folder, logger, task)
+    trainer, keeper = training.make_trainer(config, folder, building.sweep_folder(), logger, task)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     training.fit(trainer, task, data, checkpoint if config.resume else None)
-    metrics = {f"best {task.monitor}": training.restore_best(task, keeper)}
+    best = training.restore_best(task, keeper)
+    metrics = {f"best {task.monitor}": best}
 
     weights.save(task, path, config.half)
     weights.load(task, path)  # what is tested is what was saved
-    if config.test:
+    if config.test and not sweep.pruned(folder):
         engine = Torch(task, path, config.trainer.accelerator)
         inputs, _ = of_test(config, contract, data.splits)
         metrics |= evaluate(config, engine, inputs, folder, logger)
     summarise(metrics, {"weights": path, "run": folder}, logger)
+    return best if task.mode == "max" else -best
 
 
 if __name__ == "__main__":

@@ -25,6 +25,12 @@ def run_folder() -> Path:
     return Path(HydraConfig.get().runtime.output_dir)
 
 
+def sweep_folder() -> Path | None:
+    """Of the sweep that this run belongs to, if it does to one."""
+    config = HydraConfig.get()
+    return Path(config.sweep.dir).absolute() if config.mode == RunMode.MULTIRUN else None
+
+
 def weights_file(config: DictConfig) -> Path:
     """`weights/<model>_<data>.safetensors`, or the file that `weights=` names.
 
@@ -33,8 +39,8 @@ def weights_file(config: DictConfig) -> Path:
     if config.get("weights"):
         return Path(str(config.weights)).expanduser()
     # Only train.py, the one that can resume, writes weights.
-    sweep = HydraConfig.get().mode == RunMode.MULTIRUN and "resume" in config
-    folder = run_folder() if sweep else Path(config.paths.weights)
+    in_sweep = sweep_folder() and "resume" in config
+    folder = run_folder() if in_sweep else Path(config.paths.weights)
     return folder / f"{config.model.name}_{config.data.name}.safetensors"
 
 

@@ -7,7 +7,7 @@ model that the data set cannot serve, and a folder that cannot be written to.
 import json
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nano_cv.errors import UserError, listing, nearest
+from nano_cv.space import missing, runs_of, space_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 CHOICES = {  # values that a wrong spelling would carry as far as Lightning
@@ -86,15 +88,19 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
         raise UserError(f"--config-dir {parsed.config_dir}: no such folder")
     try:
         overrides = [_parse(given) for given in parsed.overrides]
-        runs = list(_runs(overrides, multirun=parsed.multirun))
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            configs = [_check_run(config_name, run, folders) for run in runs]
+            compose = partial(_compose, config_name, folders)
+            multirun, space = _sweep(config_name, overrides, parsed.multirun, compose)
+            runs = runs_of([*overrides, *space], multirun)
+            configs = [_check_run(config_name, run, folders, compose) for run in runs]
+    except MissingConfigException as error:
+        raise missing(error) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(str(error)) from error
     if not (configs and configs[0].get("resume")):
         return []
-    if parsed.multirun:
-        raise UserError("resume=true goes on with one run; leave out -m")
+    if multirun:
+        raise UserError("resume=true goes on with one run; leave out -m and sweep")
     folder = str(last_run(config_name, configs[0])).replace("'", r"\'")
     return [f"hydra.run.dir='{folder}'"]
 
@@ -120,36 +126,52 @@ def last_run(job: str, config: DictConfig) -> Path:
     return found[-1].parents[1]
 
 
-def _runs(overrides: list[Override], multirun: bool) -> Iterator[list[Override]]:
-    """Every value of a sweep once: enough to find a mistake, without their product."""
-    parser = OverridesParser.create()
-    choices = []
-    for override in overrides:
-        if not override.is_sweep_override():
-            choices.append([override])
-        elif not multirun:
-            raise UserError(f"{override.input_line}: several values; add -m to run each of them")
-        elif not override.is_discrete_sweep():
-            return  # an interval: only its sweeper knows what it may take
-        else:
-            values = [
-                f"{override.get_key_element()}={value}"
-                for value in override.sweep_string_iterator()
-            ]
-            choices.append(parser.parse_overrides(values))
-    first = [values[0] for values in choices]
-    yield first
-    for position, others in enumerate(choices):
-        for other in others[1:]:
-            yield [*first[:position], other, *first[position + 1 :]]
+def _compose(
+    config_name: str, folders: list[Path], lines: list[str], **options: bool
+) -> DictConfig:
+    places = ",".join(f"file://{folder.resolve()}" for folder in folders[1:])
+    return hydra.compose(config_name, [f"hydra.searchpath=[{places}]", *lines], **options)
 
 
-def _check_run(config_name: str, overrides: list[Override], folders: list[Path]) -> DictConfig:
+def _sweep(
+    config_name: str, overrides: list[Override], multirun: bool, compose: Callable[..., DictConfig]
+) -> tuple[bool, list[Override]]:
+    """Whether there are to be several runs, and what a search adds to the command line."""
+    groups = groups_of(config_name)
+    single = [override for override in overrides if not override.is_sweep_override()]
+    chosen = [
+        each
+        for each in single
+        if each.key_or_group.startswith("hydra/")
+        or (each.key_or_group in groups and not each.is_delete())
+    ]
+    keys = [each for each in single if each.key_or_group.startswith("hydra.")]
+    said = any(each.key_or_group.startswith(("hydra/", "sweep", "experiment")) for each in chosen)
+    if not (multirun or said or keys):
+        return False, []
+    lines = [str(override.input_line) for override in chosen]
+    config = compose(lines, return_hydra_config=True)
+    for override in keys:
+        if inside := override.key_or_group.partition("hydra.sweeper.params.")[2]:
+            raise UserError(
+                f"{override.input_line}: a range is set by the name of its key: {inside}="
+            )
+        if override.key_or_group.startswith(("hydra.sweeper.", "hydra.launcher.")):
+            _check_key(override, config, {})
+    lines += [str(override.input_line) for override in keys]
+    config = compose(lines, return_hydra_config=True)
+    multirun = multirun or config.hydra.mode == RunMode.MULTIRUN
+    return multirun, space_of(config, overrides) if multirun else []
+
+
+def _check_run(
+    config_name: str,
+    overrides: list[Override],
+    folders: list[Path],
+    compose: Callable[..., DictConfig],
+) -> DictConfig:
     groups = option_groups(folders)
     own = {name: options for name, options in groups.items() if name in groups_of(config_name)}
-    search = [
-        f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in folders[1:])}]"
-    ]
     lines, chosen, keys = [str(override.input_line) for override in overrides], [], []
     for override in overrides:
         name = override.key_or_group.split("@")[0]
@@ -174,9 +196,6 @@ def _check_run(config_name: str, overrides: list[Override], folders: list[Path])
             chosen.append(str(override.input_line))
         elif not name.startswith("hydra"):
             keys.append(override)
-
-    def compose(lines: list[str]) -> DictConfig:
-        return hydra.compose(config_name, overrides=search + lines)
 
     defaults = compose(chosen)
     for override in keys:

@@ -25,14 +25,17 @@ from nano_cv.errors import UserError, one_line
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share, the file
 
 
-def main(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+Script = Callable[[DictConfig], float | None]  # a float is what a sweep looks for the most of
+
+
+def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
     """Make a script of a function: `@main("train")` composes `configs/train.yaml` for it."""
 
-    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+    def decorate(function: Script) -> Callable[[], None]:
         @wraps(function)
-        def job(config: DictConfig) -> None:
+        def job(config: DictConfig) -> float | None:
             try:
-                function(config)
+                return function(config)
             except (UserError, OSError, hydra.errors.InstantiationException) as error:
                 stop(error)
             except KeyboardInterrupt:
@@ -88,6 +91,6 @@ def accept_plus(arguments: list[str]) -> list[str]:
 
     And `data.root=~/pictures` to the home folder's, which neither the shell nor Hydra does.
     """
-    groups, home = "|".join(option_groups([CONFIGS])), Path.home()
+    groups, home = "|".join([*option_groups([CONFIGS]), r"hydra/[\w/]+"]), Path.home()
     arguments = [re.sub(rf"^\+({groups})=", r"\1=", argument) for argument in arguments]
     return [re.sub(r"^([\w.+]+=)~(?=/|$)", rf"\g<1>{home}", argument) for argument in arguments]

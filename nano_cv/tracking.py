@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from nano_cv.contract import git_commit
 from nano_cv.drawing import Drawing
 from nano_cv.errors import UserError, first_line
+from nano_cv.files import alone
 
 log = logging.getLogger(__name__)
 
@@ -229,8 +231,11 @@ def _mlflow(uri: str, experiment: str, tags: dict[str, str]) -> MLflow:
         # MLflow's own patience with a dead server, 7 times 120 s, would look like a hang.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    database = uri.startswith("sqlite:///") and Path(uri.removeprefix("sqlite:///").split("?")[0])
     try:
-        return MLflow(uri, experiment, tags)
+        # The runs of a sweep may start together, and only one of them can make the tables.
+        with alone(database.with_name(f"{database.name}.lock")) if database else nullcontext():
+            return MLflow(uri, experiment, tags)
     except Exception as error:  # as many kinds as there are stores
         raise UserError(
             f"logger.uri={uri}: cannot be used for tracking ({first_line(error)}); "

@@ -27,6 +27,7 @@ from nano_cv.data.datamodule import DataModule
 from nano_cv.errors import UserError, one_line, settings_of
 from nano_cv.files import replacing
 from nano_cv.processor import best_precision
+from nano_cv.pruning import Race
 from nano_cv.tasks.generation import Generation
 from nano_cv.tasks.task import Task
 from nano_cv.tracking import Logger
@@ -123,12 +124,16 @@ class Preview(pl.Callback):
 
 
 def make_trainer(
-    config: DictConfig, folder: Path, logger: Logger, task: Task
+    config: DictConfig, folder: Path, sweep: Path | None, logger: Logger, task: Task
 ) -> tuple[pl.Trainer, ModelCheckpoint]:
-    """A Trainer that keeps the best and the last epoch below `folder`, and its keeper."""
+    """A Trainer that keeps the best and the last epoch below `folder`, and its keeper.
+
+    As a run of the sweep whose folder is given, it stops when the others are better.
+    """
     options: dict[str, Any] = OmegaConf.to_container(config.trainer, resolve=True)  # type: ignore[assignment]
     options.pop("_target_")
     patience = options.pop("patience")
+    pruning = options.pop("prune_after"), options.pop("prune_siblings")
     if options["precision"] == "auto":
         options["precision"] = best_precision(options["accelerator"])
     where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
@@ -138,6 +143,8 @@ def make_trainer(
     callbacks: list[pl.Callback] = [keeper, last, EpochLine(), LearningRateMonitor("step")]
     if isinstance(task, Generation):
         callbacks.append(Preview(folder, logger))
+    if sweep:
+        callbacks.append(Race(folder, sweep, *pruning))
     if patience is not None:
         callbacks.append(EarlyStopping(task.monitor, patience=patience, mode=task.mode))
     terminal = sys.stderr.isatty()  # a Rich bar there, none in a file

@@ -6,6 +6,7 @@ from pathlib import Path
 import hydra
 import pytest
 from conftest import ROOT, make_flowers, python
+from omegaconf import OmegaConf
 from test_classes import make_csv, make_folder
 from test_formats import every_split, make_coco, make_masks, make_voc, make_yolo, mask, write
 
@@ -24,8 +25,9 @@ data: coco csv flowers folder folder_masks voc yolo
 experiment: debug
 hydra: default
 logger: csv mlflow none
-model: centernet efficientnet_lite0 flow lenet lenet64 resnet timm unet
+model: centernet convnext_atto efficientnet_lite0 flow lenet lenet64 mobilenetv3 resnet resnet18 timm unet
 paths: default
+sweep: optuna
 trainer: default
 triton: default
 """
@@ -73,6 +75,17 @@ LOAD = {
 )
 def test_top_level_keys(script, keys):
     assert set(compose(script)) == keys
+
+
+@pytest.mark.parametrize("sweep", GROUPS["sweep"])
+@pytest.mark.parametrize("model", GROUPS["model"])
+def test_every_model_has_what_is_searched(model, sweep):
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        chosen = [f"model={model}", f"sweep={sweep}"]
+        config = hydra.compose("train", chosen, return_hydra_config=True)
+    assert config.hydra.sweeper.params
+    for key in config.hydra.sweeper.params:
+        assert isinstance(OmegaConf.select(config, key), float), key
 
 
 def serves(data: str, model: str) -> bool:

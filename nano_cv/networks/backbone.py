@@ -72,9 +72,12 @@ class Backbone(nn.Module):
         return self
 
     def load_pretrained(self) -> None:
-        """Fill all but the classifier with weights learnt on ImageNet.
+        """Fill all with weights learnt on ImageNet, but the classifier with zeros.
 
         Raises:
             UserError: there are none of this name, or no network to fetch them with.
         """
         fill(self.body, imagenet_weights(self.name), IMAGENET)
+        body: Any = self.body
+        for parameter in body.get_classifier().parameters():
+            nn.init.zeros_(parameter)  # a random one would shake what is behind it with each class

@@ -1,0 +1,109 @@
+"""The search space of a sweep, looked at before it starts: `lr=1e-3,3e-4`, `interval(1e-4, 1e-2)`.
+
+Configurations of it come from `configs/sweep/`, and from the command line, which goes first.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+
+from nano_cv.errors import UserError, nearest
+
+INSTALL = {  # plugins of Hydra that not everybody has
+    "hydra/sweeper/optuna": "poetry install --extras optuna",
+    "hydra/launcher/joblib": "poetry install --extras joblib",
+    "hydra/launcher/submitit_local": "poetry install --extras submitit",
+    "hydra/launcher/submitit_slurm": "poetry install --extras submitit",
+    "hydra/launcher/ray": "pip install hydra-ray-launcher",
+}
+
+
+def missing(error: MissingConfigException) -> UserError:
+    """An option that is not there: misspelt, or of a plugin that is not installed."""
+    group, _, option = str(error.missing_cfg_file).rpartition("/")
+    if command := INSTALL.get(f"{group}/{option}"):
+        return UserError(f"{group}={option} is not installed; type: {command}")
+    known = {name.rpartition("/")[2] for name in INSTALL if name.rpartition("/")[0] == group}
+    allowed = sorted(known.union(error.options or []))
+    return UserError(
+        f"{group}={option}: no such {group.rpartition('/')[2]}{nearest(option, allowed)} "
+        f"Allowed: {', '.join(allowed)}"
+    )
+
+
+def space_of(config: DictConfig, given: Sequence[Override]) -> list[Override]:
+    """What the sweeper of `config` adds to the command line, whose own keys replace its ranges.
+
+    Args:
+        config: with Hydra's part.
+        given: the command line.
+
+    Raises:
+        UserError: the sweeper cannot work like that.
+    """
+    sweeper, keys = config.hydra.sweeper, {override.key_or_group for override in given}
+    own = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    space = OverridesParser.create().parse_overrides(own)
+    added = [override for override in space if override.key_or_group not in keys]
+    if "n_trials" in sweeper:
+        _check_optuna(sweeper)
+    for override in [*given, *added]:
+        if override.is_interval_sweep():
+            _check_interval(override, config)
+    return added
+
+
+def runs_of(overrides: Sequence[Override], multirun: bool) -> Iterator[list[Override]]:
+    """So few runs that every value of a sweep is in one, and both ends of every interval."""
+    parser, choices = OverridesParser.create(), []
+    for override in overrides:
+        if not override.is_sweep_override():
+            choices.append([override])
+        elif not multirun:
+            raise UserError(f"{override.input_line}: several values; add -m to run each of them")
+        else:
+            values = [f"{override.get_key_element()}={value}" for value in _values(override)]
+            choices.append(parser.parse_overrides(values))
+    for number in range(max(map(len, choices), default=1)):
+        yield [values[min(number, len(values) - 1)] for values in choices]
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_discrete_sweep():
+        return list(override.sweep_string_iterator())
+    interval = override.value()
+    assert isinstance(interval, IntervalSweep)
+    return [str(interval.start), str(interval.end)]
+
+
+def _check_optuna(sweeper: DictConfig) -> None:
+    if sweeper.n_trials < 1:
+        raise UserError(f"hydra.sweeper.n_trials={sweeper.n_trials}: more than 0 is needed")
+    if sweeper.n_jobs < 1:
+        raise UserError(
+            f"{sweeper.n_jobs} runs at once: 1 or more are needed, as in hydra.launcher.n_jobs=2 "
+            "with hydra/launcher=joblib, or else in hydra.sweeper.n_jobs=2"
+        )
+    if sweeper.storage is not None:  # of Optuna 2 it fails on SQLAlchemy 2
+        raise UserError(
+            f"hydra.sweeper.storage={sweeper.storage}: a study is kept in memory only; leave it out"
+        )
+
+
+def _check_interval(override: Override, config: DictConfig) -> None:
+    line, interval = override.input_line, override.value()
+    assert isinstance(interval, IntervalSweep)
+    start, end = interval.start, interval.end
+    assert start is not None and end is not None
+    if str(config.hydra.sweeper._target_).endswith("BasicSweeper"):
+        raise UserError(f"{line}: an interval needs a search; add sweep=optuna, or name the values")
+    if start >= end or ("log" in interval.tags and start <= 0):
+        raise UserError(f"{line}: from less to more is needed, and with 'log' from more than 0")
+    node = OmegaConf.select(config, override.key_or_group)
+    if isinstance(node, float) and isinstance(start, int) and isinstance(end, int):
+        raise UserError(
+            f"{line}: that means whole numbers only; type interval({float(start)}, {float(end)})"
+        )

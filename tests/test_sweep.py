@@ -1,0 +1,244 @@
+"""Searching for the best settings: what is tried, what is stopped early, what is said at the end."""
+
+import importlib.util
+import math
+import re
+import shlex
+import threading
+from pathlib import Path
+
+import hydra
+import numpy as np
+import optuna
+import pytest
+from conftest import TINY, TINY_OF
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from joblib.externals.loky import get_reusable_executor
+from omegaconf import OmegaConf
+
+from nano_cv import checks, cli, sweep
+from nano_cv.errors import UserError
+from nano_cv.files import alone
+from nano_cv.sweep import Scores, falls_behind
+
+
+def accuracies(*values: float) -> Scores:
+    return Scores("val/accuracy", "max", list(values))
+
+
+OTHERS = [accuracies(0.5, 0.7), accuracies(0.6, 0.8), accuracies(0.4, 0.9)]
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "siblings", "median"),
+    [
+        (accuracies(0.4, 0.7), OTHERS, 3, 0.8),  # its best is worse than 0.8
+        (accuracies(0.4, 0.8), OTHERS, 3, None),  # as good
+        (accuracies(0.9, 0.1), OTHERS, 3, None),  # was better before
+        (accuracies(0.4, 0.7), OTHERS, 4, None),  # too few
+        (accuracies(0.4, 0.7), [*OTHERS, accuracies(0.9)], 4, None),  # one has not come so far
+        (accuracies(0.4), [*OTHERS, accuracies(0.9)], 4, 0.55),  # but so far it has
+        (accuracies(0.4, 0.7), [run._replace(metric="val/mAP") for run in OTHERS], 1, None),
+        (accuracies(math.nan), OTHERS, 3, 0.5),  # what is no number is the worst
+        (accuracies(0.4), [*OTHERS[:2], accuracies(math.nan)], 3, 0.5 - 0.1 + 0.1),
+        (Scores("val/loss", "min", [3.0]), [Scores("val/loss", "min", [2.0])], 1, 2.0),
+        (Scores("val/loss", "min", [1.0]), [Scores("val/loss", "min", [2.0])], 1, None),
+    ],
+)
+def test_median_rule(own, others, siblings, median):
+    assert falls_behind(own, others, siblings) == pytest.approx(median)
+
+
+@pytest.mark.parametrize(("mode", "direction"), [("max", "maximize"), ("min", "minimize")])
+def test_median_rule_is_that_of_optuna(mode, direction):
+    """Where all others have ended: then its rule and ours see the same."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    random, decisions = np.random.default_rng(0), []
+    for _ in range(60):
+        runs = random.normal(size=(5, 3)).round(1)
+        study = optuna.create_study(
+            direction=direction, pruner=optuna.pruners.MedianPruner(4, n_warmup_steps=0)
+        )
+        for values in runs[1:]:
+            steps = dict(enumerate(values.tolist()))
+            study.add_trial(optuna.create_trial(value=values[-1], intermediate_values=steps))
+        trial = study.ask()
+        for step, value in enumerate(runs[0]):
+            trial.report(value, step)
+        own, *others = (Scores("metric", mode, values.tolist()) for values in runs)
+        decisions.append(falls_behind(own, others, 4) is not None)
+        assert decisions[-1] == trial.should_prune()
+    assert 5 < sum(decisions) < 55
+
+
+def only_sweep(folder: Path) -> Path:
+    (found,) = folder.glob("runs/sweep_train/*")
+    return found
+
+
+def test_search(run, flowers, tmp_path):
+    """Three trials; the command that is printed at the end trains the best of them again."""
+    settings = ["+data=flowers", "+model=lenet", *TINY, "trainer.max_epochs=2"]
+    done = run("train", *settings, "+sweep=optuna", "hydra.sweeper.n_trials=3")
+    assert done.status == 0, done.err
+    folder = only_sweep(tmp_path)
+    scores = sweep.read(folder)
+    assert [run.name for run in scores] == ["0", "1", "2"]
+    assert all(len(each.values) == 2 and not each.pruned for each in scores.values())
+    assert not (tmp_path / "weights").exists() and not list(folder.glob("*/predictions.csv"))
+
+    found = OmegaConf.load(folder / "optimization_results.yaml")
+    assert found.best_value == pytest.approx(max(each.best for each in scores.values()))
+    assert set(found.best_params) == {
+        *("model.task.optimizer.lr", "model.task.optimizer.weight_decay"),
+        "data.augment.strength",
+    }
+    assert all(f"{key}  " in done.out for key in found.best_params)
+    assert re.search(r"of runs +3, 0 of them pruned", done.out)
+
+    command = re.search(r"to train so +python train.py (.*)", done.out)
+    place = re.search(r"of runs.*\nrun +(\S+)\n", done.out)
+    assert command and place
+    best = scores[tmp_path / place[1]]
+    again = run("train", *shlex.split(command[1]))
+    assert again.status == 0, again.err
+    assert f"best val/accuracy  {best.best:.4f}" in again.out and "test/accuracy" in again.out
+    assert (tmp_path / "weights/lenet_flowers.safetensors").exists()
+    assert not list((tmp_path / "runs/train").rglob(sweep.NAME)), "not a run of a sweep"
+
+
+def test_less_of_a_loss_is_better(run, flowers, tmp_path):
+    settings = [*TINY_OF["flow"], "sweep=optuna", "hydra.sweeper.n_trials=2"]
+    done = run("train", *settings, "model.task.optimizer.lr=choice(1e-8,1e-2)")
+    assert done.status == 0, done.err
+    losses = [each.best for each in sweep.read(only_sweep(tmp_path)).values()]
+    found = OmegaConf.load(only_sweep(tmp_path) / "optimization_results.yaml")
+    assert found.best_value == pytest.approx(-min(losses))
+    assert re.search(rf"best val/loss +{min(losses):.4f}\n.*\n.*\n.*\nof runs", done.out)
+
+
+def test_pruned(run, flowers, tmp_path):
+    """A third run that learns nothing stops after the first epoch; its weights are kept."""
+    settings = [*TINY, "trainer.max_epochs=3", "trainer.prune_after=1", "trainer.prune_siblings=2"]
+    done = run("train", "-m", *settings, "model.task.optimizer.lr=1e-2,9e-3,1e-9")
+    assert done.status == 0, done.err
+    folder = only_sweep(tmp_path)
+    scores = [sweep.read(folder)[folder / name] for name in "012"]
+    assert [len(each.values) for each in scores] == [3, 3, 1]
+    assert [each.pruned for each in scores] == [False, False, True]
+    assert "pruned after epoch 1: val/accuracy was" in (folder / "2/train.log").read_text()
+    assert (folder / "2/lenet_flowers.safetensors").exists()
+    tested = [path.parent.name for path in sorted(folder.glob("*/predictions.csv"))]
+    assert tested == ["0", "1"]
+
+
+def test_side_by_side(run, flowers, tmp_path):
+    """Two processes: one sweep folder, each a thread of its own, the log says whose line it is."""
+    settings = [*TINY, "sweep=optuna", "hydra.sweeper.n_trials=2"]
+    done = run("train", *settings, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    get_reusable_executor().shutdown()
+    assert done.status == 0, done.err
+    folder = only_sweep(tmp_path)
+    assert len(sweep.read(folder)) == 2
+    for name in "01":
+        assert f"run {name}: epoch 1/1" in (folder / name / "train.log").read_text()
+
+
+@pytest.mark.parametrize("name", ["joblib", "submitit_local", "submitit_slurm", "ray"])
+def test_launchers(name):
+    plugin = f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher"
+    if name == "ray" and not importlib.util.find_spec(plugin):
+        pytest.skip("hydra-ray-launcher is not among our extras")
+    lines = [f"hydra/launcher={name}", "sweep=optuna", "hydra.sweeper.n_jobs=2"]
+    assert checks.check("train", lines) == []
+    with hydra.initialize_config_dir(str(checks.CONFIGS), version_base="1.3"):
+        launcher = hydra.compose("train", lines, return_hydra_config=True).hydra.launcher
+    assert hydra.utils.get_class(launcher._target_).__module__.startswith(plugin)
+
+
+@pytest.mark.parametrize(
+    ("option", "said", "command"),
+    [
+        ("hydra/sweeper/optuna", "sweep=optuna", "poetry install --extras optuna"),
+        ("hydra/launcher/joblib", "+hydra/launcher=joblib", "poetry install --extras joblib"),
+        ("hydra/launcher/submitit_slurm", "hydra/launcher=submitit_slurm", "--extras submitit"),
+    ],
+)
+def test_plugin_that_is_not_installed(run, tmp_path, monkeypatch, option, said, command):
+    Plugins.instance()  # has them in the store, where they are hidden now
+    _, kind, name = option.split("/")
+    monkeypatch.delitem(ConfigStore.instance().repo["hydra"][kind], f"{name}.yaml")
+    done = run("train", "-m", said)
+    group = option.rpartition("/")[0]
+    assert done.status == 1 and done.err.startswith(f"error: {group}={name} is not installed; ")
+    assert command in done.err and done.err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+LR = "model.task.optimizer.lr"
+SWEEP_YAML = """
+# @package _global_
+defaults: [/sweep/optuna]
+hydra: {sweeper: {params: {model.task.optimiser.lr: 'interval(0.1, 0.2)'}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("sweep=optuma", "no such sweep; did you mean 'optuna'? Allowed: optuna"),
+        ("sweep=optuna hydra/launcher=joblob", "no such launcher; did you mean 'joblib'? Allowed:"),
+        ("sweep=optuna hydra/sweeper/sampler=randm", "no such sampler; did you mean 'random'?"),
+        ("sweep=optuna hydra.sweeper.n_trial=3", "has no 'n_trial'; did you mean 'n_trials'?"),
+        ("sweep=optuna hydra.sweeper.n_trials=0", "n_trials=0: more than 0 is needed"),
+        ("sweep=optuna hydra.sweeper.n_trials=few", "a whole number is needed, as in 'n_trials="),
+        ("sweep=optuna hydra.sweeper.storage=sqlite:///a.db", "in memory only; leave it out"),
+        ("sweep=optuna hydra/launcher=joblib", "runs at once: 1 or more are needed, as in hydra."),
+        ("sweep=optuna hydra.launcher.n_jobs=2", "hydra.launcher has no 'n_jobs'. Allowed: "),
+        ("sweep=optuna resume=true", "resume=true goes on with one run; leave out -m and sweep"),
+        (f"sweep=optuna hydra.sweeper.params.{LR}=1", f"set by the name of its key: {LR}="),
+        (
+            "sweep=optuna model.task.optimizer.rl=interval(0.1,0.2)",
+            "has no 'rl'; did you mean 'lr'",
+        ),
+        (f"sweep=optuna {LR}=interval(1e-2,1e-3)", "from less to more is needed"),
+        (f"sweep=optuna {LR}=tag(log,interval(0.0,0.1))", "and with 'log' from more than 0"),
+        (f"sweep=optuna {LR}=interval(-0.1,0.1)", f"{LR}=-0.1: more than 0 is needed"),
+        (f"sweep=optuna {LR}=interval(1,2)", "whole numbers only; type interval(1.0, 2.0)"),
+        ("sweep=optuna trainer.max_epochs=interval(1.0,3.0)", "a whole number is needed, as in"),
+        ("sweep=optuna model.task.network.dropout=choice(0.1,high)", "dropout=high: a number is"),
+        (f"{LR}=interval(1e-4,1e-2)", "several values; add -m to run each of them"),
+        (f"-m {LR}=interval(1e-4,1e-2)", "needs a search; add sweep=optuna, or name the values"),
+        ("--config-dir=mine sweep=mine", "has no 'optimiser'; did you mean 'optimizer'?"),
+    ],
+)
+def test_mistakes(run, tmp_path, typed, answer):
+    (tmp_path / "mine/sweep").mkdir(parents=True)
+    (tmp_path / "mine/sweep/mine.yaml").write_text(SWEEP_YAML)
+    done = run("train", *typed.split())
+    assert done.status == 1 and done.out == ""
+    assert done.err.startswith("error: ") and answer in done.err, done.err
+    assert "Traceback" not in done.err and done.err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"], "nothing is written"
+
+
+def test_other_scripts_have_no_sweep():
+    with pytest.raises(UserError, match=r"infer.py takes no sweep"):
+        checks.check("infer", cli.accept_plus(["+sweep=optuna"]))
+
+
+def test_alone(tmp_path):
+    """The second waits until the first has left."""
+    order = []
+
+    def second() -> None:
+        with alone(tmp_path / "lock"):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with alone(tmp_path / "lock"):
+        thread.start()
+        thread.join(0.1)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
