@@ -1,4 +1,4 @@
-"""Searching for the best settings: what is tried, what is stopped early, what is said at the end."""
+"""Searching for the best settings: what is tried, what is stopped early, what is said."""
 
 import importlib.util
 import math
