@@ -105,9 +105,10 @@ MAKE = {
     ("data", "model"), [pair for pair in product(GROUPS["data"], GROUPS["model"]) if serves(*pair)]
 )
 def test_every_model_trains_on_every_set(run, tmp_path, data, model):
-    """As shipped, at full size, a step or two."""
+    """As shipped, at full size, a step or two, also from noise to pictures."""
     MAKE[data](tmp_path / "set")
     chosen = [f"+data={data}", f"+model={model}", "data.root=set", "data.batch_size=2"]
+    chosen += ["model.task.steps=2"] * (model == "flow")
     done = run("train", *chosen, "experiment=debug")
     assert done.status == 0, done.err
 
