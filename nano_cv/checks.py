@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -172,7 +173,7 @@ def _check_run(
 ) -> DictConfig:
     groups = option_groups(folders)
     own = {name: options for name, options in groups.items() if name in groups_of(config_name)}
-    lines, chosen, keys = [str(override.input_line) for override in overrides], [], []
+    chosen, keys = [], []  # what Hydra composes, and what is then set in it
     for override in overrides:
         name = override.key_or_group.split("@")[0]
         if name in groups and name not in own:
@@ -193,15 +194,17 @@ def _check_run(
                         f"{name}={option}: no such {name}{nearest(str(option), groups[name])} "
                         f"Allowed: {', '.join(groups[name])}"
                     )
+        if name in own or name.startswith("hydra"):
             chosen.append(str(override.input_line))
-        elif not name.startswith("hydra"):
+        else:
             keys.append(override)
 
-    defaults = compose(chosen)
+    config = compose(chosen)
     for override in keys:
         if not (override.is_add() or override.is_force_add()):
-            _check_key(override, defaults, own)
-    config = compose(lines)
+            _check_key(override, config, own)
+    # As Hydra itself would go on; to compose once more would take as long as all else here.
+    ConfigLoaderImpl._apply_overrides_to_config(keys, config)
     values: Any = OmegaConf.to_container(config, resolve=True)
     _check_choices(config)
     if "data" in own:

@@ -1,11 +1,13 @@
 """A tiny data set made on the spot, and a way to run the scripts as a person would."""
 
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from PIL import Image
 
 from nano_cv.contract import Contract
 
+# Tests run beside each other and train tiny models: more threads would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
 SPECIES = {"aster": (220, 60, 60), "basil": (60, 200, 60), "clover": (60, 60, 220)}
 COUNTS = {"train": 8, "val": 4, "test": 4}  # pictures of each species
@@ -121,6 +125,35 @@ def run(
         return Result(status, *capsys.readouterr())
 
     yield call
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `pytest -n`: those that want the shop run in one process, which makes it once."""
+    for item in items:
+        if "shop" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("servers"))
+
+
+@pytest.fixture(scope="session")
+def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """From now on the same weights are exported once: torch takes five seconds for it."""
+    from nano_cv.export import graph
+
+    folder, export = tmp_path_factory.mktemp("graphs"), graph.export
+
+    def once(task: Any, file: Path) -> None:
+        task.eval()  # as `export` leaves it
+        key = hashlib.sha256(str([word for word in sys.argv if word.startswith("model.")]).encode())
+        for name, tensor in task.state_dict().items():
+            key.update(name.encode() + tensor.numpy().tobytes())
+        kept = folder / f"{key.hexdigest()}.onnx"
+        if not kept.exists():
+            export(task, kept)
+        shutil.copyfile(kept, file)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "export", once)
+        yield
 
 
 @pytest.fixture(scope="session")

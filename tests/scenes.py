@@ -1,12 +1,9 @@
 """A set that can be learnt in seconds: bright rectangles upon noise, as boxes and as masks."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
-from conftest import ROOT
 from PIL import Image
 
 from nano_cv.data.pictures import SPLITS
@@ -68,15 +65,6 @@ def annotations(names: list[str], scenes: list[Scene]) -> dict[str, list[dict[st
             for (x1, y1, x2, y2), label in zip(boxes, labels, strict=True)
         ],
     }
-
-
-def do(folder: Path, script: str, *arguments: str) -> None:
-    """A script in this process and that folder, for fixtures that many tests share."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.syspath_prepend(str(ROOT))
-        patch.setattr(sys, "argv", [f"{script}.py", *arguments])
-        getattr(__import__(script), script)()
 
 
 def newest(folder: Path) -> Path:

@@ -85,12 +85,20 @@ def test_missing_digests_or_cut_array_are_made_anew(flowers, tmp_path):
     assert np.array_equal(cached(files(flowers), 16, tmp_path / "cache").pixels, expected)
 
 
+# In a process of its own, without torch: to load that would take ten times as long as the test.
+CACHED = """
+import resource, sys
+from pathlib import Path
+from nano_cv.data.pictures import Pictures, Resized
+
+def cached():
+    files = sorted(Path(sys.argv[1]).glob("*/*.jpg"))
+    return Resized(Pictures(files[0].parent, files), 64, Path("cache")).cached
+"""
+
+
 def test_two_processes_at_once(flowers, tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from test_data import cached, files\n"
-        "made = cached(files(Path(sys.argv[1])), 64, Path('cache'))\n"
-        "print(made.pixels.sum(), len(made.digests))"
-    )
+    code = f"{CACHED}\nmade = cached(); print(made.pixels.sum(), len(made.digests))"
     starter = (
         "import subprocess, sys; c = [sys.executable, '-c', *sys.argv[1:]]\n"
         "both = [subprocess.Popen(c) for _ in range(2)]\n"
@@ -106,9 +114,8 @@ def test_two_processes_at_once(flowers, tmp_path):
 def test_full_disk_leaves_nothing(flowers, tmp_path):
     """A real one, as far as a process can have its own: files may not grow beyond 20 kB."""
     code = (
-        "import resource, sys; from pathlib import Path; from test_data import cached, files\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        "try: cached(files(Path(sys.argv[1])), 64, Path('cache'))\n"
+        f"{CACHED}\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "try: cached()\n"
         "except OSError as error: print(error)"
     )
     done = python("-c", code, str(flowers), cwd=tmp_path)

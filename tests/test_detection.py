@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_OF
+from conftest import TINY_OF, run_in
 from PIL import Image
 from pycocotools.coco import COCO
-from scenes import do, make_scenes, newest
+from scenes import make_scenes, newest
 from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 
@@ -25,6 +25,7 @@ from nano_cv.export import precision
 from nano_cv.networks.centernet import CenterNet
 from nano_cv.tasks.detection import SPREAD, Detection, draw_gaussians, to_boxes
 
+pytestmark = pytest.mark.xdist_group("detection")  # `home` is made once
 SIDE = 32
 CONTRACT = Contract(
     task="detection",
@@ -432,13 +433,13 @@ SETTINGS = [
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
+def home(exported_once, tmp_path_factory) -> Path:
     """A folder with a set that can be learnt, a model that has learnt it, and its export."""
     folder = tmp_path_factory.mktemp("detection")
     make_scenes(folder / "data")
     learning = ["trainer.max_epochs=10", "model.task.optimizer.lr=0.01"]
-    do(folder, "train", *SETTINGS, *learning)
-    do(folder, "export_model", *SETTINGS)
+    run_in(folder, "train", *SETTINGS, *learning)
+    run_in(folder, "export_model", *SETTINGS)
     return folder
 
 

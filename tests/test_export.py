@@ -1,27 +1,27 @@
 """What `export_model.py` leaves in the model repository, and what it refuses to."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import ROOT, TINY, make_flowers, python
+from conftest import TINY, make_flowers, run_in
 
 from nano_cv.contract import Contract
 from nano_cv.export import precision, repository
 from nano_cv.export.validate import check_repository, read_config
 
+pytestmark = pytest.mark.xdist_group("export")  # `trained` is made once
+
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
+def trained(exported_once, tmp_path_factory) -> Path:
     """A folder in which a tiny model has been trained."""
     folder = tmp_path_factory.mktemp("trained")
     make_flowers(folder / "data" / "flowers")
-    done = python(str(ROOT / "train.py"), *TINY, "test=false", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    run_in(folder, "train", *TINY, "test=false")
     return folder
 
 
@@ -154,27 +154,6 @@ def test_weights_of_other_classes(here, run):
     done = run("export_model", *TINY)
     assert done.status == 1
     assert "the weights know aster, basil, clover" in done.err
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Triton's wheel is for Linux")
-def test_benchmark_measures_a_real_server(here, run):
-    """All rows, the files, and the best setting written into config.pbtxt."""
-    quick = ["logger=none", "model.image_size=32", "model.task.network.channels=[4, 8]"]
-    assert run("export_model", *TINY).status == 0
-    grid = ["delays_us=[0, 700]", "instances=[2]", "seconds=0.2", "min_rounds=1", "max_rounds=1"]
-    done = run("benchmark", *quick[1:], *grid, "write=true")
-    assert done.status == 0, done.err
-    for row in ("| float32 | 2 | 0 |", "| float32 | 2 | 700 |", "in process", "best, from JPEG"):
-        assert row in done.out
-    assert "prototype, binary pixels" in done.out
-    assert "prototype, pixels as JSON" in done.out
-    (folder,) = here.glob("runs/benchmark/lenet_flowers/*")
-    for name in ("benchmark.md", "benchmark.csv", "benchmark.png"):
-        assert (folder / name).stat().st_size > 100
-    config = read_config(here / "model_repository/lenet_flowers/config.pbtxt")
-    assert config.instance_group[0].count == 2
-    assert config.dynamic_batching.max_queue_delay_microseconds in (0, 700)
-    assert not any(check_repository(here / "model_repository").values())
 
 
 def test_benchmark_without_a_model(flowers, run):

@@ -16,12 +16,8 @@ from nano_cv.serving.triton import LOOPBACK
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = [
-    line.split("#")[0].strip()
-    for block in BLOCKS
-    for line in block.splitlines()
-    if line.split("#")[0].strip()
-]
+LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+COMMANDS = list(dict.fromkeys(line for line in LINES if line))  # each once
 # Those that install, wait for a person or leave this machine; what they stand for is tested
 # by `.ci/run`, which sets everything up from the lock, and by the tests below.
 ELSEWHERE = (
@@ -62,11 +58,22 @@ def test_train(run, flowers, tmp_path, command):
         assert done.status == 0, done.err
 
 
+@pytest.fixture(scope="module")
+def trained() -> dict[str, Path]:
+    """The folders of weights, by the command that has made them."""
+    return {}
+
+
 @pytest.mark.parametrize(
     "command", [command for command in matching("python infer.py") if "engine" not in command]
 )
-def test_infer(run, flowers, tmp_path, command):
-    assert train(run, tmp_path, without_own_keys(command)).status == 0
+def test_infer(run, flowers, trained, tmp_path, command):
+    needed = without_own_keys(command)
+    if needed in trained:
+        shutil.copytree(trained[needed], tmp_path / "weights")
+    else:
+        assert train(run, tmp_path, needed).status == 0
+        trained[needed] = tmp_path / "weights"
     for name in re.findall(r"input='?([^\s']+)", command):
         picture = tmp_path / name.replace("*", "1")
         picture = picture if picture.suffix else picture / "one.jpg"
@@ -104,8 +111,9 @@ def small(command: str) -> list[str]:
     return [setting for setting in tiny if setting.partition("=")[0] not in own]
 
 
+@pytest.mark.xdist_group("servers")
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's wheel is for Linux")
-def test_from_export_to_answers(run, flowers, tmp_path):
+def test_from_export_to_answers(run, exported_once, flowers, tmp_path):
     """The commands of the chapter on serving, in the order of a person who follows it."""
     exported = matching("python export_model.py")
     for command in sorted({without_own_keys(command) for command in exported}):
@@ -172,6 +180,7 @@ def clone(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.xdist_group("clone")
 def test_dvc_pull_in_a_fresh_clone(clone):
     lists = [clone / f"data/flowers/{split}.txt" for split in ("train", "val", "test")]
     names = [name for file in lists for name in file.read_text().split()]
@@ -181,6 +190,7 @@ def test_dvc_pull_in_a_fresh_clone(clone):
     assert sum(file.stat().st_size for file in (clone / "data").rglob("*")) < 40e6
 
 
+@pytest.mark.xdist_group("clone")
 def test_pretrained_weights_are_as_good_as_their_card_says(clone, run, monkeypatch):
     """`python infer.py` right after `dvc pull`."""
     monkeypatch.chdir(clone)

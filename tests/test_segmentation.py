@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_OF
+from conftest import TINY_OF, run_in
 from PIL import Image
-from scenes import do, make_scenes, newest
+from scenes import make_scenes, newest
 from torchmetrics.classification import MulticlassJaccardIndex
 
 from nano_cv import reports
@@ -22,6 +22,7 @@ from nano_cv.export import precision
 from nano_cv.networks.unet import UNet
 from nano_cv.tasks.segmentation import Segmentation, dice_loss
 
+pytestmark = pytest.mark.xdist_group("segmentation")  # `home` is made once
 SIDE = 32
 CONTRACT = Contract(
     task="segmentation",
@@ -246,13 +247,13 @@ SETTINGS = [
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory) -> Path:
+def home(exported_once, tmp_path_factory) -> Path:
     """A folder with a set that can be learnt, a model that has learnt it, and its export."""
     folder = tmp_path_factory.mktemp("segmentation")
     make_scenes(folder / "data")
     learning = ["trainer.max_epochs=10", "model.task.optimizer.lr=0.01"]
-    do(folder, "train", *SETTINGS, *learning)
-    do(folder, "export_model", *SETTINGS)
+    run_in(folder, "train", *SETTINGS, *learning)
+    run_in(folder, "export_model", *SETTINGS)
     return folder
 
 

@@ -21,6 +21,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from nano_cv.errors import UserError
+from nano_cv.export.validate import check_repository, read_config
 from nano_cv.serving import triton
 from nano_cv.serving.load import request_of
 from nano_cv.serving.models import Backoff
@@ -31,6 +32,8 @@ try:
 except UserError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
+# One server after another: a port that is free is somebody else's a moment later.
+pytestmark = pytest.mark.xdist_group("servers")
 SLOW = """
 import time
 import triton_python_backend_utils as utils
@@ -568,6 +571,28 @@ def test_client_asks_which_model(served_shop, shop, tmp_path):
     assert "--model with one of: centernet_flowers, lenet_flowers, unet_flowers" in done.stderr
     done = python(*client, "--model=flow_flowers", cwd=tmp_path)
     assert done.returncode == 1 and "no model 'flow_flowers' that takes pictures" in done.stderr
+
+
+def test_benchmark_measures_a_real_server(run, shop, tmp_path):
+    """All rows, the files, and the best setting written into config.pbtxt."""
+    models = shutil.copytree(shop / "model_repository", tmp_path / "model_repository")
+    for name in ("data", "weights"):
+        (tmp_path / name).symlink_to(shop / name)
+    settings = [setting for setting in TINY_OF["lenet"] if setting.startswith("model")]
+    grid = ["delays_us=[0, 700]", "instances=[2]", "seconds=0.2", "min_rounds=1", "max_rounds=1"]
+    done = run("benchmark", *settings, *grid, "write=true")
+    assert done.status == 0, done.err
+    for row in ("| float32 | 2 | 0 |", "| float32 | 2 | 700 |", "in process", "best, from JPEG"):
+        assert row in done.out
+    assert "prototype, binary pixels" in done.out
+    assert "prototype, pixels as JSON" in done.out
+    (folder,) = tmp_path.glob("runs/benchmark/lenet_flowers/*")
+    for name in ("benchmark.md", "benchmark.csv", "benchmark.png"):
+        assert (folder / name).stat().st_size > 100
+    config = read_config(models / "lenet_flowers/config.pbtxt")
+    assert config.instance_group[0].count == 2
+    assert config.dynamic_batching.max_queue_delay_microseconds in (0, 700)
+    assert not any(check_repository(models).values())
 
 
 @pytest.mark.parametrize("model", ["centernet", "unet", "flow"])
