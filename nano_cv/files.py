@@ -1,7 +1,8 @@
-"""Files appear whole or not at all."""
+"""Files and folders appear whole or not at all."""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,3 +29,26 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """The folder, filled by `make` if it is not there yet; `make` is given one to be renamed.
+
+    A second process at the same moment waits and finds it made.
+    """
+    from filelock import FileLock
+
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not folder.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
+            temporary.mkdir()
+            try:
+                make(temporary)
+                temporary.rename(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    return folder
