@@ -49,6 +49,9 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
             try:
                 make(temporary)
                 temporary.rename(folder)
+            except OSError as error:
+                error.filename = error.filename or str(folder)
+                raise
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     return folder

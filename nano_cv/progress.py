@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
@@ -23,3 +24,13 @@ def bytes_of(total: int | None, done: int, description: str) -> Iterator[Callabl
     with Progress(*columns, disable=not sys.stderr.isatty(), transient=True) as progress:
         task = progress.add_task(description, total=total, completed=done)
         yield lambda count: progress.advance(task, count)
+
+
+@contextmanager
+def reading(file: Path, description: str) -> Iterator[BinaryIO]:
+    """A file to read, counting how far one has come."""
+    with (
+        Progress(disable=not sys.stderr.isatty(), transient=True) as progress,
+        progress.open(file, "rb", description=description) as content,
+    ):
+        yield content

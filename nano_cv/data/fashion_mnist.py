@@ -2,11 +2,10 @@
 
 import gzip
 import shutil
-import zlib
 from functools import partial
 from pathlib import Path
 
-from nano_cv.data.fetching import digest_of, fetch, lying_in
+from nano_cv.data.fetching import DAMAGED, digest_of, fetch, lying_in
 from nano_cv.data.folder import Folder
 from nano_cv.data.pictures import SPLITS
 from nano_cv.errors import UserError, one_line
@@ -79,7 +78,7 @@ def unzip(archive: Path, file: Path, digest: str) -> None:
     try:
         with gzip.open(archive) as packed, file.open("wb") as output:
             shutil.copyfileobj(packed, output)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except DAMAGED as error:
         raise UserError(f"{archive}: cannot be unpacked: {one_line(error)}") from error
     found = digest_of(file, digest)
     if found != digest:

@@ -4,21 +4,27 @@
 proxies and certificates, and says when a body ends early. It comes with DVC and MLflow.
 """
 
+import gzip
 import hashlib
 import logging
+import lzma
 import os
+import tarfile
 import time
+import zipfile
+import zlib
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from nano_cv.errors import UserError, one_line
-from nano_cv.progress import bytes_of
+from nano_cv.progress import bytes_of, reading
 
 log = logging.getLogger(__name__)
 CHUNK = 2**16  # bytes; what a broken connection may lose
 TIMEOUT = 30.0  # seconds without a byte
 TRIES = 4  # in a row that brought nothing
 PAUSE = 1.0  # seconds before the second try, and twice as long before each one after it
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)  # archives cut short, or junk
 KINDS = {32: "md5", 64: "sha256"}  # by the letters of a digest
 
 
@@ -94,6 +100,27 @@ def fetch(url: str, file: Path, digest: str, size: int | None = None) -> Path:
     )
 
 
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar or zip archive; within `make_once`, whole or not at all.
+
+    Raises:
+        UserError: damaged, or with files that would lie outside of `folder`.
+    """
+    log.info("Unpacking %s", archive)
+    try:
+        if archive.suffix == ".zip":
+            with zipfile.ZipFile(archive) as content:
+                for name in content.namelist():
+                    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+                        raise UserError(f"{archive}: '{name}' would lie outside of {folder}")
+                content.extractall(folder)
+        else:
+            with reading(archive, "Unpacking") as packed, tarfile.open(fileobj=packed) as content:
+                content.extractall(folder, filter="data")
+    except (*DAMAGED, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise UserError(f"{archive}: cannot be unpacked: {one_line(error)}") from error
+
+
 def digest_of(file: Path, like: str) -> str:
     """The digest of a file, of the kind that `like` is."""
     with file.open("rb") as content:
@@ -113,7 +140,7 @@ def _download(url: str, part: Path, by_hand: str) -> bool:
     """Bring `part` to its end; whether that took more than one piece."""
     import requests
 
-    in_pieces, failures = False, 0
+    in_pieces, failures, furthest = False, 0, 0
     while True:
         start = part.stat().st_size if part.exists() else 0
         in_pieces |= start > 0
@@ -121,17 +148,16 @@ def _download(url: str, part: Path, by_hand: str) -> bool:
             _receive(url, part, start)
             return in_pieces
         except requests.HTTPError as error:
-            status = error.response
-            raise UserError(
-                f"{url}: the server answers {status.status_code} {status.reason}. {by_hand}"
-            ) from error
+            answer = str(error).partition(" for url")[0]  # 404 Client Error: Not Found
+            raise UserError(f"{url}: the server answers {answer}. {by_hand}") from error
         except (
             requests.ConnectionError,
             requests.Timeout,
             requests.exceptions.ChunkedEncodingError,
         ) as error:
             now = part.stat().st_size if part.exists() else 0
-            failures = 1 if now > start else failures + 1
+            failures = 1 if now > furthest else failures + 1
+            furthest = max(now, furthest)
             if failures == TRIES:
                 kept = f"; {now:,} bytes are kept, and the next start goes on there" if now else ""
                 raise UserError(
