@@ -1,12 +1,13 @@
-"""Files appear whole or not at all, and are made by one process at a time."""
+"""Files and folders appear whole or not at all, and are made by one process at a time."""
 
-import fcntl
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
+from filelock import FileLock
 
 
 @contextmanager
@@ -31,9 +32,25 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Other processes wait here for this one; `path` is an empty file beside what it protects."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """The folder, filled by `make` if it is not there yet; `make` is given one to be renamed.
+
+    A second process at the same moment waits and finds it made.
+    """
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if not folder.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
+            temporary.mkdir()
+            try:
+                make(temporary)
+                temporary.rename(folder)
+            except OSError as error:
+                error.filename = error.filename or str(folder)
+                raise
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    return folder

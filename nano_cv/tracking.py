@@ -17,12 +17,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.contract import git_commit
 from nano_cv.drawing import Drawing
 from nano_cv.errors import UserError, first_line
-from nano_cv.files import alone
 
 log = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ def _mlflow(uri: str, experiment: str, tags: dict[str, str]) -> MLflow:
     database = uri.startswith("sqlite:///") and Path(uri.removeprefix("sqlite:///").split("?")[0])
     try:
         # The runs of a sweep may start together, and only one of them can make the tables.
-        with alone(database.with_name(f"{database.name}.lock")) if database else nullcontext():
+        with FileLock(f"{database}.lock") if database else nullcontext():
             return MLflow(uri, experiment, tags)
     except Exception as error:  # as many kinds as there are stores
         raise UserError(

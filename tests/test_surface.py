@@ -7,7 +7,17 @@ import pytest
 from conftest import ROOT, make_flowers, python
 from omegaconf import OmegaConf
 from test_classes import make_csv, make_folder
-from test_formats import every_split, make_coco, make_masks, make_voc, make_yolo, mask, write
+from test_fetching import make_cvppp
+from test_formats import (
+    every_split,
+    make_coco,
+    make_masks,
+    make_voc,
+    make_yolo,
+    mask,
+    picture,
+    write,
+)
 
 from nano_cv.checks import CONFIGS, option_groups
 
@@ -21,7 +31,8 @@ def compose(script: str, *overrides: str):
 
 
 FROZEN = """
-data: coco csv flowers folder folder_masks voc yolo
+data: coco csv cvppp fashion_mnist flower_photos flowers flowers102 \
+folder folder_masks pets voc voc2012 yolo
 experiment: debug
 hydra: default
 logger: csv mlflow none
@@ -99,13 +110,30 @@ def make_voc_of_both(root: Path) -> None:
             mask(root / "SegmentationClass" / f"{name}.png", [0, 1, 2, 255])
 
 
+def make_pets(root: Path) -> None:
+    """As unpacked: two breeds."""
+    write(root / "pictures/classes.txt", "background\npet")
+    for split in every_split():
+        names = [f"{breed}/{split}" for breed in ("Bengal", "Boxer")]
+        write(root / f"pictures/{split}.txt", "\n".join(names))
+        for name in names:
+            picture(root / "pictures/images" / f"{name}.jpg")
+            mask(root / "pictures/masks" / f"{name}.png", [0, 1, 255])
+
+
 MAKE = {
     "coco": make_coco,
     "csv": make_csv,
+    "cvppp": make_cvppp,
+    "fashion_mnist": lambda root: make_folder(root / "pictures"),  # as unpacked
+    "flower_photos": lambda root: make_folder(root / "pictures/flower_photos"),
     "flowers": make_flowers,
+    "flowers102": lambda root: make_folder(root / "pictures"),
     "folder": make_folder,
     "folder_masks": make_masks,
+    "pets": make_pets,
     "voc": make_voc_of_both,
+    "voc2012": lambda root: make_voc_of_both(root / "pictures/VOCdevkit/VOC2012"),
     "yolo": make_yolo,
 }
 

@@ -50,6 +50,7 @@ class DataModule(pl.LightningDataModule):
         cache: folder of decoded pictures; None decodes in every epoch.
         seed: of the order of the training pictures.
         augment: changes training batches; None leaves them.
+        source: folder of archives that were brought by hand; what `dataset` makes of it is its own.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class DataModule(pl.LightningDataModule):
         cache: str | Path | None = None,
         seed: int = 0,
         augment: nn.Module | None = None,
+        source: str | Path | None = None,
     ) -> None:
         super().__init__()
         self.name, self.tasks, self.root, self.dataset = name, tasks, root, dataset

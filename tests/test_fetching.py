@@ -1,0 +1,692 @@
+"""Known data sets that fetch themselves, from a server on this machine that misbehaves."""
+
+import gzip
+import hashlib
+import io
+import tarfile
+import threading
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+import torchvision.datasets
+from conftest import TINY, TINY_OF, python
+from PIL import Image
+from test_classes import picture
+from test_formats import every_split, make_voc, mask, write
+
+from nano_cv.data import fashion_mnist, fetching, flower_photos, flowers102, images
+from nano_cv.data.cvppp import Cvppp
+from nano_cv.data.fashion_mnist import FashionMnist
+from nano_cv.data.fetching import fetch, obtain, unpack
+from nano_cv.data.flower_photos import FlowerPhotos
+from nano_cv.data.flowers102 import Flowers102
+from nano_cv.data.folder import Folder
+from nano_cv.data.pets import Pets
+from nano_cv.data.pictures import SPLITS, Pictures
+from nano_cv.data.splitting import stable_split
+from nano_cv.data.voc2012 import Voc2012
+from nano_cv.errors import UserError
+from nano_cv.files import make_once
+
+CONTENT = np.random.default_rng(0).bytes(300_000)
+HALF = 150_000
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def md5(content: bytes) -> str:
+    return hashlib.md5(content).hexdigest()
+
+
+class Site:
+    """What the server has, how it misbehaves next, and what it was asked for."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.faults: list[str] = []
+        self.ranges: list[str | None] = []
+        self.over = threading.Event()
+        self.url = ""
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    site = Site()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content, given = site.files.get(self.path), self.headers["Range"]
+            site.ranges.append(given)
+            fault = site.faults.pop(0) if site.faults else ""
+            if content is None:
+                return self.send_error(404)
+            if fault == "moved to a file":
+                self.send_response(302)
+                self.send_header("Location", "file:///etc/hostname")
+                return self.end_headers()
+            start = int(given.removeprefix("bytes=").removesuffix("-")) if given else 0
+            if "no ranges" in fault:
+                start = 0
+            if start >= len(content):
+                return self.send_error(416)
+            stated = start + 7 if fault == "another range" else start
+            self.send_response(206 if start else 200)
+            self.send_header("Content-Length", str(len(content) - start))
+            if start:
+                self.send_header("Content-Range", f"bytes {stated}-{len(content) - 1}/*")
+            self.end_headers()
+            broken = "break" in fault or fault == "stall"
+            self.wfile.write(content[start : start + HALF] if broken else content[start:])
+            if fault == "stall":
+                site.over.wait(10)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(fetching, "PAUSE", 0.0)
+    monkeypatch.setattr(fetching, "TIMEOUT", 0.3)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    site.url = f"http://127.0.0.1:{server.server_port}"
+    site.files["/a.bin"] = CONTENT
+    yield site
+    site.over.set()
+    server.shutdown()
+    server.server_close()
+
+
+def get(site: Site, folder: Path, digest: str = sha256(CONTENT), size: int | None = None) -> bytes:
+    return fetch(f"{site.url}/a.bin", folder / "a.bin", digest, size).read_bytes()
+
+
+def refused(call: Callable[[], object]) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    return str(caught.value)
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Fetching
+
+
+@pytest.mark.parametrize("digest", [sha256(CONTENT), md5(CONTENT)])
+def test_whole_and_only_once(site, tmp_path, digest):
+    assert get(site, tmp_path / "new" / "folder", digest) == CONTENT
+    assert get(site, tmp_path / "new" / "folder", digest) == CONTENT
+    assert left(tmp_path / "new" / "folder") == ["a.bin"] and site.ranges == [None]
+
+
+@pytest.mark.parametrize("fault", ["break", "stall"])
+def test_broken_connection_goes_on_where_it_was(site, tmp_path, fault):
+    site.faults = [fault]
+    assert get(site, tmp_path) == CONTENT
+    assert site.ranges[0] is None and len(site.ranges) == 2
+    start = int(site.ranges[1].strip("bytes=-"))
+    assert HALF - fetching.CHUNK < start <= HALF
+    assert left(tmp_path) == ["a.bin"]
+
+
+def test_next_start_goes_on(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "TRIES", 1)
+    site.faults = ["break"]
+    said = refused(lambda: get(site, tmp_path))
+    kept = (tmp_path / ".a.bin.part").stat().st_size
+    assert f"{kept:,} bytes are kept" in said and left(tmp_path) == [".a.bin.part"]
+    assert get(site, tmp_path) == CONTENT
+    assert site.ranges[-1] == f"bytes={kept}-"
+
+
+@pytest.mark.parametrize("fault", ["no ranges", "another range"])
+def test_server_that_cannot_go_on(site, tmp_path, fault):
+    (tmp_path / ".a.bin.part").write_bytes(CONTENT[:1000])
+    site.faults = [fault]
+    assert get(site, tmp_path) == CONTENT
+    assert site.ranges == (["bytes=1000-"] if fault == "no ranges" else ["bytes=1000-", None])
+
+
+def test_file_changed_between_two_pieces(site, tmp_path):
+    (tmp_path / ".a.bin.part").write_bytes(b"an older version" * 100)
+    assert get(site, tmp_path) == CONTENT
+    assert site.ranges == ["bytes=1600-", None]
+
+
+@pytest.mark.parametrize("beyond", [b"", b"too long"])
+def test_part_that_is_whole_or_longer(site, tmp_path, beyond):
+    (tmp_path / ".a.bin.part").write_bytes(CONTENT + beyond)
+    assert get(site, tmp_path) == CONTENT
+    assert len(site.ranges) == (2 if beyond else 1)
+
+
+def test_patience_is_with_what_brings_something(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "TRIES", 2)
+    site.faults, site.files["/a.bin"] = ["break"] * 9, CONTENT * 2
+    assert get(site, tmp_path, sha256(CONTENT * 2)) == CONTENT * 2
+    assert len(site.ranges) >= 4, "each time a bit further"
+
+
+def test_connection_that_always_breaks(site, tmp_path):
+    site.faults = ["break, no ranges"] * 9
+    assert "the connection breaks" in refused(lambda: get(site, tmp_path))
+    assert len(site.ranges) == fetching.TRIES
+
+
+def test_wrong_content_is_removed(site, tmp_path):
+    site.files["/a.bin"] = b"something else"
+    said = refused(lambda: get(site, tmp_path))
+    assert sha256(CONTENT) in said and sha256(b"something else") in said
+    assert left(tmp_path) == [] and len(site.ranges) == 1
+
+
+def test_http_error(site, tmp_path):
+    del site.files["/a.bin"]
+    said = refused(lambda: get(site, tmp_path))
+    assert f"{site.url}/a.bin: the server answers 404 Client Error: Not Found" in said
+    assert left(tmp_path) == [] and len(site.ranges) == 1
+
+
+def test_no_network_says_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "PAUSE", 0.0)
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        port = server.server_port  # nobody listens there in a moment
+    url = f"http://127.0.0.1:{port}/a.bin"
+    said = refused(lambda: fetch(url, tmp_path / "a.bin", sha256(CONTENT), len(CONTENT)))
+    for part in (url, "cannot be reached", str(tmp_path / "a.bin"), "300,000 bytes"):
+        assert part in said
+    assert f"sha256 {sha256(CONTENT)}" in said and "data.source=FOLDER" in said
+
+
+def test_http_and_https_only(site, tmp_path):
+    (tmp_path / "secret").write_text("secret")
+    for url in (f"file://{tmp_path}/secret", f"{tmp_path}/secret", "ftp://127.0.0.1/secret"):
+        assert "only http" in refused(partial(fetch, url, tmp_path / "a", sha256(b"secret")))
+    site.faults = ["moved to a file"]
+    assert "file:///etc/hostname" in refused(lambda: get(site, tmp_path))
+    assert left(tmp_path) == ["secret"]
+
+
+def test_full_disk_keeps_the_part(site, tmp_path):
+    """A real one, as far as a process can have its own: files may not grow beyond 100 kB."""
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from nano_cv import cli; from nano_cv.data.fetching import fetch\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try: fetch(sys.argv[1], Path('a.bin'), sys.argv[2])\n"
+        "except OSError as error: cli.stop(error)"
+    )
+    done = python("-c", code, f"{site.url}/a.bin", sha256(CONTENT), cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    message = ".a.bin.part (kept, and the next start goes on there): File too large; free some"
+    assert message in done.stderr
+    assert left(tmp_path) == [".a.bin.part"]
+    assert get(site, tmp_path) == CONTENT and site.ranges[-1].startswith("bytes=")
+
+
+def test_brought_by_hand(tmp_path):
+    """Into its place, or in a folder that `source` names: no server is asked."""
+    url = "http://127.0.0.1:9/b/a.bin"
+    for folder, source in ((tmp_path, None), (tmp_path / "elsewhere", tmp_path)):
+        (tmp_path / "a.bin").write_bytes(CONTENT)
+        assert obtain(url, md5(CONTENT), folder, source).read_bytes() == CONTENT
+        (tmp_path / "a.bin").write_bytes(b"cut")
+        said = refused(partial(obtain, url, md5(CONTENT), folder, source))
+        assert md5(CONTENT) in said and md5(b"cut") in said and str(tmp_path / "a.bin") in said
+        assert (tmp_path / "a.bin").exists(), "it is not ours to remove"
+    (tmp_path / "a.bin").unlink()
+    assert "not there; data.source" in refused(
+        lambda: obtain(url, md5(CONTENT), tmp_path / "elsewhere", tmp_path)
+    )
+
+
+# Unpacking
+
+
+def tar(file: Path, *members: tarfile.TarInfo | str) -> Path:
+    with tarfile.open(file, "w:gz") as archive:
+        for member in members:
+            info = tarfile.TarInfo(member) if isinstance(member, str) else member
+            info.size = 4 if info.isreg() else 0
+            archive.addfile(info, io.BytesIO(b"evil"))
+    return file
+
+
+def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def test_unpacked_whole(tmp_path):
+    archive = tar(tmp_path / "a.tgz", "one", "two/three")
+    made = make_once(tmp_path / "out", partial(unpack, archive))
+    assert (made / "two" / "three").read_text() == "evil"
+    make_once(made, lambda _: pytest.fail("made twice"))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as content:
+        content.writestr("two/three", "good")
+    made = make_once(tmp_path / "out2", partial(unpack, tmp_path / "a.zip"))
+    assert (made / "two" / "three").read_text() == "good"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ["../evil"],
+        ["a/../../evil"],
+        [link("out", "..")],
+        [link("out", "/etc")],
+        [link("hard", "../a.tgz", tarfile.LNKTYPE)],
+        [link("pipe", "", tarfile.FIFOTYPE)],
+    ],
+)
+def test_tar_that_reaches_out_is_refused(tmp_path, bad):
+    archive = tar(tmp_path / "a.tgz", "good", *bad)
+    said = refused(lambda: make_once(tmp_path / "out", partial(unpack, archive)))
+    assert said.startswith(f"{archive}: cannot be unpacked")
+    assert set(left(tmp_path)) == {"a.tgz", ".out.lock"}
+
+
+def test_absolute_tar_member_stays_inside(tmp_path):
+    archive = tar(tmp_path / "a.tgz", f"{tmp_path}/evil")
+    made = make_once(tmp_path / "out", partial(unpack, archive))
+    assert not (tmp_path / "evil").exists() and (made / str(tmp_path)[1:] / "evil").exists()
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil"])
+def test_zip_that_reaches_out_is_refused(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as content:
+        content.writestr("good", "good")
+        content.writestr(name, "evil")
+    said = refused(lambda: make_once(tmp_path / "out", partial(unpack, tmp_path / "a.zip")))
+    assert f"'{name}' would lie outside" in said
+    assert set(left(tmp_path)) == {"a.zip", ".out.lock"}
+
+
+@pytest.mark.parametrize("name", ["a.tgz", "a.tar", "a.zip"])
+def test_damaged_archive(tmp_path, name):
+    if name == "a.tgz":
+        content = tar(tmp_path / name, *(f"{i}" for i in range(99))).read_bytes()[:-100]
+    else:
+        content = b"<html>not an archive</html>" * 100
+    (tmp_path / name).write_bytes(content)
+    said = refused(lambda: make_once(tmp_path / "out", partial(unpack, tmp_path / name)))
+    assert said.startswith(f"{tmp_path / name}: cannot be unpacked")
+    assert set(left(tmp_path)) == {name, ".out.lock"}
+
+
+def test_leftovers_of_a_killed_process_are_cleared(tmp_path):
+    (tmp_path / ".out.tmp" / "half").mkdir(parents=True)
+    made = make_once(tmp_path / "out", lambda folder: (folder / "whole").touch())
+    assert left(made) == ["whole"] and left(tmp_path) == [".out.lock", "out"]
+
+
+def test_two_processes_make_it_once(tmp_path):
+    code = (
+        "import time; from pathlib import Path; from nano_cv.files import make_once\n"
+        "def make(folder): time.sleep(0.3); (folder / 'a').touch(); print('made')\n"
+        "make_once(Path('out'), make)"
+    )
+    starter = (
+        "import subprocess, sys; c = [sys.executable, '-c', sys.argv[1]]\n"
+        "both = [subprocess.Popen(c) for _ in range(2)]\n"
+        "sys.exit(max(p.wait() for p in both))"
+    )
+    done = python("-c", starter, code, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout == "made\n", done.stderr
+
+
+# The sets
+
+
+def packed(files: Path, archive: Path, name: str) -> bytes:
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive, "w:gz") as content:
+        content.add(files, name)
+    return archive.read_bytes()
+
+
+def splits(kind: type, root: Path, task: str, **options: object) -> dict[str, Pictures]:
+    return {split: kind(root, split, task, **options) for split in SPLITS}
+
+
+def counts(kind: type, root: Path, task: str = "classification", **options: object) -> list[int]:
+    return [len(pictures) for pictures in splits(kind, root, task, **options).values()]
+
+
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, neither network nor unpacking nor torchvision."""
+    monkeypatch.setattr("requests.get", lambda *_, **__: pytest.fail("the network"))
+    monkeypatch.setattr("tarfile.open", lambda *_, **__: pytest.fail("unpacking"))
+    monkeypatch.setattr("sys.modules", {**__import__("sys").modules, "torchvision": None})
+
+
+@pytest.fixture
+def photos(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where FlowerPhotos fetches a small archive from: the folder that was packed."""
+    folder = tmp_path / "made" / "flower_photos"
+    for name in ("daisy", "tulips"):
+        for number in range(20):
+            picture(folder / name / f"{name}_{number}.jpg")
+    write(folder / "LICENSE.txt", "CC-BY")
+    content = packed(folder, tmp_path / "made" / "a.tgz", "flower_photos")
+    site.files["/x/flower_photos.tgz"] = content
+    monkeypatch.setattr(flower_photos, "URL", f"{site.url}/x/flower_photos.tgz")
+    monkeypatch.setattr(flower_photos, "SHA256", sha256(content))
+    return folder
+
+
+def test_flower_photos(site, photos, tmp_path, monkeypatch):
+    fetched = splits(FlowerPhotos, tmp_path / "data", "classification")
+    offline(monkeypatch)
+    for split, expected in splits(Folder, photos, "classification").items():
+        again = FlowerPhotos(tmp_path / "data", split)
+        assert again.names == fetched[split].names == expected.names, "as Folder has it"
+        assert again.targets == expected.targets and again.classes == ["daisy", "tulips"]
+    assert len(site.ranges) == 1
+    assert (tmp_path / "data/pictures/flower_photos/LICENSE.txt").exists()
+
+
+def test_flower_photos_from_a_command(run, site, photos, tmp_path):
+    site.faults = ["break"]
+    chosen = ["+data=flower_photos", "+model=lenet", *TINY]
+    done = run("train", *chosen, "test=false")
+    assert done.status == 0, done.err
+    assert (tmp_path / "data/flower_photos/flower_photos.tgz").exists()
+    assert (tmp_path / "weights/lenet_flower_photos.safetensors").exists()
+    site.files.clear()
+    done = run("infer", *chosen)
+    assert done.status == 0 and "test/accuracy" in done.out, done.err
+
+
+def test_unreachable_set_from_a_command(run, site, photos, tmp_path):
+    site.files.clear()
+    done = run("train", "+data=flower_photos", "+model=lenet", *TINY)
+    assert done.status == 1 and done.err.count("\n") == 1 and "404" in done.err
+    assert "data/flower_photos/flower_photos.tgz (228,813,984 bytes, sha256" in done.err
+    assert not (tmp_path / "data/flower_photos/pictures").exists()
+
+
+def idx(values: np.ndarray) -> bytes:
+    head = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
+    return head + values.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with archives as Fashion-MNIST's, of 60 and 20 pictures."""
+    random, folder = np.random.default_rng(0), tmp_path / "archives"
+    folder.mkdir()
+    contents, resources = [], []
+    for part, count in (("train", 60), ("t10k", 20)):
+        pixels = random.integers(0, 256, (count, 28, 28))
+        for name, values in (("images-idx3", pixels), ("labels-idx1", np.arange(count) % 10)):
+            contents.append(idx(values))
+            packed = gzip.compress(contents[-1])
+            (folder / f"{part}-{name}-ubyte.gz").write_bytes(packed)
+            resources.append((f"{part}-{name}-ubyte.gz", md5(packed)))
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "resources", resources)
+    monkeypatch.setattr(fashion_mnist, "CONTENT", [sha256(content) for content in contents])
+    monkeypatch.setattr(fashion_mnist, "VALIDATION", 20)
+    return folder
+
+
+def check_clothes(pictures: dict[str, Pictures]) -> None:
+    names = torchvision.datasets.FashionMNIST.classes
+    assert pictures["train"].classes == sorted(name.replace("/", " or ") for name in names)
+    assert {s: len(p) for s, p in pictures.items()} == {"train": 40, "val": 20, "test": 20}
+    numbers = {int(file.stem) for file in pictures["val"].files}
+    assert numbers == set(range(40, 60)), "the last ones"
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 28, 28))
+    for some in (pictures["train"], pictures["val"]):
+        for file, target in zip(some.files, some.targets, strict=True):
+            number = int(file.stem)
+            assert some.classes[target] == names[number % 10].replace("/", " or ")
+            assert np.array_equal(np.array(Image.open(file)), pixels[number])
+
+
+def test_fashion_mnist_from_source(clothes, tmp_path, monkeypatch):
+    check_clothes(splits(FashionMnist, tmp_path / "set", "classification", source=clothes))
+    offline(monkeypatch)
+    check_clothes(splits(FashionMnist, tmp_path / "set", "generation"))
+    assert left(tmp_path / "set" / "pictures") == ["test", "train", "val"]
+
+
+def test_fashion_mnist_fetched(site, clothes, tmp_path, monkeypatch):
+    for file in clothes.iterdir():
+        site.files[f"/{file.name}"] = file.read_bytes()
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [f"{site.url}/"])
+    check_clothes(splits(FashionMnist, tmp_path / "set", "classification"))
+    assert len(left(tmp_path / "set/FashionMNIST/raw")) == len(site.ranges) == 4
+
+
+def test_fashion_mnist_packed_anew_or_damaged(clothes, tmp_path):
+    file = clothes / "t10k-labels-idx1-ubyte.gz"
+    content = gzip.decompress(file.read_bytes())
+    file.write_bytes(gzip.compress(content, compresslevel=1, mtime=1))
+    assert counts(FashionMnist, tmp_path / "set", source=clothes) == [40, 20, 20]
+    for damaged in (gzip.compress(content + b"!"), gzip.compress(content)[:-9], b"junk"):
+        file.write_bytes(damaged)
+        said = refused(lambda: FashionMnist(tmp_path / "other", "train", source=clothes))
+        assert said.startswith(f"{file}: ") and not (tmp_path / "other/pictures").exists()
+
+
+def test_fashion_mnist_from_a_command(run, clothes, tmp_path):
+    chosen = ["+data=fashion_mnist", "+model=lenet", *TINY, "test=false"]
+    done = run("train", *chosen, f"data.source={clothes}")
+    assert done.status == 0, done.err
+    assert (tmp_path / "data/fashion_mnist/pictures").exists()
+    done = run("train", *chosen, "data.root=elsewhere", "data.source=nowhere")
+    assert done.status == 1
+    assert done.err.startswith("error: nowhere/train-images-idx3-ubyte.gz: not there; data.source")
+
+
+@pytest.fixture
+def oxford(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type:
+    """torchvision's own class, of twelve pictures of three classes, from the local server."""
+    official, made = torchvision.datasets.Flowers102, tmp_path / "made"
+    for number in range(1, 13):
+        picture(made / "jpg" / f"image_{number:05d}.jpg")
+    contents = {"102flowers.tgz": packed(made / "jpg", made / "a.tgz", "jpg")}
+    order = {"trnid": [1, 5, 9, 2], "valid": [3, 6, 10, 4], "tstid": [7, 8, 11, 12]}
+    for name, values in (
+        ("imagelabels.mat", {"labels": [1, 1, 1, 1, 21, 21, 21, 21, 60, 60, 60, 60]}),
+        ("setid.mat", order),
+    ):
+        scipy.io.savemat(made / name, values)
+        contents[name] = (made / name).read_bytes()
+    keys = dict(zip(contents, ("image", "label", "setid"), strict=True))
+    files = {keys[name]: (name, md5(content)) for name, content in contents.items()}
+    site.files |= {f"/{name}": content for name, content in contents.items()}
+    monkeypatch.setattr(official, "_file_dict", files)
+    monkeypatch.setattr(official, "_download_url_prefix", f"{site.url}/")
+    return official
+
+
+def test_flowers102(site, oxford, tmp_path, monkeypatch):
+    fetched = splits(Flowers102, tmp_path / "set", "classification")
+    assert fetched["train"].classes == ["fire lily", "pink primrose", "pink-yellow dahlia?"]
+    assert [sorted(int(file.stem[-5:]) for file in p.files) for p in fetched.values()] == [
+        [1, 2, 5, 9],
+        [3, 4, 6, 10],
+        [7, 8, 11, 12],
+    ]
+    expected = ["pink primrose"] * 4 + ["fire lily"] * 4 + ["pink-yellow dahlia?"] * 4
+    for pictures in fetched.values():
+        for file, target in zip(pictures.files, pictures.targets, strict=True):
+            assert pictures.classes[target] == expected[int(file.stem[-5:]) - 1]
+    assert oxford.classes == flowers102.NAMES and len(site.ranges) == 3
+    assert left(tmp_path / "set" / "flowers-102") == sorted(
+        name for name, _ in oxford._file_dict.values()
+    )
+    offline(monkeypatch)
+    assert counts(Flowers102, tmp_path / "set") == [4, 4, 4]
+
+
+@pytest.fixture
+def animals(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type:
+    """torchvision's own class, of two breeds, twenty pictures each, from the local server."""
+    official, made = torchvision.datasets.OxfordIIITPet, tmp_path / "made"
+    lists: dict[str, list[str]] = {"trainval": [], "test": []}
+    for label, breed in enumerate(("Bengal", "great_pyrenees"), start=1):
+        for number in range(20):
+            name = f"{breed}_{number}"
+            picture(made / "images" / f"{name}.jpg")
+            trimap = np.full((20, 24), 2, np.uint8)
+            trimap[4:16, 4:16], trimap[6:14, 6:14] = 3, 1
+            (made / "annotations" / "trimaps").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(trimap).save(made / "annotations" / "trimaps" / f"{name}.png")
+            lists["test" if number < 5 else "trainval"].append(f"{name} {label} {label} 1")
+    write(made / "annotations/trimaps/._junk.png", "of a Mac")
+    picture(made / "images" / "in_no_list.jpg")
+    for name, lines in lists.items():
+        write(made / "annotations" / f"{name}.txt", "\n".join(lines))
+    resources = []
+    for name in ("images", "annotations"):
+        content = packed(made / name, made / f"{name}.tar.gz", name)
+        site.files[f"/{name}.tar.gz"] = content
+        resources.append((f"{site.url}/{name}.tar.gz", md5(content)))
+    monkeypatch.setattr(official, "_RESOURCES", resources)
+    return official
+
+
+def test_pets(site, animals, tmp_path, monkeypatch):
+    fetched = splits(Pets, tmp_path / "set", "classification")
+    assert fetched["test"].classes == ["Bengal", "Great Pyrenees"] and len(site.ranges) == 2
+    for split, pictures in fetched.items():
+        for file, target in zip(pictures.files, pictures.targets, strict=True):
+            assert target == file.name.startswith("great")
+            number = int(file.stem.rpartition("_")[2])
+            chosen = "val" if stable_split(file.name) == "val" else "train"
+            assert split == ("test" if number < 5 else chosen)
+    assert sum(map(len, fetched.values())) == 40 and len(fetched["test"]) == 10
+    assert all(len(pictures) for pictures in fetched.values())
+    offline(monkeypatch)
+    for split, pictures in splits(Pets, tmp_path / "set", "segmentation").items():
+        assert pictures.names == fetched[split].names
+        assert pictures.classes == ["background", "pet"]
+        for file, target in zip(pictures.files, pictures.targets, strict=True):
+            seen = Counter(images.load_mask(target).ravel().tolist())
+            assert target.stem == file.stem and seen == {0: 336, 255: 80, 1: 64}
+    assert "task is detection" in refused(lambda: Pets(tmp_path / "set", "train", "detection"))
+
+
+@pytest.mark.parametrize(("task", "model"), [("classification", "lenet"), ("segmentation", "unet")])
+def test_pets_from_a_command(run, animals, task, model):
+    done = run("train", *TINY_OF[model], "data=pets", f"model={model}", "test=false")
+    assert done.status == 0, done.err
+
+
+@pytest.fixture
+def voc(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """torchvision's own entry, of a small set with VOC's classes, from the local server."""
+    made = tmp_path / "made" / "VOCdevkit" / "VOC2012"
+    make_voc(made)
+    for file in (made / "Annotations").glob("*.xml"):
+        write(file, file.read_text().replace("<name>", "<name> "))
+    names = {split: list(some) for split, some in every_split().items()}
+    official = {"train": [*names["train"], *names["test"]], "val": names["val"]}
+    for kind in ("Main", "Segmentation"):
+        (made / "ImageSets" / kind / "test.txt").unlink(missing_ok=True)
+        for split, some in official.items():
+            write(made / "ImageSets" / kind / f"{split}.txt", "\n".join(some))
+    for name in [*official["train"], *official["val"]]:
+        mask(made / "SegmentationClass" / f"{name}.png", [0, 8, 12, 255])
+    archive = tmp_path / "made" / "VOCtrainval_11-May-2012.tar"
+    with tarfile.open(archive, "w") as content:
+        content.add(tmp_path / "made" / "VOCdevkit", "VOCdevkit")
+    site.files[f"/{archive.name}"] = archive.read_bytes()
+    entry = torchvision.datasets.voc.DATASET_YEAR_DICT["2012"]
+    monkeypatch.setitem(entry, "url", f"{site.url}/{archive.name}")
+    monkeypatch.setitem(entry, "md5", md5(archive.read_bytes()))
+    return {name: split for split, some in official.items() for name in some}
+
+
+def test_voc2012(site, voc, tmp_path, monkeypatch):
+    fetched = splits(Voc2012, tmp_path / "set", "detection")
+    offline(monkeypatch)
+    for task, pictures in (
+        ("detection", fetched),
+        ("segmentation", splits(Voc2012, tmp_path / "set", "segmentation")),
+    ):
+        found = {file.stem: split for split, some in pictures.items() for file in some.files}
+        assert set(found) == set(voc) and len(found) == 9, task
+        for name, split in found.items():
+            chosen = "val" if stable_split(f"{name}.jpg") == "val" else "train"
+            assert split == ("test" if voc[name] == "val" else chosen)
+    assert len(fetched["train"].classes) == 20 and "cat" in fetched["train"].classes
+    assert len(site.ranges) == 1
+    lists = tmp_path / "set/pictures/VOCdevkit/VOC2012/ImageSets/Main"
+    given = torchvision.datasets.voc.VOCDetection(tmp_path / "made", image_set="val").images
+    assert (lists / "official_val.txt").read_text().split() == [Path(one).stem for one in given]
+
+
+def make_cvppp(root: Path, count: int = 12) -> None:
+    """As the challenge lays it out: folders that count from 1, two leaves a plant."""
+    for folder in ("A2", "A4"):
+        for number in range(1, count + 1):
+            plant = root / folder / f"plant{number:03d}"
+            picture(Path(f"{plant}_rgb.png"))
+            leaves = np.zeros((20, 24), np.uint8)
+            leaves[2:6, 3:9], leaves[10, 10] = 1, 2
+            Image.fromarray(leaves).save(f"{plant}_label.png")
+            Image.fromarray(leaves * 0).save(f"{plant}_centers.png")
+
+
+def test_cvppp(tmp_path):
+    make_cvppp(tmp_path)
+    found = splits(Cvppp, tmp_path, "classification")
+    assert sum(map(len, found.values())) == 24 and all(map(len, found.values()))
+    for split, pictures in found.items():
+        assert pictures.classes == ["A2", "A4"]
+        for file, target in zip(pictures.files, pictures.targets, strict=True):
+            assert file.name.endswith("_rgb.png") and target == (file.parent.name == "A4")
+            assert stable_split(f"{file.parent.name}/{file.name[:8]}") == split
+    boxes, labels = Cvppp(tmp_path, "train", "detection").targets[0]
+    assert boxes.tolist() == [[3, 2, 9, 6], [10, 10, 11, 11]] and labels.tolist() == [0, 0]
+    masks = Cvppp(tmp_path, "val", "segmentation")
+    assert masks.classes == ["background", "plant"] and masks.names == found["val"].names
+    assert Counter(images.load_mask(masks.targets[0]).ravel().tolist()) == {0: 455, 1: 25}
+    assert masks.targets[0].relative_to(tmp_path / "masks").with_suffix("") == Path(
+        masks.files[0].relative_to(tmp_path).as_posix().removesuffix("_rgb.png")
+    )
+
+
+def test_cvppp_without_set_or_labels(run, tmp_path):
+    done = run("train", "+data=cvppp", "+model=centernet", "data.root=plants")
+    assert done.status == 1 and done.err.count("\n") == 1
+    for part in ("plants: no A1/plant001_rgb.png", "register at https://", "data.root=FOLDER"):
+        assert part in done.err
+    make_cvppp(tmp_path)
+    (tmp_path / "A2/plant003_label.png").unlink()
+    for task in ("detection", "segmentation"):
+        said = refused(partial(Cvppp, tmp_path, "train", task))
+        assert said.startswith("1 labels are missing") and "A2/plant003_label.png" in said
+    assert not (tmp_path / "masks").exists()
+    assert len(Cvppp(tmp_path, "train", "generation"))
+
+
+def test_complete_sets_need_no_torch(clothes, animals, voc, tmp_path):
+    """What engine=onnx relies on."""
+    FashionMnist(tmp_path / "fashion_mnist", "train", source=clothes)
+    Pets(tmp_path / "pets", "train")
+    Voc2012(tmp_path / "voc2012", "train")
+    make_cvppp(tmp_path / "cvppp")
+    code = (
+        "import sys\n"
+        "from nano_cv.data import cvppp, fashion_mnist, flower_photos, flowers102, pets, voc2012\n"
+        "fashion_mnist.FashionMnist('fashion_mnist', 'test'), pets.Pets('pets', 'test')\n"
+        "voc2012.Voc2012('voc2012', 'test'), cvppp.Cvppp('cvppp', 'test')\n"
+        "print([name for name in ('torch', 'requests') if name in sys.modules])"
+    )
+    done = python("-c", code, cwd=tmp_path)
+    assert done.stdout == "[]\n", done.stderr
