@@ -6,9 +6,8 @@ from pathlib import Path
 import hydra
 import pytest
 from conftest import ROOT, make_flowers, python
-from test_formats import every_split, make_coco, make_masks, make_voc, make_yolo, mask, write
-
 from omegaconf import OmegaConf
+from test_formats import every_split, make_coco, make_masks, make_voc, make_yolo, mask, write
 
 from nano_cv.checks import CONFIGS, option_groups, task_name
 
