@@ -4,7 +4,6 @@ import importlib.util
 import math
 import re
 import shlex
-import threading
 from pathlib import Path
 
 import hydra
@@ -19,7 +18,6 @@ from omegaconf import OmegaConf
 
 from nano_cv import checks, cli, sweep
 from nano_cv.errors import UserError
-from nano_cv.files import alone
 from nano_cv.sweep import Scores, falls_behind
 
 
@@ -221,20 +219,3 @@ def test_mistakes(run, tmp_path, typed, answer):
 def test_other_scripts_have_no_sweep():
     with pytest.raises(UserError, match=r"infer.py takes no sweep"):
         checks.check("infer", cli.accept_plus(["+sweep=optuna"]))
-
-
-def test_alone(tmp_path):
-    """The second waits until the first has left."""
-    order = []
-
-    def second() -> None:
-        with alone(tmp_path / "lock"):
-            order.append("second")
-
-    thread = threading.Thread(target=second)
-    with alone(tmp_path / "lock"):
-        thread.start()
-        thread.join(0.1)
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"]
