@@ -40,7 +40,7 @@ run: .venv/installed data/flowers/train.txt weights/lenet_flowers.safetensors  #
 	$(BIN)/python export_model.py +data=flowers +model=lenet
 
 test: .venv/installed data/flowers/train.txt lint  ## set up and run all tests
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest -n logical --maxprocesses 4
 
 lint: .venv/installed  ## style and types
 	$(BIN)/ruff check .
