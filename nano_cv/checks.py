@@ -8,7 +8,7 @@ import json
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
     try:
         overrides = [_parse(given) for given in parsed.overrides]
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            compose = partial(_compose, config_name, folders)
+            compose = cache(partial(_compose, config_name, folders))
             multirun, space = _sweep(config_name, overrides, parsed.multirun, compose)
             runs = runs_of([*overrides, *space], multirun)
             configs = [_check_run(config_name, run, folders, compose) for run in runs]
@@ -127,9 +127,7 @@ def last_run(job: str, config: DictConfig) -> Path:
     return found[-1].parents[1]
 
 
-def _compose(
-    config_name: str, folders: list[Path], lines: list[str], **options: bool
-) -> DictConfig:
+def _compose(config_name: str, folders: list[Path], *lines: str, **options: bool) -> DictConfig:
     places = ",".join(f"file://{folder.resolve()}" for folder in folders[1:])
     return hydra.compose(config_name, [f"hydra.searchpath=[{places}]", *lines], **options)
 
@@ -151,16 +149,15 @@ def _sweep(
     if not (multirun or said or keys):
         return False, []
     lines = [str(override.input_line) for override in chosen]
-    config = compose(lines, return_hydra_config=True)
     for override in keys:
         if inside := override.key_or_group.partition("hydra.sweeper.params.")[2]:
             raise UserError(
                 f"{override.input_line}: a range is set by the name of its key: {inside}="
             )
         if override.key_or_group.startswith(("hydra.sweeper.", "hydra.launcher.")):
-            _check_key(override, config, {})
+            _check_key(override, compose(*lines, return_hydra_config=True), {})
     lines += [str(override.input_line) for override in keys]
-    config = compose(lines, return_hydra_config=True)
+    config = compose(*lines, return_hydra_config=True)
     multirun = multirun or config.hydra.mode == RunMode.MULTIRUN
     return multirun, space_of(config, overrides) if multirun else []
 
@@ -199,7 +196,7 @@ def _check_run(
         else:
             keys.append(override)
 
-    config = compose(chosen)
+    config = compose(*chosen).copy()
     for override in keys:
         if not (override.is_add() or override.is_force_add()):
             _check_key(override, config, own)
@@ -208,7 +205,7 @@ def _check_run(
     values: Any = OmegaConf.to_container(config, resolve=True)
     _check_choices(config)
     if "data" in own:
-        _check_task(values, {name: partial(compose, [f"data={name}"]) for name in groups["data"]})
+        _check_task(values, {name: partial(compose, f"data={name}") for name in groups["data"]})
         # Not `???` in the YAML: that would leave the root of the set whose settings it takes over.
         if config.data.root is None and config.get("input") is None:
             raise UserError(f"data.root: needed by data={config.data.name}; add data.root=FOLDER")

@@ -18,4 +18,5 @@ def interrupted(self, batch, index):
 
 
 Classification.training_step = interrupted
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs of the background
 train()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, SPECIES, TINY, TINY_OF, make_flowers, python
+from test_classes import make_csv, make_folder
 from test_formats import make_coco, make_masks, make_voc, make_yolo
 
 from nano_cv.serving.trial import Trial
@@ -33,7 +34,15 @@ SERVING = (
 
 # Names of the real species, for the commands that ask for them.
 NAMES = dict(zip(("daisy", "primrose", "tobacco"), SPECIES.values(), strict=True))
-SETS = {"coco": make_coco, "voc": make_voc, "yolo": make_yolo, "folder_masks": make_masks}
+SETS = {
+    "folder": make_folder,
+    "csv": make_csv,
+    "flower_photos": lambda root: make_folder(root / "pictures/flower_photos"),  # as unpacked
+    "coco": make_coco,
+    "voc": make_voc,
+    "yolo": make_yolo,
+    "folder_masks": make_masks,
+}
 
 
 @pytest.fixture
@@ -86,8 +95,8 @@ def test_infer(run, flowers, trained, tmp_path, command):
 def train(run, folder: Path, command: str):
     """Run a command of train.py, tiny, on a tiny set where the command says that there is one."""
     said = settings(command)
-    if "data.root" in said:
-        SETS[said["data"]](folder / said["data.root"])
+    if (name := said.get("data")) in SETS:
+        SETS[name](folder / said.get("data.root", f"data/{name}"))
     return run("train", *shlex.split(command)[2:], *small(command))
 
 
@@ -107,7 +116,11 @@ def without_own_keys(command: str) -> str:
 def small(command: str) -> list[str]:
     """The settings of a tiny run of its model, but for what the command sets itself."""
     own = settings(command)
-    tiny = TINY_OF.get(own.get("model", "lenet"), TINY)
+    tiny = TINY_OF.get(own.get("model", "lenet"), [one for one in TINY if "channels" not in one])
+    if "backbone" in command:
+        tiny = [one.replace("image_size=32", "image_size=64") for one in tiny]
+    if "sweep" in own:
+        tiny = [*tiny, "hydra.sweeper.n_trials=2"]
     return [setting for setting in tiny if setting.partition("=")[0] not in own]
 
 

@@ -1,4 +1,4 @@
-"""Searching for the best settings: what is tried, what is stopped early, what is said."""
+"""Searching for the best settings: what is tried, stopped early, and said at the end."""
 
 import importlib.util
 import math
@@ -41,7 +41,7 @@ OTHERS = [accuracies(0.5, 0.7), accuracies(0.6, 0.8), accuracies(0.4, 0.9)]
         (accuracies(0.4), [*OTHERS, accuracies(0.9)], 4, 0.55),  # but so far it has
         (accuracies(0.4, 0.7), [run._replace(metric="val/mAP") for run in OTHERS], 1, None),
         (accuracies(math.nan), OTHERS, 3, 0.5),  # what is no number is the worst
-        (accuracies(0.4), [*OTHERS[:2], accuracies(math.nan)], 3, 0.5 - 0.1 + 0.1),
+        (accuracies(0.4), [*OTHERS[:2], accuracies(math.nan)], 3, 0.5),
         (Scores("val/loss", "min", [3.0]), [Scores("val/loss", "min", [2.0])], 1, 2.0),
         (Scores("val/loss", "min", [1.0]), [Scores("val/loss", "min", [2.0])], 1, None),
     ],
@@ -56,7 +56,7 @@ def test_median_rule_is_that_of_optuna(mode, direction):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     random, decisions = np.random.default_rng(0), []
     for _ in range(60):
-        runs = random.normal(size=(5, 3)).round(1)
+        runs = random.normal(size=(5, 3))
         study = optuna.create_study(
             direction=direction, pruner=optuna.pruners.MedianPruner(4, n_warmup_steps=0)
         )
@@ -103,7 +103,7 @@ def test_search(run, flowers, tmp_path):
     best = scores[tmp_path / place[1]]
     again = run("train", *shlex.split(command[1]))
     assert again.status == 0, again.err
-    assert f"best val/accuracy  {best.best:.4f}" in again.out and "test/accuracy" in again.out
+    assert re.search(rf"best val/accuracy +{best.best:.4f}\ntest/accuracy", again.out), again.out
     assert (tmp_path / "weights/lenet_flowers.safetensors").exists()
     assert not list((tmp_path / "runs/train").rglob(sweep.NAME)), "not a run of a sweep"
 
@@ -188,10 +188,8 @@ hydra: {sweeper: {params: {model.task.optimiser.lr: 'interval(0.1, 0.2)'}}}
     [
         ("sweep=optuma", "no such sweep; did you mean 'optuna'? Allowed: optuna"),
         ("sweep=optuna hydra/launcher=joblob", "no such launcher; did you mean 'joblib'? Allowed:"),
-        ("sweep=optuna hydra/sweeper/sampler=randm", "no such sampler; did you mean 'random'?"),
         ("sweep=optuna hydra.sweeper.n_trial=3", "has no 'n_trial'; did you mean 'n_trials'?"),
         ("sweep=optuna hydra.sweeper.n_trials=0", "n_trials=0: more than 0 is needed"),
-        ("sweep=optuna hydra.sweeper.n_trials=few", "a whole number is needed, as in 'n_trials="),
         ("sweep=optuna hydra.sweeper.storage=sqlite:///a.db", "in memory only; leave it out"),
         ("sweep=optuna hydra/launcher=joblib", "runs at once: 1 or more are needed, as in hydra."),
         ("sweep=optuna hydra.launcher.n_jobs=2", "hydra.launcher has no 'n_jobs'. Allowed: "),
@@ -203,10 +201,8 @@ hydra: {sweeper: {params: {model.task.optimiser.lr: 'interval(0.1, 0.2)'}}}
         ),
         (f"sweep=optuna {LR}=interval(1e-2,1e-3)", "from less to more is needed"),
         (f"sweep=optuna {LR}=tag(log,interval(0.0,0.1))", "and with 'log' from more than 0"),
-        (f"sweep=optuna {LR}=interval(-0.1,0.1)", f"{LR}=-0.1: more than 0 is needed"),
         (f"sweep=optuna {LR}=interval(1,2)", "whole numbers only; type interval(1.0, 2.0)"),
         ("sweep=optuna trainer.max_epochs=interval(1.0,3.0)", "a whole number is needed, as in"),
-        ("sweep=optuna model.task.network.dropout=choice(0.1,high)", "dropout=high: a number is"),
         (f"{LR}=interval(1e-4,1e-2)", "several values; add -m to run each of them"),
         (f"-m {LR}=interval(1e-4,1e-2)", "needs a search; add sweep=optuna, or name the values"),
         ("--config-dir=mine sweep=mine", "has no 'optimiser'; did you mean 'optimizer'?"),

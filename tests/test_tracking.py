@@ -56,7 +56,7 @@ def test_record_of_a_training(run, flowers, tmp_path, database):
     assert len(epochs) == 2
     assert "test/accuracy" in second.data.metrics
     kept = {file.path for file in client.list_artifacts(second.info.run_id)}
-    assert kept == {"confusion_matrix.png", "worst_mistakes.png", "predictions.csv"}
+    assert kept == {"data.png", "confusion_matrix.png", "worst_mistakes.png", "predictions.csv"}
 
 
 def test_record_of_a_prediction(run, flowers, tmp_path, database):

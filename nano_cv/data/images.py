@@ -153,6 +153,8 @@ def dimensions(file: Path) -> tuple[int, int]:
             # Pillow turns the size of a TIFF itself.
             sideways = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) >= 5
             return (image.height, image.width) if sideways else image.size
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"{file}: not a picture in a known format") from None
     except OSError as error:
         raise ImageError(f"{file}: not a picture that can be read: {error}") from error
 
