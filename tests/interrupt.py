@@ -6,7 +6,6 @@ import sys
 from nano_cv.tasks.classification import Classification
 from train import train
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs begin without
 EPOCH = int(sys.argv.pop(1))
 step = Classification.training_step
 
