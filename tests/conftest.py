@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from PIL import Image
+from xdist.scheduler import LoadScopeScheduling
 
 from nano_cv.contract import Contract
 
@@ -53,6 +54,20 @@ CONTRACT = Contract(
     std=[0.229, 0.224, 0.225],
     network={"channels": [4, 8], "dropout": 0.0},
 )
+
+# What several processes leave to one of them, so that what these tests share is made once.
+TOGETHER = {
+    # Servers in turn: a free port may be somebody else's a moment later. And what `shop` sells.
+    "servers": (
+        *("tests/test_engines.py", "tests/test_generation.py", "tests/test_serving.py"),
+        "tests/test_readme.py::test_from_export_to_answers",
+    ),
+    "clone": ("tests/test_readme.py::test_dvc_pull", "tests/test_readme.py::test_pretrained"),
+    **{
+        name: f"tests/test_{name}.py"
+        for name in ("detection", "export", "segmentation", "tracking")
+    },
+}
 
 
 class Result(NamedTuple):
@@ -98,6 +113,21 @@ def save_leaves(plant: Path, number: int) -> None:
     Image.fromarray(mask).save(f"{plant}_mask.png")
 
 
+class Together(LoadScopeScheduling):
+    """With `pytest -n`: each test for itself, but for those that go `TOGETHER`.
+
+    Not `--dist loadgroup`: pytest-xdist 3.8 does not see its groups in pytest 9.2 (its issue 1386).
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((group for group in TOGETHER if nodeid.startswith(TOGETHER[group])), nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    """Asked for by pytest-xdist."""
+    return Together(config, log)
+
+
 @pytest.fixture
 def flowers(tmp_path: Path) -> Path:
     """The folder of a tiny data set, which the test may damage."""
@@ -125,13 +155,6 @@ def run(
         return Result(status, *capsys.readouterr())
 
     yield call
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `pytest -n`: those that want the shop run in one process, which makes it once."""
-    for item in items:
-        if "shop" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("servers"))
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,6 @@ from nano_cv.export import precision
 from nano_cv.networks.centernet import CenterNet
 from nano_cv.tasks.detection import SPREAD, Detection, draw_gaussians, to_boxes
 
-pytestmark = pytest.mark.xdist_group("detection")  # `home` is made once
 SIDE = 32
 CONTRACT = Contract(
     task="detection",

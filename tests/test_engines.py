@@ -25,7 +25,6 @@ from nano_cv.errors import UserError
 from nano_cv.serving import triton
 from nano_cv.serving.client import Client, ServerError
 
-pytestmark = pytest.mark.xdist_group("servers")
 NAME = CONTRACT.name
 FOR_INFER = [option for option in TINY if not option.startswith("model.")]
 QUOTED = CONTRACT.to_json().replace('"', '\\"')

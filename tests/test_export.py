@@ -13,8 +13,6 @@ from nano_cv.contract import Contract
 from nano_cv.export import precision, repository
 from nano_cv.export.validate import check_repository, read_config
 
-pytestmark = pytest.mark.xdist_group("export")  # `trained` is made once
-
 
 @pytest.fixture(scope="module")
 def trained(exported_once, tmp_path_factory) -> Path:

@@ -124,7 +124,6 @@ def small(command: str) -> list[str]:
     return [setting for setting in tiny if setting.partition("=")[0] not in own]
 
 
-@pytest.mark.xdist_group("servers")
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's wheel is for Linux")
 def test_from_export_to_answers(run, exported_once, flowers, tmp_path):
     """The commands of the chapter on serving, in the order of a person who follows it."""
@@ -193,7 +192,6 @@ def clone(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.xdist_group("clone")
 def test_dvc_pull_in_a_fresh_clone(clone):
     lists = [clone / f"data/flowers/{split}.txt" for split in ("train", "val", "test")]
     names = [name for file in lists for name in file.read_text().split()]
@@ -203,7 +201,6 @@ def test_dvc_pull_in_a_fresh_clone(clone):
     assert sum(file.stat().st_size for file in (clone / "data").rglob("*")) < 40e6
 
 
-@pytest.mark.xdist_group("clone")
 def test_pretrained_weights_are_as_good_as_their_card_says(clone, run, monkeypatch):
     """`python infer.py` right after `dvc pull`."""
     monkeypatch.chdir(clone)

@@ -22,7 +22,6 @@ from nano_cv.export import precision
 from nano_cv.networks.unet import UNet
 from nano_cv.tasks.segmentation import Segmentation, dice_loss
 
-pytestmark = pytest.mark.xdist_group("segmentation")  # `home` is made once
 SIDE = 32
 CONTRACT = Contract(
     task="segmentation",

@@ -32,8 +32,6 @@ try:
 except UserError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
-# One server after another: a port that is free is somebody else's a moment later.
-pytestmark = pytest.mark.xdist_group("servers")
 SLOW = """
 import time
 import triton_python_backend_utils as utils

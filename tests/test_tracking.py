@@ -12,7 +12,6 @@ from mlflow.entities import Run
 from nano_cv import weights
 from nano_cv.contract import git_commit
 
-pytestmark = pytest.mark.xdist_group("tracking")  # `database` is made once
 SETTINGS = [option for option in TINY if not option.startswith("logger=")]
 FILE = Path("weights/lenet_flowers.safetensors")
 
