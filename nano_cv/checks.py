@@ -36,6 +36,7 @@ CHOICES = {  # values that a wrong spelling would carry as far as Lightning
 }
 POSITIVE = (
     *("data.batch_size", "model.image_size", "model.task.optimizer.lr", "trainer.max_epochs"),
+    *("trainer.prune_after", "trainer.prune_siblings"),
     *("model.epochs", "model.batch_size", "model.task.steps", "model.task.max_detections", "count"),
     *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
     *("probe_seconds", "probe_deadline_seconds", "poll_seconds", "exit_timeout_seconds"),
@@ -47,7 +48,7 @@ POSITIVE = (
     *(f"triton.{key}" for key in ("queue_timeout_us", "decode_instances")),
     *("triton.max_picture_bytes", "triton.max_picture_pixels"),
 )
-NULLABLE = ("ema_decay",)  # numbers that may be switched off
+MAY_BE_NULL = ("model.task.ema_decay", "trainer.gradient_clip_val", "trainer.prune_after")
 NOT_NEGATIVE = (
     "seed",
     "data.workers",
@@ -154,7 +155,8 @@ def _sweep(
             raise UserError(
                 f"{override.input_line}: a range is set by the name of its key: {inside}="
             )
-        if override.key_or_group.startswith(("hydra.sweeper.", "hydra.launcher.")):
+        added = override.is_add() or override.is_force_add()
+        if override.key_or_group.startswith(("hydra.sweeper.", "hydra.launcher.")) and not added:
             _check_key(override, compose(*lines, return_hydra_config=True), {})
     lines += [str(override.input_line) for override in keys]
     config = compose(*lines, return_hydra_config=True)
@@ -229,7 +231,8 @@ def _check_key(override: Override, defaults: DictConfig, groups: dict[str, list[
             )
         node = node[part]
     given = None if override.is_delete() else override.value()
-    if override.is_delete() or "${" in str(given) or (given is None and path[-1] in NULLABLE):
+    off = given is None and override.key_or_group in MAY_BE_NULL
+    if override.is_delete() or off or "${" in str(given):
         return  # an interpolation: composing will resolve it
     if "${" in str(node):
         node = OmegaConf.select(defaults, override.key_or_group, throw_on_missing=False)

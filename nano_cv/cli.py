@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from nano_cv.checks import CONFIGS, check, option_groups
@@ -79,9 +80,11 @@ def stop(error: Exception) -> NoReturn:
 
 
 def resumable() -> str:
-    """What to type to go on with this run, if it has kept an epoch."""
+    """What to type to go on with this run, if it has kept an epoch; a sweep's cannot be."""
     if not HydraConfig.initialized():
         return ""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return f"; the runs so far lie in {HydraConfig.get().sweep.dir}"
     checkpoint = Path(HydraConfig.get().runtime.output_dir, "checkpoints", "last.ckpt")
     return "; to go on from the last whole epoch, add resume=true" if checkpoint.exists() else ""
 

@@ -102,8 +102,7 @@ def _check_interval(override: Override, config: DictConfig) -> None:
         raise UserError(f"{line}: an interval needs a search; add sweep=optuna, or name the values")
     if start >= end or ("log" in interval.tags and start <= 0):
         raise UserError(f"{line}: from less to more is needed, and with 'log' from more than 0")
-    node = OmegaConf.select(config, override.key_or_group)
-    if isinstance(node, float) and isinstance(start, int) and isinstance(end, int):
-        raise UserError(
-            f"{line}: that means whole numbers only; type interval({float(start)}, {float(end)})"
-        )
+    if isinstance(start, float) and isinstance(
+        OmegaConf.select(config, override.key_or_group), int
+    ):
+        raise UserError(f"{line}: whole numbers are needed; type int(interval({start:g}, {end:g}))")

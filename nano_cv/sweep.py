@@ -80,9 +80,12 @@ def falls_behind(own: Scores, others: Sequence[Scores], siblings: int) -> float 
         for other in others
         if other[:2] == own[:2] and len(other.values) >= epoch
     ]
-    if len(reached) < siblings or max(own.gains) >= median(reached):
+    if len(reached) < siblings:
         return None
-    return median(reached) if own.mode == "max" else -median(reached)
+    middle, best = median(reached), max(own.gains)
+    if best >= middle or math.isclose(best, middle, rel_tol=1e-6):  # as float32 they differ
+        return None
+    return middle if own.mode == "max" else -middle
 
 
 class Best(Callback):

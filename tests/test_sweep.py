@@ -38,6 +38,7 @@ OTHERS = [accuracies(0.5, 0.7), accuracies(0.6, 0.8), accuracies(0.4, 0.9)]
         (accuracies(0.4, 0.7), [*OTHERS, accuracies(0.9)], 4, None),  # one has not come so far
         (accuracies(0.4), [*OTHERS, accuracies(0.9)], 4, 0.55),  # but so far it has
         (accuracies(0.4, 0.7), [run._replace(metric="val/mAP") for run in OTHERS], 1, None),
+        (accuracies(0.55 - 1e-8), OTHERS[:2], 2, None),  # as good but for rounding
         (accuracies(math.nan), OTHERS, 3, 0.5),  # what is no number is the worst
         (accuracies(0.4), [*OTHERS[:2], accuracies(math.nan)], 3, 0.5),
         (Scores("val/loss", "min", [3.0]), [Scores("val/loss", "min", [2.0])], 1, 2.0),
@@ -48,6 +49,7 @@ def test_median_rule(own, others, siblings, median):
     assert falls_behind(own, others, siblings) == pytest.approx(median)
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize(("mode", "direction"), [("max", "maximize"), ("min", "minimize")])
 def test_median_rule_is_that_of_optuna(mode, direction):
     """Where all others have ended: then its rule and ours see the same."""
@@ -191,6 +193,7 @@ hydra: {sweeper: {params: {model.task.optimiser.lr: 'interval(0.1, 0.2)'}}}
         ("sweep=optuna hydra.sweeper.storage=sqlite:///a.db", "in memory only; leave it out"),
         ("sweep=optuna hydra/launcher=joblib", "runs at once: 1 or more are needed, as in hydra."),
         ("sweep=optuna hydra.launcher.n_jobs=2", "hydra.launcher has no 'n_jobs'. Allowed: "),
+        ("sweep=optuna trainer.prune_after=0", "trainer.prune_after=0: more than 0 is needed"),
         ("sweep=optuna resume=true", "resume=true goes on with one run; leave out -m and sweep"),
         (f"sweep=optuna hydra.sweeper.params.{LR}=1", f"set by the name of its key: {LR}="),
         (
@@ -199,8 +202,7 @@ hydra: {sweeper: {params: {model.task.optimiser.lr: 'interval(0.1, 0.2)'}}}
         ),
         (f"sweep=optuna {LR}=interval(1e-2,1e-3)", "from less to more is needed"),
         (f"sweep=optuna {LR}=tag(log,interval(0.0,0.1))", "and with 'log' from more than 0"),
-        (f"sweep=optuna {LR}=interval(1,2)", "whole numbers only; type interval(1.0, 2.0)"),
-        ("sweep=optuna trainer.max_epochs=interval(1.0,3.0)", "a whole number is needed, as in"),
+        ("sweep=optuna trainer.max_epochs=interval(1,3)", "are needed; type int(interval(1, 3))"),
         (f"{LR}=interval(1e-4,1e-2)", "several values; add -m to run each of them"),
         (f"-m {LR}=interval(1e-4,1e-2)", "needs a search; add sweep=optuna, or name the values"),
         ("--config-dir=mine sweep=mine", "has no 'optimiser'; did you mean 'optimizer'?"),
@@ -214,6 +216,10 @@ def test_mistakes(run, tmp_path, typed, answer):
     assert done.err.startswith("error: ") and answer in done.err, done.err
     assert "Traceback" not in done.err and done.err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["mine"], "nothing is written"
+
+
+def test_pruning_can_be_left_out():
+    assert checks.check("train", ["sweep=optuna", "trainer.prune_after=null"]) == []
 
 
 def test_other_scripts_have_no_sweep():
