@@ -155,6 +155,9 @@ def run(
         return Result(status, *capsys.readouterr())
 
     yield call
+    # Processes that a sweep leaves waiting for the next one are in this test's folder.
+    if loky := sys.modules.get("joblib.externals.loky"):
+        loky.get_reusable_executor().shutdown()
 
 
 @pytest.fixture(scope="session")
