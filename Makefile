@@ -42,7 +42,7 @@ run: .venv/installed data/flowers/train.txt weights/lenet_flowers.safetensors  #
 	$(BIN)/python export_model.py +data=flowers +model=lenet
 
 test: .venv/installed data/flowers/train.txt lint  ## set up and run all tests
-	$(BIN)/python -m pytest -n logical --maxprocesses 4
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --max-worker-restart 0
 
 lint: .venv/installed  ## style and types
 	$(BIN)/ruff check .

@@ -11,7 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.checks import task_name
 from nano_cv.contract import Contract, git_commit
-from nano_cv.data.pictures import Pictures
+from nano_cv.data import pictures
+from nano_cv.data.pictures import Pictures, Resized
+from nano_cv.data.store import located
 from nano_cv.errors import UserError, settings_of
 
 log = logging.getLogger(__name__)
@@ -51,9 +53,16 @@ def make_data(config: DictConfig) -> "DataModule":
 
 def make_pictures(config: DictConfig, split: str) -> Pictures:
     """One split of the data set as files; loads no torch."""
-    root = Path(config.data.root).expanduser()
+    root = located(config.data.root)
     dataset = instantiate(config.data.dataset, _convert_="all")
     return dataset(root=root, split=split, task=task_name(config))
+
+
+def open_splits(config: DictConfig) -> dict[str, Resized]:
+    """All splits of the data set, checked, without a cache; loads no torch."""
+    dataset = instantiate(config.data.dataset, _convert_="all")
+    options = (config.data.root, task_name(config), config.data.image_size, None, config.data.fit)
+    return pictures.open_splits(dataset, *options)[0]
 
 
 def make_contract(config: DictConfig, data: "DataModule", run_id: str) -> Contract:

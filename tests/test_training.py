@@ -55,9 +55,10 @@ def test_train_then_infer(run, flowers, tmp_path):
     assert (folder / "gradcam.png").exists()
 
 
-def test_resumed_equals_unbroken(run, flowers, tmp_path):
+@pytest.mark.parametrize("loading", [[], ["data.cache=null", "data.workers=2"]])
+def test_resumed_equals_unbroken(run, flowers, tmp_path, loading):
     """Interrupted after 2 of 4 epochs and resumed: the same learning rates, averages, weights."""
-    settings = [*TINY, "trainer.max_epochs=4", "model.task.network.dropout=0.3"]
+    settings = [*TINY, *loading, "trainer.max_epochs=4", "model.task.network.dropout=0.3"]
     assert run("train", *settings).status == 0
     whole = checkpoint(tmp_path)
     shutil.rmtree(tmp_path / "runs")

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
+from nano_cv.data.store import File, stamp
 from nano_cv.errors import UserError, listing
 from nano_cv.files import replacing
 from nano_cv.progress import track
@@ -23,7 +24,7 @@ from nano_cv.progress import track
 FORMAT = 2  # raise it when decoding or resizing changes, so that old arrays are not used
 
 
-Load = Callable[[Path, bytes], NDArray[np.uint8]]  # a file and its content to pixels
+Load = Callable[[File, bytes], NDArray[np.uint8]]  # a file and its content to pixels
 
 
 class Cached(NamedTuple):
@@ -34,7 +35,7 @@ class Cached(NamedTuple):
 
 
 def cached(
-    files: Sequence[Path], shape: Sequence[int], way: str, folder: Path, load: Load
+    files: Sequence[File], shape: Sequence[int], way: str, folder: Path, load: Load
 ) -> Cached:
     """Return the pixels of `files`, decoding them if that has not been done before.
 
@@ -59,16 +60,15 @@ def _open(path: Path) -> Cached:
     return Cached(np.load(path, mmap_mode="r"), json.loads(path.with_suffix(".json").read_text()))
 
 
-def _key(files: Sequence[Path], way: str) -> str:
+def _key(files: Sequence[File], way: str) -> str:
     key = hashlib.sha256(way.encode())
     for file in files:
-        status = file.stat()
-        key.update(f"{file.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        key.update(f"{stamp(file)}\n".encode())
     return key.hexdigest()[:24]
 
 
-def _build(files: Sequence[Path], shape: tuple[int, ...], path: Path, load: Load) -> None:
-    def prepare(file: Path) -> tuple[NDArray[np.uint8], str] | images.ImageError:
+def _build(files: Sequence[File], shape: tuple[int, ...], path: Path, load: Load) -> None:
+    def prepare(file: File) -> tuple[NDArray[np.uint8], str] | images.ImageError:
         try:
             content = images.read(file)
             return load(file, content), hashlib.sha256(content).hexdigest()

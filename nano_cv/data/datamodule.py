@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from nano_cv.data.order import ShardOrder
 from nano_cv.data.pictures import Boxes, Pictures, Resized, open_splits
 
 Batch = tuple[Tensor, Any]
@@ -49,6 +50,9 @@ class DataModule(pl.LightningDataModule):
         workers: processes that fetch batches; with a cache none are needed.
         cache: folder of decoded pictures; None decodes in every epoch.
         seed: of the order of the training pictures.
+        train_size: side of the training pictures, if it is another. Zooming in makes what is on
+            them larger than it will be; a smaller square makes up for it, and is quicker ("Fixing
+            the train-test resolution discrepancy", https://arxiv.org/abs/1906.06423).
         augment: changes training batches; None leaves them.
         source: folder of archives that were brought by hand; what `dataset` makes of it is its own.
     """
@@ -66,6 +70,7 @@ class DataModule(pl.LightningDataModule):
         workers: int = 0,
         cache: str | Path | None = None,
         seed: int = 0,
+        train_size: int | None = None,
         augment: nn.Module | None = None,
         source: str | Path | None = None,
     ) -> None:
@@ -74,6 +79,7 @@ class DataModule(pl.LightningDataModule):
         self.task, self.image_size, self.fit = task, image_size, fit
         self.batch_size, self.workers = batch_size, workers
         self.cache, self.seed, self.augment = cache, seed, augment
+        self.train_size = train_size
         self.splits: dict[str, Resized] = {}
         self.data_hash = ""
         self.first_epoch = 0  # where a resumed training goes on; Lightning fetches before it tells
@@ -90,21 +96,30 @@ class DataModule(pl.LightningDataModule):
             UserError: data not there, pictures that cannot be used, classes without pictures.
         """
         if not self.splits:
-            options = (self.task, self.image_size, self.cache, self.fit)
+            options = (self.task, self.image_size, self.cache, self.fit, self.train_size)
             self.splits, self.data_hash = open_splits(self.dataset, self.root, *options)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled by seed and epoch, so that a resumed run sees the same order."""
         batches = Batches(self.splits["train"])
         ranks = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        order: DistributedSampler[Any] = DistributedSampler(
-            batches, *ranks, shuffle=True, seed=self.seed
-        )
+        order = self._order(batches, ranks, shuffle=True)
+        order.set_epoch(self.first_epoch)
         return self._loader(batches, sampler=order, drop_last=len(batches) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """In the order of the list."""
-        return self._loader(Batches(self.splits["val"]))
+        """In the order of the list; of shards, in that of those who read them."""
+        batches = Batches(self.splits["val"])
+        sharded = batches.resized.in_shards
+        return self._loader(batches, sampler=self._order(batches) if sharded else None)
+
+    def _order(
+        self, batches: Batches, ranks: tuple[int, int] = (1, 0), shuffle: bool = False
+    ) -> DistributedSampler[Any]:
+        if not batches.resized.in_shards:
+            return DistributedSampler(batches, *ranks, shuffle=shuffle, seed=self.seed)
+        shards, loading = batches.resized.pictures.shards, (self.batch_size, self.workers)
+        return ShardOrder(batches, shards, *loading, ranks, shuffle, self.seed)
 
     def _loader(self, batches: Batches, **options: Any) -> DataLoader[Any]:
         return DataLoader(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from nano_cv.data.store import File, Member
 from nano_cv.errors import UserError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -30,7 +31,7 @@ class ImageError(UserError):
 
 
 def decode(
-    source: Path | bytes,
+    source: File | bytes,
     size: int | None = None,
     name: str = "picture",
     max_pixels: int = MAX_PIXELS,
@@ -46,7 +47,7 @@ def decode(
         ImageError: missing, unreadable, truncated, animated, smaller than `MIN_SIDE` or larger
             than `max_pixels`; the message begins with the file's name.
     """
-    if isinstance(source, Path):
+    if not isinstance(source, bytes):
         return decode(read(source), size, str(source), max_pixels)
     if not source:
         raise ImageError(f"{name}: the file is empty (0 bytes)")
@@ -65,7 +66,7 @@ def decode(
         raise ImageError(f"{name}: damaged or cut short: {error}") from error
 
 
-def read(file: Path) -> bytes:
+def read(file: File) -> bytes:
     """The bytes of a picture file; raises `ImageError` where it is missing or not readable."""
     try:
         return file.read_bytes()
@@ -132,7 +133,7 @@ def resize(image: Image.Image, size: int, fit: str = "stretch") -> NDArray[np.ui
 
 
 def load(
-    source: Path | bytes,
+    source: File | bytes,
     size: int,
     name: str = "picture",
     max_pixels: int = MAX_PIXELS,
@@ -142,12 +143,14 @@ def load(
     return resize(decode(source, size, name, max_pixels), size, fit)
 
 
-def dimensions(file: Path) -> tuple[int, int]:
+def dimensions(file: File) -> tuple[int, int]:
     """Width and height of the upright picture, from the file's head alone.
 
     Raises:
         ImageError: missing, or not a picture.
     """
+    if isinstance(file, Member):
+        return file.width, file.height
     try:
         with Image.open(file, formats=FORMATS) as image:
             # Pillow turns the size of a TIFF itself.
@@ -159,13 +162,13 @@ def dimensions(file: Path) -> tuple[int, int]:
         raise ImageError(f"{file}: not a picture that can be read: {error}") from error
 
 
-def load_mask(source: Path | bytes, name: str = "mask") -> NDArray[np.uint8]:
+def load_mask(source: File | bytes, name: str = "mask") -> NDArray[np.uint8]:
     """The class index of each pixel, uint8 `[H, W]`, from a palette or grey picture.
 
     Raises:
         ImageError: missing, damaged, or a picture of colours.
     """
-    if isinstance(source, Path):
+    if not isinstance(source, bytes):
         return load_mask(read(source), str(source))
     try:
         image = Image.open(io.BytesIO(source), formats=FORMATS)

@@ -51,7 +51,7 @@ class Pets(Pictures):
         targets, classes = masks.targets, masks.classes
         if task != "segmentation":
             classes = sorted(folder.name for folder in (made / "images").iterdir())
-            targets = [classes.index(file.parent.name) for file in masks.files]
+            targets = [classes.index(name.split("/")[-2]) for name in masks.names]
         super().__init__(made, masks.files, targets, classes)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nano_cv.data import images
 from nano_cv.data.cache import Cached, cached
+from nano_cv.data.store import File, Member, located
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
@@ -45,12 +46,17 @@ class Pictures:
             for classification and generation, `Boxes` for detection, and for segmentation the file
             of a mask: uint8, a class index at each pixel, 255 where none is known.
         classes: class names; position is the class index.
+        shards: number of the archive that each picture lies in; empty where they lie alone.
+        counts: pictures, objects or pixels of each class `[K]`; None where nobody has counted.
     """
+
+    shards: Sequence[int] = ()
+    counts: NDArray[np.int64] | None = None
 
     def __init__(
         self,
         root: Path,
-        files: Sequence[Path],
+        files: Sequence[File],
         targets: Sequence[Any] = (),
         classes: Sequence[str] = (),
     ) -> None:
@@ -67,7 +73,10 @@ class Pictures:
     @property
     def names(self) -> list[str]:
         """The files relative to `root`, with forward slashes."""
-        return [file.relative_to(self.root).as_posix() for file in self.files]
+        return [
+            file.name if isinstance(file, Member) else file.relative_to(self.root).as_posix()
+            for file in self.files
+        ]
 
     def first(self, count: int) -> "Pictures":
         """The first `count` of them."""
@@ -115,7 +124,12 @@ class Resized:
     @property
     def has_masks(self) -> bool:
         """Whether the targets are masks."""
-        return bool(self.pictures.targets) and isinstance(self.pictures.targets[0], Path)
+        return bool(self.pictures.targets) and isinstance(self.pictures.targets[0], Path | Member)
+
+    @property
+    def in_shards(self) -> bool:
+        """Whether pictures are read out of archives each time, so that their order matters."""
+        return bool(self.pictures.shards) and not self.cached
 
     def inputs(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
         """What a model of pictures takes: `IMAGES`, see `fetch`."""
@@ -174,6 +188,8 @@ class Resized:
 
     def occurring(self) -> set[int]:
         """The class indices that occur."""
+        if self.pictures.counts is not None:
+            return set(np.flatnonzero(self.pictures.counts))
         if self.has_boxes:
             return set(np.concatenate([one.labels for one in self.boxes]).tolist())
         if self.has_masks:
@@ -181,10 +197,10 @@ class Resized:
             return set(np.flatnonzero(sum(np.bincount(mask, minlength=256) for mask in masks)))
         return set(self.pictures.targets)
 
-    def _load(self, file: Path, content: bytes) -> NDArray[np.uint8]:
+    def _load(self, file: File, content: bytes) -> NDArray[np.uint8]:
         return images.load(content, self.size, str(file), fit=self.fit)
 
-    def _load_mask(self, file: Path, content: bytes) -> NDArray[np.uint8]:
+    def _load_mask(self, file: File, content: bytes) -> NDArray[np.uint8]:
         mask, classes = images.load_mask(content, str(file)), self.pictures.classes
         picture = self._picture_of[file]
         width, height = images.dimensions(picture)
@@ -218,7 +234,9 @@ class Resized:
             log.warning("Boxes reach out of their pictures and were cut: %s", listing(outside))
 
 
-def _sha256(file: Path) -> str:
+def _sha256(file: File) -> str:
+    if isinstance(file, Member):
+        return file.sha256
     return hashlib.sha256(images.read(file)).hexdigest()
 
 
@@ -229,8 +247,11 @@ def open_splits(
     size: int,
     cache: str | Path | None,
     fit: str,
+    train_size: int | None = None,
 ) -> tuple[dict[str, Resized], str]:
     """Open all splits, decoding and checking them if that has not been done before.
+
+    The training pictures may be given another size.
 
     Returns:
         The splits by name, and the SHA-256 of the whole set.
@@ -238,9 +259,12 @@ def open_splits(
     Raises:
         UserError: data not there, pictures that cannot be used, classes without pictures.
     """
-    root = Path(root).expanduser()
+    root = located(root)
     pictures = {split: dataset(root=root, split=split, task=task) for split in SPLITS}
-    splits = {split: Resized(some, size, cache, fit) for split, some in pictures.items()}
+    sizes = {"train": train_size or size}
+    splits = {
+        split: Resized(some, sizes.get(split, size), cache, fit) for split, some in pictures.items()
+    }
     data_hash, twice = check(splits)
     for pair in twice[:10]:
         log.warning("The same picture in two splits: %s", pair)

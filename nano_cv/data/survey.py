@@ -65,6 +65,8 @@ def table(splits: Mapping[str, Resized]) -> str:
 def count(resized: Resized) -> NDArray[np.int64]:
     """How often each class occurs: pictures, objects or pixels, `[K]`."""
     classes = len(resized.pictures.classes)
+    if resized.pictures.counts is not None:
+        return resized.pictures.counts
     if resized.has_masks:
         masks = (np.ravel(resized.targets([index])) for index in range(len(resized)))
         return np.sum([np.bincount(mask, minlength=256) for mask in masks], axis=0)[:classes]

@@ -11,6 +11,7 @@ from PIL import Image
 
 from nano_cv import reports
 from nano_cv.data import images
+from nano_cv.data.store import File
 from nano_cv.errors import UserError, listing
 from nano_cv.export.graph import Arrays, in_batches, run_onnx, run_torch, session
 from nano_cv.tasks.task import Task
@@ -28,7 +29,7 @@ Run = Callable[[Arrays], Arrays]
 
 
 def pictures(
-    files: Sequence[Path], size: int, fit: str, count: int = 60
+    files: Sequence[File], size: int, fit: str, count: int = 60
 ) -> tuple[list[str], Arrays]:
     """Real pictures as the model will meet them, some of them cut to odd sizes and encoded anew.
 

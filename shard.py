@@ -1,0 +1,30 @@
+"""Write a set as shards: `python shard.py +data=flowers +model=lenet output=shards/flowers`."""
+
+from omegaconf import DictConfig
+
+from nano_cv.cli import main
+
+
+@main("shard")
+def shard(config: DictConfig) -> None:
+    """Check the set, write archives and their index, and say what to type next."""
+    from nano_cv import building
+    from nano_cv.checks import task_name
+    from nano_cv.data import sharding
+    from nano_cv.data.store import located
+    from nano_cv.errors import UserError
+
+    if config.output is None:
+        raise UserError("output: needed; add output=FOLDER or output=s3://BUCKET/FOLDER")
+    output = str(located(config.output)).rstrip("/")
+    splits = building.open_splits(config)
+    sharding.write(splits, task_name(config), output, int(config.shard_mb * 1e6))
+    print(
+        f"{output}: {sum(map(len, splits.values())):,} pictures; to train on them, type: "
+        f"python train.py +data=shards +model={config.model.name} data.root={output} "
+        f"data.name={config.data.name}"
+    )
+
+
+if __name__ == "__main__":
+    shard()

@@ -1,0 +1,383 @@
+"""Sets in shards, in a folder and in a store that speaks S3: what is written, read, and refused."""
+
+import json
+import logging
+import shutil
+import sys
+import tarfile
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+from botocore.exceptions import IncompleteReadError
+from conftest import TINY, TINY_OF
+from moto.server import ThreadedMotoServer
+
+from nano_cv.data import store
+from nano_cv.data.datamodule import DataModule
+from nano_cv.data.flowers import Flowers
+from nano_cv.data.order import WINDOW, ShardOrder
+from nano_cv.data.pictures import Boxes, open_splits
+from nano_cv.data.sharding import write
+from nano_cv.data.shards import Shards
+from nano_cv.errors import UserError
+
+TASKS = ("classification", "detection", "segmentation")
+
+
+@pytest.fixture(scope="module")
+def server():
+    """A store for the tests of this file, in a thread."""
+    for name in ("werkzeug", "botocore"):  # they would write into the streams of earlier tests
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    running = ThreadedMotoServer(port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def bucket(server, monkeypatch):
+    """`s3://birds`, empty."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": server,
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    store._client.cache_clear()
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="birds")
+    yield "s3://birds"
+    for one in client.list_objects_v2(Bucket="birds").get("Contents", ()):
+        client.delete_object(Bucket="birds", Key=one["Key"])
+    client.delete_bucket(Bucket="birds")
+    store._client.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    """No shards in memory from the test before."""
+    monkeypatch.setattr(store, "HOLDING", store.Held())
+
+
+def in_shards(root: Path, output: str, task: str = "classification", most: int = 20_000) -> None:
+    splits, _ = open_splits(Flowers, root, task, 32, None, "stretch")
+    write(splits, task, output, most)
+
+
+@pytest.fixture
+def shards(flowers, tmp_path):
+    """The tiny set in shards of five or six pictures."""
+    in_shards(flowers, str(tmp_path / "shards"))
+    return tmp_path / "shards"
+
+
+# What they hold
+
+
+@pytest.mark.parametrize("place", ["folder", "store"])
+@pytest.mark.parametrize("task", TASKS)
+def test_the_same_set_as_loose_files(flowers, tmp_path, bucket, task, place):
+    output = str(tmp_path / "shards") if place == "folder" else f"{bucket}/set"
+    in_shards(flowers, output, task)
+    loose, hash_of_loose = open_splits(Flowers, flowers, task, 32, None, "stretch")
+    packed, hash_of_packed = open_splits(Shards, output, task, 32, None, "stretch")
+    assert hash_of_packed == hash_of_loose
+    for split, expected in loose.items():
+        actual = packed[split]
+        assert len(set(actual.pictures.shards)) > 1
+        assert actual.pictures.classes == expected.pictures.classes
+        order = [actual.pictures.names.index(name) for name in expected.pictures.names]
+        everything = range(len(expected))
+        assert np.array_equal(actual.fetch(order), expected.fetch(everything))
+        targets, wanted = actual.targets(order), expected.targets(everything)
+        pairs = (
+            zip(targets, wanted, strict=True) if isinstance(wanted, Boxes) else [(targets, wanted)]
+        )
+        assert all(np.array_equal(one, other) for one, other in pairs)
+        assert actual.occurring() == expected.occurring()
+
+
+def test_other_tools_can_read_them(shards):
+    """As WebDataset names things: a picture and its class side by side."""
+    index = json.loads((shards / "train.json").read_text())
+    found = []
+    for archive in sorted(shards.glob("train-*.tar")):
+        with tarfile.open(archive) as content:
+            members = {member.name: content.extractfile(member).read() for member in content}
+        keys = [name.removesuffix(".jpg") for name in members if name.endswith(".jpg")]
+        assert members.keys() == {f"{key}{end}" for key in keys for end in (".jpg", ".cls")}
+        assert archive.stat().st_size <= 20_000 + 2 * 10_240, "label, and an end of tar"
+        found += [(key, int(members[f"{key}.cls"])) for key in keys]
+    assert found == [(f"{i:08d}", row[-1]) for i, row in enumerate(index["pictures"])]
+    assert len({label for _, label in found[:6]}) > 1, "shuffled, for they came by class"
+
+
+def test_cache_on_the_local_disk(shards, tmp_path):
+    streamed, _ = open_splits(Shards, shards, "classification", 32, None, "stretch")
+    kept, _ = open_splits(Shards, shards, "classification", 32, tmp_path / "cache", "stretch")
+    shutil.move(shards / "train-00000.tar", tmp_path)
+    assert kept["train"].fetch(range(24)).shape == (24, 3, 32, 32), "needs the shards no more"
+    assert streamed["train"].in_shards and not kept["train"].in_shards
+    with pytest.raises(UserError, match=r"train-00000\.tar: cannot be read: No such file"):
+        streamed["train"].fetch(range(24))
+
+
+# From pictures to predictions
+
+
+@pytest.mark.parametrize("model", ["lenet", "centernet", "unet"])
+def test_train_from_a_store(run, flowers, bucket, tmp_path, model):
+    settings = [*TINY_OF[model], f"model={model}"]
+    written = run("shard", *settings[:1], f"model={model}", f"output={bucket}/a/", "shard_mb=0.02")
+    assert written.status == 0, written.err
+    assert f"data=shards +model={model} data.root={bucket}/a data.name=flowers" in written.out
+    shutil.rmtree(flowers)
+    settings += ["data=shards", f"data.root={bucket}/a", "data.name=flowers"]
+    trained = run("train", *settings)
+    assert trained.status == 0, trained.err
+    assert "all pictures" in (tmp_path / "runs/train").glob("*/*/train.log").__next__().read_text()
+    inferred = run("infer", *settings)
+    assert inferred.status == 0, inferred.err
+    figures = [line.split() for line in inferred.out.splitlines() if line.startswith("test/")]
+    assert figures and all(
+        line in [row.split() for row in trained.out.splitlines()] for line in figures
+    )
+    assert not (tmp_path / ".cache").exists() or not list((tmp_path / ".cache").glob("*.npy"))
+
+
+def test_resumed_equals_unbroken(run, shards, tmp_path, monkeypatch):
+    """With workers that have fetched before they know where the training goes on."""
+    settings = [*TINY, "data=shards", f"data.root={shards}", "test=false", "logger=none"]
+    assert run("train", *settings, "trainer.max_epochs=3").status == 0
+    weights = tmp_path / "weights/lenet_shards.safetensors"
+    unbroken = weights.read_bytes()
+    assert list(tmp_path.glob("runs/train/*/*/checkpoints/last.ckpt"))
+    shutil.rmtree(tmp_path / "runs")
+
+    from nano_cv.tasks.classification import Classification
+
+    step = Classification.training_step
+
+    def interrupted(self, batch, index):
+        if self.current_epoch == 2:
+            raise KeyboardInterrupt
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classification, "training_step", interrupted)
+        assert run("train", *settings, "trainer.max_epochs=3").status == 130
+    assert run("train", *settings, "trainer.max_epochs=3", "resume=true").status == 0
+    assert weights.read_bytes() == unbroken
+
+
+# The order
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_worker_reads_its_shards_once(workers):
+    """Each picture once an epoch; and no worker more than it holds, but for the last batches."""
+    numbers = np.repeat(np.arange(40), 16).tolist()
+    order = ShardOrder(range(len(numbers)), numbers, 8, workers)
+    for epoch in range(2):
+        order.set_epoch(epoch)
+        pictures = list(order)
+        assert sorted(pictures) == list(range(len(numbers)))
+        batches = [pictures[start : start + 8] for start in range(0, len(pictures), 8)]
+        times: Counter[int] = Counter()
+        for worker in range(max(1, workers)):
+            held: list[int] = []
+            for picture in chain.from_iterable(batches[worker :: max(1, workers)]):
+                shard = numbers[picture]
+                if shard not in held:
+                    times[shard] += 1
+                    held = [*held, shard][-store.HELD :]
+        assert max(times.values()) == 1 or sum(times.values()) <= 40 + 3 * WINDOW
+        assert len({numbers[picture] for picture in batches[0]}) > 1, "mixed"
+
+
+def test_order_depends_on_seed_and_epoch_only():
+    numbers = np.repeat(np.arange(12), 5).tolist()
+
+    def order(seed: int, epoch: int) -> list[int]:
+        made = ShardOrder(range(60), numbers, 4, 2, seed=seed)
+        made.set_epoch(epoch)
+        return list(made)
+
+    assert order(0, 1) == order(0, 1) != order(0, 2) != order(1, 1)
+    unmixed = ShardOrder(range(60), numbers, 4, 1, shuffle=False)
+    assert list(unmixed)[:56] == list(range(56))
+
+
+def test_processes_share_an_epoch():
+    """Equally many pictures each, of shards of their own."""
+    numbers = np.repeat(np.arange(12), 5).tolist()
+    ranks = [list(ShardOrder(range(60), numbers, 4, 2, (2, rank))) for rank in range(2)]
+    assert sorted(ranks[0] + ranks[1]) == list(range(60))
+    few = [list(ShardOrder(range(6), [0, 0, 0, 1, 1, 1], 2, 2, (2, rank))) for rank in range(2)]
+    assert sorted(few[0] + few[1]) == list(range(6)), "fewer shards than readers"
+
+
+def test_one_picture_or_a_whole_shard(shards, monkeypatch):
+    """A single picture costs its own bytes, an epoch costs each shard once."""
+    asked: list[tuple[str, int | None]] = []
+    read = store.read
+
+    def counted(place: str, start: int = 0, size: int | None = None) -> bytes:
+        asked.append((Path(place).name, size))
+        return read(place, start, size)
+
+    splits, _ = open_splits(Shards, shards, "classification", 32, None, "stretch")
+    monkeypatch.setattr(store, "read", counted)
+    first = splits["train"].pictures.files[0]
+    splits["train"].fetch([0])
+    assert asked == [("train-00000.tar", first.size)]
+    asked.clear()
+    splits["train"].fetch(range(24))
+    whole = [place for place, size in asked if size == (shards / place).stat().st_size]
+    assert sorted(whole) == sorted(path.name for path in shards.glob("train-*.tar"))
+    assert len(asked) <= 2 * len(whole)
+
+
+def test_batches_are_the_same_with_workers(shards):
+    options = {"name": "a", "tasks": [], "task": "classification", "root": shards}
+    options |= {"dataset": Shards, "image_size": 32, "batch_size": 4}
+    seen = []
+    for workers in (0, 2):
+        data = DataModule(**options, workers=workers)
+        data.setup()
+        seen.append(
+            Counter(
+                images.numpy().tobytes() for batch, _ in data.val_dataloader() for images in batch
+            )
+        )
+    assert seen[0] == seen[1] and len(seen[0]) == 12
+
+
+# Refused
+
+
+def test_broken_picture_leaves_nothing(run, flowers, tmp_path):
+    bad = flowers / "basil/plant003_rgb.jpg"
+    bad.write_bytes(bad.read_bytes()[:900])
+    written = run("shard", *TINY[:1], f"output={tmp_path}/shards")
+    assert written.status == 1
+    assert "1 of 24 pictures cannot be used" in written.err and str(bad.name) in written.err
+    assert not (tmp_path / "shards").exists() and not list(tmp_path.glob(".shards.tmp"))
+
+
+def test_a_set_is_not_overwritten(run, shards, bucket, flowers):
+    in_shards(flowers, f"{bucket}/set")
+    for place in (shards, f"{bucket}/set"):
+        written = run("shard", *TINY[:1], f"output={place}")
+        assert written.status == 1
+        assert (
+            written.err
+            == f"error: output={place}: there is one already; remove it, or choose another\n"
+        )
+    assert "output: needed" in run("shard", *TINY[:1]).err
+
+
+def test_a_full_disk_leaves_nothing(run, flowers, tmp_path, monkeypatch):
+    def full(place, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(store, "write", full)
+    written = run("shard", *TINY[:1], f"output={tmp_path}/shards")
+    assert written.status == 1 and "No space left on device" in written.err
+    assert not (tmp_path / "shards").exists() and not list(tmp_path.glob(".shards.tmp"))
+
+
+def refused(run, root, *settings: str) -> str:
+    result = run("train", *TINY, "data=shards", f"data.root={root}", *settings)
+    assert result.status == 1 and "Traceback" not in result.err
+    return result.err
+
+
+def test_no_set_there(run, tmp_path, bucket):
+    said = refused(run, tmp_path / "nowhere")
+    assert f"{tmp_path}/nowhere/train.json: cannot be read: No such file or directory" in said
+    assert "python shard.py" in said
+    assert "birds/nowhere/train.json: " in refused(run, f"{bucket}/nowhere")
+    assert "NoSuchBucket" in refused(run, "s3://bards/nowhere")
+    said = run("train", *TINY, f"data.root={bucket}/set").err
+    assert said.startswith(f"error: data.root={bucket}/set: a store is read by data=shards")
+
+
+def test_store_not_reachable(run, monkeypatch, bucket):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    store._client.cache_clear()
+    said = refused(run, f"{bucket}/set")
+    assert "127.0.0.1:9" in said and "AWS_ENDPOINT_URL" in said
+
+
+def test_without_boto3(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    store._client.cache_clear()
+    assert "poetry install --extras s3" in refused(run, "s3://birds/set")
+
+
+def test_targets_of_another_task(run, shards):
+    said = refused(run, shards, "model=unet")
+    assert "has targets for classification, and the task is segmentation" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not an index of shards: Expecting property name"),
+        ("[]", "it has no 'format'"),
+        ({"format": 9}, "it has format 9"),
+        ({"pictures": [[7, "a.jpg", 0, 1, "", 1, 1, 0]]}, "not an index of shards: IndexError"),
+        ({"pictures": [["a.jpg", 0]]}, "not an index of shards: ValueError"),
+        ({"counts": "many"}, "not an index of shards: ValueError"),
+    ],
+)
+def test_damaged_index(run, shards, content, message):
+    file = shards / "train.json"
+    if isinstance(content, dict):
+        content = json.dumps(json.loads(file.read_text()) | content)
+    file.write_text(content)
+    assert message in refused(run, shards)
+
+
+def test_shard_cut_short(run, shards):
+    """Met by a worker in the middle of a training."""
+    file = shards / "train-00001.tar"
+    file.write_bytes(file.read_bytes()[:4000])
+    assert f"error: {file}: cut short: " in refused(run, shards)
+
+
+def test_answers_that_break_off(shards, bucket, monkeypatch):
+    """Twice is borne, three times is said."""
+    store.write(f"{bucket}/a", b"whole")
+    client, fails = store._client(store.os.getpid()), 2
+
+    class Body:
+        def __init__(self, body):
+            self.body = body
+
+        def read(self):
+            nonlocal fails
+            fails -= 1
+            if fails >= 0:
+                raise IncompleteReadError(actual_bytes=2, expected_bytes=5)
+            return self.body.read()
+
+    get = client.get_object
+    monkeypatch.setattr(
+        client,
+        "get_object",
+        lambda **given: (answer := get(**given)) | {"Body": Body(answer["Body"])},
+    )
+    assert store.read(f"{bucket}/a") == b"whole"
+    fails = 3
+    with pytest.raises(UserError, match="2 read, but total bytes expected is 5"):
+        store.read(f"{bucket}/a")
