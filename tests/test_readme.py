@@ -25,7 +25,10 @@ ELSEWHERE = (
     *("git clone", "cd ", "pipx ", "poetry ", "mlflow ui", "dvc remote", "dvc push"),
     *("docker compose", "python benchmarks/"),
 )
-ONE_BY_ONE = ("python train.py", "python infer.py", "make", "dvc pull", "python -m nano_cv.data")
+ONE_BY_ONE = (
+    *("python train.py", "python infer.py", "python shard.py"),
+    *("make", "dvc pull", "python -m nano_cv.data"),
+)
 SERVING = (
     *("python export_model.py", "python serve.py", "python benchmark.py"),
     *("python -m nano_cv.serving.client", "python -m nano_cv.export.validate"),
@@ -67,6 +70,13 @@ def test_train(run, flowers, tmp_path, command):
         assert done.status == 0, done.err
 
 
+@pytest.mark.parametrize("command", matching("python shard.py"))
+def test_shard(run, flowers, tmp_path, command):
+    done = run("shard", *shlex.split(command)[2:], *small(command)[:1])
+    assert done.status == 0, done.err
+    assert list((tmp_path / settings(command)["output"]).glob("train-*.tar"))
+
+
 @pytest.fixture(scope="module")
 def trained() -> dict[str, Path]:
     """The folders of weights, by the command that has made them."""
@@ -95,6 +105,9 @@ def test_infer(run, flowers, trained, tmp_path, command):
 def train(run, folder: Path, command: str):
     """Run a command of train.py, tiny, on a tiny set where the command says that there is one."""
     said = settings(command)
+    if said.get("data") == "shards":
+        write = f"python shard.py output={said['data.root']}"
+        assert run("shard", *shlex.split(write)[2:], *small(write)[:1]).status == 0
     if (name := said.get("data")) in SETS:
         SETS[name](folder / said.get("data.root", f"data/{name}"))
     return run("train", *shlex.split(command)[2:], *small(command))
