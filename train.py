@@ -33,7 +33,7 @@ def train(config: DictConfig) -> float:
     data = building.make_data(config)
     data.setup()
     logger = make_logger(config, folder, "train", data.data_hash)
-    sheet = survey(data.splits, data.data_hash, data.cache)
+    sheet = survey(data.splits, data.data_hash, config.paths.cache)
     save(sheet, folder / "data.png")
     logger.log_drawing("data", sheet)
     contract = building.make_contract(config, data, run_id=logger.run_id)

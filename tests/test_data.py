@@ -162,6 +162,17 @@ def test_order_depends_on_seed_and_epoch_only(flowers):
     assert order(1, 1) == order(1, 1) != order(1, 0) != order(2, 0)
 
 
+def test_smaller_pictures_to_train_on(flowers):
+    data = module(flowers, train_size=12)
+    data.setup()
+    sides = {split: resized.fetch([0]).shape[-1] for split, resized in data.splits.items()}
+    assert sides == {"train": 12, "val": 16, "test": 16}
+    assert data.data_hash == data_hash(flowers)
+    larger = module(flowers, train_size=20)
+    larger.setup()
+    assert larger.splits["train"].fetch([0]).shape[-1] == 16, "as when image_size is made less"
+
+
 def test_loaders_do_not_change_the_pictures(flowers):
     """No cache and a worker process: the same batches as with the cache and without a worker."""
     fast, slow = module(flowers), module(flowers, cache=None, workers=1)

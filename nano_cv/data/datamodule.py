@@ -50,9 +50,10 @@ class DataModule(pl.LightningDataModule):
         workers: processes that fetch batches; with a cache none are needed.
         cache: folder of decoded pictures; None decodes in every epoch.
         seed: of the order of the training pictures.
-        train_size: side of the training pictures, if it is another. Zooming in makes what is on
-            them larger than it will be; a smaller square makes up for it, and is quicker ("Fixing
-            the train-test resolution discrepancy", https://arxiv.org/abs/1906.06423).
+        train_size: side of the training pictures, where it is less than `image_size`. Zooming in
+            makes what is on them larger than it will be; a smaller square makes up for it, and is
+            quicker ("Fixing the train-test resolution discrepancy", 2019,
+            https://arxiv.org/abs/1906.06423).
         augment: changes training batches; None leaves them.
         source: folder of archives that were brought by hand; what `dataset` makes of it is its own.
     """

@@ -251,7 +251,7 @@ def open_splits(
 ) -> tuple[dict[str, Resized], str]:
     """Open all splits, decoding and checking them if that has not been done before.
 
-    The training pictures may be given another size.
+    The training pictures may be given a smaller size.
 
     Returns:
         The splits by name, and the SHA-256 of the whole set.
@@ -261,7 +261,7 @@ def open_splits(
     """
     root = located(root)
     pictures = {split: dataset(root=root, split=split, task=task) for split in SPLITS}
-    sizes = {"train": train_size or size}
+    sizes = {"train": min(train_size or size, size)}
     splits = {
         split: Resized(some, sizes.get(split, size), cache, fit) for split, some in pictures.items()
     }
