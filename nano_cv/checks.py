@@ -44,6 +44,7 @@ POSITIVE = (
     ),
     *("trainer.prune_after", "trainer.prune_siblings"),
     *("model.epochs", "model.batch_size", "model.task.steps", "model.task.max_detections", "count"),
+    "shard_mb",
     *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
     *("probe_seconds", "probe_deadline_seconds", "poll_seconds", "exit_timeout_seconds"),
     *("max_request_bytes", "receive_seconds"),
