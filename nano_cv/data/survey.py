@@ -21,20 +21,21 @@ SIDE = 112  # pixels of one
 MEASURED = 500  # files whose size is looked at
 
 
-def survey(splits: Mapping[str, Resized], data_hash: str, cache: str | Path) -> Drawing:
+def survey(splits: Mapping[str, Resized], data_hash: str, cache: str | Path | None) -> Drawing:
     """Log the table of a set, the first time that it is seen, and draw some training pictures.
 
     Args:
         splits: by name.
         data_hash: of the set; a note of it in `cache` says that it has been seen.
-        cache: folder of decoded pictures.
+        cache: folder of decoded pictures; None shows the table each time.
     """
-    seen = Path(cache).expanduser() / f"{data_hash[:24]}.txt"
-    if not seen.exists():
+    seen = Path(cache).expanduser() / f"{data_hash[:24]}.txt" if cache else None
+    if not (seen and seen.exists()):
         text = table(splits)
         log.info("Checked for the first time:\n%s", text)
-        with replacing(seen) as temporary:
-            temporary.write_text(text)
+        if seen:
+            with replacing(seen) as temporary:
+                temporary.write_text(text)
     return contact_sheet(splits["train"])
 
 
