@@ -268,7 +268,7 @@ def _check_choices(config: DictConfig) -> None:
                 f"Allowed: {', '.join(allowed)}"
             )
     for keys, fits, needed in (
-        (POSITIVE, lambda number: number > 0, "more than 0"),
+        (POSITIVE, lambda number: 0 < number < float("inf"), "more than 0"),
         (NOT_NEGATIVE, lambda number: number >= 0, "0 or more"),
     ):
         for key in keys:

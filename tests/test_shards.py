@@ -318,6 +318,16 @@ def test_store_not_reachable(run, monkeypatch, bucket):
     assert "127.0.0.1:9" in said and "AWS_ENDPOINT_URL" in said
 
 
+def test_mistakes_about_the_store(run, monkeypatch, bucket, flowers):
+    for output in ("gs://birds/set", "s3:/birds/set"):
+        said = run("shard", *TINY[:1], f"output={output}")
+        assert said.err == f"error: {output}: neither a folder nor s3://BUCKET/FOLDER\n"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:5056")
+    store._client.cache_clear()
+    assert "Invalid endpoint: 127.0.0.1:5056" in refused(run, f"{bucket}/set")
+    assert "more than 0 is needed" in run("shard", "output=a", "shard_mb=inf").err
+
+
 def test_without_boto3(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "boto3", None)
     store._client.cache_clear()

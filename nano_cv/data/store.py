@@ -7,6 +7,7 @@ finds the store and the keys where Amazon's own tools do: `AWS_ENDPOINT_URL`, `A
 """
 
 import os
+import re
 from collections import OrderedDict
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,13 @@ HELD = 5  # shards in memory, of each process
 
 
 def located(root: str | Path) -> str | Path:
-    """The root of a set: a URL as it is, a path with its `~` resolved."""
+    """The root of a set: a URL as it is, a path with its `~` resolved.
+
+    Raises:
+        UserError: a URL of something else, or a slip in one.
+    """
+    if re.match(r"(?!s3://)[a-z0-9]{2,}:/", str(root)):
+        raise UserError(f"{root}: neither a folder nor s3://BUCKET/FOLDER")
     return str(root) if str(root).startswith(S3) else Path(root).expanduser()
 
 
@@ -185,4 +192,9 @@ def _client(process: int) -> Any:
         import boto3
     except ImportError as error:
         raise UserError("s3:// needs boto3; type: poetry install --extras s3") from error
-    return boto3.client("s3")
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        return boto3.client("s3")
+    except (BotoCoreError, ValueError) as error:  # no such profile; an address without http://
+        raise UserError(f"s3://: {first_line(error)}") from error
