@@ -17,8 +17,10 @@ def shard(config: DictConfig) -> None:
     if config.output is None:
         raise UserError("output: needed; add output=FOLDER or output=s3://BUCKET/FOLDER")
     output = str(located(config.output)).rstrip("/")
-    splits = building.open_splits(config)
-    sharding.write(splits, task_name(config), output, int(config.shard_mb * 1e6))
+    sharding.refuse_existing(output)
+    task, size = task_name(config), config.data.image_size
+    splits, _ = building.open_splits(config, task, size, None, config.data.fit)
+    sharding.write(splits, task, output, int(config.shard_mb * 1e6))
     print(
         f"{output}: {sum(map(len, splits.values())):,} pictures; to train on them, type: "
         f"python train.py +data=shards +model={config.model.name} data.root={output} "

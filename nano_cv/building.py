@@ -58,11 +58,12 @@ def make_pictures(config: DictConfig, split: str) -> Pictures:
     return dataset(root=root, split=split, task=task_name(config))
 
 
-def open_splits(config: DictConfig) -> dict[str, Resized]:
-    """All splits of the data set, checked, without a cache; loads no torch."""
+def open_splits(
+    config: DictConfig, task: str, size: int, cache: str | None, fit: str
+) -> tuple[dict[str, Resized], str]:
+    """All splits of the data set and its hash, as `pictures.open_splits`; loads no torch."""
     dataset = instantiate(config.data.dataset, _convert_="all")
-    options = (config.data.root, task_name(config), config.data.image_size, None, config.data.fit)
-    return pictures.open_splits(dataset, *options)[0]
+    return pictures.open_splits(dataset, config.data.root, task, size, cache, fit)
 
 
 def make_contract(config: DictConfig, data: "DataModule", run_id: str) -> Contract:

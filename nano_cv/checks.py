@@ -35,16 +35,10 @@ CHOICES = {  # values that a wrong spelling would carry as far as Lightning
     "trainer.precision": ("auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"),
 }
 POSITIVE = (
-    *(
-        "data.batch_size",
-        "data.train_size",
-        "model.image_size",
-        "model.task.optimizer.lr",
-        "trainer.max_epochs",
-    ),
+    *("data.batch_size", "model.image_size", "model.task.optimizer.lr", "trainer.max_epochs"),
+    *("data.train_size", "shard_mb"),
     *("trainer.prune_after", "trainer.prune_siblings"),
     *("model.epochs", "model.batch_size", "model.task.steps", "model.task.max_detections", "count"),
-    "shard_mb",
     *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
     *("probe_seconds", "probe_deadline_seconds", "poll_seconds", "exit_timeout_seconds"),
     *("max_request_bytes", "receive_seconds"),

@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from hydra.utils import instantiate
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
+from nano_cv import building
 from nano_cv.checks import task_name
 from nano_cv.contract import Contract
 from nano_cv.data import images
 from nano_cv.data.imagined import Imagined
-from nano_cv.data.pictures import Pictures, Resized, open_splits
+from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.errors import UserError, listing, nearest
 
 
@@ -49,9 +49,8 @@ def select(config: DictConfig, contract: Contract) -> tuple[Inputs, str]:
 
 
 def _open(config: DictConfig, contract: Contract) -> tuple[dict[str, Resized], str]:
-    dataset = instantiate(config.data.dataset, _convert_="all")
     options = (contract.task, contract.image_size, config.data.cache, contract.fit)
-    splits, data_hash = open_splits(dataset, config.data.root, *options)
+    splits, data_hash = building.open_splits(config, *options)
     classes = splits["test"].pictures.classes
     if classes != contract.classes:
         raise UserError(

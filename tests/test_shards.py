@@ -102,7 +102,7 @@ def test_the_same_set_as_loose_files(flowers, tmp_path, bucket, task, place):
             zip(targets, wanted, strict=True) if isinstance(wanted, Boxes) else [(targets, wanted)]
         )
         assert all(np.array_equal(one, other) for one, other in pairs)
-        assert actual.occurring() == expected.occurring()
+        assert np.array_equal(actual.count() > 0, expected.count() > 0)
 
 
 def test_other_tools_can_read_them(shards):

@@ -6,9 +6,7 @@ the difference between a processor that trains and one that unpacks pictures.
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
+from nano_cv.data.preparing import prepared
 from nano_cv.data.store import File, stamp
-from nano_cv.errors import UserError, listing
 from nano_cv.files import replacing
-from nano_cv.progress import track
 
 FORMAT = 2  # raise it when decoding or resizing changes, so that old arrays are not used
 
@@ -68,31 +65,19 @@ def _key(files: Sequence[File], way: str) -> str:
 
 
 def _build(files: Sequence[File], shape: tuple[int, ...], path: Path, load: Load) -> None:
-    def prepare(file: File) -> tuple[NDArray[np.uint8], str] | images.ImageError:
-        try:
-            content = images.read(file)
-            return load(file, content), hashlib.sha256(content).hexdigest()
-        except images.ImageError as error:
-            return error
+    def prepare(file: File) -> tuple[NDArray[np.uint8], str]:
+        content = images.read(file)
+        return load(file, content), hashlib.sha256(content).hexdigest()
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    digests, broken = [], []
+    digests = []
     # Plain writes, not a writable memory map: on a full disk that one dies of SIGBUS.
     with replacing(path) as temporary, temporary.open("wb") as output:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *shape)}
         np.lib.format.write_array_header_1_0(output, header)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for result in track(pool.map(prepare, files), len(files), "Decoding once"):
-                if isinstance(result, images.ImageError):
-                    broken.append(str(result))
-                else:
-                    output.write(result[0].tobytes())
-                    digests.append(result[1])
-        if broken:
-            raise UserError(
-                f"{len(broken)} of {len(files)} pictures cannot be used; mend or remove them:\n  "
-                + listing(broken, separator="\n  ")
-            )
+        for pixels, digest in prepared(files, prepare, "Decoding once"):
+            output.write(pixels.tobytes())
+            digests.append(digest)
         output.flush()
         with replacing(path.with_suffix(".json")) as beside:
             beside.write_text(json.dumps(digests))

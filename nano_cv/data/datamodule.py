@@ -103,20 +103,17 @@ class DataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled by seed and epoch, so that a resumed run sees the same order."""
         batches = Batches(self.splits["train"])
-        ranks = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        order = self._order(batches, ranks, shuffle=True)
+        order = self._order(batches, shuffle=True)
         order.set_epoch(self.first_epoch)
         return self._loader(batches, sampler=order, drop_last=len(batches) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """In the order of the list; of shards, in that of those who read them."""
         batches = Batches(self.splits["val"])
-        sharded = batches.resized.in_shards
-        return self._loader(batches, sampler=self._order(batches) if sharded else None)
+        return self._loader(batches, sampler=self._order(batches, shuffle=False))
 
-    def _order(
-        self, batches: Batches, ranks: tuple[int, int] = (1, 0), shuffle: bool = False
-    ) -> DistributedSampler[Any]:
+    def _order(self, batches: Batches, shuffle: bool) -> DistributedSampler[Any]:
+        ranks = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         if not batches.resized.in_shards:
             return DistributedSampler(batches, *ranks, shuffle=shuffle, seed=self.seed)
         shards, loading = batches.resized.pictures.shards, (self.batch_size, self.workers)

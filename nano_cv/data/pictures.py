@@ -73,10 +73,7 @@ class Pictures:
     @property
     def names(self) -> list[str]:
         """The files relative to `root`, with forward slashes."""
-        return [
-            file.name if isinstance(file, Member) else file.relative_to(self.root).as_posix()
-            for file in self.files
-        ]
+        return [file.relative_to(self.root).as_posix() for file in self.files]
 
     def first(self, count: int) -> "Pictures":
         """The first `count` of them."""
@@ -186,21 +183,30 @@ class Resized:
             return [hashlib.sha256(b"".join(pair)).hexdigest() for pair in parts]
         return [str(target) for target in self.pictures.targets]
 
-    def occurring(self) -> set[int]:
-        """The class indices that occur."""
+    def count(self) -> NDArray[np.int64]:
+        """How often each class occurs: pictures, objects or pixels, `[K]`."""
         if self.pictures.counts is not None:
-            return set(np.flatnonzero(self.pictures.counts))
-        if self.has_boxes:
-            return set(np.concatenate([one.labels for one in self.boxes]).tolist())
+            return self.pictures.counts
+        classes, labels = len(self.pictures.classes), self.pictures.targets
         if self.has_masks:
             masks = (np.ravel(self.targets([index])) for index in range(len(self)))
-            return set(np.flatnonzero(sum(np.bincount(mask, minlength=256) for mask in masks)))
-        return set(self.pictures.targets)
+            return np.sum([np.bincount(mask, minlength=256) for mask in masks], axis=0)[:classes]
+        if self.has_boxes:
+            labels = np.concatenate([boxes.labels for boxes in self.boxes])
+        return np.bincount(np.asarray(labels, np.int64), minlength=classes)
 
     def _load(self, file: File, content: bytes) -> NDArray[np.uint8]:
         return images.load(content, self.size, str(file), fit=self.fit)
 
     def _load_mask(self, file: File, content: bytes) -> NDArray[np.uint8]:
+        return images.resize_mask(self.mask(file, content), self.size, self.fit)
+
+    def mask(self, file: File, content: bytes) -> NDArray[np.uint8]:
+        """The mask out of the content of its file, uint8 `[H, W]`, as large as its picture.
+
+        Raises:
+            ImageError: not a mask, of another size than its picture, or of unknown classes.
+        """
         mask, classes = images.load_mask(content, str(file)), self.pictures.classes
         picture = self._picture_of[file]
         width, height = images.dimensions(picture)
@@ -215,7 +221,7 @@ class Resized:
                 f"{file}: pixels of {listing(sorted(unknown))}, and there are 0 to "
                 f"{len(classes) - 1} ({listing(classes)}), and {images.IGNORE} for unknown"
             )
-        return images.resize_mask(mask, self.size, self.fit)
+        return mask
 
     def _fitted_boxes(self) -> Iterator[Boxes]:
         """The boxes of each picture in the square; what lies outside of the picture is cut off."""
@@ -291,8 +297,8 @@ def check(splits: Mapping[str, Resized]) -> tuple[str, list[str]]:
         # A rare object may well be missing from a small split, a class of pictures may not.
         objects = resized.has_boxes or resized.has_masks
         if split == "train" or not objects:
-            occurring = resized.occurring()
-            empty = [name for i, name in enumerate(pictures.classes) if i not in occurring]
+            counts = resized.count()
+            empty = [name for name, n in zip(pictures.classes, counts, strict=True) if not n]
             what = ("objects", "needs") if objects else ("pictures", "folder needs")
             if empty:
                 raise UserError(

@@ -6,7 +6,6 @@ import json
 import os
 import tarfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
@@ -15,12 +14,10 @@ from numpy.typing import NDArray
 
 from nano_cv.data import images, store
 from nano_cv.data.pictures import Boxes, Resized
+from nano_cv.data.preparing import prepared
 from nano_cv.data.shards import FORMAT, targets_of
-from nano_cv.errors import UserError, listing
+from nano_cv.errors import UserError
 from nano_cv.files import make_once
-from nano_cv.progress import track
-
-AT_ONCE = 64  # pictures in memory before they are in an archive
 
 
 class Item(NamedTuple):
@@ -102,13 +99,18 @@ def write(splits: Mapping[str, Resized], task: str, output: str, most: int) -> N
         UserError: there is something already; pictures that cannot be used; the store refuses.
         OSError: the disk is full.
     """
-    remote = output.startswith(store.S3)
-    if store.exists(f"{output}/train.json") if remote else os.path.lexists(output):
-        raise UserError(f"output={output}: there is one already; remove it, or choose another")
-    if remote:
+    refuse_existing(output)
+    if output.startswith(store.S3):
         _write(splits, task, output, most)
     else:
         make_once(Path(output), lambda folder: _write(splits, task, str(folder), most))
+
+
+def refuse_existing(output: str) -> None:
+    """Raise a `UserError` where there is something already; worth a look before a set is opened."""
+    remote = output.startswith(store.S3)
+    if store.exists(f"{output}/train.json") if remote else os.path.lexists(output):
+        raise UserError(f"output={output}: there is one already; remove it, or choose another")
 
 
 def _write(splits: Mapping[str, Resized], task: str, folder: str, most: int) -> None:
@@ -137,29 +139,10 @@ def _items(resized: Resized, split: str) -> Iterator[Item]:
     order = np.arange(len(resized))
     if split == "train":
         order = np.random.default_rng(0).permutation(order)
-    names, broken = resized.pictures.names, []
-
-    def prepare(index: int) -> Item | images.ImageError:
-        try:
-            return _item(resized, index, names[index])
-        except images.ImageError as error:
-            return error
-
-    def prepared() -> Iterator[Item | images.ImageError]:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for start in range(0, len(order), AT_ONCE):
-                yield from pool.map(prepare, order[start : start + AT_ONCE].tolist())
-
-    for result in track(prepared(), len(order), f"Writing {split}"):
-        if isinstance(result, images.ImageError):
-            broken.append(str(result))
-        else:
-            yield result
-    if broken:
-        raise UserError(
-            f"{len(broken)} of {len(order)} pictures cannot be used; mend or remove them:\n  "
-            + listing(broken, separator="\n  ")
-        )
+    names = resized.pictures.names
+    return prepared(
+        order.tolist(), lambda index: _item(resized, index, names[index]), f"Writing {split}"
+    )
 
 
 def _item(resized: Resized, index: int, name: str) -> Item:
@@ -167,11 +150,8 @@ def _item(resized: Resized, index: int, name: str) -> Item:
     file, target = pictures.files[index], pictures.targets[index]
     content, classes = images.read(file), len(pictures.classes)
     size = images.decode(content, name=str(file)).size
-    if resized.has_masks:
-        resized.targets([index])  # raises if it does not fit its picture
-        pixels, target = images.load_mask(target), images.read(target)
-        return Item(
-            name, content, size, target, np.bincount(pixels.ravel(), minlength=256)[:classes]
-        )
     labels = target.labels if resized.has_boxes else [target]
-    return Item(name, content, size, target, np.bincount(labels, minlength=classes))
+    if resized.has_masks:
+        mask = images.read(target)
+        labels, target = resized.mask(target, mask).ravel(), mask
+    return Item(name, content, size, target, np.bincount(labels, minlength=classes)[:classes])

@@ -58,7 +58,7 @@ class Shards(Pictures):
                     mask = f"mask of {name}"
                     target = Member(archive, whole, mask, start, size, digest, width, height)
                 targets.append(target)
-            self.counts = np.array(index["counts"], np.int64)
+            self.counts = np.array(index["counts"], np.int64).reshape(len(index["classes"]))
         except (TypeError, ValueError, KeyError, IndexError) as error:
             raise UserError(f"{place}: not an index of shards: {error!r}") from error
         super().__init__(Path(folder), files, targets, index["classes"])

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from nano_cv import drawing
@@ -41,7 +40,7 @@ def survey(splits: Mapping[str, Resized], data_hash: str, cache: str | Path | No
 
 def table(splits: Mapping[str, Resized]) -> str:
     """Pictures, or objects, or the share of the pixels of each class in each split; and sizes."""
-    counts = {split: count(resized) for split, resized in splits.items()}
+    counts = {split: resized.count() for split, resized in splits.items()}
     train = splits["train"]
     classes, unit = train.pictures.classes, "objects" if train.has_boxes else "pictures"
     if train.has_masks:
@@ -60,20 +59,6 @@ def table(splits: Mapping[str, Resized]) -> str:
         for name, *cells in rows
     ]
     return "\n".join(f"  {line}" for line in [*lines, sizes(train)])
-
-
-def count(resized: Resized) -> NDArray[np.int64]:
-    """How often each class occurs: pictures, objects or pixels, `[K]`."""
-    classes = len(resized.pictures.classes)
-    if resized.pictures.counts is not None:
-        return resized.pictures.counts
-    if resized.has_masks:
-        masks = (np.ravel(resized.targets([index])) for index in range(len(resized)))
-        return np.sum([np.bincount(mask, minlength=256) for mask in masks], axis=0)[:classes]
-    labels = resized.pictures.targets
-    if resized.has_boxes:
-        labels = np.concatenate([boxes.labels for boxes in resized.boxes])
-    return np.bincount(np.asarray(labels, np.int64), minlength=classes)
 
 
 def sizes(resized: Resized) -> str:
