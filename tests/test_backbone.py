@@ -133,19 +133,27 @@ def test_no_weights_to_start_from(run, flowers, tmp_path, monkeypatch, settings,
     assert not (tmp_path / "weights").exists()
 
 
-def test_own_weights_to_start_from(run, flowers, tmp_path):
+OWN = {
+    "test_resnet": BACKBONE,
+    "resnet": [*TINY, "model=resnet", "model.task.network.blocks=[1,1]"],
+    "lenet": TINY,
+}
+
+
+@pytest.mark.parametrize("model", OWN)
+def test_own_weights_to_start_from(run, flowers, tmp_path, model):
     """Of a training on other classes: the head is new."""
-    assert run("train", *BACKBONE, "test=false").status == 0
+    assert run("train", *OWN[model], "test=false").status == 0
     (tmp_path / "data/flowers/aster").rename(tmp_path / "data/flowers/zinnia")
     for split in ("train", "val", "test"):
         file = tmp_path / f"data/flowers/{split}.txt"
         file.write_text(file.read_text().replace("aster", "zinnia"))
-    first = tmp_path / "weights/test_resnet_flowers.safetensors"
+    first = tmp_path / f"weights/{model}_flowers.safetensors"
     still = ["model.task.optimizer.lr=1e-12", "model.task.ema_decay=null", "data.name=again"]
-    done = run("train", *BACKBONE, *still, "test=false", f"model.pretrained={first}")
+    done = run("train", *OWN[model], *still, "test=false", f"model.pretrained={first}")
     assert done.status == 0, done.err
     before = load_file(first)
-    after = load_file(tmp_path / "weights/test_resnet_again.safetensors")
+    after = load_file(tmp_path / f"weights/{model}_again.safetensors")
     kernels = [name for name in before if before[name].ndim == 4]
     assert kernels and all(torch.allclose(before[name], after[name]) for name in kernels)
 
