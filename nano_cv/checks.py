@@ -28,6 +28,7 @@ from nano_cv.space import missing, runs_of, space_of
 CONFIGS = Path(__file__).parents[1] / "configs"
 CHOICES = {  # values that a wrong spelling would carry as far as Lightning
     "data.fit": ("stretch", "letterbox"),
+    "data.augment.policy": ("trivial", "rand"),
     "trainer.accelerator": ("auto", "cpu", "gpu", "mps"),
     "engine": ("torch", "onnx", "triton"),
     "protocol": ("grpc", "http"),
@@ -36,7 +37,7 @@ CHOICES = {  # values that a wrong spelling would carry as far as Lightning
 }
 POSITIVE = (
     *("data.batch_size", "model.image_size", "model.task.optimizer.lr", "trainer.max_epochs"),
-    *("data.train_size", "shard_mb"),
+    *("data.train_size", "shard_mb", "model.task.layer_decay"),
     *("trainer.prune_after", "trainer.prune_siblings"),
     *("model.epochs", "model.batch_size", "model.task.steps", "model.task.max_detections", "count"),
     *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
@@ -54,6 +55,8 @@ NOT_NEGATIVE = (
     "seed",
     "data.workers",
     "model.augment",
+    *(f"model.task.{key}" for key in ("mixup", "cutmix", "label_smoothing", "warmup_epochs")),
+    *("model.task.network.frozen", "model.task.network.dropout"),
     "tolerance",
     "triton.max_queue_delay_us",
     "delays_us",

@@ -23,8 +23,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
 from nano_cv import drawing
+from nano_cv.cli import resumable
 from nano_cv.data.datamodule import DataModule
-from nano_cv.errors import UserError, one_line, settings_of
+from nano_cv.errors import UserError, first_line, one_line, settings_of
 from nano_cv.files import replacing
 from nano_cv.processor import best_precision
 from nano_cv.pruning import Race
@@ -166,9 +167,12 @@ def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | No
     """Train, from `checkpoint` on if there is one.
 
     Raises:
-        UserError: the checkpoint is damaged, or of another network.
+        UserError: the checkpoint is damaged, or of another network; the network cannot take the
+            training pictures; a process that fetches batches was killed.
         KeyboardInterrupt: the training was interrupted; its last whole epoch can be resumed.
     """
+    data.setup()
+    _check_size(task, data.splits["train"].size)
     if checkpoint:
         data.first_epoch = _check(checkpoint, task)["epoch"] + 1
     for said in EXPECTED:
@@ -177,6 +181,29 @@ def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | No
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as interrupted:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from interrupted
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise UserError(
+            f"{first_line(error)} Memory may be short: fewer data.workers need less{resumable()}"
+        ) from error
+
+
+def _check_size(task: Task, size: int) -> None:
+    """Let the network look at a picture as large as those of the training, if others are not."""
+    if size == task.contract.image_size:
+        return
+    task.eval()
+    try:
+        with torch.no_grad():
+            task(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"data.train_size={size}: model={task.contract.model} cannot take pictures of that "
+            f"size ({first_line(error)}). A U-Net takes multiples of 32, LeNet and transformers "
+            "only their image_size: data.train_size=null"
+        ) from error
+    task.train()
 
 
 def _check(checkpoint: Path, task: Task) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 import torch
 from conftest import CONTRACT, TINY
 from safetensors.torch import load_file, save_file
+from torch.utils.data import get_worker_info
 
 from nano_cv import building, weights
 from nano_cv.checks import CONFIGS
 from nano_cv.contract import Contract
+from nano_cv.data import images
 
 FILE = Path("weights/lenet_flowers.safetensors")
 
@@ -51,7 +54,13 @@ def trained(run) -> Path:
 def test_bad_picture_in_the_set(failing, flowers, tmp_path, content):
     bad = flowers / "basil/plant010_rgb.jpg"
     bad.write_bytes(bad.read_bytes()[:600] if content is None else content)
+    other = flowers / "basil/plant003_rgb.jpg"  # of another split
+    other.write_bytes(b"")
     said = failing("train")
+    assert (
+        f"of 24 pictures cannot be used; mend or remove them:\n  {other.relative_to(tmp_path)}"
+        in said
+    )
     assert (
         f"1 of 12 pictures cannot be used; mend or remove them:\n  {bad.relative_to(tmp_path)}: "
         in said
@@ -68,9 +77,29 @@ def test_bad_picture_met_by_a_worker(failing, flowers, tmp_path):
     assert said == f"error: {bad.relative_to(tmp_path)}: not a picture in a known format\n"
 
 
+def test_killed_worker(failing, flowers, monkeypatch):
+    """As the system does where memory is short."""
+    decode = images.load
+
+    def killed(*arguments, **options):
+        if get_worker_info():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(images, "load", killed)
+    said = failing("train", "data.cache=null", "data.workers=1")
+    assert "is killed by signal" in said and "fewer data.workers need less" in said
+
+
+def test_size_that_the_network_cannot_take(failing, flowers, tmp_path):
+    said = failing("train", "data.train_size=16")
+    assert "data.train_size=16: model=lenet cannot take pictures of that size" in said
+    assert not (tmp_path / "weights").exists()
+
+
 def test_class_without_pictures(failing, flowers, tmp_path):
     (flowers / "daisy").mkdir()
-    assert "no pictures in 'train' for daisy; every class folder needs some" in failing("train")
+    assert "no pictures in 'train' for daisy; every class needs some" in failing("train")
     assert not (tmp_path / "weights").exists()
 
 

@@ -19,7 +19,7 @@ from nano_cv.errors import UserError
 COLOURS = {"cat": (200, 40, 40), "dog": (40, 200, 40)}
 
 
-def picture(file: Path, colour: tuple[int, int, int] = (9, 9, 9)) -> None:
+def picture(file: Path, colour: tuple[int, int, int] = (9, 9, 9)) -> Path:
     """A flat one, not quite the same as any other."""
     file.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.full((20, 24, 3), colour, np.uint8)
@@ -27,6 +27,7 @@ def picture(file: Path, colour: tuple[int, int, int] = (9, 9, 9)) -> None:
         hashlib.sha256(str(file).encode()).digest()[:12], np.uint8
     ).reshape(4, 3)
     Image.fromarray(pixels).save(file)
+    return file
 
 
 def make_folder(root: Path, splits: tuple[str, ...] = SPLITS, count: int = 4) -> None:
@@ -86,6 +87,17 @@ def test_one_pool_is_split_by_the_names_of_its_files(tmp_path, caplog):
             }
     (said,) = [text for text in caplog.messages if "split by the hash" in text]
     assert "70 % train, 15 % val, 15 % test" in said
+
+
+def test_splits_by_other_names(tmp_path):
+    make_folder(tmp_path)
+    (tmp_path / "train").rename(tmp_path / "Training")
+    (tmp_path / "val").rename(tmp_path / "validation")
+    assert Folder(tmp_path, "val").names[0] == "validation/cat/val0.png"
+    assert len(Folder(tmp_path, "train")) == 8 and len(Folder(tmp_path, "test")) == 8
+    picture(tmp_path / "valid/cat/a.png")
+    said = refused(lambda: Folder(tmp_path, "train"))
+    assert "valid/ and validation/ would both be the split 'val'" in said
 
 
 def test_a_missing_split_is_taken_from_train(tmp_path):
@@ -168,6 +180,16 @@ def test_table_of_its_own_in_another_spelling(tmp_path):
     assert test.names == ["test_a.png", "test_b.png"] and test.classes == ["one", "two"]
 
 
+def test_pictures_elsewhere_are_called_by_their_whole_path(tmp_path):
+    """What is drawn of a picture is written under its name: that must not lead out of a folder."""
+    outside = picture(tmp_path / "camera/a.png")
+    picture(tmp_path / "set/b.png")
+    text = f"file,label\n{outside},x\n../camera/a.png,x\nb.png,y"
+    (tmp_path / "set/train.csv").write_text(text)
+    whole = str(outside).lstrip("/")
+    assert Table(tmp_path / "set", "train").names == [whole, whole, "b.png"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -176,6 +198,7 @@ def test_table_of_its_own_in_another_spelling(tmp_path):
         ("filename,label\na.png,x", "no column 'file'; did you mean 'filename'?"),
         ("file,label\na.png,", "line 2: no label"),
         ("file,label,split\na.png,x,train\ngone.png,x,train", "line 3: gone.png"),
+        ("file,label\na.png,x\na.png,y", "line 3: a.png stands in"),
         ("file,label,split\na.png,x,trian", "split 'trian'; did you mean 'train'?"),
     ],
 )

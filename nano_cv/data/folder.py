@@ -10,15 +10,20 @@ from nano_cv.data.splitting import SHARES, stable_split
 from nano_cv.errors import UserError, listing, nearest
 
 log = logging.getLogger(__name__)
+CALLED = {  # what a split's folder may be called, in capitals too
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 
 
 class Folder(Pictures):
     """One split of a set for classification or generation.
 
-    Three layouts: `train/`, `val/` and `test/` with a folder a class in each; some of them, and
-    what is missing is taken out of `train/` by the hash of the file's name; or one folder a class
-    and nothing above, split by that hash. Classes are sorted by name, as numbers where all of them
-    are numbers.
+    Three layouts: `train/`, `val/` and `test/` (or as in `CALLED`) with a folder a class in each;
+    some of them, and what is missing is taken out of `train/` by the hash of the file's name; or
+    one folder a class and nothing above, split by that hash. Classes are sorted by name, as numbers
+    where all of them are numbers.
 
     Args:
         root: that folder.
@@ -34,7 +39,7 @@ class Folder(Pictures):
         root = Path(root)
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; it should hold a folder a class")
-        given = {one: folder for one in SPLITS if (folder := root / one).is_dir()}
+        given = split_folders(root)
         if given and "train" not in given:
             raise UserError(f"{root}: holds {listing(given)}, and no 'train' to learn from")
         training = given.get("train", root)
@@ -56,6 +61,19 @@ class Folder(Pictures):
                     files.append(file)
                     labels.append(label)
         super().__init__(root, files, labels, classes)
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folders in `root` that are splits: `train`, `Val`, `validation` and the like."""
+    found: dict[str, Path] = {}
+    for path in sorted(root.iterdir()):
+        split = next((one for one, names in CALLED.items() if path.name.lower() in names), None)
+        if split and path.is_dir() and found.setdefault(split, path) != path:
+            raise UserError(
+                f"{root}: {found[split].name}/ and {path.name}/ would both be the split '{split}'; "
+                "move the pictures of one into the other"
+            )
+    return found
 
 
 def class_folders(folder: Path, least: int = 0) -> list[str]:

@@ -5,6 +5,7 @@ Nothing here imports torch. Shapes: N pictures, S side of the square in pixels, 
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from nano_cv.data import images
 from nano_cv.data.cache import Cached, cached
+from nano_cv.data.preparing import PicturesError
 from nano_cv.data.store import File, Member, located
 from nano_cv.errors import UserError, listing
 
@@ -72,8 +74,17 @@ class Pictures:
 
     @property
     def names(self) -> list[str]:
-        """The files relative to `root`, with forward slashes."""
-        return [file.relative_to(self.root).as_posix() for file in self.files]
+        """The files relative to `root`, or to the root of the disk; with forward slashes.
+
+        Never upwards: what is drawn of a picture is written under its name into some folder.
+        """
+        root = os.path.join(os.path.abspath(self.root), "")
+        return [
+            file.name
+            if isinstance(file, Member)
+            else os.path.abspath(file).removeprefix(root).replace(os.sep, "/").lstrip("/")
+            for file in self.files
+        ]
 
     def first(self, count: int) -> "Pictures":
         """The first `count` of them."""
@@ -268,9 +279,14 @@ def open_splits(
     root = located(root)
     pictures = {split: dataset(root=root, split=split, task=task) for split in SPLITS}
     sizes = {"train": min(train_size or size, size)}
-    splits = {
-        split: Resized(some, sizes.get(split, size), cache, fit) for split, some in pictures.items()
-    }
+    splits, unusable = {}, []
+    for split, some in pictures.items():
+        try:
+            splits[split] = Resized(some, sizes.get(split, size), cache, fit)
+        except PicturesError as error:
+            unusable.append(str(error))
+    if unusable:
+        raise UserError("\n".join(unusable))
     data_hash, twice = check(splits)
     for pair in twice[:10]:
         log.warning("The same picture in two splits: %s", pair)
@@ -299,11 +315,11 @@ def check(splits: Mapping[str, Resized]) -> tuple[str, list[str]]:
         if split == "train" or not objects:
             counts = resized.count()
             empty = [name for name, n in zip(pictures.classes, counts, strict=True) if not n]
-            what = ("objects", "needs") if objects else ("pictures", "folder needs")
             if empty:
                 raise UserError(
-                    f"{pictures.root}: no {what[0]} in '{split}' for {listing(empty)}; "
-                    f"every class {what[1]} some"
+                    f"{pictures.root}: no {'objects' if objects else 'pictures'} in '{split}' for "
+                    f"{listing(empty)}; every class needs some. Where the hash of the names "
+                    "chooses the splits, add pictures, or sort them into train/, val/ and test/"
                 )
         rows = zip(pictures.names, resized.fingerprints(), resized.digests(), strict=True)
         for name, target, digest in sorted(rows):

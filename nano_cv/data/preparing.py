@@ -14,13 +14,17 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
+class PicturesError(UserError):
+    """Some of many; names them."""
+
+
 def prepared(
     items: Sequence[Given], prepare: Callable[[Given], Made], description: str
 ) -> Iterator[Made]:
     """What `prepare` makes of each item, in their order, with progress.
 
     Raises:
-        UserError: after the last one, if `prepare` raised an `ImageError` for some; names them.
+        PicturesError: after the last one, if `prepare` raised an `ImageError` for some; names them.
     """
 
     def attempt(item: Given) -> Made | ImageError:
@@ -41,7 +45,7 @@ def prepared(
         else:
             yield result
     if broken:
-        raise UserError(
+        raise PicturesError(
             f"{len(broken)} of {len(items)} pictures cannot be used; mend or remove them:\n  "
             + listing(broken, separator="\n  ")
         )

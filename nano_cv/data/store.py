@@ -10,7 +10,7 @@ import os
 import re
 from collections import OrderedDict
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
 
@@ -99,10 +99,6 @@ class Member(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.shard}/{self.name}"
-
-    def relative_to(self, root: Path) -> PurePosixPath:
-        """Its name, whatever the root: that of the set which the shards were made of."""
-        return PurePosixPath(self.name)
 
     def read_bytes(self) -> bytes:
         """Its bytes; see `Held`."""

@@ -47,6 +47,11 @@ class Table(Pictures):
         classes = reading.in_order({row.label for row in training}, root, notice=split == "train")
         labels = [reading.class_index(row.label, classes, row.where) for row in rows]
         files = [root / row.file for row in rows]
+        lines: dict[str, Row] = {}
+        for row in rows:
+            first = lines.setdefault(row.file, row)
+            if first is not row:
+                raise UserError(f"{row.where}: {row.file} stands in {first.where} already")
         missing = [
             f"{row.where}: {row.file}"
             for row, file in zip(rows, files, strict=True)

@@ -48,6 +48,10 @@ class Backbone(nn.Module):
         if frozen:
             matcher: Any = self.body.group_matcher
             stages = group_parameters(self.body, matcher(coarse=True))
+            if frozen >= len(stages):  # the last holds the classifier
+                raise ValueError(
+                    f"frozen={frozen}: {name} has {len(stages)} stages, one must learn"
+                )
             for parameters in list(stages.values())[:frozen]:
                 for parameter in parameters:
                     self.body.get_parameter(parameter).requires_grad_(False)
