@@ -185,7 +185,8 @@ def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | No
         if not str(error).startswith("DataLoader worker"):
             raise
         raise UserError(
-            f"{first_line(error)} Memory may be short: fewer data.workers need less{resumable()}"
+            f"{first_line(error).rstrip('. ')}; memory may be short, and fewer data.workers need "
+            f"less{resumable()}"
         ) from error
 
 
