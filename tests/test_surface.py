@@ -36,7 +36,7 @@ folder folder_masks pets shards voc voc2012 yolo
 experiment: debug
 hydra: default
 logger: csv mlflow none
-model: centernet convnext_atto efficientnet_lite0 efficientnet_lite1 flow lenet lenet64 \
+model: centernet convnext_atto efficientnet_lite0 efficientnet_lite1 flow lenet lenet128 lenet64 \
 mobilenetv3 resnet resnet18 resnet28 timm unet
 paths: default
 sweep: optuna
