@@ -277,6 +277,13 @@ def test_mirror_turn_and_shift(monkeypatch):
     assert same(Augment(flip=0, brightness=0.5)(noise())[0], (picture * 1.5).clamp(max=255))
 
 
+def test_pictures_that_are_only_shifted_stay_sharp():
+    changed = Augment(flip=0.5, translate=0.3)(noise())[0]
+    assert torch.allclose(changed, changed.round(), atol=1e-3), "no pixel is between two others"
+    zoomed = Augment(flip=0.5, translate=0.3, scale=(0.9, 1.1))(noise())[0]
+    assert not torch.allclose(zoomed, zoomed.round(), atol=1e-3)
+
+
 def test_each_picture_its_own_change():
     batch = noise(1).expand(4, -1, -1, -1)
     for option in ({"flip": 0.5}, {"flip": 0, "brightness": 0.5}, STRONG):

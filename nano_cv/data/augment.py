@@ -31,7 +31,8 @@ class Augment(nn.Module):
         degrees: turn by up to so much in either direction; boxes, which must stay upright, and
             pictures at `strength` 0 are turned by whole quarters within that.
         scale: zoom between these factors.
-        translate: shift by up to this share of the side.
+        translate: shift by up to this share of the side; by whole pixels if nothing turns or zooms,
+            so that small pictures stay sharp.
         brightness: scale pixels by 1 - b to 1 + b.
         contrast: scale the distance from the picture's mean grey likewise.
         saturation: scale the distance from the pixel's own grey likewise.
@@ -81,7 +82,7 @@ class Augment(nn.Module):
             if boxes is not None or masks is not None:
                 raise UserError("data.augment.policy: for classification only; leave it at null")
             images = torch.stack([self.policy(image) for image in images])
-        matrices = self._matrices(len(images), upright=boxes is not None)
+        matrices = self._matrices(len(images), images.shape[-1], upright=boxes is not None)
         grid = affine_grid(matrices, list(images.shape), align_corners=False).to(images.device)
         if boxes is None:
             moved = _sample(images.float(), grid)
@@ -92,8 +93,8 @@ class Augment(nn.Module):
             targets = _sample(masks[:, None].float(), grid, mode="nearest")[:, 0].to(masks.dtype)
         return self._colours(moved), targets
 
-    def _matrices(self, count: int, upright: bool) -> Tensor:
-        """Output to input coordinates, `[B, 2, 3]`."""
+    def _matrices(self, count: int, size: int, upright: bool) -> Tensor:
+        """Output to input coordinates, from -1 to 1 over `size` pixels, `[B, 2, 3]`."""
         degrees = uniform(count, -self.degrees, self.degrees)
         if upright or not self.strength:
             degrees = (degrees / 90).round() * 90
@@ -102,6 +103,8 @@ class Augment(nn.Module):
         mirror = 1 - 2 * (torch.rand(count) < self.flip).float()
         cosine, sine = angle.cos() * zoom, angle.sin() * zoom
         shift = uniform(2 * count, -2 * self.translate, 2 * self.translate).view(2, count)
+        if not self.degrees and self.scale == [1, 1]:
+            shift = (shift * size / 2).round() * 2 / size
         rows = [cosine * mirror, -sine, shift[0], sine * mirror, cosine, shift[1]]
         return torch.stack(rows, dim=1).view(count, 2, 3)
 
