@@ -201,6 +201,22 @@ def test_coco_folders(root, folder):
     assert Coco(root, "val").names[0] == expected
 
 
+@pytest.mark.parametrize(
+    "layout",
+    ["annotations/instances_{}.json", "{}/_annotations.coco.json"],
+    ids=["CVAT", "Roboflow"],
+)
+def test_coco_as_other_programs_write_it(root, layout):
+    make_coco(root, "{split}")
+    for split in SPLITS:
+        written = "valid" if split == "val" else split
+        if written != split:
+            (root / split).rename(root / written)
+        (root / f"annotations/{split}.json").rename(root / layout.format(written))
+    assert Coco(root, "val").names[0] == "valid/val_a.jpg"
+    assert Coco(root, "val").classes == Coco(root, "train").classes == ["cat", "dog"]
+
+
 def test_coco_crowds_and_empty_boxes(root, caplog):
     make_coco(root)
     change(root, "annotations", 0, iscrowd=1)
@@ -248,8 +264,8 @@ def test_coco_mistakes(root, key, fields, message):
 
 def test_coco_files_that_are_none(root):
     make_coco(root)
-    (root / "annotations/val.json").rename(root / "annotations/instances_val.json")
-    with pytest.raises(UserError, match=r"val\.json: cannot be read: .*instances_val\.json"):
+    (root / "annotations/val.json").rename(root / "annotations/my_val.json")
+    with pytest.raises(UserError, match=r"val\.json: cannot be read: .*my_val\.json"):
         Coco(root, "val")
     for text, message in (
         ('{"images": [', "not JSON: .*line 1 column"),
@@ -376,6 +392,19 @@ def test_yolo_shares_of_the_upright_picture(root):
     assert same(Yolo(root, "train").targets[0], [[0, 0, 32, 64]], [0])
 
 
+def test_yolo_as_roboflow_writes_it(root):
+    make_yolo(root)
+    expected = {split: Yolo(root, split).targets[0] for split in SPLITS}
+    for split in SPLITS:
+        for kind in ("images", "labels"):
+            written = root / ("valid" if split == "val" else split) / kind
+            written.parent.mkdir(exist_ok=True)
+            (root / kind / split).rename(written)
+    for split, target in expected.items():
+        assert same(Yolo(root, split).targets[0], target.boxes.tolist(), target.labels.tolist())
+    assert Yolo(root, "val").names[0] == "valid/images/val_a.jpg"
+
+
 def test_yolo_class_names(root):
     make_yolo(root)
     write(root / "data.yaml", "names: [cat, 7]")
@@ -431,8 +460,9 @@ def test_yolo_empty_boxes_and_lonely_files(root, caplog):
         file.unlink()
     with pytest.raises(UserError, match=r"labels/val: no text file for any of the 3 pictures"):
         Yolo(root, "val")
-    with pytest.raises(UserError, match=r"images/validation: no such folder"):
-        Yolo(root, "validation")
+    (root / "images/test").rename(root / "images/tset")
+    with pytest.raises(UserError, match=r"images/test: no such folder"):
+        Yolo(root, "test")
 
 
 # Folders of masks

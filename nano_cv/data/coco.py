@@ -1,5 +1,7 @@
 """COCO JSON: `annotations/<split>.json`, and pictures in `images/`.
 
+Or the layouts of the programs that write it: see `SOURCES` and `FOLDERS`.
+
 Boxes are x, y, width and height in pixels, from 0 at the upper left corner of the picture.
 """
 
@@ -10,6 +12,7 @@ from typing import Any
 from nano_cv.data import reading
 from nano_cv.data.pictures import Pictures
 from nano_cv.data.reading import Object
+from nano_cv.data.splitting import CALLED
 from nano_cv.errors import UserError, listing
 
 FIELDS: dict[str, dict[str, Any]] = {  # what is read, and its type
@@ -17,6 +20,11 @@ FIELDS: dict[str, dict[str, Any]] = {  # what is read, and its type
     "images": {"id": int | str, "file_name": str},
     "annotations": {"image_id": int | str, "category_id": int, "bbox": list},
 }
+SOURCES = (
+    "annotations/{split}.json",
+    "annotations/instances_{split}.json",
+    "{split}/_annotations.coco.json",
+)
 FOLDERS = ("images", "images/{split}", "{split}", "")  # that `file_name` may be relative to
 
 
@@ -38,7 +46,7 @@ class Coco(Pictures):
     def __init__(self, root: str | Path, split: str, task: str = "detection") -> None:
         reading.serves("COCO JSON", task, "detection")
         root = Path(root)
-        source, train = (root / "annotations" / f"{name}.json" for name in (split, "train"))
+        (source, called), (train, _) = find_source(root, split), find_source(root, "train")
         content = load(source)
         known = content if split == "train" else load(train)
         ordered = sorted(known["categories"], key=lambda one: one["id"])
@@ -47,7 +55,7 @@ class Coco(Pictures):
             one["id"]: reading.class_index(one["name"], classes, f"{source}: category {one['id']}")
             for one in content["categories"]
         }
-        files = find(root, split, source, [one["file_name"] for one in content["images"]])
+        files = find(root, called, source, [one["file_name"] for one in content["images"]])
         stated = {
             file: (one["width"], one["height"])
             for file, one in zip(files, content["images"], strict=True)
@@ -56,6 +64,15 @@ class Coco(Pictures):
         reading.compare_sizes(source, stated)
         targets = reading.boxes_of(source, objects_of(content, labels, source))
         super().__init__(root, files, targets, classes)
+
+
+def find_source(root: Path, split: str) -> tuple[Path, str]:
+    """The file of a split, and what the split is called there."""
+    for name in CALLED[split]:
+        for source in SOURCES:
+            if (file := root / source.format(split=name)).exists():
+                return file, name
+    return root / SOURCES[0].format(split=split), split
 
 
 def load(file: Path) -> dict[str, list[dict[str, Any]]]:

@@ -6,15 +6,10 @@ from pathlib import Path
 
 from nano_cv.data import images, reading
 from nano_cv.data.pictures import SPLITS, Pictures
-from nano_cv.data.splitting import SHARES, stable_split
+from nano_cv.data.splitting import CALLED, SHARES, stable_split
 from nano_cv.errors import UserError, listing, nearest
 
 log = logging.getLogger(__name__)
-CALLED = {  # what a split's folder may be called, in capitals too
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 
 
 class Folder(Pictures):

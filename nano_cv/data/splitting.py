@@ -1,7 +1,12 @@
-"""A split for sets that come without one."""
+"""What splits are called, and a split for sets that come without one."""
 
 import hashlib
 
+CALLED = {  # what a split's folder may be called, in capitals too
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 SHARES = {"train": 70, "val": 15, "test": 15}  # per cent
 
 

@@ -1,5 +1,7 @@
 """YOLO text files: `images/<split>/a.jpg`, and `labels/<split>/a.txt` with an object a line.
 
+Or `<split>/images/a.jpg` and `<split>/labels/a.txt`, as Roboflow writes them.
+
 A line is `class cx cy width height`, or a class and the corners of a polygon, in shares of the
 width and height of the upright picture.
 """
@@ -13,6 +15,7 @@ import yaml
 from nano_cv.data import images, reading
 from nano_cv.data.pictures import Pictures
 from nano_cv.data.reading import Object
+from nano_cv.data.splitting import CALLED
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
@@ -28,7 +31,8 @@ class Yolo(Pictures):
     it.
 
     Args:
-        root: folder with `images/<split>/`, `labels/<split>/`, and the class names.
+        root: folder with `images/<split>/`, `labels/<split>/`, and the class names; or with
+            `<split>/images/` and `<split>/labels/`.
         split: `train`, `val` or `test`.
         task: `detection`.
 
@@ -39,8 +43,8 @@ class Yolo(Pictures):
     def __init__(self, root: str | Path, split: str, task: str = "detection") -> None:
         reading.serves("YOLO text", task, "detection")
         root = Path(root)
-        found = reading.pictures_in(root / "images" / split)
-        labels, classes = root / "labels" / split, names(root)
+        pictures, labels = folders(root, split)
+        found, classes = reading.pictures_in(pictures), names(root)
         texts = {
             file.relative_to(labels).with_suffix("").as_posix() for file in labels.rglob("*.txt")
         }
@@ -55,6 +59,18 @@ class Yolo(Pictures):
         ]
         files = list(found.values())
         super().__init__(root, files, reading.boxes_of(labels, objects), classes)
+
+
+def folders(root: Path, split: str) -> tuple[Path, Path]:
+    """Of the pictures of a split, and of its text files."""
+    for name in CALLED[split]:
+        for pictures, labels in (
+            (f"images/{name}", f"labels/{name}"),
+            (f"{name}/images", f"{name}/labels"),
+        ):
+            if (root / pictures).is_dir():
+                return root / pictures, root / labels
+    return root / "images" / split, root / "labels" / split
 
 
 def names(root: Path) -> list[str]:
