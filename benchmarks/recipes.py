@@ -28,7 +28,6 @@ CHANGES = {
     "mixup and cutmix": ["model.task.mixup=0.2", "model.task.cutmix=1.0"],
     "TrivialAugment": ["data.augment.policy=trivial"],
     "RandAugment": ["data.augment.policy=rand"],
-    "random weights": ["model.pretrained=null", "model.task.network.frozen=0"],
 }
 
 
@@ -47,7 +46,7 @@ def main() -> None:
     """Train every row with every seed, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=128, help="side in pixels")
+    parser.add_argument("--size", type=int, default=112, help="side in pixels")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time")
