@@ -24,7 +24,6 @@ CHANGES = {
     "the same steps for all layers": ["model.task.layer_decay=1.0"],
     "no average of the weights": ["model.task.ema_decay=null"],
     "no label smoothing": ["model.task.label_smoothing=0.0"],
-    "no dropout": ["model.task.network.dropout=0.0"],
     "mixup and cutmix": ["model.task.mixup=0.2", "model.task.cutmix=1.0"],
     "TrivialAugment": ["data.augment.policy=trivial"],
     "RandAugment": ["data.augment.policy=rand"],
@@ -46,7 +45,7 @@ def main() -> None:
     """Train every row with every seed, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--size", type=int, default=112, help="side in pixels")
+    parser.add_argument("--size", type=int, default=96, help="side in pixels")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at the same time")
