@@ -85,6 +85,10 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
         What to add to the command line: the folder of the run to resume, if that was asked for.
     """
     parsed, unknown = get_args_parser().parse_known_args(arguments)
+    if unknown and not unknown[0].startswith("-"):
+        raise UserError(
+            f"{unknown[0]}: stands behind a flag; flags such as -m go before all settings"
+        )
     if unknown:
         raise UserError(f"{unknown[0]}: no such flag; settings are given as KEY=VALUE, see --help")
     if parsed.help or parsed.hydra_help or parsed.info or parsed.shell_completion:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -126,9 +127,7 @@ def find(given: str) -> list[Path]:
         return files
     if path.exists():
         return [path]
-    anchor = Path(path.anchor)
-    pattern = str(path.relative_to(anchor)) if path.anchor else str(path)
-    files = sorted(file for file in anchor.glob(pattern) if file.is_file())
+    files = sorted(file for file in map(Path, glob(str(path), recursive=True)) if file.is_file())
     if not files:
         raise UserError(f"input={given}: no such file or folder, and no file fits it as a pattern")
     return files

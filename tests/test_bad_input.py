@@ -162,6 +162,7 @@ def test_damaged_weights(failing, trained):
         ("data/flowers/aster/plant001_rgb.jpg", 1),
         ("data/flowers/aster", 48),
         ("data/flowers/*/plant01?_rgb.jpg", 21),
+        ("data/**/plant01?**.jpg", 21),
     ],
 )
 def test_inputs(run, flowers, trained, tmp_path, given, count):

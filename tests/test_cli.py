@@ -68,6 +68,13 @@ WRONG = [  # what is typed, and what the answer must hold
 ]
 
 
+def test_settings_behind_a_flag(run):
+    said = run("train", "seed=0", "-m", "data=flowers").err
+    assert said == (
+        "error: data=flowers: stands behind a flag; flags such as -m go before all settings\n"
+    )
+
+
 @pytest.mark.parametrize(("typed", "answer"), WRONG, ids=[typed for typed, _ in WRONG])
 def test_one_message(run, tmp_path, typed, answer):
     (tmp_path / "file").touch()

@@ -40,7 +40,7 @@ class Classification(Task):
         self.label_smoothing = label_smoothing
         classes = len(self.contract.classes)
         ways = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
-        mixes = [way(alpha=alpha, num_classes=classes) for way, alpha in ways if alpha]
+        mixes = [way(alpha=float(alpha), num_classes=classes) for way, alpha in ways if alpha]
         self.mix = v2.RandomChoice(mixes) if mixes else None
         metrics: dict[str, Any] = {
             "accuracy": MulticlassAccuracy(classes, average="micro"),
