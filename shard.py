@@ -1,5 +1,7 @@
 """Write a set as shards: `python shard.py +data=flowers +model=lenet output=shards/flowers`."""
 
+import shlex
+
 from omegaconf import DictConfig
 
 from nano_cv.cli import main
@@ -23,8 +25,8 @@ def shard(config: DictConfig) -> None:
     sharding.write(splits, task, output, int(config.shard_mb * 1e6))
     print(
         f"{output}: {sum(map(len, splits.values())):,} pictures; to train on them, type: "
-        f"python train.py +data=shards +model={config.model.name} data.root={output} "
-        f"data.name={config.data.name}"
+        f"python train.py +data=shards +model={config.model.name} "
+        + shlex.join([f"data.root={output}", f"data.name={config.data.name}"])
     )
 
 

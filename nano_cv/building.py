@@ -1,6 +1,8 @@
 """From a configuration to its parts: the only file beside the scripts that knows Hydra's wiring."""
 
 import logging
+import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,13 @@ def weights_file(config: DictConfig) -> Path:
     in_sweep = sweep_folder() and "resume" in config
     folder = run_folder() if in_sweep else Path(config.paths.weights)
     return folder / f"{config.model.name}_{config.data.name}.safetensors"
+
+
+def again(script: str) -> str:
+    """The command of another script for the same data and model."""
+    given = HydraConfig.get().overrides.task
+    same = [each for each in given if re.match(r"[+]*(data|model|paths)[.=@]", each)]
+    return " ".join(["python", f"{script}.py", *map(shlex.quote, same)])
 
 
 def make_data(config: DictConfig) -> "DataModule":

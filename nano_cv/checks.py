@@ -37,7 +37,8 @@ CHOICES = {  # values that a wrong spelling would carry as far as Lightning
 }
 POSITIVE = (
     *("data.batch_size", "model.image_size", "model.task.optimizer.lr", "trainer.max_epochs"),
-    *("data.train_size", "shard_mb", "model.task.layer_decay"),
+    *("data.train_size", "shard_mb", "model.task.layer_decay", "model.task.network.channels"),
+    *("model.std", "data.augment.scale"),
     *("trainer.prune_after", "trainer.prune_siblings"),
     *("model.epochs", "model.batch_size", "model.task.steps", "model.task.max_detections", "count"),
     *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
@@ -50,17 +51,32 @@ POSITIVE = (
     *(f"triton.{key}" for key in ("queue_timeout_us", "decode_instances")),
     *("triton.max_picture_bytes", "triton.max_picture_pixels"),
 )
-MAY_BE_NULL = ("model.task.ema_decay", "trainer.gradient_clip_val", "trainer.prune_after")
+MAY_BE_NULL = (
+    "data.train_size",
+    "model.task.ema_decay",
+    "trainer.gradient_clip_val",
+    "trainer.prune_after",
+)
+SHARES = (
+    *("model.task.label_smoothing", "model.task.ema_decay", "data.augment.flip"),
+    *("model.task.network.dropout", "model.task.network.drop_path", "data.augment.translate"),
+)
 NOT_NEGATIVE = (
     "seed",
     "data.workers",
     "model.augment",
-    *(f"model.task.{key}" for key in ("mixup", "cutmix", "label_smoothing", "warmup_epochs")),
-    *("model.task.network.frozen", "model.task.network.dropout"),
+    *(f"model.task.{key}" for key in ("mixup", "cutmix", "warmup_epochs")),
+    *("model.task.network.frozen", "model.task.optimizer.weight_decay"),
+    *(f"data.augment.{key}" for key in ("degrees", "brightness", "contrast", "saturation")),
+    *("trainer.patience", "trainer.gradient_clip_val"),
     "tolerance",
     "triton.max_queue_delay_us",
     "delays_us",
 )
+
+
+FIXED = ("seed", "data.", "model.")  # what a resumed run must have as it was,
+MAY_CHANGE = ("data.root", "data.source", "data.cache", "data.workers", "model.epochs")  # but these
 
 
 def option_groups(folders: list[Path]) -> dict[str, list[str]]:
@@ -111,7 +127,9 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
         return []
     if multirun:
         raise UserError("resume=true goes on with one run; leave out -m and sweep")
-    folder = str(last_run(config_name, configs[0])).replace("'", r"\'")
+    run = last_run(config_name, configs[0])
+    _check_same(run, configs[0])
+    folder = str(run).replace("'", r"\'")
     return [f"hydra.run.dir='{folder}'"]
 
 
@@ -134,6 +152,35 @@ def last_run(job: str, config: DictConfig) -> Path:
     if not found:
         raise UserError(f"resume=true: no checkpoint in {runs}; start without resume=true")
     return found[-1].parents[1]
+
+
+def _check_same(run: Path, config: DictConfig) -> None:
+    """A run goes on with its own settings: half of others would be ignored."""
+    file = run / ".hydra" / "config.yaml"
+    if not file.exists():
+        return
+    first, now = _flat(OmegaConf.load(file)), _flat(config)
+    for key in sorted(first.keys() | now.keys()):
+        if key.startswith(FIXED) and key not in MAY_CHANGE and first.get(key) != now.get(key):
+            raise UserError(
+                f"resume=true: {run} was started with {key}={first.get(key)}, and now it is "
+                f"{now.get(key)}; give the same again, or start anew without resume=true"
+            )
+
+
+def _flat(config: Any) -> dict[str, Any]:
+    """`a.b.c` to its value, for each leaf of a configuration."""
+    leaves: dict[str, Any] = {}
+
+    def walk(node: Any, path: str) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(value, f"{path}.{key}" if path else str(key))
+        else:
+            leaves[path] = node
+
+    walk(OmegaConf.to_container(config, resolve=True), "")
+    return leaves
 
 
 def _compose(config_name: str, folders: list[Path], *lines: str, **options: bool) -> DictConfig:
@@ -218,7 +265,8 @@ def _check_run(
         _check_task(values, {name: partial(compose, f"data={name}") for name in groups["data"]})
         # Not `???` in the YAML: that would leave the root of the set whose settings it takes over.
         if config.data.root is None and config.get("input") is None:
-            raise UserError(f"data.root: needed by data={config.data.name}; add data.root=FOLDER")
+            given = [each.value() for each in overrides if each.key_or_group == "data"]
+            raise UserError(f"data.root: needed by data={given[-1]}; add data.root=FOLDER")
         if config.data.train_size and task_name(config) == "generation":
             raise UserError(
                 "data.train_size: a generator makes pictures of the size that it learns"
@@ -271,6 +319,8 @@ def _check_choices(config: DictConfig) -> None:
     for keys, fits, needed in (
         (POSITIVE, lambda number: 0 < number < float("inf"), "more than 0"),
         (NOT_NEGATIVE, lambda number: number >= 0, "0 or more"),
+        (SHARES, lambda number: 0 <= number <= 1, "0 to 1"),
+        (["seed"], lambda number: number < 2**32, "less than 2 to the 32nd"),
     ):
         for key in keys:
             value = OmegaConf.select(config, key)

@@ -48,9 +48,14 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
             try:
                 sys.argv[1:] = accept_plus(sys.argv[1:])
                 sys.argv[1:] += check(config_name, sys.argv[1:])
+                whole = hydra.main(
+                    version_base="1.3", config_path=str(CONFIGS), config_name=config_name
+                )
+                whole(job)()
             except (UserError, OSError) as error:
                 stop(error)
-            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)(job)()
+            except KeyboardInterrupt:  # before the job, or between the runs of a sweep
+                sys.exit(128 + signal.SIGINT)
 
         return script
 

@@ -158,14 +158,15 @@ def _torch(config: DictConfig) -> Engine:
 
 
 def _onnx(config: DictConfig) -> Engine:
-    command = f"python export_model.py +data={config.data.name} +model={config.model.name}"
     if config.weights:
         path = Path(str(config.weights)).expanduser()
     else:
         folder = Path(config.paths.models) / f"{config.model.name}_{config.data.name}"
         files = [file for file in folder.glob("*/model.onnx") if file.parent.name.isdigit()]
         if not files:
-            raise UserError(f"{folder}: no exported model; to make one, type: {command}")
+            raise UserError(
+                f"{folder}: no exported model; to make one, type: {building.again('export_model')}"
+            )
         path = max(files, key=lambda file: int(file.parent.name))
     engine = Onnx(path)
     if engine.contract.model != config.model.name:

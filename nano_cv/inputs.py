@@ -116,6 +116,8 @@ def check_options(config: DictConfig) -> None:
 
 def find(given: str) -> list[Path]:
     """The pictures that `given` means: a file, a folder with all below it, or a pattern."""
+    if not given:
+        raise UserError("input=: a picture, a folder or a pattern is needed")
     path = Path(given).expanduser()
     if path.is_dir():
         files = images.find(path)

@@ -6,7 +6,6 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
@@ -108,6 +107,19 @@ class EpochLine(pl.Callback):
         )
 
 
+class Diverged(pl.Callback):
+    """Ends a training that has left all numbers behind."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Look at the loss of the epoch."""
+        loss = trainer.callback_metrics.get("train/loss")
+        if loss is not None and not loss.isfinite():
+            raise UserError(
+                f"epoch {trainer.current_epoch + 1}: train/loss is {loss:.0f}, the training has "
+                "diverged; a smaller model.task.optimizer.lr may help"
+            )
+
+
 class Preview(pl.Callback):
     """After each epoch what the same noise has become: `previews/epoch_001.png`, and tracked."""
 
@@ -146,6 +158,8 @@ def make_trainer(
         callbacks.append(Preview(folder, logger))
     if sweep:
         callbacks.append(Race(folder, sweep, *pruning))
+    else:  # one bad trial must not end a search
+        callbacks.append(Diverged())
     if patience is not None:
         callbacks.append(EarlyStopping(task.monitor, patience=patience, mode=task.mode))
     terminal = sys.stderr.isatty()  # a Rich bar there, none in a file
@@ -174,7 +188,7 @@ def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | No
     data.setup()
     _check_size(task, data.splits["train"].size)
     if checkpoint:
-        data.first_epoch = _check(checkpoint, task)["epoch"] + 1
+        data.first_epoch = _check(checkpoint, task, trainer.max_epochs or 0) + 1
     for said in EXPECTED:
         warnings.filterwarnings("ignore", message=said)
     try:
@@ -207,17 +221,33 @@ def _check_size(task: Task, size: int) -> None:
     task.train()
 
 
-def _check(checkpoint: Path, task: Task) -> dict[str, Any]:
-    """The checkpoint, if it can be resumed with this task."""
-    try:
-        state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        task.load_state_dict(state["state_dict"])
-        return state
-    except (RuntimeError, KeyError, ValueError, EOFError, UnpicklingError) as error:
+def _check(checkpoint: Path, task: Task, epochs: int) -> int:
+    """The epoch after which a checkpoint was written, if it can be resumed with this task."""
+    anew = "start anew without resume=true"
+    for file in (checkpoint, checkpoint.with_name("best.ckpt")):  # the best is needed at the end
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            weights, epoch = state["state_dict"], int(state["epoch"])
+        except FileNotFoundError as error:
+            raise UserError(f"{file}: not there any more; {anew}") from error
+        except Exception as error:  # damage looks as it likes
+            raise UserError(f"{file}: damaged ({first_line(error)[:200]}); {anew}") from error
+        try:
+            task.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(
+                f"{file}: cannot be resumed with these settings ({one_line(error)[:200]}); "
+                f"use those of the first run, or {anew}"
+            ) from error
+        if state.get("data_hash", task.contract.data_hash) != task.contract.data_hash:
+            raise UserError(f"{file}: learnt from other pictures or labels than these; {anew}")
+        if file == checkpoint:
+            last = epoch
+    if last >= epochs:
         raise UserError(
-            f"{checkpoint}: cannot be resumed with these settings ({one_line(error)[:200]}); "
-            "use those of the first run, or start anew without resume=true"
-        ) from error
+            f"trainer.max_epochs={epochs}: {checkpoint} has seen {last + 1} epochs already"
+        )
+    return last
 
 
 def restore_best(task: Task, keeper: ModelCheckpoint) -> float:

@@ -108,6 +108,19 @@ def test_a_missing_split_is_taken_from_train(tmp_path):
     assert {stable_split(name) for name in train} == {"train", "test"}, "test has a folder"
 
 
+def test_folders_that_are_no_split_are_named(tmp_path, caplog):
+    make_folder(tmp_path)
+    (tmp_path / "validate").mkdir()
+    Folder(tmp_path, "train")
+    assert "passed over, for it is no split: validate" in caplog.text
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    make_folder(tmp_path)
+    (tmp_path / "train/cat" / b"caf\xe9.png".decode("utf-8", "surrogateescape")).touch()
+    assert "a name that is not UTF-8" in refused(lambda: Folder(tmp_path, "train"))
+
+
 def test_numbers_are_sorted_as_numbers(tmp_path, caplog):
     for name in ("10", "9", "1"):
         picture(tmp_path / "train" / name / "a.png")
@@ -183,22 +196,31 @@ def test_table_of_its_own_in_another_spelling(tmp_path):
 def test_pictures_elsewhere_are_called_by_their_whole_path(tmp_path):
     """What is drawn of a picture is written under its name: that must not lead out of a folder."""
     outside = picture(tmp_path / "camera/a.png")
+    picture(tmp_path / "camera/c.png")
     picture(tmp_path / "set/b.png")
-    text = f"file,label\n{outside},x\n../camera/a.png,x\nb.png,y"
+    text = f"file,label\n{outside},x\n../camera/c.png,x\nb.png,y"
     (tmp_path / "set/train.csv").write_text(text)
     whole = str(outside).lstrip("/")
-    assert Table(tmp_path / "set", "train").names == [whole, whole, "b.png"]
+    assert Table(tmp_path / "set", "train").names == [
+        whole,
+        whole.replace("a.png", "c.png"),
+        "b.png",
+    ]
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "train.csv: cannot be read"),
+        (None, "labels.csv: cannot be read"),
         ("", "it is empty"),
         ("filename,label\na.png,x", "no column 'file'; did you mean 'filename'?"),
         ("file,label\na.png,", "line 2: no label"),
         ("file,label,split\na.png,x,train\ngone.png,x,train", "line 3: gone.png"),
-        ("file,label\na.png,x\na.png,y", "line 3: a.png stands in"),
+        ("file,label\na.png,x\n./a.png,y", "line 3: ./a.png stands in"),
+        ("file,label\na.png,x", "at least two labels are needed; there is x"),
+        ("file,label,Split\na.png,x,train", "column 'Split'; is it the split?"),
+        ("file,label,label\na.png,x,y", "two columns of one name"),
+        ('file,label\na.png,"x' + "y" * 200_000, "a quote may stand alone"),
         ("file,label,split\na.png,x,trian", "split 'trian'; did you mean 'train'?"),
     ],
 )

@@ -420,7 +420,7 @@ def test_yolo_class_names(root):
         with pytest.raises(UserError, match=rf"data\.yaml: {message}"):
             Yolo(root, "train")
     (root / "data.yaml").unlink()
-    with pytest.raises(UserError, match=r"classes\.txt: cannot be read"):
+    with pytest.raises(UserError, match=r"data\.yaml: cannot be read"):
         Yolo(root, "train")
     write(root / "classes.txt", "cat\ndog\n")
     assert Yolo(root, "train").classes == NAMES

@@ -228,6 +228,19 @@ def test_files_for_other_programs(tmp_path):
     assert REPORT.draw(contract, answer, pictures).keys() == {"predictions"}
 
 
+def test_pictures_that_differ_by_their_endings_have_masks_of_their_own(tmp_path):
+    masks = [blocks(64, 48), blocks(31, 97)]
+    pictures = photographs(tmp_path / "pictures", masks, targets=False)
+    other = pictures.files[0].with_suffix(".webp")
+    pictures = Pictures(pictures.root, [pictures.files[0], pictures.files[1].rename(other)])
+    contract = Contract(**{**CONTRACT.__dict__, "image_size": 128, "fit": "letterbox"})
+    answer = {"MASK": np.stack([images.resize_mask(mask, 128, "letterbox") for mask in masks])}
+    REPORT.write(contract, answer, pictures, tmp_path)
+    for name, mask in zip(pictures.names, masks, strict=True):
+        with Image.open(tmp_path / f"masks/{name}.png") as written:
+            assert np.array_equal(np.asarray(written), mask)
+
+
 def test_compare():
     one = {"MASK": np.zeros((2, 10, 10), np.uint8)}
     other = {"MASK": one["MASK"].copy()}

@@ -358,6 +358,23 @@ def test_damaged_index(run, shards, content, message):
     assert message in refused(run, shards)
 
 
+def test_a_damaged_picture_is_named(run, shards):
+    archive = shards / "val-00000.tar"
+    content = bytearray(archive.read_bytes())
+    content[700:720] = bytes(20)
+    archive.write_bytes(content)
+    done = run("train", *TINY, "data=shards", "data.root=shards")
+    assert done.status == 1 and "damaged: these are not the bytes that shard.py wrote" in done.err
+
+
+def test_classes_of_another_set(run, shards):
+    file = shards / "test.json"
+    index = json.loads(file.read_text())
+    file.write_text(json.dumps(index | {"classes": index["classes"][::-1]}))
+    done = run("train", *TINY, "data=shards", "data.root=shards")
+    assert done.status == 1 and "the classes of 'test' are clover, basil, aster" in done.err
+
+
 def test_shard_cut_short(run, shards):
     """Met by a worker in the middle of a training."""
     file = shards / "train-00001.tar"

@@ -137,3 +137,33 @@ def test_same_seed_same_losses(run, flowers, tmp_path):
         with (folder / "csv/version_0/metrics.csv").open() as file:
             losses.append([row["train/loss_step"] for row in csv.DictReader(file)])
     assert len(losses) == 2 and losses[0] == losses[1] and any(losses[0])
+
+
+def test_a_run_goes_on_as_it_was_begun(run, flowers, tmp_path):
+    """With other settings, pictures or a damaged file it is refused; nothing is trained."""
+
+    def refused(*changes: str) -> str:
+        done = run("train", *TINY, "trainer.max_epochs=2", "resume=true", *changes)
+        assert done.status == 1 and "Traceback" not in done.err, done.err
+        return done.err
+
+    assert run("train", *TINY, "trainer.max_epochs=2", "test=false").status == 0
+    said = refused("model.task.optimizer.lr=0.5")
+    assert "was started with model.task.optimizer.lr=" in said and "now it is 0.5" in said
+    assert "has seen 2 epochs already" in refused("trainer.max_epochs=1")
+    picture = next(flowers.glob("aster/*_rgb.jpg"))
+    content = picture.read_bytes()
+    picture.write_bytes(next(flowers.glob("basil/*_rgb.jpg")).read_bytes())
+    assert "last.ckpt: learnt from other pictures or labels than these" in refused()
+    picture.write_bytes(content)
+    (best,) = tmp_path.glob("runs/train/*/*/checkpoints/best.ckpt")
+    best.write_bytes(best.read_bytes()[:1000])
+    assert "best.ckpt: damaged" in refused()
+    best.unlink()
+    assert "best.ckpt: not there any more" in refused()
+
+
+def test_a_training_that_diverges_says_so(run, flowers, tmp_path):
+    done = run("train", *TINY, "trainer.max_epochs=3", "model.task.optimizer.lr=1e30")
+    assert done.status == 1 and "the training has diverged; a smaller" in done.err
+    assert not (tmp_path / "weights").exists()

@@ -6,6 +6,7 @@ Boxes are x, y, width and height in pixels, from 0 at the upper left corner of t
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,15 @@ class Coco(Pictures):
             for one in content["categories"]
         }
         files = find(root, called, source, [one["file_name"] for one in content["images"]])
+        twice = [file.name for file, count in Counter(files).items() if count > 1]
+        if twice:
+            raise UserError(f"{source}: several images of one file_name: {listing(twice)}")
         stated = {
             file: (one["width"], one["height"])
             for file, one in zip(files, content["images"], strict=True)
-            if one.get("width") and one.get("height")
+            if all(
+                isinstance(one.get(key), int | float) and one[key] for key in ("width", "height")
+            )
         }
         reading.compare_sizes(source, stated)
         targets = reading.boxes_of(source, objects_of(content, labels, source))

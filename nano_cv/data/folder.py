@@ -41,6 +41,13 @@ class Folder(Pictures):
         names = class_folders(training, least=2)
         classes = reading.in_order(names, training, notice=split == "train")
         missing = [one for one in SPLITS if one not in given]
+        if split == "train" and given:
+            read = {folder.name for folder in given.values()}
+            others = [path.name for path in root.glob("[!._]*") if path.name not in read]
+            if others:
+                log.warning(
+                    "%s: passed over, for it is no split: %s", root, listing(sorted(others))
+                )
         if split == "train" and missing:
             shares = ", ".join(f"{SHARES[one]} % {one}" for one in missing)
             log.info("%s: split by the hash of the file names: %s", training, shares)

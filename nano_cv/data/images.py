@@ -4,7 +4,9 @@ Data sets, `infer.py`, the client and the server's decoder all come through here
 service what it saw in training. Pillow and NumPy only: the serving side has no torch.
 """
 
+import hashlib
 import io
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,9 +71,12 @@ def decode(
 def read(file: File) -> bytes:
     """The bytes of a picture file; raises `ImageError` where it is missing or not readable."""
     try:
-        return file.read_bytes()
+        content = file.read_bytes()
     except OSError as error:
         raise ImageError(f"{file}: cannot be read: {error.strerror}") from error
+    if isinstance(file, Member) and hashlib.sha256(content).hexdigest() != file.sha256:
+        raise ImageError(f"{file}: damaged: these are not the bytes that shard.py wrote")
+    return content
 
 
 def _check(image: Image.Image, max_pixels: int) -> None:
@@ -154,7 +159,7 @@ def dimensions(file: File) -> tuple[int, int]:
     try:
         with Image.open(file, formats=FORMATS) as image:
             # Pillow turns the size of a TIFF itself.
-            sideways = image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) >= 5
+            sideways = image.format != "TIFF" and 5 <= image.getexif().get(ORIENTATION, 1) <= 8
             return (image.height, image.width) if sideways else image.size
     except Image.UnidentifiedImageError:
         raise ImageError(f"{file}: not a picture in a known format") from None
@@ -175,6 +180,8 @@ def load_mask(source: File | bytes, name: str = "mask") -> NDArray[np.uint8]:
         if image.mode not in ("P", "L", "1"):
             raise ImageError(f"{name}: a mask has one number a pixel, and this is {image.mode}")
         return np.array(image).astype(np.uint8)
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"{name}: not a picture in a known format") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise ImageError(f"{name}: not a mask that can be read: {error}") from error
 
@@ -196,11 +203,21 @@ def restore_mask(mask: NDArray[np.uint8], width: int, height: int, fit: str) -> 
 
 
 def find(folder: Path) -> list[Path]:
-    """All pictures below `folder`, by their endings, sorted; hidden ones are passed over."""
-    return sorted(
+    """All pictures below `folder`, by their endings, sorted; hidden ones are passed over.
+
+    Raises:
+        ImageError: a name that is not UTF-8, and so fits into no table.
+    """
+    found = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in EXTENSIONS
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and not path.is_dir()
     )
+    for path in found:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise ImageError(f"{os.fsencode(path)!r}: a name that is not UTF-8") from None
+    return found

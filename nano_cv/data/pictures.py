@@ -278,6 +278,13 @@ def open_splits(
     """
     root = located(root)
     pictures = {split: dataset(root=root, split=split, task=task) for split in SPLITS}
+    known = pictures["train"].classes
+    for split, some in pictures.items():
+        if some.classes != known:
+            raise UserError(
+                f"{root}: the classes of '{split}' are {listing(some.classes)}, and those of "
+                f"'train' {listing(known)}"
+            )
     sizes = {"train": min(train_size or size, size)}
     splits, unusable = {}, []
     for split, some in pictures.items():
@@ -316,10 +323,18 @@ def check(splits: Mapping[str, Resized]) -> tuple[str, list[str]]:
             counts = resized.count()
             empty = [name for name, n in zip(pictures.classes, counts, strict=True) if not n]
             if empty:
+                what, advice = (
+                    ("objects", "the list of class names may hold more than there are")
+                    if objects
+                    else (
+                        "pictures",
+                        f"pictures end in {' '.join(images.EXTENSIONS)}; where the hash of the "
+                        "names chooses the splits, add some, or sort them into train/, val/, test/",
+                    )
+                )
                 raise UserError(
-                    f"{pictures.root}: no {'objects' if objects else 'pictures'} in '{split}' for "
-                    f"{listing(empty)}; every class needs some. Where the hash of the names "
-                    "chooses the splits, add pictures, or sort them into train/, val/ and test/"
+                    f"{pictures.root}: no {what} in '{split}' for {listing(empty)}; every class "
+                    f"needs some; {advice}"
                 )
         rows = zip(pictures.names, resized.fingerprints(), resized.digests(), strict=True)
         for name, target, digest in sorted(rows):

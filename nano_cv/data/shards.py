@@ -21,7 +21,7 @@ import numpy as np
 from nano_cv.data import reading, store
 from nano_cv.data.pictures import Boxes, Pictures
 from nano_cv.data.store import Member
-from nano_cv.errors import UserError
+from nano_cv.errors import UserError, listing
 
 FORMAT = 1  # raise it when the index changes
 KEYS = ("format", "task", "classes", "counts", "shards", "pictures")
@@ -44,11 +44,12 @@ class Shards(Pictures):
         place = f"{folder}/{split}.json"
         index = read_index(place)
         reading.serves(str(root), targets_of(task), index["task"])
-        files, targets = [], []
+        files, targets, classes = [], [], len(index["classes"])
         try:
             archives = [(f"{folder}/{name}", int(size)) for name, size in index["shards"]]
             for shard, name, start, size, digest, width, height, target in index["pictures"]:
                 archive, whole = archives[shard]
+                start, size, width, height = int(start), int(size), int(width), int(height)
                 files.append(Member(archive, whole, name, start, size, digest, width, height))
                 if isinstance(target, dict):
                     boxes = np.array(target["boxes"], np.float32).reshape(-1, 4)
@@ -57,6 +58,9 @@ class Shards(Pictures):
                     start, size, digest = target
                     mask = f"mask of {name}"
                     target = Member(archive, whole, mask, start, size, digest, width, height)
+                labels = target.labels if isinstance(target, Boxes) else [target]
+                if not isinstance(target, Member) and not all(0 <= one < classes for one in labels):
+                    raise ValueError(f"{name} has label {listing(labels)} of {classes} classes")
                 targets.append(target)
             self.counts = np.array(index["counts"], np.int64).reshape(len(index["classes"]))
         except (TypeError, ValueError, KeyError, IndexError) as error:

@@ -1,16 +1,20 @@
 """A CSV table: a row a picture, with the columns `file`, `label` and, if there is one, `split`."""
 
 import csv
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from nano_cv.data import reading
 from nano_cv.data.pictures import SPLITS, Pictures
-from nano_cv.data.splitting import stable_split
+from nano_cv.data.splitting import CALLED, SHARES, stable_split
 from nano_cv.errors import UserError, listing, nearest
 
+log = logging.getLogger(__name__)
 NEEDED = ("file", "label")
+LIKE_SPLIT = ("split", "set", "subset", "partition", "fold")  # what others call that column
 
 
 class Row(NamedTuple):
@@ -48,8 +52,8 @@ class Table(Pictures):
         labels = [reading.class_index(row.label, classes, row.where) for row in rows]
         files = [root / row.file for row in rows]
         lines: dict[str, Row] = {}
-        for row in rows:
-            first = lines.setdefault(row.file, row)
+        for row, file in zip(rows, files, strict=True):
+            first = lines.setdefault(os.path.abspath(file), row)
             if first is not row:
                 raise UserError(f"{row.where}: {row.file} stands in {first.where} already")
         missing = [
@@ -61,17 +65,24 @@ class Table(Pictures):
             raise UserError(
                 f"{len(missing)} pictures are not in {root}: {listing(missing, most=3)}"
             )
+        if len(classes) < 2:
+            raise UserError(f"{root}: at least two labels are needed; there is {listing(classes)}")
         super().__init__(root, files, labels, classes)
 
 
 def rows_of(root: Path, split: str) -> Iterator[Row]:
     """The rows of one split; a table of its own goes before the common one."""
     common = root / "labels.csv"
-    alone = not common.exists() or any((root / f"{one}.csv").exists() for one in SPLITS)
-    if alone:
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; it should hold labels.csv")
+    if any((root / f"{one}.csv").exists() for one in SPLITS):
         yield from read(root / f"{split}.csv", split)
         return
-    for row in read(common, ""):
+    rows = list(read(common, ""))
+    if split == "train" and not all(row.split for row in rows):
+        shares = ", ".join(f"{share} % {one}" for one, share in SHARES.items())
+        log.info("%s: split by the hash of the file names: %s", common, shares)
+    for row in rows:
         if (row.split or stable_split(Path(row.file).name)) == split:
             yield row
 
@@ -89,14 +100,29 @@ def read(source: Path, split: str) -> Iterator[Row]:
             f"The first line names the columns: {listing(columns) or 'it is empty'}; needed are "
             "file,label and for several splits in one table, split"
         )
-    for row in table:
+    other = [name for name in columns if name.lower() in LIKE_SPLIT]
+    if not split and other and "split" not in columns:
+        raise UserError(f"{source}: column '{other[0]}'; is it the split? Then call it 'split'")
+    if len(set(columns)) < len(columns):
+        raise UserError(f"{source}: two columns of one name: {listing(columns)}")
+    for row in _rows(table, source):
         where = f"{source}, line {table.line_num}"
         file, label = ((row[name] or "").strip() for name in NEEDED)
         if not file or not label:
             raise UserError(f"{where}: no {'label' if file else 'file'}")
         given = split or (row.get("split") or "").strip()
+        given = next((one for one, names in CALLED.items() if given.lower() in names), given)
         if given not in ("", *SPLITS):
             raise UserError(
                 f"{where}: split '{given}'{nearest(given, SPLITS)} Allowed: {listing(SPLITS)}"
             )
         yield Row(file, label, given, where)
+
+
+def _rows(table: "csv.DictReader[str]", source: Path) -> Iterator[dict[str, str | None]]:
+    try:
+        yield from table
+    except csv.Error as error:
+        raise UserError(
+            f"{source}, line {table.line_num}: {error}; a quote may stand alone"
+        ) from error

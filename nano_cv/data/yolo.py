@@ -76,7 +76,7 @@ def folders(root: Path, split: str) -> tuple[Path, Path]:
 def names(root: Path) -> list[str]:
     """The class names, from `data.yaml` or else `classes.txt`."""
     file = root / "data.yaml"
-    if not file.exists():
+    if (root / "classes.txt").exists() and not file.exists():
         return reading.class_names(root / "classes.txt")
     try:
         content = yaml.safe_load(reading.text(file))

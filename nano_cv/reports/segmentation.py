@@ -3,7 +3,8 @@
 Shapes: N pictures, K classes, S side of the network's square, H and W of a picture in pixels.
 """
 
-from pathlib import Path
+from collections import Counter
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -121,16 +122,22 @@ def draw(contract: Contract, predictions: Predictions, pictures: Pictures) -> di
 
 
 def write(contract: Contract, predictions: Predictions, pictures: Pictures, folder: Path) -> None:
-    """`masks/<file>.png`, palette pictures of class indices, and `overlays/<file>.jpg`."""
+    """`masks/<file>.png`, palette pictures of class indices, and `overlays/<file>.jpg`.
+
+    Where two pictures differ by their endings alone, theirs stay: `masks/a.jpg.png`.
+    """
     colours = drawing.palette(256).tobytes()
+    stems = Counter(PurePath(name).with_suffix("") for name in pictures.names)
     for index, name in track(list(enumerate(pictures.names)), len(pictures), "Writing masks"):
         mask = restored(contract, predictions, pictures, index)
         indexed = Image.fromarray(mask)
         indexed.putpalette(colours)
         image = np.asarray(images.decode(pictures.files[index]))
-        with replacing((folder / "masks" / name).with_suffix(".png")) as temporary:
+        stem = PurePath(name).with_suffix("")
+        stem = stem if stems[stem] == 1 else PurePath(name)
+        with replacing(folder / "masks" / f"{stem}.png") as temporary:
             indexed.save(temporary, "PNG")
-        with replacing((folder / "overlays" / name).with_suffix(".jpg")) as temporary:
+        with replacing(folder / "overlays" / f"{stem}.jpg") as temporary:
             Image.fromarray(drawing.overlay(image, mask)).save(temporary, "JPEG", quality=90)
 
 

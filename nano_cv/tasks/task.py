@@ -82,6 +82,10 @@ class Task(pl.LightningModule):
         self.log_dict(named, on_step=split == "train", on_epoch=True, batch_size=batch)
         return losses["loss"]
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """So that a run does not go on with other pictures; see `training.fit`."""
+        checkpoint["data_hash"] = self.contract.data_hash
+
     def configure_optimizers(self) -> Any:
         """Weight decay for matrices and kernels only; linear warm-up, then cosine to zero.
 
