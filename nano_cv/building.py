@@ -50,7 +50,7 @@ def weights_file(config: DictConfig) -> Path:
 
 def again(script: str) -> str:
     """The command of another script for the same data and model."""
-    given = HydraConfig.get().overrides.task
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     same = [each for each in given if re.match(r"[+]*(data|model|paths)[.=@]", each)]
     return " ".join(["python", f"{script}.py", *map(shlex.quote, same)])
 

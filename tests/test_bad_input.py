@@ -112,6 +112,13 @@ def test_weights_missing(failing):
     assert "dvc pull" in said and "python train.py" in said
 
 
+def test_the_command_to_type_is_whole(failing, flowers):
+    said = failing("infer", "engine=onnx", "paths.models=none", "data.name=my plants")
+    typed = said.rpartition("type: ")[2]
+    assert typed.startswith("python export_model.py ") and "engine" not in typed
+    assert "'data.name=my plants'" in typed and "model.image_size=32" in typed
+
+
 def test_weights_of_other_options(failing, run, flowers, trained):
     said = failing("infer", "model.task.network.channels=[4, 16]", "model.image_size=64")
     _, typed = said.rstrip().split("add: ")

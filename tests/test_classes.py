@@ -111,8 +111,9 @@ def test_a_missing_split_is_taken_from_train(tmp_path):
 def test_folders_that_are_no_split_are_named(tmp_path, caplog):
     make_folder(tmp_path)
     (tmp_path / "validate").mkdir()
+    (tmp_path / "README.txt").touch()  # nothing to warn of
     Folder(tmp_path, "train")
-    assert "passed over, for it is no split: validate" in caplog.text
+    assert "passed over, for it is no split: validate\n" in caplog.text
 
 
 def test_a_name_that_is_not_utf8(tmp_path):

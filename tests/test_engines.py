@@ -338,7 +338,7 @@ def test_messages(home, tmp_path, monkeypatch):
         closed = probe.getsockname()[1]
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra.compose("infer", FOR_INFER)
-    missing = f"none/{NAME}: no exported model; to make one, type: python export_model.py +data=fl"
+    missing = f"none/{NAME}: no exported model; to make one, type: python export_model.py"
     file = f"model_repository/{NAME}/10/model.onnx"
     for typed, answer in {
         "engine=onnx paths.models=none": missing,

@@ -43,7 +43,12 @@ class Folder(Pictures):
         missing = [one for one in SPLITS if one not in given]
         if split == "train" and given:
             read = {folder.name for folder in given.values()}
-            others = [path.name for path in root.glob("[!._]*") if path.name not in read]
+            others = [
+                path.name
+                for path in root.glob("[!._]*")
+                if path.name not in read
+                and (path.is_dir() or path.suffix.lower() in images.EXTENSIONS)
+            ]
             if others:
                 log.warning(
                     "%s: passed over, for it is no split: %s", root, listing(sorted(others))
