@@ -265,7 +265,7 @@ def _check_run(
         _check_task(values, {name: partial(compose, f"data={name}") for name in groups["data"]})
         # Not `???` in the YAML: that would leave the root of the set whose settings it takes over.
         if config.data.root is None and config.get("input") is None:
-            given = [each.value() for each in overrides if each.key_or_group == "data"]
+            given = [config.data.name, *(o.value() for o in overrides if o.key_or_group == "data")]
             raise UserError(f"data.root: needed by data={given[-1]}; add data.root=FOLDER")
         if config.data.train_size and task_name(config) == "generation":
             raise UserError(

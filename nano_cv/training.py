@@ -185,7 +185,6 @@ def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | No
             training pictures; a process that fetches batches was killed.
         KeyboardInterrupt: the training was interrupted; its last whole epoch can be resumed.
     """
-    data.setup()
     _check_size(task, data.splits["train"].size)
     if checkpoint:
         data.first_epoch = _check(checkpoint, task, trainer.max_epochs or 0) + 1
@@ -223,31 +222,35 @@ def _check_size(task: Task, size: int) -> None:
 
 def _check(checkpoint: Path, task: Task, epochs: int) -> int:
     """The epoch after which a checkpoint was written, if it can be resumed with this task."""
-    anew = "start anew without resume=true"
-    for file in (checkpoint, checkpoint.with_name("best.ckpt")):  # the best is needed at the end
-        try:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-            weights, epoch = state["state_dict"], int(state["epoch"])
-        except FileNotFoundError as error:
-            raise UserError(f"{file}: not there any more; {anew}") from error
-        except Exception as error:  # damage looks as it likes
-            raise UserError(f"{file}: damaged ({first_line(error)[:200]}); {anew}") from error
-        try:
-            task.load_state_dict(weights)
-        except RuntimeError as error:
-            raise UserError(
-                f"{file}: cannot be resumed with these settings ({one_line(error)[:200]}); "
-                f"use those of the first run, or {anew}"
-            ) from error
-        if state.get("data_hash", task.contract.data_hash) != task.contract.data_hash:
-            raise UserError(f"{file}: learnt from other pictures or labels than these; {anew}")
-        if file == checkpoint:
-            last = epoch
+    last = _try(checkpoint, task)
+    _try(checkpoint.with_name("best.ckpt"), task)  # is needed at the end
     if last >= epochs:
         raise UserError(
             f"trainer.max_epochs={epochs}: {checkpoint} has seen {last + 1} epochs already"
         )
     return last
+
+
+def _try(checkpoint: Path, task: Task) -> int:
+    """Fill the task with a checkpoint; returns its epoch."""
+    anew = "start anew without resume=true"
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        weights, epoch = state["state_dict"], int(state["epoch"])
+    except FileNotFoundError as error:
+        raise UserError(f"{checkpoint}: not there any more; {anew}") from error
+    except Exception as error:  # damage looks as it likes
+        raise UserError(f"{checkpoint}: damaged ({first_line(error)[:200]}); {anew}") from error
+    try:
+        task.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"{checkpoint}: cannot be resumed with these settings ({one_line(error)[:200]}); "
+            f"use those of the first run, or {anew}"
+        ) from error
+    if state.get("data_hash", task.contract.data_hash) != task.contract.data_hash:
+        raise UserError(f"{checkpoint}: learnt from other pictures or labels than these; {anew}")
+    return epoch
 
 
 def restore_best(task: Task, keeper: ModelCheckpoint) -> float:

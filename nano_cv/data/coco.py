@@ -13,7 +13,7 @@ from typing import Any
 from nano_cv.data import reading
 from nano_cv.data.pictures import Pictures
 from nano_cv.data.reading import Object
-from nano_cv.data.splitting import CALLED
+from nano_cv.data.splitting import place_of
 from nano_cv.errors import UserError, listing
 
 FIELDS: dict[str, dict[str, Any]] = {  # what is read, and its type
@@ -47,7 +47,8 @@ class Coco(Pictures):
     def __init__(self, root: str | Path, split: str, task: str = "detection") -> None:
         reading.serves("COCO JSON", task, "detection")
         root = Path(root)
-        (source, called), (train, _) = find_source(root, split), find_source(root, "train")
+        source, called = place_of(root, split, SOURCES)
+        train, _ = place_of(root, "train", SOURCES)
         content = load(source)
         known = content if split == "train" else load(train)
         ordered = sorted(known["categories"], key=lambda one: one["id"])
@@ -70,15 +71,6 @@ class Coco(Pictures):
         reading.compare_sizes(source, stated)
         targets = reading.boxes_of(source, objects_of(content, labels, source))
         super().__init__(root, files, targets, classes)
-
-
-def find_source(root: Path, split: str) -> tuple[Path, str]:
-    """The file of a split, and what the split is called there."""
-    for name in CALLED[split]:
-        for source in SOURCES:
-            if (file := root / source.format(split=name)).exists():
-                return file, name
-    return root / SOURCES[0].format(split=split), split
 
 
 def load(file: Path) -> dict[str, list[dict[str, Any]]]:

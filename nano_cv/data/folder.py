@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nano_cv.data import images, reading
 from nano_cv.data.pictures import SPLITS, Pictures
-from nano_cv.data.splitting import CALLED, SHARES, stable_split
+from nano_cv.data.splitting import CALLED, say_shares, stable_split
 from nano_cv.errors import UserError, listing, nearest
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,7 @@ class Folder(Pictures):
                     "%s: passed over, for it is no split: %s", root, listing(sorted(others))
                 )
         if split == "train" and missing:
-            shares = ", ".join(f"{SHARES[one]} % {one}" for one in missing)
-            log.info("%s: split by the hash of the file names: %s", training, shares)
+            say_shares(training, missing)
         source = given.get(split, training)
         for name in class_folders(source):
             if name not in classes:

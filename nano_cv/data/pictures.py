@@ -323,15 +323,14 @@ def check(splits: Mapping[str, Resized]) -> tuple[str, list[str]]:
             counts = resized.count()
             empty = [name for name, n in zip(pictures.classes, counts, strict=True) if not n]
             if empty:
-                what, advice = (
-                    ("objects", "the list of class names may hold more than there are")
-                    if objects
-                    else (
-                        "pictures",
+                if objects:
+                    what, advice = "objects", "the list of class names may hold more than there are"
+                else:
+                    what = "pictures"
+                    advice = (
                         f"pictures end in {' '.join(images.EXTENSIONS)}; where the hash of the "
-                        "names chooses the splits, add some, or sort them into train/, val/, test/",
+                        "names chooses the splits, add some, or sort them into train/, val/, test/"
                     )
-                )
                 raise UserError(
                     f"{pictures.root}: no {what} in '{split}' for {listing(empty)}; every class "
                     f"needs some; {advice}"

@@ -44,8 +44,9 @@ class Shards(Pictures):
         place = f"{folder}/{split}.json"
         index = read_index(place)
         reading.serves(str(root), targets_of(task), index["task"])
-        files, targets, classes = [], [], len(index["classes"])
+        files, targets = [], []
         try:
+            classes = len(index["classes"])
             archives = [(f"{folder}/{name}", int(size)) for name, size in index["shards"]]
             for shard, name, start, size, digest, width, height, target in index["pictures"]:
                 archive, whole = archives[shard]
@@ -62,7 +63,7 @@ class Shards(Pictures):
                 if not isinstance(target, Member) and not all(0 <= one < classes for one in labels):
                     raise ValueError(f"{name} has label {listing(labels)} of {classes} classes")
                 targets.append(target)
-            self.counts = np.array(index["counts"], np.int64).reshape(len(index["classes"]))
+            self.counts = np.array(index["counts"], np.int64).reshape(classes)
         except (TypeError, ValueError, KeyError, IndexError) as error:
             raise UserError(f"{place}: not an index of shards: {error!r}") from error
         super().__init__(Path(folder), files, targets, index["classes"])

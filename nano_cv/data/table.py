@@ -1,7 +1,6 @@
 """A CSV table: a row a picture, with the columns `file`, `label` and, if there is one, `split`."""
 
 import csv
-import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +8,9 @@ from typing import NamedTuple
 
 from nano_cv.data import reading
 from nano_cv.data.pictures import SPLITS, Pictures
-from nano_cv.data.splitting import CALLED, SHARES, stable_split
+from nano_cv.data.splitting import CALLED, say_shares, stable_split
 from nano_cv.errors import UserError, listing, nearest
 
-log = logging.getLogger(__name__)
 NEEDED = ("file", "label")
 LIKE_SPLIT = ("split", "set", "subset", "partition", "fold")  # what others call that column
 
@@ -80,8 +78,7 @@ def rows_of(root: Path, split: str) -> Iterator[Row]:
         return
     rows = list(read(common, ""))
     if split == "train" and not all(row.split for row in rows):
-        shares = ", ".join(f"{share} % {one}" for one, share in SHARES.items())
-        log.info("%s: split by the hash of the file names: %s", common, shares)
+        say_shares(common)
     for row in rows:
         if (row.split or stable_split(Path(row.file).name)) == split:
             yield row

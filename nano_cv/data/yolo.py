@@ -15,7 +15,7 @@ import yaml
 from nano_cv.data import images, reading
 from nano_cv.data.pictures import Pictures
 from nano_cv.data.reading import Object
-from nano_cv.data.splitting import CALLED
+from nano_cv.data.splitting import place_of
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ class Yolo(Pictures):
     def __init__(self, root: str | Path, split: str, task: str = "detection") -> None:
         reading.serves("YOLO text", task, "detection")
         root = Path(root)
-        pictures, labels = folders(root, split)
+        pictures, _ = place_of(root, split, ("images/{split}", "{split}/images"))
+        labels = root / pictures.relative_to(root).as_posix().replace("images", "labels")
         found, classes = reading.pictures_in(pictures), names(root)
         texts = {
             file.relative_to(labels).with_suffix("").as_posix() for file in labels.rglob("*.txt")
@@ -59,18 +60,6 @@ class Yolo(Pictures):
         ]
         files = list(found.values())
         super().__init__(root, files, reading.boxes_of(labels, objects), classes)
-
-
-def folders(root: Path, split: str) -> tuple[Path, Path]:
-    """Of the pictures of a split, and of its text files."""
-    for name in CALLED[split]:
-        for pictures, labels in (
-            (f"images/{name}", f"labels/{name}"),
-            (f"{name}/images", f"{name}/labels"),
-        ):
-            if (root / pictures).is_dir():
-                return root / pictures, root / labels
-    return root / "images" / split, root / "labels" / split
 
 
 def names(root: Path) -> list[str]:
