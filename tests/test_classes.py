@@ -89,6 +89,21 @@ def test_one_pool_is_split_by_the_names_of_its_files(tmp_path, caplog):
     assert "70 % train, 15 % val, 15 % test" in said
 
 
+def test_links_to_folders_and_names_that_begin_with_a_line(tmp_path):
+    root = tmp_path / "pets"
+    make_folder(root)
+    for split in SPLITS:
+        (root / split / "dog").rename(root / split / "_dog")
+        (root / split / "cat").rename(tmp_path / f"cats_{split}")
+        (root / split / "cat").symlink_to(tmp_path / f"cats_{split}")
+        (root / split / "__MACOSX").mkdir()
+        picture(root / split / ".hidden/a.png")
+    found = names(Folder(root, "train"))
+    assert found == {"_dog": [f"train{i}.png" for i in range(4)], "cat": found["cat"]}
+    assert found["cat"] == [f"train{i}.png" for i in range(4)]
+    assert Folder(root, "train").names[-1] == "train/cat/train3.png"
+
+
 def test_splits_by_other_names(tmp_path):
     make_folder(tmp_path)
     (tmp_path / "train").rename(tmp_path / "Training")

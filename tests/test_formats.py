@@ -314,6 +314,12 @@ def test_voc_lists(root):
     names = root / "ImageSets/Main/train.txt"
     write(names, "train_c -1\n\ntrain_a.jpg  1\n")
     assert [file.stem for file in Voc(root, "train").files] == ["train_c", "train_a"]
+    for old, new in (("a", "a big 1"), ("c", "c dog")):
+        (root / f"JPEGImages/train_{old}.jpg").rename(root / f"JPEGImages/train_{new}.jpg")
+        (root / f"Annotations/train_{old}.xml").rename(root / f"Annotations/train_{new}.xml")
+    write(names, "train_a big 1\ntrain_c dog.jpg  1")
+    assert [file.stem for file in Voc(root, "train").files] == ["train_a big 1", "train_c dog"]
+    make_voc(root)
     write(names, "train_a\ntrain_x\n")
     with pytest.raises(UserError, match=r"train\.txt: 1 pictures are not in .*Images: train_x"):
         Voc(root, "train")
@@ -381,6 +387,18 @@ def test_yolo_centres_and_polygons(root):
     make_yolo(root)
     relabel(root, "1 0.5 0.5 0.25 0.5", "", "0 0.25 0.5 0.75 0.25 0.5 1.0")
     assert same(Yolo(root, "train").targets[0], [[24, 8, 40, 24], [16, 8, 48, 32]], [1, 0])
+
+
+def test_yolo_in_linked_folders_and_capital_letters(root, tmp_path):
+    make_yolo(root)
+    (root / "labels/train/train_a.txt").rename(root / "labels/train/train_a.TXT")
+    for kind in ("images", "labels"):
+        (root / kind / "train").rename(tmp_path / kind)
+        (root / kind / "train").mkdir()
+        (root / kind / "train/batch").symlink_to(tmp_path / kind)
+    data = Yolo(root, "train")
+    assert data.names[0] == "images/train/batch/train_a.jpg"
+    assert same(data.targets[0], [[0, 0, 16, 8], [10.5, 2, 64, 32]], [0, 1])
 
 
 def test_yolo_shares_of_the_upright_picture(root):

@@ -45,7 +45,7 @@ class Folder(Pictures):
             read = {folder.name for folder in given.values()}
             others = [
                 path.name
-                for path in root.glob("[!._]*")
+                for path in visible(root)
                 if path.name not in read
                 and (path.is_dir() or path.suffix.lower() in images.EXTENSIONS)
             ]
@@ -84,7 +84,7 @@ def split_folders(root: Path) -> dict[str, Path]:
 
 def class_folders(folder: Path, least: int = 0) -> list[str]:
     """The names of the class folders in `folder`; no pictures may lie beside them."""
-    found = [path for path in folder.glob("[!._]*")]
+    found = visible(folder)
     loose = [path for path in found if path.suffix.lower() in images.EXTENSIONS]
     if loose:
         raise UserError(
@@ -96,6 +96,11 @@ def class_folders(folder: Path, least: int = 0) -> list[str]:
         there = f"only {names[0]}" if names else "none"
         raise UserError(f"{folder}: at least two folders are needed, one a class; there is {there}")
     return names
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in `folder`, but for hidden things and what macOS adds to its archives."""
+    return [path for path in folder.glob("[!.]*") if path.name != "__MACOSX"]
 
 
 def taken(name: str, given: Collection[str]) -> str:

@@ -7,6 +7,7 @@ service what it saw in training. Pillow and NumPy only: the serving side has no 
 import hashlib
 import io
 import os
+from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -202,18 +203,18 @@ def restore_mask(mask: NDArray[np.uint8], width: int, height: int, fit: str) -> 
     return np.asarray(inside.resize((width, height), Image.Resampling.NEAREST))
 
 
-def find(folder: Path) -> list[Path]:
-    """All pictures below `folder`, by their endings, sorted; hidden ones are passed over.
+def find(folder: Path, endings: tuple[str, ...] = EXTENSIONS) -> list[Path]:
+    """All pictures below `folder`, by their endings, sorted; links to folders are followed.
+
+    Hidden files and folders are passed over.
 
     Raises:
         ImageError: a name that is not UTF-8, and so fits into no table.
     """
     found = sorted(
         path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not path.is_dir()
+        for path in (folder / name for name in glob("**/*", root_dir=folder, recursive=True))
+        if path.suffix.lower() in endings and not path.is_dir()
     )
     for path in found:
         try:

@@ -4,6 +4,7 @@ Pixels are counted from 1 and the last one is inside, so a box from 1 to 2 is tw
 it is from 0 to 2.
 """
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -73,8 +74,12 @@ class Voc(Pictures):
 
 
 def listed(source: Path, found: dict[str, Path]) -> list[str]:
-    """The pictures of a list: the first word of each line, for lists of a class have a second."""
-    return reading.chosen(source, [line.split()[0] for line in reading.lines(source)], found)
+    """The pictures of a list, one a line; lists of a class have a column of -1, 0 and 1 behind."""
+    names = [
+        line if line in found else re.sub(r"\s+(-1|0|1)$", "", line)
+        for line in reading.lines(source)
+    ]
+    return reading.chosen(source, names, found)
 
 
 class Labelled(NamedTuple):

@@ -47,15 +47,16 @@ class Yolo(Pictures):
         labels = root / pictures.relative_to(root).as_posix().replace("images", "labels")
         found, classes = reading.pictures_in(pictures), names(root)
         texts = {
-            file.relative_to(labels).with_suffix("").as_posix() for file in labels.rglob("*.txt")
+            file.relative_to(labels).with_suffix("").as_posix(): file
+            for file in images.find(labels, (".txt",))
         }
-        if not texts & set(found):
+        if not texts.keys() & found.keys():
             raise UserError(f"{labels}: no text file for any of the {len(found)} pictures")
-        alone = sorted(texts - set(found) - NO_LABELS)
+        alone = sorted(texts.keys() - found.keys() - NO_LABELS)
         if alone:
             log.warning("%s: %d files without a picture: %s", labels, len(alone), listing(alone))
         objects = [
-            list(read(labels / f"{name}.txt", file, len(classes))) if name in texts else []
+            list(read(texts[name], file, len(classes))) if name in texts else []
             for name, file in found.items()
         ]
         files = list(found.values())
