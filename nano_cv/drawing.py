@@ -72,11 +72,13 @@ def sheet(
     """
     shown = [np.asarray(images.decode(pictures.files[index], SIDE)) for index in indices]
     shown = [paint(image, i) if paint else image for image, i in zip(shown, indices, strict=True)]
-    rows, side, names = max(1, -(-len(shown) // columns)), WIDTH / columns, pictures.names
-    height = side * max([image.shape[0] / image.shape[1] for image in shown] or [0.5]) + 0.5
-    figure = Figure(figsize=(WIDTH, height * rows), dpi=100, layout="constrained")
+    names, shapes = pictures.names, [image.shape[0] / image.shape[1] for image in shown] or [0.5]
+    rows = [shapes[start : start + columns] for start in range(0, len(shapes), columns)]
+    heights = [max(row) * WIDTH / columns + 0.5 for row in rows]  # inches
+    figure = Figure(figsize=(WIDTH, sum(heights)), dpi=100, layout="constrained")
+    cells = figure.add_gridspec(len(rows), columns, height_ratios=heights)
     for position, (image, index) in enumerate(zip(shown, indices, strict=True)):
-        axes = figure.add_subplot(rows, columns, position + 1)
+        axes = figure.add_subplot(cells[position])
         axes.imshow(image)
         axes.set_title(captions[index], fontsize=9)
         axes.set_xlabel(names[index][-LONGEST:], fontsize=7)
