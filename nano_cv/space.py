@@ -3,6 +3,7 @@
 Configurations of it come from `configs/sweep/`, and from the command line, which goes first.
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -50,6 +51,12 @@ def space_of(config: DictConfig, given: Sequence[Override]) -> list[Override]:
     added = [override for override in space if override.key_or_group not in keys]
     if "n_trials" in sweeper:
         _check_optuna(sweeper)
+    launcher = str(config.hydra.launcher._target_)
+    if launcher.endswith("SlurmLauncher") and not shutil.which("srun"):
+        raise UserError(
+            "hydra/launcher=submitit_slurm: there is no 'srun' on this machine; start the sweep "
+            "where SLURM is, or in processes of this machine with hydra/launcher=submitit_local"
+        )
     for override in [*given, *added]:
         if override.is_interval_sweep():
             _check_interval(override, config)

@@ -144,7 +144,8 @@ def test_side_by_side(run, flowers, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["joblib", "submitit_local", "submitit_slurm", "ray"])
-def test_launchers(name):
+def test_launchers(name, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda program: program)  # SLURM's
     plugin = f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher"
     if name == "ray" and not importlib.util.find_spec(plugin):
         pytest.skip("hydra-ray-launcher is not among our extras")
@@ -153,6 +154,13 @@ def test_launchers(name):
     with hydra.initialize_config_dir(str(checks.CONFIGS), version_base="1.3"):
         launcher = hydra.compose("train", lines, return_hydra_config=True).hydra.launcher
     assert hydra.utils.get_class(launcher._target_).__module__.startswith(plugin)
+
+
+def test_slurm_that_is_not_there(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = run("train", "-m", "seed=0,1", "hydra/launcher=submitit_slurm")
+    assert done.status == 1 and "no 'srun' on this machine" in done.err
+    assert done.err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
