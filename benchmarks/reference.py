@@ -10,11 +10,11 @@ that a machine which slows down slows all. What is equal is in `commands`. What 
 - Theirs decodes pictures in each epoch (`-j 0`, `-j 2`: worker processes); ours takes them from the
   cache, which the first run fills: see the seconds before its first epoch.
 - Theirs crops 8 to 100 % of a picture's area and changes the ratio of its sides; ours zooms and
-  shifts, on average as much, what lies outside is mirrored, and the sides stay as they are.
+  shifts, on average as much, into pictures that are kept half as large again; what lies outside is
+  mirrored, and the sides stay as they are.
 - Theirs validates the middle of a picture, ours the whole, stretched to a square.
 - Theirs changes the learning rate once an epoch, ours at each step.
-- Theirs draws a new random start in each run, ours counts its seeds from 0. For a ResNet, timm
-  starts the last norm of each block at zero, torchvision at one.
+- Theirs draws a new random start in each run, ours counts its seeds from 0.
 - Theirs keeps no checkpoints here, ours writes the best and the last as always; that counts in the
   minutes, not in the pictures per second.
 - Ours leaves out the last batch of an epoch where it is not full. Only what is trained is counted.
@@ -30,7 +30,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -81,7 +84,8 @@ def commands(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, 
         "seed": seed,
         "trainer.accelerator": "cpu",
         "data.root": options.data,
-        "model.task.network.name": options.timm,
+        "model.task.network._target_": "reference.network",
+        "model.task.network.name": options.model,
         "model.epochs": options.epochs,
         "model.batch_size": options.batch,
         "model.image_size": options.size,
@@ -90,6 +94,7 @@ def commands(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, 
         "model.task.ema_decay": "null",
         # Their crops have a mean side of 0.71 of the picture's, which is a mean zoom of 1.56.
         "data.augment.scale": "[1.0,2.12]",
+        "data.detail": 1.5,
         "data.augment.translate": 0.15,
         "data.augment.brightness": 0.0,
         "data.augment.contrast": 0.0,
@@ -102,6 +107,13 @@ def commands(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, 
     return {"ours": [*python, __file__, "--ours", *overrides]} | {
         f"theirs, -j {count}": [*script, "-j", str(count)] for count in options.workers
     }
+
+
+def network(name: str, num_classes: int, **_: object) -> "nn.Module":
+    """A network of torchvision's, in place of timm's."""
+    from torchvision.models import get_model
+
+    return get_model(name, num_classes=num_classes)
 
 
 def train(overrides: Sequence[str]) -> None:
@@ -154,31 +166,12 @@ def watch(command: Sequence[str], threads: int) -> Run:
     return Run(before, epochs, time.perf_counter() - began, accuracies)
 
 
-def parameters(options: argparse.Namespace, classes: int) -> int:
-    """How many the network has; it must be the same number on both sides."""
-    import timm
-    import torchvision
-
-    networks = (
-        torchvision.models.get_model(options.model, num_classes=classes),
-        timm.create_model(options.timm, num_classes=classes),
-    )
-    counts = [sum(one.numel() for one in network.parameters()) for network in networks]
-    if counts[0] != counts[1]:
-        sys.exit(
-            f"{options.model} of torchvision has {counts[0]:,} parameters, and {options.timm} of "
-            f"timm {counts[1]:,}; name the same network with --model and --timm"
-        )
-    return counts[0]
-
-
 def main() -> None:
     """Run all in turn, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--script", type=Path, help="folder of torchvision's train.py")
     parser.add_argument("--data", type=Path, help="folder with train/, val/ and test/")
-    parser.add_argument("--model", default="resnet18", help="the network in torchvision")
-    parser.add_argument("--timm", help="the same network in timm, if it has another name there")
+    parser.add_argument("--model", default="resnet18", help="of torchvision")
     parser.add_argument("--size", type=int, default=128, help="side of the pictures in pixels")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -199,12 +192,10 @@ def main() -> None:
     for split in ("train", "val", "test"):
         if not (options.data / split).is_dir():  # ours would take it out of the training pictures
             parser.error(f"--data {options.data}: there is no {split}/ in it")
-    options.timm = options.timm or options.model
-
     from nano_cv.data.folder import Folder
 
     pictures = Folder(options.data, "train")
-    count = parameters(options, len(pictures.classes))
+    count = sum(one.numel() for one in network(options.model, len(pictures.classes)).parameters())
     print(
         f"{options.model}, {count:,} parameters; {len(pictures)} pictures to train on", flush=True
     )

@@ -267,10 +267,10 @@ def _check_run(
         if config.data.root is None and config.get("input") is None:
             given = [config.data.name, *(o.value() for o in overrides if o.key_or_group == "data")]
             raise UserError(f"data.root: needed by data={given[-1]}; add data.root=FOLDER")
-        if config.data.train_size and task_name(config) == "generation":
-            raise UserError(
-                "data.train_size: a generator makes pictures of the size that it learns"
-            )
+        if task_name(config) == "generation":
+            for key in ("train_size", "detail"):
+                if config.data[key] not in (None, 1):
+                    raise UserError(f"data.{key}: a generator learns the size that it makes")
         if "://" in str(config.data.root) and "Shards" not in config.data.dataset._target_:
             raise UserError(
                 f"data.root={config.data.root}: a store is read by data=shards, and shard.py "
@@ -320,6 +320,7 @@ def _check_choices(config: DictConfig) -> None:
         (POSITIVE, lambda number: 0 < number < float("inf"), "more than 0"),
         (NOT_NEGATIVE, lambda number: number >= 0, "0 or more"),
         (SHARES, lambda number: 0 <= number <= 1, "0 to 1"),
+        (["data.detail"], lambda number: 1 <= number <= 2, "1 to 2"),
         (["seed"], lambda number: number < 2**32, "less than 2 to the 32nd"),
     ):
         for key in keys:

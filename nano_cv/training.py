@@ -185,7 +185,7 @@ def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | No
             training pictures; a process that fetches batches was killed.
         KeyboardInterrupt: the training was interrupted; its last whole epoch can be resumed.
     """
-    _check_size(task, data.splits["train"].size)
+    _check_size(task, data.seen_size)
     if checkpoint:
         data.first_epoch = _check(checkpoint, task, trainer.max_epochs or 0) + 1
     for said in EXPECTED:

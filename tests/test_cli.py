@@ -49,6 +49,7 @@ WRONG = [  # what is typed, and what the answer must hold
     ("trainer.max_epochs=0", "trainer.max_epochs=0: more than 0 is needed"),
     ("trainer.limit_val_batches=0", "trainer.limit_val_batches=0: more than 0 is needed"),
     ("data.train_size=0", "data.train_size=0: more than 0 is needed"),
+    ("data.detail=3", "data.detail=3: 1 to 2 is needed"),
     ("model.task.mixup=-1", "model.task.mixup=-1: 0 or more is needed"),
     ("data.workers=-1", "data.workers=-1: 0 or more is needed"),
     ("trainer.accelerator=gpus", "did you mean 'gpu'? Allowed: auto, cpu, gpu, mps"),

@@ -3,11 +3,13 @@
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import python
+from torch.nn.functional import avg_pool2d
 
 from nano_cv.data import augment, images
 from nano_cv.data.augment import Augment
@@ -173,6 +175,17 @@ def test_smaller_pictures_to_train_on(flowers):
     assert larger.splits["train"].fetch([0]).shape[-1] == 16, "as when image_size is made less"
 
 
+def test_larger_pictures_to_zoom_into(flowers):
+    plain, data = module(flowers), module(flowers, detail=2.0, augment=Augment(flip=0))
+    for one in (plain, data):
+        one.setup()
+    sides = {split: resized.fetch([0]).shape[-1] for split, resized in data.splits.items()}
+    assert sides == {"train": 32, "val": 16, "test": 16} and data.data_hash == plain.data_hash
+    data.trainer = SimpleNamespace(training=True, world_size=1, global_rank=0)
+    seen, _ = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    assert seen.shape[2:] == (16, 16)
+
+
 def test_loaders_do_not_change_the_pictures(flowers):
     """No cache and a worker process: the same batches as with the cache and without a worker."""
     fast, slow = module(flowers), module(flowers, cache=None, workers=1)
@@ -274,6 +287,8 @@ def test_mirror_turn_and_shift(monkeypatch):
     assert same(Augment(flip=1, degrees=90.0)(noise())[0], picture.flip(3).rot90(-1, (2, 3)))
     shifted = Augment(flip=0, translate=0.25)(noise())[0]  # a quarter of 12 pixels
     assert same(shifted[..., :9, :9], picture[..., 3:, 3:])
+    halved = Augment(flip=0)(noise(), size=6)[0]
+    assert same(halved, avg_pool2d(picture, 2)), "twice as large: the mean of four pixels"
     assert same(Augment(flip=0, brightness=0.5)(noise())[0], (picture * 1.5).clamp(max=255))
 
 

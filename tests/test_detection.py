@@ -139,10 +139,12 @@ def test_pictures_with_different_numbers_of_boxes(tmp_path):
 # Augmentation
 
 
-def augmented(box: tuple[int, ...], seed: int, **options: Any) -> tuple[Tensor, Boxes]:
+def augmented(
+    box: tuple[int, ...], seed: int, size: int | None = None, **options: Any
+) -> tuple[Tensor, Boxes]:
     picture = torch.from_numpy(painted(SIDE, SIDE, box)).permute(2, 0, 1)
     torch.manual_seed(seed)
-    changed, moved = Augment(**options)(picture[None], batch(box))
+    changed, moved = Augment(**options)(picture[None], batch(box), size)
     return changed[0].permute(1, 2, 0), moved
 
 
@@ -157,12 +159,14 @@ def test_mirror_and_turn_move_boxes_exactly(degrees, ways):
     assert len(seen) == ways, "quarter turns of the picture and of its mirror image"
 
 
-def test_zoom_and_shift_move_boxes_with_their_pixels():
+@pytest.mark.parametrize("size", [SIDE, SIDE // 2])
+def test_zoom_and_shift_move_boxes_with_their_pixels(size):
     """Free angles too: with boxes they are whole quarters."""
     options = {"degrees": 180.0, "scale": (0.7, 1.5), "translate": 0.3}
     lost = 0
     for seed in range(60):
-        picture, moved = augmented((2, 6, 14, 20), seed, **options)
+        picture, moved = augmented((2, 6, 14, 20), seed, size, **options)
+        assert picture.shape == (size, size, 3)
         if moved.labels[0, 0] == NO_LABEL:
             lost += 1
         else:

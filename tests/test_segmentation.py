@@ -102,6 +102,9 @@ def test_masks_move_with_their_pixels(options, share):
     assert not torch.equal(moved, masks)
     same = ((changed[:, 0] > 127) == (moved == 1)).float().mean()
     assert same >= share
+    smaller, marked = Augment(**options)(pictures, masks, size=32)
+    assert smaller.shape[2:] == marked.shape[1:] == (32, 32)
+    assert ((smaller[:, 0] > 127) == (marked == 1)).float().mean() >= share - 0.02
     unknown = torch.full_like(masks, IGNORE)
     assert torch.equal(Augment(**options)(pictures, unknown)[1], unknown)
 

@@ -67,30 +67,36 @@ class Augment(nn.Module):
             raise ValueError(f"policy={policy}: allowed are null, {', '.join(POLICIES)}")
         self.policy = POLICIES[policy](fill=GREY) if policy else None
 
-    def forward(self, images: Tensor, targets: Any = None) -> tuple[Tensor, Any]:
+    def forward(
+        self, images: Tensor, targets: Any = None, size: int | None = None
+    ) -> tuple[Tensor, Any]:
         """Change pictures, and whatever of their targets has a place in them.
 
         Args:
-            images: uint8 `[B, 3, H, W]`.
-            targets: `Boxes` of `[B, M, 4]` and `[B, M]`, masks uint8 `[B, H, W]`, or anything else,
+            images: uint8 `[B, 3, S, S]`.
+            targets: `Boxes` of `[B, M, 4]` and `[B, M]`, masks uint8 `[B, S, S]`, or anything else,
                 which stays as it is.
+            size: side of what comes out, in pixels; not less than half of S, for nothing smooths
+                between them. None: S.
 
         Returns:
             float32 images in 0..255, and the targets. Random numbers are torch's.
         """
+        inputs, size = images.shape[-1], size or images.shape[-1]
         boxes = targets if isinstance(targets, Boxes) else None
         masks = targets if isinstance(targets, Tensor) and targets.ndim == 3 else None
         if self.policy:
             if boxes is not None or masks is not None:
                 raise UserError("data.augment.policy: for classification only; leave it at null")
             images = torch.stack([self.policy(image) for image in images])
-        matrices = self._matrices(len(images), images.shape[-1], upright=boxes is not None)
-        grid = affine_grid(matrices, list(images.shape), align_corners=False).to(images.device)
+        matrices = self._matrices(len(images), size, upright=boxes is not None)
+        shape = [len(images), 3, size, size]
+        grid = affine_grid(matrices, shape, align_corners=False).to(images.device)
         if boxes is None:
             moved = _sample(images.float(), grid)
         else:  # mirrored margins would show objects that have no box
             moved = _sample(images.float() - GREY, grid, padding_mode="zeros") + GREY
-            targets = _move_boxes(boxes, matrices, images.shape[-1])
+            targets = _move_boxes(boxes, matrices, inputs, size)
         if masks is not None:
             targets = _sample(masks[:, None].float(), grid, mode="nearest")[:, 0].to(masks.dtype)
         return self._colours(moved), targets
@@ -132,10 +138,10 @@ def _sample(pixels: Tensor, grid: Tensor, **options: str) -> Tensor:
     )
 
 
-def _move_boxes(targets: Boxes, matrices: Tensor, size: int) -> Boxes:
+def _move_boxes(targets: Boxes, matrices: Tensor, inputs: int, size: int) -> Boxes:
     """Boxes where their objects have gone; those that left the picture lose their label."""
     boxes, labels = targets
-    corners = torch.stack([boxes[..., :2], boxes[..., 2:]], dim=2) * (2 / size) - 1
+    corners = torch.stack([boxes[..., :2], boxes[..., 2:]], dim=2) * (2 / inputs) - 1
     # The matrices lead from output to input; not every accelerator can invert them.
     back = torch.linalg.inv(matrices[:, :, :2]).to(boxes.device)
     shift = matrices[:, None, None, :, 2].to(boxes.device)

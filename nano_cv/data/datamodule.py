@@ -54,6 +54,8 @@ class DataModule(pl.LightningDataModule):
             makes what is on them larger than it will be; a smaller square makes up for it, and is
             quicker ("Fixing the train-test resolution discrepancy", 2019,
             https://arxiv.org/abs/1906.06423).
+        detail: how many times larger than the network sees them training pictures are kept, 1 to
+            2, so that the augmentation, which makes them smaller, has more to zoom into.
         augment: changes training batches; None leaves them.
         source: folder of archives that were brought by hand; what `dataset` makes of it is its own.
     """
@@ -72,6 +74,7 @@ class DataModule(pl.LightningDataModule):
         cache: str | Path | None = None,
         seed: int = 0,
         train_size: int | None = None,
+        detail: float = 1.0,
         augment: nn.Module | None = None,
         source: str | Path | None = None,
     ) -> None:
@@ -80,7 +83,7 @@ class DataModule(pl.LightningDataModule):
         self.task, self.image_size, self.fit = task, image_size, fit
         self.batch_size, self.workers = batch_size, workers
         self.cache, self.seed, self.augment = cache, seed, augment
-        self.train_size = train_size
+        self.train_size, self.detail = train_size, detail if augment else 1.0
         self.splits: dict[str, Resized] = {}
         self.data_hash = ""
         self.first_epoch = 0  # where a resumed training goes on; Lightning fetches before it tells
@@ -90,6 +93,11 @@ class DataModule(pl.LightningDataModule):
         """Class names; position is the class index."""
         return self.splits["train"].pictures.classes
 
+    @property
+    def seen_size(self) -> int:
+        """Side of the training pictures as the network sees them, in pixels."""
+        return min(self.train_size or self.image_size, self.image_size)
+
     def setup(self, stage: str | None = None) -> None:
         """Open all splits, decoding and checking them if that has not been done before.
 
@@ -97,7 +105,8 @@ class DataModule(pl.LightningDataModule):
             UserError: data not there, pictures that cannot be used, classes without pictures.
         """
         if not self.splits:
-            options = (self.task, self.image_size, self.cache, self.fit, self.train_size)
+            stored = round(self.seen_size * self.detail)
+            options = (self.task, self.image_size, self.cache, self.fit, stored)
             self.splits, self.data_hash = open_splits(self.dataset, self.root, *options)
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -143,7 +152,7 @@ class DataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment training batches on the device that trains."""
         if self.augment and self.trainer and self.trainer.training:
-            batch = self.augment(*batch)
+            batch = self.augment(*batch, size=self.seen_size)
         return batch
 
 

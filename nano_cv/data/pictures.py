@@ -268,7 +268,7 @@ def open_splits(
 ) -> tuple[dict[str, Resized], str]:
     """Open all splits, decoding and checking them if that has not been done before.
 
-    The training pictures may be given a smaller size.
+    The training pictures may be given another size.
 
     Returns:
         The splits by name, and the SHA-256 of the whole set.
@@ -285,7 +285,7 @@ def open_splits(
                 f"{root}: the classes of '{split}' are {listing(some.classes)}, and those of "
                 f"'train' {listing(known)}"
             )
-    sizes = {"train": min(train_size or size, size)}
+    sizes = {"train": train_size or size}
     splits, unusable = {}, []
     for split, some in pictures.items():
         try:

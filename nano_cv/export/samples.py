@@ -26,7 +26,8 @@ class Samples:
     """
 
     def __init__(self, config: DictConfig, data: DataModule, contract: Contract) -> None:
-        data.train_size = None  # also those of the training split are for the trained model
+        # Also those of the training split are for the trained model.
+        data.train_size, data.detail = None, 1.0
         data.setup()
         if data.classes != contract.classes:
             raise UserError(
