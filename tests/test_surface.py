@@ -37,7 +37,7 @@ experiment: debug
 hydra: default
 logger: csv mlflow none
 model: centernet convnext_atto efficientnet_lite0 efficientnet_lite1 flow lenet lenet128 lenet64 \
-mobilenetv3 resnet resnet18 resnet28 timm unet
+mobilenetv3 resnet resnet18 resnet28 resnet28_large timm unet
 paths: default
 sweep: optuna
 trainer: default
