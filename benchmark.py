@@ -13,9 +13,10 @@ def benchmark(config: DictConfig) -> None:
 
     import grpc
 
+    from benchmarks.serving import comparison, rounds, settings, table
     from nano_cv import building
     from nano_cv.engines import Onnx
-    from nano_cv.serving import comparison, rounds, settings, table, triton
+    from nano_cv.serving import triton
 
     folder = building.run_folder()
     model = Path(config.paths.models, f"{config.model.name}_{config.data.name}")

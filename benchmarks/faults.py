@@ -24,10 +24,10 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.serving.load import INFER, request_of
+from benchmarks.serving.trial import OPTIONS, Load, Trial
 from nano_cv.export.repository import versions
 from nano_cv.serving.control import probe
-from nano_cv.serving.load import INFER, request_of
-from nano_cv.serving.trial import OPTIONS, Load, Trial
 from nano_cv.serving.triton import LOOPBACK
 
 Seen = tuple[str, bool]

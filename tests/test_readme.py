@@ -12,7 +12,7 @@ from conftest import ROOT, SPECIES, TINY, TINY_OF, make_flowers, python
 from test_classes import make_csv, make_folder
 from test_formats import make_coco, make_masks, make_voc, make_yolo
 
-from nano_cv.serving.trial import Trial
+from benchmarks.serving.trial import Trial
 from nano_cv.serving.triton import LOOPBACK
 
 README = (ROOT / "README.md").read_text()
@@ -27,7 +27,7 @@ ELSEWHERE = (
 )
 ONE_BY_ONE = (
     *("python train.py", "python infer.py", "python shard.py"),
-    *("make", "dvc pull", "python -m nano_cv.data"),
+    *("make", "dvc pull", "python -m tools.render_flowers"),
 )
 SERVING = (
     *("python export_model.py", "python serve.py", "python benchmark.py"),

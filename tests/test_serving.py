@@ -20,12 +20,12 @@ from conftest import TINY_OF, python
 from onnx import TensorProto, helper
 from PIL import Image
 
+from benchmarks.serving.load import request_of
+from benchmarks.serving.trial import Load, Trial, http_body
 from nano_cv.errors import UserError
 from nano_cv.export.validate import check_repository, read_config
 from nano_cv.serving import triton
-from nano_cv.serving.load import request_of
 from nano_cv.serving.models import Backoff
-from nano_cv.serving.trial import Load, Trial, http_body
 
 try:
     triton.find_wheel()

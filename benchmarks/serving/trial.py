@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype
 
-from nano_cv.serving.load import INFER, Call, request_of
+from benchmarks.serving.load import INFER, Call, request_of
 from nano_cv.serving.server import dying_with_us
 from nano_cv.serving.triton import LOOPBACK, PROJECT, free_ports
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nano_cv.data.render_flowers.noise import Field
-from nano_cv.data.render_flowers.species import BAD_SHOT_SHARE
+from tools.render_flowers.noise import Field
+from tools.render_flowers.species import BAD_SHOT_SHARE
 
 SIZES = ((424, 400), (400, 424), (412, 412), (396, 448))  # rows, columns: four cameras
 OVERSAMPLING = 1.75

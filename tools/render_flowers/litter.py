@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nano_cv.data.render_flowers.noise import Field, cells, grain, look_up, smooth
-from nano_cv.data.render_flowers.scene import GROUND, Scene
-from nano_cv.data.render_flowers.species import Colour
+from tools.render_flowers.noise import Field, cells, grain, look_up, smooth
+from tools.render_flowers.scene import GROUND, Scene
+from tools.render_flowers.species import Colour
 
 
 @dataclass(frozen=True)

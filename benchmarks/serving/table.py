@@ -10,11 +10,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from benchmarks.serving.rounds import Figures
+from benchmarks.serving.settings import Setting
 from nano_cv.contract import git_commit
 from nano_cv.drawing import Drawing, render, save
 from nano_cv.files import replacing
-from nano_cv.serving.rounds import Figures
-from nano_cv.serving.settings import Setting
 
 COLUMNS = ("latency50", "latency90", "latency99", "throughput", "lower", "upper", "windows")
 

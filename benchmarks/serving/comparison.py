@@ -10,12 +10,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from benchmarks.serving.load import Call, Window, grpc_call, http_call, measure
+from benchmarks.serving.settings import Setting
 from nano_cv.contract import Contract
 from nano_cv.data import images, store
 from nano_cv.data.imagined import Imagined
 from nano_cv.data.store import File
-from nano_cv.serving.load import Call, Window, grpc_call, http_call, measure
-from nano_cv.serving.settings import Setting
 
 Measure = Callable[[], Window]
 

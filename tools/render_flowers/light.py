@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nano_cv.data.render_flowers.noise import Field, grain, look_up, smooth
-from nano_cv.data.render_flowers.scene import Scene
+from tools.render_flowers.noise import Field, grain, look_up, smooth
+from tools.render_flowers.scene import Scene
 
 SUN_SAMPLES = 12
 SKY = tuple((np.radians(high), n) for high, n in ((18, 7), (42, 6), (68, 4)))

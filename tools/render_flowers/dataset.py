@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nano_cv.data.render_flowers.plant import SET_SEED
-from nano_cv.data.render_flowers.species import SPECIES
+from tools.render_flowers.plant import SET_SEED
+from tools.render_flowers.species import SPECIES
 
 SPLITS = {"train": 140, "val": 30, "test": 40}  # plants of each species
 
@@ -30,7 +30,7 @@ Splits, drawn at random within each species: {splits}.
 The species differ in leaf and blossom; pot, soil, bench, light and camera are drawn without regard
 to the species. One plant in four has no blossom, and seedlings look much alike.
 
-Reproduce it, pixel for pixel, with `python -m nano_cv.data.render_flowers` (seed {seed}).
+Reproduce it, pixel for pixel, with `python -m tools.render_flowers` (seed {seed}).
 
 Licence: Apache-2.0, like the program that renders it.
 """

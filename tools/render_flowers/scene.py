@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nano_cv.data.render_flowers.noise import Field
+from tools.render_flowers.noise import Field
 
 GROUND, BLOSSOM = 0, -1  # owners; the leaves own 1, 2, 3...
 

@@ -11,10 +11,10 @@ import onnx
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from benchmarks.serving.rounds import Figures
 from nano_cv.errors import UserError
 from nano_cv.export import repository as layout
 from nano_cv.export.validate import read_config
-from nano_cv.serving.rounds import Figures
 
 PROTOTYPE = Path(__file__).parent / "prototype" / "model.py"
 NORMALISING = ("Cast", "Sub", "Div", "Mul", "Add")

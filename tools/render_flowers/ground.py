@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nano_cv.data.render_flowers.litter import scatter
-from nano_cv.data.render_flowers.noise import SIDE, Field, cells, crop, grain, look_up, mix, smooth
-from nano_cv.data.render_flowers.scene import GROUND, Scene
-from nano_cv.data.render_flowers.species import Colour
+from tools.render_flowers.litter import scatter
+from tools.render_flowers.noise import SIDE, Field, cells, crop, grain, look_up, mix, smooth
+from tools.render_flowers.scene import GROUND, Scene
+from tools.render_flowers.species import Colour
 
 BENCH_HEIGHT = -130.0  # canvas pixels below the rim of the pot
 

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nano_cv.data.render_flowers.blossom import Head, paint_head, paint_stalk
-from nano_cv.data.render_flowers.leaf import Pose, paint_leaf
-from nano_cv.data.render_flowers.noise import Field
-from nano_cv.data.render_flowers.scene import Scene
-from nano_cv.data.render_flowers.species import (
+from tools.render_flowers.blossom import Head, paint_head, paint_stalk
+from tools.render_flowers.leaf import Pose, paint_leaf
+from tools.render_flowers.noise import Field
+from tools.render_flowers.scene import Scene
+from tools.render_flowers.species import (
     BLOSSOM_SHARE,
     COLOUR_SPREAD,
     DEFECT_SHARE,

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nano_cv.data.render_flowers.noise import Field, cells, grain, look_up, mix, smooth
-from nano_cv.data.render_flowers.scene import BLOSSOM, Scene, Spot
-from nano_cv.data.render_flowers.species import Flower
+from tools.render_flowers.noise import Field, cells, grain, look_up, mix, smooth
+from tools.render_flowers.scene import BLOSSOM, Scene, Spot
+from tools.render_flowers.species import Flower
 
 STALK = np.array([0.13, 0.20, 0.05])
 

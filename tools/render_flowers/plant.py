@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nano_cv.data.render_flowers.camera import draw_camera, photograph, sample
-from nano_cv.data.render_flowers.ground import make_ground
-from nano_cv.data.render_flowers.light import draw_light, shade
-from nano_cv.data.render_flowers.rosette import draw_age, grow
-from nano_cv.data.render_flowers.scene import BLOSSOM
-from nano_cv.data.render_flowers.species import SPECIES
+from tools.render_flowers.camera import draw_camera, photograph, sample
+from tools.render_flowers.ground import make_ground
+from tools.render_flowers.light import draw_light, shade
+from tools.render_flowers.rosette import draw_age, grow
+from tools.render_flowers.scene import BLOSSOM
+from tools.render_flowers.species import SPECIES
 
 SET_SEED = 2026
 SMALLEST_LEAF = 12  # pixels; less of a leaf than that is no visible leaf

@@ -1,16 +1,23 @@
 """The renderer reproduces the shipped set."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, python
 from PIL import Image
 
-from nano_cv.data.render_flowers.plant import render
+from tools.render_flowers.plant import render
 
+ROOT = Path(__file__).parents[2]
 SET = ROOT / "data/flowers"
 NAMES = ["arabidopsis/plant001", "daisy/plant077", "primrose/plant131", "tobacco/plant210"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tools.render_flowers", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -23,10 +30,7 @@ def test_shipped_plants_are_reproduced(tmp_path, name):
     otherwise, which no one sees."""
     if not SET.exists():
         pytest.skip("no data/flowers here; type: dvc pull")
-    done = python(
-        *("-m", "nano_cv.data.render_flowers", "--output", str(tmp_path / "new"), "--only", name),
-        cwd=ROOT,
-    )
+    done = run("--output", str(tmp_path / "new"), "--only", name)
     assert done.returncode == 0, done.stderr
     for part in ("rgb.jpg", "label.png", "centers.png", "mask.png"):
         new, shipped = (pixels(folder / f"{name}_{part}") for folder in (tmp_path / "new", SET))
@@ -47,9 +51,9 @@ def test_mistakes_are_one_message(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").touch()
     for arguments, said in (
-        (["--output", "full"], "not an empty folder"),
-        (["--output", "new", "--only", "dasy/plant003"], "daisy/plant003"),
+        (["--output", str(tmp_path / "full")], "not an empty folder"),
+        (["--output", str(tmp_path / "new"), "--only", "dasy/plant003"], "daisy/plant003"),
     ):
-        done = python("-m", "nano_cv.data.render_flowers", *arguments, cwd=tmp_path)
+        done = run(*arguments)
         assert done.returncode == 1 and done.stderr.startswith("error:") and said in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["full"]

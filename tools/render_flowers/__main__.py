@@ -8,25 +8,27 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from difflib import get_close_matches
 from pathlib import Path
 
-from nano_cv.data.render_flowers.dataset import all_names, write_lists
-from nano_cv.data.render_flowers.plant import render, write
-from nano_cv.errors import UserError, listing, nearest
+from tools.render_flowers.dataset import all_names, write_lists
+from tools.render_flowers.plant import render, write
+
+
+class RenderError(Exception):
+    """What was asked for cannot be done; the message says why."""
 
 
 def main() -> None:
     """Parse the arguments, render, and turn a user's mistake into one message."""
-    parser = argparse.ArgumentParser(
-        prog="python -m nano_cv.data.render_flowers", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m tools.render_flowers", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("data/flowers"), help="a new folder")
     parser.add_argument("--only", nargs="+", metavar="PLANT", help="such as daisy/plant003")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     arguments = parser.parse_args()
     try:
         render_set(arguments.output, arguments.only, arguments.workers)
-    except UserError as error:
+    except RenderError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped; nothing was written")
@@ -36,18 +38,19 @@ def render_set(output: Path, only: list[str] | None = None, workers: int | None 
     """Render into the folder `output`, which appears whole or not at all.
 
     Raises:
-        UserError: `output` is in the way, a name is unknown, or `workers` is not positive.
+        RenderError: `output` is in the way, a name is unknown, or `workers` is not positive.
     """
     known = all_names()
     names = list(dict.fromkeys(only or known))
     unknown = [name for name in names if name not in known]
     if unknown:
-        hint = nearest(unknown[0], known)
-        raise UserError(f"no such plant: {listing(unknown)}{hint}; {known[0]} to {known[-1]} exist")
+        close = get_close_matches(unknown[0], known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else f"; {known[0]} to {known[-1]} exist"
+        raise RenderError(f"no such plant: {unknown[0]}{hint}")
     if workers is not None and workers < 1:
-        raise UserError(f"--workers {workers}: at least 1 is needed")
+        raise RenderError(f"--workers {workers}: at least 1 is needed")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output} exists and is not an empty folder; name another with --output")
+        raise RenderError(f"{output} exists and is not an empty folder; name another with --output")
 
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
@@ -66,7 +69,7 @@ def render_set(output: Path, only: list[str] | None = None, workers: int | None 
             write_lists(temporary)
         temporary.replace(output)
     except OSError as error:
-        raise UserError(f"cannot write {output}: {error.strerror}") from error
+        raise RenderError(f"cannot write {output}: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

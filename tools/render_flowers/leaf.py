@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nano_cv.data.render_flowers.noise import SIDE, Field, cells, grain, look_up, mix, smooth
-from nano_cv.data.render_flowers.scene import Scene, Spot
-from nano_cv.data.render_flowers.species import Leaf
+from tools.render_flowers.noise import SIDE, Field, cells, grain, look_up, mix, smooth
+from tools.render_flowers.scene import Scene, Spot
+from tools.render_flowers.species import Leaf
 
 VEIN: Field = np.array([0.30, 0.38, 0.16])
 YELLOW: Field = np.array([0.42, 0.33, 0.05])
