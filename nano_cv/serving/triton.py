@@ -8,6 +8,7 @@ whose config says `backend: "onnxruntime"`, as NVIDIA's own container does, from
 import ctypes.util
 import importlib.util
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -142,10 +143,12 @@ def command(
 def running(
     repository: Path, models: Iterable[str], log: Path, http: bool = False, patience: float = 120
 ) -> Iterator[dict[str, int]]:
-    """A server without supervision, for benchmarks: yields its ports once all models are ready.
+    """A server without supervision: yields its ports once all models are ready.
+
+    For benchmarks, and to prove an export by loading it.
 
     Raises:
-        UserError: a model does not load, or not in `patience` seconds; names the log.
+        UserError: Triton refuses a model, and why; or it is not ready in `patience` seconds.
     """
     wheel, models = find_wheel(), list(models)
     ports = dict(zip(("grpc", "metrics", "http"), free_ports(2 + http), strict=False))
@@ -178,17 +181,30 @@ def free_ports(count: int) -> list[int]:
 def _await(
     server: subprocess.Popen[bytes], port: int, models: list[str], patience: float, log: Path
 ) -> None:
+    """Wait until the server answers, which it does when it has loaded or refused every model.
+
+    Raises:
+        UserError: Triton has refused some, in its own words; or it took too long.
+    """
     end = time.monotonic() + patience
     with grpc.insecure_channel(f"{LOOPBACK}:{port}") as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        waiting = models
-        while waiting:
+        while True:
             if server.poll() is not None or time.monotonic() > end:
-                raise UserError(f"Triton did not get ready: {', '.join(waiting)}; see {log}")
+                raise UserError(f"Triton did not get ready: {', '.join(models)}; see {log}")
             with suppress(grpc.RpcError):
-                waiting = [
-                    name
-                    for name in waiting
-                    if not stub.ModelReady(service_pb2.ModelReadyRequest(name=name)).ready
-                ]
+                stub.ServerLive(service_pb2.ServerLiveRequest())
+                break
             time.sleep(0.1)
+        found = stub.RepositoryIndex(service_pb2.RepositoryIndexRequest()).models
+    refused = sorted({*models} - {one.name for one in found if one.state == "READY"})
+    if refused:
+        raise UserError("; ".join(f"{name}: {_reason(name, log)}" for name in refused))
+
+
+def _reason(name: str, log: Path) -> str:
+    """Why Triton refused a model, from its log: the index has no reasons of damaged configs."""
+    lines = log.read_text(errors="replace").splitlines()
+    about = [line for line in lines if line[:1] in "EI" and re.search(rf"\b{name}\b.*:", line)]
+    said = about[-1].partition("] ")[2].strip('"') if about else "refused"
+    return said.partition("\\n")[0]  # without the traceback of a model's Python
