@@ -66,14 +66,14 @@ def choose(
     Raises:
         UserError: what was asked for does not pass or is not to be had; says what was measured.
     """
-    base = Variant("float32", float32, {})
     wanted = {"auto": PRECISIONS[1:], "float32": ()}.get(precision, (precision,))
-    variants, refusals = [base], []
+    variants = [Variant("float32", float32, {})]
+    refusals: dict[str, str] = {}  # why a precision cannot be published
     for name in wanted:
         try:
             variants.append(_make(name, float32, samples, calibration_pictures))
         except UserError as error:
-            refusals.append(str(error))
+            refusals[name] = str(error)
     sessions = [session(variant.file, threads, variant.entries) for variant in variants]
     scores = [samples.score(partial(run_onnx, one)) for one in sessions]
     picture = samples.batch(1)
@@ -85,24 +85,23 @@ def choose(
     for variant in variants[1:]:
         drop = scores[0] - variant.score
         if np.isnan(drop):
-            refusals.append(
-                f"{variant.precision}: the validation {metric} is not known here, and so not what "
-                f"it would lose; {variant.speed:.2f} times as fast"
+            refusals[variant.precision] = (
+                f"the validation {metric} is not known here, and so not what it would lose; "
+                f"{variant.speed:.2f} times as fast"
             )
         elif drop > max_drop:
-            refusals.append(
-                f"{variant.precision}: validation {metric} falls by {drop:.4f} to "
-                f"{variant.score:.4f}, and max_drop={max_drop:g}; {variant.speed:.2f} times as fast"
+            refusals[variant.precision] = (
+                f"validation {metric} falls by {drop:.4f} to {variant.score:.4f}, and "
+                f"max_drop={max_drop:g}; {variant.speed:.2f} times as fast"
             )
         elif variant.speed <= 1:
-            refusals.append(
-                f"{variant.precision}: {variant.speed:.2f} times the speed of float32 on this "
-                f"processor: nothing to gain (validation {metric} {variant.score:.4f})"
+            refusals[variant.precision] = (
+                f"{variant.speed:.2f} times the speed of float32 on this processor: nothing to "
+                f"gain (validation {metric} {variant.score:.4f})"
             )
-    refused = {refusal.partition(":")[0] for refusal in refusals}
-    passing = [variant for variant in variants if variant.precision not in refused]
-    if precision in refused:
-        raise UserError(f"precision={refusals[0]}; nothing was published")
+    if precision in refusals:
+        raise UserError(f"precision={precision}: {refusals[precision]}; nothing was published")
+    passing = [variant for variant in variants if variant.precision not in refusals]
     if precision == "auto":
         return max(passing, key=lambda variant: variant.speed), variants
     return passing[-1], variants
@@ -117,7 +116,7 @@ def _make(precision: str, float32: Path, samples: Samples, pictures: int) -> Var
     cpuinfo = Path("/proc/cpuinfo")
     if platform.machine() != "aarch64" or "bf16" not in cpuinfo.read_text().split():
         raise UserError(
-            f"bf16: onnxruntime computes in bfloat16 on Arm processors that have it, and this is "
+            f"onnxruntime computes in bfloat16 on Arm processors that have it, and this is "
             f"{platform.machine()}; try precision=int8"
         )
     return Variant("bf16", float32, FASTMATH)
