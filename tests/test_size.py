@@ -1,0 +1,62 @@
+"""Nano is a promise: how many lines a person reads to follow what one command does.
+
+`python -m pytest tests/test_size.py -s` prints them. A limit may go down, never up.
+"""
+
+import pytest
+from conftest import ROOT, TINY, make_flowers, python
+
+# Runs a script as a person would, then counts the lines of those modules of ours that it loaded.
+COUNT = """
+import runpy, sys
+from pathlib import Path
+
+root, script = Path(sys.argv[1]), sys.argv[2]
+sys.argv = [script, *sys.argv[3:]]
+try:
+    runpy.run_path(str(root / script), run_name="__main__")
+finally:
+    files = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    ours = {Path(file) for file in files if file and Path(file).is_relative_to(root / "nano_cv")}
+    print("loaded", sum(len(file.read_text().splitlines()) for file in ours), len(ours))
+"""
+
+
+def loaded(folder, script: str, *settings: str) -> int:
+    done = python("-c", COUNT, str(ROOT), script, *settings, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    lines, files = map(int, done.stdout.rpartition("loaded ")[2].split())
+    print(f"\n{script} {' '.join(settings[:2])}: {lines:,} lines in {files} files")
+    return lines
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("size")
+    make_flowers(folder / "data" / "flowers")
+    return folder, loaded(folder, "train.py", "+data=flowers", "+model=lenet", *TINY)
+
+
+def test_lines_of_a_training(trained):
+    assert trained[1] <= 4_800
+
+
+def test_lines_of_an_export(trained):
+    assert loaded(trained[0], "export_model.py", "+data=flowers", "+model=lenet", *TINY) <= 5_600
+
+
+def test_lines_of_a_prediction(trained):
+    picture = next((trained[0] / "data/flowers/aster").glob("*.jpg"))
+    settings = ("+data=flowers", "+model=lenet", f"input={picture}", *TINY)
+    assert loaded(trained[0], "infer.py", *settings) <= 4_600
+
+
+def test_lines_of_the_package():
+    lines = {
+        path.name: sum(len(file.read_text().splitlines()) for file in path.rglob("*.py"))
+        for path in [*(ROOT / "nano_cv").iterdir()]
+        if path.is_dir()
+    }
+    lines[""] = sum(len(file.read_text().splitlines()) for file in (ROOT / "nano_cv").glob("*.py"))
+    print("\n" + "\n".join(f"{count:6,}  nano_cv/{name}" for name, count in lines.items() if count))
+    assert sum(lines.values()) - lines["serving"] <= 10_000
