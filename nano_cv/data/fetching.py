@@ -127,6 +127,19 @@ def digest_of(file: Path, like: str) -> str:
         return hashlib.file_digest(content, KINDS[len(like)]).hexdigest()
 
 
+def digest_of_content(file: Path) -> str:
+    """The SHA-256 of what a `.gz` unpacks to.
+
+    Raises:
+        UserError: it cannot be unpacked.
+    """
+    try:
+        with gzip.open(file) as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except DAMAGED as error:
+        raise UserError(f"{file}: cannot be unpacked: {one_line(error)}") from error
+
+
 def _check_by_hand(file: Path, digest: str) -> None:
     found = digest_of(file, digest)
     if found != digest:

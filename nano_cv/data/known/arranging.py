@@ -1,0 +1,175 @@
+"""From the archives of public data sets to a layout that we read: one function a set.
+
+Each is called once, with the fetched files by name and an empty folder to fill.
+"""
+
+import gzip
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nano_cv.data import images, reading
+from nano_cv.data.fetching import DAMAGED, unpack
+from nano_cv.data.folder_masks import FolderMasks
+from nano_cv.data.pictures import SPLITS, Pictures
+from nano_cv.data.voc import CLASSES, SETS
+from nano_cv.errors import UserError, one_line
+from nano_cv.progress import track
+
+Files = Mapping[str, Path]
+
+
+def split_of(name: str) -> str:
+    """`train`, `val` or `test`, 70, 15 and 15 in 100, from the SHA-256 of a file's name.
+
+    Sets that have no official splits are split by this, as the shipped weights were trained.
+    """
+    place = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 100
+    return "train" if place < 70 else "val" if place < 85 else "test"
+
+
+def train_or_val(name: str) -> str:
+    """The same for sets whose `test` is official."""
+    return "val" if split_of(name) == "val" else "train"
+
+
+def _place(picture: Path, folder: Path, split: str, label: str) -> None:
+    """Move a picture to `<split>/<label>/`, the layout of `Folder`."""
+    (folder / split / label).mkdir(parents=True, exist_ok=True)
+    picture.rename(folder / split / label / picture.name)
+
+
+def flower_photos(files: Files, folder: Path) -> None:
+    """Five folders, one a class; photographers stand in its `LICENSE.txt`, which stays."""
+    unpack(files["flower_photos.tgz"], folder)
+    for picture in sorted((folder / "flower_photos").glob("*/*.jpg")):
+        _place(picture, folder, split_of(picture.name), picture.parent.name)
+
+
+def flowers102(files: Files, folder: Path) -> None:
+    """Official splits, as numbers of pictures in `setid.mat`; their labels in `imagelabels.mat`."""
+    from scipy.io import loadmat
+
+    unpack(files["102flowers.tgz"], folder)
+    labels = loadmat(files["imagelabels.mat"])["labels"].ravel()
+    numbers = loadmat(files["setid.mat"])
+    for split, key in zip(SPLITS, ("trnid", "valid", "tstid"), strict=True):
+        for number in numbers[key].ravel():
+            picture = folder / "jpg" / f"image_{number:05d}.jpg"
+            _place(picture, folder, split, FLOWERS102[labels[number - 1] - 1])
+    shutil.rmtree(folder / "jpg")
+
+
+def pets(files: Files, folder: Path) -> None:
+    """Pictures by breed, masks of background and pet, and lists: the layout of `FolderMasks`.
+
+    Of the official trimaps 1 is pet, 2 background, and 3, a seam around the pet, is not known.
+    """
+    raw = folder / "raw"
+    for name in ("images.tar.gz", "annotations.tar.gz"):
+        unpack(files[name], raw)
+    classes = np.array([images.IGNORE, 1, 0, images.IGNORE], np.uint8)
+    lists: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for official in ("trainval", "test"):
+        lines = reading.lines(raw / "annotations" / f"{official}.txt")
+        for line in track(lines, len(lines), "Writing masks once"):
+            stem = line.split()[0]
+            split = "test" if official == "test" else train_or_val(f"{stem}.jpg")
+            breed = stem.rpartition("_")[0].replace("_", " ").title()
+            lists[split].append(f"{breed}/{stem}")
+            for kind in ("images", "masks"):
+                (folder / kind / breed).mkdir(parents=True, exist_ok=True)
+            (raw / "images" / f"{stem}.jpg").rename(folder / "images" / breed / f"{stem}.jpg")
+            trimap = images.load_mask(raw / "annotations" / "trimaps" / f"{stem}.png")
+            Image.fromarray(classes[trimap]).save(folder / "masks" / breed / f"{stem}.png")
+    for split, names in lists.items():
+        (folder / f"{split}.txt").write_text("\n".join(names))
+    (folder / "classes.txt").write_text("background\npet")
+    shutil.rmtree(raw)
+
+
+def read_pets(root: Path, split: str, task: str = "classification") -> Pictures:
+    """Targets are masks, or for classification and generation the breeds."""
+    reading.serves("Oxford-IIIT Pets", task, "classification", "segmentation", "generation")
+    masks = FolderMasks(root, split)
+    if task == "segmentation":
+        return masks
+    breeds = sorted(folder.name for folder in (root / "images").iterdir())
+    targets = [breeds.index(name.split("/")[-2]) for name in masks.names]
+    return Pictures(root, masks.files, targets, breeds)
+
+
+def voc2012(files: Files, folder: Path) -> None:
+    """The labels of the official test pictures are not public: the official `val` is `test` here.
+
+    The hash of the names takes `val` out of the official `train`. The official lists stay beside
+    ours as `official_train.txt` and `official_val.txt`.
+    """
+    unpack(files["VOCtrainval_11-May-2012.tar"], folder)
+    root = folder / "VOCdevkit" / "VOC2012"
+    (root / "classes.txt").write_text("\n".join(CLASSES))
+    for kind in SETS.values():
+        lists = root / "ImageSets" / kind
+        names = reading.lines(lists / "train.txt")
+        for split in ("train", "val"):
+            (lists / f"{split}.txt").rename(lists / f"official_{split}.txt")
+            ours = [name for name in names if train_or_val(f"{name}.jpg") == split]
+            (lists / f"{split}.txt").write_text("\n".join(ours))
+        shutil.copy(lists / "official_val.txt", lists / "test.txt")
+
+
+def fashion_mnist(files: Files, folder: Path) -> None:
+    """Written as PNG files; `val` are the last 5,000 of the official training pictures.
+
+    An archive has a head of 16 bytes before the pixels, of 8 before the labels.
+    """
+    for part, official in (("train", "train"), ("t10k", "test")):
+        pixels = _unzip(files[f"{part}-images-idx3-ubyte.gz"])[16:].reshape(-1, 28, 28)
+        labels = _unzip(files[f"{part}-labels-idx1-ubyte.gz"])[8:]
+        first_of_val = len(pixels) - VALIDATION if official == "train" else len(pixels)
+        rows = track(list(enumerate(pixels)), len(pixels), "Writing pictures once")
+        for number, picture in rows:
+            split = official if number < first_of_val else "val"
+            place = folder / split / CLOTHES[labels[number]]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(place / f"{number:05d}.png")
+
+
+def _unzip(file: Path) -> NDArray[np.uint8]:
+    try:
+        return np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8)
+    except DAMAGED as error:
+        raise UserError(f"{file}: cannot be unpacked: {one_line(error)}") from error
+
+
+VALIDATION = 5_000  # pictures of Fashion-MNIST
+CLOTHES = [
+    "T-shirt or top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
+    "Ankle boot",
+]  # fmt: skip
+FLOWERS102 = [  # by label
+    "pink primrose", "hard-leaved pocket orchid", "canterbury bells", "sweet pea",
+    "english marigold", "tiger lily", "moon orchid", "bird of paradise", "monkshood",
+    "globe thistle", "snapdragon", "colt's foot", "king protea", "spear thistle", "yellow iris",
+    "globe-flower", "purple coneflower", "peruvian lily", "balloon flower",
+    "giant white arum lily", "fire lily", "pincushion flower", "fritillary", "red ginger",
+    "grape hyacinth", "corn poppy", "prince of wales feathers", "stemless gentian", "artichoke",
+    "sweet william", "carnation", "garden phlox", "love in the mist", "mexican aster",
+    "alpine sea holly", "ruby-lipped cattleya", "cape flower", "great masterwort", "siam tulip",
+    "lenten rose", "barbeton daisy", "daffodil", "sword lily", "poinsettia", "bolero deep blue",
+    "wallflower", "marigold", "buttercup", "oxeye daisy", "common dandelion", "petunia",
+    "wild pansy", "primula", "sunflower", "pelargonium", "bishop of llandaff", "gaura",
+    "geranium", "orange dahlia", "pink-yellow dahlia?", "cautleya spicata", "japanese anemone",
+    "black-eyed susan", "silverbush", "californian poppy", "osteospermum", "spring crocus",
+    "bearded iris", "windflower", "tree poppy", "gazania", "azalea", "water lily", "rose",
+    "thorn apple", "morning glory", "passion flower", "lotus", "toad lily", "anthurium",
+    "frangipani", "clematis", "hibiscus", "columbine", "desert-rose", "tree mallow", "magnolia",
+    "cyclamen", "watercress", "canna lily", "hippeastrum", "bee balm", "ball moss", "foxglove",
+    "bougainvillea", "camellia", "mallow", "mexican petunia", "bromelia", "blanket flower",
+    "trumpet creeper", "blackberry lily",
+]  # fmt: skip
