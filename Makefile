@@ -25,6 +25,14 @@ help:  ## show this list
 	$(BIN)/python -m pip check
 	touch $@
 
+# The versions that poetry.lock has for Intel Macs, on Linux: its markers are read with the two systems exchanged.
+.venv-intel-mac/installed: .venv/installed
+	$(PYTHON) -m venv --clear .venv-intel-mac
+	sed 's/"linux"/"other"/; s/"darwin"/"linux"/' .venv/requirements.txt > .venv-intel-mac/requirements.txt
+	.venv-intel-mac/bin/python -m pip install --quiet --no-compile --require-hashes --no-deps -r .venv-intel-mac/requirements.txt
+	.venv-intel-mac/bin/python -m pip check
+	touch $@
+
 .PHONY: setup
 setup: .venv/installed  ## install everything from poetry.lock into .venv
 

@@ -20,6 +20,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from nano_cv.contract import NAME
 from nano_cv.errors import UserError, first_line, listing, nearest
 
 CONFIG = "config.pbtxt"
@@ -43,7 +44,6 @@ PARAMETERS = {  # of onnxruntime: the highest value
     "enable_mem_pattern": 1,
 }
 UNKNOWN = "not known to this check; no model of this project needs it"
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # with a space, the python backend's load hangs
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 MISREAD = re.compile(r"\s*[+-]?[0-9]")  # Triton takes `1_old` for version 1 and looks for `1`
 

@@ -11,6 +11,7 @@ import onnx
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from nano_cv.contract import JPEG
 from nano_cv.errors import UserError
 from nano_cv.export import repository as layout
 from nano_cv.export.validate import read_config
@@ -123,7 +124,7 @@ def lay_out(folder: Path, file: Path, settings: Sequence[Setting], target: Path)
         The names to load.
     """
     config = read_config(folder / "config.pbtxt")
-    jpeg = folder.with_name(f"{folder.name}_from_jpeg") / "config.pbtxt"
+    jpeg = folder.with_name(folder.name + JPEG) / "config.pbtxt"
     ensemble = read_config(jpeg) if jpeg.exists() else None
     names = []
     for setting in settings:
@@ -134,8 +135,8 @@ def lay_out(folder: Path, file: Path, settings: Sequence[Setting], target: Path)
             behind.CopyFrom(ensemble)
             behind.max_batch_size = setting.batch
             behind.ensemble_scheduling.step[1].model_name = setting.model
-            _place(target, f"{setting.model}_from_jpeg", behind, folder)
-            names.append(f"{setting.model}_from_jpeg")
+            _place(target, setting.model + JPEG, behind, folder)
+            names.append(setting.model + JPEG)
     if ensemble:
         decoder = ensemble.ensemble_scheduling.step[0].model_name
         shutil.copytree(folder.with_name(decoder), target / decoder, dirs_exist_ok=True)
