@@ -166,9 +166,9 @@ def test_weights_of_other_classes(here, run):
 
 
 def test_benchmark_without_a_model(flowers, run):
-    done = run("benchmark")
+    done = run("benchmark", "+data=flowers", "+model=lenet", "data.name=my plants")
     assert done.status == 1
-    assert "python export_model.py +data=flowers +model=lenet" in done.err
+    assert "python export_model.py data=flowers model=lenet 'data.name=my plants'\n" in done.err
 
 
 # Killed at any moment, and two at once
@@ -182,8 +182,7 @@ FIRST = replace(CONTRACT, image_size=8)
 CHANGES = {  # what the second export promises
     "nothing": replace(FIRST, run_id="another"),
     "other names": replace(FIRST, classes=["dill", "elder", "fern"]),
-    "more classes": replace(FIRST, classes=["aster", "basil", "clover", "dill"]),
-    "another size": replace(FIRST, image_size=16),
+    "all": replace(FIRST, classes=["aster", "dill"], image_size=16),
 }
 
 
@@ -256,7 +255,7 @@ def served(models: Path) -> Contract:
     return contract
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", ["nothing", "all"])
 def test_killed_at_any_step(tmp_path, change):
     """A reader finds the old model or the new one; the next export succeeds and clears up."""
     second, seen = CHANGES[change], []
