@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.checks import task_name
-from nano_cv.contract import Contract, git_commit
+from nano_cv.contract import Contract, check_classes, check_name, git_commit
 from nano_cv.data import pictures
 from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.data.store import located
@@ -77,7 +77,9 @@ def open_splits(
 
 def make_contract(config: DictConfig, data: "DataModule", run_id: str) -> Contract:
     """What the model to be trained on `data` will promise."""
+    check_name(f"{config.model.name}_{config.data.name}")
     data.setup()
+    check_classes(data.classes)
     options = network_options(config)
     return Contract(
         task=task_name(config),

@@ -162,7 +162,7 @@ def _onnx(config: DictConfig) -> Engine:
         path = Path(str(config.weights)).expanduser()
     else:
         folder = Path(config.paths.models) / f"{config.model.name}_{config.data.name}"
-        files = [file for file in folder.glob("*/model.onnx") if file.parent.name.isdigit()]
+        files = [file for file in folder.glob("*/model.onnx") if file.parent.name.isdecimal()]
         if not files:
             raise UserError(
                 f"{folder}: no exported model; to make one, type: {building.again('export_model')}"

@@ -1,13 +1,17 @@
 """Files and folders appear whole or not at all, and are made by one process at a time."""
 
+import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 import psutil
-from filelock import FileLock
+from filelock import FileLock, Timeout
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -17,8 +21,9 @@ def replacing(path: Path) -> Iterator[Path]:
     What a killed process left behind for the same `path` is cleared away.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.tmp"):
-        if not psutil.pid_exists(int(left.name.split(".")[-2])):
+    for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+        process = left.name.split(".")[-2]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
             left.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,6 +37,35 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time for `path`; others wait here, and say so.
+
+    The lock is a file `.NAME.lock` beside `path`, which its holder takes away in the end. Who waits
+    for a file that was taken away makes a new one (filelock looks at its number of links).
+
+    Raises:
+        OSError: no file can be made there.
+    """
+    file = path.with_name(f".{path.name}.lock")
+    try:
+        file.touch()  # where nobody can make a file, as in /proc, FileLock would try for ever
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    lock = FileLock(file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        log.info("%s: another process is making it; waiting for that", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
+
+
 def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
     """The folder, filled by `make` if it is not there yet; `make` is given one to be renamed.
 
@@ -41,7 +75,7 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.tmp")
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with locked(folder):
         if not folder.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
             temporary.mkdir()

@@ -148,6 +148,12 @@ def test_damaged_weights(failing, trained):
         (lambda: bad.write_bytes(b"PK\x03\x04" * 99), "not a safetensors file, or cut short"),
         (lambda: save_file(tensors, bad), "holds no contract; train.py did not write this file"),
         (lambda: save_file(tensors, bad, {"contract": '{"a": 1}'}), "holds no contract"),
+        (
+            lambda: save_file(
+                tensors, bad, {"contract": CONTRACT.to_json().replace("aster", r"a\nb")}
+            ),
+            "holds no contract",
+        ),
         (lambda: save_file({"x": torch.zeros(2)}, bad, said), "not the weights of this lenet: "),
         (
             lambda: save_file(tensors | {"classifier.bias": torch.zeros(9)}, bad, said),

@@ -22,6 +22,7 @@ from nano_cv.contract import Contract
 from nano_cv.data.pictures import Pictures
 from nano_cv.engines import Onnx, Torch, make_engine
 from nano_cv.errors import UserError
+from nano_cv.export import graph
 from nano_cv.serving import triton
 from nano_cv.serving.client import Client, ServerError
 
@@ -63,15 +64,6 @@ parameters {{ key: "contract" value {{ string_value: "{QUOTED}" }} }}
 """
 
 
-class Predict(torch.nn.Module):
-    def __init__(self, task: Any) -> None:
-        super().__init__()
-        self.task = task
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.task.predict(images)["CLASS_PROBS"]
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny data set, weights of a random network, and its ONNX file."""
@@ -88,15 +80,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("2", "10", "new"):  # 10 is newer than 2, and no version is called new
         version.with_name(name).mkdir(parents=True)
         version.with_name(name).joinpath("model.onnx").touch()
-    torch.onnx.export(
-        Predict(task).eval(),
-        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8),),
-        str(version / "model.onnx"),
-        input_names=["IMAGES"],
-        output_names=["CLASS_PROBS"],
-        dynamic_axes={"IMAGES": {0: "batch"}, "CLASS_PROBS": {0: "batch"}},
-        dynamo=False,
-    )
+    graph.export(task, version / "model.onnx")
     model = onnx.load(version / "model.onnx")
     onnx.helper.set_model_props(model, {"contract": CONTRACT.to_json(), "precision": "float32"})
     onnx.save(model, version / "model.onnx")

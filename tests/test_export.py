@@ -1,17 +1,28 @@
 """What `export_model.py` leaves in the model repository, and what it refuses to."""
 
+import os
 import shutil
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import TINY, make_flowers, run_in
+from conftest import CONTRACT, TINY, make_flowers, run_in
+from onnx import TensorProto, helper
 
 from nano_cv.contract import Contract
+from nano_cv.engines import Onnx
+from nano_cv.errors import UserError
 from nano_cv.export import precision, repository
-from nano_cv.export.validate import check_repository, read_config
+from nano_cv.export.validate import check_repository, read_config, served_versions
+from nano_cv.files import make_once
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +166,194 @@ def test_weights_of_other_classes(here, run):
 
 
 def test_benchmark_without_a_model(flowers, run):
-    done = run("benchmark")
+    done = run("benchmark", "+data=flowers", "+model=lenet", "data.name=my plants")
     assert done.status == 1
-    assert "python export_model.py +data=flowers +model=lenet" in done.err
+    assert "python export_model.py data=flowers model=lenet 'data.name=my plants'\n" in done.err
+
+
+# Killed at any moment, and two at once
+
+TRITON = {
+    **{"max_batch_size": 4, "instances": 1, "threads": 1, "max_queue_delay_us": 0},
+    **{"max_queue_size": None, "queue_timeout_us": None, "decode_instances": 1},
+    **{"max_picture_bytes": 1000000, "max_picture_pixels": 1000000},
+}
+FIRST = replace(CONTRACT, image_size=8)
+CHANGES = {  # what the second export promises
+    "nothing": replace(FIRST, run_id="another"),
+    "other names": replace(FIRST, classes=["dill", "elder", "fern"]),
+    "all": replace(FIRST, classes=["aster", "dill"], image_size=16),
+}
+
+
+def publish(models: Path, contract: Contract) -> Path:
+    """Publish a model that answers each picture with the same probabilities."""
+    size, classes = contract.image_size, len(contract.classes)
+    pixels = helper.make_tensor_value_info("IMAGES", TensorProto.UINT8, ["N", 3, size, size])
+    answer = helper.make_tensor_value_info("CLASS_PROBS", TensorProto.FLOAT, ["N", classes])
+    nodes = [
+        helper.make_node("Cast", ["IMAGES"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Reshape", ["mean", "column"], ["means"]),
+        helper.make_node("MatMul", ["means", "zeros"], ["CLASS_PROBS"]),
+    ]
+    weights = [
+        helper.make_tensor("column", TensorProto.INT64, [2], [-1, 1]),
+        helper.make_tensor("zeros", TensorProto.FLOAT, [1, classes], [0.0] * classes),
+    ]
+    graph = helper.make_graph(nodes, "flat", [pixels], [answer], initializer=weights)
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    helper.set_model_props(model, {"contract": contract.to_json()})
+    file = models.parent / f"{os.getpid()}-{threading.get_ident()}.onnx"
+    onnx.save(model, file)
+    try:
+        return repository.publish(models, contract, file, TRITON, {})
+    finally:
+        file.unlink()
+
+
+def killed(work: Callable[[], object], step: int) -> bool:
+    """Do it in a process that is killed before its `step`th change of a file; whether it was."""
+    child = os.fork()
+    if child:
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, 9), status
+        return status == 9
+    left = [step]
+
+    def before(event: str, arguments: tuple) -> None:
+        changes = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
+        if event in changes or (event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+            left[0] -= 1
+            if left[0] < 0:
+                os._exit(9)
+
+    sys.addaudithook(before)
+    status = 1
+    with suppress(Exception):
+        work()
+        status = 0
+    os._exit(status)
+
+
+def served(models: Path) -> Contract:
+    """What is served, as Triton reads it: it must be right in itself, and the ensemble with it."""
+    folder = models / FIRST.name
+    assert not any(check_repository(models).values()), check_repository(models)
+    config = read_config(folder / "config.pbtxt")
+    contract = Contract.from_json(config.parameters["contract"].string_value)
+    (version,) = served_versions(folder, config)
+    assert Onnx(folder / f"{version}/model.onnx").contract == contract
+    ensemble = models / f"{FIRST.name}_from_jpeg"
+    for name in (folder, ensemble) if ensemble.exists() else (folder,):
+        config = read_config(name / "config.pbtxt")
+        promised = Contract.from_json(config.parameters["contract"].string_value)
+        assert (promised.classes, promised.image_size) == (contract.classes, contract.image_size)
+        labels = (name / config.output[0].label_filename).read_text()
+        assert labels.splitlines() == contract.classes
+    return contract
+
+
+@pytest.mark.parametrize("change", ["nothing", "all"])
+def test_killed_at_any_step(tmp_path, change):
+    """A reader finds the old model or the new one; the next export succeeds and clears up."""
+    second, seen = CHANGES[change], []
+    before = tmp_path / "before" / "models"
+    before.parent.mkdir()
+    publish(before, FIRST)
+    for step in count():
+        home = tmp_path / str(step)
+        shutil.copytree(before.parent, home)
+        died = killed(lambda models=home / "models": publish(models, second), step)
+        seen.append(served(home / "models") == second)
+        newest = max((home / "models" / FIRST.name).glob("*/model.onnx"))
+        assert Onnx(newest).contract in (FIRST, second)  # what engine=onnx takes
+        publish(home / "models", second)
+        assert served(home / "models") == second
+        assert (home / f"models/{FIRST.name}_from_jpeg").exists()
+        assert [path.name for path in home.rglob(".*")] == []
+        if not died:
+            break
+    assert seen == sorted(seen) and seen[-1]  # once new, it stays so
+    assert step > 20
+
+
+def test_killed_at_any_step_of_the_first_export(tmp_path):
+    for step in count():
+        home = tmp_path / str(step)
+        home.mkdir()
+        died = killed(lambda home=home: publish(home / "models", FIRST), step)
+        if (home / "models" / FIRST.name).exists():
+            assert served(home / "models") == FIRST
+        publish(home / "models", FIRST)
+        assert served(home / "models") == FIRST
+        assert [path.name for path in home.rglob(".*")] == []
+        if not died:
+            break
+    assert step > 15
+
+
+def test_new_code_of_the_decoder_is_a_new_version(tmp_path, monkeypatch):
+    publish(tmp_path / "models", FIRST)
+    code = tmp_path / "model.py"
+    code.write_text(repository.DECODER.read_text() + "# changed\n")
+    monkeypatch.setattr(repository, "DECODER", code)
+    for _ in range(2):
+        publish(tmp_path / "models", FIRST)
+        folder = tmp_path / "models" / "decode_8"
+        assert repository.versions(folder) == [1, 2]
+        assert served_versions(folder, read_config(folder / "config.pbtxt")) == [2]
+        assert (folder / "2/model.py").read_text() == code.read_text()
+
+
+def test_two_exports_at_once(tmp_path, monkeypatch, caplog):
+    """The second waits, then takes the next version."""
+    inside, laid_out = threading.Event(), repository._lay_out
+
+    def slowly(*arguments):
+        if not inside.is_set():
+            inside.set()
+            other.start()
+            other.join(0.3)
+            assert other.is_alive()  # it waits
+        laid_out(*arguments)
+
+    second = CHANGES["other names"]
+    other = threading.Thread(target=publish, args=(tmp_path / "models", second))
+    monkeypatch.setattr(repository, "_lay_out", slowly)
+    with caplog.at_level("INFO"):
+        assert publish(tmp_path / "models", FIRST).name == "1"
+    other.join()
+    assert "another process is making it" in caplog.text
+    assert repository.versions(tmp_path / "models" / FIRST.name) == [1, 2]
+    assert served(tmp_path / "models") == second
+    assert [path.name for path in tmp_path.glob("*")] == ["models"]
+
+
+@pytest.mark.parametrize("name", ["my plants", "blüten", "a/b", "x_from_jpeg", "x" * 200])
+def test_a_name_that_triton_cannot_take(tmp_path, name):
+    with pytest.raises(UserError, match="cannot be the name of a model"):
+        publish(tmp_path / "models", replace(FIRST, data=name))
+    assert not (tmp_path / "models").exists()
+
+
+def test_labels_stay_in_step(tmp_path, run, flowers):
+    """A class name with a line break would shift all labels behind it."""
+    with pytest.raises(UserError, match=r"class names 'a\\nb': line breaks"):
+        publish(tmp_path / "models", replace(FIRST, classes=["a\nb", "c", "d"]))
+    assert not (tmp_path / "models").exists()
+    (flowers / "basil").rename(flowers / "ba\x1bsil")
+    for split in ("train", "val", "test"):
+        file = flowers / f"{split}.txt"
+        file.write_text(file.read_text().replace("basil", "ba\x1bsil"))
+    done = run("train", *TINY)
+    assert done.status == 1 and "\x1b" not in done.err
+    assert "class names 'ba\\x1bsil': line breaks" in done.err
+
+
+def test_making_where_nothing_can_be_made():
+    """FileLock alone would try for ever."""
+    with pytest.raises(OSError) as refused:
+        make_once(Path("/proc/none"), lambda _: None)
+    assert refused.value.filename == "/proc/none"

@@ -3,11 +3,14 @@
 import gzip
 import hashlib
 import io
+import os
 import tarfile
 import threading
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,7 +30,7 @@ from nano_cv.data.fetching import fetch, obtain, unpack
 from nano_cv.data.known import SETS, Archive, arranging, open_known
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.errors import UserError
-from nano_cv.files import make_once
+from nano_cv.files import locked, make_once
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 HALF = 150_000
@@ -287,7 +290,7 @@ def test_tar_that_reaches_out_is_refused(tmp_path, bad):
     archive = tar(tmp_path / "a.tgz", "good", *bad)
     said = refused(lambda: make_once(tmp_path / "out", partial(unpack, archive)))
     assert said.startswith(f"{archive}: cannot be unpacked")
-    assert set(left(tmp_path)) == {"a.tgz", ".out.lock"}
+    assert set(left(tmp_path)) == {"a.tgz"}
 
 
 def test_absolute_tar_member_stays_inside(tmp_path):
@@ -303,7 +306,7 @@ def test_zip_that_reaches_out_is_refused(tmp_path, name):
         content.writestr(name, "evil")
     said = refused(lambda: make_once(tmp_path / "out", partial(unpack, tmp_path / "a.zip")))
     assert f"'{name}' would lie outside" in said
-    assert set(left(tmp_path)) == {"a.zip", ".out.lock"}
+    assert set(left(tmp_path)) == {"a.zip"}
 
 
 @pytest.mark.parametrize("name", ["a.tgz", "a.tar", "a.zip"])
@@ -315,18 +318,18 @@ def test_damaged_archive(tmp_path, name):
     (tmp_path / name).write_bytes(content)
     said = refused(lambda: make_once(tmp_path / "out", partial(unpack, tmp_path / name)))
     assert said.startswith(f"{tmp_path / name}: cannot be unpacked")
-    assert set(left(tmp_path)) == {name, ".out.lock"}
+    assert set(left(tmp_path)) == {name}
 
 
 def test_leftovers_of_a_killed_process_are_cleared(tmp_path):
     (tmp_path / ".out.tmp" / "half").mkdir(parents=True)
     made = make_once(tmp_path / "out", lambda folder: (folder / "whole").touch())
-    assert left(made) == ["whole"] and left(tmp_path) == [".out.lock", "out"]
+    assert left(made) == ["whole"] and left(tmp_path) == ["out"]
 
 
 def test_two_processes_make_it_once(tmp_path):
     code = (
-        "import time; from pathlib import Path; from nano_cv.files import make_once\n"
+        "import time; from pathlib import Path; from nano_cv.files import locked, make_once\n"
         "def make(folder): time.sleep(0.3); (folder / 'a').touch(); print('made')\n"
         "make_once(Path('out'), make)"
     )
@@ -337,6 +340,26 @@ def test_two_processes_make_it_once(tmp_path):
     )
     done = python("-c", starter, code, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout == "made\n", done.stderr
+
+
+def test_a_lock_that_is_taken_away_still_locks(tmp_path):
+    """Those who wait for a file that its holder removes do not go on beside each other."""
+    count, children = tmp_path / "count", []
+    count.write_text("0")
+    for _ in range(3):
+        if child := os.fork():
+            children.append(child)
+            continue
+        with suppress(Exception):
+            for _ in range(20):
+                with locked(tmp_path / "made"):
+                    number = int(count.read_text())
+                    time.sleep(0.0005)
+                    count.write_text(str(number + 1))
+            os._exit(0)
+        os._exit(1)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert count.read_text() == "60" and left(tmp_path) == ["count"]
 
 
 # The sets

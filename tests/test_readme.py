@@ -186,7 +186,16 @@ def test_make(command):
 
 def test_make_help_names_every_target():
     shown = subprocess.run(["make", "help"], cwd=ROOT, check=True, capture_output=True, text=True)
-    for target in ("setup", "run", "test", "lint", "format", "benchmark", "clean"):
+    for target in (
+        "setup",
+        "run",
+        "test",
+        "test-intel-mac",
+        "lint",
+        "format",
+        "benchmark",
+        "clean",
+    ):
         assert f"make {target}" in shown.stdout
 
 

@@ -16,7 +16,7 @@ from botocore.exceptions import IncompleteReadError
 from conftest import TINY, TINY_OF
 from moto.server import ThreadedMotoServer
 
-from nano_cv.data import store
+from nano_cv.data import sharding, store
 from nano_cv.data.datamodule import DataModule
 from nano_cv.data.flowers import Flowers
 from nano_cv.data.order import WINDOW, ShardOrder
@@ -283,6 +283,19 @@ def test_a_set_is_not_overwritten(run, shards, bucket, flowers):
             == f"error: output={place}: there is one already; remove it, or choose another\n"
         )
     assert "output: needed" in run("shard", *TINY[:1]).err
+
+
+def test_two_at_once_do_not_claim_the_same_set(run, flowers, tmp_path, monkeypatch):
+    """The second waits for the first, and says that there is a set, not that it wrote it."""
+    make_once = sharding.make_once
+
+    def late(folder, make):
+        folder.mkdir()
+        make_once(folder, make)
+
+    monkeypatch.setattr(sharding, "make_once", late)
+    written = run("shard", *TINY[:1], f"output={tmp_path}/shards")
+    assert written.status == 1 and "shards: there is one already" in written.err
 
 
 def test_a_full_disk_leaves_nothing(run, flowers, tmp_path, monkeypatch):

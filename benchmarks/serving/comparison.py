@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.serving.load import Call, Window, grpc_call, http_call, measure
 from benchmarks.serving.settings import Setting
-from nano_cv.contract import Contract
+from nano_cv.contract import JPEG, Contract
 from nano_cv.data import images, store
 from nano_cv.data.imagined import Imagined
 from nano_cv.data.store import File
@@ -70,7 +70,7 @@ class Bench:
             f"best: {best.words}": self._pixels_to(best.model),
         }
         if self.content:
-            rows["best, from JPEG"] = self._jpeg_to(f"{best.model}_from_jpeg")
+            rows["best, from JPEG"] = self._jpeg_to(best.model + JPEG)
         if prototype:
             rows["prototype, binary pixels"] = self._prototype()
             rows["prototype, pixels as JSON"] = self._prototype_json()

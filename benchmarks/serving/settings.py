@@ -12,9 +12,12 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from benchmarks.serving.rounds import Figures
+from nano_cv.building import again
+from nano_cv.contract import JPEG
 from nano_cv.errors import UserError
 from nano_cv.export import repository as layout
 from nano_cv.export.validate import read_config
+from nano_cv.files import locked
 
 PROTOTYPE = Path(__file__).parent / "prototype" / "model.py"
 NORMALISING = ("Cast", "Sub", "Div", "Mul", "Add")
@@ -93,7 +96,8 @@ def best(measured: Mapping[Setting, Figures], p99_limit_ms: float | None) -> Set
 def write_best(folder: Path, setting: Setting) -> None:
     """Put `setting` into `config.pbtxt` of the model in `folder`."""
     file = folder / "config.pbtxt"
-    layout.write(file, text_format.MessageToString(apply(read_config(file), setting)))
+    with locked(folder.parent.resolve()):  # an export replaces it too
+        layout.write(file, text_format.MessageToString(apply(read_config(file), setting)))
 
 
 def newest(folder: Path, precision: str | None = None) -> tuple[Path, str]:
@@ -107,11 +111,9 @@ def newest(folder: Path, precision: str | None = None) -> tuple[Path, str]:
         properties = {item.key: item.value for item in onnx.load(file).metadata_props}
         if precision in (None, properties.get("precision")):
             return file, properties.get("precision", "float32")
-    model, _, data = folder.name.partition("_")
-    raise UserError(
-        f"{folder}: no exported model{f' in {precision}' if precision else ''}; "
-        f"type: python export_model.py +data={data} +model={model}"
-    )
+    wanted = f" in {precision}; type" if precision else "; to make one, type"
+    more = f" precision={precision}" if precision else ""
+    raise UserError(f"{folder}: no exported model{wanted}: {again('export_model')}{more}")
 
 
 def lay_out(folder: Path, file: Path, settings: Sequence[Setting], target: Path) -> list[str]:
@@ -123,7 +125,7 @@ def lay_out(folder: Path, file: Path, settings: Sequence[Setting], target: Path)
         The names to load.
     """
     config = read_config(folder / "config.pbtxt")
-    jpeg = folder.with_name(f"{folder.name}_from_jpeg") / "config.pbtxt"
+    jpeg = folder.with_name(folder.name + JPEG) / "config.pbtxt"
     ensemble = read_config(jpeg) if jpeg.exists() else None
     names = []
     for setting in settings:
@@ -134,8 +136,8 @@ def lay_out(folder: Path, file: Path, settings: Sequence[Setting], target: Path)
             behind.CopyFrom(ensemble)
             behind.max_batch_size = setting.batch
             behind.ensemble_scheduling.step[1].model_name = setting.model
-            _place(target, f"{setting.model}_from_jpeg", behind, folder)
-            names.append(f"{setting.model}_from_jpeg")
+            _place(target, setting.model + JPEG, behind, folder)
+            names.append(setting.model + JPEG)
     if ensemble:
         decoder = ensemble.ensemble_scheduling.step[0].model_name
         shutil.copytree(folder.with_name(decoder), target / decoder, dirs_exist_ok=True)
@@ -210,7 +212,6 @@ def _place(
     config.name = name
     if file:
         shutil.copy2(file, version / "model.onnx")
-    labels = source / "labels.txt"
-    if labels.exists():
+    for labels in source.glob("labels*.txt"):
         shutil.copy2(labels, target / name)
     layout.write(target / name / "config.pbtxt", text_format.MessageToString(config))

@@ -103,7 +103,15 @@ def write(splits: Mapping[str, Resized], task: str, output: str, most: int) -> N
     if output.startswith(store.S3):
         _write(splits, task, output, most)
     else:
-        make_once(Path(output), lambda folder: _write(splits, task, str(folder), most))
+        ours = []
+
+        def make(folder: Path) -> None:
+            _write(splits, task, str(folder), most)
+            ours.append(folder)
+
+        make_once(Path(output), make)
+        if not ours:  # another process wrote there meanwhile
+            refuse_existing(output)
 
 
 def refuse_existing(output: str) -> None:

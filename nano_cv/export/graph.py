@@ -64,7 +64,8 @@ def export(task: Task, file: Path) -> None:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            torch.onnx.export(_Predict(task), tuple(inputs.values()), str(file), **names)
+            # `eval` also for the wrapper: torch 2.2 puts all of it back into the mode it came in.
+            torch.onnx.export(_Predict(task).eval(), tuple(inputs.values()), str(file), **names)
         onnx.checker.check_model(str(file), full_check=True)
     except Exception as error:  # the exporter fails in as many ways as there are operators
         raise UserError(f"{task.contract.name}: cannot be exported: {one_line(error)}") from error

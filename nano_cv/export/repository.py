@@ -1,14 +1,18 @@
 """The Triton model repository: config.pbtxt, labels, versions, and the ensemble that takes JPEG.
 
-A version is laid out beside the repository (in it, Triton would read even a hidden folder), checked
-there by Triton's rules, and renamed into place: a server sees whole versions or nothing.
+An export is laid out beside the repository (in it, Triton would read even a hidden folder), checked
+there by Triton's rules, and renamed into place. Triton has one config and one set of labels for all
+versions of a model, so what is renamed last is `config.pbtxt`, which says which versions are served
+and which file has their labels: whoever looks before sees the old model, whoever looks after sees
+the new one, and a killed export leaves one of the two.
 """
 
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +21,14 @@ from google.protobuf import text_format
 from google.protobuf.json_format import ParseDict
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from nano_cv.contract import Contract
+from nano_cv.contract import JPEG, Contract, check_classes, check_name
 from nano_cv.errors import UserError, listing
-from nano_cv.export.validate import check_model
-from nano_cv.files import replacing
+from nano_cv.export.validate import CONFIG, check_model, read_config, served_versions
+from nano_cv.files import locked, replacing
 
 DECODER = Path(__file__).parents[1] / "serving" / "backends" / "decode" / "model.py"
+LABELS = "labels.txt"  # or labels_3.txt, where the classes of version 3 are not those of the first
+ENCODED = {"name": "ENCODED", "data_type": "TYPE_STRING", "dims": [1]}
 DTYPES = {  # of ONNX, as onnxruntime names them; the rest are alike
     "tensor(float)": "TYPE_FP32",
     "tensor(float16)": "TYPE_FP16",
@@ -52,30 +58,40 @@ def publish(
     Raises:
         UserError: Triton would refuse this; nothing is left behind.
     """
+    check_name(contract.name)
+    check_classes(contract.classes)
     repository.mkdir(parents=True, exist_ok=True)
-    name, target = contract.name, repository / contract.name
+    repository, given = repository.resolve(), repository  # beside a link may be another disk
     config = model_config(contract, onnxruntime.InferenceSession(model), triton, entries)
-    version = str(max([0, *versions(target)]) + 1)
-    with _staging(repository, name) as folder:
-        (folder / version).mkdir()
-        shutil.copyfile(model, folder / version / "model.onnx")
-        write(folder / "config.pbtxt", text(config))
-        write(folder / "labels.txt", "".join(f"{label}\n" for label in contract.classes))
-        _demand(folder, repository)
-        if not target.exists():
-            os.rename(folder, target)
-        else:  # the version comes last: until then the server has no reason to look
-            for file in ("labels.txt", "config.pbtxt"):
-                write(target / file, (folder / file).read_text())
-            os.rename(folder / version, target / version)
+    models = [config]
     if [tensor["name"] for tensor in config["input"]] == ["IMAGES"]:
-        _publish_ensemble(repository, contract, config, triton)
-    return target / version
+        models = [_decoder(contract, config, triton), config, _ensemble(contract, config, triton)]
+    names = [one["name"] for one in models]
+    with locked(repository), _staging(repository) as staging:
+        version = str(max([0, *versions(repository / contract.name)]) + 1)
+        for one in models:
+            _lay_out(one, contract.classes, model, version, staging, repository)
+        problems = [f"{name}: {each}" for name in names for each in check_model(staging / name)]
+        if problems:
+            raise UserError(
+                "Triton would refuse this model, so nothing was published: "
+                + listing(problems, separator="; ")
+            )
+        misleading = [name for name in names if _misleads(repository / name, staging / name)]
+        for name in names:
+            if name not in misleading:
+                _add(staging / name, repository / name)
+        # Two models cannot be switched in one step: for a moment no ensemble, not a wrong one.
+        for name in misleading:
+            os.rename(repository / name, staging / f"old_{name}")
+        for name in names:
+            _switch(staging / name, repository / name)
+    return given / contract.name / version
 
 
 def versions(folder: Path) -> list[int]:
     """The versions of a model, ascending."""
-    return sorted(int(path.name) for path in folder.glob("[1-9]*") if path.name.isdigit())
+    return sorted(int(path.name) for path in folder.glob("[1-9]*") if path.name.isdecimal())
 
 
 def model_config(
@@ -90,7 +106,7 @@ def model_config(
     outputs = [_tensor(tensor) for tensor in session.get_outputs()]
     for tensor in outputs:
         if tensor["dims"] == [len(contract.classes)]:
-            tensor["label_filename"] = "labels.txt"
+            tensor["label_filename"] = LABELS
     zeros = {
         tensor["name"]: {key: tensor[key] for key in ("data_type", "dims")} | {"zero_data": True}
         for tensor in inputs
@@ -139,82 +155,156 @@ def text(config: Mapping[str, Any]) -> str:
     return text_format.MessageToString(ParseDict(config, ModelConfig()))
 
 
-def _publish_ensemble(
-    repository: Path, contract: Contract, config: Mapping[str, Any], triton: Mapping[str, Any]
-) -> None:
+def _decoder(
+    contract: Contract, config: Mapping[str, Any], triton: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The config of what decodes for all models of one input size."""
     size, fit = contract.image_size, contract.fit
-    images = {key: config["input"][0][key] for key in ("name", "data_type", "dims")}
-    encoded = {"name": "ENCODED", "data_type": "TYPE_STRING", "dims": [1]}
     limits = {
         "max_picture_bytes": str(triton["max_picture_bytes"]),
         "max_picture_pixels": str(triton["max_picture_pixels"]),
         "fit": fit,
     }
     # No dynamic batching: a picture decodes alone, and the next model batches anew.
-    decoder = {
+    return {
         "name": f"decode_{size}" + ("" if fit == "stretch" else f"_{fit}"),
         "backend": "python",
         "max_batch_size": triton["max_batch_size"],
-        "input": [encoded],
-        "output": [images],
+        "input": [ENCODED],
+        "output": [{key: config["input"][0][key] for key in ("name", "data_type", "dims")}],
         "instance_group": [{"count": triton["decode_instances"], "kind": "KIND_CPU"}],
         "parameters": _parameters(limits),
     }
-    outputs = [tensor["name"] for tensor in config["output"]]
-    ensemble = {
-        "name": f"{contract.name}_from_jpeg",
+
+
+def _ensemble(
+    contract: Contract, config: Mapping[str, Any], triton: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The config of the decoder and the model behind each other."""
+    decoder = _decoder(contract, config, triton)["name"]
+    outputs = {tensor["name"]: tensor["name"] for tensor in config["output"]}
+    return {
+        "name": contract.name + JPEG,
         "platform": "ensemble",
         "max_batch_size": triton["max_batch_size"],
-        "input": [encoded],
+        "input": [ENCODED],
         "output": config["output"],
         "parameters": _parameters({"contract": contract.to_json()}),
         "ensemble_scheduling": {
             "step": [
-                step(decoder["name"], {"ENCODED": "ENCODED"}, {"IMAGES": "IMAGES"}),
-                step(contract.name, {"IMAGES": "IMAGES"}, {name: name for name in outputs}),
+                step(decoder, {"ENCODED": "ENCODED"}, {"IMAGES": "IMAGES"}),
+                step(contract.name, {"IMAGES": "IMAGES"}, outputs),
             ]
         },
     }
-    labels = (repository / contract.name / "labels.txt").read_text()
-    _place(repository, decoder, {"1/model.py": DECODER.read_text()})
-    _place(repository, ensemble, {"labels.txt": labels})
-
-
-def _place(repository: Path, config: Mapping[str, Any], files: Mapping[str, str]) -> None:
-    """Put a model without weights of its own in place; its one version is replaced file by file."""
-    target = repository / config["name"]
-    files = {**files, "config.pbtxt": text(config)}
-    with _staging(repository, config["name"]) as folder:
-        (folder / "1").mkdir()
-        for name, content in files.items():
-            write(folder / name, content)
-        _demand(folder, repository)
-        if not target.exists():
-            os.rename(folder, target)
-            return
-    (target / "1").mkdir(exist_ok=True)
-    for name, content in files.items():
-        if not (target / name).exists() or (target / name).read_text() != content:
-            write(target / name, content)
 
 
 @contextmanager
-def _staging(repository: Path, name: str) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=repository.absolute().parent))
-    folder.chmod(0o755)  # else the container's own user could not read it
+def _staging(repository: Path) -> Iterator[Path]:
+    """An empty folder beside the repository; under the lock, so one that is there is a dead one's.
+
+    What is there was left behind by a killed export.
+    """
+    folder = repository.with_name(f".{repository.name}.export")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _demand(folder: Path, repository: Path) -> None:
-    problems = check_model(folder, repository)
-    if problems:
-        raise UserError(
-            "Triton would refuse this model, so nothing was published: "
-            + listing(problems, separator="; ")
-        )
+def _lay_out(
+    config: Mapping[str, Any],
+    classes: Sequence[str],
+    model: Path,
+    version: str,
+    staging: Path,
+    repository: Path,
+) -> None:
+    """Write the folder of one model below `staging`, whole, as if it were the first of its name.
+
+    Args:
+        config: of the model.
+        classes: for the file of labels, if the config names one.
+        model: the ONNX file, for the model that has it.
+        version: for that model.
+        staging: of this export.
+        repository: what is published already.
+    """
+    folder, target = staging / config["name"], repository / config["name"]
+    if config.get("backend") == "onnxruntime":
+        (folder / version).mkdir(parents=True)
+        shutil.copyfile(model, folder / version / "model.onnx")
+    elif config.get("backend") == "python":  # another code is another version
+        code, newest = DECODER.read_bytes(), max([0, *versions(target)])
+        same = _has(target / str(newest) / "model.py", code)
+        file = folder / str(newest if same else newest + 1) / "model.py"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(code)
+    else:
+        (folder / "1").mkdir(parents=True)
+    message = ParseDict(config, ModelConfig())
+    labels = "".join(f"{label}\n" for label in classes).encode()
+    # Labels that are there may be read until the end, so other ones get another name.
+    names = chain([LABELS], (f"labels_{number}.txt" for number in count(int(version))))
+    free = (name for name in names if not (target / name).exists() or _has(target / name, labels))
+    name = next(free)
+    for tensor in message.output:
+        if tensor.label_filename:
+            tensor.label_filename = name
+            (folder / name).write_bytes(labels)
+    (folder / CONFIG).write_text(text_format.MessageToString(message), "utf-8")
+
+
+def _has(file: Path, content: bytes) -> bool:
+    return file.is_file() and file.read_bytes() == content
+
+
+def _misleads(ensemble: Path, new: Path) -> bool:
+    """Whether an ensemble promises other things than the model below it soon will."""
+    is_one = ensemble.name.endswith(JPEG) and (ensemble / CONFIG).exists()
+    return is_one and _promise(ensemble / CONFIG) != _promise(new / CONFIG)
+
+
+def _promise(file: Path) -> Any:
+    """What a client of an ensemble relies on."""
+    try:
+        config = read_config(file)
+        contract = Contract.from_json(config.parameters["contract"].string_value)
+    except (UserError, ValueError, TypeError):
+        return None
+    promised = replace(contract, network={}, data_hash="", git_commit="", run_id="")
+    return promised, list(config.output), config.ensemble_scheduling
+
+
+def _add(staged: Path, target: Path) -> None:
+    """Put beside the versions and labels of a model those that its next config speaks of.
+
+    The config that is there is told first to go on serving what it serves.
+    """
+    if not target.exists():
+        return  # all of it comes with the switch
+    parts = [part for part in staged.iterdir() if part.name != CONFIG]
+    parts = [part for part in parts if part.is_file() or not (target / part.name).exists()]
+    if any(part.is_dir() for part in parts):
+        try:
+            config = read_config(target / CONFIG)
+        except UserError:
+            pass  # missing or damaged: no server has it
+        else:
+            config.version_policy.specific.versions[:] = served_versions(target, config)
+            write(target / CONFIG, text_format.MessageToString(config))
+    for part in parts:
+        os.replace(part, target / part.name)
+
+
+def _switch(staged: Path, target: Path) -> None:
+    """Have the new config read instead of the old one; both name only what is there."""
+    if not target.exists():
+        os.rename(staged, target)
+    elif not _has(target / CONFIG, (staged / CONFIG).read_bytes()):  # the same needs no reload
+        os.replace(staged / CONFIG, target / CONFIG)
 
 
 def write(file: Path, content: str) -> None:

@@ -18,12 +18,12 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+from nano_cv.contract import NAME
 from nano_cv.errors import UserError, first_line, listing, nearest
 
 CONFIG = "config.pbtxt"
 FILES = {"onnxruntime": "model.onnx", "onnxruntime_onnx": "model.onnx", "python": "model.py"}
 DTYPES = {"FLOAT": "TYPE_FP32", "FLOAT16": "TYPE_FP16", "DOUBLE": "TYPE_FP64"}  # others are alike
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # with a space, the python backend's load hangs
 VERSION = re.compile(r"[1-9][0-9]{0,17}")
 MISREAD = re.compile(r"\s*[+-]?[0-9]")  # Triton takes `1_old` for version 1 and looks for `1`
 
@@ -123,6 +123,17 @@ def _meant(said: str) -> str:
     if found and found[1] == "Enum":
         return nearest(found[3], pool.FindEnumTypeByName(found[2]).values_by_name)
     return nearest(found[3], pool.FindMessageTypeByName(found[2]).fields_by_name) if found else "."
+
+
+def served_versions(folder: Path, config: ModelConfig) -> list[int]:
+    """The versions that the version policy serves, ascending."""
+    names = [path.name for path in folder.iterdir() if path.is_dir()]
+    present = sorted(int(name) for name in names if VERSION.fullmatch(name))
+    policy = config.version_policy
+    if policy.HasField("specific"):
+        return [version for version in present if version in policy.specific.versions]
+    newest = len(present) if policy.HasField("all") else policy.latest.num_versions or 1
+    return present[-newest:]
 
 
 def _check_names(config: ModelConfig, folder: Path) -> Iterator[str]:

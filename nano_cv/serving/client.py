@@ -24,14 +24,13 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from nano_cv import drawing, reports
-from nano_cv.contract import Contract
+from nano_cv.contract import JPEG, Contract
 from nano_cv.data import images
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError, listing, nearest, one_line
 
 Arrays = dict[str, NDArray[Any]]
 ADDRESS = "127.0.0.1:8001"
-SUFFIX = "_from_jpeg"  # of the ensemble that decodes before it asks the model
 # How gRPC says that a connection failed; Triton's own words for a full queue have the same status.
 BROKEN = re.compile("connect|socket|reset|goaway|dns", re.IGNORECASE)
 AT_ONCE = 64  # pictures that the command line holds in memory
@@ -181,7 +180,7 @@ class Client:
         Raises:
             ServerError: no server, or no such ensemble.
         """
-        known = self.model(f"{model}{SUFFIX}")
+        known = self.model(f"{model}{JPEG}")
         ((name, (_, dims)),) = known.inputs.items()
         shape = [max(1, dim) for dim in dims]
 
@@ -287,7 +286,7 @@ def main() -> None:
     try:
         with Client(options.address, options.protocol) as client:
             model = _choose(client, options.model)
-            contract = client.contract(f"{model}{SUFFIX}")
+            contract = client.contract(f"{model}{JPEG}")
             for start in range(0, len(options.files), AT_ONCE):
                 for file, answer in _ask(client, model, options.files[start : start + AT_ONCE]):
                     if isinstance(answer, UserError):
@@ -304,7 +303,7 @@ def main() -> None:
 
 def _choose(client: Client, asked: str | None) -> str:
     """The model that was asked for, or the only one; a generator takes no pictures."""
-    able = [name.removesuffix(SUFFIX) for name in client.models() if name.endswith(SUFFIX)]
+    able = [name.removesuffix(JPEG) for name in client.models() if name.endswith(JPEG)]
     if asked in able:
         return asked
     if asked:
