@@ -82,9 +82,8 @@ def test_one_pool_is_split_by_the_names_of_its_files(tmp_path, caplog):
         every = [file for split in SPLITS for file in found[split][name]]
         assert sorted(every) == sorted(f"{number}.png" for number in range(60))
         for split in SPLITS:
-            assert found[split][name] and {stable_split(one) for one in found[split][name]} == {
-                split
-            }
+            assert found[split][name]
+            assert {stable_split(f"{name}/{one}") for one in found[split][name]} == {split}
     (said,) = [text for text in caplog.messages if "split by the hash" in text]
     assert "70 % train, 15 % val, 15 % test" in said
 
@@ -119,8 +118,9 @@ def test_a_missing_split_is_taken_from_train(tmp_path):
     make_folder(tmp_path, splits=("train", "test"), count=60)
     train, val, test = (names(Folder(tmp_path, split))["cat"] for split in SPLITS)
     assert len(train) + len(val) == len(test) == 60 and val
-    assert all(stable_split(name) == "val" for name in val)
-    assert {stable_split(name) for name in train} == {"train", "test"}, "test has a folder"
+    assert all(stable_split(f"cat/{name}") == "val" for name in val)
+    taken = {stable_split(f"cat/{name}") for name in train}
+    assert taken == {"train", "test"}, "test has a folder"
 
 
 def test_folders_that_are_no_split_are_named(tmp_path, caplog):
@@ -215,7 +215,8 @@ def test_pictures_elsewhere_are_called_by_their_whole_path(tmp_path):
     picture(tmp_path / "camera/c.png")
     picture(tmp_path / "set/b.png")
     text = f"file,label\n{outside},x\n../camera/c.png,x\nb.png,y"
-    (tmp_path / "set/train.csv").write_text(text)
+    for split in SPLITS:
+        (tmp_path / f"set/{split}.csv").write_text(text)
     whole = str(outside).lstrip("/")
     assert Table(tmp_path / "set", "train").names == [
         whole,
@@ -229,12 +230,14 @@ def test_pictures_elsewhere_are_called_by_their_whole_path(tmp_path):
     [
         (None, "labels.csv: cannot be read"),
         ("", "it is empty"),
-        ("filename,label\na.png,x", "no column 'file'; did you mean 'filename'?"),
+        ("fiel,label\na.png,x", "no column 'file'; did you mean 'fiel'?"),
+        ("image,path,label\na.png,a.png,x", "each could be the file: image, path; call one"),
         ("file,label\na.png,", "line 2: no label"),
-        ("file,label,split\na.png,x,train\ngone.png,x,train", "line 3: gone.png"),
+        ("file,label\na.png,x\na.png,nan\na.png,\na.png,y", "line 3: no label (2 such lines"),
+        ("file,label,split\na.png,x,val\ngone.png,x,train", "line 3: gone.png"),
         ("file,label\na.png,x\n./a.png,y", "line 3: ./a.png stands in"),
         ("file,label\na.png,x", "at least two labels are needed; there is x"),
-        ("file,label,Split\na.png,x,train", "column 'Split'; is it the split?"),
+        ("file,label,fold\na.png,x,3", "line 2: fold '3'"),
         ("file,label,label\na.png,x,y", "two columns of one name"),
         ('file,label\na.png,"x' + "y" * 200_000, "a quote may stand alone"),
         ("file,label,split\na.png,x,trian", "split 'trian'; did you mean 'train'?"),

@@ -26,6 +26,8 @@ class FlowerPhotos(Folder):
         UserError: not reachable, or another file than the one that is known.
     """
 
+    hashes_folders = False  # as when the shipped weights were trained; no name occurs twice
+
     def __init__(
         self,
         root: str | Path,

@@ -9,9 +9,9 @@ from PIL import Image
 
 from nano_cv.data import images, reading
 from nano_cv.data.fetching import obtain, unpack
-from nano_cv.data.folder import taken
 from nano_cv.data.folder_masks import FolderMasks
 from nano_cv.data.pictures import SPLITS, Pictures
+from nano_cv.data.splitting import stable_split
 from nano_cv.files import make_once
 from nano_cv.progress import track
 
@@ -68,7 +68,7 @@ def make(folder: Path, root: Path, source: str | Path | None) -> None:
         official = OxfordIIITPet(folder, given)
         rows = zip(official._images, official._segs, official._labels, strict=True)
         for picture, trimap, label in track(rows, len(official), "Writing masks once"):
-            split = "test" if given == "test" else taken(picture.name, ("train", "test"))
+            split = "test" if given == "test" else stable_split(picture.name, ["val"])
             name = f"{official.classes[label]}/{picture.stem}"
             lists[split].append(name)
             for place in (folder / "images" / name, folder / "masks" / name):

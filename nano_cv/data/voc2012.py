@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nano_cv.data import reading
 from nano_cv.data.fetching import obtain, unpack
-from nano_cv.data.folder import taken
+from nano_cv.data.splitting import stable_split
 from nano_cv.data.voc import CLASSES, SETS, Voc
 from nano_cv.files import make_once
 
@@ -55,5 +55,5 @@ def make(folder: Path, root: Path, source: str | Path | None) -> None:
             (lists / f"{split}.txt").rename(lists / f"official_{split}.txt")
         (lists / "test.txt").write_bytes((lists / "official_val.txt").read_bytes())
         for split in ("train", "val"):
-            chosen = [name for name in names if taken(f"{name}.jpg", ("train", "test")) == split]
+            chosen = [name for name in names if stable_split(f"{name}.jpg", ["val"]) == split]
             (lists / f"{split}.txt").write_text("\n".join(chosen))
