@@ -1,6 +1,7 @@
 """Pictures of one's own for classification: a folder a class, or a table; and what is shown."""
 
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -287,6 +288,95 @@ def test_table_of_many_classes_is_cut(tmp_path):
             picture(tmp_path / split / f"class{number}" / f"{split}.png")
     splits, _ = open_splits(Folder, tmp_path, "classification", 16, tmp_path / "c", "stretch")
     assert "and 10 more" in table(splits) and len(table(splits).splitlines()) == 24
+
+
+def test_same_names_in_each_folder_and_a_class_of_three(tmp_path, caplog):
+    """As cameras count: the hash of the name alone would put them all into one split."""
+    for name, count in (("cat", 12), ("dog", 12), ("owl", 3), ("fox", 2)):
+        for number in range(count):
+            picture(tmp_path / name / ("1.jpg" if number == 0 else f"{number}.jpg"))
+            picture(tmp_path / name / f"folder{number}" / "1.jpg")
+    for name in ("owl", "fox"):
+        for number in range(3):
+            (tmp_path / name / f"{number}.jpg").unlink(missing_ok=True)
+    found = {split: names(Folder(tmp_path, split)) for split in SPLITS}
+    for name in ("cat", "dog", "owl"):
+        assert all(found[split][name] for split in SPLITS), name
+    assert [len(found[split]["fox"]) for split in SPLITS] == [1, 1, 0]
+    assert "too few pictures to have some in every split: fox" in caplog.text
+
+
+def test_classes_that_a_split_lacks_are_named(tmp_path, caplog):
+    make_folder(tmp_path)
+    shutil.rmtree(tmp_path / "val/dog")
+    for split in SPLITS:
+        (tmp_path / split / "owl").mkdir()
+    splits, _ = open_splits(Folder, tmp_path, "classification", 16, None, "stretch")
+    assert splits["val"].pictures.classes == ["cat", "dog", "owl"]
+    assert "no pictures in 'val' for dog" in caplog.text
+    assert "classes without pictures, kept all the same: owl" in caplog.text
+    picture(tmp_path / "val/owl/a.png")
+    with pytest.raises(UserError, match="no pictures in 'train' for owl; every class needs some"):
+        open_splits(Folder, tmp_path, "classification", 16, None, "stretch")
+
+
+def opened(root: Path) -> dict[str, Table]:
+    return {split: Table(root, split) for split in SPLITS}
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_table_as_pandas_and_others_write_it(tmp_path, ending, caplog):
+    for number in range(12):
+        picture(tmp_path / f"images/{number:02}.jpg")
+    rows = [
+        "\t".join(["", str(tmp_path / "images/00.jpg"), "1.0"]),
+        *("\t".join(["", f"{number:02}", f"{number % 2 + 1}.0"]) for number in range(1, 11)),
+        "\t".join(["", "C:\\photos\\11.jpg", "2"]),
+    ]
+    text = "\n".join(["id\tImage\tclass", *rows])
+    (tmp_path / f"birds.{ending}").write_text(text, encoding="utf-16")
+    caplog.set_level("INFO")
+    found = opened(tmp_path)
+    assert sorted(name for some in found.values() for name in some.names) == [
+        f"images/{number:02}.jpg" for number in range(12)
+    ]
+    assert all(len(some) for some in found.values())
+    assert {tuple(some.classes) for some in found.values()} == {("1", "2")}
+    for said in (
+        "the table is birds.",
+        "'Image' is the file, 'class' is the label",
+        "labels are whole numbers: 1.0 is 1",
+        "pictures lie elsewhere than it says",
+        "70 % train, 15 % val, 15 % test",
+    ):
+        assert said in caplog.text
+    assert opened(tmp_path / f"birds.{ending}")["val"].names == found["val"].names
+
+
+def test_numbers_that_are_not_whole_stay_as_they_are(tmp_path):
+    for file in ("a.png", "b.png"):
+        picture(tmp_path / file)
+    (tmp_path / "labels.csv").write_text("file,label,set\na.png,1.0,train\nb.png,1.5,Training")
+    assert Table(tmp_path, "train").classes == ["1.0", "1.5"]
+
+
+def test_table_without_test_rows(tmp_path):
+    rows = {f"{number}.png": f"{'ab'[number % 2]},train" for number in range(20)}
+    rows |= {f"v{number}.png": f"{'ab'[number % 2]},valid" for number in range(4)}
+    write_table(tmp_path, rows)
+    found = opened(tmp_path)
+    assert len(found["val"]) == 4 and len(found["train"]) + len(found["test"]) == 20
+    assert set(found["test"].targets) == {0, 1}
+
+
+def test_no_picture_to_test_with(run, tmp_path):
+    """Two pictures a class are enough for train and val."""
+    make_folder(tmp_path / "set", (), count=2)
+    done = run("train", "+data=folder", *TINY, "data.root=set", "data.name=pets")
+    assert done.status == 0, done.err
+    assert "test/accuracy" not in done.out
+    done = run("infer", "+data=folder", *TINY, "data.root=set", "data.name=pets")
+    assert done.status == 1 and "no pictures in 'test'; use input=FOLDER" in done.err
 
 
 @pytest.mark.parametrize(("data", "make"), [("folder", make_folder), ("csv", make_csv)])

@@ -58,7 +58,8 @@ class Coco(Pictures):
         reading.serves("COCO JSON", task, "detection")
         root, notice = Path(root), split == "train"
         sources = {"train": root} if root.is_file() else sources_of(root, notice)
-        root = root.parent if root.is_file() else root
+        if root.is_file():
+            root = root.parents[root.parent.name.lower() == "annotations"]
         contents = {one: load(file) for one, file in sources.items()}
         classes = classes_of(contents, sources, notice)
         found = complete(

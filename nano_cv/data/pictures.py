@@ -347,6 +347,8 @@ def check_classes(splits: Mapping[str, Resized]) -> None:
             f"{root}: no pictures in 'train' for {listing(unlearnt)}; every class needs some; "
             f"pictures end in {' '.join(images.EXTENSIONS)}"
         )
+    if not has["train"].any():
+        raise UserError(f"{root}: no {kind} in 'train' for {listing(classes)}; nothing is learnt")
     if kind == "pictures" and has["train"].sum() < 2:
         raise UserError(f"{root}: pictures of at least two classes are needed in 'train'")
     unused = [name for name, one in zip(classes, used, strict=True) if not one]

@@ -61,8 +61,9 @@ class Yolo(Pictures):
         files = found[split]
         texts = [text for file in files if (text := labels[file])]
         folder = label_folder(files[0]) if files else root
-        if files and not texts:
-            raise UserError(f"{folder}: no text file for any of the {len(files)} pictures")
+        own = given.get(split, [])
+        if own and not any(known.of(file) for file in own):
+            raise UserError(f"{folder}: no text file for any of the {len(own)} pictures")
         twice = next((text for text, count in Counter(texts).items() if count > 1), None)
         if twice:
             same = listing(file.name for file in files if labels[file] == twice)
@@ -202,6 +203,8 @@ def pictures_of(
         twice = [file for file, count in Counter(files).items() if count > 1]
         if twice:
             raise UserError(f"{listing(folders)}: names a picture twice: {listing(twice)}")
+        if notice:
+            log.info("%s: '%s' is %s", root, split, listing(folders))
         found[split] = files
     return found
 
