@@ -48,7 +48,7 @@ def train(config: DictConfig) -> float:
 
     weights.save(task, path, config.half)
     weights.load(task, path)  # what is tested is what was saved
-    if config.test and not sweep.pruned(folder):
+    if config.test and len(data.splits["test"]) and not sweep.pruned(folder):
         engine = Torch(task, path, config.trainer.accelerator)
         inputs, _ = of_test(config, contract, data.splits)
         metrics |= evaluate(config, engine, inputs, folder, logger)

@@ -40,8 +40,8 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else "."
 
 
-def listing(names: Iterable[str], most: int = 10, separator: str = ", ") -> str:
+def listing(names: Iterable[object], most: int = 10, separator: str = ", ") -> str:
     """Name a few of many: `a, b, c, and 5 more`."""
-    names = [str(name) for name in names]
-    more = [f"and {len(names) - most} more"] if len(names) > most else []
-    return separator.join(names[:most] + more)
+    texts = [str(name) for name in names]
+    more = [f"and {len(texts) - most} more"] if len(texts) > most else []
+    return separator.join(texts[:most] + more)

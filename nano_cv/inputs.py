@@ -65,6 +65,8 @@ def of_test(
     config: DictConfig, contract: Contract, splits: Mapping[str, Resized], data_hash: str = ""
 ) -> tuple[Inputs, str]:
     """The test split; or, for a generator, as many pictures with the same labels."""
+    if not len(splits["test"]):
+        raise UserError(f"{splits['test'].pictures.root}: no pictures in 'test'; use input=FOLDER")
     if contract.task != "generation":
         return splits["test"], data_hash
     judge = Path(config.paths.weights) / f"{config.model.judge}_{config.data.name}.safetensors"

@@ -1,6 +1,7 @@
 """Pictures of one's own for classification: a folder a class, or a table; and what is shown."""
 
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -82,9 +83,8 @@ def test_one_pool_is_split_by_the_names_of_its_files(tmp_path, caplog):
         every = [file for split in SPLITS for file in found[split][name]]
         assert sorted(every) == sorted(f"{number}.png" for number in range(60))
         for split in SPLITS:
-            assert found[split][name] and {stable_split(one) for one in found[split][name]} == {
-                split
-            }
+            assert found[split][name]
+            assert {stable_split(f"{name}/{one}") for one in found[split][name]} == {split}
     (said,) = [text for text in caplog.messages if "split by the hash" in text]
     assert "70 % train, 15 % val, 15 % test" in said
 
@@ -119,8 +119,9 @@ def test_a_missing_split_is_taken_from_train(tmp_path):
     make_folder(tmp_path, splits=("train", "test"), count=60)
     train, val, test = (names(Folder(tmp_path, split))["cat"] for split in SPLITS)
     assert len(train) + len(val) == len(test) == 60 and val
-    assert all(stable_split(name) == "val" for name in val)
-    assert {stable_split(name) for name in train} == {"train", "test"}, "test has a folder"
+    assert all(stable_split(f"cat/{name}") == "val" for name in val)
+    taken = {stable_split(f"cat/{name}") for name in train}
+    assert taken == {"train", "test"}, "test has a folder"
 
 
 def test_folders_that_are_no_split_are_named(tmp_path, caplog):
@@ -215,7 +216,8 @@ def test_pictures_elsewhere_are_called_by_their_whole_path(tmp_path):
     picture(tmp_path / "camera/c.png")
     picture(tmp_path / "set/b.png")
     text = f"file,label\n{outside},x\n../camera/c.png,x\nb.png,y"
-    (tmp_path / "set/train.csv").write_text(text)
+    for split in SPLITS:
+        (tmp_path / f"set/{split}.csv").write_text(text)
     whole = str(outside).lstrip("/")
     assert Table(tmp_path / "set", "train").names == [
         whole,
@@ -229,12 +231,14 @@ def test_pictures_elsewhere_are_called_by_their_whole_path(tmp_path):
     [
         (None, "labels.csv: cannot be read"),
         ("", "it is empty"),
-        ("filename,label\na.png,x", "no column 'file'; did you mean 'filename'?"),
+        ("fiel,label\na.png,x", "no column 'file'; did you mean 'fiel'?"),
+        ("image,path,label\na.png,a.png,x", "each could be the file: image, path; call one"),
         ("file,label\na.png,", "line 2: no label"),
-        ("file,label,split\na.png,x,train\ngone.png,x,train", "line 3: gone.png"),
+        ("file,label\na.png,x\na.png,nan\na.png,\na.png,y", "line 3: no label (2 such lines"),
+        ("file,label,split\na.png,x,val\ngone.png,x,train", "line 3: gone.png"),
         ("file,label\na.png,x\n./a.png,y", "line 3: ./a.png stands in"),
         ("file,label\na.png,x", "at least two labels are needed; there is x"),
-        ("file,label,Split\na.png,x,train", "column 'Split'; is it the split?"),
+        ("file,label,fold\na.png,x,3", "line 2: fold '3'"),
         ("file,label,label\na.png,x,y", "two columns of one name"),
         ('file,label\na.png,"x' + "y" * 200_000, "a quote may stand alone"),
         ("file,label,split\na.png,x,trian", "split 'trian'; did you mean 'train'?"),
@@ -284,6 +288,95 @@ def test_table_of_many_classes_is_cut(tmp_path):
             picture(tmp_path / split / f"class{number}" / f"{split}.png")
     splits, _ = open_splits(Folder, tmp_path, "classification", 16, tmp_path / "c", "stretch")
     assert "and 10 more" in table(splits) and len(table(splits).splitlines()) == 24
+
+
+def test_same_names_in_each_folder_and_a_class_of_three(tmp_path, caplog):
+    """As cameras count: the hash of the name alone would put them all into one split."""
+    for name, count in (("cat", 12), ("dog", 12), ("owl", 3), ("fox", 2)):
+        for number in range(count):
+            picture(tmp_path / name / ("1.jpg" if number == 0 else f"{number}.jpg"))
+            picture(tmp_path / name / f"folder{number}" / "1.jpg")
+    for name in ("owl", "fox"):
+        for number in range(3):
+            (tmp_path / name / f"{number}.jpg").unlink(missing_ok=True)
+    found = {split: names(Folder(tmp_path, split)) for split in SPLITS}
+    for name in ("cat", "dog", "owl"):
+        assert all(found[split][name] for split in SPLITS), name
+    assert [len(found[split]["fox"]) for split in SPLITS] == [1, 1, 0]
+    assert "too few pictures to have some in every split: fox" in caplog.text
+
+
+def test_classes_that_a_split_lacks_are_named(tmp_path, caplog):
+    make_folder(tmp_path)
+    shutil.rmtree(tmp_path / "val/dog")
+    for split in SPLITS:
+        (tmp_path / split / "owl").mkdir()
+    splits, _ = open_splits(Folder, tmp_path, "classification", 16, None, "stretch")
+    assert splits["val"].pictures.classes == ["cat", "dog", "owl"]
+    assert "no pictures in 'val' for dog" in caplog.text
+    assert "classes without pictures, kept all the same: owl" in caplog.text
+    picture(tmp_path / "val/owl/a.png")
+    with pytest.raises(UserError, match="no pictures in 'train' for owl; every class needs some"):
+        open_splits(Folder, tmp_path, "classification", 16, None, "stretch")
+
+
+def opened(root: Path) -> dict[str, Table]:
+    return {split: Table(root, split) for split in SPLITS}
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_table_as_pandas_and_others_write_it(tmp_path, ending, caplog):
+    for number in range(12):
+        picture(tmp_path / f"images/{number:02}.jpg")
+    rows = [
+        "\t".join(["", str(tmp_path / "images/00.jpg"), "1.0"]),
+        *("\t".join(["", f"{number:02}", f"{number % 2 + 1}.0"]) for number in range(1, 11)),
+        "\t".join(["", "C:\\photos\\11.jpg", "2"]),
+    ]
+    text = "\n".join(["id\tImage\tclass", *rows])
+    (tmp_path / f"birds.{ending}").write_text(text, encoding="utf-16")
+    caplog.set_level("INFO")
+    found = opened(tmp_path)
+    assert sorted(name for some in found.values() for name in some.names) == [
+        f"images/{number:02}.jpg" for number in range(12)
+    ]
+    assert all(len(some) for some in found.values())
+    assert {tuple(some.classes) for some in found.values()} == {("1", "2")}
+    for said in (
+        "the table is birds.",
+        "'Image' is the file, 'class' is the label",
+        "labels are whole numbers: 1.0 is 1",
+        "pictures lie elsewhere than it says",
+        "70 % train, 15 % val, 15 % test",
+    ):
+        assert said in caplog.text
+    assert opened(tmp_path / f"birds.{ending}")["val"].names == found["val"].names
+
+
+def test_numbers_that_are_not_whole_stay_as_they_are(tmp_path):
+    for file in ("a.png", "b.png"):
+        picture(tmp_path / file)
+    (tmp_path / "labels.csv").write_text("file,label,set\na.png,1.0,train\nb.png,1.5,Training")
+    assert Table(tmp_path, "train").classes == ["1.0", "1.5"]
+
+
+def test_table_without_test_rows(tmp_path):
+    rows = {f"{number}.png": f"{'ab'[number % 2]},train" for number in range(20)}
+    rows |= {f"v{number}.png": f"{'ab'[number % 2]},valid" for number in range(4)}
+    write_table(tmp_path, rows)
+    found = opened(tmp_path)
+    assert len(found["val"]) == 4 and len(found["train"]) + len(found["test"]) == 20
+    assert set(found["test"].targets) == {0, 1}
+
+
+def test_no_picture_to_test_with(run, tmp_path):
+    """Two pictures a class are enough for train and val."""
+    make_folder(tmp_path / "set", (), count=2)
+    done = run("train", "+data=folder", *TINY, "data.root=set", "data.name=pets")
+    assert done.status == 0, done.err
+    assert "test/accuracy" not in done.out
+    done = run("infer", "+data=folder", *TINY, "data.root=set", "data.name=pets")
+    assert done.status == 1 and "no pictures in 'test'; use input=FOLDER" in done.err
 
 
 @pytest.mark.parametrize(("data", "make"), [("folder", make_folder), ("csv", make_csv)])

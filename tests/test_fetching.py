@@ -29,6 +29,7 @@ from nano_cv.data.cvppp import Cvppp
 from nano_cv.data.fetching import fetch, obtain, unpack
 from nano_cv.data.known import SETS, Archive, arranging, open_known
 from nano_cv.data.pictures import SPLITS, Pictures
+from nano_cv.data.splitting import stable_split
 from nano_cv.errors import UserError
 from nano_cv.files import locked, make_once
 
@@ -420,7 +421,7 @@ def test_flower_photos(site, photos, tmp_path, monkeypatch):
         assert pictures.classes == ["daisy", "tulips"]
         for file, target in zip(pictures.files, pictures.targets, strict=True):
             assert file.parent.name == pictures.classes[target] == file.stem.partition("_")[0]
-            assert arranging.split_of(file.name) == split, "as the shipped weights were trained"
+            assert stable_split(file.name) == split, "as the shipped weights were trained"
     offline(monkeypatch)
     again = splits("flower_photos", tmp_path / "data", "generation")
     assert all(again[split].names == some.names for split, some in fetched.items())
@@ -435,7 +436,7 @@ def test_split_of_names():
         "10043234166_e6dd915111_n.jpg",
         "112334842_3ecf7585dd.jpg",
     )
-    assert [arranging.split_of(name) for name in names] == ["train", "test", "train"]
+    assert [stable_split(name) for name in names] == ["train", "test", "train"]
 
 
 def test_archives_are_the_official_ones():
@@ -633,7 +634,7 @@ def test_pets(site, animals, tmp_path, monkeypatch):
         for file, target in zip(pictures.files, pictures.targets, strict=True):
             assert target == file.name.startswith("great")
             number = int(file.stem.rpartition("_")[2])
-            chosen = "val" if arranging.split_of(file.name) == "val" else "train"
+            chosen = "val" if stable_split(file.name) == "val" else "train"
             assert split == ("test" if number < 5 else chosen)
     assert sum(map(len, fetched.values())) == 40 and len(fetched["test"]) == 10
     assert all(len(pictures) for pictures in fetched.values())
@@ -688,7 +689,7 @@ def test_voc2012(site, voc, tmp_path, monkeypatch):
         found = {file.stem: split for split, some in pictures.items() for file in some.files}
         assert set(found) == set(voc) and len(found) == 9, task
         for name, split in found.items():
-            chosen = "val" if arranging.split_of(f"{name}.jpg") == "val" else "train"
+            chosen = "val" if stable_split(f"{name}.jpg") == "val" else "train"
             assert split == ("test" if voc[name] == "val" else chosen)
     assert len(fetched["train"].classes) == 20 and "cat" in fetched["train"].classes
     assert len(site.ranges) == 1
@@ -717,7 +718,7 @@ def test_cvppp(tmp_path):
         assert pictures.classes == ["A2", "A4"]
         for file, target in zip(pictures.files, pictures.targets, strict=True):
             assert file.name.endswith("_rgb.png") and target == (file.parent.name == "A4")
-            assert arranging.split_of(f"{file.parent.name}/{file.name[:8]}") == split
+            assert stable_split(f"{file.parent.name}/{file.name[:8]}") == split
     boxes, labels = Cvppp(tmp_path, "train", "detection").targets[0]
     assert boxes.tolist() == [[3, 2, 9, 6], [10, 10, 11, 11]] and labels.tolist() == [0, 0]
     masks = Cvppp(tmp_path, "val", "segmentation")

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -14,11 +15,12 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from PIL import Image
+from pycocotools.mask import encode
 
 from nano_cv.data.coco import Coco
 from nano_cv.data.folder_masks import FolderMasks
-from nano_cv.data.pictures import SPLITS, Boxes, Pictures
-from nano_cv.data.splitting import stable_split
+from nano_cv.data.pictures import SPLITS, Boxes, Pictures, open_splits
+from nano_cv.data.splitting import stable_split, stable_splits
 from nano_cv.data.voc import CLASSES, Voc
 from nano_cv.data.yolo import Yolo
 from nano_cv.errors import UserError
@@ -147,7 +149,7 @@ def test_same_boxes_from_every_format(root, name, split, caplog):
     assert same(first, [[0, 0, 16, 8], [10.5, 2, 64, 32]], [0, 1])
     assert same(second, [], [])
     assert same(third, [[32, 16, 33, 17]], [1])
-    assert not caplog.records
+    assert not [one for one in caplog.records if one.levelname != "INFO"]
 
 
 @pytest.mark.parametrize("kind", [Coco, Voc, Yolo, FolderMasks])
@@ -246,13 +248,15 @@ def test_coco_classes_are_those_of_train(root):
         ("annotations", {"bbox": [1, 2, 3]}, r"annotation 2: a bbox is \[x, y, width, height\]"),
         ("annotations", {"bbox": [1, 2, 3, "x"]}, r"annotation 2: numbers belong there.* x"),
         ("annotations", {"bbox": [1, 2, 3, float("nan")]}, r"annotation 2: numbers belong .* nan"),
-        ("annotations", {"bbox": None}, r"annotations 2: 'bbox' is missing"),
-        ("annotations", {"bbox": None, "id": None}, r"annotations number 1: 'bbox' is missing"),
+        ("annotations", {"bbox": None}, r"annotation 2: 'bbox' is missing"),
+        ("annotations", {"bbox": None, "id": None}, r"annotation number 1: 'bbox' is missing"),
         ("images", {"id": 100}, r"two images of one id"),
         ("images", {"file_name": "d.jpg"}, r"1 pictures are missing: d\.jpg; looked for in .*imag"),
         ("images", {"file_name": "/d.jpg"}, r"1 pictures are missing: /d\.jpg"),
         ("categories", {"name": "dog"}, r"the same class twice: dog"),
-        ("categories", {"id": "3"}, r"categories 3: 'id' is missing or of a wrong type"),
+        ("categories", {"id": [3]}, r"categories \[3\]: 'id' is missing or of a wrong type"),
+        ("categories", {"id": True}, r"categories True: 'id' is missing or of a wrong type"),
+        ("categories", {"id": "7"}, r"two categories of one id: 7"),
     ],
 )
 def test_coco_mistakes(root, key, fields, message):
@@ -264,9 +268,10 @@ def test_coco_mistakes(root, key, fields, message):
 
 def test_coco_files_that_are_none(root):
     make_coco(root)
-    (root / "annotations/val.json").rename(root / "annotations/my_val.json")
-    with pytest.raises(UserError, match=r"val\.json: cannot be read: .*my_val\.json"):
+    (root / "annotations/train.json").rename(root / "labels.txt")
+    with pytest.raises(UserError, match=r"train\.json: cannot be read: .*val\.json"):
         Coco(root, "val")
+    (root / "labels.txt").rename(root / "annotations/train.json")
     for text, message in (
         ('{"images": [', "not JSON: .*line 1 column"),
         ("[1]", "no list 'categories'"),
@@ -278,6 +283,161 @@ def test_coco_files_that_are_none(root):
     (root / "annotations/val.json").write_bytes(b"\xff\xfe{")
     with pytest.raises(UserError, match=r"val\.json: not UTF-8"):
         Coco(root, "val")
+
+
+def pool(root: Path, file: str, folder: str = "images") -> dict[str, Any]:
+    """The training pictures of `make_coco` alone, in one file; its content."""
+    make_coco(root, folder)
+    content = json.loads((root / "annotations/train.json").read_text())
+    shutil.rmtree(root / "annotations")
+    write(root / file, json.dumps(content))
+    return content  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "file, folder",
+    [
+        ("annotations/instances_default.json", "images"),
+        ("annotations/instances_Train.json", "images/Train"),
+        ("result.json", "images"),
+        ("labels.json", "data"),
+        ("train/annotations.json", "train"),
+        ("train.json", ""),
+        ("train/_annotations.coco.json", "train"),
+    ],
+)
+def test_coco_of_one_file_is_split_by_the_hash(root, file, folder, caplog):
+    content = pool(root, file, folder)
+    caplog.set_level("INFO")
+    found = [name for split in SPLITS for name in Coco(root, split).names]
+    assert sorted(found) == [str(Path(folder, one["file_name"])) for one in content["images"]]
+    assert all(len(Coco(root, split)) == 1 for split in SPLITS)
+    assert "70 % train, 15 % val, 15 % test: 1, 1, 1 pictures" in caplog.text
+    assert f"labels from {root / file}" in caplog.text
+    assert Coco(root / file, "val").classes == ["cat", "dog"], "the file itself"
+
+
+def test_coco_itself(root, caplog):
+    make_coco(root, "{split}")
+    for split in ("train", "val"):
+        (root / split).rename(root / f"{split}2017")
+        file = root / f"annotations/{split}.json"
+        for kind in ("captions", "person_keypoints"):
+            write(file.with_name(f"{kind}_{split}2017.json"), file.read_text())
+        file.rename(file.with_name(f"instances_{split}2017.json"))
+    (root / "annotations/test.json").rename(root / "annotations/image_info_test-dev2017.json")
+    caplog.set_level("INFO")
+    found = {split: Coco(root, split).names for split in SPLITS}
+    assert found["val"][0] == "val2017/val_a.jpg"
+    assert all(name.startswith("train2017/") for name in found["train"] + found["test"])
+    assert "85 % train, 15 % test" in caplog.text
+    assert "passed over: " in caplog.text and "captions_train2017.json" in caplog.text
+
+
+def test_coco_files_of_two_meanings(root):
+    pool(root, "result.json")
+    write(root / "labels.json", (root / "result.json").read_text())
+    write(root / "notes.json", "[]")
+    with pytest.raises(UserError, match=r"labels\.json, .*result\.json: each could be the labels"):
+        Coco(root, "train")
+    for name in ("a_train.json", "b_train.json"):
+        write(root / name, (root / "result.json").read_text())
+    with pytest.raises(UserError, match=r"b_train\.json: each could be the split 'train'"):
+        Coco(root, "train")
+
+
+def test_coco_pictures_of_another_machine(root, caplog):
+    content = pool(root, "result.json")
+    names = [
+        "..\\..\\upload\\1\\train_a.jpg",
+        "images/train_b.jpg",
+        str(root / "images/train_c.jpg"),
+    ]
+    for one, name in zip(content["images"], names, strict=True):
+        one["file_name"] = name
+    write(root / "result.json", json.dumps(content))
+    caplog.set_level("INFO")
+    found = {name for split in SPLITS for name in Coco(root, split).names}
+    assert found == {f"images/train_{name}.jpg" for name in "abc"}
+    assert "found by the end of their paths" in caplog.text
+    for folder in ("x", "y"):
+        picture(root / folder / "train_a.jpg")
+    (root / "images/train_a.jpg").unlink()
+    with pytest.raises(UserError, match=r"train_a\.jpg' is not there, and several pictures fit"):
+        [Coco(root, split) for split in SPLITS]
+
+
+def test_coco_does_not_take_the_pictures_of_another_split(root):
+    make_coco(root, "{split}")
+    change(root, "images", 1, "train", file_name="val_b.jpg")
+    with pytest.raises(UserError, match=r"train\.json: 1 pictures are missing: val_b\.jpg"):
+        Coco(root, "train")
+
+
+@pytest.mark.parametrize("name", ["animals", "cat"])
+def test_coco_category_above_others_is_no_class(root, name, caplog):
+    make_coco(root)
+    for split in SPLITS:
+        file = root / f"annotations/{split}.json"
+        content = json.loads(file.read_text())
+        above = {"id": 0, "name": name, "supercategory": "none"}
+        below = [one | {"supercategory": name} for one in content["categories"]]
+        unused = {"id": 90, "name": "owl", "supercategory": name}
+        write(file, json.dumps(content | {"categories": [above, *below, unused]}))
+    splits, _ = open_splits(Coco, root, "detection", 32, None, "stretch")
+    assert {tuple(one.pictures.classes) for one in splits.values()} == {("cat", "dog", "owl")}
+    assert f"stands above other categories: {name}\n" in caplog.text
+    assert "classes without objects, kept all the same: owl" in caplog.text
+    assert splits["test"].pictures.targets[0].labels.tolist() == [0, 1]
+
+
+def test_coco_ids_as_text_and_with_a_point(root):
+    make_coco(root)
+    expected = Coco(root, "train").targets
+    file = root / "annotations/train.json"
+    content = json.loads(file.read_text())
+    for one in content["annotations"]:
+        one["category_id"] = str(one["category_id"])
+        one["bbox"] = [str(number) for number in one["bbox"]]
+    for one in content["images"]:
+        one["id"] = float(one["id"])
+    file.write_text(json.dumps(content))
+    for one, other in zip(Coco(root, "train").targets, expected, strict=True):
+        assert same(one, other.boxes.tolist(), other.labels.tolist())
+
+
+@pytest.mark.parametrize(
+    "outline, box",
+    [
+        ([[3, 4, 9, 4, 9, 8]], [3, 4, 9, 8]),
+        ([3, 4, 9, 4, 9, 8], [3, 4, 9, 8]),
+        ([[3, 4, 9, 4, 9, 8], [20, 1, 30, 1, 30, 2]], [3, 1, 30, 8]),
+        ({"size": [32, 64], "counts": [33, 2, 30, 2, 1981]}, [1, 1, 3, 3]),
+        ({"size": [32, 64], "counts": "Q1273mm1"}, None),
+        ([[3, 4, 9]], None),
+        ({"size": [32, 64], "counts": [1]}, None),
+        ({"size": [32], "counts": "x"}, None),
+    ],
+)
+def test_coco_boxes_around_outlines(root, outline, box):
+    make_coco(root)
+    if box is None and isinstance(outline, dict) and outline["counts"] == "Q1273mm1":
+        pixels = np.zeros((32, 64), np.uint8, order="F")
+        pixels[5:9, 10:20] = 1
+        outline["counts"], box = encode(pixels)["counts"].decode(), [10, 5, 20, 9]
+    change(root, "annotations", 0, bbox=None, segmentation=outline)
+    if box:
+        assert Coco(root, "train").targets[0].boxes[0].tolist() == box
+    else:
+        with pytest.raises(UserError, match=r"train\.json: annotation 1: .*segmentation"):
+            Coco(root, "train")
+
+
+def test_json_of_no_end(root):
+    make_coco(root)
+    write(root / "annotations/train.json", "[" * 100_000)
+    with pytest.raises(UserError, match=r"train\.json: not JSON"):
+        Coco(root, "train")
 
 
 # PASCAL VOC
@@ -326,8 +486,11 @@ def test_voc_lists(root):
     write(names, "train_a\ntrain_a.jpg\n")
     with pytest.raises(UserError, match=r"train\.txt: names a picture twice: train_a"):
         Voc(root, "train")
-    names.rename(names.with_name("trainval.txt"))
-    with pytest.raises(UserError, match=r"train\.txt: cannot be read: .*trainval\.txt"):
+    names.unlink()
+    write(names.with_name("trainval.txt"), "train_a\nval_a\ntrain_b\n")
+    assert [file.stem for file in Voc(root, "train").files] == ["train_a", "train_b"]
+    names.with_name("trainval.txt").unlink()
+    with pytest.raises(UserError, match=r"has test, val, and no 'train' to learn from"):
         Voc(root, "train")
 
 
@@ -358,6 +521,63 @@ def test_voc_missing_files(root):
         Voc(root, "train")
     with pytest.raises(UserError, match=r"elsewhere/JPEGImages: no such folder"):
         Voc(root / "elsewhere", "train")
+
+
+@pytest.mark.parametrize("pictures, labels", [("", ""), ("images", "annotations")])
+@pytest.mark.parametrize("written", ["{split}", ""])
+def test_voc_as_labelimg_and_roboflow_leave_it(root, written, pictures, labels, caplog):
+    splits = every_split() if written else {"train": every_split()["train"]}
+    for split, some in splits.items():
+        folder = root / written.format(split="valid" if split == "val" else split)
+        for name, objects in some.items():
+            picture(folder / pictures / f"{name}.jpg")
+            write(folder / labels / f"{name}.xml", xml(objects))
+    found = {split: Voc(root, split) for split in SPLITS}
+    files = {file.stem: split for split, data in found.items() for file in data.files}
+    if written:
+        assert files == {name: split for split, some in splits.items() for name in some}
+        assert same(found["val"].targets[0], [[0, 0, 16, 8], [10.5, 2, 64, 32]], [0, 1])
+    else:
+        assert files.keys() == {"train_a", "train_b", "train_c"} and set(files.values()) == set(
+            SPLITS
+        )
+    assert {tuple(data.classes) for data in found.values()} == {("cat", "dog")}
+
+
+def test_voc_without_lists_and_without_labels(root, caplog):
+    make_voc(root)
+    shutil.rmtree(root / "ImageSets")
+    (root / "Annotations/val_a.xml").unlink()
+    (root / "JPEGImages/test_b.jpg").unlink()
+    found = [file.stem for split in SPLITS for file in Voc(root, split).files]
+    assert sorted(found) == ["test_a", "test_c", "train_a", "train_b", "train_c", "val_b", "val_c"]
+    assert "1 pictures without a label were left out: val_a.jpg" in caplog.text
+    assert "1 labels without a picture were left out: test_b.xml" in caplog.text
+    shutil.rmtree(root / "Annotations")
+    with pytest.raises(UserError, match=r"Annotations: no label NAME\.xml for any of the 8 pict"):
+        Voc(root, "train")
+
+
+def test_voc_with_a_namespace_and_polygons(root):
+    make_voc(root)
+    text = xml([("cat", 0, 0, 16, 8)]).replace(
+        "<annotation>", '<annotation xmlns="http://x.org/v">'
+    )
+    polygon = "<polygon><x1>5</x1><y1>3</y1><x2>9</x2><y2>3</y2><x3>9</x3><y3>8</y3></polygon>"
+    annotate(
+        root,
+        text.replace("</annotation>", f"<object><name>dog</name>{polygon}</object></annotation>"),
+    )
+    assert same(Voc(root, "train").targets[0], [[0, 0, 16, 8], [4, 2, 9, 8]], [0, 1])
+
+
+def test_xml_of_no_end(root):
+    make_voc(root)
+    entities = "".join(f"<!ENTITY l{n} '{f'&l{n - 1};' * 10}'>" for n in range(1, 10))
+    text = f"<!DOCTYPE a [<!ENTITY l0 'lol'>{entities}]><a><object><name>&l9;</name></object></a>"
+    annotate(root, text)
+    with pytest.raises(UserError, match=r"train_a\.xml: not XML: a document type"):
+        Voc(root, "train")
 
 
 def test_voc_masks(root):
@@ -429,7 +649,7 @@ def test_yolo_class_names(root):
     assert Yolo(root, "train").classes == ["cat", "7"]
     for text, message in (
         ("names: [yes, no]", "names: True is not text; put the name in quotes"),
-        ("names: {1: cat, 2: dog}", "'names' is a list of classes, or a mapping from 0"),
+        ("names: {a: cat, b: dog}", "'names' is a list of classes, or a mapping from 0"),
         ("nc: 2", "'names' is a list of classes"),
         ("names: [cat", "not YAML: "),
         ("names: []", "no class names"),
@@ -479,8 +699,166 @@ def test_yolo_empty_boxes_and_lonely_files(root, caplog):
     with pytest.raises(UserError, match=r"labels/val: no text file for any of the 3 pictures"):
         Yolo(root, "val")
     (root / "images/test").rename(root / "images/tset")
-    with pytest.raises(UserError, match=r"images/test: no such folder"):
-        Yolo(root, "test")
+    Yolo(root, "train")
+    assert "images: passed over, for it is no split: tset" in caplog.text
+
+
+def yaml(root: Path, text: str, name: str = "data.yaml") -> None:
+    write(root / name, f"{text}\nnames: [cat, dog]")
+
+
+def as_roboflow(root: Path, *kept: str) -> None:
+    """`train/images`, `train/labels` and so on, of these splits."""
+    make_yolo(root)
+    for split in SPLITS:
+        for kind in ("images", "labels"):
+            (root / split).mkdir(exist_ok=True)
+            (root / kind / split).rename(root / split / kind)
+        if split not in kept:
+            shutil.rmtree(root / split)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        "train: images/train\nval: images/val",
+        "path: .\ntrain: images/train\nval: [images/val]\ntest:",
+        "path: ../gone\ntrain: ./images/train/\nvalid: images/val\ntest: ''",
+        "path: /content/pictures\ntrain: 'images\\train'\nval: 'C:\\sets\\images\\val'",
+        "train: ../images/train\nval: ../images/val\ntest: ../images/gone",
+        "train: train.txt\nval: lists/valid.txt\ntest: empty.txt",
+    ],
+    ids=["folders", "null", "path", "Windows", "Roboflow", "lists"],
+)
+def test_yolo_follows_its_yaml(root, entries, caplog):
+    make_yolo(root)
+    shutil.rmtree(root / "images/test")
+    names = [f"./images/train/train_{name}.jpg" for name in "abc"]
+    write(root / "train.txt", "\n".join(names))
+    write(root / "lists/valid.txt", "C:\\x\\images\\val\\val_a.jpg\r\nimages/val/val_c.jpg\r\n")
+    write(root / "empty.txt", "")
+    yaml(root, entries)
+    caplog.set_level("INFO")
+    found = {split: Yolo(root, split).names for split in SPLITS}
+    assert found["val"][0] == "images/val/val_a.jpg"
+    assert len(found["train"]) == 2 and len(found["test"]) == 1
+    assert {Path(name).parent.name for name in found["train"] + found["test"]} == {"train"}
+    assert "85 % train, 15 % test" in caplog.text
+
+
+def test_yolo_of_train_alone_and_of_one_pool(root):
+    as_roboflow(root, "train")
+    for file in (root / "train/images").iterdir():
+        picture(file.with_stem(f"{file.stem}_2"))
+    found = {split: set(Yolo(root, split).names) for split in SPLITS}
+    assert sum(map(len, found.values())) == 6 == len(set.union(*found.values()))
+    assert all(found.values())
+    (root / "train/images").rename(root / "images")
+    (root / "train/labels").rename(root / "labels")
+    (root / "train").rmdir()
+    pool = [name for split in SPLITS for name in Yolo(root, split).names]
+    assert sorted(pool) == sorted(
+        f"images/train_{name}{end}.jpg" for name in "abc" for end in ("", "_2")
+    )
+    for file in [*(root / "images").iterdir(), *(root / "labels").iterdir()]:
+        file.rename(root / file.name)
+    for kind in ("images", "labels"):
+        (root / kind).rmdir()
+    write(root / "README.txt", "as labelImg leaves it")
+    beside = {
+        name: target for s in SPLITS for name, target in zip(*both(Yolo(root, s)), strict=True)
+    }
+    assert len(beside) == 6 and same(beside["train_c.jpg"], [[32, 16, 33, 17]], [1])
+
+
+def both(data: Pictures) -> tuple[list[str], Any]:
+    return data.names, data.targets
+
+
+def test_yolo_as_cvat_writes_it(root):
+    make_yolo(root)
+    (root / "data.yaml").unlink()
+    for file in [*root.glob("images/train/*"), *root.glob("labels/train/*")]:
+        (root / "obj_train_data").mkdir(exist_ok=True)
+        file.rename(root / "obj_train_data" / file.name)
+    for kind in ("images", "labels"):
+        shutil.rmtree(root / kind)
+    write(root / "obj.names", "cat\ndog\n")
+    names = [f"data/obj_train_data/train_{name}.jpg" for name in "abc"]
+    write(root / "train.txt", "\n".join(names))
+    found = {split: Yolo(root, split) for split in SPLITS}
+    assert [len(found[split]) for split in SPLITS] == [1, 1, 1]
+    assert found["train"].classes == NAMES
+
+
+def test_yolo_where_two_things_are_meant(root):
+    as_roboflow(root, *SPLITS)
+    yaml(root, "train: ../train/images\nval: ../val/images")
+    shutil.copytree(root / "train", root.parent / "train")
+    with pytest.raises(UserError, match=r"data\.yaml: train: '\.\./train/images' is .*Roboflow"):
+        Yolo(root, "train")
+    (root / "data.yaml").unlink()
+    yaml(root, "", "cells.yaml")
+    write(root / "args.yaml", "epochs: 3")
+    assert Yolo(root, "train").classes == NAMES
+    yaml(root, "", "birds.yaml")
+    with pytest.raises(UserError, match=r"birds\.yaml, .*cells\.yaml: several .*data\.root=FILE"):
+        Yolo(root, "train")
+    assert len(Yolo(root / "birds.yaml", "train")) == 3
+    yaml(root, "train: gone", "birds.yaml")
+    with pytest.raises(UserError, match=r"birds\.yaml: train: gone: no such file or folder"):
+        Yolo(root / "birds.yaml", "val")
+    shutil.rmtree(root / "train")
+    with pytest.raises(UserError, match=r"has test, val, and no 'train' to learn from"):
+        Yolo(root / "cells.yaml", "val")
+
+
+def test_yolo_key_points_and_turned_boxes(root):
+    make_yolo(root)
+    relabel(root, "1 0.5 0.5 0.25 0.5 0.1 0.9 2 0.9 0.1 0", "0 0.5 0.5 0.25 0.5")
+    yaml(root, "kpt_shape: [2, 3]")
+    for split in SPLITS:
+        write(root / f"labels/{split}/{split}_c.txt", "")
+    expected = [[24, 8, 40, 24], [24, 8, 40, 24]]
+    assert same(Yolo(root, "train").targets[0], expected, [1, 0])
+    relabel(root, "1 0.5 0.5 0.25 0.5 0.1 0.9 2")
+    with pytest.raises(UserError, match=r"line 1: 8 columns; with the kpt_shape .* they are 11"):
+        Yolo(root, "train")
+    yaml(root, "kpt_shape: 17")
+    with pytest.raises(UserError, match=r"data\.yaml: kpt_shape is the number of key points"):
+        Yolo(root, "train")
+    yaml(root, "")
+    relabel(root, "1 0.5 0.25 0.75 0.5 0.5 0.75 0.25 0.5")
+    assert same(Yolo(root, "train").targets[0], [[16, 8, 48, 24]], [1])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]", "not YAML: aliases"),
+        ("names: " + "[" * 10_000, "not YAML: "),
+        ("names: [cat, dog]\nnc: 3", "nc is 3, and there are 2 names"),
+        ("names: [[cat], dog]", "names: list is not text"),
+        ("names: [cat, dog]\nmade: 2024-02-30", "not YAML: "),
+        ("names: [cat, dog]\ntrain: [1]", "train: a path or a list of paths"),
+        ("names: [cat, dog]\nval: images/val\nvalid: images/val", "'valid': .* given twice"),
+    ],
+)
+def test_yaml_that_is_refused(root, text, message):
+    make_yolo(root)
+    write(root / "data.yaml", text)
+    with pytest.raises(UserError, match=rf"data\.yaml: {message}"):
+        Yolo(root, "train")
+
+
+def test_yolo_names_with_gaps_and_without_objects(root, caplog):
+    make_yolo(root)
+    write(root / "data.yaml", "names: {'0': cat, '1': dog, 3: owl}")
+    assert Yolo(root, "train").classes == ["cat", "dog", "class 2", "owl"]
+    assert "names: no name for class 2" in caplog.text
+    caplog.clear()
+    open_splits(Yolo, root, "detection", 32, None, "stretch")
+    assert "classes without objects, kept all the same: class 2, owl" in caplog.text
 
 
 # Folders of masks
@@ -520,6 +898,35 @@ def test_stable_split_is_the_same_everywhere():
     assert shares == pytest.approx({"train": 0.7, "val": 0.15, "test": 0.15}, abs=0.011)
 
 
+def test_every_split_has_pictures_of_each_class():
+    names = [f"{kind}/{number}.jpg" for kind in ("lynx", "owl", "fox") for number in range(40)]
+    names = [*names[:40], *names[40:43], *names[80:82]]
+    labels = [name.split("/")[0] for name in names]
+    splits = stable_splits(names, labels)
+    found = Counter(zip(labels, splits, strict=True))
+    assert [found["owl", split] for split in SPLITS] == [1, 1, 1]
+    assert [found["fox", split] for split in SPLITS] == [1, 1, 0]
+    lynx = {name: one for name, one in zip(names, splits, strict=True) if name < "owl"}
+    assert all(stable_split(name) == split for name, split in lynx.items() if "lynx" in name)
+    again = stable_splits(names[::-1], labels[::-1])
+    assert again[::-1] == splits, "whatever the order"
+    for few in range(3, 9):
+        assert set(stable_splits(names[:few])) == set(SPLITS)
+    assert "val" not in stable_splits(names, labels, ["test"])
+    assert stable_split("e\u0301.jpg") == stable_split("\u00e9.jpg"), "as macOS writes it"
+
+
+def test_masks_in_folders_of_splits(root):
+    make_masks(root)
+    for split in SPLITS:
+        (root / f"{split}.txt").unlink()
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir()
+            for file in (root / kind).glob(f"{split}_*"):
+                file.rename(root / kind / split / file.name)
+    assert FolderMasks(root, "val").names == [f"images/val/val_{n}.jpg" for n in range(3)]
+
+
 def test_masks_without_pictures_and_the_reverse(root):
     make_masks(root)
     for file in ("images/val_0.jpg", "masks/val_1.png"):
@@ -530,10 +937,7 @@ def test_masks_without_pictures_and_the_reverse(root):
     write(root / "val.txt", "val_1\nval_2")
     with pytest.raises(UserError, match=r"val_1\.jpg has no mask; a mask is masks/NAME\.png"):
         FolderMasks(root, "val")
-    (root / "val.txt").unlink()
-    with pytest.raises(UserError, match=r"val\.txt: cannot be read: .*test\.txt, train\.txt"):
-        FolderMasks(root, "val")
-    for split in ("train", "test"):
+    for split in SPLITS:
         (root / f"{split}.txt").unlink()
     with pytest.raises(UserError, match=r"val_0\.png has no picture, .*val_1\.jpg has no mask"):
         FolderMasks(root, "train")

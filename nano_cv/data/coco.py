@@ -1,42 +1,52 @@
 """COCO JSON: `annotations/<split>.json`, and pictures in `images/`.
 
-Or the layouts of the programs that write it: see `SOURCES` and `FOLDERS`.
+Or as CVAT, Roboflow, Label Studio, FiftyOne and COCO itself lay it out: see `sources_of` and
+`folders_of`.
 
 Boxes are x, y, width and height in pixels, from 0 at the upper left corner of the picture.
 """
 
 import json
-from collections import Counter
+import logging
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nano_cv.data import reading
 from nano_cv.data.pictures import Pictures
 from nano_cv.data.reading import Object
-from nano_cv.data.splitting import place_of
+from nano_cv.data.splitting import called, complete
 from nano_cv.errors import UserError, listing
 
+log = logging.getLogger(__name__)
+Content = dict[str, list[dict[str, Any]]]
+Ident = int | str
+IDENT = int | str | float
 FIELDS: dict[str, dict[str, Any]] = {  # what is read, and its type
-    "categories": {"id": int, "name": str},
-    "images": {"id": int | str, "file_name": str},
-    "annotations": {"image_id": int | str, "category_id": int, "bbox": list},
+    "categories": {"id": IDENT, "name": str | int},
+    "images": {"id": IDENT, "file_name": str},
+    "annotations": {"image_id": IDENT, "category_id": IDENT},
 }
-SOURCES = (
-    "annotations/{split}.json",
-    "annotations/instances_{split}.json",
-    "{split}/_annotations.coco.json",
-)
-FOLDERS = ("images", "images/{split}", "{split}", "")  # that `file_name` may be relative to
+# What COCO calls its other files: of the same pictures, without boxes or with fewer classes.
+OTHERS = ("captions", "image_info", "panoptic", "person_keypoints", "stuff")
 
 
 class Coco(Pictures):
     """One split of a set for detection.
 
-    The classes are the categories of `train.json` in the order of their ids, which may have gaps.
-    Groups of objects (`iscrowd`) are passed over, boxes of no size left out with a warning.
+    The classes are the categories of `train.json` in the order of their ids, which may have gaps;
+    those that have no objects are kept, but for one that no split uses and that stands above
+    others, as Roboflow writes it. A split without a file is taken out of `train` by the hash of the
+    file names; so are all three if there is one file alone.
+
+    Groups of objects (`iscrowd`) are passed over, boxes of no size left out with a warning. An
+    object without `bbox` gets the box around its `segmentation`.
 
     Args:
-        root: folder with `annotations/train.json`, `val.json`, `test.json`, and `images/`.
+        root: folder with `annotations/train.json`, `val.json`, `test.json`, and `images/`; or a
+            JSON file, with its pictures below its folder.
         split: `train`, `val` or `test`.
         task: `detection`.
 
@@ -46,86 +56,259 @@ class Coco(Pictures):
 
     def __init__(self, root: str | Path, split: str, task: str = "detection") -> None:
         reading.serves("COCO JSON", task, "detection")
-        root = Path(root)
-        source, called = place_of(root, split, SOURCES)
-        train, _ = place_of(root, "train", SOURCES)
-        content = load(source)
-        known = content if split == "train" else load(train)
-        ordered = sorted(known["categories"], key=lambda one: one["id"])
-        classes = reading.different([one["name"] for one in ordered], train)
-        labels = {
-            one["id"]: reading.class_index(one["name"], classes, f"{source}: category {one['id']}")
-            for one in content["categories"]
-        }
-        files = find(root, called, source, [one["file_name"] for one in content["images"]])
+        root, notice = Path(root), split == "train"
+        sources = {"train": root} if root.is_file() else sources_of(root, notice)
+        if root.is_file():
+            root = root.parents[root.parent.name.lower() == "annotations"]
+        contents = {one: load(file) for one, file in sources.items()}
+        classes = classes_of(contents, sources, notice)
+        found = complete(
+            {one: content["images"] for one, content in contents.items()},
+            sources.get("train", root),
+            lambda image: image["file_name"].replace("\\", "/"),
+            notice=notice,
+        )
+        entries = found[split]
+        origin = split if split in contents and contents[split]["images"] else "train"
+        content, source = contents[origin], sources[origin]
+        objects = objects_of(content, classes, source)
+        names = [one["file_name"] for one in entries]
+        own = called_of(root, source)
+        folders = folders_of(root, source, own)
+        files = reading.located(source, names, folders, root, own, notice)
         twice = [file.name for file, count in Counter(files).items() if count > 1]
         if twice:
             raise UserError(f"{source}: several images of one file_name: {listing(twice)}")
         stated = {
             file: (one["width"], one["height"])
-            for file, one in zip(files, content["images"], strict=True)
+            for file, one in zip(files, entries, strict=True)
             if all(
                 isinstance(one.get(key), int | float) and one[key] for key in ("width", "height")
             )
         }
         reading.compare_sizes(source, stated)
-        targets = reading.boxes_of(source, objects_of(content, labels, source))
+        targets = reading.boxes_of(source, [objects[one["id"]] for one in entries])
         super().__init__(root, files, targets, classes)
 
 
-def load(file: Path) -> dict[str, list[dict[str, Any]]]:
-    """The lists of a COCO file, after a look that every entry has the fields that are read."""
+def called_of(root: Path, source: Path) -> str | None:
+    """The split that a JSON file is named after, or else its folder; None if neither is."""
+    words = {called(word) for word in re.split(r"[^a-z0-9]+", source.stem.lower())} - {None}
+    if len(words) == 1:
+        return words.pop()
+    return None if words or source.parent == root else called(source.parent.name)
+
+
+def sources_of(root: Path, notice: bool) -> dict[str, Path]:
+    """The JSON file of each split, below `root`; one that is named after none is `train`.
+
+    Raises:
+        UserError: there is no file to train with, or several are for the same split.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; it should hold annotations/train.json")
+    found: dict[str | None, list[Path]] = defaultdict(list)
+    every = sorted({*root.glob("[!.]*.json"), *root.glob("[!.]*/[!.]*.json")})
+    for file in every:
+        found[called_of(root, file)].append(file)
+    chosen = {split: one for split, files in found.items() if (one := _only(files, split))}
+    unnamed = chosen.pop(None, None)
+    sources = {split: file for split, file in chosen.items() if split}
+    if unnamed:
+        sources.setdefault("train", unnamed)
+    if "train" not in sources:
+        there = f"; there is: {listing(every)}" if every else ""
+        raise UserError(f"{root}/annotations/train.json: cannot be read: No such file{there}")
+    if notice:
+        log.info("%s: labels from %s", root, listing(map(str, sources.values())))
+        rest = [str(file) for file in every if file not in sources.values()]
+        if rest:
+            log.info("%s: other JSON files were passed over: %s", root, listing(rest))
+    return sources
+
+
+def _only(files: list[Path], split: str | None) -> Path | None:
+    """The file of objects among those of one split."""
+    plain = [file for file in files if not file.stem.startswith(OTHERS)]
+    files = plain or [file for file in files if not file.stem.startswith(OTHERS[:3])]
+    if len(files) > 1 or (files and split is None):
+        files = [file for file in files if has_objects(file)]
+    if len(files) > 1:
+        what = f"be the split '{split}'" if split else "be the labels"
+        raise UserError(f"{listing(files)}: each could {what}; leave one of them there")
+    return files[0] if files else None
+
+
+def parse(file: Path) -> Any:
+    """What a JSON file says."""
     try:
-        content = json.loads(reading.text(file))
-    except json.JSONDecodeError as error:
+        return json.loads(reading.text(file))
+    except (ValueError, RecursionError) as error:  # a number may have too many digits
         raise UserError(f"{file}: not JSON: {error}") from error
+
+
+def has_objects(file: Path) -> bool:
+    """Whether a JSON file is one of COCO's with boxes or outlines, or none at all."""
+    try:
+        content = parse(file)
+    except UserError:
+        return False
+    if not (isinstance(content, dict) and isinstance(content.get("images"), list)):
+        return False
+    some = content.get("annotations")
+    if not isinstance(some, list):
+        return False
+    return not some or any(
+        isinstance(one, dict) and not {"bbox", "segmentation"}.isdisjoint(one) for one in some
+    )
+
+
+def load(file: Path) -> Content:
+    """The lists of a COCO file, after a look that every entry has the fields that are read.
+
+    Ids may be whole numbers, written as such, as text or with a point: 1, "1" and 1.0 are the same.
+    """
+    content = parse(file)
     for key, fields in FIELDS.items():
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list):
             raise UserError(f"{file}: no list '{key}'; a COCO file has {listing(FIELDS)}")
         for number, one in enumerate(entries):
             given = one if isinstance(one, dict) else {}
-            wrong = [name for name, kind in fields.items() if not isinstance(given.get(name), kind)]
+            wrong = [
+                name
+                for name, kind in fields.items()
+                if not isinstance(given.get(name), kind) or isinstance(given[name], bool)
+            ]
             if wrong:
                 entry = given.get("id", f"number {number}")
                 raise UserError(
                     f"{file}: {key} {entry}: '{wrong[0]}' is missing or of a wrong type"
                 )
+            one |= {name: ident(one[name]) for name, kind in fields.items() if kind is IDENT}
+    for key in ("categories", "images"):
+        twice = [
+            one for one, count in Counter(one["id"] for one in content[key]).items() if count > 1
+        ]
+        if twice:
+            raise UserError(f"{file}: two {key} of one id: {listing(map(str, twice))}")
+    for one in content["categories"]:
+        one["name"] = str(one["name"])
     return content
 
 
-def objects_of(
-    content: dict[str, list[dict[str, Any]]], labels: dict[int, int], source: Path
-) -> list[list[Object]]:
-    """The objects of each image, in the order of the images; `labels` by category id."""
-    objects: dict[int | str, list[Object]] = {one["id"]: [] for one in content["images"]}
-    if len(objects) < len(content["images"]):
-        raise UserError(f"{source}: two images of one id")
+def ident(value: int | str | float) -> Ident:
+    """An id without what a program's way of writing it adds."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else str(value)
+    if isinstance(value, str) and re.fullmatch(r"0|-?[1-9]\d{0,17}", value.strip()):
+        return int(value)
+    return value
+
+
+def classes_of(
+    contents: Mapping[str, Content], sources: Mapping[str, Path], notice: bool
+) -> list[str]:
+    """The names of the categories of `train`, in the order of their ids."""
+    train = contents["train"]["categories"]
+    ordered = sorted(train, key=lambda one: (isinstance(one["id"], str), one["id"]))
+    used = set()
+    for content in contents.values():
+        ids = {one["category_id"] for one in content["annotations"]}
+        used |= {_kind(one) for one in content["categories"] if one["id"] in ids}
+    roots = [
+        one
+        for one in ordered
+        if _kind(one) not in used
+        and any(_kind(other)[1] == one["name"] for other in ordered if other is not one)
+    ]
+    if roots and notice:
+        log.warning(
+            "%s: no class, for it has no objects and stands above other categories: %s",
+            *(sources["train"], listing(one["name"] for one in roots)),
+        )
+    return reading.different([one["name"] for one in ordered if one not in roots], sources["train"])
+
+
+def _kind(category: Mapping[str, Any]) -> tuple[str, str]:
+    return category["name"], str(category.get("supercategory"))
+
+
+def objects_of(content: Content, classes: list[str], source: Path) -> dict[Ident, list[Object]]:
+    """The objects of each image, by its id."""
+    objects: dict[Ident, list[Object]] = {one["id"]: [] for one in content["images"]}
+    names = {one["id"]: one["name"] for one in content["categories"]}
+    labels = {}
+    for category in sorted(
+        {one["category_id"] for one in content["annotations"]} & names.keys(), key=str
+    ):
+        where = f"{source}: category {category}"
+        labels[category] = reading.class_index(names[category], classes, where)
     for number, one in enumerate(content["annotations"]):
         image, category = one["image_id"], one["category_id"]
         where = f"{source}: annotation {one.get('id', f'number {number}')}"
         if image not in objects or category not in labels:
             lacking = f"category {category}" if image in objects else f"image {image!r}"
             raise UserError(f"{where}: there is no {lacking} in this file")
-        box = reading.numbers(one["bbox"], where)
+        corners = corners_of(one, where)
+        if not one.get("iscrowd"):
+            objects[image].append(Object(corners, labels[category], where))
+    return objects
+
+
+def corners_of(one: dict[str, Any], where: str) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 of an annotation, from its `bbox` or else around its `segmentation`."""
+    if one.get("bbox"):
+        box = reading.numbers(one["bbox"] if isinstance(one["bbox"], list) else ["?"], where)
         if len(box) != 4:
             raise UserError(f"{where}: a bbox is [x, y, width, height], and not {one['bbox']}")
-        if not one.get("iscrowd"):
-            x, y, width, height = box
-            objects[image].append(Object((x, y, x + width, y + height), labels[category], where))
-    return list(objects.values())
+        x, y, width, height = box
+        return x, y, x + width, y + height
+    outline = one.get("segmentation")
+    if isinstance(outline, dict):
+        return corners_of_runs(outline, where)
+    if not outline or not isinstance(outline, list):
+        raise UserError(f"{where}: 'bbox' is missing or of a wrong type, and no 'segmentation'")
+    polygons = outline if isinstance(outline[0], list) else [outline]
+    wrong = [p for p in polygons if not isinstance(p, list) or not p or len(p) % 2]
+    if wrong:
+        raise UserError(f"{where}: a polygon of 'segmentation' is [x1, y1, x2, y2, ...]")
+    points = [reading.numbers(polygon, where) for polygon in polygons]
+    xs = [x for polygon in points for x in polygon[::2]]
+    ys = [y for polygon in points for y in polygon[1::2]]
+    return min(xs), min(ys), max(xs), max(ys)
 
 
-def find(root: Path, split: str, source: Path, names: list[str]) -> list[Path]:
-    """Where the pictures are, in the order of their names; they are looked for in `FOLDERS`."""
-    folders = [root / folder.format(split=split) for folder in FOLDERS]
-    inside = [[] if Path(name).is_absolute() else [one / name for one in folders] for name in names]
-    files = [next((file for file in some if file.is_file()), None) for some in inside]
-    missing = [name for name, file in zip(names, files, strict=True) if file is None]
-    if missing:
-        searched = listing(f"{folder}/" for folder in folders)
-        raise UserError(
-            f"{source}: {len(missing)} pictures are missing: {listing(missing, most=3)}; "
-            f"looked for in {searched}"
-        )
-    return [file for file in files if file]
+def corners_of_runs(runs: dict[str, Any], where: str) -> tuple[float, float, float, float]:
+    """The box around a mask that is given by the lengths of its runs, COCO's RLE."""
+    from pycocotools import mask
+
+    size, counts = runs.get("size"), runs.get("counts")
+    if not (
+        isinstance(size, list)
+        and len(size) == 2
+        and all(type(side) is int and 0 < side < 2**16 for side in size)
+    ):
+        raise UserError(f"{where}: the 'size' of a segmentation is [height, width]")
+    if isinstance(counts, list):
+        whole = all(type(one) is int and one >= 0 for one in counts)
+        if not whole or sum(counts) != size[0] * size[1]:
+            raise UserError(f"{where}: the 'counts' of a segmentation add up to its size")
+        runs = mask.frPyObjects({"size": size, "counts": counts}, *size)
+    elif not (isinstance(counts, str) and re.fullmatch(r"[0-o]+", counts)):
+        raise UserError(f"{where}: the 'counts' of a segmentation are numbers or COCO's text")
+    x, y, width, height = mask.toBbox(runs).tolist()
+    return x, y, x + width, y + height
+
+
+def folders_of(root: Path, source: Path, split: str | None) -> list[Path]:
+    """The folders that the `file_name` of a JSON file may be relative to, likeliest first."""
+    named = [
+        folder
+        for base in (root / "images", root)
+        for folder in (sorted(base.glob("[!.]*")) if base.is_dir() else [])
+        if split and called(folder.name) == split and folder.is_dir()
+    ]
+    inside = [folder / name for folder in named for name in ("images", "data")]
+    rest = [root, source.parent, source.parent / "images", root / "images/default", root / "data"]
+    return list(dict.fromkeys([root / "images", *named, *inside, *rest]))

@@ -14,7 +14,7 @@ from PIL import Image
 from nano_cv.data import images
 from nano_cv.data.flowers import boxes_of_instances
 from nano_cv.data.pictures import Pictures
-from nano_cv.data.splitting import stable_split
+from nano_cv.data.splitting import complete
 from nano_cv.errors import UserError, listing
 from nano_cv.files import make_once
 from nano_cv.progress import track
@@ -47,7 +47,7 @@ class Cvppp(Pictures):
                 "register at https://www.plant-phenotyping.org/CVPPP2017-challenge, unpack it to "
                 f"{root}, or name the folder that holds A1 to A4: data.root=FOLDER"
             )
-        files = [file for file in every if stable_split(name_of(file)) == split]
+        files = complete({"train": every}, root, name_of, notice=split == "train")[split]
         targets: Sequence[Any]
         if task in CLASSES:
             classes = CLASSES[task]

@@ -1,12 +1,11 @@
 """A folder a class: `daisy/*.jpg`, `tulips/*.jpg`; `train/`, `val/` and `test/` above, or not."""
 
 import logging
-from collections.abc import Collection
 from pathlib import Path
 
 from nano_cv.data import images, reading
-from nano_cv.data.pictures import SPLITS, Pictures
-from nano_cv.data.splitting import CALLED, say_shares, stable_split
+from nano_cv.data.pictures import Pictures
+from nano_cv.data.splitting import called, complete
 from nano_cv.errors import UserError, listing, nearest
 
 log = logging.getLogger(__name__)
@@ -16,9 +15,9 @@ class Folder(Pictures):
     """One split of a set for classification or generation.
 
     Three layouts: `train/`, `val/` and `test/` (or as in `CALLED`) with a folder a class in each;
-    some of them, and what is missing is taken out of `train/` by the hash of the file's name; or
-    one folder a class and nothing above, split by that hash. Classes are sorted by name, as numbers
-    where all of them are numbers.
+    some of them, and what is missing is taken out of `train/` by the hash of class and file name,
+    some of each class; or one folder a class and nothing above, split by that hash. Classes are
+    sorted by name, as numbers where all of them are numbers; those without pictures are kept.
 
     Args:
         root: that folder.
@@ -37,11 +36,10 @@ class Folder(Pictures):
         given = split_folders(root)
         if given and "train" not in given:
             raise UserError(f"{root}: holds {listing(given)}, and no 'train' to learn from")
-        training = given.get("train", root)
+        training = given.setdefault("train", root)
         names = class_folders(training, least=2)
         classes = reading.in_order(names, training, notice=split == "train")
-        missing = [one for one in SPLITS if one not in given]
-        if split == "train" and given:
+        if split == "train" and training != root:
             read = {folder.name for folder in given.values()}
             others = [
                 path.name
@@ -53,27 +51,38 @@ class Folder(Pictures):
                 log.warning(
                     "%s: passed over, for it is no split: %s", root, listing(sorted(others))
                 )
-        if split == "train" and missing:
-            say_shares(training, missing)
-        source = given.get(split, training)
-        for name in class_folders(source):
-            if name not in classes:
-                known = f"not one of the classes in {training}{nearest(name, classes)}"
-                raise UserError(f"{source / name}: {known} It has: {listing(classes)}")
-        files, labels = [], []
-        for label, name in enumerate(classes):
-            for file in images.find(source / name) if (source / name).is_dir() else []:
-                if source != training or taken(file.name, given) == split:
-                    files.append(file)
-                    labels.append(label)
-        super().__init__(root, files, labels, classes)
+        pictures = {one: pictures_in(folder, classes, training) for one, folder in given.items()}
+        found = complete(
+            pictures,
+            training,
+            lambda item: reading.below(training, item[0]),
+            lambda item: item[1],
+            notice=split == "train",
+        )[split]
+        found.sort(key=lambda item: classes.index(item[1]))
+        labels = [classes.index(name) for _, name in found]
+        super().__init__(root, [file for file, _ in found], labels, classes)
+
+
+def pictures_in(folder: Path, classes: list[str], training: Path) -> list[tuple[Path, str]]:
+    """The pictures of a split, each with its class, which must be one of `classes`."""
+    found = [
+        (file, name)
+        for name in sorted(class_folders(folder))
+        for file in images.find(folder / name)
+    ]
+    for name in dict.fromkeys(name for _, name in found):
+        if name not in classes:
+            known = f"not one of the classes in {training}{nearest(name, classes)}"
+            raise UserError(f"{folder / name}: {known} It has: {listing(classes)}")
+    return found
 
 
 def split_folders(root: Path) -> dict[str, Path]:
     """The folders in `root` that are splits: `train`, `Val`, `validation` and the like."""
     found: dict[str, Path] = {}
     for path in sorted(root.iterdir()):
-        split = next((one for one, names in CALLED.items() if path.name.lower() in names), None)
+        split = called(path.name)
         if split and path.is_dir() and found.setdefault(split, path) != path:
             raise UserError(
                 f"{root}: {found[split].name}/ and {path.name}/ would both be the split '{split}'; "
@@ -101,9 +110,3 @@ def class_folders(folder: Path, least: int = 0) -> list[str]:
 def visible(folder: Path) -> list[Path]:
     """What lies in `folder`, but for hidden things and what macOS adds to its archives."""
     return [path for path in folder.glob("[!.]*") if path.name != "__MACOSX"]
-
-
-def taken(name: str, given: Collection[str]) -> str:
-    """The split of a picture in `train/`, or in the pool: one that has a folder takes none."""
-    split = stable_split(name)
-    return "train" if split in given else split

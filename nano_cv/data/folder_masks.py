@@ -10,7 +10,7 @@ import numpy as np
 
 from nano_cv.data import images, reading
 from nano_cv.data.pictures import SPLITS, Pictures
-from nano_cv.data.splitting import stable_split
+from nano_cv.data.splitting import called, complete
 from nano_cv.errors import UserError, listing
 
 
@@ -18,9 +18,10 @@ class FolderMasks(Pictures):
     """One split of a set for segmentation.
 
     `train.txt`, `val.txt` and `test.txt` name the pictures, one a line, with or without the ending;
-    where there are none of them, `stable_split` of the file's name decides. The classes are those
-    of `classes.txt`, one a line; without it every mask is read, and they are `class 0` to the
-    highest index.
+    without lists the folders `images/train/` and so on do, if all pictures lie in such. A split
+    that is missing is taken out of `train`, or out of all pictures, by the hash of the file names.
+    The classes are those of `classes.txt`, one a line; without it every mask is read, and they are
+    `class 0` to the highest index.
 
     Args:
         root: folder with `images/` and `masks/`.
@@ -38,12 +39,22 @@ class FolderMasks(Pictures):
         pictures = reading.pictures_in(root / "images")
         masks = reading.pictures_in(root / "masks")
         masks = {name: file for name, file in masks.items() if file.suffix.lower() == ".png"}
-        source = root / f"{split}.txt"
-        if any((root / f"{one}.txt").exists() for one in SPLITS):
-            names = reading.chosen(source, reading.lines(source), pictures)
-            lonely = [name for name in names if name not in masks]
-        else:
-            names = [name for name, file in pictures.items() if stable_split(file.name) == split]
+        lists = {
+            one: reading.chosen(source, reading.lines(source), pictures)
+            for one in SPLITS
+            if (source := root / f"{one}.txt").exists()
+        }
+        folders: dict[str, list[str]] = {}
+        for name in pictures:
+            folders.setdefault(called(name.split("/")[0]) or "", []).append(name)
+        names = complete(
+            lists or ({"train": list(pictures)} if "" in folders else folders),
+            root,
+            lambda name: reading.below(root / "images", pictures[name]),
+            notice=split == "train",
+        )[split]
+        lonely = [name for name in names if name not in masks]
+        if not lists:
             lonely = sorted(set(pictures) ^ set(masks))
         if lonely:
             sides = [

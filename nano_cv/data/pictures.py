@@ -305,36 +305,21 @@ def open_splits(
 def check(splits: Mapping[str, Resized]) -> tuple[str, list[str]]:
     """Look for what would spoil a training: classes without pictures, and leaks between splits.
 
+    A class that a split has nothing of is named in a warning, and so is a test split without
+    pictures.
+
     Returns:
         The SHA-256 of the whole set, and the pictures that stand in more than one split, named.
 
     Raises:
-        UserError: a split has no pictures, or a class occurs in none of them.
+        UserError: no pictures to train or to validate with, or of a class to train with that the
+            other splits have.
     """
     total, twice = hashlib.sha256(), []
     seen: dict[str, tuple[str, str]] = {}
+    check_classes(splits)
     for split, resized in splits.items():
         pictures = resized.pictures
-        if not len(pictures):
-            raise UserError(f"{pictures.root}: no pictures in '{split}'")
-        # A rare object may well be missing from a small split, a class of pictures may not.
-        objects = resized.has_boxes or resized.has_masks
-        if split == "train" or not objects:
-            counts = resized.count()
-            empty = [name for name, n in zip(pictures.classes, counts, strict=True) if not n]
-            if empty:
-                if objects:
-                    what, advice = "objects", "the list of class names may hold more than there are"
-                else:
-                    what = "pictures"
-                    advice = (
-                        f"pictures end in {' '.join(images.EXTENSIONS)}; where the hash of the "
-                        "names chooses the splits, add some, or sort them into train/, val/, test/"
-                    )
-                raise UserError(
-                    f"{pictures.root}: no {what} in '{split}' for {listing(empty)}; every class "
-                    f"needs some; {advice}"
-                )
         rows = zip(pictures.names, resized.fingerprints(), resized.digests(), strict=True)
         for name, target, digest in sorted(rows):
             total.update(f"{split} {name} {target} {digest}\n".encode())
@@ -342,3 +327,34 @@ def check(splits: Mapping[str, Resized]) -> tuple[str, list[str]]:
             if first[0] != split:
                 twice.append(f"{name} ({split}) = {first[1]} ({first[0]})")
     return total.hexdigest(), twice
+
+
+def check_classes(splits: Mapping[str, Resized]) -> None:
+    """Name the classes that a split lacks; see `check`."""
+    root, classes = splits["train"].pictures.root, splits["train"].pictures.classes
+    for split, use in (("train", "to learn from"), ("val", "to choose the best epoch by")):
+        if split in splits and not len(splits[split]):
+            raise UserError(f"{root}: no pictures in '{split}', and some are needed {use}")
+    boxes, masks = splits["train"].has_boxes, splits["train"].has_masks
+    kind = "objects" if boxes else "pixels" if masks else "pictures"
+    has = {split: resized.count() > 0 for split, resized in splits.items() if len(resized)}
+    if len(has) < len(splits):
+        log.warning("%s: no pictures in 'test', so nothing is tested", root)
+    used = np.any(list(has.values()), axis=0)
+    unlearnt = [n for n, one in zip(classes, used & ~has["train"], strict=True) if one]
+    if unlearnt and kind == "pictures":
+        raise UserError(
+            f"{root}: no pictures in 'train' for {listing(unlearnt)}; every class needs some; "
+            f"pictures end in {' '.join(images.EXTENSIONS)}"
+        )
+    if not has["train"].any():
+        raise UserError(f"{root}: no {kind} in 'train' for {listing(classes)}; nothing is learnt")
+    if kind == "pictures" and has["train"].sum() < 2:
+        raise UserError(f"{root}: pictures of at least two classes are needed in 'train'")
+    unused = [name for name, one in zip(classes, used, strict=True) if not one]
+    if unused:
+        log.warning("%s: classes without %s, kept all the same: %s", root, kind, listing(unused))
+    for split, some in has.items():
+        lacking = [name for name, one in zip(classes, used & ~some, strict=True) if one]
+        if lacking:
+            log.warning("%s: no %s in '%s' for %s", root, kind, split, listing(lacking))

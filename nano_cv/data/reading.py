@@ -3,17 +3,21 @@
 Whatever is wrong is a `UserError` that names the file, and the line or object in it.
 """
 
+import codecs
 import logging
 import math
-from collections import Counter
+import os
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from nano_cv.data import images
 from nano_cv.data.pictures import Boxes
+from nano_cv.data.splitting import called
 from nano_cv.errors import UserError, listing, nearest
 
 log = logging.getLogger(__name__)
@@ -42,7 +46,10 @@ def serves(layout: str, task: str, *tasks: str) -> None:
 def text(file: Path) -> str:
     """The content of a text file; where it is missing, its neighbours are named."""
     try:
-        return file.read_text(encoding="utf-8-sig")  # Windows' editors put a mark in front
+        content = file.read_bytes()
+        # Windows' programs put a mark in front: PowerShell that of UTF-16, editors that of UTF-8.
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        return content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{file}: not UTF-8 text: {error}") from error
     except OSError as error:
@@ -123,11 +130,101 @@ def chosen(source: Path, names: Iterable[str], found: Mapping[str, Path]) -> lis
     return keys
 
 
+def below(root: Path, file: Path) -> str:
+    """The path from `root` to a file, with forward slashes: what is hashed to choose its split."""
+    return Path(os.path.relpath(file, root)).as_posix()
+
+
+def existing(name: str, folders: Iterable[Path]) -> Path | None:
+    """The file or folder of that name in the first of the folders that has it.
+
+    Absolute paths, `~` and Windows' backslashes are understood.
+    """
+    name = os.path.expanduser(name)
+    for text in dict.fromkeys((name, name.replace("\\", "/"))):
+        for folder in folders:
+            if text.strip() and os.path.exists(folder / text):
+                return folder / text
+    return None
+
+
+def located(
+    source: Path,
+    names: Sequence[str],
+    folders: Sequence[Path],
+    root: Path,
+    split: str | None = None,
+    notice: bool = True,
+    places: Sequence[str] = (),
+) -> list[Path]:
+    """The picture files that a label file names, in their order.
+
+    They are looked for in `folders`. The rest, written on another machine or without their endings
+    (`C:\\set\\train\\a.jpg`, `../upload/a.jpg`, `a`), may lie anywhere below `root`, but not in the
+    folder of another split: the one whose path ends like the one given is taken.
+
+    Args:
+        source: the label file.
+        names: of the pictures, as it says them.
+        folders: that they may be relative to, likeliest first.
+        root: of the set.
+        split: which these pictures are, if that is known.
+        notice: whether to say which were found elsewhere.
+        places: where in the label file each name stands, for messages.
+
+    Raises:
+        UserError: a picture is not there, or two fit equally well.
+    """
+    files = [existing(name, folders) for name in names]
+    lost = [index for index, file in enumerate(files) if not (file and file.is_file())]
+    below: dict[str, list[Path]] = defaultdict(list)
+    for file in images.find(root) if lost else []:
+        for key in {file.name, file.stem}:
+            below[key].append(file)
+    missing: list[str] = []
+    moved: list[str] = []
+    for index in lost:
+        path = PurePosixPath(names[index].strip().replace("\\", "/"))
+        # A split that the path names, or else that of the label file, is not mistaken for another.
+        own = next(filter(None, map(called, reversed(path.parent.parts))), split)
+        fitting: dict[int, list[Path]] = defaultdict(list)
+        for file in below.get(path.name, []):
+            parts = file.relative_to(root).parts[:-1]
+            if own and any(called(part) not in (None, own) for part in parts):
+                continue
+            same = zip(reversed(parts), reversed(path.parent.parts), strict=False)
+            fitting[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], same))].append(file)
+        best = fitting[max(fitting)] if fitting else []
+        if len(best) > 1:
+            where = places[index] if places else source
+            raise UserError(
+                f"{where}: '{names[index]}' is not there, and several pictures fit: "
+                f"{listing(best)}; write one of these paths, relative to {root}"
+            )
+        files[index] = best[0] if best else None
+        at = f"{places[index]}: " if places and not best else ""
+        (moved if best else missing).append(at + names[index])
+    if missing:
+        searched = listing(f"{folder}/" for folder in folders)
+        raise UserError(
+            f"{source}: {len(missing)} pictures are missing: {listing(missing, most=3)}; "
+            f"looked for in {searched}"
+        )
+    if moved and notice:
+        first = files[names.index(moved[0])]
+        log.info(
+            "%s: %d pictures lie elsewhere than it says and were found by the end of their paths, "
+            "as %s for '%s'",
+            *(source, len(moved), first, moved[0]),
+        )
+    return [file for file in files if file]
+
+
 def numbers(values: Sequence[Any], where: str) -> list[float]:
     """The values as finite floats."""
     try:
         found = [float(value) for value in values]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = [math.nan]
     if not all(map(math.isfinite, found)):
         raise UserError(f"{where}: numbers belong there, and not: {listing(map(str, values))}")

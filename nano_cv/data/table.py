@@ -1,18 +1,26 @@
 """A CSV table: a row a picture, with the columns `file`, `label` and, if there is one, `split`."""
 
 import csv
+import logging
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from nano_cv.data import reading
 from nano_cv.data.pictures import SPLITS, Pictures
-from nano_cv.data.splitting import CALLED, say_shares, stable_split
+from nano_cv.data.splitting import called, complete
 from nano_cv.errors import UserError, listing, nearest
 
-NEEDED = ("file", "label")
-LIKE_SPLIT = ("split", "set", "subset", "partition", "fold")  # what others call that column
+log = logging.getLogger(__name__)
+# What others call a column; the first name goes before the rest.
+COLUMNS = {
+    "file": "file filename file_name image image_name image_path img img_path path filepath",
+    "label": "label class category target class_name category_name label_name species",
+    "split": "split set subset partition fold",
+}
+ENDINGS = (".csv", ".tsv")
 
 
 class Row(NamedTuple):
@@ -27,13 +35,14 @@ class Row(NamedTuple):
 class Table(Pictures):
     """One split of a set for classification or generation.
 
-    `train.csv`, `val.csv` and `test.csv`; or `labels.csv` for all of them, where the column
-    `split` says which, or else the hash of the file's name. Files are relative to the folder of the
-    table. Classes are the labels of the training split, sorted, as numbers where all are numbers.
-    Columns may be separated by commas, semicolons or tabs.
+    `train.csv`, `val.csv` and `test.csv`; or one table for all of them, such as `labels.csv`, where
+    the column `split` says which. A split that is missing is taken out of `train`, or out of the
+    rows without a split, by the hash of the file names, some of each class. Files are relative to
+    the folder of the table. Classes are the labels of the training split, sorted, as numbers where
+    all are numbers; 1.0 is 1. Columns may be separated by commas, semicolons or tabs.
 
     Args:
-        root: folder of the tables.
+        root: folder of the tables, or a table itself.
         split: `train`, `val` or `test`.
         task: `classification` or `generation`.
 
@@ -43,77 +52,140 @@ class Table(Pictures):
 
     def __init__(self, root: str | Path, split: str, task: str = "classification") -> None:
         reading.serves("A CSV table", task, "classification", "generation")
-        root = Path(root)
-        rows = list(rows_of(root, split))
-        training = rows if split == "train" else list(rows_of(root, "train"))
-        classes = reading.in_order({row.label for row in training}, root, notice=split == "train")
-        labels = [reading.class_index(row.label, classes, row.where) for row in rows]
-        files = [root / row.file for row in rows]
+        root, notice = Path(root), split == "train"
+        tables = {"": root} if root.is_file() else tables_of(root, notice)
+        root = root.parent if root.is_file() else root
+        every = [row for one, table in tables.items() for row in read(table, one, notice)]
+        every = whole_numbers(every, root, notice)
+        given = {one: [row for row in every if row.split == one] for one in SPLITS}
+        hashed = (root, lambda row: name_of(root, row), lambda row: row.label, notice)
+        if unknown := [row for row in every if not row.split]:
+            for one, some in complete({"train": unknown}, *hashed).items():
+                given[one] += some
+        rows = complete(given, *hashed)
+        classes = reading.in_order({row.label for row in rows["train"]}, root, notice=notice)
+        labels = [reading.class_index(row.label, classes, row.where) for row in rows[split]]
+        names = [row.file for row in rows[split]]
+        table = tables.get(split) or next(iter(tables.values()))
+        folders = [root, root / "images"]
+        places = [row.where for row in rows[split]]
+        files = reading.located(table, names, folders, root, None, notice, places)
         lines: dict[str, Row] = {}
-        for row, file in zip(rows, files, strict=True):
+        for row, file in zip(rows[split], files, strict=True):
             first = lines.setdefault(os.path.abspath(file), row)
             if first is not row:
                 raise UserError(f"{row.where}: {row.file} stands in {first.where} already")
-        missing = [
-            f"{row.where}: {row.file}"
-            for row, file in zip(rows, files, strict=True)
-            if not file.is_file()
-        ]
-        if missing:
-            raise UserError(
-                f"{len(missing)} pictures are not in {root}: {listing(missing, most=3)}"
-            )
         if len(classes) < 2:
             raise UserError(f"{root}: at least two labels are needed; there is {listing(classes)}")
         super().__init__(root, files, labels, classes)
 
 
-def rows_of(root: Path, split: str) -> Iterator[Row]:
-    """The rows of one split; a table of its own goes before the common one."""
-    common = root / "labels.csv"
+def name_of(root: Path, row: Row) -> str:
+    """What is hashed: the same wherever the set lies, if the pictures are below it."""
+    return reading.below(root, root / row.file.replace("\\", "/"))
+
+
+def tables_of(root: Path, notice: bool) -> dict[str, Path]:
+    """The table of each split; or that of all of them, under an empty name."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; it should hold labels.csv")
-    if any((root / f"{one}.csv").exists() for one in SPLITS):
-        yield from read(root / f"{split}.csv", split)
-        return
-    rows = list(read(common, ""))
-    if split == "train" and not all(row.split for row in rows):
-        say_shares(common)
-    for row in rows:
-        if (row.split or stable_split(Path(row.file).name)) == split:
-            yield row
+    every = sorted(file for ending in ENDINGS for file in root.glob(f"[!.]*{ending}"))
+    found: dict[str, Path] = {}
+    for file in every:
+        split = called(file.stem)
+        if split and found.setdefault(split, file) != file:
+            raise UserError(
+                f"{found[split]}, {file}: each could be the split '{split}'; leave one of them"
+            )
+    if found:
+        return found
+    common = [root / f"labels{ending}" for ending in ENDINGS if root / f"labels{ending}" in every]
+    if not common and len(every) == 1:
+        common = every
+        if notice:
+            log.info("%s: the table is %s", root, every[0].name)
+    if len(common) > 1:
+        raise UserError(f"{listing(common)}: each could be the table; leave one of them")
+    return {"": common[0] if common else root / "labels.csv"}
 
 
-def read(source: Path, split: str) -> Iterator[Row]:
+def whole_numbers(rows: list[Row], source: Path, notice: bool) -> list[Row]:
+    """The rows with the labels 1 and 2 for 1.0 and 2.0, if all labels are whole numbers.
+
+    pandas writes them so where some cells of the column were empty.
+    """
+    try:
+        numbers = {row.label: float(row.label) for row in rows}
+    except ValueError:
+        return rows
+    pointed = [label for label in numbers if not label.isdecimal()]
+    if not pointed or not all(number.is_integer() for number in numbers.values()):
+        return rows
+    if notice:
+        log.info("%s: labels are whole numbers: %s is %d", source, pointed[0], numbers[pointed[0]])
+    return [row._replace(label=str(int(numbers[row.label]))) for row in rows]
+
+
+def read(source: Path, split: str, notice: bool = True) -> list[Row]:
     """The rows of a table, of which all belong to `split` if that is not empty."""
     lines = reading.text(source).splitlines()
     first = lines[0] if lines else ""
     table = csv.DictReader(lines, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
     columns = list(table.fieldnames or [])
-    lacking = [name for name in NEEDED if name not in columns]
-    if lacking:
+    twice = [name for name, count in Counter(columns).items() if count > 1]
+    if twice:
+        raise UserError(f"{source}: two columns of one name: {listing(twice)}")
+    file_column = column_of("file", columns, source)
+    label_column = column_of("label", columns, source)
+    split_column = "" if split else column_of("split", columns, source)
+    if notice:
+        renamed = {"file": file_column, "label": label_column, "split": split_column}
+        said = [
+            f"'{name}' is the {kind}" for kind, name in renamed.items() if name not in ("", kind)
+        ]
+        if said:
+            log.info("%s: column %s", source, listing(said))
+    rows, empty = [], []
+    for row in _rows(table, source):
+        where = f"{source}, line {table.line_num}"
+        file, label = ((row[name] or "").strip() for name in (file_column, label_column))
+        if not file or not label or label.lower() == "nan" or file.lower() == "nan":
+            empty.append((where, "label" if file and file.lower() != "nan" else "file"))
+            continue
+        given = split or (row.get(split_column) or "").strip()
+        if given and not split:
+            one = called(given)
+            if one is None:
+                raise UserError(
+                    f"{where}: {split_column} '{given}'{nearest(given, SPLITS)} "
+                    f"Allowed: {listing(SPLITS)}"
+                )
+            given = one
+        rows.append(Row(file, label, given, where))
+    if empty:
+        more = f" ({len(empty)} such lines; remove or complete them)" if len(empty) > 1 else ""
+        raise UserError(f"{empty[0][0]}: no {empty[0][1]}{more}")
+    return rows
+
+
+def column_of(kind: str, columns: Sequence[str], source: Path) -> str:
+    """The column for the file, the label or the split; the latter may be missing: an empty name.
+
+    Raises:
+        UserError: none, or several.
+    """
+    if kind in columns:
+        return kind
+    found = [name for name in columns if name.strip().lower() in COLUMNS[kind].split()]
+    if len(found) > 1:
+        raise UserError(f"{source}: each could be the {kind}: {listing(found)}; call one '{kind}'")
+    if not found and kind != "split":
         raise UserError(
-            f"{source}: no column '{lacking[0]}'{nearest(lacking[0], columns)} "
+            f"{source}: no column '{kind}'{nearest(kind, columns)} "
             f"The first line names the columns: {listing(columns) or 'it is empty'}; needed are "
             "file,label and for several splits in one table, split"
         )
-    other = [name for name in columns if name.lower() in LIKE_SPLIT]
-    if not split and other and "split" not in columns:
-        raise UserError(f"{source}: column '{other[0]}'; is it the split? Then call it 'split'")
-    if len(set(columns)) < len(columns):
-        raise UserError(f"{source}: two columns of one name: {listing(columns)}")
-    for row in _rows(table, source):
-        where = f"{source}, line {table.line_num}"
-        file, label = ((row[name] or "").strip() for name in NEEDED)
-        if not file or not label:
-            raise UserError(f"{where}: no {'label' if file else 'file'}")
-        given = split or (row.get("split") or "").strip()
-        given = next((one for one, names in CALLED.items() if given.lower() in names), given)
-        if given not in ("", *SPLITS):
-            raise UserError(
-                f"{where}: split '{given}'{nearest(given, SPLITS)} Allowed: {listing(SPLITS)}"
-            )
-        yield Row(file, label, given, where)
+    return found[0] if found else ""
 
 
 def _rows(table: "csv.DictReader[str]", source: Path) -> Iterator[dict[str, str | None]]:

@@ -4,7 +4,6 @@ Each is called once, with the fetched files by name and an empty folder to fill.
 """
 
 import gzip
-import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,25 +16,12 @@ from nano_cv.data import images, reading
 from nano_cv.data.fetching import DAMAGED, unpack
 from nano_cv.data.folder_masks import FolderMasks
 from nano_cv.data.pictures import SPLITS, Pictures
+from nano_cv.data.splitting import stable_split
 from nano_cv.data.voc import CLASSES, SETS
 from nano_cv.errors import UserError, one_line
 from nano_cv.progress import track
 
 Files = Mapping[str, Path]
-
-
-def split_of(name: str) -> str:
-    """`train`, `val` or `test`, 70, 15 and 15 in 100, from the SHA-256 of a file's name.
-
-    Sets that have no official splits are split by this, as the shipped weights were trained.
-    """
-    place = int(hashlib.sha256(name.encode()).hexdigest(), 16) % 100
-    return "train" if place < 70 else "val" if place < 85 else "test"
-
-
-def train_or_val(name: str) -> str:
-    """The same for sets whose `test` is official."""
-    return "val" if split_of(name) == "val" else "train"
 
 
 def _place(picture: Path, folder: Path, split: str, label: str) -> None:
@@ -45,10 +31,13 @@ def _place(picture: Path, folder: Path, split: str, label: str) -> None:
 
 
 def flower_photos(files: Files, folder: Path) -> None:
-    """Five folders, one a class; photographers stand in its `LICENSE.txt`, which stays."""
+    """Five folders, one a class; photographers stand in its `LICENSE.txt`, which stays.
+
+    Split by the names alone, as when the shipped weights were trained.
+    """
     unpack(files["flower_photos.tgz"], folder)
     for picture in sorted((folder / "flower_photos").glob("*/*.jpg")):
-        _place(picture, folder, split_of(picture.name), picture.parent.name)
+        _place(picture, folder, stable_split(picture.name), picture.parent.name)
 
 
 def flowers102(files: Files, folder: Path) -> None:
@@ -79,7 +68,7 @@ def pets(files: Files, folder: Path) -> None:
         lines = reading.lines(raw / "annotations" / f"{official}.txt")
         for line in track(lines, len(lines), "Writing masks once"):
             stem = line.split()[0]
-            split = "test" if official == "test" else train_or_val(f"{stem}.jpg")
+            split = "test" if official == "test" else stable_split(f"{stem}.jpg", ["val"])
             breed = stem.rpartition("_")[0].replace("_", " ").title()
             lists[split].append(f"{breed}/{stem}")
             for kind in ("images", "masks"):
@@ -118,7 +107,7 @@ def voc2012(files: Files, folder: Path) -> None:
         names = reading.lines(lists / "train.txt")
         for split in ("train", "val"):
             (lists / f"{split}.txt").rename(lists / f"official_{split}.txt")
-            ours = [name for name in names if train_or_val(f"{name}.jpg") == split]
+            ours = [name for name in names if stable_split(f"{name}.jpg", ["val"]) == split]
             (lists / f"{split}.txt").write_text("\n".join(ours))
         shutil.copy(lists / "official_val.txt", lists / "test.txt")
 
