@@ -23,7 +23,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from nano_cv import drawing
 from nano_cv.cli import resumable
-from nano_cv.data.datamodule import DataModule
+from nano_cv.data.datamodule import SHARED_MEMORY, DataModule
 from nano_cv.errors import UserError, first_line, one_line, settings_of
 from nano_cv.files import replacing
 from nano_cv.processor import best_precision
@@ -195,11 +195,11 @@ def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | No
     except SystemExit as interrupted:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from interrupted
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+        if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
             raise
         raise UserError(
-            f"{first_line(error).rstrip('. ')}; memory may be short, and fewer data.workers need "
-            f"less{resumable()}"
+            f"{first_line(error).rstrip('. ')}; memory may be short, or {SHARED_MEMORY} full; "
+            f"fewer data.workers need less{resumable()}"
         ) from error
 
 

@@ -3,10 +3,13 @@
 import errno
 import os
 import resource
+import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import hydra
 import pytest
@@ -18,7 +21,7 @@ from torch.utils.data import get_worker_info
 from nano_cv import building, weights
 from nano_cv.checks import CONFIGS
 from nano_cv.contract import Contract
-from nano_cv.data import images
+from nano_cv.data import datamodule, images
 
 FILE = Path("weights/lenet_flowers.safetensors")
 
@@ -89,6 +92,29 @@ def test_killed_worker(failing, flowers, monkeypatch):
     monkeypatch.setattr(images, "load", killed)
     said = failing("train", "data.cache=null", "data.workers=1")
     assert "DataLoader worker" in said and "fewer data.workers need less" in said
+
+
+def test_too_little_shared_memory(failing, flowers, monkeypatch):
+    """Where /dev/shm is full, workers can hand over no batch, and training hangs."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    said = failing("train", "data.workers=2")
+    assert "data.workers=2: their batches need 0.1 MB of shared memory" in said
+    assert "--shm-size" in said and "data.workers=0" in said
+
+
+def test_workers_that_hand_over_nothing(failing, flowers, monkeypatch):
+    """It may also fill up later."""
+    decode = images.load
+
+    def slow(*arguments, **options):
+        if get_worker_info():
+            time.sleep(30)
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(images, "load", slow)
+    monkeypatch.setattr(datamodule, "PATIENCE", 1)
+    said = failing("train", "data.cache=null", "data.workers=1")
+    assert "timed out after 1 seconds" in said and "/dev/shm full" in said
 
 
 def test_size_that_the_network_cannot_take(failing, flowers, tmp_path):

@@ -1,14 +1,20 @@
 """Pictures and masks decoded and resized once, kept as one uint8 array on disk.
 
-An epoch then costs a memory-mapped read instead of hundreds of JPEG decodes: on two cores this is
-the difference between a processor that trains and one that unpacks pictures.
+An epoch then costs a read instead of hundreds of JPEG decodes: on two cores this is the difference
+between a processor that trains and one that unpacks pictures.
+
+The array is read, not mapped into memory: a process dies of a bus error where a mapped file is cut
+short. Each picture has a checksum, which is compared when a process first reads it.
 """
 
 import hashlib
 import json
+import logging
+import os
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,17 +24,75 @@ from nano_cv.data.preparing import prepared
 from nano_cv.data.store import File, stamp
 from nano_cv.files import replacing
 
-FORMAT = 2  # raise it when decoding or resizing changes, so that old arrays are not used
+log = logging.getLogger(__name__)
+FORMAT = 3  # raise it when decoding, resizing or the files change, so that old ones are not used
 
 
 Load = Callable[[File, bytes], NDArray[np.uint8]]  # a file and its content to pixels
 
 
-class Cached(NamedTuple):
-    """`pixels` uint8 `[N, *shape]` on disk, and the SHA-256 of each of the N files."""
+class Cached:
+    """Decoded pictures on disk, and the SHA-256 of the file that each of them came from.
 
-    pixels: NDArray[np.uint8]
-    digests: list[str]
+    Args:
+        path: of the array; `.json` beside it holds the digests and checksums.
+        files: what it was made of.
+        load: makes it again where it is damaged.
+
+    Raises:
+        ValueError: it is not whole, or not such an array.
+        OSError: it is not there.
+    """
+
+    def __init__(self, path: Path, files: Sequence[File], load: Load) -> None:
+        beside = json.loads(path.with_suffix(".json").read_text())
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            self.start = file.tell()
+            self.descriptor = os.dup(file.fileno())  # of an open file, even if it is then removed
+        self.path, self.files, self.load, self.shape = path, files, load, shape[1:]
+        self.digests, self.checksums = beside["digests"], beside["checksums"]
+        self.checked = np.zeros(len(files), bool)
+        self.size = int(np.prod(self.shape))  # bytes of one picture
+        whole = os.fstat(self.descriptor).st_size == self.start + len(files) * self.size
+        counts = {len(files), shape[0], len(self.digests), len(self.checksums)}
+        if dtype != np.uint8 or len(counts) > 1 or not whole:
+            raise ValueError(f"{path}: not whole")
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+    def __reduce__(self) -> Any:
+        """For workers that are started anew and not forked: they open the file themselves."""
+        return Cached, (self.path, self.files, self.load)
+
+    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """The pixels of some pictures, uint8 `[N, *shape]`.
+
+        A damaged picture is decoded again, with a warning, and the array is given up: the next
+        start makes it anew.
+
+        Raises:
+            ImageError: the picture's own file is not there any more, or damaged.
+        """
+        pixels = np.empty((len(indices), *self.shape), np.uint8)
+        for row, index in enumerate(indices):
+            content = os.pread(self.descriptor, self.size, self.start + int(index) * self.size)
+            if not self.checked[index]:
+                self.checked[index] = zlib.crc32(content) == self.checksums[index]
+            if len(content) == self.size and self.checked[index]:
+                pixels[row] = np.frombuffer(content, np.uint8).reshape(self.shape)
+            else:
+                pixels[row] = self._again(self.files[index])
+        return pixels
+
+    def _again(self, file: File) -> NDArray[np.uint8]:
+        if self.path.exists():
+            log.warning("%s: damaged; what is damaged is decoded again", self.path)
+            self.path.unlink(missing_ok=True)
+        return self.load(file, images.read(file))
 
 
 def cached(
@@ -46,15 +110,13 @@ def cached(
     """
     path = folder / f"{_key(files, f'{FORMAT} {list(shape)} {way} {images.MAX_PIXELS}')}.npy"
     try:
-        return _open(path)
-    except (FileNotFoundError, ValueError, EOFError):  # not made yet, or cut by a power failure
-        _build(files, tuple(shape), path, load)
-        return _open(path)
-
-
-def _open(path: Path) -> Cached:
-    # The digests lie beside the array and were written first.
-    return Cached(np.load(path, mmap_mode="r"), json.loads(path.with_suffix(".json").read_text()))
+        return Cached(path, files, load)
+    except FileNotFoundError:
+        pass  # not made yet
+    except (ValueError, EOFError, TypeError, KeyError):  # cut by a power failure
+        log.warning("%s: damaged; the pictures are decoded again", path)
+    _build(files, tuple(shape), path, load)
+    return Cached(path, files, load)
 
 
 def _key(files: Sequence[File], way: str) -> str:
@@ -70,14 +132,15 @@ def _build(files: Sequence[File], shape: tuple[int, ...], path: Path, load: Load
         return load(file, content), hashlib.sha256(content).hexdigest()
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    digests = []
-    # Plain writes, not a writable memory map: on a full disk that one dies of SIGBUS.
+    digests, checksums = [], []
     with replacing(path) as temporary, temporary.open("wb") as output:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *shape)}
         np.lib.format.write_array_header_1_0(output, header)
         for pixels, digest in prepared(files, prepare, "Decoding once"):
-            output.write(pixels.tobytes())
+            content = pixels.tobytes()
+            output.write(content)
             digests.append(digest)
+            checksums.append(zlib.crc32(content))
         output.flush()
         with replacing(path.with_suffix(".json")) as beside:
-            beside.write_text(json.dumps(digests))
+            beside.write_text(json.dumps({"digests": digests, "checksums": checksums}))

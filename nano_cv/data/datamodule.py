@@ -1,5 +1,6 @@
 """From a data set on disk to batches: one DataModule for every set."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,12 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from nano_cv.data.order import ShardOrder
 from nano_cv.data.pictures import Boxes, Pictures, Resized, open_splits
+from nano_cv.errors import UserError
 
 Batch = tuple[Tensor, Any]
+SHARED_MEMORY = Path("/dev/shm")  # where workers leave their batches, on Linux
+AHEAD = 2  # batches that each worker has ready, the DataLoader's own default
+PATIENCE = 180  # seconds without a batch from the workers, after which the training ends
 
 
 class Batches(Dataset[Batch]):
@@ -129,13 +134,12 @@ class DataModule(pl.LightningDataModule):
         return ShardOrder(batches, shards, *loading, ranks, shuffle, self.seed)
 
     def _loader(self, batches: Batches, **options: Any) -> DataLoader[Any]:
+        if self.workers:
+            size = batches.resized.size
+            check_shared_memory(self.batch_size * 3 * size * size, self.workers)
+            options |= {"persistent_workers": True, "prefetch_factor": AHEAD, "timeout": PATIENCE}
         return DataLoader(
-            batches,
-            self.batch_size,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            collate_fn=_as_it_is,
-            **options,
+            batches, self.batch_size, num_workers=self.workers, collate_fn=_as_it_is, **options
         )
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -158,3 +162,20 @@ class DataModule(pl.LightningDataModule):
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def check_shared_memory(size: int, workers: int) -> None:
+    """Batches of `size` bytes must fit where workers leave them; else a training waits for ever.
+
+    Raises:
+        UserError: there is too little shared memory; says what to do.
+    """
+    if not SHARED_MEMORY.is_dir():  # macOS has no such folder
+        return
+    needed, free = size * workers * AHEAD, shutil.disk_usage(SHARED_MEMORY).free
+    if free < needed:
+        raise UserError(
+            f"data.workers={workers}: their batches need {needed / 1e6:,.1f} MB of shared memory, "
+            f"and {SHARED_MEMORY} has {free / 1e6:,.1f} MB left; free some, give a container more "
+            "(docker run --shm-size=2g), or load in this process: data.workers=0"
+        )

@@ -146,11 +146,10 @@ class Resized:
     def fetch(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """uint8 images `[N, 3, S, S]`.
 
-        Their pixels lie channels-last, as they were decoded and as convolutions like them; from the
-        cache they are one copy out of a memory-mapped array.
+        Their pixels lie channels-last, as they were decoded and as convolutions like them.
         """
         if self.cached:
-            pixels = self.cached.pixels[np.asarray(indices, np.intp)]
+            pixels = self.cached.read(indices)
         else:
             files = [self.pictures.files[index] for index in indices]
             loaded = [self._load(file, images.read(file)) for file in files]
@@ -166,7 +165,7 @@ class Resized:
         """
         if self.has_masks:
             if self.masks:
-                return self.masks.pixels[np.asarray(indices, np.intp)]
+                return self.masks.read(indices)
             files = [self.pictures.targets[index] for index in indices]
             return np.stack([self._load_mask(file, images.read(file)) for file in files])
         if not self.has_boxes:
