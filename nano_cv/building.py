@@ -85,10 +85,12 @@ def open_splits(
 def make_contract(config: DictConfig, data: "DataModule", run_id: str) -> Contract:
     """What the model to be trained on `data` will promise."""
     data.setup()
-    return _contract(config, data.classes, data_hash=data.data_hash, run_id=run_id)
+    return _contract(config, data.classes, data.data_hash, run_id)
 
 
-def _contract(config: DictConfig, classes: list[str], **known: str) -> Contract:
+def _contract(
+    config: DictConfig, classes: list[str], data_hash: str = "", run_id: str = ""
+) -> Contract:
     options = network_options(config)
     return Contract(
         task=task_name(config),
@@ -100,8 +102,9 @@ def _contract(config: DictConfig, classes: list[str], **known: str) -> Contract:
         std=list(config.model.std),
         fit=config.data.fit,
         network=options,
+        data_hash=data_hash,
         git_commit=git_commit(),
-        **known,
+        run_id=run_id,
     )
 
 

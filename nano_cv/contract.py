@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from nano_cv.errors import UserError
 
 WEIGHTS = "model.safetensors"  # in the folder of every run of train.py
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # of a file, a URL and a Triton model alike
+# What Triton, file systems and URLs take. Triton's loading hangs for ever at a space.
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,149}")
 LARGEST = 2**14  # pixels, of a side
 
 
@@ -133,7 +134,7 @@ def weights_of(given: str) -> Path:
         advice = f"this training has not ended; to go on with it, add resume={run} to train.py"
     else:
         advice = f"no {WEIGHTS} in this folder; the folder of a run of train.py has one"
-    raise UserError(f"weights={given}: {advice}")
+    raise UserError(f"{path}: {advice}")
 
 
 def git_commit() -> str:

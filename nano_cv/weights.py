@@ -47,8 +47,9 @@ def save(task: Task, path: Path, half: bool = False) -> None:
 def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
     """Make a run's weights those that infer.py and export_model.py take, and say what they replace.
 
-    The file that was there is kept beside as `<name>.previous.safetensors`. One that was kept before
-    gives way only if its run still has it; else it becomes `<name>.previous-1.safetensors` and so on.
+    The file that was there is kept beside as `<name>.previous.safetensors`. One that was kept
+    before gives way only if its run still has it; else it is renamed to
+    `<name>.previous-1.safetensors` and so on.
 
     Args:
         own: the weights file of the run that has ended.
@@ -76,7 +77,7 @@ def _keep(path: Path, of_runs: Iterable[Path]) -> Path:
     kept = path.with_suffix(f".previous{path.suffix}")
     if kept.exists() and not any(filecmp.cmp(kept, one, shallow=False) for one in of_runs):
         number = 1
-        while (older := kept.with_suffix(f"-{number}{path.suffix}")).exists():
+        while (older := kept.with_name(f"{kept.stem}-{number}{kept.suffix}")).exists():
             number += 1
         os.rename(kept, older)
     with replacing(kept) as temporary:

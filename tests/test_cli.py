@@ -61,6 +61,11 @@ WRONG = [  # what is typed, and what the answer must hold
     ("--config-dir=nowhere", "--config-dir nowhere: no such folder"),
     ("paths.weights=file/weights", "file cannot be written to (Not a directory); mend that, or"),
     ("paths.runs=/proc/runs", "paths.runs=/proc/runs: /proc cannot be written to ("),
+    ("data.name='my birds'", "data.name=my birds: is part of the names of files and of the served"),
+    ("data.name=../birds", "data.name=../birds: is part of the names of files"),
+    ("model.name=größe", "model.name=größe: is part of the names of files and of the served model"),
+    ("resume=runs/old", "resume=runs/old: no checkpoint in runs/old; start without"),
+    ("seed=\x1b[2J", "seed=\\x1b[2J"),
     ("resume=true", "resume=true: no checkpoint in runs/train/lenet_flowers; start without"),
     ("-m resume=true seed=1,2", "resume=true goes on with one run; leave out -m"),
     ("-m seed=1,2 model=lenet,vgg", "model=vgg: no such model. Allowed: centernet, "),
@@ -195,11 +200,13 @@ def test_settings_that_only_torch_can_refuse(run, flowers, tmp_path, typed, answ
 
 
 def test_newest_run_is_resumed(tmp_path):
-    """Whatever its folder is called."""
+    """Whatever its folder is called: the hour after summer time ends has the names of that before."""
     runs = tmp_path / "Ann's runs, old"
-    for day in ("2026-01-31_08-00-00", "2026-02-01_08-00-00"):
+    for age, day in enumerate(("2026-02-01_08-00-00", "2026-02-01_08-30-00")):
         (runs / "train/lenet_flowers" / day / "checkpoints").mkdir(parents=True)
-        (runs / "train/lenet_flowers" / day / "checkpoints/last.ckpt").touch()
+        file = runs / "train/lenet_flowers" / day / "checkpoints/last.ckpt"
+        file.touch()
+        os.utime(file, (1e9 - age, 1e9 - age))
     (runs / "train/lenet_flowers/2026-03-01_08-00-00").mkdir()  # broken off in its first epoch
     (added,) = checks.check("train", ["resume=true", f'paths.runs="{runs}"'])
     (override,) = OverridesParser.create().parse_overrides([added])
