@@ -262,7 +262,8 @@ def _check_same(run: Path, config: DictConfig, defaults: DictConfig) -> None:
         if not key.startswith(FIXED) or key in MAY_CHANGE:
             continue
         was, given = first.get(key, default.get(key, "not set")), now.get(key, "not set")
-        if was != given:
+        kinds = [isinstance(value, float) for value in (was, given)]  # 1 batch is not 1.0, all
+        if was != given or ("limit_" in key and len(set(kinds)) > 1):
             raise UserError(
                 f"resume={_said(config)}: {run} was started with {key}={was}, and now it is "
                 f"{given}; give the same again, start anew without resume=true, or name another "

@@ -63,7 +63,10 @@ WRONG = [  # what is typed, and what the answer must hold
     ("paths.runs=/proc/runs", "paths.runs=/proc/runs: /proc cannot be written to ("),
     ("data.name='my birds'", "data.name=my birds: is part of the names of files and of the served"),
     ("data.name=../birds", "data.name=../birds: is part of the names of files"),
-    ("model.name=größe", "model.name=größe: is part of the names of files and of the served model"),
+    (
+        'model.name="größe"',
+        "model.name=größe: is part of the names of files and of the served model",
+    ),
     ("resume=runs/old", "resume=runs/old: no checkpoint in runs/old; start without"),
     ("seed=\x1b[2J", "seed=\\x1b[2J"),
     ("resume=true", "resume=true: no checkpoint in runs/train/lenet_flowers; start without"),
@@ -200,7 +203,7 @@ def test_settings_that_only_torch_can_refuse(run, flowers, tmp_path, typed, answ
 
 
 def test_newest_run_is_resumed(tmp_path):
-    """Whatever its folder is called: the hour after summer time ends has the names of that before."""
+    """Whatever it is called: the hour after summer time has the names of the hour before."""
     runs = tmp_path / "Ann's runs, old"
     for age, day in enumerate(("2026-02-01_08-00-00", "2026-02-01_08-30-00")):
         (runs / "train/lenet_flowers" / day / "checkpoints").mkdir(parents=True)
