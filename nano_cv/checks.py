@@ -5,6 +5,7 @@ model that the data set cannot serve, and a folder that cannot be written to.
 """
 
 import json
+import os
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from nano_cv.contract import NAME, read_contract, weights_of
+from nano_cv.contract import LARGEST, NAME, read_contract, weights_of
 from nano_cv.errors import UserError, listing, nearest, one_line
 from nano_cv.space import missing, runs_of, space_of
 
@@ -44,6 +45,7 @@ POSITIVE = (
     *("trainer.prune_after", "trainer.prune_siblings"),
     *("model.epochs", "model.batch_size", "model.task.steps", "model.task.max_detections", "count"),
     *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
+    *(f"model.task.network.{key}" for key in ("width", "blocks")),
     *("probe_seconds", "probe_deadline_seconds", "poll_seconds", "exit_timeout_seconds"),
     *("max_request_bytes", "receive_seconds"),
     *("calibration_pictures", "concurrency", "seconds", "p99_limit_ms"),
@@ -62,6 +64,7 @@ MAY_BE_NULL = (
 SHARES = (
     *("model.task.label_smoothing", "model.task.ema_decay", "data.augment.flip"),
     *("model.task.network.dropout", "model.task.network.drop_path", "data.augment.translate"),
+    "model.task.drop_label",
 )
 NOT_NEGATIVE = (
     "seed",
@@ -70,10 +73,19 @@ NOT_NEGATIVE = (
     *(f"model.task.{key}" for key in ("mixup", "cutmix", "warmup_epochs")),
     *("model.task.network.frozen", "model.task.optimizer.weight_decay"),
     *(f"data.augment.{key}" for key in ("degrees", "brightness", "contrast", "saturation")),
-    *("trainer.patience", "trainer.gradient_clip_val"),
-    "tolerance",
+    *("trainer.patience", "trainer.gradient_clip_val", "trainer.log_every_n_steps"),
+    *("model.task.box_weight", "model.task.dice_weight", "data.augment.strength"),
+    *("tolerance", "max_drop", "data.seed"),
     "triton.max_queue_delay_us",
     "delays_us",
+)
+MOST = (  # what no machine can do more of, or no format hold
+    (["model.image_size", "data.train_size"], LARGEST),
+    (["data.workers"], max(16, 4 * (os.cpu_count() or 1))),
+    (["model.task.steps"], 1000),
+    (["model.task.max_detections"], 10_000),
+    (["count"], 1_000_000),
+    (["trainer.max_epochs"], 1_000_000),
 )
 
 
@@ -431,10 +443,11 @@ def _check_choices(config: DictConfig) -> None:
             )
     for keys, fits, needed in (
         (POSITIVE, lambda number: 0 < number < float("inf"), "more than 0"),
-        (NOT_NEGATIVE, lambda number: number >= 0, "0 or more"),
+        (NOT_NEGATIVE, lambda number: 0 <= number < float("inf"), "0 or more"),
         (SHARES, lambda number: 0 <= number <= 1, "0 to 1"),
         (["data.detail"], lambda number: 1 <= number <= 2, "1 to 2"),
-        (["seed"], lambda number: number < 2**32, "less than 2 to the 32nd"),
+        (["seed", "data.seed"], lambda number: number < 2**32, "less than 2 to the 32nd"),
+        *((keys, most.__ge__, f"{most:,} or less") for keys, most in MOST),
     ):
         for key in keys:
             value = OmegaConf.select(config, key)

@@ -14,7 +14,7 @@ from nano_cv.errors import UserError
 WEIGHTS = "model.safetensors"  # in the folder of every run of train.py
 # What Triton, file systems and URLs take. Triton's loading hangs for ever at a space.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,149}")
-LARGEST = 2**14  # pixels, of a side
+LARGEST = 2**13  # pixels, of the side of what a network sees
 
 
 @dataclass(frozen=True)

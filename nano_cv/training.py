@@ -278,8 +278,8 @@ def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | No
             raise
         raise UserError(
             f"data.batch_size={data.batch_size}: model={task.contract.model} normalises over a "
-            "batch, and at this image size a single picture leaves it one value; two pictures a "
-            "step or more are needed, or a larger model.image_size"
+            "batch, where a single picture of this size leaves one value a channel; two pictures a "
+            "step or more are needed: data.batch_size=2"
         ) from error
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
