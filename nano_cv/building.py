@@ -134,6 +134,8 @@ def rehearse(config: DictConfig) -> None:
     training.check_memory(task, 1, min(config.data.train_size or 2**30, contract.image_size))
     if config.model.get("pretrained"):
         load_pretrained(config, make_task(config, contract))
+    if config.model.get("pretrained") in (True, "imagenet"):
+        _compare_statistics(config)
 
 
 def load_pretrained(config: DictConfig, task: "Task") -> None:
@@ -152,7 +154,6 @@ def load_pretrained(config: DictConfig, task: "Task") -> None:
                 "model.pretrained=imagenet: only networks of timm have ImageNet's weights"
             )
         network.load_pretrained()
-        _compare_statistics(config)
         return
     from safetensors.torch import load_file
 

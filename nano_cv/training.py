@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+import re
 import sys
 import time
 import warnings
@@ -25,6 +26,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import Logger as LightningLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from nano_cv import drawing
@@ -281,7 +283,14 @@ def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | No
             "batch, where a single picture of this size leaves one value a channel; two pictures a "
             "step or more are needed: data.batch_size=2"
         ) from error
+    except MisconfigurationException as error:  # such as a limit that leaves no batch
+        raise UserError(f"trainer: {one_line(error)}") from error
     except RuntimeError as error:
+        if re.search("out of memory|can't allocate memory", str(error)):
+            raise UserError(
+                f"{first_line(error)}; a smaller data.batch_size or model.image_size needs less"
+                f"{resumable()}"
+            ) from error
         if not str(error).startswith("DataLoader worker"):
             raise
         raise UserError(

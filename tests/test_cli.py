@@ -237,6 +237,7 @@ ENDS = [  # of what is allowed: each is a training or a message, never a traceba
     *("model.task.warmup_epochs=1e9", "model.task.network.channels=[1]", "data.augment=null"),
     *("model.task.network.dropout=1", "model.task.mixup=1e-300", "model.augment=1e9"),
     *("data.augment.scale=[1e-9,1e9]", "data.train_size=1", "trainer.limit_train_batches=1e-9"),
+    "trainer.limit_val_batches=1e-9",
     *("trainer.limit_test_batches=1e-9", "trainer.log_every_n_steps=0", "trainer.patience=0"),
     *("trainer.gradient_clip_val=1e-300", "model.mean=[1,2]", "model.std=[1e-30,1,1]"),
     *("+trainer.fast_dev_run=true", "+trainer.check_val_every_n_epoch=5", "trainer.devices=0"),
