@@ -23,9 +23,9 @@ def infer(config: DictConfig) -> None:
     folder = run_folder()
     with make_engine(config) as engine:
         inputs, data_hash = select(config, engine.contract)
-        logger = make_logger(config, folder, "infer", data_hash)
-        metrics = evaluate(config, engine, inputs, folder, logger)
-        summarise(metrics, {**engine.source, "run": folder}, logger)
+        with make_logger(config, folder, "infer", data_hash) as logger:
+            metrics = evaluate(config, engine, inputs, folder, logger)
+            summarise(metrics, {**engine.source, "run": folder}, logger)
 
 
 if __name__ == "__main__":

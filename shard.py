@@ -14,7 +14,7 @@ def shard(config: DictConfig) -> None:
     from nano_cv.checks import task_name
     from nano_cv.data import sharding
     from nano_cv.data.store import located
-    from nano_cv.errors import UserError
+    from nano_cv.errors import UserError, printable
 
     if config.output is None:
         raise UserError("output: needed; add output=FOLDER or output=s3://BUCKET/FOLDER")
@@ -23,10 +23,13 @@ def shard(config: DictConfig) -> None:
     task, size = task_name(config), config.data.image_size
     splits, _ = building.open_splits(config, task, size, None, config.data.fit)
     sharding.write(splits, task, output, int(config.shard_mb * 1e6))
+    settings = ["+data=shards", f"+model={config.model.name}"]
+    settings += [f"data.root={output}", f"data.name={config.data.name}"]
     print(
-        f"{output}: {sum(map(len, splits.values())):,} pictures; to train on them, type: "
-        f"python train.py +data=shards +model={config.model.name} "
-        + shlex.join([f"data.root={output}", f"data.name={config.data.name}"])
+        printable(
+            f"{output}: {sum(map(len, splits.values())):,} pictures; to train on them, type:"
+        ),
+        shlex.join(["python", "train.py", *settings]),
     )
 
 

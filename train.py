@@ -28,31 +28,36 @@ def train(config: DictConfig) -> float:
     from nano_cv.tracking import make_logger
 
     folder, path = building.run_folder(), building.weights_file(config)
+    building.rehearse(config)  # what is wrong with the settings is said before data is prepared
     seed_everything(config.seed, workers=True, verbose=False)
 
     data = building.make_data(config)
     data.setup()
-    logger = make_logger(config, folder, "train", data.data_hash)
-    sheet = survey(data.splits, data.data_hash, config.paths.cache)
-    save(sheet, folder / "data.png")
-    logger.log_drawing("data", sheet)
-    contract = building.make_contract(config, data, run_id=logger.run_id)
-    task = building.make_task(config, contract)
-    building.load_pretrained(config, task)
+    with make_logger(config, folder, "train", data.data_hash) as logger:
+        sheet = survey(data.splits, data.data_hash, config.paths.cache)
+        save(sheet, folder / "data.png")
+        logger.log_drawing("data", sheet)
+        contract = building.make_contract(config, data, run_id=logger.run_id)
+        task = building.make_task(config, contract)
+        building.load_pretrained(config, task)
 
-    trainer, keeper = training.make_trainer(config, folder, building.sweep_folder(), logger, task)
-    checkpoint = folder / "checkpoints" / "last.ckpt"
-    training.fit(trainer, task, data, checkpoint if config.resume else None)
-    best = training.restore_best(task, keeper)
-    metrics = {f"best {task.monitor}": best}
+        trainer, keeper = training.make_trainer(
+            config, folder, building.sweep_folder(), logger, task
+        )
+        checkpoint = folder / "checkpoints" / "last.ckpt"
+        training.fit(trainer, task, data, checkpoint if config.resume else None)
+        best = training.restore_best(task, keeper)
+        metrics = {f"best {task.monitor}": best}
 
-    weights.save(task, path, config.half)
-    weights.load(task, path)  # what is tested is what was saved
-    if config.test and len(data.splits["test"]) and not sweep.pruned(folder):
-        engine = Torch(task, path, config.trainer.accelerator)
-        inputs, _ = of_test(config, contract, data.splits)
-        metrics |= evaluate(config, engine, inputs, folder, logger)
-    summarise(metrics, {"weights": path, "run": folder}, logger)
+        own = folder / weights.WEIGHTS
+        weights.save(task, own, config.half)
+        weights.load(task, own)  # what is tested is what was saved
+        path = weights.publish(own, path, task.mode, building.why_not_whole(config))
+        if config.test and len(data.splits["test"]) and not sweep.pruned(folder):
+            engine = Torch(task, path, config.trainer.accelerator)
+            inputs, _ = of_test(config, contract, data.splits)
+            metrics |= evaluate(config, engine, inputs, folder, logger)
+        summarise(metrics, {"weights": path, "run": folder}, logger)
     return best if task.mode == "max" else -best
 
 

@@ -12,7 +12,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.checks import task_name
-from nano_cv.contract import Contract, check_classes, check_name, git_commit
+from nano_cv.contract import (
+    Contract,
+    check_classes,
+    check_name,
+    git_commit,
+    read_contract,
+    weights_of,
+)
 from nano_cv.data import pictures
 from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.data.store import located
@@ -36,23 +43,30 @@ def sweep_folder() -> Path | None:
 
 
 def weights_file(config: DictConfig) -> Path:
-    """`weights/<model>_<data>.safetensors`, or the file that `weights=` names.
-
-    The runs of a sweep keep theirs in their own folders: one name would hold only the last.
-    """
+    """`weights/<model>_<data>.safetensors`, or what `weights=` names: a file, or a run's folder."""
     if config.get("weights"):
-        return Path(str(config.weights)).expanduser()
-    # Only train.py, the one that can resume, writes weights.
-    in_sweep = sweep_folder() and "resume" in config
-    folder = run_folder() if in_sweep else Path(config.paths.weights)
-    return folder / f"{config.model.name}_{config.data.name}.safetensors"
+        return weights_of(str(config.weights))
+    return Path(config.paths.weights) / f"{config.model.name}_{config.data.name}.safetensors"
+
+
+def why_not_whole(config: DictConfig) -> str | None:
+    """Why this training is not to replace the weights of others, such as a limit; or None."""
+    if sweep_folder():
+        return "a run of a sweep"
+    whole: dict[str, Any] = {f"limit_{split}_batches": 1.0 for split in ("train", "val")}
+    whole |= {"overfit_batches": 0.0, "max_steps": -1, "max_time": None}
+    for key, value in whole.items():
+        given = config.trainer.get(key, value)
+        if given != value or isinstance(given, int) != isinstance(value, int):
+            return f"trainer.{key}={given}"
+    return None
 
 
 def again(script: str) -> str:
     """The command of another script for the same data and model."""
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     same = [each for each in given if re.match(r"[+]*(data|model|paths)[.=@]", each)]
-    return " ".join(["python", f"{script}.py", *map(shlex.quote, same)])
+    return shlex.join(["python", f"{script}.py", *same])
 
 
 def make_data(config: DictConfig) -> "DataModule":
@@ -80,18 +94,24 @@ def make_contract(config: DictConfig, data: "DataModule", run_id: str) -> Contra
     check_name(f"{config.model.name}_{config.data.name}")
     data.setup()
     check_classes(data.classes)
+    return _contract(config, data.classes, data.data_hash, run_id)
+
+
+def _contract(
+    config: DictConfig, classes: list[str], data_hash: str = "", run_id: str = ""
+) -> Contract:
     options = network_options(config)
     return Contract(
         task=task_name(config),
         model=config.model.name,
         data=config.data.name,
-        classes=data.classes,
+        classes=classes,
         image_size=options.pop("image_size"),
         mean=list(config.model.mean),
         std=list(config.model.std),
         fit=config.data.fit,
         network=options,
-        data_hash=data.data_hash,
+        data_hash=data_hash,
         git_commit=git_commit(),
         run_id=run_id,
     )
@@ -101,6 +121,30 @@ def make_task(config: DictConfig, contract: Contract) -> "Task":
     """The task with an untrained network."""
     with settings_of(f"model={config.model.name}"):
         return instantiate(config.model.task, _partial_=True, _convert_="all")(contract=contract)
+
+
+def rehearse(config: DictConfig) -> None:
+    """Build what is to be trained, for two classes: what cannot be is said before minutes of data.
+
+    Raises:
+        UserError: a device, a network, a setting or pretrained weights are missing or do not fit.
+    """
+    import torch
+
+    from nano_cv import training
+
+    training.bare_trainer(config, logger=False, enable_progress_bar=False)
+    contract = _contract(config, ["a", "b"])
+    try:
+        with torch.device("meta"):  # takes neither time nor memory
+            task = make_task(config, contract)
+    except UserError:  # a mistake, or a network that cannot be built there
+        task = make_task(config, contract)
+    training.check_memory(task, 1, min(config.data.train_size or 2**30, contract.image_size))
+    if config.model.get("pretrained"):
+        load_pretrained(config, make_task(config, contract))
+    if config.model.get("pretrained") in (True, "imagenet"):
+        _compare_statistics(config)
 
 
 def load_pretrained(config: DictConfig, task: "Task") -> None:
@@ -119,15 +163,14 @@ def load_pretrained(config: DictConfig, task: "Task") -> None:
                 "model.pretrained=imagenet: only networks of timm have ImageNet's weights"
             )
         network.load_pretrained()
-        _compare_statistics(config)
         return
     from safetensors.torch import load_file
 
     from nano_cv import weights
     from nano_cv.networks.pretrained import fill
 
-    path = Path(str(given)).expanduser()
-    contract = weights.read_contract(path)
+    path = weights_of(str(given))
+    contract = read_contract(path)
     weights.check_network(contract, path, config.model.name, network_options(config))
     fill(task.network, load_file(path), len(contract.classes))
 
@@ -155,7 +198,7 @@ def trained_task(config: DictConfig, path: Path) -> "Task":
     """
     from nano_cv import weights
 
-    contract = weights.read_contract(path)
+    contract = read_contract(path)
     weights.check_network(contract, path, config.model.name, network_options(config))
     task = make_task(config, contract)
     weights.load(task, path)

@@ -5,6 +5,7 @@ model that the data set cannot serve, and a folder that cannot be written to.
 """
 
 import json
+import os
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +22,10 @@ from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from nano_cv.errors import UserError, listing, nearest
+from nano_cv.contract import LARGEST, NAME, read_contract, weights_of
+from nano_cv.errors import UserError, listing, nearest, one_line
 from nano_cv.space import missing, runs_of, space_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -42,6 +45,7 @@ POSITIVE = (
     *("trainer.prune_after", "trainer.prune_siblings"),
     *("model.epochs", "model.batch_size", "model.task.steps", "model.task.max_detections", "count"),
     *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
+    *(f"model.task.network.{key}" for key in ("width", "blocks")),
     *("probe_seconds", "probe_deadline_seconds", "poll_seconds", "exit_timeout_seconds"),
     *("max_request_bytes", "receive_seconds"),
     *("calibration_pictures", "concurrency", "seconds", "p99_limit_ms"),
@@ -60,6 +64,7 @@ MAY_BE_NULL = (
 SHARES = (
     *("model.task.label_smoothing", "model.task.ema_decay", "data.augment.flip"),
     *("model.task.network.dropout", "model.task.network.drop_path", "data.augment.translate"),
+    "model.task.drop_label",
 )
 NOT_NEGATIVE = (
     "seed",
@@ -68,14 +73,26 @@ NOT_NEGATIVE = (
     *(f"model.task.{key}" for key in ("mixup", "cutmix", "warmup_epochs")),
     *("model.task.network.frozen", "model.task.optimizer.weight_decay"),
     *(f"data.augment.{key}" for key in ("degrees", "brightness", "contrast", "saturation")),
-    *("trainer.patience", "trainer.gradient_clip_val"),
-    "tolerance",
+    *("trainer.patience", "trainer.gradient_clip_val", "trainer.log_every_n_steps"),
+    *("model.task.box_weight", "model.task.dice_weight", "data.augment.strength"),
+    *("tolerance", "max_drop", "data.seed"),
     "triton.max_queue_delay_us",
     "delays_us",
 )
+MOST = (  # what no machine can do more of, or no format hold
+    (["model.image_size", "data.train_size"], LARGEST),
+    (["data.workers"], max(16, 4 * (os.cpu_count() or 1))),
+    (["model.task.steps"], 1000),
+    (["model.task.max_detections"], 10_000),
+    (["count"], 1_000_000),
+    (["trainer.max_epochs"], 1_000_000),
+)
 
 
-FIXED = ("seed", "data.", "model.")  # what a resumed run must have as it was,
+FIXED = (  # what a resumed run must have as it was,
+    *("seed", "data.", "model.", "trainer.precision", "trainer.gradient_clip_val"),
+    *("trainer.limit_train_batches", "trainer.limit_val_batches"),
+)
 MAY_CHANGE = ("data.root", "data.source", "data.cache", "data.workers", "model.epochs")  # but these
 
 
@@ -98,7 +115,8 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
     """Raise a `UserError` for whatever is wrong with the command line; import no torch.
 
     Returns:
-        What to add to the command line: the folder of the run to resume, if that was asked for.
+        What to add to the command line: the folder of the run to resume, if that was asked for, and
+        the settings that are part of the weights, if those were named.
     """
     parsed, unknown = get_args_parser().parse_known_args(arguments)
     if unknown and not unknown[0].startswith("-"):
@@ -116,6 +134,8 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
         overrides = [_parse(given) for given in parsed.overrides]
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             compose = cache(partial(_compose, config_name, folders))
+            added = _settings_of_weights(config_name, overrides, folders, compose)
+            overrides += map(_parse, added)
             multirun, space = _sweep(config_name, overrides, parsed.multirun, compose)
             runs = runs_of([*overrides, *space], multirun)
             configs = [_check_run(config_name, run, folders, compose) for run in runs]
@@ -124,13 +144,81 @@ def check(config_name: str, arguments: list[str]) -> list[str]:
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(str(error)) from error
     if not (configs and configs[0].get("resume")):
-        return []
+        return added
     if multirun:
         raise UserError("resume=true goes on with one run; leave out -m and sweep")
     run = last_run(config_name, configs[0])
-    _check_same(run, configs[0])
+    groups = groups_of(config_name)
+    chosen = [str(each.input_line) for each in overrides if each.key_or_group in groups]
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        _check_same(run, configs[0], compose(*chosen))
     folder = str(run).replace("'", r"\'")
-    return [f"hydra.run.dir='{folder}'"]
+    return [*added, f"hydra.run.dir='{folder}'"]
+
+
+def _settings_of_weights(
+    config_name: str,
+    overrides: Sequence[Override],
+    folders: list[Path],
+    compose: Callable[..., DictConfig],
+) -> list[str]:
+    """What `weights=FILE` says by itself: the model, its options, its size, and the data set.
+
+    What was typed goes first; if it does not fit the weights, opening them will say so.
+
+    Raises:
+        UserError: no such weights, or no config for their model or set; says what to add.
+    """
+    given = {each.key_or_group: each.value() for each in overrides if not each.is_sweep_override()}
+    file = given.get("weights")
+    if not file or config_name not in ("infer", "export_model") or given.get("engine") == "triton":
+        return []
+    added = []
+    if str(file).endswith(".onnx") and config_name == "infer" and "engine" not in given:
+        added.append("engine=onnx")
+    if added or given.get("engine") == "onnx":
+        from nano_cv.engines import Onnx  # loads no torch
+
+        contract = Onnx(Path(str(file)).expanduser()).contract
+    else:
+        contract = read_contract(weights_of(str(file)))
+    groups = option_groups(folders)
+    if "model" not in given:
+        model = contract.model
+        if model not in groups["model"] and contract.network.get("name") == model:
+            model = "timm"  # which is called after its network
+        if model not in groups["model"]:
+            raise UserError(
+                f"weights={file}: of model={model}, and there is no model/{model}.yaml; give the "
+                "config that it was trained with: --config-dir=FOLDER, or +model=OPTION "
+                f"model.name={model}"
+            )
+        given["model"] = model
+        added.append(f"model={model}")
+    option = str(given["model"])
+    if option in groups["model"]:
+        config = compose(f"model={option}")
+        settings = {"model.image_size": contract.image_size} | {
+            f"model.task.network.{key}": value for key, value in contract.network.items()
+        }
+        if contract.model in (given.get("model.name"), config.model.name) or option == "timm":
+            added += [
+                f"++{key}={json.dumps(value, ensure_ascii=False)}"
+                for key, value in settings.items()
+                if key not in given and OmegaConf.select(config, key) != value
+            ]
+    if "data" not in given and "data.name" not in given:
+        known = contract.data in groups["data"]
+        asked = any(given.get(key) is not None for key in ("input", "labels", "count"))
+        if not (known or asked):
+            raise UserError(
+                f"weights={file}: trained on '{contract.data}', which is no option of data; say "
+                f"where its pictures are: +data=OPTION data.root=FOLDER data.name={contract.data}"
+                + (", or give others: input=FOLDER" if config_name == "infer" else "")
+            )
+        if NAME.fullmatch(contract.data):
+            added.append(f"{'data' if known else 'data.name'}={contract.data}")
+    return added
 
 
 def _parse(given: str) -> Override:
@@ -146,25 +234,52 @@ def _parse(given: str) -> Override:
 
 
 def last_run(job: str, config: DictConfig) -> Path:
-    """The newest run of this model and data that has a checkpoint."""
+    """The run that `resume=` names, or the one of this model and data that last kept an epoch.
+
+    By the time of the file, which no change of zone or to winter time turns back, as it does the
+    local time in the names of folders.
+    """
+    given = config.resume
     runs = Path(config.paths.runs) / job / f"{config.model.name}_{config.data.name}"
-    found = sorted(runs.glob("*/checkpoints/last.ckpt"))
+    folder, found = runs, list(runs.glob("*/checkpoints/last.ckpt"))
+    if given is not True:
+        folder = Path(str(given)).expanduser()
+        found = list(folder.glob("checkpoints/last.ckpt"))
     if not found:
-        raise UserError(f"resume=true: no checkpoint in {runs}; start without resume=true")
-    return found[-1].parents[1]
+        raise UserError(
+            f"resume={_said(config)}: no checkpoint in {folder}; start without resume=true"
+        )
+    return max(found, key=lambda file: (file.stat().st_mtime_ns, file)).parents[1]
 
 
-def _check_same(run: Path, config: DictConfig) -> None:
-    """A run goes on with its own settings: half of others would be ignored."""
+def _said(config: DictConfig) -> str:
+    return "true" if config.resume is True else str(config.resume)
+
+
+def _check_same(run: Path, config: DictConfig, defaults: DictConfig) -> None:
+    """A run goes on with its own settings: half of others would be ignored.
+
+    A setting that was not there when it was started counts as this version's default, and one that
+    is not there any more does not count.
+    """
     file = run / ".hydra" / "config.yaml"
     if not file.exists():
         return
-    first, now = _flat(OmegaConf.load(file)), _flat(config)
-    for key in sorted(first.keys() | now.keys()):
-        if key.startswith(FIXED) and key not in MAY_CHANGE and first.get(key) != now.get(key):
+    try:
+        first = _flat(OmegaConf.load(file))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{file}: damaged ({one_line(error)[:200]}); start anew") from error
+    now, default = _flat(config), _flat(defaults)
+    for key in sorted(now.keys() | (first.keys() & default.keys())):
+        if not key.startswith(FIXED) or key in MAY_CHANGE:
+            continue
+        was, given = first.get(key, default.get(key, "not set")), now.get(key, "not set")
+        kinds = [isinstance(value, float) for value in (was, given)]  # 1 batch is not 1.0, all
+        if was != given or ("limit_" in key and len(set(kinds)) > 1):
             raise UserError(
-                f"resume=true: {run} was started with {key}={first.get(key)}, and now it is "
-                f"{now.get(key)}; give the same again, or start anew without resume=true"
+                f"resume={_said(config)}: {run} was started with {key}={was}, and now it is "
+                f"{given}; give the same again, start anew without resume=true, or name another "
+                "run: resume=FOLDER"
             )
 
 
@@ -261,10 +376,18 @@ def _check_run(
     ConfigLoaderImpl._apply_overrides_to_config(keys, config)
     values: Any = OmegaConf.to_container(config, resolve=True)
     _check_choices(config)
+    for key in ("model.name", "data.name"):
+        name = OmegaConf.select(config, key)
+        if name is not None and not NAME.fullmatch(str(name)):
+            raise UserError(
+                f"{key}={name}: is part of the names of files and of the served model, which take "
+                "letters of English, digits and _ . - only, and begin with a letter or a digit"
+            )
     if "data" in own:
         _check_task(values, {name: partial(compose, f"data={name}") for name in groups["data"]})
         # Not `???` in the YAML: that would leave the root of the set whose settings it takes over.
-        if config.data.root is None and config.get("input") is None:
+        asked = any(config.get(key) is not None for key in ("input", "labels", "count"))
+        if config.data.root is None and not asked:
             given = [config.data.name, *(o.value() for o in overrides if o.key_or_group == "data")]
             raise UserError(f"data.root: needed by data={given[-1]}; add data.root=FOLDER")
         if task_name(config) == "generation":
@@ -303,6 +426,8 @@ def _check_key(override: Override, defaults: DictConfig, groups: dict[str, list[
         node = OmegaConf.select(defaults, override.key_or_group, throw_on_missing=False)
     expected = {bool: "true or false", int: "a whole number", float: "a number", list: "a list"}
     fits = type(given) is type(node) or (isinstance(node, float) and type(given) is int)
+    if path == ["resume"] and isinstance(given, str):  # the folder of a run
+        return
     if type(node) in expected and not fits:
         needed = expected[type(node)]
         raise UserError(f"{override.input_line}: {needed} is needed, as in '{path[-1]}={node}'")
@@ -318,10 +443,11 @@ def _check_choices(config: DictConfig) -> None:
             )
     for keys, fits, needed in (
         (POSITIVE, lambda number: 0 < number < float("inf"), "more than 0"),
-        (NOT_NEGATIVE, lambda number: number >= 0, "0 or more"),
+        (NOT_NEGATIVE, lambda number: 0 <= number < float("inf"), "0 or more"),
         (SHARES, lambda number: 0 <= number <= 1, "0 to 1"),
         (["data.detail"], lambda number: 1 <= number <= 2, "1 to 2"),
-        (["seed"], lambda number: number < 2**32, "less than 2 to the 32nd"),
+        (["seed", "data.seed"], lambda number: number < 2**32, "less than 2 to the 32nd"),
+        *((keys, most.__ge__, f"{most:,} or less") for keys, most in MOST),
     ):
         for key in keys:
             value = OmegaConf.select(config, key)

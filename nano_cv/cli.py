@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from nano_cv.checks import CONFIGS, check, option_groups
-from nano_cv.errors import UserError, one_line
+from nano_cv.errors import UserError, one_line, printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share, the file
 
@@ -35,13 +35,18 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
     def decorate(function: Script) -> Callable[[], None]:
         @wraps(function)
         def job(config: DictConfig) -> float | None:
+            before = signal.getsignal(signal.SIGTERM)
             try:
+                # As Ctrl-C: what is open is closed, and the record of the run says how it ended.
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
                 return function(config)
             except (UserError, OSError, hydra.errors.InstantiationException) as error:
                 stop(error)
             except KeyboardInterrupt:
                 print(f"interrupted{resumable()}", file=sys.stderr)
                 sys.exit(128 + signal.SIGINT)
+            finally:
+                signal.signal(signal.SIGTERM, before)
 
         @wraps(function)
         def script() -> None:
@@ -80,7 +85,7 @@ def stop(error: Exception) -> NoReturn:
     else:  # out of a worker process comes the whole traceback, the message at its end
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].rstrip()
     logging.getLogger("nano_cv").debug("stopped", exc_info=error)
-    print(f"error: {message}", file=sys.stderr)
+    print(printable(f"error: {message}"), file=sys.stderr)
     sys.exit(1)
 
 

@@ -4,14 +4,18 @@ import json
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from nano_cv.errors import UserError, listing
 
+WEIGHTS = "model.safetensors"  # in the folder of every run of train.py
 # What Triton, file systems and URLs take. Triton's loading hangs for ever at a space.
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,149}")
+LARGEST = 2**13  # pixels, of the side of what a network sees
 # What ends a line for Python or for Triton, moves a terminal's cursor, or is no text at all.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 JPEG = "_from_jpeg"  # the end of the name of the ensemble that decodes for a model
@@ -34,6 +38,7 @@ class Contract:
         data_hash: SHA-256 over the names, contents and targets of the pictures.
         git_commit: the commit trained with, `+` behind it where the tree had changes.
         run_id: MLflow's, if tracked there.
+        metrics: of the epoch that was kept, by name, such as `val/accuracy`.
     """
 
     task: str
@@ -48,6 +53,7 @@ class Contract:
     data_hash: str = ""
     git_commit: str = ""
     run_id: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -60,14 +66,30 @@ class Contract:
 
     @classmethod
     def from_json(cls, text: str) -> "Contract":
-        """Read what `to_json` wrote; raises `ValueError` or `TypeError` on anything else.
+        """Read what `to_json` wrote; what only a newer version knows is left out.
 
-        A stranger may have written it: its names must be fit for a terminal and for file names.
+        Raises:
+            ValueError: anything else. What is read here becomes settings of a command line, so a
+                network option is a number, a word or a list of those.
+            TypeError: likewise.
         """
-        contract = cls(**json.loads(text))
-        names = [contract.task, contract.model, contract.data, contract.fit, *contract.classes]
-        if any(CONTROL.search(name) for name in names):
-            raise ValueError("control characters in its names")
+        given = json.loads(text)
+        if not isinstance(given, dict):
+            raise TypeError("not a JSON object")
+        contract = cls(
+            **{each.name: given[each.name] for each in fields(cls) if each.name in given}
+        )
+        texts = (contract.task, contract.model, contract.data, contract.fit, *contract.classes)
+        numbers = (contract.image_size, *contract.mean, *contract.std)
+        if not (
+            all(isinstance(text, str) and not CONTROL.search(text) for text in texts)
+            and all(isinstance(number, int | float) for number in numbers)
+            and isinstance(contract.image_size, int)
+            and 0 < contract.image_size <= LARGEST
+            and len(contract.mean) == len(contract.std) == 3
+            and all(map(_is_option, contract.network, contract.network.values()))
+        ):
+            raise ValueError("a value that train.py does not write")
         return contract
 
 
@@ -77,7 +99,7 @@ def check_name(name: str) -> None:
     Raises:
         UserError: says which characters are allowed, and which settings make the name.
     """
-    if not NAME.fullmatch(name) or len(name) > 150:  # file systems end at 255
+    if not NAME.fullmatch(name):
         needed = (
             "1 to 150 letters (a-z, A-Z), digits, '_', '-' and '.', the first no '-' or '.', "
             "are allowed"
@@ -104,6 +126,54 @@ def check_classes(classes: Sequence[str]) -> None:
             f"class names {listing(map(ascii, bad))}: line breaks, tabs and other control "
             "characters are not allowed, nor a name of spaces only; rename these classes"
         )
+
+
+def _is_option(key: str, value: object) -> bool:
+    if isinstance(value, list):
+        return all(_is_option(key, each) for each in value)
+    plain = value is None or isinstance(value, str | int | float)
+    return key.isidentifier() and key[0] != "_" and plain and "${" not in str(value)
+
+
+def read_contract(path: Path) -> Contract:
+    """The contract of a weights file; loads no torch.
+
+    Raises:
+        UserError: no such file, not safetensors, cut short, or without a contract.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            text = (file.metadata() or {}).get("contract", "")
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such file; to fetch the pretrained weights, type: dvc pull; "
+            "to train your own: python train.py with the same data and model"
+        ) from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a safetensors file, or cut short ({error})") from error
+    try:
+        return Contract.from_json(text)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: holds no contract; train.py did not write this file") from error
+
+
+def weights_of(given: str) -> Path:
+    """The weights file that a person means: the file itself, or the folder of its run.
+
+    Raises:
+        UserError: a folder without weights, or a checkpoint; says what to give instead.
+    """
+    path = Path(given).expanduser()
+    run = path if path.is_dir() else path.parent.parent
+    if path.suffix == ".ckpt":
+        advice = f"a checkpoint, to go on with; give the folder of its run: weights={run}"
+    elif not path.is_dir() or (path / WEIGHTS).exists():
+        return path / WEIGHTS if path.is_dir() else path
+    elif (path / "checkpoints").is_dir():
+        advice = f"this training has not ended; to go on with it, add resume={run} to train.py"
+    else:
+        advice = f"no {WEIGHTS} in this folder; the folder of a run of train.py has one"
+    raise UserError(f"{path}: {advice}")
 
 
 def git_commit() -> str:

@@ -1,8 +1,17 @@
 """A mistake that the user can mend: shown as one message, without a traceback."""
 
+import logging
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+
+# Control characters but tab and line break, separators of lines, and marks that turn text around:
+# in a file name they would move the cursor, set the window's title, or hide what stands before.
+UNSEEN = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    r"\ud800-\udfff]"
+)
 
 
 class UserError(Exception):
@@ -24,6 +33,19 @@ def settings_of(group: str) -> Iterator[None]:
         raise UserError(f"{group}: {one_line(error)}") from error
 
 
+def printable(text: str) -> str:
+    """For a terminal or a log: what cannot be seen becomes its escape, as `\\x1b`."""
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class Formatter(logging.Formatter):
+    """Of all log lines, in the terminal and in files: see `printable`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As its base does it."""
+        return printable(super().format(record))
+
+
 def one_line(error: BaseException) -> str:
     """What an exception says, or else what it is."""
     return " ".join(str(error).split()) or type(error).__name__
@@ -42,6 +64,6 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
 
 def listing(names: Iterable[object], most: int = 10, separator: str = ", ") -> str:
     """Name a few of many: `a, b, c, and 5 more`."""
-    texts = [str(name) for name in names]
+    texts = [printable(str(name)).replace("\n", "\\n") for name in names]
     more = [f"and {len(texts) - most} more"] if len(texts) > most else []
     return separator.join(texts[:most] + more)

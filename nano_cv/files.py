@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-log = logging.getLogger(__name__)
-
 from nano_cv.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from nano_cv.errors import printable
 from nano_cv.tracking import Logger
 
 
@@ -20,7 +21,7 @@ def summarise(
     rows += [("", f"  {file.name}") for file in written]
     rows += logger.advice().items()
     width = max(len(name) for name, _ in rows)
-    print("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
+    print(printable("\n".join(f"{name:<{width}}  {text}" for name, text in rows)))
 
 
 def _short(value: float) -> str:

@@ -1,21 +1,25 @@
 """Where metrics and pictures go: MLflow, CSV files or nowhere. Nothing here imports torch.
 
 Tracking serves the training, never the other way: a server that cannot be reached is reported
-before the training starts, and one that dies later is reported once and done without.
+before the training starts. When one dies later, that is reported once, and what is logged waits in
+memory until the server is back; it is asked for once a minute, for a second at most.
 """
 
 import csv
 import logging
 import os
 import re
+import shlex
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from itertools import count
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +28,13 @@ from nano_cv.contract import git_commit
 from nano_cv.drawing import Drawing
 from nano_cv.errors import UserError, first_line
 
+if TYPE_CHECKING:  # it takes a second to load
+    from mlflow.entities import Metric
+
+PAUSE = 60.0  # seconds between two tries of a server that was lost
+MOST_METRICS = 100_000  # that wait for a lost server; of more the oldest are given up,
+MOST_CALLS = 200  # and of all else, pictures above all
+AT_ONCE = 1000  # metrics in a request: MLflow takes no more
 log = logging.getLogger(__name__)
 
 
@@ -51,8 +62,8 @@ class Logger:
     def log_model(self, file: Path, name: str) -> None:
         """An ONNX file, registered under `name`."""
 
-    def finish(self, failed: bool = False) -> None:
-        """Say how the run ended."""
+    def finish(self, status: str) -> None:
+        """Say how the run ended: `FINISHED`, `FAILED` or `KILLED`."""
 
     def advice(self) -> dict[str, str]:
         """What to tell the person at the end, by name."""
@@ -62,7 +73,8 @@ class Logger:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.finish(failed=kind is not None)
+        killed = kind is not None and issubclass(kind, KeyboardInterrupt)
+        self.finish("FINISHED" if kind is None else "KILLED" if killed else "FAILED")
 
 
 class Csv(Logger):
@@ -93,7 +105,7 @@ class Csv(Logger):
 
 
 class MLflow(Logger):
-    """A run in MLflow, which may fail without taking the work along.
+    """A run in MLflow, which may fail without taking the work along, and come back.
 
     Args:
         uri: a database or the address of a tracking server.
@@ -106,7 +118,11 @@ class MLflow(Logger):
         from mlflow.tracking.context.registry import resolve_tags
 
         mlflow.set_tracking_uri(uri)
-        self.uri, self.failed = uri, False
+        self.uri = uri
+        self.metrics: deque[Metric] = deque(maxlen=MOST_METRICS)  # to be delivered, like the calls
+        self.calls: deque[Callable[[], Any]] = deque(maxlen=MOST_CALLS)
+        self.lost: float | None = None  # when the server was last missed, by a steady clock
+        self.given_up = 0  # entries that will never be delivered
         self.client = mlflow.MlflowClient(uri)
         found = self.client.get_experiment_by_name(experiment)
         number = found.experiment_id if found else self.client.create_experiment(experiment)
@@ -122,53 +138,94 @@ class MLflow(Logger):
         values: Any = OmegaConf.to_container(config, resolve=True)
         params = [Param(key, str(value)[:250]) for key, value in _flat(values).items()]
         for start in range(0, 0 if self.resumed else len(params), 100):  # MLflow's most at once
-            self.attempt(self.client.log_batch, self.run_id, params=params[start : start + 100])
+            self._call(self.client.log_batch, self.run_id, params=params[start : start + 100])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Under their names, without signs that MLflow refuses."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        kept = [
+        entries = [
             Metric(re.sub(r"[^\w/. -]+", "", name), value, now, step)
             for name, value in metrics.items()
         ]
-        self.attempt(self.client.log_batch, self.run_id, metrics=kept)
+        self.given_up += max(0, len(self.metrics) + len(entries) - MOST_METRICS)
+        self.metrics += entries
+        self._deliver()
 
     def log_drawing(self, name: str, drawing: Drawing) -> None:
         """Store a picture as `<name>.png` with the run."""
-        self.attempt(self.client.log_image, self.run_id, drawing, f"{name}.png")
+        self._call(self.client.log_image, self.run_id, drawing, f"{name}.png")
 
     def log_file(self, file: Path) -> None:
         """Store a file with the run."""
-        self.attempt(self.client.log_artifact, self.run_id, str(file))
+        self._call(self.client.log_artifact, self.run_id, str(file))
 
     def log_model(self, file: Path, name: str) -> None:
         """With its signature, registered as the next version of `name`."""
-        self.attempt(_register, self.run_id, file, name)
+        self._call(_register, self.run_id, file, name)
 
-    def finish(self, failed: bool = False) -> None:
-        """Mark the run as finished or failed."""
-        self.attempt(self.client.set_terminated, self.run_id, "FAILED" if failed else "FINISHED")
+    def finish(self, status: str) -> None:
+        """Mark the run, after a last try to deliver what still waits."""
+        if self.lost is not None:
+            self.lost -= PAUSE
+        self._call(self.client.set_terminated, self.run_id, status)
+        if waiting := len(self.metrics) + len(self.calls) + self.given_up:
+            log.warning("MLflow lacks %d entries of this run", waiting)
 
     def advice(self) -> dict[str, str]:
         """The run, and how to look at it."""
-        if self.failed:
+        if self.metrics or self.calls or self.given_up:
             return {}
         return {
             "MLflow run": self.run_id,
-            "to see it": f"mlflow ui --backend-store-uri {self.uri}",
+            "to see it": shlex.join(["mlflow", "ui", "--backend-store-uri", self.uri]),
         }
 
-    def attempt(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> None:
-        """Call, or say once that tracking has ended."""
-        if self.failed:
-            return
+    def _call(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        self.given_up += len(self.calls) == MOST_CALLS
+        self.calls.append(partial(call, *arguments, **options))
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Send what waits, in its order; while the server is away, return at once."""
+        waited = len(self.metrics) + len(self.calls)
+        if self.lost is not None:
+            if time.monotonic() - self.lost < PAUSE:
+                return
+            self.lost = time.monotonic()
+            if not self._answers():
+                return
+        while self.metrics or self.calls:
+            batch = list(islice(self.metrics, AT_ONCE))
+            try:
+                if batch:
+                    self.client.log_batch(self.run_id, metrics=batch)
+                else:
+                    self.calls[0]()
+            except Exception as error:  # a client fails in as many ways as there are stores
+                if self.lost is None:
+                    log.warning("MLflow failed; going on without tracking: %s", first_line(error))
+                if self.lost is None or not self._answers():
+                    self.lost = time.monotonic()
+                    return
+                self.given_up += len(batch) or 1  # it answers, and has refused this twice
+            for _ in batch:
+                self.metrics.popleft()
+            if not batch:
+                self.calls.popleft()
+        if self.lost is not None and not self.given_up:
+            log.info("MLflow is back: %d entries that waited were delivered", waited)
+        self.lost = None
+
+    def _answers(self) -> bool:
         try:
-            call(*arguments, **options)
-        except Exception as error:  # a client fails in as many ways as there are stores
-            self.failed = True
-            log.warning("MLflow failed; going on without tracking: %s", first_line(error))
+            if self.uri.startswith("http"):
+                _reach(self.uri, seconds=1)  # MLflow's own client would try for half a minute
+            self.client.get_run(self.run_id)
+        except Exception:
+            return False
+        return True
 
 
 def make_logger(config: DictConfig, folder: Path, job: str, data_hash: str = "") -> Logger:
@@ -252,9 +309,9 @@ def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     return flat
 
 
-def _reach(uri: str) -> None:
+def _reach(uri: str, seconds: float = 5) -> None:
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=5):
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=seconds):
             pass
     except urllib.error.HTTPError:
         pass  # it answers, which is all that was asked

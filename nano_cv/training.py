@@ -2,12 +2,18 @@
 
 import io
 import logging
+import math
+import re
 import sys
 import time
 import warnings
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -20,6 +26,8 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import Logger as LightningLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from nano_cv import drawing
 from nano_cv.cli import resumable
@@ -35,6 +43,7 @@ from nano_cv.tracking import Logger
 EXPECTED = (  # warnings of Lightning about what is meant to be so
     ".*LeafSpec.*",  # a torch class that Lightning calls by its old name
     "Checkpoint directory .* exists",  # the run that is resumed
+    "Be aware that when using `ckpt_path`",  # patience was set then, and is not now
     ".*smaller than the logging interval",  # a small data set
     ".*in eval mode at the start of training",  # frozen stages
 )
@@ -77,11 +86,6 @@ class PassOn(LightningLogger):
         """Figures of one step."""
         self.logger.log_metrics(metrics, step or 0)
 
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """How the training ended."""
-        self.logger.finish(failed=status != "success")
-
 
 class EpochLine(pl.Callback):
     """One line of the log an epoch: metrics, speed and time left, terminal or not."""
@@ -105,6 +109,31 @@ class EpochLine(pl.Callback):
             "epoch %d/%d  %s  %.0f s, %d min %02d s left",
             *(trainer.current_epoch + 1, epochs, values, seconds, left // 60, left % 60),
         )
+
+
+class GoOn(pl.Callback):
+    """A resumed run goes on in the folder where it lies now, with the patience asked for now."""
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Change what Lightning is about to restore."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if state and isinstance(callback, EarlyStopping):
+                state["patience"] = callback.patience
+            if state and isinstance(callback, ModelCheckpoint):
+                moved = partial(_moved, folder=Path(str(callback.dirpath)))
+                state["dirpath"] = callback.dirpath
+                for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                    state[key] = moved(state[key])
+                state["best_k_models"] = {
+                    moved(path): score for path, score in state["best_k_models"].items()
+                }
+
+
+def _moved(path: str, folder: Path) -> str:
+    return str(folder / Path(path).name) if path else path
 
 
 class Diverged(pl.Callback):
@@ -143,17 +172,15 @@ def make_trainer(
 
     As a run of the sweep whose folder is given, it stops when the others are better.
     """
-    options: dict[str, Any] = OmegaConf.to_container(config.trainer, resolve=True)  # type: ignore[assignment]
-    options.pop("_target_")
-    patience = options.pop("patience")
-    pruning = options.pop("prune_after"), options.pop("prune_siblings")
-    if options["precision"] == "auto":
-        options["precision"] = best_precision(options["accelerator"])
+    pruning, patience = (
+        (config.trainer.prune_after, config.trainer.prune_siblings),
+        config.trainer.patience,
+    )
     where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     keeper = ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.mode, **where)
     # Not `save_last`: that keeps the last epoch which was also the best so far.
     last = ModelCheckpoint(filename="last", **where)
-    callbacks: list[pl.Callback] = [keeper, last, EpochLine(), LearningRateMonitor("step")]
+    callbacks: list[pl.Callback] = [keeper, last, GoOn(), EpochLine(), LearningRateMonitor("step")]
     if isinstance(task, Generation):
         callbacks.append(Preview(folder, logger))
     if sweep:
@@ -165,16 +192,69 @@ def make_trainer(
     terminal = sys.stderr.isatty()  # a Rich bar there, none in a file
     if terminal:
         callbacks.append(RichProgressBar(leave=False))
-    with settings_of("trainer"):
-        trainer = pl.Trainer(
-            **options,
-            callbacks=callbacks,
-            logger=PassOn(logger),
-            plugins=[WholeCheckpoints()],
-            enable_progress_bar=terminal,
-            enable_model_summary=False,
-        )
+    trainer = bare_trainer(
+        config,
+        callbacks=callbacks,
+        logger=PassOn(logger),
+        plugins=[WholeCheckpoints()],
+        enable_progress_bar=terminal,
+    )
     return trainer, keeper
+
+
+def bare_trainer(config: DictConfig, **parts: Any) -> pl.Trainer:
+    """A Trainer of `config.trainer` with these parts.
+
+    Raises:
+        UserError: this machine has no such device, or Lightning no such setting.
+    """
+    options: dict[str, Any] = OmegaConf.to_container(config.trainer, resolve=True)  # type: ignore[assignment]
+    for key in ("_target_", "patience", "prune_after", "prune_siblings"):  # not Lightning's
+        options.pop(key)
+    if options["precision"] == "auto":
+        options["precision"] = best_precision(options["accelerator"])
+    with settings_of("trainer"):
+        return pl.Trainer(**options, enable_model_summary=False, **parts)
+
+
+def check_memory(task: Task, batch: int, seen: int) -> None:
+    """Refuse what this machine cannot hold, before the system ends the process without a word.
+
+    A lower bound: the weights four times, as AdamW needs them, and what convolutions and linear
+    layers hand on, in 16 bits. It is counted on torch's device `meta`, which computes nothing.
+
+    Args:
+        task: as it is to be trained.
+        batch: pictures a step.
+        seen: side of the training pictures in pixels.
+
+    Raises:
+        UserError: more memory would be needed than there is.
+    """
+    outputs: dict[nn.Module, int] = {}
+    with torch.device("meta"), torch.no_grad():
+        copy = deepcopy(task).to("meta").eval()
+        for module in copy.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.register_forward_hook(
+                    lambda module, _, output: outputs.update({module: output.numel()})
+                )
+        try:
+            copy.predict(*copy.example_inputs(1).values())
+        except Exception as error:  # a network may do what meta cannot: then there is no estimate
+            log.debug("no estimate of memory: %s", error)
+    shrunk = (seen / task.contract.image_size) ** 2
+    needed = sum(parameter.numel() for parameter in task.parameters()) * 16
+    needed += int(sum(outputs.values()) * 2 * batch * shrunk)
+    memory = psutil.virtual_memory().total
+    if torch.cuda.is_available():
+        memory = max(memory, torch.cuda.get_device_properties(0).total_memory)
+    if needed > memory:
+        raise UserError(
+            f"model.image_size={task.contract.image_size}: a training with {batch} pictures a step "
+            f"needs more than {needed / 1e9:,.0f} GB of memory, and this machine has "
+            f"{memory / 1e9:,.0f} GB; a smaller model.image_size or data.batch_size needs less"
+        )
 
 
 def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | None) -> None:
@@ -186,6 +266,7 @@ def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | No
         KeyboardInterrupt: the training was interrupted; its last whole epoch can be resumed.
     """
     _check_size(task, data.seen_size)
+    check_memory(task, min(data.batch_size, len(data.splits["train"])), data.seen_size)
     if checkpoint:
         data.first_epoch = _check(checkpoint, task, trainer.max_epochs or 0) + 1
     for said in EXPECTED:
@@ -194,7 +275,22 @@ def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | No
         trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as interrupted:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from interrupted
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"data.batch_size={data.batch_size}: model={task.contract.model} normalises over a "
+            "batch, where a single picture of this size leaves one value a channel; two pictures a "
+            "step or more are needed: data.batch_size=2"
+        ) from error
+    except MisconfigurationException as error:  # such as a limit that leaves no batch
+        raise UserError(f"trainer: {one_line(error)}") from error
     except RuntimeError as error:
+        if re.search("out of memory|can't allocate memory", str(error)):
+            raise UserError(
+                f"{first_line(error)}; a smaller data.batch_size or model.image_size needs less"
+                f"{resumable()}"
+            ) from error
         if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
             raise
         raise UserError(
@@ -254,7 +350,19 @@ def _try(checkpoint: Path, task: Task) -> int:
 
 
 def restore_best(task: Task, keeper: ModelCheckpoint) -> float:
-    """Put the weights of the best epoch into `task`; returns the metric that chose it."""
+    """Put the weights of the best epoch into `task`; returns the metric that chose it.
+
+    Raises:
+        UserError: no epoch came to its end.
+    """
+    if not keeper.best_model_path:
+        raise UserError(
+            "trainer: no epoch was trained and validated to its end, so there is nothing to keep; "
+            "for a quick try there is experiment=debug"
+        )
     best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
     task.load_state_dict(best["state_dict"])
-    return float(keeper.best_model_score or 0.0)
+    score = float("nan") if keeper.best_model_score is None else float(keeper.best_model_score)
+    metrics = {task.monitor: score} if math.isfinite(score) else {}
+    task.contract = replace(task.contract, metrics=metrics)
+    return score

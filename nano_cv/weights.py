@@ -3,18 +3,28 @@
 Safetensors hold tensors and text and nothing that could run when loaded; the contract is the text.
 """
 
+import filecmp
 import json
+import logging
+import math
+import os
+import shlex
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
-from nano_cv.contract import Contract
+from nano_cv.contract import WEIGHTS, Contract
+from nano_cv.contract import read_contract as read_contract
 from nano_cv.errors import UserError, listing
 from nano_cv.files import replacing
 from nano_cv.tasks.task import Task
+
+log = logging.getLogger(__name__)
 
 
 def save(task: Task, path: Path, half: bool = False) -> None:
@@ -34,26 +44,64 @@ def save(task: Task, path: Path, half: bool = False) -> None:
         temporary.write_bytes(content)
 
 
-def read_contract(path: Path) -> Contract:
-    """The contract of a weights file.
+def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
+    """Make a run's weights those that infer.py and export_model.py take, and say what they replace.
 
-    Raises:
-        UserError: no such file, not safetensors, cut short, or without a contract.
+    The file that was there is kept beside as `<name>.previous.safetensors`. One that was kept
+    before gives way only if its run still has it; else it is renamed to
+    `<name>.previous-1.safetensors` and so on.
+
+    Args:
+        own: the weights file of the run that has ended.
+        path: `weights/<model>_<data>.safetensors`.
+        mode: whether more of the metric is better, or less: `max` or `min`.
+        unfit: why this run is to replace nothing, if it is not: a debug run, or one of a sweep.
+
+    Returns:
+        The file that holds this run's weights: `path`, or `own` where nothing was replaced.
     """
+    if unfit:
+        log.info("%s is left as it is, because of %s; these weights are %s", path, unfit, own)
+        return own
+    content, said = own.read_bytes(), "new"
+    if path.exists() and path.read_bytes() != content:
+        kept = _keep(path, own.parent.parent.glob(f"*/{WEIGHTS}"))
+        said = f"{_compared(own, path, mode)}, kept as {kept.name}"
+    with replacing(path) as temporary:  # renamed over a link, not written through it
+        temporary.write_bytes(content)
+    log.info("%s: %s", path, said)
+    return path
+
+
+def _keep(path: Path, of_runs: Iterable[Path]) -> Path:
+    kept = path.with_suffix(f".previous{path.suffix}")
+    if kept.exists() and not any(filecmp.cmp(kept, one, shallow=False) for one in of_runs):
+        number = 1
+        while (older := kept.with_name(f"{kept.stem}-{number}{kept.suffix}")).exists():
+            number += 1
+        os.rename(kept, older)
+    with replacing(kept) as temporary:
+        shutil.copyfile(path, temporary)
+    return kept
+
+
+def _compared(own: Path, path: Path, mode: str) -> str:
+    """Both by the metric that chose their epochs."""
+    contract = read_contract(own)
+    metric, new = next(iter(contract.metrics.items()), ("metric", math.nan))
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("contract", "")
-    except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file; to fetch the pretrained weights, type: dvc pull; "
-            "to train your own: python train.py with the same data and model"
-        ) from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: not a safetensors file, or cut short ({error})") from error
-    try:
-        return Contract.from_json(text)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: holds no contract; train.py did not write this file") from error
+        before = read_contract(path)
+    except UserError:
+        return f"{metric} {new:.4f} replaces a file that is not one of train.py's"
+    old = before.metrics.get(metric)
+    if old is None:
+        return f"{metric} {new:.4f} replaces weights that do not say theirs"
+    worse = new < old if mode == "max" else new > old
+    return (
+        f"{metric} {new:.4f} replaces {old:.4f}"
+        + (", WHICH WAS BETTER" if worse else "")
+        + (", of other pictures" if before.data_hash != contract.data_hash else "")
+    )
 
 
 def check_network(contract: Contract, path: Path, model: str, options: dict[str, Any]) -> None:
@@ -74,13 +122,13 @@ def check_network(contract: Contract, path: Path, model: str, options: dict[str,
         )
     trained = contract.network | {"image_size": contract.image_size}
     overrides = [
-        f"'model.{'' if key == 'image_size' else 'task.network.'}{key}={json.dumps(value)}'"
+        f"model.{'' if key == 'image_size' else 'task.network.'}{key}={json.dumps(value)}"
         for key, value in trained.items()
         if options.get(key) != value
     ]
     if overrides:
         raise UserError(
-            f"{path}: trained with other options of {model}; add: {' '.join(overrides)}"
+            f"{path}: trained with other options of {model}; add: {shlex.join(overrides)}"
         )
 
 
@@ -90,7 +138,10 @@ def load(task: Task, path: Path) -> None:
     Raises:
         UserError: the tensors are not those of this network; names some of them.
     """
-    tensors, own = load_file(path), task.network.state_dict()
+    try:
+        tensors, own = load_file(path), task.network.state_dict()
+    except (SafetensorError, OSError) as error:  # since its contract was read
+        raise UserError(f"{path}: not a safetensors file, or cut short ({error})") from error
     wrong = sorted(tensors.keys() ^ own.keys())
     wrong += [
         name for name in tensors.keys() & own.keys() if tensors[name].shape != own[name].shape

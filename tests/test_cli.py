@@ -1,5 +1,6 @@
 """What a person types wrongly is answered in one message; what they add is found."""
 
+import logging
 import os
 import resource
 import tempfile
@@ -7,11 +8,12 @@ from pathlib import Path
 
 import hydra
 import pytest
+import torch
 from conftest import ROOT, TINY, python
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from nano_cv import checks, cli
-from nano_cv.errors import UserError
+from nano_cv.errors import Formatter, UserError, listing
 
 
 def composed(script: str, *arguments: str):
@@ -51,6 +53,12 @@ WRONG = [  # what is typed, and what the answer must hold
     ("data.train_size=0", "data.train_size=0: more than 0 is needed"),
     ("data.detail=3", "data.detail=3: 1 to 2 is needed"),
     ("model.task.mixup=-1", "model.task.mixup=-1: 0 or more is needed"),
+    ("model.image_size=100000", "model.image_size=100000: 8,192 or less is needed"),
+    ("data.workers=100000", "data.workers=100000: "),
+    ("model.task.network.stem=[0]", "has no 'stem'"),
+    ("model.task.optimizer.weight_decay=inf", "weight_decay=inf: 0 or more is needed"),
+    ("data.augment.strength=-1", "data.augment.strength=-1: 0 or more is needed"),
+    ("data.seed=4294967296", "data.seed=4294967296: less than 2 to the 32nd is needed"),
     ("data.workers=-1", "data.workers=-1: 0 or more is needed"),
     ("trainer.accelerator=gpus", "did you mean 'gpu'? Allowed: auto, cpu, gpu, mps"),
     ("trainer.precision=16mixed", "did you mean '16-mixed'? Allowed: auto, 32-true, 16-mixed"),
@@ -61,6 +69,14 @@ WRONG = [  # what is typed, and what the answer must hold
     ("--config-dir=nowhere", "--config-dir nowhere: no such folder"),
     ("paths.weights=file/weights", "file cannot be written to (Not a directory); mend that, or"),
     ("paths.runs=/proc/runs", "paths.runs=/proc/runs: /proc cannot be written to ("),
+    ("data.name='my birds'", "data.name=my birds: is part of the names of files and of the served"),
+    ("data.name=../birds", "data.name=../birds: is part of the names of files"),
+    (
+        'model.name="größe"',
+        "model.name=größe: is part of the names of files and of the served model",
+    ),
+    ("resume=runs/old", "resume=runs/old: no checkpoint in runs/old; start without"),
+    ("seed=\x1b[2J", "seed=\\x1b[2J"),
     ("resume=true", "resume=true: no checkpoint in runs/train/lenet_flowers; start without"),
     ("-m resume=true seed=1,2", "resume=true goes on with one run; leave out -m"),
     ("-m seed=1,2 model=lenet,vgg", "model=vgg: no such model. Allowed: centernet, "),
@@ -194,12 +210,73 @@ def test_settings_that_only_torch_can_refuse(run, flowers, tmp_path, typed, answ
     assert not (tmp_path / "weights").exists()
 
 
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("trainer.accelerator=gpu", "error: trainer: No supported gpu backend found"),
+        ("trainer.devices=[7] trainer.accelerator=gpu", "error: trainer: "),
+        ("+trainer.speed=9", "unexpected keyword argument 'speed'"),
+        ("model=timm model.task.network.name=resnet19", "did you mean 'resnet18'?"),
+        ("model=unet model.task.network.backbone=resnet19", "did you mean 'resnet18'?"),
+        ("model=centernet model.task.network.channels=[4]", "too few levels"),
+        ("model.pretrained=gone.safetensors", "gone.safetensors: no such file"),
+        ("model.task.network.channels=[99999999]", "GB of memory, and this machine has"),
+    ],
+)
+def test_said_before_data_is_prepared(run, monkeypatch, typed, answer):
+    monkeypatch.setattr("nano_cv.building.make_data", lambda *_: pytest.fail("data was opened"))
+    if "gpu" in typed and torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    done = run("train", "logger=none", *typed.split())
+    assert done.status == 1 and answer in done.err and "Traceback" not in done.err, done.err
+
+
+ENDS = [  # of what is allowed: each is a training or a message, never a traceback
+    *("data.batch_size=1", "data.batch_size=1000000000", "model.task.label_smoothing=1"),
+    *("model.task.ema_decay=1", "model.task.ema_decay=0", "model.task.ema_decay=null"),
+    *("model.task.warmup_epochs=1e9", "model.task.network.channels=[1]", "data.augment=null"),
+    *("model.task.network.dropout=1", "model.task.mixup=1e-300", "model.augment=1e9"),
+    *("data.augment.scale=[1e-9,1e9]", "data.train_size=1", "trainer.limit_train_batches=1e-9"),
+    "trainer.limit_val_batches=1e-9",
+    *("trainer.limit_test_batches=1e-9", "trainer.log_every_n_steps=0", "trainer.patience=0"),
+    *("trainer.gradient_clip_val=1e-300", "model.mean=[1,2]", "model.std=[1e-30,1,1]"),
+    *("+trainer.fast_dev_run=true", "+trainer.check_val_every_n_epoch=5", "trainer.devices=0"),
+    *("+trainer.max_steps=1", "model=timm data.batch_size=1 data.fit=stretch"),
+]
+
+
+@pytest.mark.parametrize("typed", ENDS)
+def test_ends_of_what_is_allowed(run, flowers, typed):
+    settings = [each for each in TINY if "channels" not in each or "timm" not in typed]
+    done = run("train", *settings, "test=false", *typed.split())
+    assert "Traceback" not in done.err
+    assert done.status == 0 or done.err.startswith("error: "), done.err
+    if "timm" in typed:
+        assert "data.batch_size=1: model=mobilenetv4_conv_small normalises over a batch" in done.err
+
+
+def test_what_cannot_be_seen_is_shown(run, flowers, tmp_path, capsys):
+    """Of a file name, in the message and in the log."""
+    bad = flowers / "aster/plant001\x1b]0;owned\x07\u202e_rgb.jpg"
+    (flowers / "aster/plant001_rgb.jpg").rename(bad)
+    bad.write_bytes(b"no picture")
+    lines = (flowers / "train.txt").read_text().replace("plant001", bad.name[:-8], 1)
+    (flowers / "train.txt").write_text(lines)
+    said = run("train", *TINY).err
+    assert r"\x1b]0;owned\x07\u202e" in said and not {"\x1b", "\x07", "\u202e"} & set(said)
+    record = logging.makeLogRecord({"msg": "a \x9b file\r.jpg\nmore"})
+    assert Formatter("%(message)s").format(record) == "a \\x9b file\\r.jpg\nmore"
+    assert listing(["a\nerror: b"]) == r"a\nerror: b"
+
+
 def test_newest_run_is_resumed(tmp_path):
-    """Whatever its folder is called."""
+    """Whatever it is called: the hour after summer time has the names of the hour before."""
     runs = tmp_path / "Ann's runs, old"
-    for day in ("2026-01-31_08-00-00", "2026-02-01_08-00-00"):
+    for age, day in enumerate(("2026-02-01_08-00-00", "2026-02-01_08-30-00")):
         (runs / "train/lenet_flowers" / day / "checkpoints").mkdir(parents=True)
-        (runs / "train/lenet_flowers" / day / "checkpoints/last.ckpt").touch()
+        file = runs / "train/lenet_flowers" / day / "checkpoints/last.ckpt"
+        file.touch()
+        os.utime(file, (1e9 - age, 1e9 - age))
     (runs / "train/lenet_flowers/2026-03-01_08-00-00").mkdir()  # broken off in its first epoch
     (added,) = checks.check("train", ["resume=true", f'paths.runs="{runs}"'])
     (override,) = OverridesParser.create().parse_overrides([added])

@@ -127,7 +127,7 @@ def test_pruned(run, flowers, tmp_path):
     assert [len(each.values) for each in scores] == [3, 3, 1]
     assert [each.pruned for each in scores] == [False, False, True]
     assert "pruned after epoch 1: val/accuracy was" in (folder / "2/train.log").read_text()
-    assert (folder / "2/lenet_flowers.safetensors").exists()
+    assert (folder / "2/model.safetensors").exists()
     tested = [path.parent.name for path in sorted(folder.glob("*/predictions.csv"))]
     assert tested == ["0", "1"]
 

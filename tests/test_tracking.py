@@ -1,7 +1,11 @@
 """Tracking keeps what makes a run repeatable, and never takes a training along when it fails."""
 
+import json
 import re
 import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
@@ -9,8 +13,9 @@ import pytest
 from conftest import TINY
 from mlflow.entities import Run
 
-from nano_cv import weights
+from nano_cv import tracking, weights
 from nano_cv.contract import git_commit
+from nano_cv.errors import UserError
 
 SETTINGS = [option for option in TINY if not option.startswith("logger=")]
 FILE = Path("weights/lenet_flowers.safetensors")
@@ -88,6 +93,114 @@ def test_server_that_dies(run, flowers, tmp_path, database, monkeypatch, method)
     assert said.count("MLflow failed; going on without tracking: Connection refused\n") == 1
     assert "a long story" not in said and "mlflow ui" not in said
     assert weights.read_contract(FILE).classes == ["aster", "basil", "clover"]
+
+
+class Server:
+    """As much of MLflow's REST interface as a run needs; it can be stopped and started again."""
+
+    def __init__(self) -> None:
+        self.port, self.entries, self.server = closed_port(), [], None
+
+    def start(self) -> None:
+        entries = self.entries
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                content = self.rfile.read(int(self.headers["Content-Length"]))
+                entries.append((self.path.rpartition("2.0/mlflow/")[2], json.loads(content)))
+                self.answer()
+
+            def do_GET(self) -> None:
+                self.answer()
+
+            def answer(self) -> None:
+                run = {"info": {"run_id": "r", "status": "RUNNING"}, "data": {}}
+                answer = {"experiment": {"experiment_id": "1"}, "run": run, "runs": []}
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(json.dumps(answer).encode())
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def test_server_that_comes_back(monkeypatch, caplog):
+    """What was logged in between arrives with its own time and step, and nothing waits for it."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    server, clock = Server(), [1000.0]
+    server.start()
+    caplog.set_level("INFO", logger="nano_cv")
+    uri = f"http://127.0.0.1:{server.port}"
+    with tracking.MLflow(uri, "nano-cv", {"folder": "/runs/a"}) as logger:
+        monkeypatch.setattr(tracking.time, "monotonic", lambda: clock[0])
+        logger.log_metrics({"loss": 0.5}, 1)
+        server.stop()
+        for step in range(2, 1502):
+            logger.log_metrics({"loss": 0.1}, step)
+        clock[0] += 61  # still away
+        logger.log_metrics({"loss": 0.1}, 1502)
+        server.start()
+        logger.log_metrics({"loss": 0.1}, 1503)
+        assert len(server.entries) == 3, "not asked for again within a minute"
+        clock[0] += 61
+        before = int(time.time() * 1000)
+        logger.log_metrics({"loss": 0.1}, 1504)
+        assert "to see it" in logger.advice()
+    server.stop()
+    batches = [entry["metrics"] for path, entry in server.entries if path == "runs/log-batch"]
+    assert [len(batch) for batch in batches] == [1, 1000, 503]
+    sent = [metric for batch in batches for metric in batch]
+    assert [metric["step"] for metric in sent] == list(range(1, 1505))
+    assert sent[1]["timestamp"] <= before
+    ended = [entry["status"] for path, entry in server.entries if path == "runs/update"]
+    assert ended == ["FINISHED"]
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2 and said[0].startswith("MLflow failed; going on without tracking")
+    assert said[1] == "MLflow is back: 1503 entries that waited were delivered"
+
+
+def test_server_that_stays_away(monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    server = Server()
+    server.start()
+    with tracking.MLflow(f"http://127.0.0.1:{server.port}", "a", {"folder": "/b"}) as logger:
+        server.stop()
+        logger.log_metrics({"loss": 0.5}, 1)
+    assert logger.advice() == {}
+    assert caplog.messages[-1] == "MLflow lacks 2 entries of this run"
+
+
+@pytest.mark.parametrize(
+    ("place", "error", "status"),
+    [
+        ("data.survey.survey", UserError("no"), "FAILED"),
+        ("training.fit", SystemExit(1), "FAILED"),
+        ("training.restore_best", OSError(28, "No space left on device"), "FAILED"),
+        ("weights.save", KeyboardInterrupt(), "KILLED"),
+        ("summary.summarise", RuntimeError("a defect"), "FAILED"),
+    ],
+)
+def test_any_error_is_in_the_record(
+    run, flowers, tmp_path, database, monkeypatch, place, error, status
+):
+    """Before, in and after the training."""
+
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"nano_cv.{place}", fails)
+    try:
+        done = run("train", *SETTINGS, f"logger.uri='{database}'", "test=false")
+        assert done.status != 0
+    except RuntimeError:
+        pass  # a defect has its traceback
+    assert record(database, tmp_path).info.status == status
 
 
 def closed_port() -> int:

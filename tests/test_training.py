@@ -1,6 +1,8 @@
 """A whole training: what it leaves, that it can be resumed, that it repeats itself."""
 
 import csv
+import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -8,11 +10,13 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
-from conftest import TINY, TINY_OF, python
-from safetensors.torch import load_file
+from conftest import CONTRACT, TINY, TINY_OF, make_flowers, python
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
 
 from nano_cv import weights
 from nano_cv.checks import CONFIGS
+from nano_cv.contract import Contract
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict:
@@ -122,6 +126,112 @@ def test_averaged_weights_are_saved(run, flowers, tmp_path, model):
         pairs = zip(tensors, saved.values(), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs) == same
     assert int(best["averaging_state"]["n_averaged"]) == best["global_step"]
+
+
+def test_only_a_whole_run_replaces_weights(run, flowers, tmp_path):
+    """Neither a debug run nor one of a sweep, and what was there is kept beside."""
+    shipped = tmp_path / "weights/lenet_flowers.safetensors"
+    cache = tmp_path / "cache of dvc"
+    cache.write_bytes(b"shipped")
+    shipped.parent.mkdir()
+    shipped.symlink_to(cache)
+    settings = [*TINY, "test=false"]
+    debug = run("train", *settings, "experiment=debug")
+    assert debug.status == 0, debug.err
+    assert "is left as it is, because of trainer.limit_train_batches=2" in debug.out
+    assert run("train", "-m", *settings, "seed=1").status == 0
+    assert [file.read_bytes() for file in shipped.parent.iterdir()] == [b"shipped"]
+
+    def train(seed: int) -> tuple[Path, str]:
+        done = run("train", *settings, f"seed={seed}")
+        assert done.status == 0, done.err
+        place = re.search(r"\nrun +(\S+)\n", done.out)
+        assert place
+        return tmp_path / place[1] / "model.safetensors", done.out
+
+    first, said = train(0)
+    assert "replaces a file that is not one of train.py's, kept as" in said
+    assert shipped.read_bytes() == first.read_bytes() and not shipped.is_symlink()
+    assert cache.read_bytes() == b"shipped"
+    second, said = train(1)
+    new, old = (weights.read_contract(file).metrics["val/accuracy"] for file in (second, first))
+    assert f"val/accuracy {new:.4f} replaces {old:.4f}" in said
+    third, said = train(0)
+    assert ("WHICH WAS BETTER" in said) == (old < new)
+    kept = {file.name: file.read_bytes() for file in shipped.parent.iterdir()}
+    assert kept == {
+        "lenet_flowers.safetensors": third.read_bytes(),
+        "lenet_flowers.previous.safetensors": second.read_bytes(),
+        "lenet_flowers.previous-1.safetensors": b"shipped",
+    }, "of the first there is the file in its run"
+
+
+def test_weights_alone_are_enough(run, flowers, tmp_path):
+    """A run's folder says model, size, options and set; what is typed goes first."""
+    plain = ["logger=none", "trainer.accelerator=cpu"]
+    assert run("train", *TINY_OF["unet"], *plain, "test=false").status == 0
+    (folder,) = (tmp_path / "runs/train/unet_flowers").iterdir()
+    shutil.rmtree(tmp_path / "weights")
+    asked = f"weights={folder.relative_to(tmp_path)}"
+    tested = run("infer", asked, *plain)
+    assert tested.status == 0 and "test/mIoU" in tested.out, tested.err
+    said = run("infer", asked, *plain, "+model=lenet").err
+    assert "weights of model=unet, not of model=lenet; type +model=unet" in said
+    said = run("infer", asked, *plain, "model.image_size=64").err
+    assert said.endswith("trained with other options of unet; add: model.image_size=32\n")
+    said = run("infer", f"{asked}/checkpoints/last.ckpt").err
+    assert f"give the folder of its run: {asked}\n" in said
+    assert "no model.safetensors in this folder" in run("infer", "weights=runs").err
+
+    shutil.rmtree(tmp_path / "data")  # no set is needed for pictures of one's own
+    shutil.rmtree(tmp_path / ".cache")
+    make_flowers(tmp_path / "pictures")
+    done = run("infer", asked, *plain, "input=pictures/aster/plant001_rgb.jpg")
+    assert done.status == 0, done.err
+
+
+def test_weights_of_strangers(run, flowers, tmp_path):
+    """Their contract becomes settings: never more than numbers and words, of models known here."""
+    for changed, answer in {
+        '"model": "mynet"': "of model=mynet, and there is no model/mynet.yaml; give the config",
+        '"data": "birds"': "trained on 'birds', which is no option of data; say where",
+        '"network": {"channels": {"_target_": "os.system"}}': "holds no contract",
+        '"network": {"channels": "${oc.env:HOME}"}': "holds no contract",
+        '"network": {"_target_": "os.system"}': "holds no contract",
+        '"image_size": 1000000000': "holds no contract",
+        '"classes": [1, 2]': "holds no contract",
+    }.items():
+        text = json.dumps(json.loads(CONTRACT.to_json()) | json.loads(f"{{{changed}}}"))
+        save_file({"x": torch.zeros(2)}, "foreign.safetensors", {"contract": text})
+        said = run("infer", "weights=foreign.safetensors", "logger=none").err
+        assert answer in said and "Traceback" not in said
+    newer = json.loads(CONTRACT.to_json()) | {"colour": "of a newer version"}
+    assert Contract.from_json(json.dumps(newer)) == CONTRACT
+
+
+def test_patience_is_that_of_now(run, flowers, tmp_path):
+    """Stopped after an epoch without improvement; resumed with more patience it goes on."""
+    settings = [*TINY, "test=false", "model.task.optimizer.lr=1e-9"]
+    short = run("train", *settings, "trainer.max_epochs=6", "trainer.patience=1")
+    assert short.status == 0 and checkpoint(tmp_path)["epoch"] == 1, short.err
+    # As if it had been started by a version without one setting, and with another.
+    (kept,) = tmp_path.glob("runs/train/*/*/.hydra/config.yaml")
+    config = OmegaConf.load(kept)
+    del config.model.task.mixup
+    config.model.task.gone = 1
+    OmegaConf.save(config, kept)
+    longer = [*settings, "trainer.max_epochs=4", "trainer.patience=9"]
+    said = run("train", *longer, "resume=true", "model.task.mixup=0.5").err
+    assert "was started with model.task.mixup=0.0, and now it is 0.5" in said
+    (folder,) = (tmp_path / "runs/train/lenet_flowers").iterdir()
+    moved = tmp_path / "elsewhere"
+    folder.rename(moved)  # with its best epoch
+    done = run("train", *longer, f"resume={moved}")
+    assert done.status == 0, done.err
+    state = torch.load(moved / "checkpoints/last.ckpt", weights_only=True)
+    assert state["epoch"] == 3
+    said = run("train", *longer, f"resume={moved}", "trainer.limit_train_batches=1").err
+    assert "was started with trainer.limit_train_batches=1.0, and now it is 1;" in said
 
 
 def test_same_seed_same_losses(run, flowers, tmp_path):

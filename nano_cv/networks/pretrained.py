@@ -4,11 +4,14 @@ Nothing is run that comes out of a file: `weights_only=True`, or safetensors.
 """
 
 import importlib.util
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
 import timm
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from nano_cv.errors import UserError, first_line, listing, nearest
@@ -51,6 +54,13 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
             f"model.pretrained=imagenet: timm has no weights of {name}; with "
             "model.pretrained=null it starts from random ones"
         )
+    try:
+        with urllib.request.urlopen(constants.ENDPOINT, timeout=5):
+            pass
+    except urllib.error.HTTPError:
+        pass  # it answers
+    except OSError:  # the hub's own client would try for a minute and more
+        constants.HF_HUB_OFFLINE = True
     try:
         return timm.create_model(name, pretrained=True).state_dict()
     except Exception as error:  # a hub fails in as many ways as a network

@@ -80,6 +80,8 @@ class Body(nn.Module):
             raise ValueError(
                 f"image_size={image_size}: {len(channels)} levels need a multiple of {strides[-1]}"
             )
+        if strides[-1] < stride:
+            raise ValueError(f"channels={list(channels)}: too few levels, {stride} pixels a place")
         # The level whose side the decoder climbs back to.
         self.first = next(level for level, given in enumerate(strides) if given >= stride)
         self.stride = strides[self.first]

@@ -27,7 +27,7 @@ from nano_cv import drawing, reports
 from nano_cv.contract import JPEG, Contract
 from nano_cv.data import images
 from nano_cv.data.pictures import Pictures
-from nano_cv.errors import UserError, listing, nearest, one_line
+from nano_cv.errors import UserError, listing, nearest, one_line, printable
 
 Arrays = dict[str, NDArray[Any]]
 ADDRESS = "127.0.0.1:8001"
@@ -291,11 +291,11 @@ def main() -> None:
                 for file, answer in _ask(client, model, options.files[start : start + AT_ONCE]):
                     if isinstance(answer, UserError):
                         refused += 1
-                        print(f"error: {answer}", file=sys.stderr)
+                        print(printable(f"error: {answer}"), file=sys.stderr)
                     else:
                         answers[file] = answer
     except UserError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(printable(f"error: {error}"))
     if answers:
         _show(contract, answers, options.output)
     sys.exit(1 if refused else 0)
@@ -344,7 +344,7 @@ def _show(contract: Contract, answers: Mapping[Path, Arrays], output: Path | Non
     pictures = Pictures(Path(os.path.commonpath([file.parent for file in files])), files)
     given = dict(zip(pictures.names, answers, strict=True))
     rows = report.table(contract, predictions, pictures)
-    print(_table([row | {"file": given[row["file"]]} for row in rows]), end="")
+    print(printable(_table([row | {"file": given[row["file"]]} for row in rows])), end="")
     if output:
         report.write(contract, predictions, pictures, output)
         for name, drawn in report.draw(contract, predictions, pictures).items():
