@@ -5,7 +5,6 @@ model that the data set cannot serve, and a folder that cannot be written to.
 """
 
 import json
-import os
 import shlex
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -20,75 +19,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from nano_cv.contract import LARGEST, NAME, read_contract, weights_of
+from nano_cv.config import problems
+from nano_cv.contract import NAME, read_contract, weights_of
 from nano_cv.errors import UserError, listing, nearest, one_line
 from nano_cv.space import missing, runs_of, space_of
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-CHOICES = {  # values that a wrong spelling would carry as far as Lightning
-    "data.fit": ("stretch", "letterbox"),
-    "data.augment.policy": ("trivial", "rand"),
-    "trainer.accelerator": ("auto", "cpu", "gpu", "mps"),
-    "engine": ("torch", "onnx", "triton"),
-    "protocol": ("grpc", "http"),
-    "precision": ("float32", "int8", "bf16", "auto"),
-    "trainer.precision": ("auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"),
-}
-POSITIVE = (
-    *("data.batch_size", "model.image_size", "model.task.optimizer.lr", "trainer.max_epochs"),
-    *("data.train_size", "shard_mb", "model.task.layer_decay", "model.task.network.channels"),
-    *("model.std", "data.augment.scale"),
-    *("trainer.prune_after", "trainer.prune_siblings"),
-    *("model.epochs", "model.batch_size", "model.task.steps", "model.task.max_detections", "count"),
-    *(f"trainer.limit_{split}_batches" for split in ("train", "val", "test")),
-    *(f"model.task.network.{key}" for key in ("width", "blocks")),
-    *("probe_seconds", "probe_deadline_seconds", "poll_seconds", "exit_timeout_seconds"),
-    *("max_request_bytes", "receive_seconds"),
-    *("calibration_pictures", "concurrency", "seconds", "p99_limit_ms"),
-    *("min_rounds", "max_rounds"),
-    *("instances", "threads", "batches"),
-    *(f"triton.{key}" for key in ("max_batch_size", "instances", "threads", "max_queue_size")),
-    *(f"triton.{key}" for key in ("queue_timeout_us", "decode_instances")),
-    *("triton.max_picture_bytes", "triton.max_picture_pixels"),
-)
-MAY_BE_NULL = (
-    "data.train_size",
-    "model.task.ema_decay",
-    "trainer.gradient_clip_val",
-    "trainer.prune_after",
-)
-SHARES = (
-    *("model.task.label_smoothing", "model.task.ema_decay", "data.augment.flip"),
-    *("model.task.network.dropout", "model.task.network.drop_path", "data.augment.translate"),
-    "model.task.drop_label",
-)
-NOT_NEGATIVE = (
-    "seed",
-    "data.workers",
-    "model.augment",
-    *(f"model.task.{key}" for key in ("mixup", "cutmix", "warmup_epochs")),
-    *("model.task.network.frozen", "model.task.optimizer.weight_decay"),
-    *(f"data.augment.{key}" for key in ("degrees", "brightness", "contrast", "saturation")),
-    *("trainer.patience", "trainer.gradient_clip_val", "trainer.log_every_n_steps"),
-    *("model.task.box_weight", "model.task.dice_weight", "data.augment.strength"),
-    *("tolerance", "max_drop", "data.seed"),
-    "triton.max_queue_delay_us",
-    "delays_us",
-)
-MOST = (  # what no machine can do more of, or no format hold
-    (["model.image_size", "data.train_size"], LARGEST),
-    (["data.workers"], max(16, 4 * (os.cpu_count() or 1))),
-    (["model.task.steps"], 1000),
-    (["model.task.max_detections"], 10_000),
-    (["count"], 1_000_000),
-    (["trainer.max_epochs"], 1_000_000),
-)
-
-
 FIXED = (  # what a resumed run must have as it was,
     *("seed", "data.", "model.", "trainer.precision", "trainer.gradient_clip_val"),
     *("trainer.limit_train_batches", "trainer.limit_val_batches"),
@@ -375,7 +315,9 @@ def _check_run(
     # As Hydra itself would go on; to compose once more would take as long as all else here.
     ConfigLoaderImpl._apply_overrides_to_config(keys, config)
     values: Any = OmegaConf.to_container(config, resolve=True)
-    _check_choices(config)
+    wrong = problems(config_name, config, compose(*chosen))
+    if wrong:
+        raise UserError("\n".join(wrong))
     for key in ("model.name", "data.name"):
         name = OmegaConf.select(config, key)
         if name is not None and not NAME.fullmatch(str(name)):
@@ -404,8 +346,8 @@ def _check_run(
     return config
 
 
-def _check_key(override: Override, defaults: DictConfig, groups: dict[str, list[str]]) -> None:
-    """The key must exist, and a number must stay a number."""
+def _check_key(override: Override, defaults: DictConfig, groups: Mapping[str, object]) -> None:
+    """The key must exist."""
     node: Any = OmegaConf.to_container(defaults, resolve=False)
     path = override.key_or_group.split(".")
     for depth, part in enumerate(path):
@@ -413,49 +355,15 @@ def _check_key(override: Override, defaults: DictConfig, groups: dict[str, list[
         if part not in allowed:
             allowed += list(groups) if depth == 0 else []
             where = ".".join(path[:depth]) or "the configuration"
+            meant = nearest(part, allowed)
+            elsewhere = [key for key in _flat(defaults) if key.rpartition(".")[2] == path[-1]]
+            if elsewhere and meant == ".":
+                meant = f"; did you mean '{elsewhere[0]}'?"
             raise UserError(
-                f"{override.input_line}: {where} has no '{part}'{nearest(part, allowed)} "
+                f"{override.input_line}: {where} has no '{part}'{meant} "
                 f"Allowed: {listing(sorted(set(allowed)), most=40) or 'nothing below it'}"
             )
         node = node[part]
-    given = None if override.is_delete() else override.value()
-    off = given is None and override.key_or_group in MAY_BE_NULL
-    if override.is_delete() or off or "${" in str(given):
-        return  # an interpolation: composing will resolve it
-    if "${" in str(node):
-        node = OmegaConf.select(defaults, override.key_or_group, throw_on_missing=False)
-    expected = {bool: "true or false", int: "a whole number", float: "a number", list: "a list"}
-    fits = type(given) is type(node) or (isinstance(node, float) and type(given) is int)
-    if path == ["resume"] and isinstance(given, str):  # the folder of a run
-        return
-    if type(node) in expected and not fits:
-        needed = expected[type(node)]
-        raise UserError(f"{override.input_line}: {needed} is needed, as in '{path[-1]}={node}'")
-
-
-def _check_choices(config: DictConfig) -> None:
-    for key, allowed in CHOICES.items():
-        value = OmegaConf.select(config, key)
-        if value is not None and str(value) not in allowed:
-            raise UserError(
-                f"{key}={value}: no such value{nearest(str(value), allowed)} "
-                f"Allowed: {', '.join(allowed)}"
-            )
-    for keys, fits, needed in (
-        (POSITIVE, lambda number: 0 < number < float("inf"), "more than 0"),
-        (NOT_NEGATIVE, lambda number: 0 <= number < float("inf"), "0 or more"),
-        (SHARES, lambda number: 0 <= number <= 1, "0 to 1"),
-        (["data.detail"], lambda number: 1 <= number <= 2, "1 to 2"),
-        (["seed", "data.seed"], lambda number: number < 2**32, "less than 2 to the 32nd"),
-        *((keys, most.__ge__, f"{most:,} or less") for keys, most in MOST),
-    ):
-        for key in keys:
-            value = OmegaConf.select(config, key)
-            if isinstance(value, ListConfig) and not value:
-                raise UserError(f"{key}=[]: at least one value is needed")
-            for number in value if isinstance(value, ListConfig) else [value]:
-                if number is not None and not (isinstance(number, int | float) and fits(number)):
-                    raise UserError(f"{key}={value}: {needed} is needed")
 
 
 def _check_task(config: Any, sets: Mapping[str, Callable[[], DictConfig]]) -> None:

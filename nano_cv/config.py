@@ -5,16 +5,20 @@ it before torch is loaded, so a wrong value is answered in half a second. A new 
 places: its YAML file, and the class below that has the name of what it configures.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
+from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from nano_cv.contract import LARGEST
 from nano_cv.errors import listing, nearest
 
 Count = Annotated[int, Ge(1)]
+Side = Annotated[int, Ge(1), Le(LARGEST)]  # pixels
 NotNegativeInt = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0), Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Ge(0), Field(allow_inf_nan=False)]
@@ -82,12 +86,12 @@ class DataModule(Section):
     root: str | None
     source: str | None
     dataset: Open
-    image_size: Count
-    train_size: Count | None
+    image_size: Side
+    train_size: Side | None
     detail: Annotated[float, Ge(1), Le(2)]
     fit: Fit
     batch_size: Count
-    workers: NotNegativeInt
+    workers: Annotated[int, Ge(0), Le(max(16, 4 * (os.cpu_count() or 1)))]
     cache: str | None
     seed: Seed
     augment: by_target(Augment) | None  # type: ignore[valid-type]
@@ -175,7 +179,7 @@ class Classification(Task):
 class Detection(Task):
     """`nano_cv.tasks.detection.Detection`."""
 
-    max_detections: Count
+    max_detections: Annotated[int, Ge(1), Le(10_000)]
     box_weight: NotNegative
 
 
@@ -188,7 +192,7 @@ class Segmentation(Task):
 class Generation(Task):
     """`nano_cv.tasks.generation.Generation`."""
 
-    steps: Count
+    steps: Annotated[int, Ge(1), Le(1000)]
     guidance: float
     drop_label: Share
 
@@ -197,8 +201,8 @@ class Model(Section):
     """A file of `configs/model/`."""
 
     name: str
-    image_size: Count
-    train_size: Count | None
+    image_size: Side
+    train_size: Side | None
     mean: Means
     std: Deviations
     fit: Fit
@@ -217,14 +221,14 @@ class Model(Section):
 class Trainer(Open):
     """`pytorch_lightning.Trainer`, whose other options may be added with `+trainer.KEY=VALUE`."""
 
-    max_epochs: Count
+    max_epochs: Annotated[int, Ge(1), Le(1_000_000)]
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
     gradient_clip_val: NotNegative | None
     limit_train_batches: Batches
     limit_val_batches: Batches
     limit_test_batches: Batches
-    log_every_n_steps: Count
+    log_every_n_steps: NotNegativeInt
     num_sanity_val_steps: int
     deterministic: bool
     patience: NotNegativeInt | None
@@ -281,7 +285,7 @@ class Train(Common):
 
     trainer: Trainer
     logger: Logger
-    resume: bool
+    resume: bool | str
     test: bool
     half: bool
 
@@ -296,7 +300,7 @@ class Infer(Common):
     protocol: Literal["grpc", "http"]
     input: str | int | list[str] | None
     labels: str | list[str] | None
-    count: Count | None
+    count: Annotated[int, Ge(1), Le(1_000_000)] | None
     weights: str | None
     gradcam: bool
     tta: bool
@@ -386,23 +390,40 @@ NEEDED = {  # what to say of pydantic's kinds of errors; `{}` is the limit
 LIMITS = ("gt", "ge", "lt", "le", "min_length", "max_length")
 
 
-def problems(script: str, config: Mapping[str, Any]) -> list[str]:
+def problems(script: str, config: DictConfig, defaults: DictConfig) -> list[str]:
     """What is wrong with a composed configuration: a message for each key.
 
     Args:
         script: `train`, `infer`, ...
-        config: plain dictionaries and lists, interpolations resolved.
+        config: to be checked.
+        defaults: the same without what was typed, to show how a value is written.
     """
+    values = OmegaConf.to_container(config, resolve=True)
+    written, usual = OmegaConf.to_container(config), OmegaConf.to_container(defaults, resolve=True)
     try:
-        TypeAdapter(SCRIPTS[script]).validate_python(config)
+        TypeAdapter(SCRIPTS[script]).validate_python(values)
     except ValidationError as error:
         found: dict[str, list[str]] = {}
         for one in error.errors(include_url=False):
-            if one["type"] != "missing":
-                key, said = _explain(config, one["loc"], one["type"], one.get("ctx", {}))
+            # A key that only repeats the value of another one is not named a second time.
+            repeats = "${" in str(_at(written, one["loc"]))
+            if one["type"] != "missing" and not repeats:
+                key, said = _explain(values, one["loc"], one["type"], one.get("ctx", {}))
+                example = _at(usual, one["loc"])
+                if one["type"].endswith(("_type", "_from_float")) and example is not None:
+                    name = key.partition("=")[0].rpartition(".")[2]
+                    said += f", as in '{name}={example}'"
                 found.setdefault(key, []).append(said)
         return [f"{key}: {', or '.join(dict.fromkeys(said))}" for key, said in found.items()]
     return []
+
+
+def _at(values: Any, location: tuple[int | str, ...]) -> Any:
+    """The value at a place that pydantic names; it also names members of unions, no keys."""
+    for part in location:
+        if isinstance(values, dict) and part in values:
+            values = values[part]
+    return values
 
 
 def _explain(
@@ -427,5 +448,5 @@ def _explain(
     if kind == "literal_error":
         allowed = str(limits["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         return given, f"no such value{nearest(str(node), allowed)} Allowed: {', '.join(allowed)}"
-    values = [f"{value:g}" for name, value in limits.items() if name in LIMITS]
+    values = [str(value).removesuffix(".0") for name, value in limits.items() if name in LIMITS]
     return given, NEEDED.get(kind, "cannot be used").format(*values)
