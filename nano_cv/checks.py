@@ -75,7 +75,7 @@ NOT_NEGATIVE = (
     *(f"data.augment.{key}" for key in ("degrees", "brightness", "contrast", "saturation")),
     *("trainer.patience", "trainer.gradient_clip_val", "trainer.log_every_n_steps"),
     *("model.task.box_weight", "model.task.dice_weight", "data.augment.strength"),
-    *("tolerance", "max_drop", "data.seed"),
+    *("tolerance", "data.seed"),
     "triton.max_queue_delay_us",
     "delays_us",
 )
