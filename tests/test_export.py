@@ -166,9 +166,9 @@ def test_weights_of_other_classes(here, run):
 
 
 def test_benchmark_without_a_model(flowers, run):
-    done = run("benchmark", "+data=flowers", "+model=lenet", "data.name=my plants")
+    done = run("benchmark", "+data=flowers", "+model=lenet", "data.root=my plants")
     assert done.status == 1
-    assert "python export_model.py data=flowers model=lenet 'data.name=my plants'\n" in done.err
+    assert "python export_model.py data=flowers model=lenet 'data.root=my plants'\n" in done.err
 
 
 # Killed at any moment, and two at once

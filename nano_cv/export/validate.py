@@ -79,7 +79,7 @@ def check_model(
     Args:
         folder: of the model; a hidden one need not have the model's name.
         repository: where the steps of an ensemble are; by default the folder's parent.
-        versions: to be checked; by default the newest.
+        versions: to be checked; by default those that are served.
     """
     try:
         config = read_config(folder / CONFIG)
@@ -184,10 +184,9 @@ def _check_steps(config: ModelConfig, repository: Path) -> Iterator[str]:
 def _check_versions(
     config: ModelConfig, folder: Path, versions: Sequence[int] | None
 ) -> Iterator[str]:
-    present = [int(path.name) for path in folder.iterdir() if VERSION.fullmatch(path.name)]
-    if not present:
+    if not any(VERSION.fullmatch(path.name) for path in folder.iterdir()):
         yield "no version: a folder 1/ is needed"
-    for version in sorted(present)[-1:] if versions is None else versions:
+    for version in served_versions(folder, config) if versions is None else versions:
         name = f"{version}/{_file(config) or ''}"
         if not (folder / name).exists():
             yield f"{name}: missing"
