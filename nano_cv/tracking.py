@@ -167,9 +167,10 @@ class MLflow(Logger):
 
     def finish(self, status: str) -> None:
         """Mark the run, after a last try to deliver what still waits."""
+        self._call(self.client.set_terminated, self.run_id, status)
         if self.lost is not None:
             self.lost -= PAUSE
-        self._call(self.client.set_terminated, self.run_id, status)
+            self._deliver()
         if waiting := len(self.metrics) + len(self.calls) + self.given_up:
             log.warning("MLflow lacks %d entries of this run", waiting)
 
