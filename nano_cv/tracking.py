@@ -205,7 +205,7 @@ class MLflow(Logger):
                 else:
                     self.calls[0]()
             except Exception as error:  # a client fails in as many ways as there are stores
-                if self.lost is None:
+                if self.lost is None and not self.given_up:  # else it has been said
                     log.warning("MLflow failed; going on without tracking: %s", first_line(error))
                 if self.lost is None or not self._answers():
                     self.lost = time.monotonic()
