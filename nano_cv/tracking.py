@@ -167,9 +167,10 @@ class MLflow(Logger):
 
     def finish(self, status: str) -> None:
         """Mark the run, after a last try to deliver what still waits."""
+        self._call(self.client.set_terminated, self.run_id, status)
         if self.lost is not None:
             self.lost -= PAUSE
-        self._call(self.client.set_terminated, self.run_id, status)
+            self._deliver()
         if waiting := len(self.metrics) + len(self.calls) + self.given_up:
             log.warning("MLflow lacks %d entries of this run", waiting)
 
@@ -204,7 +205,7 @@ class MLflow(Logger):
                 else:
                     self.calls[0]()
             except Exception as error:  # a client fails in as many ways as there are stores
-                if self.lost is None:
+                if self.lost is None and not self.given_up:  # else it has been said
                     log.warning("MLflow failed; going on without tracking: %s", first_line(error))
                 if self.lost is None or not self._answers():
                     self.lost = time.monotonic()
