@@ -192,15 +192,15 @@ def sheet(
         columns: of the sheet.
         title: above all of them.
     """
-    shown = [np.asarray(images.decode(pictures.files[index], SIDE)) for index in indices]
-    shown = [paint(image, i) if paint else image for image, i in zip(shown, indices, strict=True)]
-    names, shapes = pictures.names, [image.shape[0] / image.shape[1] for image in shown] or [0.5]
+    cells = [np.asarray(images.decode(pictures.files[index], SIDE)) for index in indices]
+    cells = [paint(image, i) if paint else image for image, i in zip(cells, indices, strict=True)]
+    names, shapes = pictures.names, [image.shape[0] / image.shape[1] for image in cells] or [0.5]
     rows = [shapes[start : start + columns] for start in range(0, len(shapes), columns)]
     heights = [max(row) * WIDTH / columns + 0.5 for row in rows]  # inches
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=100, layout="constrained")
-    cells = figure.add_gridspec(len(rows), columns, height_ratios=heights)
-    for position, (image, index) in enumerate(zip(shown, indices, strict=True)):
-        axes = figure.add_subplot(cells[position])
+    places = figure.add_gridspec(len(rows), columns, height_ratios=heights)
+    for position, (image, index) in enumerate(zip(cells, indices, strict=True)):
+        axes = figure.add_subplot(places[position])
         axes.imshow(image)
         room = int(LETTERS * WIDTH / columns)
         lines = [shown(line, room) for line in captions[index].split("\n")]

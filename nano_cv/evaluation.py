@@ -18,7 +18,7 @@ from nano_cv.engines import Engine, Torch
 from nano_cv.files import replacing
 from nano_cv.inputs import Inputs
 from nano_cv.progress import track
-from nano_cv.tables import cell
+from nano_cv.tables import CSV, cell
 from nano_cv.tracking import Logger
 
 METRICS = "metrics.json"
@@ -98,10 +98,7 @@ def _write_metrics(path: Path, metrics: Mapping[str, float]) -> Path:
 
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
     """As CSV that no spreadsheet takes for formulas, with the columns of all classes."""
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
+    with replacing(path) as temporary, temporary.open("w", **CSV) as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writerow({name: cell(name) for name in rows[0]})
         for row in rows:

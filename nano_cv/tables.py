@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Collection, Sequence
+from typing import Any
 
 # What begins so is a formula to a spreadsheet, blanks and signs that cannot be seen left out;
 # apostrophes before it count, so that removing one of them gives the text back.
 FORMULA = re.compile(
     r"'*(?:[\t\r]|[\s\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\ufeff]*[=+\-@\uff0b\uff0d\uff1d\uff20])"
 )
+# How to open one; a name that is no Unicode is written with escapes.
+CSV: Any = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
 
 
 def cell(text: str) -> str:

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from omegaconf import DictConfig, OmegaConf
 from nano_cv.contract import git_commit
 from nano_cv.drawing import Drawing
 from nano_cv.errors import UserError, first_line
+from nano_cv.tables import CSV, cell
 
+LONGEST = 250  # characters of a key; MLflow takes no more
 log = logging.getLogger(__name__)
 
 
@@ -85,10 +88,10 @@ class Csv(Logger):
         self.rows.append(row)
         known = row.keys() <= set(self.columns)
         self.columns = sorted(row.keys() | set(self.columns))
-        with (self.folder / "metrics.csv").open("a" if known else "w", newline="") as file:
+        with (self.folder / "metrics.csv").open("a" if known else "w", **CSV) as file:
             writer = csv.DictWriter(file, self.columns)
             if not known:
-                writer.writeheader()
+                writer.writerow({name: cell(name) for name in self.columns})
             writer.writerows([row] if known else self.rows)
 
 
@@ -120,19 +123,19 @@ class MLflow(Logger):
         from mlflow.entities import Param
 
         values: Any = OmegaConf.to_container(config, resolve=True)
-        params = [Param(key, str(value)[:250]) for key, value in _flat(values).items()]
+        params = [
+            Param(key(name), str(value).encode(errors="backslashreplace").decode()[:250])
+            for name, value in _flat(values).items()
+        ]
         for start in range(0, 0 if self.resumed else len(params), 100):  # MLflow's most at once
             self.attempt(self.client.log_batch, self.run_id, params=params[start : start + 100])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Under their names, without signs that MLflow refuses."""
+        """Under their names, see `key`."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        kept = [
-            Metric(re.sub(r"[^\w/. -]+", "", name), value, now, step)
-            for name, value in metrics.items()
-        ]
+        kept = [Metric(key(name), value, now, step) for name, value in metrics.items()]
         self.attempt(self.client.log_batch, self.run_id, metrics=kept)
 
     def log_drawing(self, name: str, drawing: Drawing) -> None:
@@ -145,7 +148,7 @@ class MLflow(Logger):
 
     def log_model(self, file: Path, name: str) -> None:
         """With its signature, registered as the next version of `name`."""
-        self.attempt(_register, self.run_id, file, name)
+        self.attempt(_register, self.run_id, file, key(name, r"\w -"))
 
     def finish(self, failed: bool = False) -> None:
         """Mark the run as finished or failed."""
@@ -191,6 +194,27 @@ def make_logger(config: DictConfig, folder: Path, job: str, data_hash: str = "")
         logger = _mlflow(config.logger.uri, config.logger.experiment, tags)
     logger.log_params(config)
     return logger
+
+
+def key(name: str, allowed: str = r"\w/. -") -> str:
+    """The key of a metric, parameter or model in MLflow: `C++` is `C_x2B__x2B_`, as in SQL/XML.
+
+    Any name has a key of its own, and `_x2B_` means the character of that hexadecimal number, so
+    that the name can be read back. Escaped is what MLflow does not allow (colons on Windows), what
+    is part of a path that leads elsewhere (`..`, `//`, slashes at the ends), blanks at an end, and
+    `_` where it would look like such an escape. Of more than 250 characters, MLflow's most, the
+    last become a digest; `metrics.json` has them whole.
+    """
+    paths = r"^/|/(?=/|$)|^\.(?=\.)|(?:(?<=/)|^)\.(?=\.?(?:/|$))|(?<=/\.)\.(?=/|$)"
+    escaped = re.sub(
+        rf"[^{allowed}]|_(?=x[0-9A-F]*_)|{paths}|^ | $",
+        lambda found: f"_x{ord(found[0]):X}_",
+        name,
+    )
+    if len(escaped) > LONGEST:
+        digest = sha256(escaped.encode(errors="surrogatepass")).hexdigest()
+        return f"{escaped[: LONGEST - 20]}_x_{digest[:16]}"
+    return escaped or "_x_"
 
 
 def _register(run_id: str, file: Path, name: str) -> None:
