@@ -26,6 +26,7 @@ WIDTH = 10.4  # inches of a contact sheet
 LETTERS = 14  # of a caption, that an inch has room for
 LONGEST = 24  # letters of the name of a class
 SIDE = 480  # pixels; the longest side of a picture that is drawn upon
+FEW = 12  # classes; of more, a confusion matrix leaves its noughts out
 CLASSES = 30  # in a confusion matrix; of more, only the most confused are shown
 KNOWN = {font.name for font in fontManager.ttflist}
 FONTS = [  # the first comes with matplotlib; the others, for further scripts, with systems
@@ -144,9 +145,11 @@ def confusion_matrix(
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
+        if not share and len(columns) > FEW:
+            continue
         text = str(counts[row, column]) if unit == "pictures" else _percent(share)
         colour = "white" if share > 0.5 else "black"
-        axes.text(column, row, text, ha="center", va="center", color=colour)
+        axes.text(column, row, text, ha="center", va="center", color=colour, in_layout=False)
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right")
     axes.set_yticks(range(len(rows)), columns[: len(rows)])
     axes.set(xlabel="predicted", ylabel="true")
