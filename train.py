@@ -16,11 +16,13 @@ def train(config: DictConfig) -> float:
 
     keep_memory()  # before torch is loaded
 
+    from functools import partial
+
     from pytorch_lightning import seed_everything
 
     from nano_cv import building, sweep, training, weights
-    from nano_cv.data.survey import survey
-    from nano_cv.drawing import save
+    from nano_cv.data.survey import contact_sheet, survey
+    from nano_cv.drawing import keep
     from nano_cv.engines import Torch
     from nano_cv.evaluation import evaluate
     from nano_cv.inputs import of_test
@@ -34,9 +36,8 @@ def train(config: DictConfig) -> float:
     data = building.make_data(config)
     data.setup()
     with make_logger(config, folder, "train", data.data_hash) as logger:
-        sheet = survey(data.splits, data.data_hash, config.paths.cache)
-        save(sheet, folder / "data.png")
-        logger.log_drawing("data", sheet)
+        survey(data.splits, data.data_hash, config.paths.cache)
+        keep("data", partial(contact_sheet, data.splits["train"]), folder, logger.log_drawing)
         contract = building.make_contract(config, data, run_id=logger.run_id)
         task = building.make_task(config, contract)
         building.load_pretrained(config, task)

@@ -1,23 +1,103 @@
 """Pictures of results: drawn off-screen, returned as uint8 RGB arrays `[H, W, 3]`."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, fontManager, get_font
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from nano_cv.data import images
 from nano_cv.data.pictures import Pictures
+from nano_cv.errors import one_line
 from nano_cv.files import replacing
 
+log = logging.getLogger(__name__)
 Drawing = NDArray[np.uint8]
 OKABE_ITO = ("56b4e9", "e69f00", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
 WIDTH = 10.4  # inches of a contact sheet
-LONGEST = 48  # letters of a name; longer ones would reach into the next picture
+LETTERS = 14  # of a caption, that an inch has room for
+LONGEST = 24  # letters of the name of a class
 SIDE = 480  # pixels; the longest side of a picture that is drawn upon
+FEW = 12  # classes; of more, a confusion matrix leaves its noughts out
+CLASSES = 30  # in a confusion matrix; of more, only the most confused are shown
+KNOWN = {font.name for font in fontManager.ttflist}
+FONTS = [  # the first comes with matplotlib; the others, for further scripts, with systems
+    name
+    for name in (
+        *("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans GB"),
+        *("Arial Unicode MS", "Microsoft YaHei", "Malgun Gothic", "WenQuanYi Zen Hei"),
+    )
+    if name in KNOWN
+]
+# Text is drawn as it stands: `$` and `_` in the names of classes and files are not TeX.
+LITERAL: Any = {"text.parse_math": False, "text.usetex": False, "font.family": FONTS}
+literal = matplotlib.rc_context(LITERAL)
+
+
+@cache
+def fonts() -> dict[str, frozenset[int]]:
+    """Of the file of each of `FONTS`, the code points that it has a glyph for."""
+    files = [findfont(name) for name in FONTS]
+    return {file: frozenset(get_font(file).get_charmap()) for file in files}
+
+
+def shown(text: str, longest: int = LONGEST, file: str = "") -> str:
+    """A text as it can be drawn: the middle of a long one left out, on one line.
+
+    What cannot be seen, or no font (or not that of `file`) has a glyph for, becomes its escape, as
+    `\\n` or `\\u732b`.
+    """
+    glyphs = [fonts()[file]] if file else fonts().values()
+    text = "".join(
+        letter
+        if letter.isprintable() and any(ord(letter) in font for font in glyphs)
+        else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+    half = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
+
+
+def write(pen: ImageDraw.ImageDraw, x: float, y: float, text: str, fill: str = "") -> None:
+    """Write a short text on a picture, upon a ground of colour `fill` if one is given.
+
+    Pillow's own font has few letters, and its pen raises an error at some others.
+    """
+    file = next((file for file, font in fonts().items() if font.issuperset(map(ord, text))), None)
+    file = file or next(iter(fonts()))
+    text, font = shown(text, file=file), ImageFont.truetype(file, 10)
+    if fill:
+        pen.rectangle(pen.textbbox((x, y), text, font=font), fill=fill)
+    pen.text((x, y), text, fill="black", font=font)
+
+
+def keep(
+    name: str,
+    draw: Callable[[], Drawing],
+    folder: Path,
+    log_drawing: Callable[[str, Drawing], None] | None = None,
+) -> None:
+    """Draw `<name>.png` into `folder` and log it; what fails there is a warning, never an error.
+
+    A picture to look at is not worth a training, or the drawings that follow.
+    """
+    try:
+        drawing = draw()
+        save(drawing, folder / f"{name}.png")
+    except Exception as error:  # anything that names, sizes and a full disk can cause
+        log.warning("%s.png could not be drawn, and is left out: %s", name, one_line(error))
+        log.debug("%s.png", name, exc_info=error)
+        return
+    if log_drawing:
+        log_drawing(name, drawing)
 
 
 def render(figure: Figure) -> Drawing:
@@ -33,25 +113,70 @@ def save(drawing: Drawing, file: Path) -> None:
         Image.fromarray(drawing).save(temporary, format="PNG")
 
 
-def confusion_matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Drawing:
-    """Rows are the truth, columns the prediction; colour is the share of the row."""
-    side = max(4.0, 1.6 + 0.75 * len(classes))
+@literal
+def confusion_matrix(
+    counts: NDArray[np.int64], classes: Sequence[str], unit: str = "pictures"
+) -> Drawing:
+    """Rows are the truth, columns the prediction; colour is the share of the row.
+
+    Args:
+        counts: of pictures or pixels, `[K, K]`.
+        classes: K names. Of more than `CLASSES` the most confused are shown, and all others as one
+            column.
+        unit: what was counted. The cells say how many pictures; of pixels, the percentage of the
+            row, for their numbers would be too long and say nothing.
+    """
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    rows: NDArray[np.int64] = np.arange(len(classes))
+    columns = [shown(name) for name in classes]
+    title = f"{np.trace(counts) / max(counts.sum(), 1):.1%} of {counts.sum():,} {unit} right"
+    if len(classes) > CLASSES:
+        rows = _most_confused(counts if unit == "pictures" else shares, CLASSES - 5)
+        title += f"\nthe {len(rows)} most confused of {len(classes):,} classes"
+        others = np.delete(np.arange(len(classes)), rows)
+        columns = [*(columns[row] for row in rows), f"{len(others):,} others"]
+        cut: list[NDArray[Any]] = [
+            np.column_stack([each[np.ix_(rows, rows)], each[np.ix_(rows, others)].sum(axis=1)])
+            for each in (counts, shares)
+        ]
+        counts, shares = cut
+    side = max(4.0, 1.6 + 0.75 * len(columns))
     figure = Figure(figsize=(side, side), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(classes) <= 30:  # beyond that the numbers could not be read
-        for (row, column), count in np.ndenumerate(counts):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(count), ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), classes)
+    for (row, column), share in np.ndenumerate(shares):
+        if not share and len(columns) > FEW:
+            continue
+        text = str(counts[row, column]) if unit == "pictures" else _percent(share)
+        colour = "white" if share > 0.5 else "black"
+        axes.text(column, row, text, ha="center", va="center", color=colour, in_layout=False)
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right")
+    axes.set_yticks(range(len(rows)), columns[: len(rows)])
     axes.set(xlabel="predicted", ylabel="true")
-    accuracy = np.trace(counts) / max(counts.sum(), 1)
-    axes.set_title(f"{accuracy:.1%} of {counts.sum()} right", fontsize=11)
+    if unit != "pictures":
+        title += "\n% of each true class"
+    axes.set_title(title, fontsize=11)
     return render(figure)
 
 
+def _percent(share: float) -> str:
+    """Nothing and almost nothing are told apart, as are all and almost all."""
+    if share in (0, 1):
+        return f"{share:.0%}".rstrip("%")
+    return f"{min(max(100 * share, 0.1), 99.9):.1f}"
+
+
+def _most_confused(wrong: NDArray[Any], most: int) -> NDArray[np.int64]:
+    """The classes of the worst pairs in a confusion matrix `[K, K]`, and then the commonest."""
+    commonest = np.argsort(-wrong.sum(axis=1), kind="stable")
+    wrong = wrong * (1 - np.eye(len(wrong), dtype=wrong.dtype))
+    worst = np.argsort(-wrong, axis=None, kind="stable")[: int((wrong > 0).sum())]
+    pairs = np.column_stack(np.unravel_index(worst[: most**2], wrong.shape))
+    chosen = list(dict.fromkeys([*pairs.ravel().tolist(), *commonest.tolist()]))
+    return np.sort(chosen[:most])
+
+
+@literal
 def sheet(
     pictures: Pictures,
     indices: Sequence[int],
@@ -70,18 +195,20 @@ def sheet(
         columns: of the sheet.
         title: above all of them.
     """
-    shown = [np.asarray(images.decode(pictures.files[index], SIDE)) for index in indices]
-    shown = [paint(image, i) if paint else image for image, i in zip(shown, indices, strict=True)]
-    names, shapes = pictures.names, [image.shape[0] / image.shape[1] for image in shown] or [0.5]
+    cells = [np.asarray(images.decode(pictures.files[index], SIDE)) for index in indices]
+    cells = [paint(image, i) if paint else image for image, i in zip(cells, indices, strict=True)]
+    names, shapes = pictures.names, [image.shape[0] / image.shape[1] for image in cells] or [0.5]
     rows = [shapes[start : start + columns] for start in range(0, len(shapes), columns)]
     heights = [max(row) * WIDTH / columns + 0.5 for row in rows]  # inches
     figure = Figure(figsize=(WIDTH, sum(heights)), dpi=100, layout="constrained")
-    cells = figure.add_gridspec(len(rows), columns, height_ratios=heights)
-    for position, (image, index) in enumerate(zip(shown, indices, strict=True)):
-        axes = figure.add_subplot(cells[position])
+    places = figure.add_gridspec(len(rows), columns, height_ratios=heights)
+    for position, (image, index) in enumerate(zip(cells, indices, strict=True)):
+        axes = figure.add_subplot(places[position])
         axes.imshow(image)
-        axes.set_title(captions[index], fontsize=9)
-        axes.set_xlabel(names[index][-LONGEST:], fontsize=7)
+        room = int(LETTERS * WIDTH / columns)
+        lines = [shown(line, room) for line in captions[index].split("\n")]
+        axes.set_title("\n".join(lines), fontsize=9)
+        axes.set_xlabel(shown(names[index], room * 9 // 7), fontsize=7)
         axes.set(xticks=[], yticks=[])
     if title:
         figure.suptitle(title, fontsize=10)
@@ -109,9 +236,8 @@ def outline(
     for index, box in enumerate(boxes * scale):
         pen.rectangle(box.tolist(), outline=colours[index], width=2)
         if captions:
-            where = pen.textbbox((float(box[0]), max(0.0, float(box[1]) - 11)), captions[index])
-            pen.rectangle(where, fill=colours[index])
-            pen.text(where[:2], captions[index], fill="black")
+            x, y = float(box[0]), max(0.0, float(box[1]) - 12)
+            write(pen, x, y, captions[index], colours[index])
     return np.asarray(canvas)
 
 
@@ -141,15 +267,22 @@ def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
     return (image * (1 - strength) + palette(256)[mask] * strength).astype(np.uint8)
 
 
-def curves(lines: Mapping[str, NDArray[np.float64]], xlabel: str, ylabel: str) -> Drawing:
-    """Named lines `[N]` over 0..1."""
-    figure = Figure(figsize=(5, 4.2), dpi=120, layout="constrained")
+@literal
+def curves(
+    lines: Mapping[str, NDArray[np.float64]], xlabel: str, ylabel: str, title: str = ""
+) -> Drawing:
+    """Named lines `[N]` over 0..1; names that begin with `_` would be left out of the legend."""
+    figure = Figure(figsize=(7 if len(lines) > 4 else 5, 4.2), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    for name, line in lines.items():
-        axes.plot(np.linspace(0, 1, len(line)), line, label=name)
+    for index, (name, line) in enumerate(lines.items()):
+        style = "-" if index < 10 else "--"  # there are ten colours
+        axes.plot(np.linspace(0, 1, len(line)), line, style, label=shown(name, LONGEST + 8))
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=xlabel, ylabel=ylabel)
+    axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
-    if lines:
+    if len(lines) > 4:
+        figure.legend(fontsize=8, loc="outside right upper")
+    elif lines:
         axes.legend(fontsize=8)
     return render(figure)
 

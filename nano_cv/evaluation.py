@@ -1,7 +1,10 @@
 """Metrics, predictions and pictures of a model, the same from train.py and from every engine."""
 
 import csv
+import json
 from collections.abc import Mapping
+from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,40 +13,51 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from nano_cv import reports
-from nano_cv.drawing import Drawing, save
+from nano_cv.drawing import keep
 from nano_cv.engines import Engine, Torch
 from nano_cv.files import replacing
 from nano_cv.inputs import Inputs
 from nano_cv.progress import track
+from nano_cv.tables import CSV, cell
 from nano_cv.tracking import Logger
+
+METRICS = "metrics.json"
+TEXTS = ("file", "label", "target")  # columns of words; all others hold numbers
 
 
 def evaluate(
     config: DictConfig, engine: Engine, inputs: Inputs, folder: Path, logger: Logger
 ) -> dict[str, float]:
-    """Predict all `inputs`, write `predictions.csv`, drawings and files into `folder`, log them.
+    """Predict all `inputs`, write and log what a person wants to know of that.
+
+    Into `folder`, what matters most first: `metrics.json`, `predictions.csv`, files of the task,
+    then drawings, of which one that fails is a warning.
 
     Returns:
         The metrics by name, `test/...`, if the pictures have targets.
     """
-    with logger:
-        contract, report = engine.contract, reports.find(engine.contract.task)
-        limit = config.trainer.limit_test_batches if inputs.pictures.targets else 1.0
-        count = limited(len(inputs.pictures), config.data.batch_size, limit)
-        pictures = inputs.pictures.first(count)
-        answers = predict(engine, inputs, count, config.data.batch_size, config.get("tta", False))
-        given = contract, answers, pictures
+    contract, report = engine.contract, reports.find(engine.contract.task)
+    limit = config.trainer.limit_test_batches if inputs.pictures.targets else 1.0
+    count = limited(len(inputs.pictures), config.data.batch_size, limit)
+    pictures = inputs.pictures.first(count)
+    answers = predict(engine, inputs, count, config.data.batch_size, config.get("tta", False))
+    given = contract, answers, pictures
 
-        metrics = report.metrics(*given) if pictures.targets else {}
-        metrics = {f"test/{name}": value for name, value in metrics.items()}
-        report.write(*given, folder)
-        drawings = report.draw(*given)
-        if config.get("gradcam") and isinstance(engine, Torch):
-            from nano_cv.explain import gradcam
+    metrics = report.metrics(*given) if pictures.targets else {}
+    metrics = {f"test/{name}": value for name, value in metrics.items()}
+    if metrics:
+        logger.log_metrics(metrics)
+        logger.log_file(_write_metrics(folder / METRICS, metrics))
+    logger.log_file(_write_table(folder / "predictions.csv", report.table(*given)))
+    report.write(*given, folder)
+    drawings = report.draw(*given)
+    if config.get("gradcam") and isinstance(engine, Torch):
+        from nano_cv.explain import gradcam
 
-            drawings["gradcam"] = gradcam(engine.task, inputs, *given[1:])
-        _write(folder, metrics, report.table(*given), drawings, logger)
-        return metrics
+        drawings["gradcam"] = partial(gradcam, engine.task, inputs, *given[1:])
+    for name, draw in drawings.items():
+        keep(name, draw, folder, logger.log_drawing)
+    return metrics
 
 
 def limited(count: int, batch_size: int, limit: float) -> int:
@@ -73,21 +87,20 @@ def predict(
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def _write(
-    folder: Path,
-    metrics: Mapping[str, float],
-    rows: list[dict[str, Any]],
-    drawings: Mapping[str, Drawing],
-    logger: Logger,
-) -> None:
-    if metrics:
-        logger.log_metrics(metrics)
-    table = folder / "predictions.csv"
-    with replacing(table) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    for name, drawing in drawings.items():
-        save(drawing, folder / f"{name}.png")
-        logger.log_drawing(name, drawing)
-    logger.log_file(table)
+def _write_metrics(path: Path, metrics: Mapping[str, float]) -> Path:
+    """By name; JSON knows no number for what is not finite."""
+    known = {name: value if isfinite(value) else None for name, value in metrics.items()}
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(known, indent=1) + "\n")
+    return path
+
+
+def _write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """As CSV that no spreadsheet takes for formulas, with the columns of all classes."""
+    with replacing(path) as temporary, temporary.open("w", **CSV) as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writerow({name: cell(name) for name in rows[0]})
+        for row in rows:
+            words = {name: cell(row[name]) for name in TEXTS if name in row}
+            writer.writerow(row | words)
+    return path

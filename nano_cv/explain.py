@@ -57,5 +57,5 @@ def gradcam(task: Task, inputs: Inputs, predictions: Predictions, pictures: Pict
         stretched = Image.fromarray(colours.astype(np.uint8)).resize((width, height))
         return (0.55 * image + 0.45 * np.asarray(stretched)).astype(np.uint8)
 
-    captions = [task.contract.classes[label] for label in labels]
+    captions = [drawing.shown(task.contract.classes[label]) for label in labels]
     return drawing.sheet(pictures, order.tolist(), captions, paint)

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
+from hashlib import sha256
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from nano_cv.contract import git_commit
 from nano_cv.drawing import Drawing
 from nano_cv.errors import UserError, first_line
+from nano_cv.tables import CSV, cell
 
 if TYPE_CHECKING:  # it takes a second to load
     from mlflow.entities import Metric
@@ -35,6 +37,7 @@ PAUSE = 60.0  # seconds between two tries of a server that was lost
 MOST_METRICS = 100_000  # that wait for a lost server; of more the oldest are given up,
 MOST_CALLS = 200  # and of all else, pictures above all
 AT_ONCE = 1000  # metrics in a request: MLflow takes no more
+LONGEST = 250  # characters of a key; MLflow takes no more
 log = logging.getLogger(__name__)
 
 
@@ -97,10 +100,10 @@ class Csv(Logger):
         self.rows.append(row)
         known = row.keys() <= set(self.columns)
         self.columns = sorted(row.keys() | set(self.columns))
-        with (self.folder / "metrics.csv").open("a" if known else "w", newline="") as file:
+        with (self.folder / "metrics.csv").open("a" if known else "w", **CSV) as file:
             writer = csv.DictWriter(file, self.columns)
             if not known:
-                writer.writeheader()
+                writer.writerow({name: cell(name) for name in self.columns})
             writer.writerows([row] if known else self.rows)
 
 
@@ -136,19 +139,19 @@ class MLflow(Logger):
         from mlflow.entities import Param
 
         values: Any = OmegaConf.to_container(config, resolve=True)
-        params = [Param(key, str(value)[:250]) for key, value in _flat(values).items()]
+        params = [
+            Param(key(name), str(value).encode(errors="backslashreplace").decode()[:250])
+            for name, value in _flat(values).items()
+        ]
         for start in range(0, 0 if self.resumed else len(params), 100):  # MLflow's most at once
             self._call(self.client.log_batch, self.run_id, params=params[start : start + 100])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Under their names, without signs that MLflow refuses."""
+        """Under their names, see `key`."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        entries = [
-            Metric(re.sub(r"[^\w/. -]+", "", name), value, now, step)
-            for name, value in metrics.items()
-        ]
+        entries = [Metric(key(name), value, now, step) for name, value in metrics.items()]
         self.given_up += max(0, len(self.metrics) + len(entries) - MOST_METRICS)
         self.metrics += entries
         self._deliver()
@@ -163,7 +166,7 @@ class MLflow(Logger):
 
     def log_model(self, file: Path, name: str) -> None:
         """With its signature, registered as the next version of `name`."""
-        self._call(_register, self.run_id, file, name)
+        self._call(_register, self.run_id, file, key(name, r"\w -"))
 
     def finish(self, status: str) -> None:
         """Mark the run, after a last try to deliver what still waits."""
@@ -249,6 +252,27 @@ def make_logger(config: DictConfig, folder: Path, job: str, data_hash: str = "")
         logger = _mlflow(config.logger.uri, config.logger.experiment, tags)
     logger.log_params(config)
     return logger
+
+
+def key(name: str, allowed: str = r"\w/. -") -> str:
+    """The key of a metric, parameter or model in MLflow: `C++` is `C_x2B__x2B_`, as in SQL/XML.
+
+    Any name has a key of its own, and `_x2B_` means the character of that hexadecimal number, so
+    that the name can be read back. Escaped is what MLflow does not allow (colons on Windows), what
+    is part of a path that leads elsewhere (`..`, `//`, slashes at the ends), blanks at an end, and
+    `_` where it would look like such an escape. Of more than 250 characters, MLflow's most, the
+    last become a digest; `metrics.json` has them whole.
+    """
+    paths = r"^/|/(?=/|$)|^\.(?=\.)|(?:(?<=/)|^)\.(?=\.?(?:/|$))|(?<=/\.)\.(?=/|$)"
+    escaped = re.sub(
+        rf"[^{allowed}]|_(?=x[0-9A-F]*_)|{paths}|^ | $",
+        lambda found: f"_x{ord(found[0]):X}_",
+        name,
+    )
+    if len(escaped) > LONGEST:
+        digest = sha256(escaped.encode(errors="surrogatepass")).hexdigest()
+        return f"{escaped[: LONGEST - 20]}_x_{digest[:16]}"
+    return escaped or "_x_"
 
 
 def _register(run_id: str, file: Path, name: str) -> None:

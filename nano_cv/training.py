@@ -153,16 +153,15 @@ class Preview(pl.Callback):
     """After each epoch what the same noise has become: `previews/epoch_001.png`, and tracked."""
 
     def __init__(self, folder: Path, logger: Logger) -> None:
-        self.folder, self.logger = folder / "previews", logger
+        self.folder, self.logger = folder, logger
 
     @rank_zero_only
     def on_validation_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Draw; the averaged weights are in place."""
         assert isinstance(task, Generation)
-        pictures, name = task.preview(), f"epoch_{trainer.current_epoch + 1:03d}"
-        sheet = drawing.grid(pictures, columns=8)
-        drawing.save(sheet, self.folder / f"{name}.png")
-        self.logger.log_drawing(f"previews/{name}", sheet)
+        pictures, name = task.preview(), f"previews/epoch_{trainer.current_epoch + 1:03d}"
+        grid = partial(drawing.grid, pictures, columns=8)
+        drawing.keep(name, grid, self.folder, self.logger.log_drawing)
 
 
 def make_trainer(

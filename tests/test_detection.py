@@ -340,6 +340,7 @@ def test_pictures_without_any_object(tmp_path, recwarn):
     assert set(REPORT.metrics(CONTRACT, answer, pictures).values()) == {0.0}
     drawings = REPORT.draw(CONTRACT, answer, pictures)
     assert drawings.keys() == {"predictions", "worst_mistakes", "precision_recall"}
+    assert all(draw().ndim == 3 for draw in drawings.values())
     assert not [one for one in recwarn if one.category is UserWarning]
 
 

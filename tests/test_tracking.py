@@ -16,6 +16,7 @@ from mlflow.entities import Run
 from nano_cv import tracking, weights
 from nano_cv.contract import git_commit
 from nano_cv.errors import UserError
+from nano_cv.tracking import key
 
 SETTINGS = [option for option in TINY if not option.startswith("logger=")]
 FILE = Path("weights/lenet_flowers.safetensors")
@@ -61,7 +62,8 @@ def test_record_of_a_training(run, flowers, tmp_path, database):
     assert len(epochs) == 2
     assert "test/accuracy" in second.data.metrics
     kept = {file.path for file in client.list_artifacts(second.info.run_id)}
-    assert kept == {"data.png", "confusion_matrix.png", "worst_mistakes.png", "predictions.csv"}
+    drawn = {"data.png", "confusion_matrix.png", "worst_mistakes.png"}
+    assert kept == {*drawn, "predictions.csv", "metrics.json"}
 
 
 def test_record_of_a_prediction(run, flowers, tmp_path, database):
@@ -233,3 +235,52 @@ def test_csv(run, flowers, tmp_path, monkeypatch):
     files = tmp_path.glob("runs/train/lenet_flowers/*/csv/version_0/*")
     assert sorted(file.name for file in files) == ["hparams.yaml", "metrics.csv"]
     assert not (tmp_path / "mlflow.db").exists() and not (tmp_path / "mlruns").exists()
+
+
+NAMES = [
+    "C",
+    "C++",
+    "C#",
+    "..",
+    ".",
+    "a/../b",
+    "/a",
+    "a/",
+    "//",
+    "",
+    " a ",
+    "ü",
+    "u\u0308",
+    "a:b",
+    "$",
+]
+NAMES += [
+    "_x2B_",
+    "C_x2B__x2B_",
+    "_x_",
+    "=1",
+    "a\n",
+    "\udc80",
+    "日本",
+    "z" * 300,
+    "z" * 301,
+    "+" * 200,
+]
+
+
+def test_every_class_has_a_key_of_its_own(database):
+    """One that MLflow takes, and of which the name can be read back."""
+    client = mlflow.MlflowClient(database)
+    run = client.create_run("0")
+    keys = {name: key(f"test/recall/{name}") for name in NAMES} | {
+        name + "!": key(name) for name in NAMES
+    }
+    assert len(set(keys.values())) == len(keys)
+    metrics = [mlflow.entities.Metric(each, 1.0, 0, 0) for each in keys.values()]
+    client.log_batch(run.info.run_id, metrics=metrics)
+    assert client.get_run(run.info.run_id).data.metrics.keys() == set(keys.values())
+    for name in NAMES:
+        if len(name) < 200:
+            back = re.sub("_x([0-9A-F]+)_", lambda found: chr(int(found[1], 16)), keys[name])
+            assert back == f"test/recall/{name}"
+    assert key("train/loss_epoch") == "train/loss_epoch"

@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from benchmarks.serving.rounds import Figures
 from benchmarks.serving.settings import Setting
 from nano_cv.contract import git_commit
-from nano_cv.drawing import Drawing, render, save
+from nano_cv.drawing import Drawing, literal, render, save
 from nano_cv.files import replacing
+from nano_cv.tables import CSV, cell
 
 COLUMNS = ("latency50", "latency90", "latency99", "throughput", "lower", "upper", "windows")
 
@@ -63,13 +64,13 @@ def write(folder: Path, settings: Mapping[Setting, Figures], rows: Mapping[str, 
     with replacing(folder / "benchmark.md") as temporary:
         temporary.write_text(text)
     save(draw(settings, rows), folder / "benchmark.png")
-    with replacing(folder / "benchmark.csv") as temporary, temporary.open("w") as output:
+    with replacing(folder / "benchmark.csv") as temporary, temporary.open("w", **CSV) as output:
         writer = csv.writer(output, lineterminator="\n")
         writer.writerow(["row", *Setting._fields, *COLUMNS, machine()])
         for setting, figures in settings.items():
             writer.writerow(["setting", *setting, *_values(figures)])
         for name, figures in rows.items():
-            writer.writerow([name, *[""] * len(Setting._fields), *_values(figures)])
+            writer.writerow([cell(name), *[""] * len(Setting._fields), *_values(figures)])
     return text
 
 
@@ -77,6 +78,7 @@ def _values(figures: Figures) -> Sequence[float]:
     return [round(getattr(figures, column), 1) for column in COLUMNS]
 
 
+@literal
 def draw(settings: Mapping[Setting, Figures], rows: Mapping[str, Figures]) -> Drawing:
     """Throughput and p99 over the delay, a line for each number of instances, threads and batch."""
     figure = Figure(figsize=(9, 3.8), dpi=120, layout="constrained")

@@ -1,4 +1,4 @@
-"""What a data set holds, shown once: counts of each class and split, sizes, and a contact sheet."""
+"""What a data set holds: counts of each class and split, sizes, and a contact sheet."""
 
 import logging
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ SIDE = 112  # pixels of one
 MEASURED = 500  # files whose size is looked at
 
 
-def survey(splits: Mapping[str, Resized], data_hash: str, cache: str | Path | None) -> Drawing:
-    """Log the table of a set, the first time that it is seen, and draw some training pictures.
+def survey(splits: Mapping[str, Resized], data_hash: str, cache: str | Path | None) -> None:
+    """Log the table of a set, the first time that it is seen.
 
     Args:
         splits: by name.
@@ -35,7 +35,6 @@ def survey(splits: Mapping[str, Resized], data_hash: str, cache: str | Path | No
         if seen:
             with replacing(seen) as temporary:
                 temporary.write_text(text)
-    return contact_sheet(splits["train"])
 
 
 def table(splits: Mapping[str, Resized]) -> str:
@@ -87,7 +86,7 @@ def contact_sheet(resized: Resized) -> Drawing:
     sheet = Image.new("RGB", (margin + COLUMNS * SIDE, len(rows) * SIDE), "white")
     pen = ImageDraw.Draw(sheet)
     for top, (name, indices) in enumerate(zip(names, rows, strict=True)):
-        pen.text((4, top * SIDE + SIDE // 2), name[: margin // 6], fill="black")
+        drawing.write(pen, 4, top * SIDE + SIDE // 2, drawing.shown(name, 17))
         for column, index in enumerate(indices):
             shown = Image.fromarray(painted(resized, index)).resize((SIDE - 2, SIDE - 2))
             sheet.paste(shown, (margin + column * SIDE, top * SIDE))

@@ -6,7 +6,7 @@ onnxruntime or a Triton server predicted makes no difference here.
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -40,13 +40,19 @@ class Report(Protocol):
     def table(
         self, contract: Contract, predictions: Predictions, pictures: Pictures
     ) -> list[dict[str, Any]]:
-        """Rows for `predictions.csv`, all with the same keys, at least one a picture."""
+        """Rows for `predictions.csv`, all with the same keys, at least one a picture.
+
+        Names of classes that are keys go through `tables.distinct`.
+        """
         ...
 
     def draw(
         self, contract: Contract, predictions: Predictions, pictures: Pictures
-    ) -> dict[str, Drawing]:
-        """Named pictures of what a person wants to see: a few of perhaps very many."""
+    ) -> dict[str, Callable[[], Drawing]]:
+        """Named pictures of what a person wants to see: a few of perhaps very many.
+
+        Each is drawn when it is called, so that one which fails takes no other along.
+        """
         ...
 
     def write(

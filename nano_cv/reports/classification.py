@@ -3,6 +3,8 @@
 Shapes: N pictures, K classes.
 """
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from nano_cv.contract import Contract
 from nano_cv.data.pictures import Pictures
 from nano_cv.drawing import Drawing
 from nano_cv.reports import Predictions
+from nano_cv.tables import distinct
 
 MOST = 24  # pictures on a sheet
+COLUMNS = ("file", "label", "target")  # of the table, before those of the classes
 
 gate = "accuracy"
 limits = {"probability": 1e-4, "label": 0.0}
@@ -53,35 +57,41 @@ def confusion(
 def table(contract: Contract, predictions: Predictions, pictures: Pictures) -> list[dict[str, Any]]:
     """File, predicted label, the true one if known, and the probability of each class."""
     classes, rows = contract.classes, []
+    columns = distinct(classes, COLUMNS)
     for index, name in enumerate(pictures.names):
         shares = predictions["CLASS_PROBS"][index]
         row = {"file": name, "label": classes[shares.argmax()]}
         if pictures.targets:
             row["target"] = classes[pictures.targets[index]]
-        row |= {label: f"{share:.6f}" for label, share in zip(classes, shares, strict=True)}
+        row |= {label: f"{share:.6f}" for label, share in zip(columns, shares, strict=True)}
         rows.append(row)
     return rows
 
 
-def draw(contract: Contract, predictions: Predictions, pictures: Pictures) -> dict[str, Drawing]:
+def draw(
+    contract: Contract, predictions: Predictions, pictures: Pictures
+) -> dict[str, Callable[[], Drawing]]:
     """Confusion matrix and worst mistakes; without targets, pictures with their labels."""
     classes, probabilities = contract.classes, predictions["CLASS_PROBS"]
     labels, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     captions = [
-        f"{classes[label]} {share:.0%}" for label, share in zip(labels, confidence, strict=True)
+        f"{drawing.shown(classes[label])} {share:.0%}"
+        for label, share in zip(labels, confidence, strict=True)
     ]
+    some = drawing.evenly(len(pictures), MOST)
     if not pictures.targets:
-        return {
-            "predictions": drawing.sheet(pictures, drawing.evenly(len(pictures), MOST), captions)
-        }
+        return {"predictions": partial(drawing.sheet, pictures, some, captions)}
     targets = np.asarray(pictures.targets)
-    captions = [f"{caption}, is {classes[i]}" for caption, i in zip(captions, targets, strict=True)]
+    captions = [
+        f"{caption}\nis {drawing.shown(classes[target])}"
+        for caption, target in zip(captions, targets, strict=True)
+    ]
     wrong = np.flatnonzero(labels != targets)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST].tolist()
     counts = confusion(contract, predictions, pictures)
     return {
-        "confusion_matrix": drawing.confusion_matrix(counts, classes),
-        "worst_mistakes": drawing.sheet(pictures, worst, captions),
+        "confusion_matrix": partial(drawing.confusion_matrix, counts, classes),
+        "worst_mistakes": partial(drawing.sheet, pictures, worst, captions),
     }
 
 

@@ -6,7 +6,8 @@ Shapes: N pictures, D boxes predicted for each.
 import contextlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from nano_cv.files import replacing
 from nano_cv.reports import Predictions
 
 MOST = 12  # pictures on a sheet
+CURVES = 12  # lines in the drawing of precision over recall
 CONFIDENT = 0.3  # score from which on a box is shown and counted
 WRITTEN = 0.01  # score from which on a box stands in detections.json
 OVERLAP = 0.5  # intersection over union from which on a box is the right one
@@ -142,27 +144,41 @@ def table(contract: Contract, predictions: Predictions, pictures: Pictures) -> l
     return rows
 
 
-def draw(contract: Contract, predictions: Predictions, pictures: Pictures) -> dict[str, Drawing]:
+def draw(
+    contract: Contract, predictions: Predictions, pictures: Pictures
+) -> dict[str, Callable[[], Drawing]]:
     """Boxes upon pictures; with targets, the pictures with most mistakes, and precision curves."""
     answers = restored(contract, predictions, pictures)
     some = drawing.evenly(len(pictures), MOST)
     if not pictures.targets:
-        return {"predictions": _sheet(contract, answers, None, pictures, some)}
+        return {"predictions": partial(_sheet, contract, answers, None, pictures, some)}
     verdicts = [_judge(one, truth) for one, truth in zip(answers, pictures.targets, strict=True)]
     wrong = [int((~found).sum() + missed.sum()) for found, missed in verdicts]
     order = np.argsort([-count for count in wrong], kind="stable").tolist()
     order = [index for index in order if wrong[index]]
-    precision = _precision(contract, predictions, pictures)[0]
-    lines = {
-        f"{name}: {_mean(precision[:, index]):.3f}": precision[:, index]
-        for index, name in enumerate(contract.classes)
-        if precision[0, index] > -1
-    }
+    sheet = partial(_sheet, contract, answers, verdicts, pictures)
     return {
-        "predictions": _sheet(contract, answers, verdicts, pictures, some),
-        "worst_mistakes": _sheet(contract, answers, verdicts, pictures, order),
-        "precision_recall": drawing.curves(lines, "recall", "precision at IoU 0.5"),
+        "predictions": partial(sheet, some),
+        "worst_mistakes": partial(sheet, order),
+        "precision_recall": lambda: _curves(contract, predictions, pictures),
     }
+
+
+def _curves(contract: Contract, predictions: Predictions, pictures: Pictures) -> Drawing:
+    """Precision over recall of each class, or of the worst and of the mean of very many."""
+    precision = _precision(contract, predictions, pictures)[0]
+    known = np.flatnonzero(precision[0] > -1)
+    title, lines = "", {}
+    if len(known) > CURVES:
+        mean = precision[:, known].mean(axis=1)
+        lines[f"{_mean(mean):.3f} mean of all"] = mean
+        averages = precision[:, known].mean(axis=0)
+        known = known[np.argsort(averages, kind="stable")[: CURVES - 1]]
+        title = f"the {CURVES - 1} worst of {len(averages):,} classes, and the mean"
+    for index in known:
+        name = f"{_mean(precision[:, index]):.3f} {contract.classes[index]}"
+        lines[name] = precision[:, index]
+    return drawing.curves(lines, "recall", "precision at IoU 0.5", title)
 
 
 def _judge(one: Scored, truth: Boxes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

@@ -4,7 +4,8 @@ Shapes: N pictures, F features, S side of a picture in pixels.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.drawing import Drawing
 from nano_cv.files import inside, replacing
 from nano_cv.reports import Predictions
+from nano_cv.tables import distinct
 
 log = logging.getLogger(__name__)
 MOST = 64  # pictures in the grid of samples
@@ -67,7 +69,7 @@ def metrics(contract: Contract, predictions: Predictions, pictures: Pictures) ->
     right = made.labels == targets
     by_class = {
         f"accuracy/{name}": float(right[targets == index].mean())
-        for index, name in enumerate(contract.classes)
+        for index, name in enumerate(distinct(contract.classes, ["real"]))
         if (targets == index).any()
     }
     return {
@@ -152,7 +154,9 @@ def table(contract: Contract, predictions: Predictions, pictures: Pictures) -> l
     ]
 
 
-def draw(contract: Contract, predictions: Predictions, pictures: Pictures) -> dict[str, Drawing]:
+def draw(
+    contract: Contract, predictions: Predictions, pictures: Pictures
+) -> dict[str, Callable[[], Drawing]]:
     """A grid of samples, a column a class in turn; and each beside the nearest training picture."""
     targets = np.asarray(pictures.targets)
     # A class that comes first in a list must not fill the whole grid.
@@ -160,14 +164,18 @@ def draw(contract: Contract, predictions: Predictions, pictures: Pictures) -> di
     images = predictions["IMAGES"][np.argsort(earlier, kind="stable")]
     labels = len(set(pictures.targets))
     columns = labels * max(1, 8 // labels)
-    drawings = {"samples": drawing.grid(images[:MOST], columns)}
+    drawings: dict[str, Callable[[], Drawing]] = {}
+    drawings["samples"] = partial(drawing.grid, images[:MOST], columns)
     if isinstance(pictures, Imagined) and pictures.real:
-        train = pictures.real["train"]
-        chosen = images[: MOST // 2]
-        nearest = train.fetch(_nearest(chosen, train)[1].tolist())
-        pairs = np.stack([chosen, nearest], axis=1).reshape(-1, *chosen.shape[1:])
-        drawings["nearest_training_pictures"] = drawing.grid(pairs, columns=8)
+        pairs = partial(_beside_nearest, images[: MOST // 2], pictures.real["train"])
+        drawings["nearest_training_pictures"] = pairs
     return drawings
+
+
+def _beside_nearest(chosen: Pixels, train: Resized) -> Drawing:
+    nearest = train.fetch(_nearest(chosen, train)[1].tolist())
+    pairs = np.stack([chosen, nearest], axis=1).reshape(-1, *chosen.shape[1:])
+    return drawing.grid(pairs, columns=8)
 
 
 def write(contract: Contract, predictions: Predictions, pictures: Pictures, folder: Path) -> None:

@@ -4,6 +4,8 @@ Shapes: N pictures, K classes, S side of the network's square, H and W of a pict
 """
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -19,8 +21,10 @@ from nano_cv.drawing import Drawing
 from nano_cv.files import inside, replacing
 from nano_cv.progress import track
 from nano_cv.reports import Predictions
+from nano_cv.tables import distinct
 
 MOST = 12  # pictures on a sheet
+COLUMNS = ("file", "mIoU")  # of the table, before those of the classes
 
 gate = "mIoU"
 limits = {"wrong_pixels": 1e-3}
@@ -77,18 +81,21 @@ def table(contract: Contract, predictions: Predictions, pictures: Pictures) -> l
     """File, mean IoU if the truth is known, and the share of each class."""
     rows = []
     confusions = _confusions(contract, predictions, pictures) if pictures.targets else []
+    columns = distinct(contract.classes, COLUMNS)
     for index, name in enumerate(pictures.names):
         mask = restored(contract, predictions, pictures, index)
         row: dict[str, Any] = {"file": name}
         if confusions:
             known, overlaps = _overlaps(confusions[index])
             row["mIoU"] = f"{overlaps[known].mean():.4f}" if known.any() else ""
-        shares = np.bincount(mask.ravel(), minlength=len(contract.classes)) / mask.size
-        rows.append(row | {c: f"{s:.4f}" for c, s in zip(contract.classes, shares, strict=True)})
+        shares = np.bincount(mask.ravel(), minlength=len(columns)) / mask.size
+        rows.append(row | {c: f"{s:.4f}" for c, s in zip(columns, shares, strict=True)})
     return rows
 
 
-def draw(contract: Contract, predictions: Predictions, pictures: Pictures) -> dict[str, Drawing]:
+def draw(
+    contract: Contract, predictions: Predictions, pictures: Pictures
+) -> dict[str, Callable[[], Drawing]]:
     """Masks upon pictures; with targets, the worst pictures beside their truth."""
 
     def paint(image: Drawing, index: int) -> Drawing:
@@ -100,24 +107,23 @@ def draw(contract: Contract, predictions: Predictions, pictures: Pictures) -> di
         return np.hstack([truth, gap, paint(image, index)])
 
     rows = table(contract, predictions, pictures)
+    some = drawing.evenly(len(pictures), MOST)
     if not pictures.targets:
-        captions = [
-            ", ".join(f"{name} {float(row[name]):.0%}" for name in contract.classes[1:])
-            for row in rows
-        ]
-        return {
-            "predictions": drawing.sheet(
-                pictures, drawing.evenly(len(pictures), MOST), captions, paint
-            )
-        }
+        columns = distinct(contract.classes, COLUMNS)[1:]
+        captions = []
+        for row in rows:
+            largest = sorted(columns, key=lambda column: float(row[column]), reverse=True)[:2]
+            shares = (f"{drawing.shown(c, 14)} {float(row[c]):.0%}" for c in largest)
+            captions.append(", ".join(shares))
+        return {"predictions": partial(drawing.sheet, pictures, some, captions, paint)}
     captions = [f"truth | predicted, mIoU {row['mIoU'] or 'unknown'}" for row in rows]
     order = sorted(range(len(rows)), key=lambda index: rows[index]["mIoU"] or "9")
     counts = np.sum(_confusions(contract, predictions, pictures), axis=0)
-    some = drawing.evenly(len(pictures), MOST)
+    sheet = partial(drawing.sheet, captions=captions, paint=beside, columns=2)
     return {
-        "confusion_matrix": drawing.confusion_matrix(counts, contract.classes),
-        "predictions": drawing.sheet(pictures, some, captions, beside, columns=2),
-        "worst_mistakes": drawing.sheet(pictures, order[:MOST], captions, beside, columns=2),
+        "confusion_matrix": partial(drawing.confusion_matrix, counts, contract.classes, "pixels"),
+        "predictions": partial(sheet, pictures, some),
+        "worst_mistakes": partial(sheet, pictures, order[:MOST]),
     }
 
 

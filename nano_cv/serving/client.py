@@ -347,8 +347,8 @@ def _show(contract: Contract, answers: Mapping[Path, Arrays], output: Path | Non
     print(printable(_table([row | {"file": given[row["file"]]} for row in rows])), end="")
     if output:
         report.write(contract, predictions, pictures, output)
-        for name, drawn in report.draw(contract, predictions, pictures).items():
-            drawing.save(drawn, output / f"{name}.png")
+        for name, draw in report.draw(contract, predictions, pictures).items():
+            drawing.keep(name, draw, output)
         print(f"written to {output}")
 
 

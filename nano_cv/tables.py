@@ -1,0 +1,34 @@
+"""CSV files that people open in a spreadsheet, and names that must not be taken twice."""
+
+import re
+from collections.abc import Collection, Sequence
+from typing import Any
+
+# What begins so is a formula to a spreadsheet, blanks and signs that cannot be seen left out;
+# apostrophes before it count, so that removing one of them gives the text back.
+FORMULA = re.compile(
+    r"'*(?:[\t\r]|[\s\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\ufeff]*[=+\-@\uff0b\uff0d\uff1d\uff20])"
+)
+# How to open one; a name that is no Unicode is written with escapes.
+CSV: Any = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+
+
+def cell(text: str) -> str:
+    """Text for a spreadsheet: an apostrophe before what would be a formula there.
+
+    Not for numbers: those stay numbers, `-1.5` too.
+    """
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def distinct(names: Sequence[str], reserved: Collection[str] = ()) -> list[str]:
+    """The names; one that is taken, by `reserved` or an earlier one, gets ` (class)` behind it."""
+    found: list[str] = []
+    taken, ordinary = set(reserved), set(names)
+    for name in names:
+        free = name
+        while free in taken or (free != name and free in ordinary):
+            free += " (class)"
+        taken.add(free)
+        found.append(free)
+    return found
