@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_cv.data import reading
-from nano_cv.data.pictures import Pictures
+from nano_cv.data.pictures import COUNTED, CROWD, Pictures
 from nano_cv.data.reading import Object
 from nano_cv.data.splitting import place_of
 from nano_cv.errors import UserError, listing
@@ -33,7 +33,8 @@ class Coco(Pictures):
     """One split of a set for detection.
 
     The classes are the categories of `train.json` in the order of their ids, which may have gaps.
-    Groups of objects (`iscrowd`) are passed over, boxes of no size left out with a warning.
+    Groups of objects (`iscrowd`) are not learnt, and what is predicted there is neither right nor
+    false. Boxes of no size are left out with a warning.
 
     Args:
         root: folder with `annotations/train.json`, `val.json`, `test.json`, and `images/`.
@@ -110,9 +111,9 @@ def objects_of(
         box = reading.numbers(one["bbox"], where)
         if len(box) != 4:
             raise UserError(f"{where}: a bbox is [x, y, width, height], and not {one['bbox']}")
-        if not one.get("iscrowd"):
-            x, y, width, height = box
-            objects[image].append(Object((x, y, x + width, y + height), labels[category], where))
+        x, y, width, height = box
+        corners, ignored = (x, y, x + width, y + height), CROWD if one.get("iscrowd") else COUNTED
+        objects[image].append(Object(corners, labels[category], where, ignored))
     return list(objects.values())
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from nano_cv.data import reading
-from nano_cv.data.pictures import SPLITS, Pictures
+from nano_cv.data.pictures import COUNTED, DIFFICULT, SPLITS, Pictures
 from nano_cv.data.reading import Object
 from nano_cv.errors import UserError, listing
 
@@ -28,8 +28,9 @@ class Voc(Pictures):
 
     The classes are those of `classes.txt`, one a line; without that file, for detection all names
     that occur in any split, sorted, and for segmentation the 21 of VOC with the background first.
-    For detection `background` is no class. Objects marked as difficult are passed over, and so is
-    the second column of a list.
+    For detection `background` is no class. Objects marked as difficult are not learnt, and what is
+    predicted there is neither right nor false; a name that only they have is no class. The second
+    column of a list is passed over.
 
     Args:
         root: folder with `JPEGImages/`, `Annotations/*.xml` and `ImageSets/Main/<split>.txt`, or
@@ -62,11 +63,16 @@ class Voc(Pictures):
             one: [read(folder / f"{name}.xml") for name in lists[one]]
             for one in ([split] if given else SPLITS)
         }
-        every = (name for some in labelled.values() for one in some for name, _, _ in one.objects)
-        classes = given or sorted(set(every))
+        every = [one for some in labelled.values() for file in some for one in file.objects]
+        counted = {one.name for one in every if one.ignored == COUNTED}
+        classes = given or sorted(counted)
         objects = [
-            [Object(box, reading.class_index(name, classes, at), at) for name, box, at in some]
-            for _, some in labelled[split]
+            [
+                Object(box, reading.class_index(name, classes, where), where, ignored)
+                for name, box, where, ignored in one.objects
+                if ignored == COUNTED or name in classes
+            ]
+            for one in labelled[split]
         ]
         sizes = dict(zip(files, (one.size for one in labelled[split]), strict=True))
         reading.compare_sizes(folder, {file: size for file, size in sizes.items() if all(size)})
@@ -82,15 +88,24 @@ def listed(source: Path, found: dict[str, Path]) -> list[str]:
     return reading.chosen(source, names, found)
 
 
+class Named(NamedTuple):
+    """An object as `reading.Object`, with the name of its class."""
+
+    name: str
+    corners: tuple[float, float, float, float]
+    where: str
+    ignored: int
+
+
 class Labelled(NamedTuple):
-    """What an XML file says: width and height or zeros, and each object's name, box and place."""
+    """What an XML file says: width and height or zeros, and the objects."""
 
     size: tuple[float, float]
-    objects: list[tuple[str, tuple[float, float, float, float], str]]
+    objects: list[Named]
 
 
 def read(file: Path) -> Labelled:
-    """The objects of an XML file that are not difficult; boxes in pixels from 0."""
+    """The objects of an XML file; boxes in pixels from 0."""
     try:
         tree = ElementTree.parse(file).getroot()
     except OSError as error:
@@ -103,11 +118,11 @@ def read(file: Path) -> Labelled:
         name = one.findtext("name", "").strip()
         if not name:
             raise UserError(f"{where}: has no <name>")
-        if one.findtext("difficult", "0").strip() == "1":
-            continue
+        difficult = one.findtext("difficult", "0").strip().lower() in {"1", "true"}
         given = [one.findtext(f"bndbox/{corner}", "nothing") for corner in CORNERS]
         left, top, right, bottom = reading.numbers(given, f"{where} ({name}), {listing(CORNERS)}")
-        objects.append((name, (left - 1, top - 1, right, bottom), where))
+        corners = (left - 1, top - 1, right, bottom)
+        objects.append(Named(name, corners, where, DIFFICULT if difficult else COUNTED))
     size = [tree.findtext(f"size/{side}") or "0" for side in ("width", "height")]
     width, height = reading.numbers(size, f"{file}: size")
     return Labelled((width, height), objects)
