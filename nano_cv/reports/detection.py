@@ -88,7 +88,7 @@ def precisions(
                 for label, objects in _by_class(one.boxes, one.labels, score=one.scores):
                     self._dts[image, label] = objects
 
-        def computeIoU(self, image: int, label: int) -> Any:  # noqa: N802: COCO's name
+        def computeIoU(self, image: int, label: int) -> Any:  # noqa: N802
             """Of one picture and class; `iscrowd` says here whether it is over the union."""
             for one in self._gts[image, label]:
                 one["iscrowd"] = one["ignored"] == CROWD
