@@ -239,7 +239,7 @@ def test_policy_changes_each_picture_by_itself(policy):
     assert labels.tolist() == list(range(6)) and changed.dtype == torch.float32
     assert len({one.numpy().tobytes() for one in changed}) > 3
     with pytest.raises(UserError, match="for classification only"):
-        Augment(policy=policy)(images, Boxes(torch.zeros(6, 1, 4), torch.zeros(6, 1)))
+        Augment(policy=policy)(images, Boxes(torch.zeros(6, 1, 4), *torch.zeros(2, 6, 1)))
 
 
 def test_unknown_policy(run, flowers):

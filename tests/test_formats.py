@@ -19,7 +19,15 @@ from pycocotools.mask import encode
 
 from nano_cv.data.coco import Coco
 from nano_cv.data.folder_masks import FolderMasks
-from nano_cv.data.pictures import SPLITS, Boxes, Pictures, open_splits
+from nano_cv.data.pictures import (
+    COUNTED,
+    CROWD,
+    DIFFICULT,
+    SPLITS,
+    Boxes,
+    Pictures,
+    open_splits,
+)
 from nano_cv.data.splitting import stable_split, stable_splits
 from nano_cv.data.voc import CLASSES, Voc
 from nano_cv.data.yolo import Yolo
@@ -224,7 +232,8 @@ def test_coco_crowds_and_empty_boxes(root, caplog):
     change(root, "annotations", 0, iscrowd=1)
     change(root, "annotations", 2, bbox=[5, 5, 0, 4])
     first, _, third = Coco(root, "train").targets
-    assert first.labels.tolist() == [1] and same(third, [], [])
+    assert first.counted.tolist() == [1] and first.ignored.tolist() == [CROWD, COUNTED]
+    assert same(third, [], [])
     assert "train.json: 1 boxes of no size were left out" in caplog.text
     assert "train.json: annotation 3" in caplog.text
 
@@ -460,7 +469,10 @@ def test_voc_classes_and_difficult_objects(root):
     write(root / "Annotations/test_a.xml", xml([("zebra", 0, 0, 8, 8)], "<difficult>1</difficult>"))
     data = Voc(root, "val")
     assert data.classes == ["ant", "cat", "dog"] and data.targets[0].labels.tolist() == [1, 2]
-    assert same(Voc(root, "test").targets[0], [], [])
+    assert same(Voc(root, "test").targets[0], [], []), "a class that is nowhere else is none"
+    write(root / "Annotations/test_a.xml", xml([("dog", 0, 0, 8, 8)], "<difficult>1</difficult>"))
+    (target,) = Voc(root, "test").targets[:1]
+    assert same(target, [[0, 0, 8, 8]], [2]) and target.ignored.tolist() == [DIFFICULT]
     write(root / "classes.txt", "background\ndog\ncat\nant\n")
     data = Voc(root, "val")
     assert data.classes == ["dog", "cat", "ant"] and data.targets[0].labels.tolist() == [1, 0]

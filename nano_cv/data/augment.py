@@ -74,8 +74,8 @@ class Augment(nn.Module):
 
         Args:
             images: uint8 `[B, 3, S, S]`.
-            targets: `Boxes` of `[B, M, 4]` and `[B, M]`, masks uint8 `[B, S, S]`, or anything else,
-                which stays as it is.
+            targets: `Boxes` of `[B, M, 4]`, masks uint8 `[B, S, S]`, or anything else, which stays
+                as it is.
             size: side of what comes out, in pixels; not less than half of S, for nothing smooths
                 between them. None: S.
 
@@ -140,7 +140,7 @@ def _sample(pixels: Tensor, grid: Tensor, **options: str) -> Tensor:
 
 def _move_boxes(targets: Boxes, matrices: Tensor, inputs: int, size: int) -> Boxes:
     """Boxes where their objects have gone; those that left the picture lose their label."""
-    boxes, labels = targets
+    boxes, labels, ignored = targets
     corners = torch.stack([boxes[..., :2], boxes[..., 2:]], dim=2) * (2 / inputs) - 1
     # The matrices lead from output to input; not every accelerator can invert them.
     back = torch.linalg.inv(matrices[:, :, :2]).to(boxes.device)
@@ -149,7 +149,7 @@ def _move_boxes(targets: Boxes, matrices: Tensor, inputs: int, size: int) -> Box
     moved = torch.cat([corners.amin(dim=2), corners.amax(dim=2)], dim=2).add(1).mul(size / 2)
     inside = moved.clamp(0, size)
     seen = _areas(inside) > VISIBLE * _areas(moved)
-    return Boxes(inside, torch.where(seen, labels, NO_LABEL))
+    return Boxes(inside, torch.where(seen, labels, NO_LABEL), ignored)
 
 
 def _areas(boxes: Tensor) -> Tensor:

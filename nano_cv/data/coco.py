@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nano_cv.data import reading
-from nano_cv.data.pictures import Pictures
+from nano_cv.data.pictures import COUNTED, CROWD, Pictures
 from nano_cv.data.reading import Object
 from nano_cv.data.splitting import called, complete
 from nano_cv.errors import UserError, listing
@@ -41,8 +41,9 @@ class Coco(Pictures):
     others, as Roboflow writes it. A split without a file is taken out of `train` by the hash of the
     file names; so are all three if there is one file alone.
 
-    Groups of objects (`iscrowd`) are passed over, boxes of no size left out with a warning. An
-    object without `bbox` gets the box around its `segmentation`.
+    Groups of objects (`iscrowd`) are not learnt, and what is predicted there is neither right nor
+    false. Boxes of no size are left out with a warning. An object without `bbox` gets the box
+    around its `segmentation`.
 
     Args:
         root: folder with `annotations/train.json`, `val.json`, `test.json`, and `images/`; or a
@@ -251,8 +252,8 @@ def objects_of(content: Content, classes: list[str], source: Path) -> dict[Ident
             lacking = f"category {category}" if image in objects else f"image {image!r}"
             raise UserError(f"{where}: there is no {lacking} in this file")
         corners = corners_of(one, where)
-        if not one.get("iscrowd"):
-            objects[image].append(Object(corners, labels[category], where))
+        ignored = CROWD if one.get("iscrowd") else COUNTED
+        objects[image].append(Object(corners, labels[category], where, ignored))
     return objects
 
 

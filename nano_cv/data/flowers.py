@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from nano_cv.data import images
-from nano_cv.data.pictures import Boxes, Pictures
+from nano_cv.data.pictures import COUNTED, Boxes, Pictures
 from nano_cv.errors import UserError, listing
 
 SPECK = 64  # pixels; less is what shows of a leaf between others, not a leaf that one sees
@@ -70,4 +70,5 @@ def boxes_of_instances(file: Path, smallest: int = SPECK) -> Boxes:
             continue
         rows, columns = np.nonzero(instances == number)
         boxes.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
-    return Boxes(np.array(boxes, np.float32).reshape(-1, 4), np.zeros(len(boxes), dtype=np.int64))
+    corners, count = np.array(boxes, np.float32).reshape(-1, 4), len(boxes)
+    return Boxes(corners, np.zeros(count, np.int64), np.full(count, COUNTED, np.uint8))

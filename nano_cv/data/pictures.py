@@ -22,6 +22,7 @@ from nano_cv.errors import UserError, listing
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 NO_LABEL = -1  # of the empty places where pictures of a batch have different numbers of boxes
+COUNTED, DIFFICULT, CROWD = range(3)  # see `Boxes.ignored`
 
 
 class Boxes(NamedTuple):
@@ -32,10 +33,25 @@ class Boxes(NamedTuple):
     Attributes:
         boxes: float32 `[n, 4]`, x1 y1 x2 y2 in pixels of the upright picture.
         labels: int64 `[n]`, class indices.
+        ignored: uint8 `[n]`: `COUNTED`, or `DIFFICULT` (one object) or `CROWD` (a region of many)
+            for what is neither learnt nor evaluated: a prediction there is neither right nor false.
     """
 
     boxes: Any
     labels: Any
+    ignored: Any
+
+    @property
+    def counted(self) -> NDArray[np.int64]:
+        """The labels of the objects that count."""
+        labels: NDArray[np.int64] = self.labels[self.ignored == COUNTED]
+        return labels
+
+    def inside(self, width: float, height: float) -> "Boxes":
+        """Cut to a picture of that size in pixels; what lies outside of it is left out."""
+        boxes = self.boxes.clip(0, np.array([width, height] * 2, np.float32))
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        return Boxes(boxes[kept], self.labels[kept], self.ignored[kept])
 
 
 class Pictures:
@@ -161,7 +177,8 @@ class Resized:
 
         Returns:
             Class indices int64 `[N]`; or masks uint8 `[N, S, S]`; or `Boxes` of float32 `[N, M, 4]`
-            and int64 `[N, M]`, with the label `NO_LABEL` where a picture has fewer than M.
+            and int64 and uint8 `[N, M]`, with the label `NO_LABEL` where a picture has fewer than
+            M.
         """
         if self.has_masks:
             if self.masks:
@@ -174,9 +191,11 @@ class Resized:
         most = max(1, *(len(one.labels) for one in some))
         boxes = np.zeros((len(some), most, 4), np.float32)
         labels = np.full((len(some), most), NO_LABEL, np.int64)
+        ignored = np.full((len(some), most), COUNTED, np.uint8)
         for row, one in enumerate(some):
-            boxes[row, : len(one.labels)], labels[row, : len(one.labels)] = one
-        return Boxes(boxes, labels)
+            filled = row, slice(len(one.labels))
+            boxes[filled], labels[filled], ignored[filled] = one
+        return Boxes(boxes, labels, ignored)
 
     def digests(self) -> list[str]:
         """The SHA-256 of each file."""
@@ -189,8 +208,15 @@ class Resized:
         if self.has_masks:
             return self.masks.digests if self.masks else list(map(_sha256, self.pictures.targets))
         if self.has_boxes:
-            parts = [(one.boxes.tobytes(), one.labels.tobytes()) for one in self.pictures.targets]
-            return [hashlib.sha256(b"".join(pair)).hexdigest() for pair in parts]
+            # Sets in which every object counts have the hash that they had before `ignored` was.
+            parts = [
+                (one.boxes, one.labels, *([one.ignored] if one.ignored.any() else []))
+                for one in self.pictures.targets
+            ]
+            return [
+                hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+                for arrays in parts
+            ]
         return [str(target) for target in self.pictures.targets]
 
     def count(self) -> NDArray[np.int64]:
@@ -202,7 +228,7 @@ class Resized:
             masks = (np.ravel(self.targets([index])) for index in range(len(self)))
             return np.sum([np.bincount(mask, minlength=256) for mask in masks], axis=0)[:classes]
         if self.has_boxes:
-            labels = np.concatenate([boxes.labels for boxes in self.boxes])
+            labels = [label for boxes in self.boxes for label in boxes.counted]
         return np.bincount(np.asarray(labels, np.int64), minlength=classes)
 
     def _load(self, file: File, content: bytes) -> NDArray[np.uint8]:
@@ -239,13 +265,13 @@ class Resized:
         for file, target in zip(self.pictures.files, self.pictures.targets, strict=True):
             width, height = images.dimensions(file)
             left, top, wide, high = images.place(width, height, self.size, self.fit)
-            inside = target.boxes.clip(0, np.array([width, height] * 2, np.float32))
-            if (np.abs(inside - target.boxes) > 1).any():
+            sides = np.array([width, height] * 2, np.float32)
+            if ((target.boxes < -1) | (target.boxes > sides + 1)).any():
                 outside.append(str(file))
-            whole = (inside[:, 2:] > inside[:, :2]).all(axis=1)
+            inside = target.inside(width, height)
             scale = np.array([wide / width, high / height] * 2, np.float32)
-            boxes = inside[whole] * scale + np.array([left, top] * 2, np.float32)
-            yield Boxes(boxes.astype(np.float32), target.labels[whole])
+            boxes = inside.boxes * scale + np.array([left, top] * 2, np.float32)
+            yield inside._replace(boxes=boxes.astype(np.float32))
         if outside:
             log.warning("Boxes reach out of their pictures and were cut: %s", listing(outside))
 

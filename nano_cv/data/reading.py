@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from nano_cv.data import images
-from nano_cv.data.pictures import Boxes
+from nano_cv.data.pictures import COUNTED, Boxes
 from nano_cv.data.splitting import called
 from nano_cv.errors import UserError, listing, nearest
 
@@ -30,11 +30,13 @@ class Object(NamedTuple):
         corners: x1, y1, x2, y2 in pixels of the upright picture.
         label: class index.
         where: file and place in it, for messages.
+        ignored: whether it counts, see `Boxes`.
     """
 
     corners: tuple[float, float, float, float]
     label: int
     where: str
+    ignored: int = COUNTED
 
 
 def serves(layout: str, task: str, *tasks: str) -> None:
@@ -242,9 +244,10 @@ def boxes_of(source: Path, pictures: Iterable[Sequence[Object]]) -> list[Boxes]:
     for objects in pictures:
         corners = np.array([one.corners for one in objects], np.float32).reshape(-1, 4)
         labels = np.array([one.label for one in objects], np.int64)
+        ignored = np.array([one.ignored for one in objects], np.uint8)
         solid = (corners[:, 2:] > corners[:, :2]).all(axis=1)
         flat += [one.where for one, kept in zip(objects, solid, strict=True) if not kept]
-        targets.append(Boxes(corners[solid], labels[solid]))
+        targets.append(Boxes(corners[solid], labels[solid], ignored[solid]))
     if flat:
         log.warning(
             "%s: %d boxes of no size were left out: %s", source, len(flat), listing(flat, most=3)

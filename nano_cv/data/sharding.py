@@ -62,7 +62,7 @@ class Archives:
         if isinstance(target, bytes):
             target = self._put(f"{key}.mask.png", target)
         elif isinstance(target, Boxes):
-            target = {"boxes": target.boxes.tolist(), "labels": target.labels.tolist()}
+            target = {name: array.tolist() for name, array in target._asdict().items()}
             self._put(f"{key}.json", json.dumps(target).encode())
         else:
             self._put(f"{key}.cls", str(target).encode())
@@ -162,7 +162,7 @@ def _item(resized: Resized, index: int, name: str) -> Item:
         raise images.ImageError(f"{file}: shards take no such name; rename it") from error
     content, classes = images.read(file), len(pictures.classes)
     size = images.decode(content, name=str(file)).size
-    labels = target.labels if resized.has_boxes else [target]
+    labels = target.counted if resized.has_boxes else [target]
     if resized.has_masks:
         mask = images.read(target)
         labels, target = resized.mask(target, mask).ravel(), mask

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from nano_cv.data import reading, store
-from nano_cv.data.pictures import Boxes, Pictures
+from nano_cv.data.pictures import COUNTED, Boxes, Pictures
 from nano_cv.data.store import Member
 from nano_cv.errors import UserError, listing
 
@@ -61,13 +61,16 @@ class Shards(Pictures):
                 files.append(member(archives[shard], name, (start, size, digest), width, height))
                 if isinstance(target, dict):
                     boxes = np.array(target["boxes"], np.float32).reshape(-1, 4)
-                    target = Boxes(boxes, np.array(target["labels"], np.int64))
+                    labels = np.array(target["labels"], np.int64).reshape(len(boxes))
+                    # Sets that were written before have no such list.
+                    ignored = target.get("ignored", [COUNTED] * len(boxes))
+                    target = Boxes(boxes, labels, np.array(ignored, np.uint8).reshape(len(boxes)))
                 elif isinstance(target, list):
                     mask = f"mask of {name}"
                     target = member(archives[shard], mask, target, width, height)
-                labels = target.labels if isinstance(target, Boxes) else [target]
-                if not isinstance(target, Member) and not all(0 <= one < classes for one in labels):
-                    raise ValueError(f"{name} has label {listing(labels)} of {classes} classes")
+                known = target.labels if isinstance(target, Boxes) else [target]
+                if not isinstance(target, Member) and not all(0 <= one < classes for one in known):
+                    raise ValueError(f"{name} has label {listing(known)} of {classes} classes")
                 targets.append(target)
             self.counts = np.array(index["counts"], np.int64).reshape(classes)
         except (TypeError, ValueError, KeyError, IndexError) as error:

@@ -14,7 +14,7 @@ from typing import NamedTuple, NoReturn
 from xml.etree import ElementTree
 
 from nano_cv.data import images, reading
-from nano_cv.data.pictures import Pictures
+from nano_cv.data.pictures import COUNTED, DIFFICULT, Pictures
 from nano_cv.data.reading import Object
 from nano_cv.data.splitting import called, complete
 from nano_cv.errors import UserError, listing
@@ -34,8 +34,9 @@ class Voc(Pictures):
 
     The classes are those of `classes.txt`, one a line; without that file, for detection all names
     that occur in any split, sorted, and for segmentation the 21 of VOC with the background first.
-    For detection `background` is no class. Objects marked as difficult are passed over, and so is
-    the second column of a list.
+    For detection `background` is no class. Objects marked as difficult are not learnt, and what is
+    predicted there is neither right nor false; a name that only they have is no class. The second
+    column of a list is passed over.
 
     A split without a list is taken out of `train` by the hash of the file names; without any list,
     all three are taken out of the pictures that are labelled.
@@ -69,11 +70,16 @@ class Voc(Pictures):
         labelled = {
             one: [read(label) for _, label in found[one]] for one in ([split] if given else found)
         }
-        every = (name for some in labelled.values() for one in some for name, _, _ in one.objects)
-        classes = given or reading.different(sorted(set(every)), root)
+        every = [one for some in labelled.values() for file in some for one in file.objects]
+        counted = {one.name for one in every if one.ignored == COUNTED}
+        classes = given or reading.different(sorted(counted), root)
         objects = [
-            [Object(box, reading.class_index(name, classes, at), at) for name, box, at in some]
-            for _, some in labelled[split]
+            [
+                Object(box, reading.class_index(name, classes, where), where, ignored)
+                for name, box, where, ignored in one.objects
+                if ignored == COUNTED or name in classes
+            ]
+            for one in labelled[split]
         ]
         sizes = dict(zip(files, (one.size for one in labelled[split]), strict=True))
         folder = found[split][0][1].parent if files else root
@@ -179,11 +185,20 @@ def listed(source: Path, found: dict[str, Path]) -> list[str]:
     return reading.chosen(source, names, found)
 
 
+class Named(NamedTuple):
+    """An object as `reading.Object`, with the name of its class."""
+
+    name: str
+    corners: tuple[float, float, float, float]
+    where: str
+    ignored: int
+
+
 class Labelled(NamedTuple):
-    """What an XML file says: width and height or zeros, and each object's name, box and place."""
+    """What an XML file says: width and height or zeros, and the objects."""
 
     size: tuple[float, float]
-    objects: list[tuple[str, tuple[float, float, float, float], str]]
+    objects: list[Named]
 
 
 class Tree(ElementTree.TreeBuilder):
@@ -216,10 +231,10 @@ def read(file: Path) -> Labelled:
         name = one.findtext("name", "").strip()
         if not name:
             raise UserError(f"{where}: has no <name>")
-        if one.findtext("difficult", "0").strip() == "1":
-            continue
+        difficult = one.findtext("difficult", "0").strip().lower() in {"1", "true"}
         left, top, right, bottom = corners_of(one, f"{where} ({name})")
-        objects.append((name, (left - 1, top - 1, right, bottom), where))
+        corners = (left - 1, top - 1, right, bottom)
+        objects.append(Named(name, corners, where, DIFFICULT if difficult else COUNTED))
     size = [tree.findtext(f"size/{side}") or "0" for side in ("width", "height")]
     width, height = reading.numbers(size, f"{file}: size")
     return Labelled((width, height), objects)

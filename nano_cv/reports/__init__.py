@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.contract import Contract
@@ -64,6 +65,18 @@ class Report(Protocol):
     def compare(self, expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
         """How far two predictions of the same inputs are apart: figures `[N]` by name."""
         ...
+
+
+def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    """How often each class `[K, K]` was predicted (columns) where another is true (rows).
+
+    Args:
+        truth: class indices, any shape.
+        predicted: likewise, of the same shape.
+        classes: K.
+    """
+    pairs = truth.astype(np.int64) * classes + predicted
+    return np.bincount(pairs.ravel(), minlength=classes**2).reshape(classes, classes)
 
 
 def find(task: str) -> Report:

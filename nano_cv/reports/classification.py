@@ -3,7 +3,7 @@
 Shapes: N pictures, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from nano_cv import drawing
 from nano_cv.contract import Contract
 from nano_cv.data.pictures import Pictures
 from nano_cv.drawing import Drawing
-from nano_cv.reports import Predictions
+from nano_cv.reports import Predictions, confusion
 from nano_cv.tables import distinct
 
 MOST = 24  # pictures on a sheet
@@ -26,32 +26,31 @@ limits = {"probability": 1e-4, "label": 0.0}
 
 
 def metrics(contract: Contract, predictions: Predictions, pictures: Pictures) -> dict[str, float]:
-    """`accuracy`, `f1` and `recall/<class>` from `CLASS_PROBS` float32 `[N, K]`.
+    """`accuracy`, `f1` and `recall/<class>` from `CLASS_PROBS` float32 `[N, K]`."""
+    return figures(_confusion(contract, predictions, pictures), contract.classes)
+
+
+def figures(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
+    """The same from the confusion matrix.
 
     F1 is the mean over the classes that occur, in the targets or in the predictions; the recall of
     a class without targets is 0.
     """
-    counts = confusion(contract, predictions, pictures)
     right, true, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
     f1 = 2 * right / np.maximum(true + predicted, 1)
     recall = right / np.maximum(true, 1)
     return {
         "accuracy": float(right.sum() / max(counts.sum(), 1)),
         "f1": float(f1[true + predicted > 0].mean()),
-        **{
-            f"recall/{name}": float(share)
-            for name, share in zip(contract.classes, recall, strict=True)
-        },
+        **{f"recall/{name}": float(share) for name, share in zip(classes, recall, strict=True)},
     }
 
 
-def confusion(
+def _confusion(
     contract: Contract, predictions: Predictions, pictures: Pictures
 ) -> NDArray[np.int64]:
-    """How often each class `[K, K]` was predicted (columns) where another is true (rows)."""
-    counts = np.zeros((len(contract.classes),) * 2, np.int64)
-    np.add.at(counts, (np.asarray(pictures.targets), predictions["CLASS_PROBS"].argmax(axis=1)), 1)
-    return counts
+    labels = predictions["CLASS_PROBS"].argmax(axis=1)
+    return confusion(np.asarray(pictures.targets), labels, len(contract.classes))
 
 
 def table(contract: Contract, predictions: Predictions, pictures: Pictures) -> list[dict[str, Any]]:
@@ -88,7 +87,7 @@ def draw(
     ]
     wrong = np.flatnonzero(labels != targets)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST].tolist()
-    counts = confusion(contract, predictions, pictures)
+    counts = _confusion(contract, predictions, pictures)
     return {
         "confusion_matrix": partial(drawing.confusion_matrix, counts, classes),
         "worst_mistakes": partial(drawing.sheet, pictures, worst, captions),

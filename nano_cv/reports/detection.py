@@ -6,7 +6,7 @@ Shapes: N pictures, D boxes predicted for each.
 import contextlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nano_cv import drawing
 from nano_cv.contract import Contract
 from nano_cv.data import images
-from nano_cv.data.pictures import Boxes, Pictures
+from nano_cv.data.pictures import COUNTED, CROWD, Boxes, Pictures
 from nano_cv.drawing import Drawing
 from nano_cv.files import replacing
 from nano_cv.reports import Predictions
@@ -39,16 +39,27 @@ def metrics(contract: Contract, predictions: Predictions, pictures: Pictures) ->
     A class without any object in the pictures has an average precision of 0, and does not count in
     the means.
     """
-    precision = _precision(contract, predictions, pictures)
-    by_class = [_mean(precision[0, :, index]) for index in range(len(contract.classes))]
+    found = restored(contract, predictions, pictures)
+    return figures(truths_of(pictures), found, contract.classes)
+
+
+def figures(
+    truths: Sequence[Boxes], found: Sequence["Scored"], classes: Sequence[str]
+) -> dict[str, float]:
+    """The same from the boxes of each picture; of the pictures' own pixels or of any square."""
+    precision = precisions(truths, found, len(classes))
+    by_class = [_mean(precision[0, :, index]) for index in range(len(classes))]
     return {
         "mAP": max(0.0, _mean(precision)),
         "mAP50": max(0.0, _mean(precision[0])),
-        **{
-            f"AP50/{name}": max(0.0, value)
-            for name, value in zip(contract.classes, by_class, strict=True)
-        },
+        **{f"AP50/{name}": max(0.0, value) for name, value in zip(classes, by_class, strict=True)},
     }
+
+
+def truths_of(pictures: Pictures) -> list[Boxes]:
+    """The objects of each picture, cut as for training."""
+    pairs = zip(pictures.files, pictures.targets, strict=True)
+    return [target.inside(*images.dimensions(file)) for file, target in pairs]
 
 
 def _mean(precision: NDArray[np.float64]) -> float:
@@ -57,24 +68,63 @@ def _mean(precision: NDArray[np.float64]) -> float:
     return float(known.mean()) if known.size else -1.0
 
 
-def _precision(
-    contract: Contract, predictions: Predictions, pictures: Pictures
+def precisions(
+    truths: Sequence[Boxes], found: Sequence["Scored"], classes: int
 ) -> NDArray[np.float64]:
-    """Precision at IoU thresholds 0.5 to 0.95 and 101 recalls: `[10, 101, K]`, -1 where unknown."""
-    from pycocotools.coco import COCO
+    """Precision at IoU thresholds 0.5 to 0.95 and 101 recalls: `[10, 101, K]`, -1 where unknown.
+
+    Every predicted box counts, however many there are. What is found in a crowd is ignored as COCO
+    does it: where enough of the predicted box, and not of the union, lies in the crowd. What is
+    found on a difficult object is ignored as PASCAL VOC does it: by the IoU. Both ignore any number
+    of boxes.
+    """
     from pycocotools.cocoeval import COCOeval
 
+    class Evaluation(COCOeval):
+        """With the boxes as they are: no JSON, no index."""
+
+        def _prepare(self) -> None:
+            for image, (truth, one) in enumerate(zip(truths, found, strict=True)):
+                for label, objects in _by_class(truth.boxes, truth.labels, ignored=truth.ignored):
+                    self._gts[image, label] = objects
+                for label, objects in _by_class(one.boxes, one.labels, score=one.scores):
+                    self._dts[image, label] = objects
+
+        def computeIoU(self, image: int, label: int) -> Any:  # noqa: N802
+            """Of one picture and class; `iscrowd` says here whether it is over the union."""
+            for one in self._gts[image, label]:
+                one["iscrowd"] = one["ignored"] == CROWD
+            overlaps = super().computeIoU(image, label)
+            for one in self._gts[image, label]:  # and from here on whether many may match
+                one["iscrowd"] = one["ignore"] = one["ignored"] != COUNTED
+            return overlaps
+
+    evaluation = Evaluation(iouType="bbox")
+    parameters = evaluation.params
+    parameters.imgIds, parameters.catIds = list(range(len(truths))), list(range(classes))
+    parameters.maxDets = [max(len(one.scores) for one in found)]
+    parameters.areaRng, parameters.areaRngLbl = [[0, np.inf]], ["all"]
     with contextlib.redirect_stdout(io.StringIO()):  # it reports progress there
-        truth, found = COCO(), COCO()
-        truth.dataset = _as_coco(contract, pictures.targets, pictures)
-        found.dataset = _as_coco(contract, restored(contract, predictions, pictures), pictures)
-        truth.createIndex()
-        found.createIndex()
-        evaluation = COCOeval(truth, found, "bbox")
-        evaluation.params.maxDets = [1, 10, predictions["SCORES"].shape[1]]
         evaluation.evaluate()
         evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"])[:, :, :, 0, -1]
+    return np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
+
+
+def _by_class(
+    boxes: NDArray[np.float32], labels: NDArray[np.int64], **fields: NDArray[Any]
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Each class that occurs, and its boxes as COCO has them: x, y, width and height."""
+    exact = boxes.astype(np.float64)
+    exact[:, 2:] -= exact[:, :2]
+    for label in np.unique(labels).tolist():
+        yield (
+            label,
+            [
+                {"id": index + 1, "bbox": exact[index], "area": exact[index, 2:].prod()}
+                | {name: values[index] for name, values in fields.items()}
+                for index in np.flatnonzero(labels == label).tolist()
+            ],
+        )
 
 
 class Scored(NamedTuple):
@@ -99,18 +149,14 @@ def restored(contract: Contract, predictions: Predictions, pictures: Pictures) -
     return answers
 
 
-def _as_coco(
-    contract: Contract, boxes: Sequence[Boxes | Scored], pictures: Pictures
-) -> dict[str, Any]:
-    """Boxes in COCO's format, with scores where they have some; ids begin at 1."""
+def _as_coco(contract: Contract, boxes: Sequence[Scored], pictures: Pictures) -> dict[str, Any]:
+    """Predicted boxes in COCO's format, rounded to a hundredth of a pixel; ids begin at 1."""
     pictured: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for index, (file, name) in enumerate(zip(pictures.files, pictures.names, strict=True)):
         width, height = images.dimensions(file)
         pictured.append({"id": index + 1, "file_name": name, "width": width, "height": height})
-        scores = getattr(boxes[index], "scores", None)
-        pairs = zip(boxes[index].boxes, boxes[index].labels, strict=True)
-        for number, (box, label) in enumerate(pairs):
+        for box, label, score in zip(*boxes[index], strict=True):
             x1, y1, x2, y2 = (round(float(value), 2) for value in box)
             annotations.append(
                 {
@@ -120,8 +166,8 @@ def _as_coco(
                     "bbox": [x1, y1, round(x2 - x1, 2), round(y2 - y1, 2)],
                     "area": round((x2 - x1) * (y2 - y1), 2),
                     "iscrowd": 0,
+                    "score": float(score),
                 }
-                | ({} if scores is None else {"score": float(scores[number])})
             )
     categories = [{"id": index + 1, "name": name} for index, name in enumerate(contract.classes)]
     return {"images": pictured, "categories": categories, "annotations": annotations}
@@ -152,7 +198,8 @@ def draw(
     some = drawing.evenly(len(pictures), MOST)
     if not pictures.targets:
         return {"predictions": partial(_sheet, contract, answers, None, pictures, some)}
-    verdicts = [_judge(one, truth) for one, truth in zip(answers, pictures.targets, strict=True)]
+    truths = truths_of(pictures)
+    verdicts = [_judge(one, truth) for one, truth in zip(answers, truths, strict=True)]
     wrong = [int((~found).sum() + missed.sum()) for found, missed in verdicts]
     order = np.argsort([-count for count in wrong], kind="stable").tolist()
     order = [index for index in order if wrong[index]]
@@ -160,13 +207,13 @@ def draw(
     return {
         "predictions": partial(sheet, some),
         "worst_mistakes": partial(sheet, order),
-        "precision_recall": lambda: _curves(contract, predictions, pictures),
+        "precision_recall": partial(_curves, contract, truths, answers),
     }
 
 
-def _curves(contract: Contract, predictions: Predictions, pictures: Pictures) -> Drawing:
+def _curves(contract: Contract, truths: Sequence[Boxes], answers: Sequence[Scored]) -> Drawing:
     """Precision over recall of each class, or of the worst and of the mean of very many."""
-    precision = _precision(contract, predictions, pictures)[0]
+    precision = precisions(truths, answers, len(contract.classes))[0]
     known = np.flatnonzero(precision[0] > -1)
     title, lines = "", {}
     if len(known) > CURVES:
@@ -182,25 +229,34 @@ def _curves(contract: Contract, predictions: Predictions, pictures: Pictures) ->
 
 
 def _judge(one: Scored, truth: Boxes) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which confident boxes are right, and which objects were missed; the surest choose first."""
+    """Which confident boxes are right, and which objects were missed; the surest choose first.
+
+    A box on what does not count is no mistake, and what does not count cannot be missed.
+    """
     sure = one.scores >= CONFIDENT
     boxes, labels = one.boxes[sure], one.labels[sure]
-    overlaps = _ious(boxes, truth.boxes) * (labels[:, None] == truth.labels)
-    found, missed = np.zeros(len(boxes), bool), np.ones(len(truth.labels), bool)
+    overlaps = _overlaps(boxes, truth) * (labels[:, None] == truth.labels)
+    counted = truth.ignored == COUNTED
+    found, missed = np.zeros(len(boxes), bool), counted.copy()
     for index in range(len(boxes)):
         left = overlaps[index] * missed
         if left.size and left.max() >= OVERLAP:
             found[index], missed[left.argmax()] = True, False
-    return found, missed
+    return found | (overlaps * ~counted >= OVERLAP).any(axis=1), missed
 
 
-def _ious(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Intersections over unions `[n, m]`."""
+def _overlaps(one: NDArray[np.float32], truth: Boxes) -> NDArray[np.float32]:
+    """Intersections over unions `[n, m]`; over the predicted boxes where the object is a crowd."""
+    other = truth.boxes
     low = np.maximum(one[:, None, :2], other[:, :2])
     high = np.minimum(one[:, None, 2:], other[:, 2:])
     both = (high - low).clip(min=0).prod(axis=2)
     areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (one, other)]
-    return both / (areas[0][:, None] + areas[1] - both).clip(min=1e-9)
+    union = areas[0][:, None] + areas[1] - both
+    overlaps: NDArray[np.float32] = both / np.where(
+        truth.ignored == CROWD, areas[0][:, None], union
+    ).clip(min=1e-9)
+    return overlaps
 
 
 def _sheet(
@@ -211,6 +267,7 @@ def _sheet(
     indices: Any,
 ) -> Drawing:
     """Confident boxes: green as found, red as false, yellow as missed."""
+    truths = truths_of(pictures) if verdicts else []
     several = len(contract.classes) > 1  # with one class its name would only hide what it names
 
     def paint(image: Drawing, index: int) -> Drawing:
@@ -221,8 +278,8 @@ def _sheet(
         if verdicts:
             found, missed = verdicts[index]
             colours = [FOUND if right else FALSE for right in found]
-            boxes = np.concatenate([boxes, pictures.targets[index].boxes[missed]])
-            labels = pictures.targets[index].labels[missed]
+            boxes = np.concatenate([boxes, truths[index].boxes[missed]])
+            labels = truths[index].labels[missed]
             colours += [MISSED] * len(labels)
             captions += [contract.classes[label] if several else "" for label in labels]
         # A large photograph is decoded at a reduced size.

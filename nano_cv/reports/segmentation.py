@@ -4,7 +4,7 @@ Shapes: N pictures, K classes, S side of the network's square, H and W of a pict
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
@@ -20,7 +20,7 @@ from nano_cv.data.pictures import Pictures
 from nano_cv.drawing import Drawing
 from nano_cv.files import inside, replacing
 from nano_cv.progress import track
-from nano_cv.reports import Predictions
+from nano_cv.reports import Predictions, confusion
 from nano_cv.tables import distinct
 
 MOST = 12  # pictures on a sheet
@@ -33,18 +33,22 @@ limits = {"wrong_pixels": 1e-3}
 def metrics(contract: Contract, predictions: Predictions, pictures: Pictures) -> dict[str, float]:
     """`mIoU`, `accuracy` of pixels and `IoU/<class>`, from `MASK` uint8 `[N, S, S]`.
 
-    Measured at the size of the pictures, over the pixels of all of them; those of 255 do not count.
+    Measured at the size of the pictures, over the pixels of all of them.
+    """
+    counts = np.sum(_confusions(contract, predictions, pictures), axis=0)
+    return figures(counts, contract.classes)
+
+
+def figures(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
+    """The same from the confusion matrix of the pixels.
+
     A class that occurs neither in the masks nor in the predictions does not count in the mean.
     """
-    counts = sum(_confusions(contract, predictions, pictures))
-    known, overlaps = _overlaps(np.asarray(counts))
+    known, overlaps = _overlaps(counts)
     return {
         "mIoU": float(overlaps[known].mean()) if known.any() else 0.0,
         "accuracy": float(np.trace(counts) / max(np.sum(counts), 1)),
-        **{
-            f"IoU/{name}": float(overlap)
-            for name, overlap in zip(contract.classes, overlaps, strict=True)
-        },
+        **{f"IoU/{name}": float(overlap) for name, overlap in zip(classes, overlaps, strict=True)},
     }
 
 
@@ -59,14 +63,22 @@ def _confusions(
     contract: Contract, predictions: Predictions, pictures: Pictures
 ) -> list[NDArray[np.int64]]:
     """Of each picture: pixels of each class `[K, K]` that are predicted (columns) as another."""
-    classes, matrices = len(contract.classes), []
-    for index, file in enumerate(pictures.targets):
-        truth = images.load_mask(file)
-        mask = restored(contract, predictions, pictures, index)
-        known = truth != images.IGNORE
-        pairs = truth[known].astype(np.int64) * classes + mask[known]
-        matrices.append(np.bincount(pairs, minlength=classes**2).reshape(classes, classes))
-    return matrices
+    return [
+        confusion_of(
+            images.load_mask(file),
+            restored(contract, predictions, pictures, index),
+            len(contract.classes),
+        )
+        for index, file in enumerate(pictures.targets)
+    ]
+
+
+def confusion_of(
+    truth: NDArray[np.uint8], mask: NDArray[np.uint8], classes: int
+) -> NDArray[np.int64]:
+    """The confusion matrix `[K, K]` of masks of any shape; pixels of 255 do not count."""
+    known = truth != images.IGNORE
+    return confusion(truth[known], mask[known], classes)
 
 
 def restored(

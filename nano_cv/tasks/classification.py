@@ -3,15 +3,16 @@
 Shapes: B pictures, H height, W width, K classes.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
-from torchvision.transforms import v2
 
+from nano_cv.reports import classification as report
+from nano_cv.reports import confusion
 from nano_cv.tasks.task import Task
 
 
@@ -38,15 +39,15 @@ class Classification(Task):
     ) -> None:
         super().__init__(**options)
         self.label_smoothing = label_smoothing
-        classes = len(self.contract.classes)
-        ways = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
-        mixes = [way(alpha=float(alpha), num_classes=classes) for way, alpha in ways if alpha]
-        self.mix = v2.RandomChoice(mixes) if mixes else None
-        metrics: dict[str, Any] = {
-            "accuracy": MulticlassAccuracy(classes, average="micro"),
-            "f1": MulticlassF1Score(classes, average="macro"),
-        }
-        self.val_metrics = MetricCollection(metrics, prefix="val/")
+        self.mix: Callable[..., tuple[Tensor, Tensor]] | None = None
+        if mixup or cutmix:
+            from torchvision.transforms import v2  # takes a while, and few need it
+
+            classes = len(self.contract.classes)
+            ways = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+            self.mix = v2.RandomChoice(
+                [way(alpha=float(alpha), num_classes=classes) for way, alpha in ways if alpha]
+            )
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         """uint8 `[B, 3, H, W]` to `CLASS_PROBS` float32 `[B, K]`, rows summing to 1."""
@@ -63,5 +64,11 @@ class Classification(Task):
         images, labels = batch
         logits = self(images).float()
         self.log_losses("val", {"loss": cross_entropy(logits, labels)}, len(labels))
-        self.val_metrics.update(logits, labels)
-        self.log_dict(self.val_metrics, batch_size=len(labels))
+        self.validated.append(torch.stack([labels, logits.argmax(dim=1)]).cpu().numpy())
+
+    def figures(self, validated: Sequence[Any]) -> dict[str, float]:
+        """`accuracy` and `f1` of the report."""
+        truth, predicted = np.concatenate(validated, axis=1)
+        classes = self.contract.classes
+        figures = report.figures(confusion(truth, predicted, len(classes)), classes)
+        return {name: figures[name] for name in ("accuracy", "f1")}

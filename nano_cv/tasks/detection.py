@@ -7,16 +7,17 @@ Shapes: B pictures, H height, W width, K classes, M boxes at most, N boxes predi
 w = W/4.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, max_pool2d
-from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import generalized_box_iou_loss
 
-from nano_cv.data.pictures import Boxes
+from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes
 from nano_cv.networks.centernet import STRIDE
+from nano_cv.reports import detection as report
 from nano_cv.tasks.task import Task
 
 SPREAD = 0.09  # standard deviation of a Gaussian, as a share of the box
@@ -40,8 +41,6 @@ class Detection(Task):
     def __init__(self, max_detections: int = 100, box_weight: float = 5.0, **options: Any) -> None:
         super().__init__(**options)
         self.max_detections, self.box_weight = max_detections, box_weight
-        self.val_metric = MeanAveragePrecision(backend="pycocotools")
-        self.val_metric.warn_on_many_detections = False
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         """uint8 `[B, 3, H, W]` to N boxes a picture, by falling score.
@@ -77,27 +76,24 @@ class Detection(Task):
         outputs = self(images)
         self.log_losses("val", self._losses(outputs, targets), len(images))
         predicted = self._decode(*outputs)
-        self.val_metric.update(
-            [
-                {"boxes": boxes, "scores": scores, "labels": labels}
-                for boxes, scores, labels in zip(*predicted.values(), strict=True)
-            ],
-            [
-                {"boxes": boxes[labels >= 0], "labels": labels[labels >= 0]}
-                for boxes, labels in zip(*targets, strict=True)
-            ],
-        )
+        found = [predicted[name].cpu().numpy() for name in ("BOXES", "LABELS", "SCORES")]
+        truth = Boxes(*(part.cpu().numpy() for part in targets))
+        for boxes, labels, ignored, *one in zip(*truth, *found, strict=True):
+            filled = labels != NO_LABEL
+            objects = Boxes(boxes[filled], labels[filled], ignored[filled])
+            self.validated.append((objects, report.Scored(*one)))
 
-    def on_validation_epoch_end(self) -> None:
-        """COCO's mean average precision over all batches; 0 where there are no objects at all."""
-        metrics = self.val_metric.compute()
-        self.val_metric.reset()
-        figures = {"val/mAP": metrics["map"], "val/mAP50": metrics["map_50"]}
-        self.log_dict({name: figure.clamp(min=0) for name, figure in figures.items()})
+    def figures(self, validated: Sequence[Any]) -> dict[str, float]:
+        """`mAP` and `mAP50` of the report, in pixels of the square."""
+        truths, found = zip(*validated, strict=True)
+        figures = report.figures(truths, found, self.contract.classes)
+        return {name: figures[name] for name in ("mAP", "mAP50")}
 
     def _losses(self, outputs: tuple[Tensor, Tensor], targets: Boxes) -> dict[str, Tensor]:
         centers, distances = (output.float() for output in outputs)
         classes, height, width = centers.shape[1:]
+        learnt = torch.where(targets.ignored == COUNTED, targets.labels, NO_LABEL)
+        targets = targets._replace(labels=learnt)
         gaussians = draw_gaussians(targets, height, width)
         known = targets.labels >= 0
         count = known.sum().clamp(min=1)  # a batch without objects has a loss too

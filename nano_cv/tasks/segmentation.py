@@ -3,15 +3,16 @@
 Shapes: B pictures, H height, W width, K classes.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
 from nano_cv.data.images import IGNORE
+from nano_cv.reports import segmentation as report
 from nano_cv.tasks.task import Task
 
 
@@ -28,12 +29,6 @@ class Segmentation(Task):
     def __init__(self, dice_weight: float = 1.0, **options: Any) -> None:
         super().__init__(**options)
         self.dice_weight = dice_weight
-        classes = len(self.contract.classes)
-        metrics: dict[str, Any] = {
-            "mIoU": MulticlassJaccardIndex(classes, average="macro", ignore_index=IGNORE),
-            "accuracy": MulticlassAccuracy(classes, average="micro", ignore_index=IGNORE),
-        }
-        self.val_metrics = MetricCollection(metrics, prefix="val/")
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         """uint8 `[B, 3, H, W]` to `MASK` uint8 `[B, H, W]`: the most probable class."""
@@ -49,8 +44,14 @@ class Segmentation(Task):
         images, masks = batch
         logits = self(images)
         self.log_losses("val", self._losses(logits, masks), len(images))
-        self.val_metrics.update(logits.argmax(dim=1), masks.long())
-        self.log_dict(self.val_metrics, batch_size=len(images))
+        pair = masks.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
+        counts = report.confusion_of(*pair, len(self.contract.classes))
+        self.validated = [sum(self.validated, counts)]
+
+    def figures(self, validated: Sequence[Any]) -> dict[str, float]:
+        """`mIoU` and `accuracy` of the report; but in the square, not at the pictures' own size."""
+        figures = report.figures(np.sum(validated, axis=0), self.contract.classes)
+        return {name: figures[name] for name in ("mIoU", "accuracy")}
 
     def _losses(self, logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
         logits, masks = logits.float(), masks.long()

@@ -4,7 +4,7 @@ Shapes: B pictures, C channels, H height, W width.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
@@ -81,6 +81,23 @@ class Task(pl.LightningModule):
         named = {f"{split}/{name}": value for name, value in losses.items()}
         self.log_dict(named, on_step=split == "train", on_epoch=True, batch_size=batch)
         return losses["loss"]
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to collect, in `validated`, what the metrics of the split are made of."""
+        self.validated: list[Any] = []
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the whole split, those of `figures`."""
+        parts = self.validated
+        if self.trainer.world_size > 1:
+            every: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(every, parts)
+            parts = [part for some in every for part in some]
+        self.log_dict({f"val/{name}": value for name, value in self.figures(parts).items()})
+
+    def figures(self, validated: Sequence[Any]) -> dict[str, float]:
+        """Metrics by name, as the report of the task defines them; a task may have none."""
+        return {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """So that a run does not go on with other pictures; see `training.fit`."""

@@ -1,0 +1,288 @@
+"""Every metric against the programs that define it: pycocotools, torchmetrics, scikit-learn."""
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from scenes import make_scenes
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score, recall_score
+from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
+from torchmetrics.detection import MeanAveragePrecision
+
+from nano_cv import reports
+from nano_cv.contract import Contract
+from nano_cv.data.coco import Coco
+from nano_cv.data.images import IGNORE
+from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, Boxes, Pictures, Resized
+from nano_cv.reports import classification, confusion, detection, generation, segmentation
+from nano_cv.reports.detection import Scored
+
+SIDE = 64
+NAMES = list("abcde")
+random_inputs = settings(derandomize=True, deadline=None, max_examples=40, database=None)
+seeds = given(st.integers(0, 2**32 - 1))
+
+
+def contract(task: str, classes: list[str] = NAMES) -> Contract:
+    half = [0.5, 0.5, 0.5]
+    return Contract(
+        **{"task": task, "model": "m", "data": "d", "classes": classes, "image_size": SIDE},
+        **{"mean": half, "std": half, "fit": "stretch"},
+    )
+
+
+def some_boxes(random: np.random.Generator, count: int) -> np.ndarray:
+    """A third of them tiny, 1 to 6 pixels a side."""
+    low = random.uniform(0, SIDE - 8, (count, 2))
+    side = np.where(random.random((count, 1)) < 0.3, 6, 40) * random.uniform(1 / 6, 1, (count, 2))
+    return np.hstack([low, np.minimum(low + side, SIDE)]).astype(np.float32)
+
+
+def scene(random: np.random.Generator, ignored: float) -> tuple[Boxes, Scored]:
+    """Objects, and predictions near to them and elsewhere: often tied, at times over 100."""
+    count = int(random.integers(0, 8))
+    truth = some_boxes(random, count)
+    labels = random.choice([0, 1, 3], count)  # classes 2 and 4 are absent, 4 from predictions too
+    crowd = (random.random(count) < ignored) * CROWD
+    copies = int(random.integers(0, 4)) if random.random() < 0.9 else 40
+    near = np.repeat(truth, copies, axis=0)
+    near = near + random.normal(0, 0.8, near.shape).astype(np.float32)
+    far = some_boxes(random, int(random.integers(0, 9)))
+    boxes = np.concatenate([near, far]).clip(0, SIDE).astype(np.float32)
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], boxes[:, :2])
+    found = np.concatenate([np.repeat(labels, copies), random.integers(0, 4, len(far))])
+    scores = (random.integers(1, 9, len(boxes)) / 8).astype(np.float32)
+    order = np.argsort(-scores, kind="stable")
+    return (
+        Boxes(truth, labels.astype(np.int64), crowd.astype(np.uint8)),
+        Scored(boxes[order], found[order].astype(np.int64), scores[order]),
+    )
+
+
+def as_json(one: Boxes | Scored, image: int) -> list[dict]:
+    """COCO's annotations or results, with all digits."""
+    rows = []
+    for index, box in enumerate(one.boxes.astype(np.float64)):
+        x1, y1, x2, y2 = box.tolist()
+        row = {"image_id": image, "category_id": int(one.labels[index]) + 1}
+        row["bbox"] = [x1, y1, x2 - x1, y2 - y1]
+        if isinstance(one, Scored):
+            row["score"] = float(one.scores[index])
+        else:
+            row |= {"iscrowd": int(one.ignored[index] == CROWD), "area": row["bbox"][2] * (y2 - y1)}
+        rows.append(row)
+    return rows
+
+
+def by_pycocotools(truths: list[Boxes], found: list[Scored]) -> dict[str, float]:
+    """As its own examples use it: files, `loadRes`, `accumulate`; and with every predicted box."""
+    rows = [row for image, one in enumerate(truths) for row in as_json(one, image)]
+    results = [row for image, one in enumerate(found) for row in as_json(one, image)]
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": image} for image in range(len(truths))],
+        "categories": [{"id": index + 1, "name": name} for index, name in enumerate(NAMES)],
+        "annotations": [row | {"id": number + 1} for number, row in enumerate(rows)],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
+        given = truth.loadRes(json.loads(json.dumps(results)))
+        evaluation = COCOeval(truth, given, "bbox")
+        evaluation.params.maxDets = [1, 10, max(len(one.scores) for one in found)]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]
+
+    def mean(part: np.ndarray) -> float:
+        return float(part[part > -1].mean()) if (part > -1).any() else 0.0
+
+    each = {f"AP50/{name}": mean(precision[0, :, index]) for index, name in enumerate(NAMES)}
+    return {"mAP": mean(precision), "mAP50": mean(precision[0]), **each}
+
+
+@random_inputs
+@seeds
+def test_detection_is_that_of_pycocotools(seed):
+    random = np.random.default_rng(seed)
+    scenes = [scene(random, ignored=0.3) for _ in range(6)]
+    truths, found = [one for one, _ in scenes], [one for _, one in scenes]
+    if not any(len(one.scores) for one in found):
+        return  # pycocotools cannot load no results at all
+    ours = detection.figures(truths, found, NAMES)
+    assert ours == pytest.approx(by_pycocotools(truths, found), abs=1e-6)
+
+
+@settings(random_inputs, max_examples=8)
+@seeds
+def test_detection_is_that_of_torchmetrics(seed):
+    random = np.random.default_rng(seed)
+    scenes = [scene(random, ignored=0.3) for _ in range(4)]
+    most = max(100, *(len(one.scores) for _, one in scenes))
+    # Its own thresholds are COCO's in float32, where a recall of 0.9 is below 0.9.
+    thresholds = [np.linspace(0.5, 0.95, 10).tolist(), np.linspace(0, 1, 101).tolist()]
+    theirs = MeanAveragePrecision("xyxy", "bbox", *thresholds, [1, 10, most])
+    theirs.warn_on_many_detections = False
+    for truth, one in scenes:
+        objects = dict(zip(("boxes", "labels", "iscrowd"), map(torch.tensor, truth), strict=True))
+        answer = dict(zip(("boxes", "labels", "scores"), map(torch.tensor, one), strict=True))
+        theirs.update([answer], [objects])
+    expected = theirs.compute()
+    ours = detection.figures([one for one, _ in scenes], [one for _, one in scenes], NAMES)
+    assert ours["mAP50"] == pytest.approx(max(0.0, float(expected["map_50"])), abs=1e-6)
+    if most == 100:  # of more boxes it gives -1
+        assert ours["mAP"] == pytest.approx(max(0.0, float(expected["map"])), abs=1e-6)
+
+
+def test_difficult_objects_are_ignored_as_in_voc():
+    """Found twice, it is neither right nor false; a small box within it is false."""
+    truth = Boxes(
+        np.float32([[0, 0, 20, 20], [30, 30, 60, 60]]),
+        np.zeros(2, np.int64),
+        np.uint8([COUNTED, DIFFICULT]),
+    )
+    boxes = np.float32([[30, 30, 60, 60], [31, 30, 60, 60], [0, 0, 20, 20]])
+    found = Scored(boxes, np.zeros(3, np.int64), np.float32([0.9, 0.8, 0.7]))
+    assert detection.figures([truth], [found], ["a"])["mAP"] == pytest.approx(1)
+    boxes[1] = [40, 40, 50, 50]
+    assert detection.figures([truth], [found], ["a"])["mAP"] == pytest.approx(0.5)
+    crowd = truth._replace(ignored=np.uint8([COUNTED, CROWD]))
+    assert detection.figures([crowd], [found], ["a"])["mAP"] == pytest.approx(1)
+
+
+def answers(pictures: Pictures, found: list[np.ndarray], labels: list[list[int]]):
+    """What a detector answers that finds these boxes, given in pixels of pictures of any size."""
+    arrays = {"BOXES": np.zeros((len(found), 9, 4), np.float32)}
+    arrays["LABELS"] = np.zeros((len(found), 9), np.int64)
+    arrays["SCORES"] = np.zeros((len(found), 9), np.float32)
+    for index, file in enumerate(pictures.files):
+        with Image.open(file) as image:
+            scale = np.float32([SIDE / image.width, SIDE / image.height] * 2)
+        count = len(labels[index])
+        arrays["BOXES"][index, :count] = (found[index] * scale).clip(0, SIDE)
+        arrays["LABELS"][index, :count], arrays["SCORES"][index, :count] = labels[index], 0.9
+    return arrays
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    return make_scenes(tmp_path / "data", {"train": 2, "val": 2, "test": 3})
+
+
+def change(root: Path, **fields: object) -> None:
+    """Fields of the first annotation of the test split."""
+    file = root / "annotations/test.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0] |= fields
+    file.write_text(json.dumps(content))
+
+
+def test_perfect_detector_of_boxes_that_reach_out_of_the_picture(scenes):
+    """In validation, which sees the square, as in the test, and nothing is drawn as a mistake."""
+    change(scenes, bbox=[-40, -30, 60, 50])
+    pictures = Coco(scenes, "test")
+    found = [target.boxes for target in pictures.targets]
+    predictions = answers(pictures, found, [target.labels.tolist() for target in pictures.targets])
+    measured = detection.metrics(contract("detection", pictures.classes), predictions, pictures)
+    assert measured == pytest.approx(dict.fromkeys(measured, 1.0))
+    resized = Resized(pictures, SIDE, None)
+    squares = [
+        Scored(*(predictions[name][i] for name in ("BOXES", "LABELS", "SCORES"))) for i in range(3)
+    ]
+    in_square = detection.figures(resized.boxes, squares, pictures.classes)
+    assert in_square == pytest.approx(measured)
+
+
+def test_what_is_found_in_a_crowd_is_not_false(scenes):
+    change(scenes, bbox=[0, 0, 64, 48], iscrowd=1)
+    pictures = Coco(scenes, "test")
+    label = int(pictures.targets[0].labels[0])
+    found, labels = [], []
+    for index, target in enumerate(pictures.targets):
+        inside = np.float32([[1, 1, 9, 9], [20, 20, 30, 30]]) if index == 0 else np.zeros((0, 4))
+        counted = target.ignored == COUNTED
+        found.append(np.concatenate([inside, target.boxes[counted]]))
+        labels.append([label] * len(inside) + target.counted.tolist())
+    predictions = answers(pictures, found, labels)
+    measured = detection.metrics(contract("detection", pictures.classes), predictions, pictures)
+    assert measured == pytest.approx(dict.fromkeys(measured, 1.0))
+    drawn = detection.truths_of(pictures)[0]
+    one = detection.restored(contract("detection", pictures.classes), predictions, pictures)[0]
+    right, missed = detection._judge(one, drawn)
+    assert right.all() and not missed.any()
+    assert Resized(pictures, SIDE, None).count().sum() == sum(map(len, labels)) - 2
+
+
+@random_inputs
+@seeds
+def test_classification_is_that_of_scikit_learn(seed):
+    """Class `e` occurs nowhere, and others at times."""
+    random = np.random.default_rng(seed)
+    count = int(random.integers(1, 40))
+    scores = (random.integers(0, 4, (count, 5)) / 4 * [1, 1, 1, 1, 0]).astype(np.float32)
+    scores[:, 0] += 0.1
+    targets, labels = random.integers(0, 4, count), scores.argmax(axis=1)
+    ours = classification.metrics(
+        contract("classification"), {"CLASS_PROBS": scores}, Pictures(Path(), [], targets.tolist())
+    )
+    recalls = recall_score(targets, labels, labels=range(5), average=None, zero_division=0)
+    occurs = np.union1d(targets, labels)
+    expected = {f"recall/{name}": share for name, share in zip(NAMES, recalls, strict=True)}
+    expected["accuracy"] = accuracy_score(targets, labels)
+    expected["f1"] = f1_score(targets, labels, labels=occurs, average="macro", zero_division=0)
+    assert ours == pytest.approx(expected, abs=1e-6)
+    theirs = MulticlassF1Score(5, average="macro")(torch.tensor(labels), torch.tensor(targets))
+    assert ours["f1"] == pytest.approx(float(theirs), abs=1e-6)
+    counts = confusion(targets, labels, 5)
+    assert np.array_equal(counts, confusion_matrix(targets, labels, labels=range(5)))
+
+
+@random_inputs
+@seeds
+def test_segmentation_is_that_of_scikit_learn(seed):
+    """Pixels that are unknown, classes that are nowhere, and classes that are predicted only."""
+    random = np.random.default_rng(seed)
+    truth = random.choice([0, 1, 3, IGNORE], (3, 9, 7)).astype(np.uint8)
+    masks = random.integers(0, 4, truth.shape).astype(np.uint8)
+    known = truth != IGNORE
+    ours = segmentation.figures(segmentation.confusion_of(truth, masks, 5), NAMES)
+    pairs = truth[known], masks[known]
+    each = jaccard_score(*pairs, labels=range(5), average=None, zero_division=0)
+    expected = {f"IoU/{name}": share for name, share in zip(NAMES, each, strict=True)}
+    expected["mIoU"] = each[np.union1d(*pairs)].mean()
+    expected["accuracy"] = accuracy_score(*pairs)
+    assert ours == pytest.approx(expected, abs=1e-6)
+    theirs = MulticlassJaccardIndex(5, average="macro", ignore_index=IGNORE)
+    measured = theirs(torch.tensor(masks), torch.tensor(truth).long())
+    assert ours["mIoU"] == pytest.approx(float(measured), abs=1e-6)
+
+
+@random_inputs
+@seeds
+def test_generation_is_that_of_its_definitions(seed):
+    """Frechet distance by the root of a matrix; the manifold by the third neighbour of each."""
+    random = np.random.default_rng(seed)
+    one, other = random.normal(size=(30, 4)), random.normal(0.5, 1.5, (25, 4))
+    first, second = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
+    root = torch.linalg.eigvals(torch.tensor(first @ second)).sqrt().sum().real
+    apart = ((one.mean(axis=0) - other.mean(axis=0)) ** 2).sum()
+    expected = apart + np.trace(first) + np.trace(second) - 2 * float(root)
+    assert generation.frechet(one, other) == pytest.approx(expected, abs=1e-6)
+    among = np.sort(np.linalg.norm(other[:, None] - other, axis=2), axis=1)[:, 3]
+    inside = (np.linalg.norm(one[:, None] - other, axis=2) <= among).any(axis=1)
+    assert generation.covered(one, other) == pytest.approx(inside.mean(), abs=1e-6)
+
+
+def test_every_report_is_held():
+    """A new task has its metrics checked here too."""
+    folder = Path(reports.__file__).parent
+    found = {file.stem for file in folder.glob("*.py")} - {"__init__"}
+    assert found == {"classification", "detection", "generation", "segmentation"}
