@@ -6,31 +6,67 @@ service what it saw in training. Pillow and NumPy only: the serving side has no 
 
 import hashlib
 import io
+import logging
 import os
-from glob import glob
+import re
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from glob import escape, glob
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from nano_cv.data import heads
+from nano_cv.data.heads import ImageError as ImageError
 from nano_cv.data.store import File, Member
-from nano_cv.errors import UserError
+from nano_cv.errors import listing
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # not EPS: Ghostscript would run it
+log = logging.getLogger(__name__)
+_said: set[str] = set()
+ENDINGS = {  # by format; not EPS or PDF, which are programs, and no icons, which are several
+    "AVIF": (".avif",),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),
+    "JPEG": (".jpeg", ".jpg", ".jpe", ".jfif", ".mpo"),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c"),
+    "PNG": (".png", ".apng"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "QOI": (".qoi",),
+    "TGA": (".tga",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+FORMATS = tuple(ENDINGS)
+EXTENSIONS = tuple(sorted(ending for some in ENDINGS.values() for ending in some))
+NOT_READ = (
+    *(".heic", ".heif", ".hif", ".jxl", ".psd", ".svg", ".pdf", ".eps", ".ico", ".exr", ".dcm"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef", ".raw", ".srw"),
+)  # of files that are named where a folder is opened
+LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "QOI", "TGA", "TIFF")  # those that masks may have
+MAX_BYTES = 512 * 1024 * 1024  # of a file
 MAX_PIXELS = 128 * 1024 * 1024  # 400 MB once decoded; a decompression bomb beyond that
+MAX_SIDE = 65_535  # pixels; what a JPEG can have
 ORIENTATION = 0x0112  # of EXIF; from 5 on the picture lies on its side
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 MIN_SIDE = 8  # pixels; below that it is a tracking pixel or a broken thumbnail, not a picture
+DEPTHS = (8, 10, 12)  # bits that cameras use of 16
 FITS = ("stretch", "letterbox")  # ways to make a picture square
 GREY = 114  # of the margins of a letterbox
 IGNORE = 255  # in masks: pixels of no known class
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; MAX_PIXELS decides, and in its own words
-
-
-class ImageError(UserError):
-    """A picture that cannot be used, and why."""
 
 
 def decode(
@@ -47,31 +83,27 @@ def decode(
     what messages call a picture that comes as bytes.
 
     Raises:
-        ImageError: missing, unreadable, truncated, animated, smaller than `MIN_SIDE` or larger
-            than `max_pixels`; the message begins with the file's name.
+        ImageError: missing, unreadable, truncated, animated, smaller than `MIN_SIDE`, or over one
+            of the limits above and in `heads`; the message begins with the file's name.
     """
     if not isinstance(source, bytes):
         return decode(read(source), size, str(source), max_pixels)
-    if not source:
-        raise ImageError(f"{name}: the file is empty (0 bytes)")
-    try:
-        image = Image.open(io.BytesIO(source), formats=FORMATS)
-        _check(image, max_pixels)
+    with _named(name):
+        image, head = _open(io.BytesIO(source), max_pixels)
         if size:
             image.draft("RGB", (2 * size, 2 * size))
-        ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"{name}: not a picture in a known format") from None
-    except Exception as error:  # a decoder meets damage in as many ways as there are formats
-        raise ImageError(f"{name}: damaged or cut short: {error}") from error
+        return _to_rgb(_upright(image), head.bits, name)
 
 
 def read(file: File) -> bytes:
     """The bytes of a picture file; raises `ImageError` where it is missing or not readable."""
     try:
+        if not isinstance(file, Member):
+            status = os.stat(file)
+            if status.st_size > MAX_BYTES:
+                raise ImageError(f"{file}: {status.st_size:,} bytes; at most {MAX_BYTES:,} allowed")
+            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+                raise ImageError(f"{file}: not a file but a pipe or a device")
         content = file.read_bytes()
     except OSError as error:
         raise ImageError(f"{file}: cannot be read: {error.strerror}") from error
@@ -80,30 +112,100 @@ def read(file: File) -> bytes:
     return content
 
 
-def _check(image: Image.Image, max_pixels: int) -> None:
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Whatever is wrong with a picture becomes an `ImageError` that begins with its name."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    except Image.UnidentifiedImageError:
+        heic = "; save it as JPEG or PNG" if name.lower().endswith(NOT_READ) else ""
+        raise ImageError(f"{name}: not a picture in a known format{heic}") from None
+    except Exception as error:  # a decoder meets damage in as many ways as there are formats
+        raise ImageError(f"{name}: damaged or cut short: {error}") from error
+
+
+def _open(
+    stream: BinaryIO, max_pixels: int, pixels: bool = True
+) -> tuple[Image.Image, heads.Head]:
+    """Pillow's picture, not yet decoded, after all limits were asked."""
+    length = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    if not length:
+        raise ImageError("the file is empty (0 bytes)")
+    if length > MAX_BYTES:
+        raise ImageError(f"{length:,} bytes; at most {MAX_BYTES:,} are allowed")
+    head = heads.read(stream, pixels)
+    image = Image.open(head.stream, formats=FORMATS)
     width, height = image.size
-    frames = getattr(image, "n_frames", 1)
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"{width}x{height} pixels; the shortest side allowed is {MIN_SIDE}")
-    if width * height > max_pixels:
+    if max(width * height, head.tile) > max_pixels:
         raise ImageError(f"{width}x{height} pixels; at most {max_pixels:,} are allowed")
-    if frames > 1 and image.format != "MPO":  # MPO: a phone's JPEG with a preview behind it
-        raise ImageError(f"an animation or a stack of {frames} frames; save one of them alone")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"{width}x{height} pixels; the longest side allowed is {MAX_SIDE:,}")
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise ImageError("an animation or a stack of pictures; save one of them alone")
+    return image, head
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, from EXIF or XMP; of TIFF 1, for Pillow turns that itself."""
+    if image.format == "TIFF":
+        return 1
+    exif = image.info.get("exif")
+    raw = image.info.get("Raw profile type exif")  # as ImageMagick writes it into a PNG
+    try:
+        exif = bytes.fromhex("".join(raw.split("\n")[3:])) if raw and not exif else exif
+        found = heads.directory(io.BytesIO((exif or b"").removeprefix(b"Exif\0\0")))
+    except (ValueError, ImageError):  # damaged: as if there were none
+        found = {}
+    if ORIENTATION not in found:
+        text = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+        text = text if isinstance(text, bytes) else text.encode(errors="replace")
+        stated = re.search(rb'tiff:Orientation(="|>)([0-9])', text)
+        found[ORIENTATION] = int(stated[2]) if stated else 1
+    return found[ORIENTATION]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decoded, and turned as EXIF says."""
+    image.load()
+    turn = UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image, bits: int, name: str) -> Image.Image:
     if image.mode == "F":
         raise ImageError("floating-point pixels; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey: `convert` would clip it at 255
-        levels = np.asarray(image).astype(np.int64)
+        levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise ImageError("32-bit pixels; save it with 8 or 16 bits")
-        image = Image.fromarray((levels >> 8).astype(np.uint8))
+        if not bits:  # a camera of 12 bits writes 0 to 4095 and most often does not say so
+            most = int(levels.max())
+            bits = next((depth for depth in DEPTHS if 0 < most < 1 << depth), 16)
+            if bits < 16:
+                say_once(
+                    "%s: 16-bit grey with no level over %d is taken as %d bits, and so for all",
+                    *(name, (1 << bits) - 1, bits),
+                )
+        levels = np.minimum(levels, (1 << bits) - 1) >> (bits - 8)
+        image = Image.fromarray(levels.astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+        white.alpha_composite(image)
+        image = white
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def say_once(what: str, *values: object) -> None:
+    """Log what is assumed of a picture, for the first one in this process."""
+    if what not in _said:
+        _said.add(what)
+        log.info(what, *values)
 
 
 class Place(NamedTuple):
@@ -153,19 +255,17 @@ def dimensions(file: File) -> tuple[int, int]:
     """Width and height of the upright picture, from the file's head alone.
 
     Raises:
-        ImageError: missing, or not a picture.
+        ImageError: missing, not a picture, or over a limit.
     """
     if isinstance(file, Member):
         return file.width, file.height
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            # Pillow turns the size of a TIFF itself.
-            sideways = image.format != "TIFF" and 5 <= image.getexif().get(ORIENTATION, 1) <= 8
+        with open(file, "rb") as stream, _named(str(file)):
+            image = _open(stream, MAX_PIXELS, pixels=False)[0]
+            sideways = _orientation(image) >= 5
             return (image.height, image.width) if sideways else image.size
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"{file}: not a picture in a known format") from None
     except OSError as error:
-        raise ImageError(f"{file}: not a picture that can be read: {error}") from error
+        raise ImageError(f"{file}: cannot be read: {error.strerror}") from error
 
 
 def load_mask(source: File | bytes, name: str = "mask") -> NDArray[np.uint8]:
