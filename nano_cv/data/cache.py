@@ -18,7 +18,7 @@ from nano_cv.data.preparing import prepared
 from nano_cv.data.store import File, stamp
 from nano_cv.files import replacing
 
-FORMAT = 2  # raise it when decoding or resizing changes, so that old arrays are not used
+FORMAT = 3  # raise it when decoding or resizing changes, so that old arrays are not used
 
 
 Load = Callable[[File, bytes], NDArray[np.uint8]]  # a file and its content to pixels

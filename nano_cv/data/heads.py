@@ -1,20 +1,23 @@
 """What a picture would cost, read from its head before Pillow sees it.
 
-Pillow decodes what metadata ask for before anybody can ask for the size of a picture: it unpacks the
-text of a PNG, joins the comments of a GIF one by one, and copies whatever a directory of a TIFF
-points to, as often as it points there. Files of a few megabytes thus take minutes or gigabytes. So
-metadata are left out here, but for the orientation, and what remains is counted.
+Pillow decodes metadata before anybody can ask for the size of a picture: it unpacks the text of a
+PNG, joins the comments of a GIF one by one, and copies whatever a directory of a TIFF points to, as
+often as it points there. Files of a few megabytes thus take minutes or gigabytes. So metadata are
+left out here, but for the orientation, and what remains is counted.
 """
 
 import io
 import re
 import struct
+from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
 from nano_cv.errors import UserError
 
 MAX_SCANS = 100  # of a JPEG; libjpeg-turbo's tools and libtiff stop there too. Real ones have 10
 MAX_PARTS = 100_000  # chunks, segments, blocks or strips: each costs Python microseconds
+MAX_HEAD = 64 * 1024  # bytes before the pixels of a PPM
+MAX_TEXT = 4 * 1024 * 1024  # bytes of a PPM of written numbers: Python reads 2 million a second
 MAX_EXTRA = 1024 * 1024  # bytes of metadata that may hold the orientation
 JPEG, PNG, GIF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8"
 AVIFS = (b"ftypavif", b"ftypavis", b"ftypmif1", b"ftypmsf1")
@@ -23,6 +26,7 @@ TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS")
 PNG_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 # Of a JPEG: the segments of applications that colours or orientation depend on.
+EXIF = b"Exif\0\0"
 JPEG_KEPT = {0xE0: b"JFIF", 0xE1: b"http://ns.adobe.com/xap/1.0/\0", 0xEE: b"Adobe"}
 MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # but for those that stand amid pixels
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
@@ -43,12 +47,14 @@ class Head(NamedTuple):
         bits: how many of them the file says that it uses, 8 to 16; 0 where it does not say. sBIT of
             PNG does not say so: by the standard, levels are scaled to the whole depth all the same.
         tile: pixels of a tile, which is decoded as a whole; 0 if there are none.
+        scans: how often a JPEG passes over all of its pixels.
     """
 
     stream: BinaryIO
     depth: int = 8
     bits: int = 0
     tile: int = 0
+    scans: int = 1
 
 
 def read(stream: BinaryIO, pixels: bool = True) -> Head:
@@ -73,8 +79,17 @@ def read(stream: BinaryIO, pixels: bool = True) -> Head:
         tags = directory(stream)
         depth, most = tags.get(BITS, 1), tags.get(MAX_SAMPLE, 0)
         # Every writer may give the largest sample that the bits allow; only less is a statement.
-        bits = max(8, depth) if depth < 16 else max(8, most.bit_length()) if most < 65535 and most else 0
+        bits = (
+            max(8, depth)
+            if depth < 16
+            else max(8, most.bit_length())
+            if most < 65535 and most
+            else 0
+        )
         return Head(stream, depth, bits, tags.get(TILE[0], 0) * tags.get(TILE[1], 0))
+    if re.match(rb"P[1-6fF]\s", start):
+        _check_ppm(stream)
+        stream.seek(0)
     if stream.read(12)[4:] in AVIFS:  # Pillow reads its EXIF while opening it
         content = stream.read()
         for found in re.finditer(b"II\\*\0|MM\0\\*", content):
@@ -137,15 +152,21 @@ def _jpeg(stream: BinaryIO, pixels: bool) -> Head:
             content, position = content + more, start
             continue
         body = content[start + 4 : start + 40]
-        is_exif = marker == 0xE1 and body.startswith(b"Exif\0\0")
+        is_exif = marker == 0xE1 and body.startswith(EXIF)
         of_pixels = marker < 0xE0 or body.startswith(JPEG_KEPT.get(marker, b"\xff no such"))
-        if of_pixels or (is_exif and not has_exif):
+        if is_exif and not has_exif:  # Pillow reads it while opening the file
+            has_exif = True
+            with suppress(ImageError):
+                directory(io.BytesIO(content[start + 4 + len(EXIF) : position]))
+                of_pixels = True
+        if of_pixels:
             kept.append(content[start:position])
-            has_exif |= is_exif
     rest = content[start:]
-    if rest.count(b"\xff\xda") > MAX_SCANS and _scans(rest) > MAX_SCANS:
+    scans = rest.count(b"\xff\xda")  # or a few more, by chance, in what stands behind the picture
+    scans = _scans(rest) if scans > MAX_SCANS // 8 else scans
+    if scans > MAX_SCANS:
         raise ImageError(f"a JPEG of more than {MAX_SCANS} scans; save it again")
-    return Head(io.BytesIO(b"".join([*kept, rest])))
+    return Head(io.BytesIO(b"".join([*kept, rest])), scans=scans)
 
 
 def _scans(content: bytes) -> int:
@@ -189,6 +210,16 @@ def _gif(stream: BinaryIO) -> Head:
             position = after_blocks(position + 11 + table)
         kept.append(content[start:position])
     return Head(io.BytesIO(b"".join([*kept, b";" * (kind == b";")])))
+
+
+def _check_ppm(stream: BinaryIO) -> None:
+    """Pillow reads comments byte by byte, and numbers that are written out in Python."""
+    start = stream.read(MAX_HEAD)
+    numbers = re.sub(rb"#[^\r\n]*", b"", start).split(None, 4)[1:]
+    if len(start) == MAX_HEAD and len(numbers) < (2 if start[1:2] in b"14" else 3):
+        raise ImageError(f"a head of more than {MAX_HEAD:,} bytes; save it again")
+    if start[1:2] in b"123" and stream.seek(0, io.SEEK_END) > MAX_TEXT:
+        raise ImageError(f"a picture of written numbers; at most {MAX_TEXT:,} bytes are allowed")
 
 
 def directory(stream: BinaryIO) -> dict[int, int]:
