@@ -117,7 +117,7 @@ def meaning_of(
     `classes` are those that are named elsewhere; they choose and order those of a file.
     """
     indices = (ignore,) if isinstance(ignore, int) else tuple(ignore or ())
-    wrong = [index for index in indices if not 0 <= index <= 255]
+    wrong = [str(index) for index in indices if not 0 <= index <= 255]
     if wrong:
         raise UserError(f"data.ignore={listing(wrong)}: class indices are 0 to 255")
     given: Colours = {}

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape, glob
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -343,7 +343,7 @@ def load_mask(
         return meaning.table()[mask.astype(np.uint8)]
 
 
-def _of_numbers(image: Image.Image, depth: int, name: str) -> NDArray[np.generic]:
+def _of_numbers(image: Image.Image, depth: int, name: str) -> NDArray[Any]:
     """One number a pixel."""
     if image.mode == "P" or image.mode == "1" or image.mode == "L" or image.mode[0] == "I":
         return np.array(image, np.uint8 if image.mode == "1" else None)
@@ -374,7 +374,7 @@ def _colours_in(image: Image.Image) -> list[tuple[tuple[int, ...], int]]:
 
 def _of_colours(
     image: Image.Image, colours: tuple[tuple[int, int, int], ...], depth: int, name: str
-) -> NDArray[np.generic]:
+) -> NDArray[Any]:
     """The position of each pixel's colour among those of the classes.
 
     Numbers of a palette or of grey may be class indices all the same, where they are no colours.
@@ -518,11 +518,12 @@ def say_what_is_passed_over(folder: Path) -> None:
 
 def matching(pattern: str) -> list[Path]:
     """What a pattern means; `**` stands for each real folder below once, see `walk`."""
-    before, deep, after = pattern.partition("**")
-    if not deep:
+    parts = Path(pattern).parts
+    if "**" not in parts:
         return [Path(path) for path in glob(pattern)]
-    found: set[Path] = set()
-    for base in glob(before) if before else ["."]:
+    at, found = parts.index("**"), set[Path]()
+    after = parts[at + 1 :] or ("*",)
+    for base in glob(str(Path(*parts[:at]))):
         for folder in walk(Path(base)).folders:
-            found.update(matching(os.path.join(escape(str(folder)), after.lstrip("/") or "*")))
+            found.update(matching(os.path.join(escape(str(folder)), *after)))
     return sorted(found)
