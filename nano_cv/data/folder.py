@@ -51,7 +51,9 @@ class Folder(Pictures):
                 log.warning(
                     "%s: passed over, for it is no split: %s", root, listing(sorted(others))
                 )
-        pictures = {one: pictures_in(folder, classes, training) for one, folder in given.items()}
+        pictures = {
+            one: pictures_in(folder, classes, training, root) for one, folder in given.items()
+        }
         found = complete(
             pictures,
             training,
@@ -64,12 +66,14 @@ class Folder(Pictures):
         super().__init__(root, [file for file, _ in found], labels, classes)
 
 
-def pictures_in(folder: Path, classes: list[str], training: Path) -> list[tuple[Path, str]]:
+def pictures_in(
+    folder: Path, classes: list[str], training: Path, root: Path
+) -> list[tuple[Path, str]]:
     """The pictures of a split, each with its class, which must be one of `classes`."""
     found = [
         (file, name)
         for name in sorted(class_folders(folder))
-        for file in images.find(folder / name)
+        for file in images.find(folder / name, root=root)
     ]
     for name in dict.fromkeys(name for _, name in found):
         if name not in classes:
@@ -101,6 +105,9 @@ def class_folders(folder: Path, least: int = 0) -> list[str]:
             f"{listing((path.name for path in loose), most=3)}; each belongs into that of its class"
         )
     names = [path.name for path in found if path.is_dir()]
+    if any(path.is_symlink() for path in found):
+        loops = images.walk(folder).loops  # links to other classes, or to the folder itself
+        names = [name for name in names if folder / name not in loops]
     if len(names) < least:
         there = f"only {names[0]}" if names else "none"
         raise UserError(f"{folder}: at least two folders are needed, one a class; there is {there}")

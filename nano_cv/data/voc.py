@@ -14,6 +14,7 @@ from typing import NamedTuple, NoReturn
 from xml.etree import ElementTree
 
 from nano_cv.data import images, reading
+from nano_cv.data.folder_masks import meaning_of
 from nano_cv.data.pictures import COUNTED, DIFFICULT, Pictures
 from nano_cv.data.reading import Object
 from nano_cv.data.splitting import called, complete
@@ -64,7 +65,8 @@ class Voc(Pictures):
             missing = [str(mask) for mask in masks if not mask.exists()]
             if missing:
                 raise UserError(f"{len(missing)} masks are missing: {listing(missing, most=3)}")
-            super().__init__(root, files, masks, given or CLASSES)
+            names, self.meaning = meaning_of(root, given, say=split == "train")
+            super().__init__(root, files, masks, names or CLASSES)
             return
         given = [name for name in given if name != "background"]
         labelled = {

@@ -65,11 +65,11 @@ def _confusions(
     """Of each picture: pixels of each class `[K, K]` that are predicted (columns) as another."""
     return [
         confusion_of(
-            images.load_mask(file),
+            pictures.mask(index),
             restored(contract, predictions, pictures, index),
             len(contract.classes),
         )
-        for index, file in enumerate(pictures.targets)
+        for index in range(len(pictures.targets))
     ]
 
 
@@ -114,7 +114,7 @@ def draw(
         return drawing.overlay(image, restored(contract, predictions, pictures, index))
 
     def beside(image: Drawing, index: int) -> Drawing:
-        truth = drawing.overlay(image, images.load_mask(pictures.targets[index]))
+        truth = drawing.overlay(image, pictures.mask(index))
         gap = np.full((len(image), 6, 3), 255, np.uint8)
         return np.hstack([truth, gap, paint(image, index)])
 
