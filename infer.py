@@ -22,10 +22,12 @@ def infer(config: DictConfig) -> None:
     check_options(config)
     folder = run_folder()
     with make_engine(config) as engine:
-        inputs, data_hash = select(config, engine.contract)
+        inputs, data_hash, broken = select(config, engine.contract)
         logger = make_logger(config, folder, "infer", data_hash)
         metrics = evaluate(config, engine, inputs, folder, logger)
         summarise(metrics, {**engine.source, "run": folder}, logger)
+        if broken:
+            raise broken
 
 
 if __name__ == "__main__":

@@ -81,6 +81,8 @@ class DataModule(Section):
     tasks: list[str]
     root: str | None
     source: str | None
+    colours: dict[str, list[int]] | None
+    ignore: int | list[int] | None
     dataset: Open
     image_size: Count
     train_size: Count | None

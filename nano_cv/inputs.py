@@ -1,8 +1,8 @@
 """What infer.py asks a model for: the test split, any pictures, or pictures to be made."""
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
-from glob import glob
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +15,10 @@ from nano_cv.contract import Contract
 from nano_cv.data import images
 from nano_cv.data.imagined import Imagined
 from nano_cv.data.pictures import Pictures, Resized
+from nano_cv.data.preparing import PicturesError, prepared
 from nano_cv.errors import UserError, listing, nearest
+
+log = logging.getLogger(__name__)
 
 
 class Inputs(Protocol):
@@ -31,22 +34,51 @@ class Inputs(Protocol):
         ...
 
 
-def select(config: DictConfig, contract: Contract) -> tuple[Inputs, str]:
-    """What to predict, at the size of the model, and the hash of the set that it is from.
+def select(config: DictConfig, contract: Contract) -> tuple[Inputs, str, PicturesError | None]:
+    """What to predict, at the size of the model.
+
+    Returns:
+        The pictures, the hash of the set that they are from, and of `input` those that cannot be
+        used: to be raised when the others are predicted.
 
     Raises:
-        UserError: no pictures there, unreadable ones, or a data set of other classes.
+        UserError: no pictures there, none that can be used, or a data set of other classes.
     """
-    size, cache = contract.image_size, config.data.cache
     if contract.task == "generation" and not config.labels and not config.count:
-        return of_test(config, contract, *_open(config, contract))
+        return *of_test(config, contract, *_open(config, contract)), None
     if contract.task == "generation":
-        return imagined(config, contract), ""
+        return imagined(config, contract), "", None
     if config.input is not None:
-        files = [file.absolute() for file in find(str(config.input))]
-        root = Path(os.path.commonpath([file.parent for file in files]))
-        return Resized(Pictures(root, files), size, cache, contract.fit), ""
-    return of_test(config, contract, *_open(config, contract))
+        given, broken = readable(find(str(config.input)), config, contract)
+        return given, "", broken
+    return *of_test(config, contract, *_open(config, contract)), None
+
+
+def readable(
+    files: Sequence[Path], config: DictConfig, contract: Contract
+) -> tuple[Resized, PicturesError | None]:
+    """The pictures that can be used, and those that cannot.
+
+    Raises:
+        UserError: none can be used.
+    """
+    files = [file.absolute() for file in files]
+    root = Path(os.path.commonpath([file.parent for file in files]))
+    options = contract.image_size, config.data.cache, contract.fit
+    try:
+        resized = Resized(Pictures(root, files), *options)
+        if not resized.cached:  # else all of them have been decoded
+            for _ in prepared(range(len(files)), lambda at: len(resized.fetch([at])), "Checking"):
+                pass
+        return resized, None
+    except PicturesError as error:
+        good = [file for at, file in enumerate(files) if at not in error.broken]
+        if len(files) == 1:
+            raise UserError(error.broken[0]) from None
+        if not good:
+            raise
+        log.warning("%s", error)
+        return Resized(Pictures(root, good), *options), error
 
 
 def _open(config: DictConfig, contract: Contract) -> tuple[dict[str, Resized], str]:
@@ -120,6 +152,7 @@ def find(given: str) -> list[Path]:
         raise UserError("input=: a picture, a folder or a pattern is needed")
     path = Path(given).expanduser()
     if path.is_dir():
+        images.say_what_is_passed_over(path)
         files = images.find(path)
         if not files:
             raise UserError(
@@ -129,7 +162,7 @@ def find(given: str) -> list[Path]:
         return files
     if path.exists():
         return [path]
-    files = sorted(file for file in map(Path, glob(str(path), recursive=True)) if file.is_file())
+    files = sorted(file for file in images.matching(str(path)) if file.is_file())
     if not files:
         raise UserError(f"input={given}: no such file or folder, and no file fits it as a pattern")
     return files

@@ -215,9 +215,32 @@ def test_bad_inputs(failing, flowers, trained, tmp_path):
         "'gone*.jpg'": "no such file or folder, and no file fits it as a pattern",
         "empty": "no pictures in this folder; endings known: .bmp .gif .jpeg",
         "data/flowers/train.txt": "train.txt: not a picture in a known format",
-        "data/flowers/aster": "aster/broken.png: the file is empty (0 bytes)",
+        "data/flowers/aster/broken.png": "error: data/flowers/aster/broken.png: the file is empty",
     }.items():
-        assert answer in failing("infer", f"input={given}")
+        assert answer in failing("infer", f"input={given}").replace(f"{tmp_path}/", "")
+
+
+@pytest.mark.parametrize("cache", [".cache", "null"])
+def test_two_pictures_among_many(run, flowers, trained, tmp_path, cache):
+    """The others are predicted, the two are named, and the exit status says so."""
+    for name in ("broken.png", "text.jpg"):
+        (flowers / "aster" / name).write_bytes(b"no picture" * (name == "text.jpg"))
+    done = run("infer", *TINY, "input=data/flowers/aster", f"data.cache={cache}")
+    assert done.status == 1 and "Traceback" not in done.err
+    error = done.err[done.err.index("error: ") :].replace(f"{tmp_path}/", "")
+    assert error.splitlines() == [
+        "error: 2 of 18 pictures cannot be used; mend or remove them:",
+        "  data/flowers/aster/broken.png: the file is empty (0 bytes)",
+        "  data/flowers/aster/text.jpg: not a picture in a known format",
+    ]
+    (table,) = tmp_path.glob("runs/infer/lenet_flowers/*/predictions.csv")
+    assert len(table.read_text().splitlines()) == 1 + 16
+    assert (table.parent / "predictions.png").exists()
+    for file in (flowers / "aster").glob("*.[!t]*g"):
+        if file.name not in ("broken.png", "text.jpg"):
+            file.unlink()
+    done = run("infer", *TINY, "input=data/flowers/aster", f"data.cache={cache}")
+    assert done.status == 1 and "2 of " in done.err, "none is left"
 
 
 # A full disk

@@ -1,8 +1,12 @@
 """Pictures of every kind become the right pixels, and damaged ones a message with their name."""
 
 import io
+import os
+import re
 import struct
 import zlib
+from resource import RUSAGE_SELF, getrusage
+from time import process_time
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from nano_cv import inputs
 from nano_cv.data import images
 from nano_cv.data.images import ImageError
 
@@ -123,8 +128,8 @@ def test_unusable_files_are_named(tmp_path):
         "head.jpg": (jpeg[:20], "not a picture in a known format"),
         "text.jpg": (b"Dear Sir or Madam,\n" * 50, "not a picture in a known format"),
         "script.eps": (encoded(photo(16), "EPS"), "not a picture in a known format"),
-        "moving.gif": (encoded(photo(16).quantize(4), "GIF", **frames), "2 frames"),
-        "pages.tif": (encoded(photo(16), "TIFF", **frames), "2 frames"),
+        "moving.gif": (encoded(photo(16).quantize(4), "GIF", **frames), "an animation"),
+        "pages.tif": (encoded(photo(16), "TIFF", **frames), "a stack of pictures"),
         "float.tif": (encoded(Image.new("F", (16, 16)), "TIFF"), "8 or 16 bits"),
         "deep.tif": (encoded(Image.new("I", (16, 16), 70_000), "TIFF"), "8 or 16 bits"),
         "pixel.png": (encoded(Image.new("L", (1, 1)), "PNG"), "1x1 pixels; the shortest side"),
@@ -159,6 +164,238 @@ def test_decompression_bombs_are_refused(side):
 def test_a_hundred_million_pixels_work():
     source = encoded(Image.new("1", (10_000, 10_000), 1), "PNG", compress_level=1)
     assert (images.load(source, 32) == 255).all()
+
+
+# Pictures that cost
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def zeros(size: int) -> bytes:
+    """So many, compressed a thousandfold."""
+    packer, block = zlib.compressobj(9), bytes(2**20)
+    return b"".join(packer.compress(block) for _ in range(size // 2**20)) + packer.flush()
+
+
+def with_chunk(kind: bytes, data: bytes) -> bytes:
+    """A good PNG with one more chunk behind its IHDR."""
+    png = encoded(photo(64), "PNG")
+    return png[:33] + chunk(kind, data) + png[33:]
+
+
+def exif_that_overlaps(entries: int, size: int) -> bytes:
+    """Each entry points to the same data, nearly as long as the whole."""
+    start = 8 + 2 + 12 * entries + 4
+    rows = [struct.pack("<HHII", 300 + n, 7, size - start, start) for n in range(entries)]
+    return b"II*\0" + struct.pack("<IH", 8, entries) + b"".join(rows) + bytes(4 + size - start)
+
+
+GREY_TIFF = [(256, 64), (257, 64), (258, 8), (259, 1), (262, 1), (277, 1), (278, 64), (279, 4096)]
+
+
+def tiff(*more: tuple[int, ...], following: int = 0) -> bytes:
+    """A directory of longs; an entry of three is tag, count, and where the values lie."""
+    entries = sorted((tag, 1, *rest) if len(rest) == 1 else (tag, *rest) for tag, *rest in more)
+    rows = b"".join(struct.pack("<HHII", tag, 4, count, at) for tag, count, at in entries)
+    return struct.pack("<H", len(entries)) + rows + struct.pack("<I", following)
+
+
+def stack(frames: int) -> bytes:
+    """A TIFF of so many directories, all of the same pixels."""
+    size = len(tiff(*GREY_TIFF, (273, 8)))
+    starts = [8 + size * number for number in range(frames)]
+    parts = [tiff(*GREY_TIFF, (273, 8), following=after) for after in [*starts[1:], 0]]
+    return b"II*\0" + struct.pack("<I", 8) + b"".join(parts) + bytes(4096)
+
+
+def progressive(scans: int, side: int = 64) -> bytes:
+    """A JPEG whose last scan is repeated."""
+    jpeg = encoded(photo(side), "JPEG", progressive=True)
+    last = jpeg[jpeg.rindex(b"\xff\xda") : -2]
+    return jpeg[:-2] + last * scans + jpeg[-2:]
+
+
+def gif_with_comments(blocks: int) -> bytes:
+    gif = encoded(photo(64).quantize(8), "GIF")
+    start = 13 + (3 << (gif[10] & 7) + 1)
+    return gif[:start] + b"!\xfe" + (b"\xff" + bytes(255)) * blocks + b"\0" + gif[start:]
+
+
+def many_segments(count: int) -> bytes:
+    jpeg = encoded(photo(64), "JPEG")
+    return jpeg[:2] + b"\xff\xfe\0\x02" * count + jpeg[2:]
+
+
+HEAD = b"II*\0" + struct.pack("<I", 8)
+COSTLY = {
+    "png of 600 million pixels": (lambda: header(24_500, 24_500), "at most 134,217,728"),
+    "tiff of 50,000 frames": (lambda: stack(50_000), "a stack of pictures"),
+    "tiff whose entries overlap": (
+        lambda: (
+            HEAD
+            + tiff(*GREY_TIFF, (273, 8), *[(n, 250_000, 8) for n in range(999, 9999)])
+            + bytes(2**20)
+        ),
+        "points to more data than the file has",
+    ),
+    "tiff of a million strips": (
+        lambda: HEAD + tiff(*GREY_TIFF, (273, 10**6, 8)) + bytes(4 * 10**6),
+        "1,000,000 strips or tiles",
+    ),
+    "tiff of one huge tile": (
+        lambda: HEAD + tiff(*GREY_TIFF[:6], (322, 25_008), (323, 25_008), (324, 8), (325, 9)),
+        "at most 134,217,728",
+    ),
+    "avif whose EXIF overlaps": (
+        lambda: encoded(photo(64), "AVIF", exif=exif_that_overlaps(20_000, 500_000)),
+        "points to more data than the file has",
+    ),
+    "jpeg of 300 scans": (lambda: progressive(300), "more than 100 scans"),
+    "jpeg of a million segments": (lambda: many_segments(10**6), "more than 100,000 parts"),
+    "ppm with a long comment": (
+        lambda: b"P6 #" + bytes(2**22) + b"\n64 64 255 " + bytes(3 * 64 * 64),
+        "a head of more than 65,536 bytes",
+    ),
+    "ppm of written numbers": (lambda: b"P3 1000 1000 255 " + b"1 " * 3 * 10**6, "numbers"),
+}
+CHEAP = {
+    "png with a gigabyte of text": lambda: with_chunk(b"zTXt", b"Comment\0\0" + zeros(2**30)),
+    "png with 3 MB of text": lambda: with_chunk(b"tEXt", b"Comment\0" + b"x" * 3_000_000),
+    "png with a large profile": lambda: with_chunk(b"iCCP", b"icc\0\0" + zeros(2**27)),
+    "png whose EXIF overlaps": lambda: with_chunk(b"eXIf", exif_that_overlaps(20_000, 500_000)),
+    "webp whose EXIF overlaps": lambda: encoded(
+        photo(64), "WEBP", exif=exif_that_overlaps(20_000, 500_000)
+    ),
+    "gif with 4 MB of comment": lambda: gif_with_comments(16_000),
+    "jpeg of 50 scans": lambda: progressive(40),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's, where it writes some of them
+@pytest.mark.parametrize("name", [*COSTLY, *CHEAP])
+def test_pictures_that_cost(tmp_path, name):
+    """Refused or read within a second, and without the memory that they ask for."""
+    make, reason = COSTLY.get(name) or (CHEAP[name], "")
+    file = tmp_path / "picture"
+    file.write_bytes(make())
+    before, started = getrusage(RUSAGE_SELF).ru_maxrss, process_time()
+    if reason:
+        for ask in (images.dimensions, images.decode, images.load_mask):
+            if ask is not images.dimensions or "scans" not in reason:  # those behind the head
+                with pytest.raises(ImageError, match=re.escape(reason)):
+                    ask(file)
+    else:
+        assert images.dimensions(file) == images.decode(file).size == (64, 64)
+    assert process_time() - started < 3  # a second on a quiet machine
+    assert (getrusage(RUSAGE_SELF).ru_maxrss - before) / 1024 < 300
+
+
+def test_scans_behind_a_picture_do_not_count():
+    """A telephone's film behind the photograph holds the marker by chance."""
+    source = encoded(photo(64), "JPEG") + b"\xff\xda\0\x02" * 500
+    assert images.decode(source).size == (64, 64)
+
+
+def test_metadata_that_pixels_depend_on_stay():
+    """Palette, transparency, Adobe's colours, and an orientation in EXIF, XMP or ImageMagick's."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    raw = exif.tobytes().hex().encode()
+    profile = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n%d\n" % len(raw) + raw)
+    xmp = b'<x tiff:Orientation="6"/>'
+    for kind, data in (
+        (b"zTXt", profile),
+        (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp),
+        (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")),
+    ):
+        png = encoded(photo(64).crop((0, 0, 64, 32)), "PNG")
+        for at in (33, -12):  # before the pixels, and behind them
+            assert images.decode(png[:at] + chunk(kind, data) + png[at:]).size == (32, 64), kind
+    jpeg = encoded(photo(64).crop((0, 0, 64, 32)), "JPEG", xmp=xmp)
+    assert images.decode(jpeg).size == (32, 64)
+
+
+def test_a_pipe_is_no_picture(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(ImageError, match="a pipe or a device"):
+        images.decode(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize(("bits", "form"), [(10, "PNG"), (12, "PNG"), (12, "TIFF"), (16, "PNG")])
+def test_grey_of_fewer_bits_in_16(bits, form):
+    """A camera's 12 bits fill 0 to 4095; as 16 bits they would be all but black."""
+    levels = np.linspace(0, 2**bits - 1, 256).astype(np.uint16).reshape(16, 16)
+    grey = pixels(encoded(Image.fromarray(levels), form))[..., 0]
+    assert grey.ravel().tolist() == pytest.approx(np.arange(256), abs=1)
+
+
+def test_bits_that_a_tiff_states():
+    """A dark picture of 12 bits stays dark: its file says that there could be 4095."""
+    dark = Image.fromarray(np.full((16, 16), 800, np.uint16))
+    assert pixels(encoded(dark, "TIFF"))[0, 0, 0] == 800 >> 2
+    assert pixels(encoded(dark, "TIFF", tiffinfo={281: 4095}))[0, 0, 0] == 800 >> 4
+
+
+@pytest.mark.parametrize(
+    ("ending", "form"),
+    [
+        *((".jfif", "JPEG"), (".jpe", "JPEG"), (".pgm", "PPM"), (".pnm", "PPM"), (".dib", "DIB")),
+        *((".jp2", "JPEG2000"), (".avif", "AVIF"), (".tga", "TGA"), (".apng", "PNG")),
+    ],
+)
+def test_endings(tmp_path, ending, form):
+    image = photo(64).convert("L") if ending == ".pgm" else photo(64)
+    (tmp_path / f"a{ending}").write_bytes(encoded(image, form))
+    (file,) = images.find(tmp_path)
+    expected = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(np.asarray(images.decode(file)) - expected).mean() < 12
+    assert images.dimensions(file) == (64, 64)
+
+
+def test_what_is_not_read_is_named(tmp_path, caplog):
+    for name in ("a.heic", "b/c.CR2", "d.psd", "e.txt", "f.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    images.say_what_is_passed_over(tmp_path)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert "3 files are in formats that are not read" in said[0] and "a.heic, b/c.CR2" in said[0]
+    assert "1 links lead nowhere: gone.jpg" in said[1]
+
+
+# Links
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """cats/ and dogs/ with links to one another, above, to themselves and outside."""
+    for name in ("set/cats/a.png", "set/dogs/b.png", "outside/deep/c.png", "one.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    cats = tmp_path / "set/cats"
+    for name, target in {
+        **{"up": "..", "self": ".", "dogs": "../dogs", "more": "../../outside"},
+        **{"again": "../../outside", "deeper": "../../outside/deep", "file.png": "../../one.png"},
+    }.items():
+        (cats / name).symlink_to(target)
+    (tmp_path / "outside/back").symlink_to("../set")
+    (tmp_path / "outside/top").symlink_to("..")
+    return tmp_path / "set"
+
+
+def test_each_real_folder_once(linked):
+    def names(found) -> list[str]:
+        return sorted(path.name for path in found)
+
+    assert names(images.find(linked)) == ["a.png", "b.png", "c.png", "file.png"]
+    assert names(images.find(linked / "cats", root=linked)) == ["a.png", "c.png", "file.png"]
+    assert names(inputs.find(f"{linked}/**/*.png")) == ["a.png", "b.png", "c.png", "file.png"]
+    assert names(inputs.find(f"{linked}/cats/**/[ac].png")) == ["a.png", "c.png"]
+    loops = {path.name for path in images.walk(linked).loops}
+    assert {"up", "self", "dogs"} <= loops and "file.png" not in loops
 
 
 def test_pictures_of_a_folder(tmp_path):

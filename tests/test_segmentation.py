@@ -1,6 +1,8 @@
 """Segmentation: masks that move with their pixels, what is not known, metrics, and the scripts."""
 
 import csv
+import io
+import re
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +18,11 @@ from nano_cv import reports
 from nano_cv.contract import Contract
 from nano_cv.data import images
 from nano_cv.data.augment import Augment
+from nano_cv.data.folder_masks import FolderMasks
 from nano_cv.data.images import IGNORE
 from nano_cv.data.pictures import Pictures
+from nano_cv.data.shards import Shards
+from nano_cv.errors import UserError
 from nano_cv.export import precision
 from nano_cv.networks.unet import UNet
 from nano_cv.tasks.segmentation import Segmentation, dice_loss
@@ -80,6 +85,180 @@ def test_mask_by_hand():
         [[255] * 8] * 2 + [row] * 4 + [[255] * 8] * 2
     )
     assert images.resize_mask(mask, 8, "stretch").tolist() == [row] * 8
+
+
+# Masks as people's tools write them
+
+INDEX = blocks(16, 16, 3)
+
+
+def saved(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    content = io.BytesIO()
+    image.save(content, form, **options)
+    return content.getvalue()
+
+
+def palette() -> Image.Image:
+    image = Image.fromarray(INDEX, "P")
+    image.putpalette([*(9, 9, 9), *(1, 2, 3), *(200, 0, 0)])
+    return image
+
+
+GREY_OF = Image.fromarray(INDEX)
+TAKEN = {
+    "grey": lambda: saved(GREY_OF),
+    "grey of 16 bits": lambda: saved(Image.fromarray(INDEX.astype(np.uint16))),
+    "grey of 16 bits, TIFF": lambda: saved(Image.fromarray(INDEX.astype(np.uint16)), "TIFF"),
+    "grey of 32 bits": lambda: saved(Image.fromarray(INDEX.astype(np.int32)), "TIFF"),
+    "grey with alpha": lambda: saved(Image.merge("LA", [GREY_OF, Image.new("L", (16, 16), 255)])),
+    "background is transparent": lambda: saved(
+        Image.merge("LA", [GREY_OF, Image.fromarray((INDEX > 0).astype(np.uint8) * 255)])
+    ),
+    "grey as RGB": lambda: saved(GREY_OF.convert("RGB")),
+    "grey as RGBA": lambda: saved(GREY_OF.convert("RGBA")),
+    "palette": lambda: saved(palette()),
+    "palette, GIF": lambda: saved(palette(), "GIF"),
+    "BMP": lambda: saved(GREY_OF, "BMP"),
+    "turned by EXIF": lambda: saved(
+        Image.fromarray(np.rot90(INDEX).copy()), exif=saved_orientation(6)
+    ),
+}
+
+
+def saved_orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = value
+    return exif
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_masks_of_every_kind(kind):
+    mask = images.load_mask(TAKEN[kind]())
+    assert mask.dtype == np.uint8 and np.array_equal(mask, INDEX)
+
+
+def test_masks_of_one_bit():
+    drawn = INDEX > 0
+    assert np.array_equal(images.load_mask(saved(Image.fromarray(drawn))), drawn)
+
+
+REFUSED = {
+    "JPEG": (lambda: saved(GREY_OF, "JPEG"), "a mask in JPEG"),
+    "TIFF with JPEG inside": (
+        lambda: saved(GREY_OF.convert("RGB"), "TIFF", compression="jpeg"),
+        "other numbers than were drawn",
+    ),
+    "numbers behind alpha": (
+        lambda: saved(Image.merge("LA", [GREY_OF, Image.new("L", (16, 16), 0)])),
+        "numbers behind transparent pixels",
+    ),
+    "colours": (lambda: saved(palette().convert("RGB")), "'data.colours={CLASS: [R,G,B]"),
+    "over 255": (lambda: saved(Image.fromarray(np.full((9, 9), 300, np.uint16))), "this 300"),
+    "too many pixels": (lambda: saved(Image.new("1", (12_000, 12_000))), "at most 134,217,728"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_masks_that_are_refused(kind):
+    make, reason = REFUSED[kind]
+    with pytest.raises(images.ImageError, match="^m.png: .*" + re.escape(reason)):
+        images.load_mask(make(), "m.png")
+
+
+ROAD = {"sky": [70, 130, 180], "road": [128, 64, 128], "void": [0, 0, 0]}
+
+
+def painted(mask: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.array(list(ROAD.values()), np.uint8)[mask])
+
+
+TABLES = {
+    "class_dict.csv": "name,r,g,b\nsky,70,130,180\nroad,128,64,128\nvoid,0,0,0\n",
+    "label_colors.txt": "70 130 180\tsky\n128 64 128\t\troad\n0 0 0 void\n",
+    "labelmap.txt": "# label:color_rgb:parts:actions\nsky:70,130,180::\nroad:128,64,128::\n"
+    "void:0,0,0::\n",
+}
+
+
+def masked(root: Path, masks: list[Image.Image], name: str = "{}.png") -> Path:
+    """A set of these masks, all of them for training."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for number, mask in enumerate(masks):
+        Image.new("RGB", mask.size).save(root / f"images/p{number}.png")
+        mask.save(root / "masks" / name.format(f"p{number}"))
+    (root / "train.txt").write_text("\n".join(f"p{number}" for number in range(len(masks))))
+    return root
+
+
+@pytest.mark.parametrize("table", [None, *TABLES])
+def test_masks_in_colours(tmp_path, table):
+    """Classes and colours from the settings, or from the files of CamVid and of CVAT."""
+    as_palette = painted(INDEX).quantize(3)
+    root = masked(tmp_path, [painted(INDEX), painted(INDEX).convert("RGBA"), as_palette])
+    if table:
+        (root / table).write_text(TABLES[table])
+    pictures = FolderMasks(root, "train", colours=None if table else ROAD)
+    assert pictures.classes == ["sky", "road", "void"]
+    for index in range(3):
+        assert np.array_equal(pictures.mask(index), INDEX)
+        assert np.array_equal(pictures.first(3).mask(index), INDEX), "what reports are given"
+    without = FolderMasks(root, "train", colours=None if table else ROAD, ignore=2)
+    assert without.classes == ["sky", "road"]
+    assert np.array_equal(without.mask(0), np.where(INDEX == 2, IGNORE, INDEX))
+
+
+def test_colour_that_no_class_has(tmp_path):
+    image = painted(INDEX)
+    image.putpixel((3, 3), (128, 64, 129))
+    pictures = FolderMasks(masked(tmp_path, [image]), "train", colours=ROAD)
+    with pytest.raises(images.ImageError) as caught:
+        pictures.mask(0)
+    text = r"p0.png: 1 pixels of the colour \[128, 64, 129\].* nearest is \[128, 64, 128\]"
+    assert re.search(text, str(caught.value))
+
+
+def test_grey_that_may_be_either_is_refused(tmp_path):
+    """0 is the first class, or by its colour the third."""
+    pictures = FolderMasks(masked(tmp_path, [Image.new("L", (16, 16))]), "train", colours=ROAD)
+    with pytest.raises(images.ImageError, match="may be class indices or colours"):
+        pictures.mask(0)
+
+
+def test_indices_that_are_not_to_be_learnt(tmp_path):
+    root = masked(tmp_path, [GREY_OF])
+    pictures = FolderMasks(root, "train", ignore=[0])
+    assert pictures.classes == ["class 1", "class 2"]
+    expected = np.array([IGNORE, 0, 1])[INDEX]
+    assert np.array_equal(pictures.mask(0), expected)
+
+
+@pytest.mark.parametrize("white", [np.uint8(255), np.uint16(65535)])
+@pytest.mark.parametrize("names", [None, "ground\nleaf", "ground\nleaf\nstone"])
+def test_masks_in_black_and_white(tmp_path, white, names):
+    """255 is the object where there are two classes."""
+    drawn = INDEX > 0
+    root = masked(tmp_path, [Image.fromarray(drawn * white), Image.fromarray(drawn & False)])
+    if names:
+        (root / "classes.txt").write_text(names)
+    if names and "stone" in names:
+        with pytest.raises(UserError, match="drawn in 0 and 255, and there are 3 classes"):
+            FolderMasks(root, "train")
+        return
+    pictures = FolderMasks(root, "train")
+    assert pictures.classes == (names.split() if names else ["class 0", "class 1"])
+    assert np.array_equal(pictures.mask(0), drawn) and not pictures.mask(1).any()
+
+
+@pytest.mark.parametrize("name", ["{}_mask.png", "{}_L.png", "{}.tif", "{}_segmentation.gif"])
+def test_names_of_masks(tmp_path, name):
+    pictures = FolderMasks(masked(tmp_path, [GREY_OF, GREY_OF], name), "train")
+    assert [file.name for file in pictures.targets] == [name.format("p0"), name.format("p1")]
+
+
+def test_masks_as_jpeg_are_refused(tmp_path):
+    with pytest.raises(UserError, match="a mask as JPEG has other numbers than were drawn"):
+        FolderMasks(masked(tmp_path, [GREY_OF], "{}.jpg"), "train")
 
 
 # Augmentation
@@ -348,6 +527,24 @@ def test_mask_of_another_size(run, tmp_path, cache):
     assert done.status == 1 and "Traceback" not in done.err
     assert "masks/train_1.png: 30x20 pixels, and its picture" in done.err
     assert "train_1.png has 48x64" in done.err
+
+
+def test_trains_on_masks_in_colours(run, tmp_path):
+    """From the command line to the table of metrics, and again out of shards."""
+    make_scenes(tmp_path / "data", {"train": 4, "val": 2, "test": 2})
+    colours = np.array([(0, 0, 0), (9, 9, 200), (200, 9, 9)], np.uint8)
+    for file in (tmp_path / "data/masks").iterdir():
+        Image.fromarray(colours[np.asarray(Image.open(file))]).save(file)
+    given = "data.colours={ground: [0,0,0], blue: [9,9,200], red: [200,9,9]}"
+    for cache in (".cache", "null"):
+        done = run("train", *SETTINGS, "trainer.max_epochs=1", given, f"data.cache={cache}")
+        assert done.status == 0, done.err
+        assert "test/IoU/red" in done.out
+    done = run("shard", *SETTINGS[:5], given, "output=shards")
+    assert done.status == 0, done.err
+    pictures = Shards(tmp_path / "shards", "test", "segmentation")
+    assert pictures.classes == ["ground", "blue", "red"]
+    assert set(np.unique(pictures.mask(0))) <= {0, 1, 2}
 
 
 def test_mask_of_unknown_classes(run, tmp_path):

@@ -25,7 +25,7 @@ from nano_cv.data.store import File, stamp
 from nano_cv.files import replacing
 
 log = logging.getLogger(__name__)
-FORMAT = 3  # raise it when decoding, resizing or the files change, so that old ones are not used
+FORMAT = 4  # raise it when decoding, resizing or the files change, so that old ones are not used
 
 
 Load = Callable[[File, bytes], NDArray[np.uint8]]  # a file and its content to pixels

@@ -1,7 +1,7 @@
 """From a data set on disk to batches: one DataModule for every set."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,8 @@ class DataModule(pl.LightningDataModule):
         detail: how many times larger than the network sees them training pictures are kept, 1 to
             2, so that the augmentation, which makes them smaller, has more to zoom into.
         augment: changes training batches; None leaves them.
-        source: folder of archives that were brought by hand; what `dataset` makes of it is its own.
+        source: folder of archives that were brought by hand; what `dataset` makes of it is its own,
+            and so are `colours` and `ignore` of masks.
     """
 
     def __init__(
@@ -82,6 +83,8 @@ class DataModule(pl.LightningDataModule):
         detail: float = 1.0,
         augment: nn.Module | None = None,
         source: str | Path | None = None,
+        colours: Mapping[str, Sequence[int]] | None = None,
+        ignore: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.name, self.tasks, self.root, self.dataset = name, tasks, root, dataset

@@ -62,7 +62,7 @@ class Folder(Pictures):
                 raise UserError(f"{source / name}: {known} It has: {listing(classes)}")
         files, labels = [], []
         for label, name in enumerate(classes):
-            for file in images.find(source / name) if (source / name).is_dir() else []:
+            for file in images.find(source / name, root=root) if (source / name).is_dir() else []:
                 if source != training or taken(file.name, given) == split:
                     files.append(file)
                     labels.append(label)
@@ -92,6 +92,9 @@ def class_folders(folder: Path, least: int = 0) -> list[str]:
             f"{listing((path.name for path in loose), most=3)}; each belongs into that of its class"
         )
     names = [path.name for path in found if path.is_dir()]
+    if any(path.is_symlink() for path in found):
+        loops = images.walk(folder).loops  # links to other classes, or to the folder itself
+        names = [name for name in names if folder / name not in loops]
     if len(names) < least:
         there = f"only {names[0]}" if names else "none"
         raise UserError(f"{folder}: at least two folders are needed, one a class; there is {there}")

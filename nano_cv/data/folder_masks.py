@@ -1,17 +1,27 @@
 """Pictures and masks in two folders: `images/a.jpg` and `masks/a.png`.
 
-A mask has a class index at each pixel, 255 where none is known, at the size of its picture.
+A mask has a class index at each pixel, 255 where none is known, at the size of its picture; or it
+has a colour for each class.
 """
 
-from collections.abc import Iterable
+import csv
+import logging
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nano_cv.data import images, reading
+from nano_cv.data.images import Meaning
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.data.splitting import stable_split
 from nano_cv.errors import UserError, listing
+
+log = logging.getLogger(__name__)
+LOSSY = images.ENDINGS["JPEG"]
+TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")  # of CamVid, and of CVAT
+Colours = dict[str, tuple[int, int, int]]
 
 
 class FolderMasks(Pictures):
@@ -19,25 +29,33 @@ class FolderMasks(Pictures):
 
     `train.txt`, `val.txt` and `test.txt` name the pictures, one a line, with or without the ending;
     where there are none of them, `stable_split` of the file's name decides. The classes are those
-    of `classes.txt`, one a line; without it every mask is read, and they are `class 0` to the
-    highest index.
+    of `colours`, or of one of `TABLES`, or of `classes.txt`, one a line; without any, every mask is
+    read, and they are `class 0` to the highest index.
 
     Args:
         root: folder with `images/` and `masks/`.
         split: `train`, `val` or `test`.
         task: `segmentation`.
+        colours: the colour of each class in the masks, `{road: [128, 64, 128]}`.
+        ignore: indices that mean: not known, as 255 does.
 
     Raises:
-        UserError: pictures without masks or the reverse, lists of what is not there, masks drawn
-            in 0 and 255.
+        UserError: pictures without masks or the reverse, lists of what is not there, masks in 0 and
+            255 of more than two classes, or as JPEG.
     """
 
-    def __init__(self, root: str | Path, split: str, task: str = "segmentation") -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        task: str = "segmentation",
+        colours: Mapping[str, Sequence[int]] | None = None,
+        ignore: int | Sequence[int] | None = None,
+    ) -> None:
         reading.serves("A folder of masks", task, "segmentation")
         root, own = Path(root), Path(root) / "classes.txt"
         pictures = reading.pictures_in(root / "images")
-        masks = reading.pictures_in(root / "masks")
-        masks = {name: file for name, file in masks.items() if file.suffix.lower() == ".png"}
+        masks = masks_of(root / "masks", pictures, say=split == "train")
         source = root / f"{split}.txt"
         if any((root / f"{one}.txt").exists() for one in SPLITS):
             names = reading.chosen(source, reading.lines(source), pictures)
@@ -53,34 +71,141 @@ class FolderMasks(Pictures):
                 for name in lonely
             ]
             raise UserError(f"{listing(sides, most=3)}; a mask is masks/NAME.png")
-        check_not_black_and_white(masks.values())
-        classes = reading.class_names(own) if own.exists() else numbered(masks.values())
+        classes = reading.class_names(own) if own.exists() else []
+        classes, self.meaning = meaning_of(root, classes, colours, ignore, say=split == "train")
+        if not self.meaning.colours and white_objects(masks.values(), classes, split == "train"):
+            self.meaning = self.meaning._replace(white=True)
+        classes = classes or numbered(masks.values(), self.meaning)
         files = [pictures[name] for name in names]
         super().__init__(root, files, [masks[name] for name in names], classes)
 
 
-def check_not_black_and_white(masks: Iterable[Path]) -> None:
-    """Refuse masks of 0 and 255 alone: 255 is the object there, and here it is not known.
+def masks_of(folder: Path, pictures: Collection[str], say: bool = True) -> dict[str, Path]:
+    """The masks by the names of their pictures; `a_mask.gif` is that of `a` if all end in `_mask`.
+
+    Raises:
+        UserError: JPEG files alone: they have other numbers than were drawn.
+    """
+    found = reading.pictures_in(folder)
+    masks = {name: file for name, file in found.items() if file.suffix.lower() == ".png"}
+    if not masks:
+        masks = {name: file for name, file in found.items() if file.suffix.lower() not in LOSSY}
+        if found and not masks:
+            raise UserError(
+                f"{next(iter(found.values()))}: a mask as JPEG has other numbers than were drawn; "
+                "save masks as PNG, from the originals"
+            )
+    if masks and not set(masks) & set(pictures):
+        first = next(iter(masks))
+        for tail in (first[start:] for start in range(1, len(first))):
+            if {name.removesuffix(tail) for name in masks} <= set(pictures):
+                if say:
+                    log.info("%s: the mask of 'a' is taken to be 'a%s'", folder, tail)
+                return {name.removesuffix(tail): file for name, file in masks.items()}
+    return masks
+
+
+def meaning_of(
+    root: Path,
+    classes: list[str],
+    colours: Mapping[str, Sequence[int]] | None = None,
+    ignore: int | Sequence[int] | None = None,
+    say: bool = True,
+) -> tuple[list[str], Meaning]:
+    """Class names and what the pixels of the masks mean, from the settings or a file in `root`.
+
+    `classes` are those that are named elsewhere; they choose and order those of a file.
+    """
+    indices = (ignore,) if isinstance(ignore, int) else tuple(ignore or ())
+    wrong = [index for index in indices if not 0 <= index <= 255]
+    if wrong:
+        raise UserError(f"data.ignore={listing(wrong)}: class indices are 0 to 255")
+    given: Colours = {}
+    source = "data.colours"
+    if colours:
+        given = {str(name): colour_of(some, f"{source}: {name}") for name, some in colours.items()}
+    else:
+        for table in (root / name for name in TABLES):
+            if table.exists():
+                given, source = table_of(table), str(table)
+                if say:
+                    log.info("%s: classes and the colours of the masks are taken from there", table)
+                break
+    missing = [name for name in classes if given and name not in given]
+    if missing:
+        raise UserError(f"{source}: no colour for {listing(missing)}, which classes.txt names")
+    twice = [name for name, one in given.items() if list(given.values()).count(one) > 1]
+    if twice:
+        raise UserError(f"{source}: the same colour for {listing(twice)}")
+    if given and not classes:
+        classes = list(given)
+    drawn = tuple(given[name] for name in classes if given)
+    kept = [name for index, name in enumerate(classes) if index not in indices]
+    return kept, Meaning(drawn, indices)
+
+
+def colour_of(values: Sequence[object], where: str) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255."""
+    if isinstance(values, str) or len(values) != 3:
+        raise UserError(f"{where}: a colour is [red, green, blue], and not: {values}")
+    red, green, blue = numbers = [int(one) for one in reading.numbers(values, where)]
+    if not all(0 <= one <= 255 for one in numbers):
+        raise UserError(f"{where}: red, green and blue are 0 to 255, and not: {values}")
+    return red, green, blue
+
+
+def table_of(file: Path) -> Colours:
+    """Names and colours: `name,r,g,b`, `name:r,g,b::` or `r g b name`, one a line."""
+    found: Colours = {}
+    for number, line in enumerate(reading.text(file).splitlines(), start=1):
+        where, line = f"{file}: line {number}", line.strip()
+        if not line or line.startswith("#"):
+            continue
+        if file.suffix == ".csv":
+            cells = [cell.strip() for cell in next(csv.reader([line]))]
+            if number == 1 and len(cells) > 3 and not cells[1].isdecimal():
+                continue  # its head: name,r,g,b
+            name, values = cells[0], cells[1:4]
+        elif file.name == "labelmap.txt":
+            name, _, rest = line.partition(":")
+            values = rest.partition(":")[0].split(",")
+        else:
+            parts = re.match(r"(\d+)\s+(\d+)\s+(\d+)\s+(.+)", line)
+            name, values = (parts[4], list(parts.groups()[:3])) if parts else (line, [])
+        if name in found:
+            raise UserError(f"{where}: the class '{name}' for the second time")
+        found[name] = colour_of(values, where)
+    return found
+
+
+def white_objects(masks: Iterable[Path], classes: Sequence[str], say: bool = True) -> bool:
+    """Whether the masks are drawn in 0 and 255 (65535) alone, so that 255 is the object.
 
     One mask with another value shows that this is not so; most often that is the first.
+
+    Raises:
+        UserError: they are, and there are not two classes.
     """
     white = None
     for file in masks:
         values = set(np.unique(images.load_mask(file)))
         if values - {0, images.IGNORE}:
-            return
+            return False
         white = white or (file if images.IGNORE in values else None)
-    if white:
+    if white and classes and len(classes) != 2:
         raise UserError(
-            f"{white}: the masks are drawn in 0 and 255; a mask has class indices, so 1 for the "
-            "object, and 255 where it is not known. To write them anew like that, type: python -c "
-            "'import pathlib, PIL.Image; [PIL.Image.open(f).point(lambda p: p // 255).save(f) "
-            f'for f in pathlib.Path("{white.parent}").glob("*.png")]\''
+            f"{white}: the masks are drawn in 0 and 255, and there are {len(classes)} classes "
+            f"({listing(classes)}); a mask has class indices, and 255 where none is known"
         )
+    if white and say:
+        log.info("%s: the masks are drawn in 0 and 255; 255 is taken as class 1", white.parent)
+    return white is not None
 
 
-def numbered(masks: Iterable[Path]) -> list[str]:
+def numbered(masks: Iterable[Path], meaning: Meaning = images.INDICES) -> list[str]:
     """`class 0` to the highest index that occurs."""
-    known = (values[values != images.IGNORE] for values in map(images.load_mask, masks))
+    every = (images.load_mask(file, meaning=meaning) for file in masks)
+    known = (values[values != images.IGNORE] for values in every)
     highest = max((int(values.max()) for values in known if values.size), default=0)
-    return [f"class {index}" for index in range(highest + 1)]
+    numbers = [index for index in range(images.IGNORE) if index not in meaning.ignore]
+    return [f"class {index}" for index in numbers[: highest + 1]]

@@ -6,31 +6,81 @@ service what it saw in training. Pillow and NumPy only: the serving side has no 
 
 import hashlib
 import io
+import logging
 import os
-from glob import glob
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from glob import escape, glob
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from nano_cv.data import heads
+from nano_cv.data.heads import ImageError as ImageError
 from nano_cv.data.store import File, Member
-from nano_cv.errors import UserError
+from nano_cv.errors import listing
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # not EPS: Ghostscript would run it
+log = logging.getLogger(__name__)
+_said: set[str] = set()
+ENDINGS = {  # by format; not EPS or PDF, which are programs, and no icons, which are several
+    "AVIF": (".avif",),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
+    "GIF": (".gif",),
+    "JPEG": (".jpeg", ".jpg", ".jpe", ".jfif", ".mpo"),
+    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c"),
+    "PNG": (".png", ".apng"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "TGA": (".tga",),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+FORMATS = tuple(ENDINGS)
+EXTENSIONS = tuple(sorted(ending for some in ENDINGS.values() for ending in some))
+NOT_READ = (
+    *(
+        ".heic",
+        ".heif",
+        ".hif",
+        ".jxl",
+        ".psd",
+        ".svg",
+        ".pdf",
+        ".eps",
+        ".ico",
+        ".exr",
+        ".dcm",
+        ".qoi",
+    ),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw", ".qoi"),
+)  # of files that are named where a folder is opened
+LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "TGA", "TIFF")  # those that masks may have
+MAX_BYTES = 512 * 1024 * 1024  # of a file
 MAX_PIXELS = 128 * 1024 * 1024  # 400 MB once decoded; a decompression bomb beyond that
+LARGER = {"JPEG2000": 4, "AVIF": 2}  # so many times the memory of others while decoding
+SCANS = 16  # of the largest JPEG allowed; a smaller one may have as many more
+MAX_SIDE = 65_535  # pixels; what a JPEG can have
 ORIENTATION = 0x0112  # of EXIF; from 5 on the picture lies on its side
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 MIN_SIDE = 8  # pixels; below that it is a tracking pixel or a broken thumbnail, not a picture
+DEPTHS = (8, 10, 12)  # bits that cameras use of 16
 FITS = ("stretch", "letterbox")  # ways to make a picture square
 GREY = 114  # of the margins of a letterbox
 IGNORE = 255  # in masks: pixels of no known class
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; MAX_PIXELS decides, and in its own words
-
-
-class ImageError(UserError):
-    """A picture that cannot be used, and why."""
 
 
 def decode(
@@ -47,31 +97,27 @@ def decode(
     what messages call a picture that comes as bytes.
 
     Raises:
-        ImageError: missing, unreadable, truncated, animated, smaller than `MIN_SIDE` or larger
-            than `max_pixels`; the message begins with the file's name.
+        ImageError: missing, unreadable, truncated, animated, smaller than `MIN_SIDE`, or over one
+            of the limits above and in `heads`; the message begins with the file's name.
     """
     if not isinstance(source, bytes):
         return decode(read(source), size, str(source), max_pixels)
-    if not source:
-        raise ImageError(f"{name}: the file is empty (0 bytes)")
-    try:
-        image = Image.open(io.BytesIO(source), formats=FORMATS)
-        _check(image, max_pixels)
+    with _named(name):
+        image, head = _open(io.BytesIO(source), max_pixels)
         if size:
             image.draft("RGB", (2 * size, 2 * size))
-        ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"{name}: not a picture in a known format") from None
-    except Exception as error:  # a decoder meets damage in as many ways as there are formats
-        raise ImageError(f"{name}: damaged or cut short: {error}") from error
+        return _to_rgb(_upright(image), head.bits, name)
 
 
 def read(file: File) -> bytes:
     """The bytes of a picture file; raises `ImageError` where it is missing or not readable."""
     try:
+        if not isinstance(file, Member):
+            status = os.stat(file)
+            if status.st_size > MAX_BYTES:
+                raise ImageError(f"{file}: {status.st_size:,} bytes; at most {MAX_BYTES:,} allowed")
+            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+                raise ImageError(f"{file}: not a file but a pipe or a device")
         content = file.read_bytes()
     except OSError as error:
         raise ImageError(f"{file}: cannot be read: {error.strerror}") from error
@@ -80,30 +126,102 @@ def read(file: File) -> bytes:
     return content
 
 
-def _check(image: Image.Image, max_pixels: int) -> None:
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Whatever is wrong with a picture becomes an `ImageError` that begins with its name."""
+    try:
+        yield
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    except Image.UnidentifiedImageError:
+        heic = "; save it as JPEG or PNG" if name.lower().endswith(NOT_READ) else ""
+        raise ImageError(f"{name}: not a picture in a known format{heic}") from None
+    except Exception as error:  # a decoder meets damage in as many ways as there are formats
+        raise ImageError(f"{name}: damaged or cut short: {error}") from error
+
+
+def _open(stream: BinaryIO, max_pixels: int, pixels: bool = True) -> tuple[Image.Image, heads.Head]:
+    """Pillow's picture, not yet decoded, after all limits were asked."""
+    length = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    if not length:
+        raise ImageError("the file is empty (0 bytes)")
+    if length > MAX_BYTES:
+        raise ImageError(f"{length:,} bytes; at most {MAX_BYTES:,} are allowed")
+    head = heads.read(stream, pixels)
+    image = Image.open(head.stream, formats=FORMATS)
     width, height = image.size
-    frames = getattr(image, "n_frames", 1)
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"{width}x{height} pixels; the shortest side allowed is {MIN_SIDE}")
-    if width * height > max_pixels:
-        raise ImageError(f"{width}x{height} pixels; at most {max_pixels:,} are allowed")
-    if frames > 1 and image.format != "MPO":  # MPO: a phone's JPEG with a preview behind it
-        raise ImageError(f"an animation or a stack of {frames} frames; save one of them alone")
+    most = max_pixels // LARGER.get(image.format or "", 1)
+    if max(width * height, head.tile) > most:
+        raise ImageError(f"{width}x{height} pixels; at most {most:,} are allowed")
+    if width * height * head.scans > max_pixels * SCANS:
+        raise ImageError(f"{width}x{height} pixels in {head.scans} scans; save it again")
+    if max(width, height) > MAX_SIDE:
+        raise ImageError(f"{width}x{height} pixels; the longest side allowed is {MAX_SIDE:,}")
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        raise ImageError("an animation or a stack of pictures; save one of them alone")
+    return image, head
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, from EXIF or XMP; of TIFF 1, for Pillow turns that itself."""
+    if image.format == "TIFF":
+        return 1
+    exif = image.info.get("exif")
+    raw = image.info.get("Raw profile type exif")  # as ImageMagick writes it into a PNG
+    try:
+        exif = bytes.fromhex("".join(raw.split("\n")[3:])) if raw and not exif else exif
+        found = heads.directory(io.BytesIO((exif or b"").removeprefix(b"Exif\0\0")))
+    except (ValueError, ImageError):  # damaged: as if there were none
+        found = {}
+    if ORIENTATION not in found:
+        text = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+        text = text if isinstance(text, bytes) else text.encode(errors="replace")
+        stated = re.search(rb'tiff:Orientation(="|>)([0-9])', text)
+        found[ORIENTATION] = int(stated[2]) if stated else 1
+    return found[ORIENTATION]
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decoded, and turned as EXIF says."""
+    image.load()
+    turn = UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image, bits: int, name: str) -> Image.Image:
     if image.mode == "F":
         raise ImageError("floating-point pixels; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey: `convert` would clip it at 255
-        levels = np.asarray(image).astype(np.int64)
+        levels = np.array(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise ImageError("32-bit pixels; save it with 8 or 16 bits")
-        image = Image.fromarray((levels >> 8).astype(np.uint8))
+        if not bits:  # a camera of 12 bits writes 0 to 4095 and most often does not say so
+            most = int(levels.max())
+            bits = next((depth for depth in DEPTHS if 0 < most < 1 << depth), 16)
+            if bits < 16:
+                say_once(
+                    "%s: 16-bit grey with no level over %d is taken as %d bits, and so for all",
+                    *(name, (1 << bits) - 1, bits),
+                )
+        np.minimum(levels, (1 << bits) - 1, out=levels)
+        levels >>= bits - 8
+        image = Image.fromarray(levels.astype(np.uint8))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        image = white
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def say_once(what: str, *values: object) -> None:
+    """Log what is assumed of a picture, for the first one in this process."""
+    if what not in _said:
+        _said.add(what)
+        log.info(what, *values)
 
 
 class Place(NamedTuple):
@@ -153,38 +271,148 @@ def dimensions(file: File) -> tuple[int, int]:
     """Width and height of the upright picture, from the file's head alone.
 
     Raises:
-        ImageError: missing, or not a picture.
+        ImageError: missing, not a picture, or over a limit.
     """
     if isinstance(file, Member):
         return file.width, file.height
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            # Pillow turns the size of a TIFF itself.
-            sideways = image.format != "TIFF" and 5 <= image.getexif().get(ORIENTATION, 1) <= 8
+        with open(file, "rb") as stream, _named(str(file)):
+            image = _open(stream, MAX_PIXELS, pixels=False)[0]
+            sideways = _orientation(image) >= 5
             return (image.height, image.width) if sideways else image.size
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"{file}: not a picture in a known format") from None
     except OSError as error:
-        raise ImageError(f"{file}: not a picture that can be read: {error}") from error
+        raise ImageError(f"{file}: cannot be read: {error.strerror}") from error
 
 
-def load_mask(source: File | bytes, name: str = "mask") -> NDArray[np.uint8]:
-    """The class index of each pixel, uint8 `[H, W]`, from a palette or grey picture.
+class Meaning(NamedTuple):
+    """What the pixels of the masks of a set mean.
+
+    Attributes:
+        colours: the colour of each class, in their order; without any, a pixel is a class index.
+        ignore: indices that mean: not known. They are no classes; those above them move down.
+        white: whether the masks are drawn in 0 and 255, and 255 is class 1.
+    """
+
+    colours: tuple[tuple[int, int, int], ...] = ()
+    ignore: tuple[int, ...] = ()
+    white: bool = False
+
+    def table(self) -> NDArray[np.uint8]:
+        """The class of each number in a mask, uint8 `[256]`."""
+        table = np.full(256, IGNORE, np.uint8)
+        known = [index for index in range(IGNORE) if index not in self.ignore]
+        table[known] = np.arange(len(known))
+        return table
+
+
+INDICES = Meaning()
+
+
+def load_mask(
+    source: File | bytes, name: str = "mask", meaning: Meaning = INDICES
+) -> NDArray[np.uint8]:
+    """The class index of each pixel, uint8 `[H, W]`, upright; `IGNORE` where it is not known.
+
+    From a palette (its indices), black and white, grey of 8 or 16 bits, grey saved as colours, or
+    colours that `meaning` knows. Alpha must be opaque, or the pixels behind it 0.
 
     Raises:
-        ImageError: missing, damaged, or a picture of colours.
+        ImageError: missing, damaged, a format that changes pixels, colours that have no class,
+            indices over 255; the message begins with the file's name.
     """
     if not isinstance(source, bytes):
-        return load_mask(read(source), str(source))
-    try:
-        image = Image.open(io.BytesIO(source), formats=FORMATS)
-        if image.mode not in ("P", "L", "1"):
-            raise ImageError(f"{name}: a mask has one number a pixel, and this is {image.mode}")
-        return np.array(image).astype(np.uint8)
-    except Image.UnidentifiedImageError:
-        raise ImageError(f"{name}: not a picture in a known format") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageError(f"{name}: not a mask that can be read: {error}") from error
+        return load_mask(read(source), str(source), meaning)
+    with _named(name):
+        image, head = _open(io.BytesIO(source), MAX_PIXELS)
+        if image.format not in LOSSLESS or image.info.get("compression") in ("jpeg", "webp"):
+            raise ImageError(
+                f"a mask in {image.format} or its compression has other numbers than were drawn; "
+                "save it as PNG, from the original"
+            )
+        image = _upright(image)
+        if meaning.colours:
+            mask = _of_colours(image, meaning.colours, head.depth, name)
+        else:
+            mask = _of_numbers(image, head.depth, name)
+        if mask.dtype != np.uint8 and not set(np.unique(mask)) - {0, 65535}:
+            mask = mask >> 8  # white of 16 bits
+        if meaning.white:
+            mask = mask == IGNORE
+        if mask.min() < 0 or mask.max() > 255:
+            raise ImageError(f"a mask has class indices of 0 to 255, and this {mask.max()}")
+        return meaning.table()[mask.astype(np.uint8)]
+
+
+def _of_numbers(image: Image.Image, depth: int, name: str) -> NDArray[np.generic]:
+    """One number a pixel."""
+    if image.mode == "P" or image.mode == "1" or image.mode == "L" or image.mode[0] == "I":
+        return np.array(image, np.uint8 if image.mode == "1" else None)
+    if image.mode not in ("LA", "RGB", "RGBA"):
+        raise ImageError(f"a mask has one number a pixel, and this is {image.mode}")
+    if depth == 16:
+        raise ImageError("16 bits in each of several channels; save it with one channel")
+    bands = [np.asarray(band) for band in image.split()]
+    if image.mode != "LA" and not all(np.array_equal(bands[0], band) for band in bands[1:3]):
+        shown = ", ".join(f"{n}: {list(colour)}" for colour, n in _colours_in(image)[:8])
+        raise ImageError(
+            "a mask in colours, and no class has one; say which: "
+            f"'data.colours={{CLASS: [R,G,B], ...}}'; here there are, by pixels, {shown}"
+        )
+    if image.mode != "RGB" and bands[0][bands[-1] < 255].any():
+        raise ImageError("a mask with numbers behind transparent pixels; save it without alpha")
+    say_once("%s: masks of equal channels are taken as grey: a class index at each pixel", name)
+    return bands[0]
+
+
+def _colours_in(image: Image.Image) -> list[tuple[tuple[int, ...], int]]:
+    """Colours and how many pixels have them, the most frequent first."""
+    pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    found, counts = np.unique(pixels, axis=0, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return [(tuple(found[index].tolist()), int(counts[index])) for index in order]
+
+
+def _of_colours(
+    image: Image.Image, colours: tuple[tuple[int, int, int], ...], depth: int, name: str
+) -> NDArray[np.generic]:
+    """The position of each pixel's colour among those of the classes.
+
+    Numbers of a palette or of grey may be class indices all the same, where they are no colours.
+    """
+    pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
+    codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+    mask = np.full(codes.shape, -1, np.int16)
+    for index, (red, green, blue) in enumerate(colours):
+        mask[codes == red << 16 | green << 8 | blue] = index
+    if image.mode in ("P", "L", "1") or image.mode[0] == "I":
+        numbers = _of_numbers(image, depth, name)
+        are_indices = not (set(np.unique(numbers)) - set(range(len(colours))) - {IGNORE})
+        if are_indices and (mask < 0).any():
+            say_once("%s: classes have colours, but masks like this are taken as indices", name)
+            return numbers
+        if are_indices and image.mode != "P" and not np.array_equal(numbers, mask):
+            raise ImageError(
+                "its grey levels may be class indices or colours of classes, which are others; "
+                "save all masks in colours, or give no colours"
+            )
+    if (mask < 0).any():
+        unknown = [(colour, n) for colour, n in _colours_in(image) if colour not in colours]
+        colour, count = unknown[0]
+        near = min(
+            colours, key=lambda one: sum((a - b) ** 2 for a, b in zip(one, colour, strict=True))
+        )
+        raise ImageError(
+            f"{count} pixels of the colour {list(colour)}, which no class has; nearest is "
+            f"{list(near)} of class {colours.index(near)}; {len(unknown)} such colours"
+        )
+    return mask
+
+
+def encode_mask(mask: NDArray[np.uint8]) -> bytes:
+    """A PNG that `load_mask` reads as it is, whatever the mask was drawn in."""
+    content = io.BytesIO()
+    Image.fromarray(mask).save(content, "PNG")
+    return content.getvalue()
 
 
 def resize_mask(mask: NDArray[np.uint8], size: int, fit: str) -> NDArray[np.uint8]:
@@ -203,22 +431,98 @@ def restore_mask(mask: NDArray[np.uint8], width: int, height: int, fit: str) -> 
     return np.asarray(inside.resize((width, height), Image.Resampling.NEAREST))
 
 
-def find(folder: Path, endings: tuple[str, ...] = EXTENSIONS) -> list[Path]:
-    """All pictures below `folder`, by their endings, sorted; links to folders are followed.
+class Walk(NamedTuple):
+    """What lies below a folder, hidden things left out.
 
-    Hidden files and folders are passed over.
+    Attributes:
+        folders: each real folder once, as it was first met, the given one first.
+        files: sorted.
+        loops: links to folders that were not followed: they lead to a folder of the set, or above
+            it, or to one that another link has led to.
+        broken: links that lead nowhere.
+    """
+
+    folders: list[Path]
+    files: list[Path]
+    loops: list[Path]
+    broken: list[Path]
+
+
+def walk(folder: Path, root: Path | None = None) -> Walk:
+    """Everything below `folder`. Links to folders outside of the set are followed, each one once.
+
+    Args:
+        folder: where to look.
+        root: of the set, if `folder` is a part of it. A link in `cats/` to `dogs/`, or to the
+            folder above both, would give the cats the pictures of the dogs.
+    """
+    found, own = Walk([], [], [], []), os.path.realpath(root or folder)
+    seen: set[str] = set()
+    for base, names, files in os.walk(folder, followlinks=True):
+        here, real = Path(base), os.path.realpath(base)
+        found.folders.append(here)
+        seen.add(real)
+        inside = []
+        for path in (here / name for name in sorted(names) if not name.startswith(".")):
+            target, link = os.path.realpath(path), path.is_symlink()
+            above = link and (_holds(target, real) or _holds(target, own) or _holds(own, target))
+            if above or target in seen:
+                found.loops.extend([path] if link else [])
+            else:
+                inside.append(path.name)
+                seen.add(target)
+        names[:] = inside
+        for name in files:
+            if not name.startswith("."):
+                kind = found.files if (here / name).exists() else found.broken
+                kind.append(here / name)
+    found.files.sort()
+    return found
+
+
+def _holds(folder: str, other: str) -> bool:
+    """Whether `other` is that folder or lies in it; both are real paths."""
+    return os.path.commonpath([folder, other]) == folder
+
+
+def find(
+    folder: Path, endings: tuple[str, ...] = EXTENSIONS, root: Path | None = None
+) -> list[Path]:
+    """All pictures below `folder`, by their endings, sorted; see `walk`.
 
     Raises:
         ImageError: a name that is not UTF-8, and so fits into no table.
     """
-    found = sorted(
-        path
-        for path in (folder / name for name in glob("**/*", root_dir=folder, recursive=True))
-        if path.suffix.lower() in endings and not path.is_dir()
-    )
+    found = [path for path in walk(folder, root).files if path.suffix.lower() in endings]
     for path in found:
         try:
             str(path).encode()
         except UnicodeEncodeError:
             raise ImageError(f"{os.fsencode(path)!r}: a name that is not UTF-8") from None
     return found
+
+
+def say_what_is_passed_over(folder: Path) -> None:
+    """Name what looks like pictures below `folder` and is not read; for sets that are opened."""
+    found = walk(folder)
+    unread = [path for path in found.files if path.suffix.lower() in NOT_READ]
+    for what, paths in (
+        ("files are in formats that are not read; save them as JPEG or PNG", unread),
+        ("links lead nowhere", found.broken),
+        ("links lead to folders of the set, or above it, and are not followed", found.loops),
+    ):
+        if paths:
+            names = listing((path.relative_to(folder).as_posix() for path in paths), most=5)
+            log.warning("%s: %d %s: %s", folder, len(paths), what, names)
+
+
+def matching(pattern: str) -> list[Path]:
+    """What a pattern means; `**` stands for each real folder below once, see `walk`."""
+    before, deep, after = pattern.partition("**")
+    if not deep:
+        return [Path(path) for path in glob(pattern)]
+    found: set[Path] = set()
+    for base in glob(before) if before else ["."]:
+        for folder in walk(Path(base)).folders:
+            found.update(matching(os.path.join(escape(str(folder)), after.lstrip("/") or "*")))
+    return sorted(found)

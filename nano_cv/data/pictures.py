@@ -50,10 +50,12 @@ class Pictures:
         classes: class names; position is the class index.
         shards: number of the archive that each picture lies in; empty where they lie alone.
         counts: pictures, objects or pixels of each class `[K]`; None where nobody has counted.
+        meaning: of the pixels of masks.
     """
 
     shards: Sequence[int] = ()
     counts: NDArray[np.int64] | None = None
+    meaning = images.INDICES
 
     def __init__(
         self,
@@ -88,7 +90,13 @@ class Pictures:
 
     def first(self, count: int) -> "Pictures":
         """The first `count` of them."""
-        return Pictures(self.root, self.files[:count], self.targets[:count], self.classes)
+        some = Pictures(self.root, self.files[:count], self.targets[:count], self.classes)
+        some.meaning = self.meaning
+        return some
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """Of segmentation: the class index of each pixel, uint8 `[H, W]`."""
+        return images.load_mask(self.targets[index], meaning=self.meaning)
 
 
 class Resized:
@@ -117,7 +125,7 @@ class Resized:
             square = (size, size)
             self.cached = cached(pictures.files, (*square, 3), fit, folder, self._load)
             if self.has_masks:
-                way = f"mask {fit} {pictures.classes}"
+                way = f"mask {fit} {pictures.classes} {pictures.meaning}"
                 self.masks = cached(masks, square, way, folder, self._load_mask)
         self.boxes = list(self._fitted_boxes()) if self.has_boxes else []
 
@@ -187,7 +195,9 @@ class Resized:
     def fingerprints(self) -> list[str]:
         """A text for each target, that changes when the target does."""
         if self.has_masks:
-            return self.masks.digests if self.masks else list(map(_sha256, self.pictures.targets))
+            own = "" if self.pictures.meaning == images.INDICES else str(self.pictures.meaning)
+            found = self.masks.digests if self.masks else map(_sha256, self.pictures.targets)
+            return [digest + own for digest in found]
         if self.has_boxes:
             parts = [(one.boxes.tobytes(), one.labels.tobytes()) for one in self.pictures.targets]
             return [hashlib.sha256(b"".join(pair)).hexdigest() for pair in parts]
@@ -217,7 +227,8 @@ class Resized:
         Raises:
             ImageError: not a mask, of another size than its picture, or of unknown classes.
         """
-        mask, classes = images.load_mask(content, str(file)), self.pictures.classes
+        mask = images.load_mask(content, str(file), self.pictures.meaning)
+        classes = self.pictures.classes
         picture = self._picture_of[file]
         width, height = images.dimensions(picture)
         if mask.shape != (height, width):
@@ -276,6 +287,8 @@ def open_splits(
         UserError: data not there, pictures that cannot be used, classes without pictures.
     """
     root = located(root)
+    if isinstance(root, Path) and root.is_dir():
+        images.say_what_is_passed_over(root)
     pictures = {split: dataset(root=root, split=split, task=task) for split in SPLITS}
     known = pictures["train"].classes
     for split, some in pictures.items():

@@ -1,7 +1,7 @@
 """Many pictures in threads, in their order; those that cannot be used are named all at once."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -15,7 +15,18 @@ Made = TypeVar("Made")
 
 
 class PicturesError(UserError):
-    """Some of many; names them."""
+    """Some pictures cannot be used.
+
+    Attributes:
+        broken: why, by their position among all.
+    """
+
+    def __init__(self, broken: Mapping[int, str], count: int) -> None:
+        self.broken = broken
+        reasons = listing(broken.values(), separator="\n  ")
+        super().__init__(
+            f"{len(broken)} of {count} pictures cannot be used; mend or remove them:\n  {reasons}"
+        )
 
 
 def prepared(
@@ -38,14 +49,11 @@ def prepared(
             for start in range(0, len(items), AT_ONCE):
                 yield from pool.map(attempt, items[start : start + AT_ONCE])
 
-    broken = []
-    for result in track(in_threads(), len(items), description):
+    broken = {}
+    for position, result in enumerate(track(in_threads(), len(items), description)):
         if isinstance(result, ImageError):
-            broken.append(str(result))
+            broken[position] = str(result)
         else:
             yield result
     if broken:
-        raise PicturesError(
-            f"{len(broken)} of {len(items)} pictures cannot be used; mend or remove them:\n  "
-            + listing(broken, separator="\n  ")
-        )
+        raise PicturesError(broken, len(items))

@@ -152,6 +152,6 @@ def _item(resized: Resized, index: int, name: str) -> Item:
     size = images.decode(content, name=str(file)).size
     labels = target.labels if resized.has_boxes else [target]
     if resized.has_masks:
-        mask = images.read(target)
-        labels, target = resized.mask(target, mask).ravel(), mask
+        mask = resized.mask(target, images.read(target))
+        labels, target = mask.ravel(), images.encode_mask(mask)
     return Item(name, content, size, target, np.bincount(labels, minlength=classes)[:classes])

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from nano_cv.data import reading
+from nano_cv.data.folder_masks import meaning_of
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.data.reading import Object
 from nano_cv.errors import UserError, listing
@@ -55,7 +56,8 @@ class Voc(Pictures):
             missing = [str(mask) for mask in masks if not mask.exists()]
             if missing:
                 raise UserError(f"{len(missing)} masks are missing: {listing(missing, most=3)}")
-            super().__init__(root, files, masks, given or CLASSES)
+            names, self.meaning = meaning_of(root, given, say=split == "train")
+            super().__init__(root, files, masks, names or CLASSES)
             return
         folder, given = root / "Annotations", [name for name in given if name != "background"]
         labelled = {

@@ -56,8 +56,8 @@ def _confusions(
 ) -> list[NDArray[np.int64]]:
     """Of each picture: pixels of each class `[K, K]` that are predicted (columns) as another."""
     classes, matrices = len(contract.classes), []
-    for index, file in enumerate(pictures.targets):
-        truth = images.load_mask(file)
+    for index in range(len(pictures.targets)):
+        truth = pictures.mask(index)
         mask = restored(contract, predictions, pictures, index)
         known = truth != images.IGNORE
         pairs = truth[known].astype(np.int64) * classes + mask[known]
@@ -95,7 +95,7 @@ def draw(contract: Contract, predictions: Predictions, pictures: Pictures) -> di
         return drawing.overlay(image, restored(contract, predictions, pictures, index))
 
     def beside(image: Drawing, index: int) -> Drawing:
-        truth = drawing.overlay(image, images.load_mask(pictures.targets[index]))
+        truth = drawing.overlay(image, pictures.mask(index))
         gap = np.full((len(image), 6, 3), 255, np.uint8)
         return np.hstack([truth, gap, paint(image, index)])
 

@@ -1,0 +1,265 @@
+"""What a picture would cost, read from its head before Pillow sees it.
+
+Pillow decodes metadata before anybody can ask for the size of a picture: it unpacks the text of a
+PNG, joins the comments of a GIF one by one, and copies whatever a directory of a TIFF points to, as
+often as it points there. Files of a few megabytes thus take minutes or gigabytes. So metadata are
+left out here, but for the orientation, and what remains is counted.
+"""
+
+import io
+import re
+import struct
+from contextlib import suppress
+from typing import BinaryIO, NamedTuple
+
+from nano_cv.errors import UserError
+
+MAX_SCANS = 100  # of a JPEG; libjpeg-turbo's tools and libtiff stop there too. Real ones have 10
+MAX_PARTS = 100_000  # chunks, segments, blocks or strips: each costs Python microseconds
+MAX_HEAD = 64 * 1024  # bytes before the pixels of a PPM
+MAX_TEXT = 4 * 1024 * 1024  # bytes of a PPM of written numbers: Python reads 2 million a second
+MAX_EXTRA = 1024 * 1024  # bytes of metadata that may hold the orientation
+JPEG, PNG, GIF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8"
+AVIFS = (b"ftypavif", b"ftypavis", b"ftypmif1", b"ftypmsf1")
+TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Of a PNG: what pixels depend on, and the texts that may hold an orientation.
+PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS")
+PNG_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
+# Of a JPEG: the segments of applications that colours or orientation depend on.
+EXIF = b"Exif\0\0"
+JPEG_KEPT = {0xE0: b"JFIF", 0xE1: b"http://ns.adobe.com/xap/1.0/\0", 0xEE: b"Adobe"}
+MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # but for those that stand amid pixels
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+BITS, TILE, MAX_SAMPLE = 258, (322, 323), 281  # tags of a TIFF
+PARTS_OF_TIFF = (273, 279, 324, 325)  # where its strips or tiles lie, and their lengths
+
+
+class ImageError(UserError):
+    """A picture that cannot be used, and why."""
+
+
+class Head(NamedTuple):
+    """Of a picture file.
+
+    Attributes:
+        stream: what is left of the file, for Pillow to open.
+        depth: bits of a sample in the file; 8 where the format has no other.
+        bits: how many of them the file says that it uses, 8 to 16; 0 where it does not say. sBIT of
+            PNG does not say so: by the standard, levels are scaled to the whole depth all the same.
+        tile: pixels of a tile, which is decoded as a whole; 0 if there are none.
+        scans: how often a JPEG passes over all of its pixels.
+    """
+
+    stream: BinaryIO
+    depth: int = 8
+    bits: int = 0
+    tile: int = 0
+    scans: int = 1
+
+
+def read(stream: BinaryIO, pixels: bool = True) -> Head:
+    """Look at a picture file, without decoding anything.
+
+    Args:
+        stream: of the file, at its beginning.
+        pixels: whether the picture is to be decoded, or only asked for its size.
+
+    Raises:
+        ImageError: it has too many parts, or promises more than it holds.
+    """
+    start = stream.read(8)
+    stream.seek(0)
+    if start == PNG:
+        return _png(stream, pixels)
+    if start.startswith(JPEG):
+        return _jpeg(stream, pixels)
+    if start.startswith(GIF):
+        return _gif(stream)
+    if start.startswith(TIFFS):
+        tags = directory(stream)
+        depth, most = tags.get(BITS, 1), tags.get(MAX_SAMPLE, 0)
+        # Every writer may give the largest sample that the bits allow; only less is a statement.
+        bits = (
+            max(8, depth)
+            if depth < 16
+            else max(8, most.bit_length())
+            if most < 65535 and most
+            else 0
+        )
+        return Head(stream, depth, bits, tags.get(TILE[0], 0) * tags.get(TILE[1], 0))
+    if re.match(rb"P[1-6fF]\s", start):
+        _check_ppm(stream)
+        stream.seek(0)
+    if stream.read(12)[4:] in AVIFS:  # Pillow reads its EXIF while opening it
+        content = stream.read()
+        for found in re.finditer(b"II\\*\0|MM\0\\*", content):
+            directory(io.BytesIO(content[found.start() :]))
+    stream.seek(0)
+    return Head(stream)
+
+
+def _png(stream: BinaryIO, pixels: bool) -> Head:
+    """IHDR, palette and transparency, metadata with the orientation, and then the pixels."""
+    stream.seek(len(PNG))
+    before, data, depth, parts = [PNG], list[bytes](), 8, 0
+    while len(head := stream.read(8)) == 8:
+        parts = _counted(parts)
+        length, kind = struct.unpack(">I4s", head)
+        if kind == b"IDAT" or kind == b"IEND":
+            if pixels:
+                data.append(head + stream.read(length + 4))
+                continue
+        elif kind in PNG_PIXELS or (kind == b"eXIf" and length <= MAX_EXTRA):
+            before.append(head + stream.read(length + 4))
+            if kind == b"IHDR" and length == 13:
+                depth = before[-1][16]
+            continue
+        elif kind in (b"tEXt", b"zTXt", b"iTXt") and length <= MAX_EXTRA:
+            content = stream.read(length + 4)
+            if content.startswith(PNG_TEXTS):
+                before.append(head + content)
+            continue
+        elif kind == b"acTL":
+            if int.from_bytes(stream.read(4), "big") > 1:
+                raise ImageError("an animation; save one picture of it alone")
+            length -= 4
+        stream.seek(length + 4, io.SEEK_CUR)
+    if not pixels:
+        data.append(b"\0\0\0\0IDAT\x35\xaf\x06\x1e")  # Pillow reads up to it
+    return Head(io.BytesIO(b"".join(before + data)), depth)
+
+
+def _jpeg(stream: BinaryIO, pixels: bool) -> Head:
+    """Without the segments of applications; then the scans are counted.
+
+    Each scan passes over the whole picture, however few bytes it has.
+    """
+    content = stream.read() if pixels else stream.read(MAX_EXTRA // 4)
+    kept, position, parts, has_exif = [content[:2]], 2, 0, False
+    while True:
+        found = MARKER.search(content, position)
+        if found is None or found.end() + 2 > len(content):
+            if pixels or not (more := stream.read()):
+                return Head(io.BytesIO(b"".join(kept)))
+            content += more
+            continue
+        start, marker = found.start(), content[found.start() + 1]
+        if marker in (0xD9, 0xDA):
+            break
+        parts = _counted(parts)
+        position = start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
+        if position > len(content) and not pixels and (more := stream.read()):
+            content, position = content + more, start
+            continue
+        body = content[start + 4 : start + 40]
+        is_exif = marker == 0xE1 and body.startswith(EXIF)
+        of_pixels = marker < 0xE0 or body.startswith(JPEG_KEPT.get(marker, b"\xff no such"))
+        if is_exif and not has_exif:  # Pillow reads it while opening the file
+            has_exif = True
+            with suppress(ImageError):
+                directory(io.BytesIO(content[start + 4 + len(EXIF) : position]))
+                of_pixels = True
+        if of_pixels:
+            kept.append(content[start:position])
+    rest = content[start:]
+    scans = rest.count(b"\xff\xda")  # or a few more, by chance, in what stands behind the picture
+    scans = _scans(rest) if scans > MAX_SCANS // 8 else scans
+    if scans > MAX_SCANS:
+        raise ImageError(f"a JPEG of more than {MAX_SCANS} scans; save it again")
+    return Head(io.BytesIO(b"".join([*kept, rest])), scans=scans)
+
+
+def _scans(content: bytes) -> int:
+    """How many there are up to the end of the picture; previews may stand behind it."""
+    scans, position = 0, 0
+    while (found := MARKER.search(content, position)) and scans <= MAX_SCANS:
+        start, marker = found.start(), content[found.start() + 1]
+        if marker == 0xD9:
+            break
+        scans += marker == 0xDA
+        position = start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
+    return scans
+
+
+def _gif(stream: BinaryIO) -> Head:
+    """The first picture, without comments."""
+    content, parts = stream.read(), 0
+    start = position = 13 + (3 << (content[10] & 7) + 1 if content[10:11] > b"\x7f" else 0)
+    kept = [content[:position]]
+
+    def after_blocks(position: int) -> int:
+        nonlocal parts
+        while position < len(content) and content[position]:
+            parts = _counted(parts)
+            position += 1 + content[position]
+        return position + 1
+
+    seen = False
+    while (kind := content[position : position + 1]) in (b"!", b","):
+        parts = _counted(parts)
+        start = position
+        if kind == b"!":
+            position = after_blocks(position + 2)
+            if content[start + 1 : start + 2] != b"\xf9":  # says what is transparent
+                continue
+        else:
+            if seen:
+                raise ImageError("an animation; save one picture of it alone")
+            seen, flags = True, content[position + 9 : position + 10] or b"\0"
+            table = 3 << (flags[0] & 7) + 1 if flags > b"\x7f" else 0
+            position = after_blocks(position + 11 + table)
+        kept.append(content[start:position])
+    return Head(io.BytesIO(b"".join([*kept, b";" * (kind == b";")])))
+
+
+def _check_ppm(stream: BinaryIO) -> None:
+    """Pillow reads comments byte by byte, and numbers that are written out in Python."""
+    start = stream.read(MAX_HEAD)
+    numbers = re.sub(rb"#[^\r\n]*", b"", start).split(None, 4)[1:]
+    if len(start) == MAX_HEAD and len(numbers) < (2 if start[1:2] in b"14" else 3):
+        raise ImageError(f"a head of more than {MAX_HEAD:,} bytes; save it again")
+    if start[1:2] in b"123" and stream.seek(0, io.SEEK_END) > MAX_TEXT:
+        raise ImageError(f"a picture of written numbers; at most {MAX_TEXT:,} bytes are allowed")
+
+
+def directory(stream: BinaryIO) -> dict[int, int]:
+    """The first directory of a TIFF, or of EXIF, which is one: the first value of each tag.
+
+    Raises:
+        ImageError: its entries, which do not overlap in an honest file, point to more data than
+            the file has; or there are too many strips.
+    """
+    end = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    start = stream.read(16).ljust(16, b"\0")
+    order = "<" if start[:2] == b"II" else ">"
+    big = start[2:4] in (b"+\0", b"\0+")
+    offset = struct.unpack_from(f"{order}Q" if big else f"{order}I", start, 8 if big else 4)[0]
+    wide, form = (8, f"{order}HHQ") if big else (4, f"{order}HHI")
+    entry = struct.calcsize(form) + wide
+    stream.seek(min(offset, end))
+    count = int.from_bytes(stream.read(8 if big else 2), "little" if order == "<" else "big")
+    entries = stream.read(min(count, 65535) * entry)
+    tags, total = {}, 0
+    for at in range(0, len(entries) - entry + 1, entry):
+        tag, kind, number = struct.unpack_from(form, entries, at)
+        size = SIZES.get(kind, 0)
+        total += size * number
+        if total > end:
+            raise ImageError("its directory points to more data than the file has")
+        if tag in PARTS_OF_TIFF and number > MAX_PARTS:
+            raise ImageError(f"{number:,} strips or tiles; at most {MAX_PARTS:,} are allowed")
+        value = entries[at + entry - wide : at + entry]
+        if size * number > wide:
+            stream.seek(min(int.from_bytes(value, "little" if order == "<" else "big"), end))
+            value = stream.read(size)
+        if kind in (3, 4, 16) and number:
+            tags[tag] = int.from_bytes(value[:size], "little" if order == "<" else "big")
+    stream.seek(0)
+    return tags
+
+
+def _counted(parts: int) -> int:
+    if parts >= MAX_PARTS:
+        raise ImageError(f"more than {MAX_PARTS:,} parts; save it again")
+    return parts + 1
