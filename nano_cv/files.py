@@ -9,6 +9,20 @@ from pathlib import Path
 import psutil
 from filelock import FileLock
 
+from nano_cv.errors import UserError
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The path of `name` in `folder`.
+
+    Raises:
+        UserError: it would lie outside; names may come from a foreign set or model.
+    """
+    path = folder / name
+    if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
+        raise UserError(f"{name!r}: a name that leads out of {folder}")
+    return path
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -198,8 +198,8 @@ def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | No
         if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
             raise
         raise UserError(
-            f"{first_line(error).rstrip('. ')}; memory may be short, or {SHARED_MEMORY} full: fewer "
-            f"data.workers need less{resumable()}"
+            f"{first_line(error).rstrip('. ')}; memory may be short, or {SHARED_MEMORY} full; "
+            f"fewer data.workers need less{resumable()}"
         ) from error
 
 

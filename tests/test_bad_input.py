@@ -95,7 +95,7 @@ def test_killed_worker(failing, flowers, monkeypatch):
 
 
 def test_too_little_shared_memory(failing, flowers, monkeypatch):
-    """Where /dev/shm is full, workers can hand over no batch, and a training would wait for ever."""
+    """Where /dev/shm is full, workers can hand over no batch, and training hangs."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     said = failing("train", "data.workers=2")
     assert "data.workers=2: their batches need 0.1 MB of shared memory" in said

@@ -24,6 +24,7 @@ from nano_cv.data.pictures import Boxes, open_splits
 from nano_cv.data.sharding import write
 from nano_cv.data.shards import Shards
 from nano_cv.errors import UserError
+from nano_cv.files import inside
 
 TASKS = ("classification", "detection", "segmentation")
 
@@ -356,6 +357,51 @@ def test_damaged_index(run, shards, content, message):
         content = json.dumps(json.loads(file.read_text()) | content)
     file.write_text(content)
     assert message in refused(run, shards)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        *(("picture", name) for name in ("../../a.jpg", "/tmp/a.jpg", "a/../../../b.jpg", "..")),
+        *(("picture", name) for name in ("..\\a.jpg", "a\n.jpg", "\x1b[2Ja.jpg", "", 7, None)),
+        *(("shard", name) for name in ("../train-00000.tar", "/etc/passwd", "a/b.tar", "..", "x")),
+        *(("start", number) for number in (-1, 10**9)),
+        *(("size", number) for number in (-1, 10**9)),
+        ("width", 0),
+        ("classes", [1, 2, 3]),
+    ],
+)
+def test_foreign_set_that_reaches_out(shards, place, value):
+    """What stands in an index must not lead out of its folder, nor out of where we write."""
+    index = json.loads((shards / "test.json").read_text())
+    if place == "classes":
+        index["classes"] = value
+    elif place == "shard":
+        index["shards"][0][0] = value
+    else:
+        row = ("shard", "picture", "start", "size", "digest", "width").index(place)
+        index["pictures"][0][row] = value
+    (shards / "test.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"test\.json: not an index of shards"):
+        Shards(shards, "test")
+
+
+def test_names_that_shards_do_not_take(run, flowers, tmp_path):
+    picture = flowers / "aster/plant001_rgb.jpg"
+    picture.rename(flowers / "aster/plant\\001_rgb.jpg")
+    lists = flowers / "train.txt"
+    lists.write_text(lists.read_text().replace("aster/plant001", "aster/plant\\001"))
+    done = run("shard", "output=made", "data=flowers", "model=lenet")
+    assert done.status == 1 and "shards take no such name" in done.err
+    assert not (tmp_path / "made").exists()
+
+
+def test_writers_stay_in_their_folder(tmp_path):
+    assert inside(tmp_path, "a/b.png") == tmp_path / "a/b.png"
+    assert inside(tmp_path, "a/../b.png")
+    for name in ("../a.png", "/etc/a.png", "a/../../b.png", ".."):
+        with pytest.raises(UserError, match="leads out of"):
+            inside(tmp_path / "x", name)
 
 
 def test_a_damaged_picture_is_named(run, shards):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nano_cv.data import images, store
 from nano_cv.data.pictures import Boxes, Resized
 from nano_cv.data.preparing import prepared
-from nano_cv.data.shards import FORMAT, targets_of
+from nano_cv.data.shards import FORMAT, PICTURE, check_name, targets_of
 from nano_cv.errors import UserError
 from nano_cv.files import make_once
 
@@ -148,6 +148,10 @@ def _items(resized: Resized, split: str) -> Iterator[Item]:
 def _item(resized: Resized, index: int, name: str) -> Item:
     pictures = resized.pictures
     file, target = pictures.files[index], pictures.targets[index]
+    try:
+        check_name(name, PICTURE)
+    except ValueError as error:
+        raise images.ImageError(f"{file}: shards take no such name; rename it") from error
     content, classes = images.read(file), len(pictures.classes)
     size = images.decode(content, name=str(file)).size
     labels = target.labels if resized.has_boxes else [target]

@@ -13,6 +13,8 @@ both unpickle what an archive says.
 """
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from nano_cv.data.store import Member
 from nano_cv.errors import UserError, listing
 
 FORMAT = 1  # raise it when the index changes
+ARCHIVE = re.compile(r"[\w.-]+\.tar")  # a file in the folder of the index
+PICTURE = re.compile(r"(?!/)[^\\\x00-\x1f\x7f]+")  # a path below it; on Windows `\` parts one
 KEYS = ("format", "task", "classes", "counts", "shards", "pictures")
 
 
@@ -46,19 +50,21 @@ class Shards(Pictures):
         reading.serves(str(root), targets_of(task), index["task"])
         files, targets = [], []
         try:
+            if not all(isinstance(name, str) for name in index["classes"]):
+                raise ValueError("classes: names belong there")
             classes = len(index["classes"])
+            for name, _ in index["shards"]:
+                check_name(name, ARCHIVE)
             archives = [(f"{folder}/{name}", int(size)) for name, size in index["shards"]]
             for shard, name, start, size, digest, width, height, target in index["pictures"]:
-                archive, whole = archives[shard]
-                start, size, width, height = int(start), int(size), int(width), int(height)
-                files.append(Member(archive, whole, name, start, size, digest, width, height))
+                check_name(name, PICTURE)
+                files.append(member(archives[shard], name, (start, size, digest), width, height))
                 if isinstance(target, dict):
                     boxes = np.array(target["boxes"], np.float32).reshape(-1, 4)
                     target = Boxes(boxes, np.array(target["labels"], np.int64))
                 elif isinstance(target, list):
-                    start, size, digest = target
                     mask = f"mask of {name}"
-                    target = Member(archive, whole, mask, start, size, digest, width, height)
+                    target = member(archives[shard], mask, target, width, height)
                 labels = target.labels if isinstance(target, Boxes) else [target]
                 if not isinstance(target, Member) and not all(0 <= one < classes for one in labels):
                     raise ValueError(f"{name} has label {listing(labels)} of {classes} classes")
@@ -68,6 +74,31 @@ class Shards(Pictures):
             raise UserError(f"{place}: not an index of shards: {error!r}") from error
         super().__init__(Path(folder), files, targets, index["classes"])
         self.shards = [row[0] for row in index["pictures"]]
+
+
+def check_name(name: Any, allowed: re.Pattern[str]) -> None:
+    """A name must not lead out of its folder: the set may come from anybody.
+
+    Raises:
+        ValueError: it could, or it is no text.
+    """
+    if not isinstance(name, str) or not allowed.fullmatch(name) or ".." in name.split("/"):
+        raise ValueError(f"{name!r}: not a name that shard.py writes")
+
+
+def member(
+    archive: tuple[str, int], name: str, place: Sequence[Any], width: Any, height: Any
+) -> Member:
+    """A file in an archive; `place` is where it begins, how long it is, and its SHA-256.
+
+    Raises:
+        ValueError: it would reach out of the archive, or has no size.
+    """
+    (path, whole), (start, size, digest) = archive, place
+    start, size, width, height = int(start), int(size), int(width), int(height)
+    if min(start, size) < 0 or start + size > whole or min(width, height) < 1:
+        raise ValueError(f"{name}: bytes {start} to {start + size} of {whole}, {width}x{height}")
+    return Member(path, whole, name, start, size, str(digest), width, height)
 
 
 def read_index(place: str) -> dict[str, Any]:
@@ -80,7 +111,7 @@ def read_index(place: str) -> dict[str, Any]:
             f"{error}; data=shards reads what shard.py wrote, as in: python shard.py "
             "data=folder data.root=~/photos output=~/shards"
         ) from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{place}: not an index of shards: {error}") from error
     if missing or index["format"] != FORMAT:
         wrong = f"has no '{missing[0]}'" if missing else f"has format {index['format']}"

@@ -17,7 +17,7 @@ from nano_cv.contract import Contract
 from nano_cv.data.imagined import Imagined
 from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.drawing import Drawing
-from nano_cv.files import replacing
+from nano_cv.files import inside, replacing
 from nano_cv.reports import Predictions
 
 log = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ def draw(contract: Contract, predictions: Predictions, pictures: Pictures) -> di
 def write(contract: Contract, predictions: Predictions, pictures: Pictures, folder: Path) -> None:
     """`pictures/<class>_<number>.png`."""
     for name, image in zip(pictures.names, predictions["IMAGES"], strict=True):
-        with replacing(folder / "pictures" / name) as temporary:
+        with replacing(inside(folder / "pictures", name)) as temporary:
             Image.fromarray(image.transpose(1, 2, 0)).save(temporary, "PNG")
 
 

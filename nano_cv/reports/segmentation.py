@@ -16,7 +16,7 @@ from nano_cv.contract import Contract
 from nano_cv.data import images
 from nano_cv.data.pictures import Pictures
 from nano_cv.drawing import Drawing
-from nano_cv.files import replacing
+from nano_cv.files import inside, replacing
 from nano_cv.progress import track
 from nano_cv.reports import Predictions
 
@@ -135,9 +135,9 @@ def write(contract: Contract, predictions: Predictions, pictures: Pictures, fold
         image = np.asarray(images.decode(pictures.files[index]))
         stem = PurePath(name).with_suffix("")
         stem = stem if stems[stem] == 1 else PurePath(name)
-        with replacing(folder / "masks" / f"{stem}.png") as temporary:
+        with replacing(inside(folder / "masks", f"{stem}.png")) as temporary:
             indexed.save(temporary, "PNG")
-        with replacing(folder / "overlays" / f"{stem}.jpg") as temporary:
+        with replacing(inside(folder / "overlays", f"{stem}.jpg")) as temporary:
             Image.fromarray(drawing.overlay(image, mask)).save(temporary, "JPEG", quality=90)
 
 
