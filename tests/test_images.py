@@ -1,5 +1,6 @@
 """Pictures of every kind become the right pixels, and damaged ones a message with their name."""
 
+import base64
 import io
 import os
 import re
@@ -355,14 +356,14 @@ def test_endings(tmp_path, ending, form):
 
 
 def test_what_is_not_read_is_named(tmp_path, caplog):
-    for name in ("a.heic", "b/c.CR2", "d.psd", "e.txt", "f.png"):
+    for name in ("a.jxl", "b/c.CR2", "d.psd", "e.txt", "f.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "gone.jpg").symlink_to("nowhere")
     images.say_what_is_passed_over(tmp_path)
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
-    assert "3 files are in formats that are not read" in said[0] and "a.heic, b/c.CR2" in said[0]
+    assert "3 files are in formats that are not read" in said[0] and "a.jxl, b/c.CR2" in said[0]
     assert "1 links lead nowhere: gone.jpg" in said[1]
 
 
@@ -429,3 +430,28 @@ def test_any_bytes_are_a_picture_or_an_error(source):
             assert images.load(source, 16).shape == (16, 16, 3)
         except ImageError as error:
             assert str(error).startswith("picture: ")
+
+
+# 24 x 16 red pixels; nothing that is installed here writes the format.
+RED_HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAXxtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAA"
+    "AAAAAAAAACJpbG9jAAAAAERAAAEAAQAAAAABoAABAAAAAAAAADQAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABo"
+    "dmMxAAAAAA5waXRtAAAAAAABAAAA/GlwcnAAAADcaXBjbwAAAHVodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEA"
+    "GEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQApQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbqrprm4CGgwIAAAAyAAAAD"
+    "AIRiAAEABkQBwXPBiQAAABNjb2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAAQAAAAChjbGFwAAAAGAAAAAEA"
+    "AAAQAAAAAf///9gAAAAC////0AAAAAIAAAAQcGl4aQAAAAADCAgIAAAAGGlwbWEAAAAAAAAAAQABBYECAwWEAAAAPG1k"
+    "YXQAAAAwKAGvEyFmY0D4EPdn/+u8Ff+Vaz/zN7HpzshHQMDSIICbQEiTXVALFhCAh3alVtz4"
+)
+
+
+def test_heic_by_the_extra(tmp_path):
+    (tmp_path / "photo.heic").write_bytes(RED_HEIC)
+    if "HEIF" not in images.ENDINGS:
+        with pytest.raises(ImageError, match=r"photo\.heic: .* type: poetry install --extras heic"):
+            images.decode(tmp_path / "photo.heic")
+        return
+    assert images.find(tmp_path) == [tmp_path / "photo.heic"]
+    assert images.dimensions(tmp_path / "photo.heic") == (24, 16)
+    assert np.abs(pixels(RED_HEIC).astype(int) - RED).max() <= 4
+    with pytest.raises(ImageError, match="a mask in HEIF"):
+        images.load_mask(tmp_path / "photo.heic")

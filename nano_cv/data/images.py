@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape, glob
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -27,6 +28,7 @@ from nano_cv.errors import listing
 
 log = logging.getLogger(__name__)
 _said: set[str] = set()
+HEIC = (".heic", ".heif", ".hif")  # of iPhones
 ENDINGS = {  # by format; not EPS or PDF, which are programs, and no icons, which are several
     "AVIF": (".avif",),
     "BMP": (".bmp",),
@@ -40,29 +42,22 @@ ENDINGS = {  # by format; not EPS or PDF, which are programs, and no icons, whic
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
 }
+if find_spec("pi_heif"):  # of the extra `heic`
+    import pi_heif
+
+    pi_heif.register_heif_opener()
+    ENDINGS["HEIF"] = HEIC
 FORMATS = tuple(ENDINGS)
 EXTENSIONS = tuple(sorted(ending for some in ENDINGS.values() for ending in some))
 NOT_READ = (
-    *(
-        ".heic",
-        ".heif",
-        ".hif",
-        ".jxl",
-        ".psd",
-        ".svg",
-        ".pdf",
-        ".eps",
-        ".ico",
-        ".exr",
-        ".dcm",
-        ".qoi",
-    ),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw", ".qoi"),
+    *(() if "HEIF" in ENDINGS else HEIC),
+    *(".jxl", ".psd", ".svg", ".pdf", ".eps", ".ico", ".exr", ".dcm", ".qoi"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw"),
 )  # of files that are named where a folder is opened
 LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "TGA", "TIFF")  # those that masks may have
 MAX_BYTES = 512 * 1024 * 1024  # of a file
 MAX_PIXELS = 128 * 1024 * 1024  # 400 MB once decoded; a decompression bomb beyond that
-LARGER = {"JPEG2000": 4, "AVIF": 2}  # so many times the memory of others while decoding
+LARGER = {"JPEG2000": 4, "AVIF": 2, "HEIF": 2}  # so many times the memory of others while decoding
 SCANS = 16  # of the largest JPEG allowed; a smaller one may have as many more
 MAX_SIDE = 65_535  # pixels; what a JPEG can have
 ORIENTATION = 0x0112  # of EXIF; from 5 on the picture lies on its side
@@ -134,8 +129,10 @@ def _named(name: str) -> Iterator[None]:
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except Image.UnidentifiedImageError:
-        heic = "; save it as JPEG or PNG" if name.lower().endswith(NOT_READ) else ""
-        raise ImageError(f"{name}: not a picture in a known format{heic}") from None
+        advice = "; save it as JPEG or PNG" if name.lower().endswith(NOT_READ) else ""
+        if name.lower().endswith(HEIC) and "HEIF" not in ENDINGS:
+            advice += ", or type: poetry install --extras heic"
+        raise ImageError(f"{name}: not a picture in a known format{advice}") from None
     except Exception as error:  # a decoder meets damage in as many ways as there are formats
         raise ImageError(f"{name}: damaged or cut short: {error}") from error
 
