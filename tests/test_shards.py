@@ -15,12 +15,14 @@ import pytest
 from botocore.exceptions import IncompleteReadError
 from conftest import TINY, TINY_OF
 from moto.server import ThreadedMotoServer
+from scenes import make_scenes
 
 from nano_cv.data import sharding, store
+from nano_cv.data.coco import Coco
 from nano_cv.data.datamodule import DataModule
 from nano_cv.data.flowers import Flowers
 from nano_cv.data.order import WINDOW, ShardOrder
-from nano_cv.data.pictures import Boxes, open_splits
+from nano_cv.data.pictures import CROWD, Boxes, open_splits
 from nano_cv.data.sharding import write
 from nano_cv.data.shards import Shards
 from nano_cv.errors import UserError
@@ -467,3 +469,25 @@ def test_answers_that_break_off(shards, bucket, monkeypatch):
     fails = 3
     with pytest.raises(UserError, match="2 read, but total bytes expected is 5"):
         store.read(f"{bucket}/a")
+
+
+def test_ignored_objects_survive(tmp_path):
+    """And an index without that field, as older versions wrote it, means that all count."""
+    make_scenes(tmp_path / "data", {"train": 4, "val": 2, "test": 2})
+    file = tmp_path / "data/annotations/train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    splits, hash_of_loose = open_splits(Coco, tmp_path / "data", "detection", 32, None, "stretch")
+    sharding.write(splits, "detection", str(tmp_path / "set"), 10**6)
+    packed, hash_of_packed = open_splits(Shards, tmp_path / "set", "detection", 32, None, "stretch")
+    assert hash_of_packed == hash_of_loose
+    assert sum(int(one.ignored.sum()) for one in packed["train"].boxes) == CROWD
+    index = tmp_path / "set/train.json"
+    rows = json.loads(index.read_text())
+    for row in rows["pictures"]:
+        del row[-1]["ignored"]
+    index.write_text(json.dumps(rows))
+    assert not any(
+        one.ignored.any() for one in Shards(tmp_path / "set", "train", "detection").targets
+    )
