@@ -15,6 +15,7 @@ def export_model(config: DictConfig) -> None:
     from nano_cv import building, reports
     from nano_cv.export import graph, parity, precision, repository
     from nano_cv.export.samples import Samples
+    from nano_cv.serving import triton
     from nano_cv.summary import summarise
     from nano_cv.tracking import make_logger
 
@@ -43,7 +44,7 @@ def export_model(config: DictConfig) -> None:
         graph.annotate(best.file, task.contract, {"precision": best.precision, **figures})
         options = (config.triton, best.entries)
         models = Path(config.paths.models)
-        version = repository.publish(models, task.contract, best.file, *options)
+        version = repository.publish(models, task.contract, best.file, *options, triton.prove)
         logger.log_metrics(figures)
         logger.log_model(version / "model.onnx", task.contract.name)
         places: dict[str, Path | str] = {"precision": best.precision, "weights": path}

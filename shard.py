@@ -25,12 +25,9 @@ def shard(config: DictConfig) -> None:
     sharding.write(splits, task, output, int(config.shard_mb * 1e6))
     settings = ["+data=shards", f"+model={config.model.name}"]
     settings += [f"data.root={output}", f"data.name={config.data.name}"]
-    print(
-        printable(
-            f"{output}: {sum(map(len, splits.values())):,} pictures; to train on them, type:"
-        ),
-        shlex.join(["python", "train.py", *settings]),
-    )
+    count = sum(map(len, splits.values()))
+    command = shlex.join(["python", "train.py", *settings])
+    print(printable(f"{output}: {count:,} pictures; to train on them, type: {command}"))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from nano_cv.config import problems
-from nano_cv.contract import NAME, read_contract, weights_of
+from nano_cv.contract import NAME, check_name, read_contract, weights_of
 from nano_cv.errors import UserError, listing, nearest, one_line
 from nano_cv.space import missing, runs_of, space_of
 
@@ -211,7 +211,8 @@ def _check_same(run: Path, config: DictConfig, defaults: DictConfig) -> None:
         raise UserError(f"{file}: damaged ({one_line(error)[:200]}); start anew") from error
     now, default = _flat(config), _flat(defaults)
     for key in sorted(now.keys() | (first.keys() & default.keys())):
-        if not key.startswith(FIXED) or key in MAY_CHANGE:
+        # What reads the set may get another name; the hash of the pictures says if they differ.
+        if not key.startswith(FIXED) or key in MAY_CHANGE or key.startswith("data.dataset."):
             continue
         was, given = first.get(key, default.get(key, "not set")), now.get(key, "not set")
         kinds = [isinstance(value, float) for value in (was, given)]  # 1 batch is not 1.0, all
@@ -323,9 +324,10 @@ def _check_run(
         if name is not None and not NAME.fullmatch(str(name)):
             raise UserError(
                 f"{key}={name}: is part of the names of files and of the served model, which take "
-                "letters of English, digits and _ . - only, and begin with a letter or a digit"
+                "letters of English, digits and _ . - only, and begin with a letter, a digit or _"
             )
     if "data" in own:
+        check_name(f"{config.model.name}_{config.data.name}")
         _check_task(values, {name: partial(compose, f"data={name}") for name in groups["data"]})
         # Not `???` in the YAML: that would leave the root of the set whose settings it takes over.
         asked = any(config.get(key) is not None for key in ("input", "labels", "count"))

@@ -300,7 +300,7 @@ class Infer(Common):
     engine: Literal["torch", "onnx", "triton"]
     server: str
     protocol: Literal["grpc", "http"]
-    input: str | int | list[str] | None
+    input: str | int | None
     labels: str | list[str] | None
     count: Annotated[int, Ge(1), Le(1_000_000)] | None
     weights: str | None

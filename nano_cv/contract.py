@@ -15,6 +15,7 @@ from nano_cv.errors import UserError, listing
 WEIGHTS = "model.safetensors"  # in the folder of every run of train.py
 # What Triton, file systems and URLs take. Triton's loading hangs for ever at a space.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,149}")
+FITS = ("stretch", "letterbox")
 LARGEST = 2**13  # pixels, of the side of what a network sees
 # What ends a line for Python or for Triton, moves a terminal's cursor, or is no text at all.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -79,12 +80,21 @@ class Contract:
         contract = cls(
             **{each.name: given[each.name] for each in fields(cls) if each.name in given}
         )
+        lists = (contract.classes, contract.mean, contract.std)
+        mappings = (contract.network, contract.metrics)
+        if not (
+            all(isinstance(value, list) for value in lists)
+            and all(isinstance(value, dict) for value in mappings)
+        ):
+            raise TypeError("a list or a mapping belongs there")
         texts = (contract.task, contract.model, contract.data, contract.fit, *contract.classes)
-        numbers = (contract.image_size, *contract.mean, *contract.std)
+        texts += (contract.data_hash, contract.git_commit, contract.run_id, *contract.metrics)
+        numbers = (*contract.mean, *contract.std, *contract.metrics.values())
         if not (
             all(isinstance(text, str) and not CONTROL.search(text) for text in texts)
             and all(isinstance(number, int | float) for number in numbers)
-            and isinstance(contract.image_size, int)
+            and contract.fit in FITS
+            and type(contract.image_size) is int
             and 0 < contract.image_size <= LARGEST
             and len(contract.mean) == len(contract.std) == 3
             and all(map(_is_option, contract.network, contract.network.values()))

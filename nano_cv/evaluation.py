@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 from collections.abc import Mapping
 from functools import partial
 from math import isfinite
@@ -15,6 +16,7 @@ from omegaconf import DictConfig
 from nano_cv import reports
 from nano_cv.drawing import keep
 from nano_cv.engines import Engine, Torch
+from nano_cv.errors import one_line
 from nano_cv.files import replacing
 from nano_cv.inputs import Inputs
 from nano_cv.progress import track
@@ -23,6 +25,9 @@ from nano_cv.tracking import Logger
 
 METRICS = "metrics.json"
 TEXTS = ("file", "label", "target")  # columns of words; all others hold numbers
+
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -50,7 +55,11 @@ def evaluate(
         logger.log_file(_write_metrics(folder / METRICS, metrics))
     logger.log_file(_write_table(folder / "predictions.csv", report.table(*given)))
     report.write(*given, folder)
-    drawings = report.draw(*given)
+    try:
+        drawings = report.draw(*given)
+    except Exception as error:  # as `drawing.keep`: the figures and the table are kept already
+        log.warning("The drawings are left out: %s", one_line(error))
+        drawings = {}
     if config.get("gradcam") and isinstance(engine, Torch):
         from nano_cv.explain import gradcam
 

@@ -55,8 +55,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def locked(path: Path) -> Iterator[None]:
     """One process at a time for `path`; others wait here, and say so.
 
-    The lock is a file `.NAME.lock` beside `path`, which its holder takes away in the end. Who waits
-    for a file that was taken away makes a new one (filelock looks at its number of links).
+    The lock is a file `.NAME.lock` beside `path`, which its holder takes away in the end. A waiter
+    whose lock file was deleted creates a new one (filelock looks at its number of links).
 
     Raises:
         OSError: no file can be made there.

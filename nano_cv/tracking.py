@@ -6,6 +6,7 @@ memory until the server is back; it is asked for once a minute, for a second at 
 """
 
 import csv
+import http.client
 import logging
 import os
 import re
@@ -22,12 +23,12 @@ from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.contract import git_commit
 from nano_cv.drawing import Drawing
-from nano_cv.errors import UserError, first_line
+from nano_cv.errors import UserError, first_line, one_line
+from nano_cv.files import locked
 from nano_cv.tables import CSV, cell
 
 if TYPE_CHECKING:  # it takes a second to load
@@ -316,7 +317,7 @@ def _mlflow(uri: str, experiment: str, tags: dict[str, str]) -> MLflow:
     database = uri.startswith("sqlite:///") and Path(uri.removeprefix("sqlite:///").split("?")[0])
     try:
         # The runs of a sweep may start together, and only one of them can make the tables.
-        with FileLock(f"{database}.lock") if database else nullcontext():
+        with locked(Path(database)) if database else nullcontext():
             return MLflow(uri, experiment, tags)
     except Exception as error:  # as many kinds as there are stores
         raise UserError(
@@ -340,8 +341,8 @@ def _reach(uri: str, seconds: float = 5) -> None:
             pass
     except urllib.error.HTTPError:
         pass  # it answers, which is all that was asked
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or one_line(error)
         raise UserError(
             f"logger.uri={uri}: the tracking server does not answer ({reason}); "
             "start it, or add logger=csv or logger=none"

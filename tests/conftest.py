@@ -160,6 +160,16 @@ def run(
         loky.get_reusable_executor().shutdown()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def proved_once() -> Iterator[None]:
+    """Loading an export into Triton takes some seconds: left to the tests that are about it."""
+    from nano_cv.serving import triton
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton, "prove", lambda repository, models: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """From now on the same weights are exported once: torch takes five seconds for it."""

@@ -23,6 +23,9 @@ from nano_cv.errors import UserError
 from nano_cv.export import precision, repository
 from nano_cv.export.validate import check_repository, read_config, served_versions
 from nano_cv.files import make_once
+from nano_cv.serving import triton
+
+PROVE = triton.prove  # before a fixture leaves it out
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +150,30 @@ def test_a_failed_publication_leaves_nothing(here, run, monkeypatch):
     assert done.status == 1
     assert "dims: 3 is not 4" in done.err
     assert list((here / "model_repository").iterdir()) == []
+
+
+def test_triton_is_the_judge(here, run, monkeypatch):
+    """An export is loaded into a server off to the side; what that refuses is not published."""
+    try:
+        triton.find_wheel()
+    except UserError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(triton, "prove", PROVE)
+    done = run("export_model", *TINY)
+    assert done.status == 0, done.err
+    assert "Triton has loaded decode_32, lenet_flowers, lenet_flowers_from_jpeg" in done.out
+    config = repository.model_config
+
+    def with_wrong_warmup(*given):
+        made = config(*given)
+        made["model_warmup"][0]["inputs"]["IMAGES"]["dims"] = [3, 8, 8]
+        return made
+
+    monkeypatch.setattr(repository, "model_config", with_wrong_warmup)
+    done = run("export_model", *TINY)
+    assert done.status == 1 and "lenet_flowers: " in done.err and "warmup" in done.err, done.err
+    assert [path.name for path in (here / "model_repository/lenet_flowers").glob("[0-9]")] == ["1"]
+    assert not list(here.glob(".model_repository*"))
 
 
 def test_missing_weights(flowers, run):

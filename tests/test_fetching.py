@@ -426,7 +426,7 @@ def test_flower_photos(site, photos, tmp_path, monkeypatch):
     again = splits("flower_photos", tmp_path / "data", "generation")
     assert all(again[split].names == some.names for split, some in fetched.items())
     assert len(site.ranges) == 1
-    assert (tmp_path / "data/pictures/flower_photos/LICENSE.txt").exists()
+    assert (tmp_path / "data/splits/LICENSE.txt").exists()
 
 
 def test_split_of_names():
@@ -479,7 +479,7 @@ def test_unreachable_set_from_a_command(run, site, photos, tmp_path):
     done = run("train", "+data=flower_photos", "+model=lenet", *TINY)
     assert done.status == 1 and done.err.count("\n") == 1 and "404" in done.err
     assert "data/flower_photos/flower_photos.tgz (228,813,984 bytes, md5" in done.err
-    assert not (tmp_path / "data/flower_photos/pictures").exists()
+    assert not (tmp_path / "data/flower_photos/splits").exists()
 
 
 def idx(values: np.ndarray) -> bytes:

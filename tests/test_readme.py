@@ -40,7 +40,7 @@ NAMES = dict(zip(("daisy", "primrose", "tobacco"), SPECIES.values(), strict=True
 SETS = {
     "folder": make_folder,
     "csv": make_csv,
-    "flower_photos": lambda root: make_folder(root / "pictures"),  # as unpacked
+    "flower_photos": lambda root: make_folder(root / "splits"),  # as unpacked
     "coco": make_coco,
     "voc": make_voc,
     "yolo": make_yolo,

@@ -127,7 +127,7 @@ MAKE = {
     "csv": make_csv,
     "cvppp": make_cvppp,
     "fashion_mnist": lambda root: make_folder(root / "pictures"),  # as unpacked
-    "flower_photos": lambda root: make_folder(root / "pictures"),
+    "flower_photos": lambda root: make_folder(root / "splits"),
     "flowers": make_flowers,
     "flowers102": lambda root: make_folder(root / "pictures"),
     "folder": make_folder,

@@ -4,12 +4,13 @@ An export is laid out beside the repository (in it, Triton would read even a hid
 there by Triton's rules, and renamed into place. Triton has one config and one set of labels for all
 versions of a model, so what is renamed last is `config.pbtxt`, which says which versions are served
 and which file has their labels: whoever looks before sees the old model, whoever looks after sees
-the new one, and a killed export leaves one of the two.
+the new one, and a killed export leaves one of the two. The ensemble of a model whose answers change
+is taken away before, and comes back with the new one.
 """
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, count
@@ -42,6 +43,7 @@ def publish(
     model: Path,
     triton: Mapping[str, Any],
     entries: Mapping[str, str],
+    prove: Callable[[Path, Sequence[str]], None] | None = None,
 ) -> Path:
     """Add `model` as the next version of `<model>_<data>`, and the ensemble that decodes for it.
 
@@ -51,6 +53,7 @@ def publish(
         model: an ONNX file.
         triton: the options of `configs/triton`.
         entries: session entries that the model wants, see `precision.py`.
+        prove: loads models of a repository into a server; raises where it refuses one.
 
     Returns:
         The folder of the new version.
@@ -77,6 +80,8 @@ def publish(
                 "Triton would refuse this model, so nothing was published: "
                 + listing(problems, separator="; ")
             )
+        if prove:
+            prove(staging, names)
         misleading = [name for name in names if _misleads(repository / name, staging / name)]
         for name in names:
             if name not in misleading:
@@ -201,11 +206,17 @@ def _ensemble(
 
 @contextmanager
 def _staging(repository: Path) -> Iterator[Path]:
-    """An empty folder beside the repository; under the lock, so one that is there is a dead one's.
+    """An empty folder beside the repository. A folder found here was left by a killed export.
 
-    What is there was left behind by a killed export.
+    Raises:
+        UserError: the repository is a disk of its own, so nothing beside it can be renamed into it.
     """
     folder = repository.with_name(f".{repository.name}.export")
+    if repository.stat().st_dev != repository.parent.stat().st_dev:
+        raise UserError(
+            f"paths.models={repository}: is where a disk is mounted, and an export is laid out "
+            f"beside it; use a folder on that disk: paths.models={repository / 'models'}"
+        )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:

@@ -19,7 +19,7 @@ from tritonclient.grpc import model_config_pb2 as schema
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nano_cv.contract import NAME
-from nano_cv.errors import UserError, first_line, listing, nearest
+from nano_cv.errors import UserError, first_line, listing, nearest, printable
 
 CONFIG = "config.pbtxt"
 FILES = {"onnxruntime": "model.onnx", "onnxruntime_onnx": "model.onnx", "python": "model.py"}
@@ -47,11 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         results = check_repository(repository)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return 1
     for name, problems in results.items():
-        for line in problems or ["ok"]:  # the name of a file may have bytes that are no text
-            print(f"{name}  {line}".encode(errors="backslashreplace").decode())
+        for line in problems or ["ok"]:
+            print(printable(f"{name}  {line}"))
     return int(any(results.values()))
 
 

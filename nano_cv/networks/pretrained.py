@@ -3,6 +3,7 @@
 Nothing is run that comes out of a file: `weights_only=True`, or safetensors.
 """
 
+import http.client
 import importlib.util
 import urllib.error
 import urllib.request
@@ -59,7 +60,11 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
             pass
     except urllib.error.HTTPError:
         pass  # it answers
-    except OSError:  # the hub's own client would try for a minute and more
+    except (
+        OSError,
+        ValueError,
+        http.client.HTTPException,
+    ):  # the hub's own client would try for a minute and more
         constants.HF_HUB_OFFLINE = True
     try:
         return timm.create_model(name, pretrained=True).state_dict()

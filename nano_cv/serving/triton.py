@@ -7,6 +7,7 @@ whose config says `backend: "onnxruntime"`, as NVIDIA's own container does, from
 
 import ctypes.util
 import importlib.util
+import logging
 import os
 import re
 import shutil
@@ -16,7 +17,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from nano_cv.errors import UserError
 
+log = logging.getLogger(__name__)
 BACKENDS = Path(__file__).parent / "backends"
 # Decoders in the repository import `nano_cv.data.images`. The stub is an isolated Python: it knows
 # no PYTHONPATH, but has the folder that the server was started in on its path.
@@ -167,6 +169,26 @@ def running(
         finally:
             server.terminate()
             server.wait()
+
+
+def prove(repository: Path, models: Sequence[str]) -> None:
+    """Load models into a server of their own: Triton is the judge of what it can serve.
+
+    Where Triton is not installed, a line says so; what stays is the offline check of the export.
+
+    Raises:
+        UserError: Triton refuses one of them, and why.
+    """
+    try:
+        find_wheel()
+    except UserError as error:
+        log.info("Not proved by loading it, only checked: %s", error)
+        return
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(repository, models, Path(folder, "triton.log")),
+    ):
+        log.info("Triton has loaded %s", ", ".join(models))
 
 
 def free_ports(count: int) -> list[int]:

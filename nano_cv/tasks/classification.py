@@ -23,8 +23,8 @@ class Classification(Task):
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
         mixup: alpha of the Beta distribution from which the shares of two pictures in their sum are
             drawn (Zhang et al. 2018); 0 leaves that out.
-        cutmix: likewise, of the area that one picture takes of another (Yun et al. 2019). With
-            both, each batch gets one of them by chance.
+        cutmix: likewise, of the area that one picture takes of another (Yun et al. 2019). If both
+            are on, each batch uses one, chosen at random.
         **options: those of `Task`.
     """
 

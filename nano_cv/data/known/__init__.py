@@ -12,7 +12,7 @@ from nano_cv.data.folder import Folder
 from nano_cv.data.known import arranging
 from nano_cv.data.pictures import Pictures
 from nano_cv.data.voc import Voc
-from nano_cv.errors import UserError
+from nano_cv.errors import UserError, nearest
 from nano_cv.files import make_once
 
 
@@ -51,12 +51,14 @@ class KnownSet(NamedTuple):
         arrange: makes `layout` of the fetched files in an empty folder; called once.
         layout: reads the arranged folder.
         place: of the layout in that folder.
+        folder: below the root of the set, of what is arranged.
     """
 
     archives: tuple[Archive, ...]
     arrange: Callable[[Mapping[str, Path], Path], None]
     layout: Callable[..., Pictures] = Folder
     place: str = ""
+    folder: str = "pictures"
 
 
 OXFORD = "https://www.robots.ox.ac.uk/~vgg/data"
@@ -72,6 +74,7 @@ SETS = {
             ),
         ),
         arranging.flower_photos,
+        folder="splits",  # earlier versions left all classes in `pictures`, without splits
     ),
     # Nilsback and Zisserman 2008: 8,189 photographs of British flowers in the official splits.
     "flowers102": KnownSet(
@@ -171,10 +174,12 @@ def open_known(
     Raises:
         UserError: not reachable, or other files than the official ones.
     """
+    if name not in SETS:
+        raise UserError(f"data.dataset.name={name}: no such set{nearest(name, SETS)}")
     known, root = SETS[name], Path(root)
 
     def make(folder: Path) -> None:
         files = [archive.obtain(root, source) for archive in known.archives]
         known.arrange({file.name: file for file in files}, folder)
 
-    return known.layout(make_once(root / "pictures", make) / known.place, split, task)
+    return known.layout(make_once(root / known.folder, make) / known.place, split, task)

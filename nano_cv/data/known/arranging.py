@@ -31,13 +31,16 @@ def _place(picture: Path, folder: Path, split: str, label: str) -> None:
 
 
 def flower_photos(files: Files, folder: Path) -> None:
-    """Five folders, one a class; photographers stand in its `LICENSE.txt`, which stays.
+    """Five folders, one a class, and a `LICENSE.txt` that names the photographers.
 
     Split by the names alone, as when the shipped weights were trained.
     """
     unpack(files["flower_photos.tgz"], folder)
     for picture in sorted((folder / "flower_photos").glob("*/*.jpg")):
         _place(picture, folder, stable_split(picture.name), picture.parent.name)
+    for licence in (folder / "flower_photos").glob("*.txt"):
+        licence.rename(folder / licence.name)
+    shutil.rmtree(folder / "flower_photos")
 
 
 def flowers102(files: Files, folder: Path) -> None:
