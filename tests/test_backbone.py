@@ -160,7 +160,7 @@ def test_own_weights_to_start_from(run, flowers, tmp_path, model):
 
 def test_other_normalisation_is_said(run, flowers):
     settings = [*BACKBONE[:-2], "model=efficientnet_lite0", "test=false", "experiment=debug"]
-    assert "normalisation" not in run("train", *settings).out
+    assert "another normalisation" not in run("train", *settings).out
     done = run("train", *settings, "model.mean=[0.4,0.4,0.4]")
     assert done.status == 0 and "add model.mean=[0.5,0.5,0.5]" in done.out
 

@@ -184,11 +184,14 @@ def prove(repository: Path, models: Sequence[str]) -> None:
     except UserError as error:
         log.info("Not proved by loading it, only checked: %s", error)
         return
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        running(repository, models, Path(folder, "triton.log")),
-    ):
-        log.info("Triton has loaded %s", ", ".join(models))
+    try:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            running(repository, models, Path(folder, "triton.log")),
+        ):
+            log.info("Triton has loaded %s", ", ".join(models))
+    except UserError as error:
+        raise UserError(f"Triton refuses this, so nothing was published: {error}") from error
 
 
 def free_ports(count: int) -> list[int]:
