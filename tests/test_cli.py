@@ -47,6 +47,9 @@ WRONG = [  # what is typed, and what the answer must hold
     ("trainer.max_epochs=1.5", "a whole number is needed, as in 'max_epochs="),
     ("model.task.network.dropout=much", "a number is needed, as in 'dropout=0.0'"),
     ("model.task.network.channels=4", "a list is needed, as in 'channels=[16, 32, 64, 128, 256]'"),
+    ("+model.task.network.depth=3", "model.task.network has no 'depth'; did you mean 'dropout'?"),
+    ("+data.colour=red", "data.colour=red: data has no 'colour'"),
+    ("lr=1e-3", "has no 'lr'; did you mean 'model.task.optimizer.lr'? Allowed: data, "),
     ("resume=1", "true or false is needed, as in 'resume=False'"),
     ("trainer.max_epochs=0", "trainer.max_epochs=0: 1 or more is needed"),
     (
@@ -199,8 +202,6 @@ def test_data_that_cannot_serve_the_model(run, mine):
     ("typed", "answer"),
     [
         ("model.image_size=16", "error: model=lenet: 5 blocks halve 16 pixels to nothing"),
-        ("+model.task.network.depth=3", "unexpected keyword argument 'depth'"),
-        ("+data.colour=red", "error: data: DataModule.__init__() got an unexpected keyword"),
         ("model.task.optimizer._target_=torch.optim.Adamm", "error: model.task.optimizer: Error"),
         ("trainer.devices=many", "error: trainer: `devices` selected with `CPUAccelerator`"),
     ],
