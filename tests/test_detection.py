@@ -47,7 +47,7 @@ def boxes(*rows: tuple[float, ...], labels: list[int] | None = None) -> Boxes:
 
 def batch(*rows: tuple[float, ...], labels: list[int] | None = None) -> Boxes:
     """The boxes of a single picture, as a model is given them."""
-    return Boxes(*(torch.from_numpy(one)[None] for one in boxes(*rows, labels=labels)))
+    return Boxes(*(torch.from_numpy(one)[None] for one in boxes(*rows, labels=labels)[:3]))
 
 
 def painted(width: int, height: int, box: tuple[int, ...]) -> np.ndarray:
@@ -501,3 +501,32 @@ def test_missing_root(run):
     done = run("train", *TINY_OF["centernet"], "data=coco")
     assert done.status == 1
     assert done.err == "error: data.root: needed by data=coco; add data.root=FOLDER\n"
+
+
+@pytest.mark.parametrize("fit", images.FITS)
+def test_validation_counts_as_the_test(tmp_path, fit):
+    """Also boxes that reach into the margins, and the map's plateaus: the number that chooses."""
+    torch.manual_seed(0)
+    centers, distances = torch.randn(3, 2, 8, 8) * 3, torch.randn(3, 4, 8, 8) * 0.5 + 0.5
+    contract = Contract(**{**CONTRACT.__dict__, "fit": fit})
+    task = Detection(contract=contract, network=partial(CenterNet, channels=(4, 8), width=4))
+    task.network = Fixed(centers, distances)
+    sizes = [(64, 20), (20, 64), (40, 30)]
+    pixels = torch.zeros(3, 3, SIDE, SIDE, dtype=torch.uint8)
+    found = {name: one.numpy() for name, one in task.predict(pixels).items()}
+    empty = photographs(tmp_path, sizes, [])
+    answers = REPORT.restored(contract, found, empty)
+    truth = [  # the surest boxes, as they end at the border of their picture
+        Boxes(
+            one.boxes[:9].astype(np.float32), one.labels[:9], np.arange(9, dtype=np.uint8) % 3 % 2
+        )
+        for one in answers
+    ]
+    pictures = Pictures(tmp_path, empty.files, truth, CONTRACT.classes)
+    batch = Resized(pictures, SIDE, None, fit).targets([0, 1, 2])
+    task.on_validation_epoch_start()
+    task.log_losses = lambda *_: None
+    task.validation_step((pixels, Boxes(*map(torch.from_numpy, batch))), 0)
+    tested, validated = REPORT.metrics(contract, found, pictures), task.figures(task.validated)
+    assert validated == pytest.approx({name: tested[name] for name in validated}, abs=1e-6)
+    assert tested["mAP50"] > 0.3

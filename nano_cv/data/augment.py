@@ -140,7 +140,7 @@ def _sample(pixels: Tensor, grid: Tensor, **options: str) -> Tensor:
 
 def _move_boxes(targets: Boxes, matrices: Tensor, inputs: int, size: int) -> Boxes:
     """Boxes where their objects have gone; those that left the picture lose their label."""
-    boxes, labels, ignored = targets
+    boxes, labels, ignored, _ = targets
     corners = torch.stack([boxes[..., :2], boxes[..., 2:]], dim=2) * (2 / inputs) - 1
     # The matrices lead from output to input; not every accelerator can invert them.
     back = torch.linalg.inv(matrices[:, :, :2]).to(boxes.device)

@@ -35,11 +35,14 @@ class Boxes(NamedTuple):
         labels: int64 `[n]`, class indices.
         ignored: uint8 `[n]`: `COUNTED`, or `DIFFICULT` (one object) or `CROWD` (a region of many)
             for what is neither learnt nor evaluated: a prediction there is neither right nor false.
+        frames: float32 `[4]`, x1 y1 x2 y2 of the picture in the square; None if the boxes are in
+            pixels of the picture itself, or the picture was moved for training.
     """
 
     boxes: Any
     labels: Any
     ignored: Any
+    frames: Any = None
 
     @property
     def counted(self) -> NDArray[np.int64]:
@@ -185,8 +188,8 @@ class Resized:
 
         Returns:
             Class indices int64 `[N]`; or masks uint8 `[N, S, S]`; or `Boxes` of float32 `[N, M, 4]`
-            and int64 and uint8 `[N, M]`, with the label `NO_LABEL` where a picture has fewer than
-            M.
+            and `[N, 4]`, int64 and uint8 `[N, M]`, with the label `NO_LABEL` where a picture has
+            fewer than M.
         """
         if self.has_masks:
             if self.masks:
@@ -202,8 +205,8 @@ class Resized:
         ignored = np.full((len(some), most), COUNTED, np.uint8)
         for row, one in enumerate(some):
             filled = row, slice(len(one.labels))
-            boxes[filled], labels[filled], ignored[filled] = one
-        return Boxes(boxes, labels, ignored)
+            boxes[filled], labels[filled], ignored[filled] = one[:3]
+        return Boxes(boxes, labels, ignored, np.stack([one.frames for one in some]))
 
     def digests(self) -> list[str]:
         """The SHA-256 of each file."""
@@ -282,7 +285,8 @@ class Resized:
             inside = target.inside(width, height)
             scale = np.array([wide / width, high / height] * 2, np.float32)
             boxes = inside.boxes * scale + np.array([left, top] * 2, np.float32)
-            yield inside._replace(boxes=boxes.astype(np.float32))
+            frame = np.array([left, top, left + wide, top + high], np.float32)
+            yield inside._replace(boxes=boxes.astype(np.float32), frames=frame)
         if outside:
             log.warning("Boxes reach out of their pictures and were cut: %s", listing(outside))
 

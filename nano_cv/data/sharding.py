@@ -62,7 +62,8 @@ class Archives:
         if isinstance(target, bytes):
             target = self._put(f"{key}.mask.png", target)
         elif isinstance(target, Boxes):
-            target = {name: array.tolist() for name, array in target._asdict().items()}
+            names = ("boxes", "labels", "ignored")
+            target = {name: getattr(target, name).tolist() for name in names}
             self._put(f"{key}.json", json.dumps(target).encode())
         else:
             self._put(f"{key}.cls", str(target).encode())

@@ -99,7 +99,7 @@ def painted(resized: Resized, index: int) -> Drawing:
     if resized.has_masks:
         return drawing.overlay(image, np.asarray(resized.targets([index]))[0])
     if resized.has_boxes:
-        boxes, labels, _ = resized.boxes[index]
+        boxes, labels, _, _ = resized.boxes[index]
         colours = [f"#{drawing.OKABE_ITO[label % len(drawing.OKABE_ITO)]}" for label in labels]
         return drawing.outline(image, boxes, colours)
     return image

@@ -130,7 +130,7 @@ def _by_class(
 class Scored(NamedTuple):
     """Predicted boxes of a picture; as `Boxes`, and `scores` float32 `[n]` in 0..1."""
 
-    boxes: NDArray[np.float32]
+    boxes: NDArray[Any]
     labels: NDArray[np.int64]
     scores: NDArray[np.float32]
 
@@ -141,10 +141,10 @@ def restored(contract: Contract, predictions: Predictions, pictures: Pictures) -
     for index, file in enumerate(pictures.files):
         width, height = images.dimensions(file)
         place = images.place(width, height, contract.image_size, contract.fit)
-        offset = np.array([place.left, place.top] * 2, np.float32)
-        scale = np.array([width / place.width, height / place.height] * 2, np.float32)
-        boxes = (predictions["BOXES"][index] - offset) * scale
-        boxes = boxes.clip(0, np.array([width, height] * 2, np.float32))
+        offset = np.array([place.left, place.top] * 2)
+        scale = np.array([width / place.width, height / place.height] * 2)
+        boxes = (predictions["BOXES"][index].astype(np.float64) - offset) * scale
+        boxes = boxes.clip(0, np.array([width, height] * 2))
         answers.append(Scored(boxes, predictions["LABELS"][index], predictions["SCORES"][index]))
     return answers
 

@@ -104,6 +104,7 @@ def frechet(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 def covered(some: NDArray[np.float32], manifold: NDArray[np.float32]) -> float:
     """The share of `some` that lie on a manifold: as near to a member as its third neighbour."""
+    some, manifold = some.astype(np.float64), manifold.astype(np.float64)
     among = _distances(manifold, manifold)
     third = min(NEIGHBOURS, len(manifold) - 1)  # itself is the nearest
     reach = np.partition(among, third, axis=1)[:, third]

@@ -78,10 +78,13 @@ class Detection(Task):
         predicted = self._decode(*outputs)
         found = [predicted[name].cpu().numpy() for name in ("BOXES", "LABELS", "SCORES")]
         truth = Boxes(*(part.cpu().numpy() for part in targets))
-        for boxes, labels, ignored, *one in zip(*truth, *found, strict=True):
+        for boxes, labels, ignored, frame, *one in zip(*truth, *found, strict=True):
             filled = labels != NO_LABEL
             objects = Boxes(boxes[filled], labels[filled], ignored[filled])
-            self.validated.append((objects, report.Scored(*one)))
+            answer = report.Scored(*one)
+            # A picture ends where its margin begins, as in the test.
+            inside = answer.boxes.clip(frame[[0, 1, 0, 1]], frame[[2, 3, 2, 3]])
+            self.validated.append((objects, answer._replace(boxes=inside)))
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
         """`mAP` and `mAP50` of the report, in pixels of the square."""
