@@ -195,7 +195,11 @@ def sheet(
         columns: of the sheet.
         title: above all of them.
     """
-    cells = [np.asarray(images.decode(pictures.files[index], SIDE)) for index in indices]
+    cells = []
+    for index in indices:
+        picture = images.decode(pictures.files[index], SIDE)
+        picture.thumbnail((2 * SIDE, 2 * SIDE))  # matplotlib would keep four copies of all pixels
+        cells.append(np.asarray(picture))
     cells = [paint(image, i) if paint else image for image, i in zip(cells, indices, strict=True)]
     names, shapes = pictures.names, [image.shape[0] / image.shape[1] for image in cells] or [0.5]
     rows = [shapes[start : start + columns] for start in range(0, len(shapes), columns)]

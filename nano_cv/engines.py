@@ -88,6 +88,8 @@ class Onnx(Engine):
 
         if not path.is_file():
             raise UserError(f"{path}: no such file")
+        if path.suffix == ".safetensors":
+            raise UserError(f"{path}: weights for engine=torch; engine=onnx takes a model.onnx")
         try:
             self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         except Exception as error:  # whatever damage does to a model file

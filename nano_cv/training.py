@@ -137,16 +137,17 @@ def _moved(path: str, folder: Path) -> str:
 
 
 class Diverged(pl.Callback):
-    """Ends a training that has left all numbers behind."""
+    """Ends a training whose loss is not a finite number any more."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        """Look at the loss of the epoch."""
-        loss = trainer.callback_metrics.get("train/loss")
-        if loss is not None and not loss.isfinite():
-            raise UserError(
-                f"epoch {trainer.current_epoch + 1}: train/loss is {loss:.0f}, the training has "
-                "diverged; a smaller model.task.optimizer.lr may help"
-            )
+        """Look at the losses of the epoch; the last step of it is seen by validation only."""
+        for name in ("train/loss", "val/loss"):
+            loss = trainer.callback_metrics.get(name)
+            if loss is not None and not loss.isfinite():
+                raise UserError(
+                    f"epoch {trainer.current_epoch + 1}: {name} is {loss:.0f}, the training has "
+                    "diverged; a smaller model.task.optimizer.lr may help"
+                )
 
 
 class Preview(pl.Callback):

@@ -35,10 +35,17 @@ def save(task: Task, path: Path, half: bool = False) -> None:
         path: the file.
         half: kernels and matrices as float16, in half the space. The rest stays as it is, for the
             statistics of batch norms may have any size.
+
+    Raises:
+        UserError: they are not finite numbers, so the file would be of no use.
     """
     tensors = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}
     if half:
         tensors = {name: one.half() if one.ndim > 1 else one for name, one in tensors.items()}
+    wrong = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if wrong:
+        why = "are too large for float16; leave out half=true" if half else "are no finite numbers"
+        raise UserError(f"{path}: not written, for {listing(wrong, most=3)} {why}")
     content = to_bytes(tensors, metadata={"contract": task.contract.to_json()})
     with replacing(path) as temporary:  # safetensors' own writing hides a full disk's OSError
         temporary.write_bytes(content)
@@ -64,7 +71,9 @@ def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
         log.info("%s is left as it is, because of %s; these weights are %s", path, unfit, own)
         return own
     content, said = own.read_bytes(), "new"
-    if path.exists() and path.read_bytes() != content:
+    if path.exists() and path.read_bytes() == content:
+        said = "as it was"
+    elif path.exists():
         kept = _keep(path, own.parent.parent.glob(f"*/{WEIGHTS}"))
         said = f"{_compared(own, path, mode)}, kept as {kept.name}"
     with replacing(path) as temporary:  # renamed over a link, not written through it

@@ -288,3 +288,14 @@ def test_every_report_is_held():
     folder = Path(reports.__file__).parent
     found = {file.stem for file in folder.glob("*.py")} - {"__init__"}
     assert found == {"classification", "detection", "generation", "segmentation"}
+
+
+def test_boxes_that_are_no_numbers_find_nothing():
+    truth = Boxes(
+        np.array([[1, 1, 9, 9]], np.float32), np.zeros(1, np.int64), np.zeros(1, np.uint8)
+    )
+    boxes = np.array([[np.nan] * 4, [1, 1, 9, np.inf]], np.float32)
+    wrong = detection.Scored(boxes, np.zeros(2, np.int64), np.array([0.9, 0.8], np.float32))
+    assert detection.figures([truth], [wrong], ["a"])["mAP"] == 0
+    unsure = detection.Scored(truth.boxes, truth.labels, np.array([np.nan], np.float32))
+    assert detection.figures([truth], [unsure], ["a"])["mAP"] == 0

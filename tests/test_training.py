@@ -277,3 +277,11 @@ def test_a_training_that_diverges_says_so(run, flowers, tmp_path):
     done = run("train", *TINY, "trainer.max_epochs=3", "model.task.optimizer.lr=1e30")
     assert done.status == 1 and "the training has diverged; a smaller" in done.err
     assert not (tmp_path / "weights").exists()
+
+
+@pytest.mark.parametrize("model", ["lenet", "centernet", "unet"])
+def test_diverged_weights_are_not_kept(run, flowers, tmp_path, model):
+    """Also where only the last step went wrong, which the training loss does not see."""
+    done = run("train", *TINY_OF[model], "model.task.optimizer.lr=1e30", "data.batch_size=64")
+    assert done.status == 1 and "diverged" in done.err, done.out
+    assert not list(tmp_path.rglob("*.safetensors"))

@@ -76,7 +76,7 @@ def precisions(
     Every predicted box counts, however many there are. What is found in a crowd is ignored as COCO
     does it: where enough of the predicted box, and not of the union, lies in the crowd. What is
     found on a difficult object is ignored as PASCAL VOC does it: by the IoU. Both ignore any number
-    of boxes.
+    of boxes. A box or score that is not a finite number is no answer.
     """
     from pycocotools.cocoeval import COCOeval
 
@@ -87,7 +87,9 @@ def precisions(
             for image, (truth, one) in enumerate(zip(truths, found, strict=True)):
                 for label, objects in _by_class(truth.boxes, truth.labels, ignored=truth.ignored):
                     self._gts[image, label] = objects
-                for label, objects in _by_class(one.boxes, one.labels, score=one.scores):
+                sure = np.isfinite(one.boxes).all(axis=1) & np.isfinite(one.scores)
+                given = one.boxes[sure], one.labels[sure]
+                for label, objects in _by_class(*given, score=one.scores[sure]):
                     self._dts[image, label] = objects
 
         def computeIoU(self, image: int, label: int) -> Any:  # noqa: N802

@@ -145,18 +145,30 @@ def write(contract: Contract, predictions: Predictions, pictures: Pictures, fold
     Where two pictures differ by their endings alone, theirs stay: `masks/a.jpg.png`.
     """
     colours = drawing.palette(256).tobytes()
-    stems = Counter(PurePath(name).with_suffix("") for name in pictures.names)
-    for index, name in track(list(enumerate(pictures.names)), len(pictures), "Writing masks"):
+    stems = _different(pictures.names)
+    for index, stem in track(list(enumerate(stems)), len(pictures), "Writing masks"):
         mask = restored(contract, predictions, pictures, index)
         indexed = Image.fromarray(mask)
         indexed.putpalette(colours)
         image = np.asarray(images.decode(pictures.files[index]))
-        stem = PurePath(name).with_suffix("")
-        stem = stem if stems[stem] == 1 else PurePath(name)
         with replacing(inside(folder / "masks", f"{stem}.png")) as temporary:
             indexed.save(temporary, "PNG")
         with replacing(inside(folder / "overlays", f"{stem}.jpg")) as temporary:
             Image.fromarray(drawing.overlay(image, mask)).save(temporary, "JPEG", quality=90)
+
+
+def _different(names: Sequence[str]) -> list[str]:
+    """A name for the mask of each picture, all different, also where a disk ignores case."""
+    stems = [str(PurePath(name).with_suffix("")) for name in names]
+    counts, taken = Counter(stem.casefold() for stem in stems), set[str]()
+    found = []
+    for index, (name, stem) in enumerate(zip(names, stems, strict=True)):
+        wanted = stem if counts[stem.casefold()] == 1 else name
+        if wanted.casefold() in taken:
+            wanted = f"{name}_{index}"
+        taken.add(wanted.casefold())
+        found.append(wanted)
+    return found
 
 
 def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
