@@ -33,8 +33,8 @@ def metrics(contract: Contract, predictions: Predictions, pictures: Pictures) ->
 def figures(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
     """The same from the confusion matrix.
 
-    F1 is the mean over the classes that occur, in the targets or in the predictions; the recall of
-    a class without targets is 0.
+    F1 is the mean over the classes that occur, in the targets or in the predictions. A class
+    without targets has no recall, and is left out.
     """
     right, true, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
     f1 = 2 * right / np.maximum(true + predicted, 1)
@@ -42,7 +42,7 @@ def figures(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, floa
     return {
         "accuracy": float(right.sum() / max(counts.sum(), 1)),
         "f1": float(f1[true + predicted > 0].mean()),
-        **{f"recall/{name}": float(share) for name, share in zip(classes, recall, strict=True)},
+        **{f"recall/{classes[index]}": float(recall[index]) for index in np.flatnonzero(true)},
     }
 
 

@@ -36,8 +36,8 @@ limits = {"pixels": 0.1, "score": 1e-3}
 def metrics(contract: Contract, predictions: Predictions, pictures: Pictures) -> dict[str, float]:
     """`mAP`, `mAP50` and `AP50/<class>`, as COCO defines them, by pycocotools.
 
-    A class without any object in the pictures has an average precision of 0, and does not count in
-    the means.
+    A class without any object in the pictures has no average precision: it is left out, and does
+    not count in the means.
     """
     found = restored(contract, predictions, pictures)
     return figures(truths_of(pictures), found, contract.classes)
@@ -52,7 +52,11 @@ def figures(
     return {
         "mAP": max(0.0, _mean(precision)),
         "mAP50": max(0.0, _mean(precision[0])),
-        **{f"AP50/{name}": max(0.0, value) for name, value in zip(classes, by_class, strict=True)},
+        **{
+            f"AP50/{name}": value
+            for name, value in zip(classes, by_class, strict=True)
+            if value >= 0
+        },
     }
 
 

@@ -48,7 +48,7 @@ def figures(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, floa
     return {
         "mIoU": float(overlaps[known].mean()) if known.any() else 0.0,
         "accuracy": float(np.trace(counts) / max(np.sum(counts), 1)),
-        **{f"IoU/{name}": float(overlap) for name, overlap in zip(classes, overlaps, strict=True)},
+        **{f"IoU/{classes[index]}": float(overlaps[index]) for index in np.flatnonzero(known)},
     }
 
 
