@@ -60,7 +60,7 @@ def photographs(folder: Path, masks: list[np.ndarray], targets: bool = True) -> 
 # Into the square and back
 
 
-@pytest.mark.parametrize("fit", images.FITS)
+@pytest.mark.parametrize("fit", ("stretch", "letterbox"))
 @pytest.mark.parametrize("shape", [(48, 64), (97, 31), (33, 33), (500, 20), (SIDE, SIDE)])
 def test_mask_goes_into_the_square_and_back(fit, shape):
     height, width = shape

@@ -364,6 +364,8 @@ def test_targets_of_another_task(run, shards):
         ({"pictures": [[7, "a.jpg", 0, 1, "", 1, 1, 0]]}, "not an index of shards: IndexError"),
         ({"pictures": [["a.jpg", 0]]}, "not an index of shards: ValueError"),
         ({"counts": "many"}, "not an index of shards: ValueError"),
+        ({"shards": [["a.tar", float("inf")]]}, "not an index of shards: OverflowError"),
+        ({"shards": [["a.tar", 10**12]]}, "a.tar: 1,000,000,000,000 bytes; at most 2,147,483,648"),
     ],
 )
 def test_damaged_index(run, shards, content, message):

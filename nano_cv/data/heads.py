@@ -44,15 +44,14 @@ class Head(NamedTuple):
     Attributes:
         stream: what is left of the file, for Pillow to open.
         depth: bits of a sample in the file; 8 where the format has no other.
-        bits: how many of them the file says that it uses, 8 to 16; 0 where it does not say. sBIT of
-            PNG does not say so: by the standard, levels are scaled to the whole depth all the same.
+        bits: how many of 16 the file says that its levels use, 8 to 16; 0 where it does not say.
         tile: pixels of a tile, which is decoded as a whole; 0 if there are none.
         scans: how often a JPEG passes over all of its pixels.
     """
 
     stream: BinaryIO
     depth: int = 8
-    bits: int = 0
+    bits: int = 16  # Pillow scales the levels of PPM and JPEG 2000 itself
     tile: int = 0
     scans: int = 1
 
@@ -77,15 +76,9 @@ def read(stream: BinaryIO, pixels: bool = True) -> Head:
         return _gif(stream)
     if start.startswith(TIFFS):
         tags = directory(stream)
-        depth, most = tags.get(BITS, 1), tags.get(MAX_SAMPLE, 0)
-        # Every writer may give the largest sample that the bits allow; only less is a statement.
-        bits = (
-            max(8, depth)
-            if depth < 16
-            else max(8, most.bit_length())
-            if most < 65535 and most
-            else 0
-        )
+        depth = tags.get(BITS, 1)
+        stated = depth if depth < 16 else tags.get(MAX_SAMPLE, 0).bit_length()
+        bits = min(max(8, stated), 16) if stated else 0
         return Head(stream, depth, bits, tags.get(TILE[0], 0) * tags.get(TILE[1], 0))
     if re.match(rb"P[1-6fF]\s", start):
         _check_ppm(stream)
@@ -101,7 +94,7 @@ def read(stream: BinaryIO, pixels: bool = True) -> Head:
 def _png(stream: BinaryIO, pixels: bool) -> Head:
     """IHDR, palette and transparency, metadata with the orientation, and then the pixels."""
     stream.seek(len(PNG))
-    before, data, depth, parts = [PNG], list[bytes](), 8, 0
+    before, data, depth, bits, parts = [PNG], list[bytes](), 8, 0, 0
     while len(head := stream.read(8)) == 8:
         parts = _counted(parts)
         length, kind = struct.unpack(">I4s", head)
@@ -119,6 +112,9 @@ def _png(stream: BinaryIO, pixels: bool) -> Head:
             if content.startswith(PNG_TEXTS):
                 before.append(head + content)
             continue
+        elif kind == b"sBIT" and 1 <= length <= 4:
+            bits = min(max(8, stream.read(length + 4)[0]), 16)
+            continue
         elif kind == b"acTL":
             if int.from_bytes(stream.read(4), "big") > 1:
                 raise ImageError("an animation; save one picture of it alone")
@@ -126,7 +122,7 @@ def _png(stream: BinaryIO, pixels: bool) -> Head:
         stream.seek(length + 4, io.SEEK_CUR)
     if not pixels:
         data.append(b"\0\0\0\0IDAT\x35\xaf\x06\x1e")  # Pillow reads up to it
-    return Head(io.BytesIO(b"".join(before + data)), depth)
+    return Head(io.BytesIO(b"".join(before + data)), depth, bits)
 
 
 def _jpeg(stream: BinaryIO, pixels: bool) -> Head:

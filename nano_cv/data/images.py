@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nano_cv.data import heads
+from nano_cv.data import heads, store
 from nano_cv.data.heads import ImageError as ImageError
 from nano_cv.data.store import File, Member
 from nano_cv.errors import listing
@@ -71,8 +71,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 MIN_SIDE = 8  # pixels; below that it is a tracking pixel or a broken thumbnail, not a picture
-DEPTHS = (8, 10, 12)  # bits that cameras use of 16
-FITS = ("stretch", "letterbox")  # ways to make a picture square
+CAMERA = 12  # bits that most cameras use of 16
 GREY = 114  # of the margins of a letterbox
 IGNORE = 255  # in masks: pixels of no known class
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; MAX_PIXELS decides, and in its own words
@@ -107,18 +106,27 @@ def decode(
 def read(file: File) -> bytes:
     """The bytes of a picture file; raises `ImageError` where it is missing or not readable."""
     try:
-        if not isinstance(file, Member):
-            status = os.stat(file)
-            if status.st_size > MAX_BYTES:
-                raise ImageError(f"{file}: {status.st_size:,} bytes; at most {MAX_BYTES:,} allowed")
-            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-                raise ImageError(f"{file}: not a file but a pipe or a device")
+        _check(file)
         content = file.read_bytes()
     except OSError as error:
         raise ImageError(f"{file}: cannot be read: {error.strerror}") from error
     if isinstance(file, Member) and hashlib.sha256(content).hexdigest() != file.sha256:
         raise ImageError(f"{file}: damaged: these are not the bytes that shard.py wrote")
     return content
+
+
+def _check(file: File) -> None:
+    """Refuse what is too large, and pipes and devices: reading one may wait for ever."""
+    status = None if isinstance(file, Member) else os.stat(file)
+    with _named(str(file)):
+        if status and not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise ImageError("not a file but a pipe or a device")
+        _check_length(store.size(file))
+
+
+def _check_length(length: int) -> None:
+    if length > MAX_BYTES:
+        raise ImageError(f"{length:,} bytes; at most {MAX_BYTES:,} are allowed")
 
 
 @contextmanager
@@ -143,8 +151,7 @@ def _open(stream: BinaryIO, max_pixels: int, pixels: bool = True) -> tuple[Image
     stream.seek(0)
     if not length:
         raise ImageError("the file is empty (0 bytes)")
-    if length > MAX_BYTES:
-        raise ImageError(f"{length:,} bytes; at most {MAX_BYTES:,} are allowed")
+    _check_length(length)
     head = heads.read(stream, pixels)
     image = Image.open(head.stream, formats=FORMATS)
     width, height = image.size
@@ -195,16 +202,17 @@ def _to_rgb(image: Image.Image, bits: int, name: str) -> Image.Image:
         levels = np.array(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise ImageError("32-bit pixels; save it with 8 or 16 bits")
-        if not bits:  # a camera of 12 bits writes 0 to 4095 and most often does not say so
-            most = int(levels.max())
-            bits = next((depth for depth in DEPTHS if 0 < most < 1 << depth), 16)
-            if bits < 16:
-                say_once(
-                    "%s: 16-bit grey with no level over %d is taken as %d bits, and so for all",
-                    *(name, (1 << bits) - 1, bits),
-                )
-        np.minimum(levels, (1 << bits) - 1, out=levels)
-        levels >>= bits - 8
+        # A camera of 12 bits writes 0 to 4095 and most often does not say so.
+        used = bits or CAMERA
+        if levels.max() >= 1 << used:
+            used = 16
+        elif not bits:
+            say_once(
+                "%s: 16-bit grey that does not state its bits; pictures whose largest value is at "
+                "most %d are taken as %d bits",
+                *(name, (1 << CAMERA) - 1, CAMERA),
+            )
+        levels >>= used - 8
         image = Image.fromarray(levels.astype(np.uint8))
     if image.has_transparency_data:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
@@ -273,9 +281,10 @@ def dimensions(file: File) -> tuple[int, int]:
     if isinstance(file, Member):
         return file.width, file.height
     try:
+        _check(file)
         with open(file, "rb") as stream, _named(str(file)):
             image = _open(stream, MAX_PIXELS, pixels=False)[0]
-            sideways = _orientation(image) >= 5
+            sideways = _orientation(image) in (5, 6, 7, 8)
             return (image.height, image.width) if sideways else image.size
     except OSError as error:
         raise ImageError(f"{file}: cannot be read: {error.strerror}") from error
