@@ -77,7 +77,7 @@ class Coco(Pictures):
         names = [one["file_name"] for one in entries]
         own = called_of(root, source)
         folders = folders_of(root, source, own)
-        files = reading.located(source, names, folders, root, own, notice)
+        files = reading.located(source, names, folders, root, own)
         twice = [file.name for file, count in Counter(files).items() if count > 1]
         if twice:
             raise UserError(f"{source}: several images of one file_name: {listing(twice)}")

@@ -9,6 +9,7 @@ left out here, but for the orientation, and what remains is counted.
 import io
 import re
 import struct
+import zlib
 from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
@@ -109,7 +110,7 @@ def _png(stream: BinaryIO, pixels: bool) -> Head:
             continue
         elif kind in (b"tEXt", b"zTXt", b"iTXt") and length <= MAX_EXTRA:
             content = stream.read(length + 4)
-            if content.startswith(PNG_TEXTS):
+            if content.startswith(PNG_TEXTS) and _unpacks(kind, content[:-4]):
                 before.append(head + content)
             continue
         elif kind == b"sBIT" and 1 <= length <= 4:
@@ -123,6 +124,20 @@ def _png(stream: BinaryIO, pixels: bool) -> Head:
     if not pixels:
         data.append(b"\0\0\0\0IDAT\x35\xaf\x06\x1e")  # Pillow reads up to it
     return Head(io.BytesIO(b"".join(before + data)), depth, bits)
+
+
+def _unpacks(kind: bytes, content: bytes) -> bool:
+    """Whether the text of a PNG is whole and stays below Pillow's limit once it is unpacked."""
+    rest = content.partition(b"\0")[2]
+    if kind == b"tEXt" or (kind == b"iTXt" and rest[:1] == b"\0"):
+        return True
+    packed = rest[1:] if kind == b"zTXt" else b"".join(rest[2:].split(b"\0", 2)[2:])
+    unpacker = zlib.decompressobj()
+    try:
+        unpacker.decompress(packed, MAX_EXTRA)
+    except zlib.error:
+        return False
+    return not unpacker.unconsumed_tail
 
 
 def _jpeg(stream: BinaryIO, pixels: bool) -> Head:

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from glob import escape, glob
 from importlib.util import find_spec
@@ -297,11 +297,17 @@ class Meaning(NamedTuple):
         colours: the colour of each class, in their order; without any, a pixel is a class index.
         ignore: indices that mean: not known. They are no classes; those above them move down.
         white: whether the masks are drawn in 0 and 255, and 255 is class 1.
+        names: of the colours, for messages.
     """
 
     colours: tuple[tuple[int, int, int], ...] = ()
     ignore: tuple[int, ...] = ()
     white: bool = False
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """What the hash of a set is made of; it was without names from the beginning."""
+        return f"Meaning(colours={self.colours}, ignore={self.ignore}, white={self.white})"
 
     def table(self) -> NDArray[np.uint8]:
         """The class of each number in a mask, uint8 `[256]`."""
@@ -337,7 +343,7 @@ def load_mask(
             )
         image = _upright(image)
         if meaning.colours:
-            mask = _of_colours(image, meaning.colours, head.depth, name)
+            mask = _of_colours(image, meaning, head.depth, name)
         else:
             mask = _of_numbers(image, head.depth, name)
         if mask.dtype != np.uint8 and not set(np.unique(mask)) - {0, 65535}:
@@ -378,13 +384,12 @@ def _colours_in(image: Image.Image) -> list[tuple[tuple[int, ...], int]]:
     return [(tuple(found[index].tolist()), int(counts[index])) for index in order]
 
 
-def _of_colours(
-    image: Image.Image, colours: tuple[tuple[int, int, int], ...], depth: int, name: str
-) -> NDArray[Any]:
+def _of_colours(image: Image.Image, meaning: Meaning, depth: int, name: str) -> NDArray[Any]:
     """The position of each pixel's colour among those of the classes.
 
     Numbers of a palette or of grey may be class indices all the same, where they are no colours.
     """
+    colours = meaning.colours
     pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
     codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
     mask = np.full(codes.shape, -1, np.int16)
@@ -408,8 +413,9 @@ def _of_colours(
             colours, key=lambda one: sum((a - b) ** 2 for a, b in zip(one, colour, strict=True))
         )
         raise ImageError(
-            f"{count} pixels of the colour {list(colour)}, which no class has; nearest is "
-            f"{list(near)} of class {colours.index(near)}; {len(unknown)} such colours"
+            f"{count} pixel{'s' * (count > 1)} of the colour {list(colour)}, which no class has; "
+            f"nearest is {list(near)} of '{meaning.names[colours.index(near)]}'; "
+            f"{len(unknown)} such colour{'s' * (len(unknown) > 1)}"
         )
     return mask
 
@@ -508,14 +514,22 @@ def find(
     return found
 
 
-def say_what_is_passed_over(folder: Path) -> None:
-    """Name what looks like pictures below `folder` and is not read; for sets that are opened."""
+def say_what_is_passed_over(folder: Path, read: Iterable[File] = ()) -> None:
+    """Name what looks like pictures below `folder` and is not read; for sets that are opened.
+
+    Args:
+        folder: of the set.
+        read: the pictures of the set, if it has been opened: a link that leads back into the set
+            may be the only way to some of them.
+    """
     found = walk(folder)
+    used = list(map(str, read)) if found.loops else []
+    loops = [link for link in found.loops if not any(one.startswith(f"{link}/") for one in used)]
     unread = [path for path in found.files if path.suffix.lower() in NOT_READ]
     for what, paths in (
         ("files are in formats that are not read; save them as JPEG or PNG", unread),
         ("links lead nowhere", found.broken),
-        ("links lead to folders of the set, or above it, and are not followed", found.loops),
+        ("links lead to folders of the set, or above it, and are not followed", loops),
     ):
         if paths:
             names = listing((path.relative_to(folder).as_posix() for path in paths), most=5)
