@@ -112,7 +112,6 @@ def test_links_that_are_read_and_links_that_are_not(tmp_path, caplog):
         (tmp_path / split / "cat").rename(tmp_path / "pool" / split)
         (tmp_path / split / "cat").symlink_to(tmp_path / "pool" / split)
     (tmp_path / "train/more").symlink_to(tmp_path / "train/dog")
-    data = partial(Folder, root=tmp_path)
     splits, _ = open_splits(Folder, tmp_path, "classification", 32, None, "stretch")
     assert splits["train"].pictures.classes == ["cat", "dog"]
     said = [text for text in caplog.messages if "not followed" in text]

@@ -9,7 +9,7 @@ Boxes are x, y, width and height in pixels, from 0 at the upper left corner of t
 import json
 import logging
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,8 @@ class Coco(Pictures):
         names = [one["file_name"] for one in entries]
         own = called_of(root, source)
         folders = folders_of(root, source, own)
-        files = reading.located(source, names, folders, root, own)
-        twice = [file.name for file, count in Counter(files).items() if count > 1]
+        files = reading.files_named(source, names, folders, root, own)
+        twice = [file.name for file in reading.repeated(files)]
         if twice:
             raise UserError(f"{source}: several images of one file_name: {listing(twice)}")
         stated = {
@@ -189,9 +189,7 @@ def load(file: Path) -> Content:
                 )
             one |= {name: ident(one[name]) for name, kind in fields.items() if kind is IDENT}
     for key in ("categories", "images"):
-        twice = [
-            one for one, count in Counter(one["id"] for one in content[key]).items() if count > 1
-        ]
+        twice = reading.repeated(one["id"] for one in content[key])
         if twice:
             raise UserError(f"{file}: two {key} of one id: {listing(map(str, twice))}")
     for one in content["categories"]:

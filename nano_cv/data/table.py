@@ -4,7 +4,6 @@ import csv
 import logging
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -70,7 +69,7 @@ class Table(Pictures):
         table = tables.get(split) or next(iter(tables.values()))
         folders = [root, root / "images"]
         places = [row.where for row in rows[split]]
-        files = reading.located(table, names, folders, root, places=places)
+        files = reading.files_named(table, names, folders, root, places=places)
         lines: dict[str, Row] = {}
         for row, file in zip(rows[split], files, strict=True):
             first = lines.setdefault(os.path.abspath(file), row)
@@ -133,7 +132,7 @@ def read(source: Path, split: str, notice: bool = True) -> list[Row]:
     first = lines[0] if lines else ""
     table = csv.DictReader(lines, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
     columns = list(table.fieldnames or [])
-    twice = [name for name, count in Counter(columns).items() if count > 1]
+    twice = reading.repeated(columns)
     if twice:
         raise UserError(f"{source}: two columns of one name: {listing(twice)}")
     file_column = column_of("file", columns, source)
