@@ -18,6 +18,7 @@ from PIL import Image
 from nano_cv import inputs
 from nano_cv.data import images
 from nano_cv.data.images import ImageError
+from nano_cv.data.store import Member
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -361,6 +362,18 @@ def test_grey_that_states_its_bits(caplog):
             assert pixels(encoded(grey, form))[0, 0, 0] == most >> 4
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 1 and "at most 4095 are taken as 12 bits" in said[0]
+
+
+def test_what_is_too_large_in_a_file_or_a_shard(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    (tmp_path / "a.png").write_bytes(bytes(1001))
+    inside = Member(str(tmp_path / "a.png"), 1001, "b.png", 0, 1001, "", 8, 8)
+    for file, ask in (
+        *((tmp_path / "a.png", ask) for ask in (images.decode, images.dimensions)),
+        (inside, images.decode),
+    ):
+        with pytest.raises(ImageError, match=r"png: 1,001 bytes; at most 1,000 are allowed"):
+            ask(file)
 
 
 def test_an_orientation_that_does_not_exist(tmp_path):
