@@ -104,6 +104,22 @@ def test_links_to_folders_and_names_that_begin_with_a_line(tmp_path):
     assert Folder(root, "train").names[-1] == "train/cat/train3.png"
 
 
+def test_links_that_are_read_and_links_that_are_not(tmp_path, caplog):
+    """A pool inside the set is read through the links of the class folders; a class is not."""
+    make_folder(tmp_path)
+    (tmp_path / "pool").mkdir()
+    for split in SPLITS:
+        (tmp_path / split / "cat").rename(tmp_path / "pool" / split)
+        (tmp_path / split / "cat").symlink_to(tmp_path / "pool" / split)
+    (tmp_path / "train/more").symlink_to(tmp_path / "train/dog")
+    splits, _ = open_splits(Folder, tmp_path, "classification", 32, None, "stretch")
+    assert splits["train"].pictures.classes == ["cat", "dog"]
+    said = [text for text in caplog.messages if "not followed" in text]
+    assert len(said) == 1 and said[0].endswith(
+        "1 links lead to folders of the set, or above it, and are not followed: train/more"
+    )
+
+
 def test_splits_by_other_names(tmp_path):
     make_folder(tmp_path)
     (tmp_path / "train").rename(tmp_path / "Training")
@@ -359,6 +375,29 @@ def test_numbers_that_are_not_whole_stay_as_they_are(tmp_path):
         picture(tmp_path / file)
     (tmp_path / "labels.csv").write_text("file,label,set\na.png,1.0,train\nb.png,1.5,Training")
     assert Table(tmp_path, "train").classes == ["1.0", "1.5"]
+
+
+@pytest.mark.parametrize(
+    "labels", [("11", "1_1"), ("1e1", "10.0"), ("007", "7", "1.0"), ("007", "7.0"), ("-1.0", "1.0")]
+)
+def test_labels_that_only_look_like_one_number(tmp_path, labels):
+    rows = [f"{number}.png,{label},train" for number, label in enumerate(labels)]
+    for number in range(len(labels)):
+        picture(tmp_path / f"{number}.png")
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
+    assert set(Table(tmp_path, "train").classes) == set(labels)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_pictures_found_elsewhere_are_said_of_every_split(tmp_path, split, caplog):
+    caplog.set_level("INFO")
+    rows = [f"C:\\old\\{one}{n}.png,{'ab'[n]},{one}" for one in SPLITS for n in range(2)]
+    for one in SPLITS:
+        for number in range(2):
+            picture(tmp_path / f"{one}{number}.png")
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
+    Table(tmp_path, split)
+    assert caplog.text.count("2 pictures lie elsewhere") == 1
 
 
 def test_table_without_test_rows(tmp_path):

@@ -92,7 +92,7 @@ def predicted(pictures: Pictures, found: list[Boxes], scores: list[list[float]],
 # Into the square and back
 
 
-@pytest.mark.parametrize("fit", images.FITS)
+@pytest.mark.parametrize("fit", ("stretch", "letterbox"))
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_box_goes_into_the_square_with_its_pixels(tmp_path, fit, width, height):
     box = (width // 4, height // 4, width - width // 8, height - 1)

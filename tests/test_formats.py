@@ -423,6 +423,9 @@ def test_coco_ids_as_text_and_with_a_point(root):
         ([[3, 4, 9]], None),
         ({"size": [32, 64], "counts": [1]}, None),
         ({"size": [32], "counts": "x"}, None),
+        ({"size": [32, 64], "counts": "Q1273mm"}, None),  # ends where more must follow
+        ({"size": [32, 64], "counts": "Q12"}, None),
+        ({"size": [32, 64], "counts": "o" * 99 + "0"}, None),
     ],
 )
 def test_coco_boxes_around_outlines(root, outline, box):

@@ -18,6 +18,7 @@ from PIL import Image
 from nano_cv import inputs
 from nano_cv.data import images
 from nano_cv.data.images import ImageError
+from nano_cv.data.store import Member
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -314,17 +315,27 @@ def test_metadata_that_pixels_depend_on_stay():
         png = encoded(photo(64).crop((0, 0, 64, 32)), "PNG")
         for at in (33, -12):  # before the pixels, and behind them
             assert images.decode(png[:at] + chunk(kind, data) + png[at:]).size == (32, 64), kind
+    bomb = zlib.compress(bytes(2 * 1024**2))
+    for kind, data in (
+        (b"zTXt", b"Raw profile type exif\0\0" + bomb),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb),
+        (b"zTXt", b"Raw profile type exif\0\0junk"),
+    ):
+        assert images.decode(png[:33] + chunk(kind, data) + png[33:]).size == (64, 32), kind
+    packed = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(xmp)
+    assert images.decode(png[:33] + chunk(b"iTXt", packed) + png[33:]).size == (32, 64)
     jpeg = encoded(photo(64).crop((0, 0, 64, 32)), "JPEG", xmp=xmp)
     assert images.decode(jpeg).size == (32, 64)
 
 
 def test_a_pipe_is_no_picture(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
-    with pytest.raises(ImageError, match="a pipe or a device"):
-        images.decode(tmp_path / "a.jpg")
+    for ask in (images.decode, images.dimensions):
+        with pytest.raises(ImageError, match="a pipe or a device"):
+            ask(tmp_path / "a.jpg")
 
 
-@pytest.mark.parametrize(("bits", "form"), [(10, "PNG"), (12, "PNG"), (12, "TIFF"), (16, "PNG")])
+@pytest.mark.parametrize(("bits", "form"), [(12, "PNG"), (12, "TIFF"), (16, "PNG"), (16, "PPM")])
 def test_grey_of_fewer_bits_in_16(bits, form):
     """A camera's 12 bits fill 0 to 4095; as 16 bits they would be all but black."""
     levels = np.linspace(0, 2**bits - 1, 256).astype(np.uint16).reshape(16, 16)
@@ -332,11 +343,44 @@ def test_grey_of_fewer_bits_in_16(bits, form):
     assert grey.ravel().tolist() == pytest.approx(np.arange(256), abs=1)
 
 
-def test_bits_that_a_tiff_states():
-    """A dark picture of 12 bits stays dark: its file says that there could be 4095."""
+def test_grey_that_states_its_bits(caplog):
+    """What is dark stays dark, in sets of all cameras; without a statement 12 bits are assumed."""
+    caplog.set_level("INFO")
     dark = Image.fromarray(np.full((16, 16), 800, np.uint16))
-    assert pixels(encoded(dark, "TIFF"))[0, 0, 0] == 800 >> 2
-    assert pixels(encoded(dark, "TIFF", tiffinfo={281: 4095}))[0, 0, 0] == 800 >> 4
+    tiff, png = (lambda most: encoded(dark, "TIFF", tiffinfo={281: most})), encoded(dark, "PNG")
+    with_bits = {bits: png[:33] + chunk(b"sBIT", bytes([bits])) + png[33:] for bits in (10, 12, 16)}
+    for content, level in (
+        *((tiff(1023), 800 >> 2), (tiff(4095), 800 >> 4), (tiff(65535), 800 >> 8)),
+        *((with_bits[10], 800 >> 2), (with_bits[12], 800 >> 4), (with_bits[16], 800 >> 8)),
+        (encoded(dark, "PPM"), 800 >> 8),
+    ):
+        assert pixels(content)[0, 0, 0] == level
+    images._said.clear()
+    for most in (200, 800, 4095):
+        grey = Image.fromarray(np.full((16, 16), most, np.uint16))
+        for form in ("PNG", "TIFF"):
+            assert pixels(encoded(grey, form))[0, 0, 0] == most >> 4
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1 and "at most 4095 are taken as 12 bits" in said[0]
+
+
+def test_what_is_too_large_in_a_file_or_a_shard(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    (tmp_path / "a.png").write_bytes(bytes(1001))
+    inside = Member(str(tmp_path / "a.png"), 1001, "b.png", 0, 1001, "", 8, 8)
+    for file, ask in (
+        *((tmp_path / "a.png", ask) for ask in (images.decode, images.dimensions)),
+        (inside, images.decode),
+    ):
+        with pytest.raises(ImageError, match=r"png: 1,001 bytes; at most 1,000 are allowed"):
+            ask(file)
+
+
+def test_an_orientation_that_does_not_exist(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 9
+    photo(64).crop((0, 0, 64, 32)).save(tmp_path / "a.jpg", exif=exif)
+    assert images.dimensions(tmp_path / "a.jpg") == images.decode(tmp_path / "a.jpg").size
 
 
 @pytest.mark.parametrize(

@@ -342,6 +342,7 @@ def test_mistakes_about_the_store(run, monkeypatch, bucket, flowers):
     store._client.cache_clear()
     assert "Invalid endpoint: 127.0.0.1:5056" in refused(run, f"{bucket}/set")
     assert "a number is needed" in run("shard", "output=a", "shard_mb=inf").err
+    assert "shard_mb=5000: at most 1000" in run("shard", *TINY[:1], "output=a", "shard_mb=5000").err
 
 
 def test_without_boto3(run, monkeypatch):
@@ -364,6 +365,8 @@ def test_targets_of_another_task(run, shards):
         ({"pictures": [[7, "a.jpg", 0, 1, "", 1, 1, 0]]}, "not an index of shards: IndexError"),
         ({"pictures": [["a.jpg", 0]]}, "not an index of shards: ValueError"),
         ({"counts": "many"}, "not an index of shards: ValueError"),
+        ({"shards": [["a.tar", float("inf")]]}, "not an index of shards: OverflowError"),
+        ({"shards": [["a.tar", 10**12]]}, "a.tar: 1,000,000,000,000 bytes; at most 2,147,483,648"),
     ],
 )
 def test_damaged_index(run, shards, content, message):

@@ -25,7 +25,8 @@ from nano_cv.data.store import File, stamp
 from nano_cv.files import replacing
 
 log = logging.getLogger(__name__)
-FORMAT = 3  # raise it when decoding, resizing or the files change, so that old ones are not used
+FORMAT = 4  # raise it when decoding, resizing or the files change, so that old ones are not used
+DAMAGED = ".damaged"  # an empty file beside an array that the next start makes anew
 
 
 Load = Callable[[File, bytes], NDArray[np.uint8]]  # a file and its content to pixels
@@ -64,9 +65,13 @@ class Cached:
         if hasattr(self, "descriptor"):
             os.close(self.descriptor)
 
-    def __reduce__(self) -> Any:
-        """For workers that are started anew and not forked: they open the file themselves."""
-        return Cached, (self.path, self.files, self.load)
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "descriptor"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In workers that are started anew and not forked: they open the file themselves."""
+        vars(self).update(state)
+        self.descriptor = os.open(self.path, os.O_RDONLY)
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """The pixels of some pictures, uint8 `[N, *shape]`.
@@ -89,9 +94,10 @@ class Cached:
         return pixels
 
     def _again(self, file: File) -> NDArray[np.uint8]:
-        if self.path.exists():
+        mark = self.path.with_suffix(DAMAGED)
+        if not mark.exists():
             log.warning("%s: damaged; what is damaged is decoded again", self.path)
-            self.path.unlink(missing_ok=True)
+            mark.touch()  # the array itself stays: workers may have to open it yet
         return self.load(file, images.read(file))
 
 
@@ -109,13 +115,16 @@ def cached(
         OSError: the disk is full or the folder not writable; nothing is left behind.
     """
     path = folder / f"{_key(files, f'{FORMAT} {list(shape)} {way} {images.MAX_PIXELS}')}.npy"
+    mark = path.with_suffix(DAMAGED)
     try:
-        return Cached(path, files, load)
+        if not mark.exists():
+            return Cached(path, files, load)
     except FileNotFoundError:
         pass  # not made yet
     except (ValueError, EOFError, TypeError, KeyError):  # cut by a power failure
         log.warning("%s: damaged; the pictures are decoded again", path)
     _build(files, tuple(shape), path, load)
+    mark.unlink(missing_ok=True)
     return Cached(path, files, load)
 
 

@@ -9,7 +9,7 @@ Boxes are x, y, width and height in pixels, from 0 at the upper left corner of t
 import json
 import logging
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ FIELDS: dict[str, dict[str, Any]] = {  # what is read, and its type
     "images": {"id": IDENT, "file_name": str},
     "annotations": {"image_id": IDENT, "category_id": IDENT},
 }
+RUN = "[P-o]{0,6}[0-O]"  # in the text of a mask: letters from P on say that more follow
 # What COCO calls its other files: of the same pictures, without boxes or with fewer classes.
 OTHERS = ("captions", "image_info", "panoptic", "person_keypoints", "stuff")
 
@@ -76,8 +77,8 @@ class Coco(Pictures):
         names = [one["file_name"] for one in entries]
         own = called_of(root, source)
         folders = folders_of(root, source, own)
-        files = reading.located(source, names, folders, root, own, notice)
-        twice = [file.name for file, count in Counter(files).items() if count > 1]
+        files = reading.files_named(source, names, folders, root, own)
+        twice = [file.name for file in reading.repeated(files)]
         if twice:
             raise UserError(f"{source}: several images of one file_name: {listing(twice)}")
         stated = {
@@ -188,9 +189,7 @@ def load(file: Path) -> Content:
                 )
             one |= {name: ident(one[name]) for name, kind in fields.items() if kind is IDENT}
     for key in ("categories", "images"):
-        twice = [
-            one for one, count in Counter(one["id"] for one in content[key]).items() if count > 1
-        ]
+        twice = reading.repeated(one["id"] for one in content[key])
         if twice:
             raise UserError(f"{file}: two {key} of one id: {listing(map(str, twice))}")
     for one in content["categories"]:
@@ -291,15 +290,32 @@ def corners_of_runs(runs: dict[str, Any], where: str) -> tuple[float, float, flo
         and all(type(side) is int and 0 < side < 2**16 for side in size)
     ):
         raise UserError(f"{where}: the 'size' of a segmentation is [height, width]")
-    if isinstance(counts, list):
-        whole = all(type(one) is int and one >= 0 for one in counts)
-        if not whole or sum(counts) != size[0] * size[1]:
-            raise UserError(f"{where}: the 'counts' of a segmentation add up to its size")
-        runs = mask.frPyObjects({"size": size, "counts": counts}, *size)
-    elif not (isinstance(counts, str) and re.fullmatch(r"[0-o]+", counts)):
+    if isinstance(counts, str) and re.fullmatch(f"({RUN})+", counts):
+        counts = runs_in(counts)
+    if not isinstance(counts, list):
         raise UserError(f"{where}: the 'counts' of a segmentation are numbers or COCO's text")
+    whole = all(type(one) is int and one >= 0 for one in counts)
+    if not whole or sum(counts) != size[0] * size[1]:
+        raise UserError(f"{where}: the 'counts' of a segmentation add up to its size")
+    runs = mask.frPyObjects({"size": size, "counts": counts}, *size)
     x, y, width, height = mask.toBbox(runs).tolist()
     return x, y, x + width, y + height
+
+
+def runs_in(text: str) -> list[int]:
+    """The lengths of the runs in COCO's text; pycocotools believes whatever is written there.
+
+    A run is a signed number in groups of five bits, the lowest first. From the fourth run on it is
+    the difference to the run two before.
+    """
+    runs: list[int] = []
+    for letters in re.findall(RUN, text):
+        groups = [ord(letter) - 48 for letter in letters]
+        number = sum((group & 31) << 5 * place for place, group in enumerate(groups))
+        if groups[-1] & 16:
+            number -= 1 << 5 * len(groups)
+        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+    return runs
 
 
 def folders_of(root: Path, source: Path, split: str | None) -> list[Path]:

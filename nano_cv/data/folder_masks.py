@@ -20,6 +20,8 @@ from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
 LOSSY = images.ENDINGS["JPEG"]
+LOSSLESS = tuple(ending for form in images.LOSSLESS for ending in images.ENDINGS[form])
+UNKNOWN = ("void", "unlabelled", "unlabeled", "ignore", "_ignore_")  # classes of unknown pixels
 TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")  # of CamVid, and of CVAT
 Colours = dict[str, tuple[int, int, int]]
 
@@ -84,6 +86,14 @@ class FolderMasks(Pictures):
             raise UserError(f"{listing(sides, most=3)}; a mask is masks/NAME.png")
         classes = reading.class_names(own) if own.exists() else []
         classes, self.meaning = meaning_of(root, classes, colours, ignore, say=split == "train")
+        void = [index for index, name in enumerate(self.meaning.names) if name.lower() in UNKNOWN]
+        void = [index for index in void if index not in self.meaning.ignore]
+        if void and split == "train":
+            log.warning(
+                "%s: learnt as a class: %s; if nothing is known of its pixels, add data.ignore=%s",
+                *(root, listing(self.meaning.names[index] for index in void)),
+                void[0] if len(void) == 1 else str(void).replace(" ", ""),
+            )
         if not self.meaning.colours and white_objects(masks.values(), classes, split == "train"):
             self.meaning = self.meaning._replace(white=True)
         classes = classes or numbered(masks.values(), self.meaning)
@@ -98,7 +108,7 @@ def masks_of(folder: Path, pictures: Collection[str], say: bool = True) -> dict[
         UserError: JPEG files alone: they have other numbers than were drawn.
     """
     found = reading.pictures_in(folder)
-    masks = {name: file for name, file in found.items() if file.suffix.lower() == ".png"}
+    masks = {name: file for name, file in found.items() if file.suffix.lower() in LOSSLESS}
     if not masks:
         masks = {name: file for name, file in found.items() if file.suffix.lower() not in LOSSY}
         if found and not masks:
@@ -152,7 +162,7 @@ def meaning_of(
         classes = list(given)
     drawn = tuple(given[name] for name in classes if given)
     kept = [name for index, name in enumerate(classes) if index not in indices]
-    return kept, Meaning(drawn, indices)
+    return kept, Meaning(drawn, indices, names=tuple(classes if given else ()))
 
 
 def colour_of(values: Sequence[object], where: str) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ left out here, but for the orientation, and what remains is counted.
 import io
 import re
 import struct
+import zlib
 from contextlib import suppress
 from typing import BinaryIO, NamedTuple
 
@@ -44,15 +45,14 @@ class Head(NamedTuple):
     Attributes:
         stream: what is left of the file, for Pillow to open.
         depth: bits of a sample in the file; 8 where the format has no other.
-        bits: how many of them the file says that it uses, 8 to 16; 0 where it does not say. sBIT of
-            PNG does not say so: by the standard, levels are scaled to the whole depth all the same.
+        bits: how many of 16 the file says that its levels use, 8 to 16; 0 where it does not say.
         tile: pixels of a tile, which is decoded as a whole; 0 if there are none.
         scans: how often a JPEG passes over all of its pixels.
     """
 
     stream: BinaryIO
     depth: int = 8
-    bits: int = 0
+    bits: int = 16  # Pillow scales the levels of PPM and JPEG 2000 itself
     tile: int = 0
     scans: int = 1
 
@@ -77,15 +77,9 @@ def read(stream: BinaryIO, pixels: bool = True) -> Head:
         return _gif(stream)
     if start.startswith(TIFFS):
         tags = directory(stream)
-        depth, most = tags.get(BITS, 1), tags.get(MAX_SAMPLE, 0)
-        # Every writer may give the largest sample that the bits allow; only less is a statement.
-        bits = (
-            max(8, depth)
-            if depth < 16
-            else max(8, most.bit_length())
-            if most < 65535 and most
-            else 0
-        )
+        depth = tags.get(BITS, 1)
+        stated = depth if depth < 16 else tags.get(MAX_SAMPLE, 0).bit_length()
+        bits = min(max(8, stated), 16) if stated else 0
         return Head(stream, depth, bits, tags.get(TILE[0], 0) * tags.get(TILE[1], 0))
     if re.match(rb"P[1-6fF]\s", start):
         _check_ppm(stream)
@@ -101,7 +95,7 @@ def read(stream: BinaryIO, pixels: bool = True) -> Head:
 def _png(stream: BinaryIO, pixels: bool) -> Head:
     """IHDR, palette and transparency, metadata with the orientation, and then the pixels."""
     stream.seek(len(PNG))
-    before, data, depth, parts = [PNG], list[bytes](), 8, 0
+    before, data, depth, bits, parts = [PNG], list[bytes](), 8, 0, 0
     while len(head := stream.read(8)) == 8:
         parts = _counted(parts)
         length, kind = struct.unpack(">I4s", head)
@@ -116,8 +110,11 @@ def _png(stream: BinaryIO, pixels: bool) -> Head:
             continue
         elif kind in (b"tEXt", b"zTXt", b"iTXt") and length <= MAX_EXTRA:
             content = stream.read(length + 4)
-            if content.startswith(PNG_TEXTS):
+            if content.startswith(PNG_TEXTS) and _unpacks(kind, content[:-4]):
                 before.append(head + content)
+            continue
+        elif kind == b"sBIT" and 1 <= length <= 4:
+            bits = min(max(8, stream.read(length + 4)[0]), 16)
             continue
         elif kind == b"acTL":
             if int.from_bytes(stream.read(4), "big") > 1:
@@ -126,7 +123,21 @@ def _png(stream: BinaryIO, pixels: bool) -> Head:
         stream.seek(length + 4, io.SEEK_CUR)
     if not pixels:
         data.append(b"\0\0\0\0IDAT\x35\xaf\x06\x1e")  # Pillow reads up to it
-    return Head(io.BytesIO(b"".join(before + data)), depth)
+    return Head(io.BytesIO(b"".join(before + data)), depth, bits)
+
+
+def _unpacks(kind: bytes, content: bytes) -> bool:
+    """Whether the text of a PNG is whole and stays below Pillow's limit once it is unpacked."""
+    rest = content.partition(b"\0")[2]
+    if kind == b"tEXt" or (kind == b"iTXt" and rest[:1] == b"\0"):
+        return True
+    packed = rest[1:] if kind == b"zTXt" else b"".join(rest[2:].split(b"\0", 2)[2:])
+    unpacker = zlib.decompressobj()
+    try:
+        unpacker.decompress(packed, MAX_EXTRA)
+    except zlib.error:
+        return False
+    return not unpacker.unconsumed_tail
 
 
 def _jpeg(stream: BinaryIO, pixels: bool) -> Head:

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from glob import escape, glob
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nano_cv.data import heads
+from nano_cv.data import heads, store
 from nano_cv.data.heads import ImageError as ImageError
 from nano_cv.data.store import File, Member
 from nano_cv.errors import listing
@@ -71,8 +71,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 MIN_SIDE = 8  # pixels; below that it is a tracking pixel or a broken thumbnail, not a picture
-DEPTHS = (8, 10, 12)  # bits that cameras use of 16
-FITS = ("stretch", "letterbox")  # ways to make a picture square
+CAMERA = 12  # bits that most cameras use of 16
 GREY = 114  # of the margins of a letterbox
 IGNORE = 255  # in masks: pixels of no known class
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; MAX_PIXELS decides, and in its own words
@@ -107,18 +106,27 @@ def decode(
 def read(file: File) -> bytes:
     """The bytes of a picture file; raises `ImageError` where it is missing or not readable."""
     try:
-        if not isinstance(file, Member):
-            status = os.stat(file)
-            if status.st_size > MAX_BYTES:
-                raise ImageError(f"{file}: {status.st_size:,} bytes; at most {MAX_BYTES:,} allowed")
-            if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-                raise ImageError(f"{file}: not a file but a pipe or a device")
+        _check(file)
         content = file.read_bytes()
     except OSError as error:
         raise ImageError(f"{file}: cannot be read: {error.strerror}") from error
     if isinstance(file, Member) and hashlib.sha256(content).hexdigest() != file.sha256:
         raise ImageError(f"{file}: damaged: these are not the bytes that shard.py wrote")
     return content
+
+
+def _check(file: File) -> None:
+    """Refuse what is too large, and pipes and devices: reading one may wait for ever."""
+    status = None if isinstance(file, Member) else os.stat(file)
+    with _named(str(file)):
+        if status and not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+            raise ImageError("not a file but a pipe or a device")
+        _check_length(store.size(file))
+
+
+def _check_length(length: int) -> None:
+    if length > MAX_BYTES:
+        raise ImageError(f"{length:,} bytes; at most {MAX_BYTES:,} are allowed")
 
 
 @contextmanager
@@ -143,8 +151,7 @@ def _open(stream: BinaryIO, max_pixels: int, pixels: bool = True) -> tuple[Image
     stream.seek(0)
     if not length:
         raise ImageError("the file is empty (0 bytes)")
-    if length > MAX_BYTES:
-        raise ImageError(f"{length:,} bytes; at most {MAX_BYTES:,} are allowed")
+    _check_length(length)
     head = heads.read(stream, pixels)
     image = Image.open(head.stream, formats=FORMATS)
     width, height = image.size
@@ -195,16 +202,17 @@ def _to_rgb(image: Image.Image, bits: int, name: str) -> Image.Image:
         levels = np.array(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise ImageError("32-bit pixels; save it with 8 or 16 bits")
-        if not bits:  # a camera of 12 bits writes 0 to 4095 and most often does not say so
-            most = int(levels.max())
-            bits = next((depth for depth in DEPTHS if 0 < most < 1 << depth), 16)
-            if bits < 16:
-                say_once(
-                    "%s: 16-bit grey with no level over %d is taken as %d bits, and so for all",
-                    *(name, (1 << bits) - 1, bits),
-                )
-        np.minimum(levels, (1 << bits) - 1, out=levels)
-        levels >>= bits - 8
+        # A camera of 12 bits writes 0 to 4095 and most often does not say so.
+        used = bits or CAMERA
+        if levels.max() >= 1 << used:
+            used = 16
+        elif not bits:
+            say_once(
+                "%s: 16-bit grey that does not state its bits; pictures whose largest value is at "
+                "most %d are taken as %d bits",
+                *(name, (1 << CAMERA) - 1, CAMERA),
+            )
+        levels >>= used - 8
         image = Image.fromarray(levels.astype(np.uint8))
     if image.has_transparency_data:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
@@ -273,9 +281,10 @@ def dimensions(file: File) -> tuple[int, int]:
     if isinstance(file, Member):
         return file.width, file.height
     try:
+        _check(file)
         with open(file, "rb") as stream, _named(str(file)):
             image = _open(stream, MAX_PIXELS, pixels=False)[0]
-            sideways = _orientation(image) >= 5
+            sideways = _orientation(image) in (5, 6, 7, 8)
             return (image.height, image.width) if sideways else image.size
     except OSError as error:
         raise ImageError(f"{file}: cannot be read: {error.strerror}") from error
@@ -288,11 +297,17 @@ class Meaning(NamedTuple):
         colours: the colour of each class, in their order; without any, a pixel is a class index.
         ignore: indices that mean: not known. They are no classes; those above them move down.
         white: whether the masks are drawn in 0 and 255, and 255 is class 1.
+        names: of the colours, for messages.
     """
 
     colours: tuple[tuple[int, int, int], ...] = ()
     ignore: tuple[int, ...] = ()
     white: bool = False
+    names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """What the hash of a set is made of; it was without names from the beginning."""
+        return f"Meaning(colours={self.colours}, ignore={self.ignore}, white={self.white})"
 
     def table(self) -> NDArray[np.uint8]:
         """The class of each number in a mask, uint8 `[256]`."""
@@ -328,7 +343,7 @@ def load_mask(
             )
         image = _upright(image)
         if meaning.colours:
-            mask = _of_colours(image, meaning.colours, head.depth, name)
+            mask = _of_colours(image, meaning, head.depth, name)
         else:
             mask = _of_numbers(image, head.depth, name)
         if mask.dtype != np.uint8 and not set(np.unique(mask)) - {0, 65535}:
@@ -369,13 +384,12 @@ def _colours_in(image: Image.Image) -> list[tuple[tuple[int, ...], int]]:
     return [(tuple(found[index].tolist()), int(counts[index])) for index in order]
 
 
-def _of_colours(
-    image: Image.Image, colours: tuple[tuple[int, int, int], ...], depth: int, name: str
-) -> NDArray[Any]:
+def _of_colours(image: Image.Image, meaning: Meaning, depth: int, name: str) -> NDArray[Any]:
     """The position of each pixel's colour among those of the classes.
 
     Numbers of a palette or of grey may be class indices all the same, where they are no colours.
     """
+    colours = meaning.colours
     pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
     codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
     mask = np.full(codes.shape, -1, np.int16)
@@ -399,8 +413,9 @@ def _of_colours(
             colours, key=lambda one: sum((a - b) ** 2 for a, b in zip(one, colour, strict=True))
         )
         raise ImageError(
-            f"{count} pixels of the colour {list(colour)}, which no class has; nearest is "
-            f"{list(near)} of class {colours.index(near)}; {len(unknown)} such colours"
+            f"{count} pixel{'s' * (count > 1)} of the colour {list(colour)}, which no class has; "
+            f"nearest is {list(near)} of '{meaning.names[colours.index(near)]}'; "
+            f"{len(unknown)} such colour{'s' * (len(unknown) > 1)}"
         )
     return mask
 
@@ -499,14 +514,22 @@ def find(
     return found
 
 
-def say_what_is_passed_over(folder: Path) -> None:
-    """Name what looks like pictures below `folder` and is not read; for sets that are opened."""
+def say_what_is_passed_over(folder: Path, read: Iterable[File] = ()) -> None:
+    """Name what looks like pictures below `folder` and is not read; for sets that are opened.
+
+    Args:
+        folder: of the set.
+        read: the pictures of the set, if it has been opened: a link that leads back into the set
+            may be the only way to some of them.
+    """
     found = walk(folder)
+    used = list(map(str, read)) if found.loops else []
+    loops = [link for link in found.loops if not any(one.startswith(f"{link}/") for one in used)]
     unread = [path for path in found.files if path.suffix.lower() in NOT_READ]
     for what, paths in (
         ("files are in formats that are not read; save them as JPEG or PNG", unread),
         ("links lead nowhere", found.broken),
-        ("links lead to folders of the set, or above it, and are not followed", found.loops),
+        ("links lead to folders of the set, or above it, and are not followed", loops),
     ):
         if paths:
             names = listing((path.relative_to(folder).as_posix() for path in paths), most=5)

@@ -317,9 +317,14 @@ def open_splits(
         UserError: data not there, pictures that cannot be used, classes without pictures.
     """
     root = located(root)
-    if isinstance(root, Path) and root.is_dir():
-        images.say_what_is_passed_over(root)
-    pictures = {split: dataset(root=root, split=split, task=task) for split in SPLITS}
+    pictures: dict[str, Pictures] = {}
+    try:
+        for split in SPLITS:
+            pictures[split] = dataset(root=root, split=split, task=task)
+    finally:  # it may be why the set cannot be opened
+        if isinstance(root, Path) and root.is_dir():
+            read = (file for some in pictures.values() for file in some.files)
+            images.say_what_is_passed_over(root, read)
     known = pictures["train"].classes
     for split, some in pictures.items():
         if some.classes != known:
@@ -354,8 +359,8 @@ def check(splits: Mapping[str, Resized]) -> tuple[str, list[str]]:
         The SHA-256 of the whole set, and the pictures that stand in more than one split, named.
 
     Raises:
-        UserError: no pictures to train or to validate with, or of a class to train with that the
-            other splits have.
+        UserError: no pictures to train or to validate with, or a class that occurs in val or test
+            has no training pictures.
     """
     total, twice = hashlib.sha256(), []
     seen: dict[str, tuple[str, str]] = {}

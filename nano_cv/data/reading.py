@@ -8,10 +8,10 @@ import logging
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from nano_cv.data.splitting import called
 from nano_cv.errors import UserError, listing, nearest
 
 log = logging.getLogger(__name__)
+Item = TypeVar("Item", bound=Hashable)
 
 
 class Object(NamedTuple):
@@ -76,11 +77,16 @@ def class_names(file: Path) -> list[str]:
 
 def different(names: Sequence[str], source: Path) -> list[str]:
     """The class names, after a look that there are some, each of them once."""
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    twice = repeated(names)
     if twice or not names:
         fault = f"the same class twice: {listing(twice)}" if twice else "no class names"
         raise UserError(f"{source}: {fault}")
     return list(names)
+
+
+def repeated(items: Iterable[Item]) -> list[Item]:
+    """Those that occur more than once."""
+    return [item for item, count in Counter(items).items() if count > 1]
 
 
 def in_order(names: Iterable[str], source: Path, notice: bool = True) -> list[str]:
@@ -126,7 +132,7 @@ def chosen(source: Path, names: Iterable[str], found: Mapping[str, Path]) -> lis
     if missing:
         folder = f" in {next(iter(found.values())).parent}" if found else ""
         raise UserError(f"{source}: {len(missing)} pictures are not{folder}: {listing(missing)}")
-    twice = [name for name, count in Counter(keys).items() if count > 1]
+    twice = repeated(keys)
     if twice:
         raise UserError(f"{source}: names a picture twice: {listing(twice)}")
     return keys
@@ -150,7 +156,7 @@ def existing(name: str, folders: Iterable[Path]) -> Path | None:
     return None
 
 
-def located(
+def files_named(
     source: Path,
     names: Sequence[str],
     folders: Sequence[Path],
@@ -179,10 +185,10 @@ def located(
     """
     files = [existing(name, folders) for name in names]
     lost = [index for index, file in enumerate(files) if not (file and file.is_file())]
-    below: dict[str, list[Path]] = defaultdict(list)
+    called_so: dict[str, list[Path]] = defaultdict(list)
     for file in images.find(root) if lost else []:
         for key in {file.name, file.stem}:
-            below[key].append(file)
+            called_so[key].append(file)
     missing: list[str] = []
     moved: list[str] = []
     for index in lost:
@@ -190,7 +196,7 @@ def located(
         # A split that the path names, or else that of the label file, is not mistaken for another.
         own = next(filter(None, map(called, reversed(path.parent.parts))), split)
         fitting: dict[int, list[Path]] = defaultdict(list)
-        for file in below.get(path.name, []):
+        for file in called_so.get(path.name, []):
             parts = file.relative_to(root).parts[:-1]
             if own and any(called(part) not in (None, own) for part in parts):
                 continue

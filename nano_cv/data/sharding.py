@@ -101,6 +101,8 @@ def write(splits: Mapping[str, Resized], task: str, output: str, most: int) -> N
         OSError: the disk is full.
     """
     refuse_existing(output)
+    if most > 10**9:  # far enough below `store.MAX_SHARD`: the last target may go beyond
+        raise UserError(f"shard_mb={most / 1e6:g}: at most 1000 are allowed")
     if output.startswith(store.S3):
         _write(splits, task, output, most)
     else:

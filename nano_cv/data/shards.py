@@ -56,6 +56,11 @@ class Shards(Pictures):
             for name, _ in index["shards"]:
                 check_name(name, ARCHIVE)
             archives = [(f"{folder}/{name}", int(size)) for name, size in index["shards"]]
+            for name, length in archives:
+                if length > store.MAX_SHARD:
+                    raise UserError(
+                        f"{name}: {length:,} bytes; at most {store.MAX_SHARD:,} are read of a shard"
+                    )
             for shard, name, start, size, digest, width, height, target in index["pictures"]:
                 check_name(name, PICTURE)
                 files.append(member(archives[shard], name, (start, size, digest), width, height))
@@ -73,7 +78,7 @@ class Shards(Pictures):
                     raise ValueError(f"{name} has label {listing(known)} of {classes} classes")
                 targets.append(target)
             self.counts = np.array(index["counts"], np.int64).reshape(classes)
-        except (TypeError, ValueError, KeyError, IndexError) as error:
+        except (TypeError, ValueError, OverflowError, KeyError, IndexError) as error:
             raise UserError(f"{place}: not an index of shards: {error!r}") from error
         super().__init__(Path(folder), files, targets, index["classes"])
         self.shards = [row[0] for row in index["pictures"]]

@@ -43,7 +43,8 @@ def stable_splits(
     labels: Sequence[Hashable] | None = None,
     missing: Sequence[str] = ("val", "test"),
 ) -> list[str]:
-    """The split of each picture: `stable_split`, and no split that could have pictures has none.
+    """The split of each picture: `stable_split`, but every split gets at least one picture if
+    there are enough.
 
     With labels that holds for each class: a class of three has a picture in each split, one of two
     has them in `train` and the first of `missing`. Where the hash leaves a split without pictures,

@@ -19,6 +19,7 @@ from nano_cv.errors import UserError, first_line
 S3 = "s3://"
 TRIES = 3  # to read an answer; boto3 itself repeats what fails before there is one
 HELD = 5  # shards in memory, of each process
+MAX_SHARD = 2 * 1024**3  # bytes: a shard is read whole
 
 
 def located(root: str | Path) -> str | Path:

@@ -3,7 +3,7 @@
 import csv
 import logging
 import os
-from collections import Counter
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -69,7 +69,7 @@ class Table(Pictures):
         table = tables.get(split) or next(iter(tables.values()))
         folders = [root, root / "images"]
         places = [row.where for row in rows[split]]
-        files = reading.located(table, names, folders, root, None, notice, places)
+        files = reading.files_named(table, names, folders, root, places=places)
         lines: dict[str, Row] = {}
         for row, file in zip(rows[split], files, strict=True):
             first = lines.setdefault(os.path.abspath(file), row)
@@ -112,18 +112,18 @@ def tables_of(root: Path, notice: bool) -> dict[str, Path]:
 def whole_numbers(rows: list[Row], source: Path, notice: bool) -> list[Row]:
     """The rows with the labels 1 and 2 for 1.0 and 2.0, if all labels are whole numbers.
 
-    pandas writes them so where some cells of the column were empty.
+    pandas writes them so where some cells of the column were empty. Where one number is written in
+    several ways, as 7.0 and 007, the labels may be names, and stay.
     """
-    try:
-        numbers = {row.label: float(row.label) for row in rows}
-    except ValueError:
-        return rows
-    pointed = [label for label in numbers if not label.isdecimal()]
-    if not pointed or not all(number.is_integer() for number in numbers.values()):
+    plain = {row.label: re.sub(r"\.0+$", "", row.label) for row in rows}
+    pointed = [label for label, one in plain.items() if label != one]
+    whole = all(re.fullmatch("[0-9]+", one) for one in plain.values())
+    one_way = whole and len(set(map(int, plain.values()))) == len(set(plain.values()))
+    if not (pointed and one_way):
         return rows
     if notice:
-        log.info("%s: labels are whole numbers: %s is %d", source, pointed[0], numbers[pointed[0]])
-    return [row._replace(label=str(int(numbers[row.label]))) for row in rows]
+        log.info("%s: labels are whole numbers: %s is %s", source, pointed[0], plain[pointed[0]])
+    return [row._replace(label=plain[row.label]) for row in rows]
 
 
 def read(source: Path, split: str, notice: bool = True) -> list[Row]:
@@ -132,7 +132,7 @@ def read(source: Path, split: str, notice: bool = True) -> list[Row]:
     first = lines[0] if lines else ""
     table = csv.DictReader(lines, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
     columns = list(table.fieldnames or [])
-    twice = [name for name, count in Counter(columns).items() if count > 1]
+    twice = reading.repeated(columns)
     if twice:
         raise UserError(f"{source}: two columns of one name: {listing(twice)}")
     file_column = column_of("file", columns, source)

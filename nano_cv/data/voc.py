@@ -225,7 +225,7 @@ def parse(file: Path) -> ElementTree.Element:
 
 
 def read(file: Path) -> Labelled:
-    """The objects of an XML file that are not difficult; boxes in pixels from 0."""
+    """The objects of an XML file, those that are difficult among them; boxes in pixels from 0."""
     tree = parse(file)
     objects = []
     for number, one in enumerate(tree.iter("object"), start=1):

@@ -8,7 +8,6 @@ width and height of the upright picture. With `kpt_shape` in `data.yaml` key poi
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ class Yolo(Pictures):
         own = given.get(split, [])
         if own and not any(known.of(file) for file in own):
             raise UserError(f"{folder}: no text file for any of the {len(own)} pictures")
-        twice = next((text for text, count in Counter(texts).items() if count > 1), None)
+        twice = next(iter(reading.repeated(texts)), None)
         if twice:
             same = listing(file.name for file in files if labels[file] == twice)
             raise UserError(f"{twice}: would serve all of {same}; rename the pictures apart")
@@ -200,7 +199,7 @@ def pictures_of(
     found = {}
     for split, folders in entries.items():
         files = [file for one in folders for file in pictures_at(one, root, split, notice)]
-        twice = [file for file, count in Counter(files).items() if count > 1]
+        twice = reading.repeated(files)
         if twice:
             raise UserError(f"{listing(folders)}: names a picture twice: {listing(twice)}")
         if notice:
@@ -268,7 +267,7 @@ def pictures_at(place: Path, root: Path, split: str, notice: bool) -> list[Path]
         )
     lines = reading.lines(place)
     folders = [place.parent, root]
-    return reading.located(place, lines, folders, root, split, notice) if lines else []
+    return reading.files_named(place, lines, folders, root, split, notice) if lines else []
 
 
 def label_folder(picture: Path) -> Path:
