@@ -426,3 +426,13 @@ def test_trained_from_the_command_line(run, tmp_path, data, make):
     assert done.status == 0, done.err
     (folder,) = tmp_path.glob("runs/train/lenet_pets/*")
     assert (folder / "data.png").exists() and (tmp_path / "weights/lenet_pets.safetensors").exists()
+
+
+def test_table_of_pandas(tmp_path):
+    """With its index, in a column without a name, and a line break within a label."""
+    for name in "abcdefgh":
+        picture(tmp_path / f"{name}.jpg")
+    rows = [f'{i},{name}.jpg,"{("x", "left/right")[i % 2]}"' for i, name in enumerate("abcdefgh")]
+    text = "\n".join([",file,label", *rows]).replace("/", "\n")
+    (tmp_path / "labels.csv").write_text(text)
+    assert Table(tmp_path, "train").classes == ["left\nright", "x"]

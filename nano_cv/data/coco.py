@@ -30,6 +30,7 @@ FIELDS: dict[str, dict[str, Any]] = {  # what is read, and its type
     "annotations": {"image_id": IDENT, "category_id": IDENT},
 }
 RUN = "[P-o]{0,6}[0-O]"  # in the text of a mask: letters from P on say that more follow
+CROWDS = ("1", "True", "true", "1.0")  # values of `iscrowd`; some programs write text
 # What COCO calls its other files: of the same pictures, without boxes or with fewer classes.
 OTHERS = ("captions", "image_info", "panoptic", "person_keypoints", "stuff")
 
@@ -251,7 +252,7 @@ def objects_of(content: Content, classes: list[str], source: Path) -> dict[Ident
             lacking = f"category {category}" if image in objects else f"image {image!r}"
             raise UserError(f"{where}: there is no {lacking} in this file")
         corners = corners_of(one, where)
-        ignored = CROWD if one.get("iscrowd") else COUNTED
+        ignored = CROWD if str(one.get("iscrowd")) in CROWDS else COUNTED
         objects[image].append(Object(corners, labels[category], where, ignored))
     return objects
 

@@ -224,9 +224,21 @@ def white_objects(masks: Iterable[Path], classes: Sequence[str], say: bool = Tru
 
 
 def numbered(masks: Iterable[Path], meaning: Meaning = images.INDICES) -> list[str]:
-    """`class 0` to the highest index that occurs."""
-    every = (images.load_mask(file, meaning=meaning) for file in masks)
-    known = (values[values != images.IGNORE] for values in every)
-    highest = max((int(values.max()) for values in known if values.size), default=0)
+    """`class 0` to the highest index that occurs.
+
+    Raises:
+        UserError: most indices below the highest never occur, so they are hardly class indices.
+    """
+    found: set[int] = set()
+    for file in masks:
+        found.update(np.unique(images.load_mask(file, meaning=meaning)).tolist())
+    found.discard(images.IGNORE)
+    highest = max(found, default=0)
+    if highest > 2 * len(found) + 2:
+        raise UserError(
+            f"masks have the values {listing(sorted(found))} and no others up to {highest}: these are "
+            "hardly class indices; name the classes in classes.txt, one a line, or their "
+            "colours: data.colours='{road: [128,128,128]}'"
+        )
     numbers = [index for index in range(images.IGNORE) if index not in meaning.ignore]
     return [f"class {index}" for index in numbers[: highest + 1]]

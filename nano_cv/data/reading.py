@@ -7,6 +7,7 @@ import codecs
 import logging
 import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import takewhile
@@ -125,9 +126,23 @@ def pictures_in(folder: Path) -> dict[str, Path]:
 
 
 def chosen(source: Path, names: Iterable[str], found: Mapping[str, Path]) -> list[str]:
-    """The keys of `found` that a list names, with or without the ending of the picture."""
-    endings = {name + file.suffix: name for name, file in found.items()}
-    keys = [name if name in found else endings.get(name, "") for name in names]
+    """The keys of `found` that a list names, with or without the ending of the picture.
+
+    A list may also have paths, as `images/a.jpg`, and that of the mask behind each, as CamVid's.
+    """
+    names = list(names)
+    endings = {name: name for name in found}
+    endings |= {name + file.suffix: name for name, file in found.items()}
+
+    def key_of(line: str) -> str:
+        for name in (line, *line.split()[:1]):
+            name = name.replace("\\", "/")
+            behind = re.split(r"(?:^|/)(?:images|JPEGImages)/", name, maxsplit=1)[-1]
+            if key := endings.get(name) or endings.get(behind):
+                return key
+        return ""
+
+    keys = [key_of(name) for name in names]
     missing = [name for name, key in zip(names, keys, strict=True) if not key]
     if missing:
         folder = f" in {next(iter(found.values())).parent}" if found else ""

@@ -52,6 +52,8 @@ class Shards(Pictures):
         try:
             if not all(isinstance(name, str) for name in index["classes"]):
                 raise ValueError("classes: names belong there")
+            if twice := reading.repeated(index["classes"]):
+                raise ValueError(f"classes: the same twice: {listing(twice)}")
             classes = len(index["classes"])
             for name, _ in index["shards"]:
                 check_name(name, ARCHIVE)
@@ -63,6 +65,8 @@ class Shards(Pictures):
                     )
             for shard, name, start, size, digest, width, height, target in index["pictures"]:
                 check_name(name, PICTURE)
+                if shard not in range(len(archives)):
+                    raise ValueError(f"{name}: there is no shard {shard}")
                 files.append(member(archives[shard], name, (start, size, digest), width, height))
                 if isinstance(target, dict):
                     boxes = np.array(target["boxes"], np.float32).reshape(-1, 4)
@@ -74,7 +78,8 @@ class Shards(Pictures):
                     mask = f"mask of {name}"
                     target = member(archives[shard], mask, target, width, height)
                 known = target.labels if isinstance(target, Boxes) else [target]
-                if not isinstance(target, Member) and not all(0 <= one < classes for one in known):
+                right = all(one in range(classes) for one in known if not isinstance(one, Member))
+                if not right or isinstance(target, float):
                     raise ValueError(f"{name} has label {listing(known)} of {classes} classes")
                 targets.append(target)
             self.counts = np.array(index["counts"], np.int64).reshape(classes)
@@ -90,7 +95,9 @@ def check_name(name: Any, allowed: re.Pattern[str]) -> None:
     Raises:
         ValueError: it could, or it is no text.
     """
-    if not isinstance(name, str) or not allowed.fullmatch(name) or ".." in name.split("/"):
+    parts = name.split("/") if isinstance(name, str) else [""]
+    wrong = any(part in ("", ".", "..") or len(part.encode()) > 200 for part in parts)
+    if wrong or not allowed.fullmatch(name):
         raise ValueError(f"{name!r}: not a name that shard.py writes")
 
 

@@ -1,6 +1,7 @@
 """A CSV table: a row a picture, with the columns `file`, `label` and, if there is one, `split`."""
 
 import csv
+import io
 import logging
 import os
 import re
@@ -130,7 +131,10 @@ def read(source: Path, split: str, notice: bool = True) -> list[Row]:
     """The rows of a table, of which all belong to `split` if that is not empty."""
     lines = reading.text(source).splitlines()
     first = lines[0] if lines else ""
-    table = csv.DictReader(lines, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
+    delimiter = max(",;\t", key=first.count)
+    # Not the lines: a label in quotes may have a line break.
+    content = io.StringIO(reading.text(source), newline="")
+    table = csv.DictReader(content, delimiter=delimiter, skipinitialspace=True)
     columns = list(table.fieldnames or [])
     twice = reading.repeated(columns)
     if twice:
@@ -152,7 +156,7 @@ def read(source: Path, split: str, notice: bool = True) -> list[Row]:
         if not file or not label or label.lower() == "nan" or file.lower() == "nan":
             empty.append((where, "label" if file and file.lower() != "nan" else "file"))
             continue
-        given = split or (row.get(split_column) or "").strip()
+        given = split or ((split_column and row.get(split_column)) or "").strip()
         if given and not split:
             one = called(given)
             if one is None:
