@@ -38,17 +38,17 @@ def trained(tmp_path_factory):
 
 
 def test_lines_of_a_training(trained):
-    assert trained[1] <= 4_800
+    assert trained[1] <= 6_700
 
 
 def test_lines_of_an_export(trained):
-    assert loaded(trained[0], "export_model.py", "+data=flowers", "+model=lenet", *TINY) <= 5_600
+    assert loaded(trained[0], "export_model.py", "+data=flowers", "+model=lenet", *TINY) <= 6_800
 
 
 def test_lines_of_a_prediction(trained):
     picture = next((trained[0] / "data/flowers/aster").glob("*.jpg"))
     settings = ("+data=flowers", "+model=lenet", f"input={picture}", *TINY)
-    assert loaded(trained[0], "infer.py", *settings) <= 4_600
+    assert loaded(trained[0], "infer.py", *settings) <= 5_500
 
 
 def test_lines_of_the_package():
@@ -59,4 +59,4 @@ def test_lines_of_the_package():
     }
     lines[""] = sum(len(file.read_text().splitlines()) for file in (ROOT / "nano_cv").glob("*.py"))
     print("\n" + "\n".join(f"{count:6,}  nano_cv/{name}" for name, count in lines.items() if count))
-    assert sum(lines.values()) - lines["serving"] <= 10_000
+    assert sum(lines.values()) - lines["serving"] <= 12_700
