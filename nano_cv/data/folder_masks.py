@@ -236,8 +236,8 @@ def numbered(masks: Iterable[Path], meaning: Meaning = images.INDICES) -> list[s
     highest = max(found, default=0)
     if highest > 2 * len(found) + 2:
         raise UserError(
-            f"masks have the values {listing(sorted(found))} and no others up to {highest}: these are "
-            "hardly class indices; name the classes in classes.txt, one a line, or their "
+            f"masks have the values {listing(sorted(found))} and no others up to {highest}: hardly "
+            "class indices; name the classes in classes.txt, one a line, or their "
             "colours: data.colours='{road: [128,128,128]}'"
         )
     numbers = [index for index in range(images.IGNORE) if index not in meaning.ignore]
