@@ -16,7 +16,7 @@ from scenes import make_scenes, newest
 from torch import Tensor, nn
 
 from nano_cv import reports
-from nano_cv.contract import Contract
+from nano_cv.contract import FITS, Contract
 from nano_cv.data import images
 from nano_cv.data.augment import VISIBLE, Augment
 from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes, Pictures, Resized
@@ -503,7 +503,7 @@ def test_missing_root(run):
     assert done.err == "error: data.root: needed by data=coco; add data.root=FOLDER\n"
 
 
-@pytest.mark.parametrize("fit", images.FITS)
+@pytest.mark.parametrize("fit", FITS)
 def test_validation_counts_as_the_test(tmp_path, fit):
     """Also boxes that reach into the margins, and the map's plateaus: the number that chooses."""
     torch.manual_seed(0)
