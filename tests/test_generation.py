@@ -347,7 +347,7 @@ def test_a_judge_is_a_lenet(real, shop):
         ("flow", "gradcam=true", "gradcam=true: is for classification, and model=flow does gen"),
         ("lenet", "labels=[aster]", "only a generator can be asked for pictures, and this does cl"),
         ("lenet", "count=3", "count=3: only a generator can be asked for pictures, and this does"),
-        ("flow", "count=0", "count=0: more than 0 is needed"),
+        ("flow", "count=0", "count=0: 1 or more is needed"),
     ],
 )
 def test_what_infer_refuses(here, run, model, typed, said):

@@ -199,7 +199,7 @@ hydra: {sweeper: {params: {model.task.optimiser.lr: 'interval(0.1, 0.2)'}}}
         ("sweep=optuna hydra.sweeper.storage=sqlite:///a.db", "in memory only; leave it out"),
         ("sweep=optuna hydra/launcher=joblib", "runs at once: 1 or more are needed, as in hydra."),
         ("sweep=optuna hydra.launcher.n_jobs=2", "hydra.launcher has no 'n_jobs'. Allowed: "),
-        ("sweep=optuna trainer.prune_after=0", "trainer.prune_after=0: more than 0 is needed"),
+        ("sweep=optuna trainer.prune_after=0", "trainer.prune_after=0: 1 or more is needed"),
         ("sweep=optuna resume=true", "resume=true goes on with one run; leave out -m and sweep"),
         (f"sweep=optuna hydra.sweeper.params.{LR}=1", f"set by the name of its key: {LR}="),
         (
