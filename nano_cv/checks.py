@@ -357,12 +357,9 @@ def _check_key(override: Override, defaults: DictConfig, groups: Mapping[str, ob
         if part not in allowed:
             allowed += list(groups) if depth == 0 else []
             where = ".".join(path[:depth]) or "the configuration"
-            elsewhere = [key for key in _flat(defaults) if key.rpartition(".")[2] == path[-1]]
-            meant = (
-                f"; did you mean '{elsewhere[0]}'?"
-                if elsewhere and depth == 0
-                else nearest(part, allowed)
-            )
+            every = _flat(defaults) if depth == 0 else {}
+            named_so = [key for key in every if key.rpartition(".")[2] == path[-1]]
+            meant = f"; did you mean '{named_so[0]}'?" if named_so else nearest(part, allowed)
             raise UserError(
                 f"{override.input_line}: {where} has no '{part}'{meant} "
                 f"Allowed: {listing(sorted(set(allowed)), most=40) or 'nothing below it'}"

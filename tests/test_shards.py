@@ -362,7 +362,7 @@ def test_targets_of_another_task(run, shards):
         ("{", "not an index of shards: Expecting property name"),
         ("[]", "it has no 'format'"),
         ({"format": 9}, "it has format 9"),
-        ({"pictures": [[7, "a.jpg", 0, 1, "", 1, 1, 0]]}, "not an index of shards: IndexError"),
+        ({"pictures": [[7, "a.jpg", 0, 1, "", 1, 1, 0]]}, "a.jpg: there is no shard 7"),
         ({"pictures": [["a.jpg", 0]]}, "not an index of shards: ValueError"),
         ({"counts": "many"}, "not an index of shards: ValueError"),
         ({"shards": [["a.tar", float("inf")]]}, "not an index of shards: OverflowError"),
