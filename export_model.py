@@ -47,9 +47,8 @@ def export_model(config: DictConfig) -> None:
         version = repository.publish(models, task.contract, best.file, *options, triton.prove)
         logger.log_metrics(figures)
         logger.log_model(version / "model.onnx", task.contract.name)
-
-    places: dict[str, Path | str] = {"precision": best.precision, "weights": path}
-    summarise(figures, places | {"model": version, "run": folder}, logger)
+        places: dict[str, Path | str] = {"precision": best.precision, "weights": path}
+        summarise(figures, places | {"model": version, "run": folder}, logger)
 
 
 if __name__ == "__main__":

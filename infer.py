@@ -25,9 +25,9 @@ def infer(config: DictConfig) -> None:
         inputs, data_hash, broken = select(config, engine.contract)
         with make_logger(config, folder, "infer", data_hash) as logger:
             metrics = evaluate(config, engine, inputs, folder, logger)
-        summarise(metrics, {**engine.source, "run": folder}, logger)
-        if broken:
-            raise broken
+            summarise(metrics, {**engine.source, "run": folder}, logger)
+            if broken:
+                raise broken
 
 
 if __name__ == "__main__":

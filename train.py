@@ -58,7 +58,7 @@ def train(config: DictConfig) -> float:
             engine = Torch(task, path, config.trainer.accelerator)
             inputs, _ = of_test(config, contract, data.splits)
             metrics |= evaluate(config, engine, inputs, folder, logger)
-    summarise(metrics, {"weights": path, "run": folder}, logger)
+        summarise(metrics, {"weights": path, "run": folder}, logger)
     return best if task.mode == "max" else -best
 
 

@@ -93,7 +93,9 @@ def test_server_that_dies(run, flowers, tmp_path, database, monkeypatch, method)
     assert done.status == 0, done.err
     said = done.out + done.err
     assert said.count("MLflow failed; going on without tracking: Connection refused\n") == 1
-    assert "a long story" not in said and "mlflow ui" not in said
+    assert "a long story" not in said
+    # Where only the last word is lost, the record is worth a look.
+    assert ("mlflow ui" in said) == (method == "set_terminated")
     assert weights.read_contract(FILE).classes == ["aster", "basil", "clover"]
 
 
