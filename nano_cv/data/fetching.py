@@ -127,15 +127,14 @@ def digest_of(file: Path, like: str) -> str:
         return hashlib.file_digest(content, KINDS[len(like)]).hexdigest()
 
 
-def digest_of_content(file: Path) -> str:
-    """The SHA-256 of what a `.gz` unpacks to.
+def gunzip(file: Path) -> bytes:
+    """What a `.gz` unpacks to.
 
     Raises:
         UserError: it cannot be unpacked.
     """
     try:
-        with gzip.open(file) as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
+        return gzip.decompress(file.read_bytes())
     except DAMAGED as error:
         raise UserError(f"{file}: cannot be unpacked: {one_line(error)}") from error
 

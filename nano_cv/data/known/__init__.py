@@ -3,11 +3,12 @@
 Goes in: the name of a set in `SETS`. Comes out: its `Pictures`, fetched and arranged once.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from nano_cv.data.fetching import digest_of_content, lying_in, obtain
+from nano_cv.data.fetching import gunzip, lying_in, obtain
 from nano_cv.data.folder import Folder
 from nano_cv.data.known import arranging
 from nano_cv.data.pictures import Pictures
@@ -37,7 +38,7 @@ class Archive(NamedTuple):
         if source is None or not self.content:
             return obtain(self.url, self.digest, folder, source, self.size)
         file = lying_in(source, self.url)
-        found = digest_of_content(file)
+        found = hashlib.sha256(gunzip(file)).hexdigest()
         if found != self.content:
             raise UserError(f"{file}: its content has sha256 {found}; {self.content} is needed")
         return file

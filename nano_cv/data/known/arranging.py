@@ -3,22 +3,19 @@
 Each is called once, with the fetched files by name and an empty folder to fill.
 """
 
-import gzip
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from nano_cv.data import images, reading
-from nano_cv.data.fetching import DAMAGED, unpack
+from nano_cv.data.fetching import gunzip, unpack
 from nano_cv.data.folder_masks import FolderMasks
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.data.splitting import stable_split
 from nano_cv.data.voc import CLASSES, SETS
-from nano_cv.errors import UserError, one_line
 from nano_cv.progress import track
 
 Files = Mapping[str, Path]
@@ -121,8 +118,9 @@ def fashion_mnist(files: Files, folder: Path) -> None:
     An archive has a head of 16 bytes before the pixels, of 8 before the labels.
     """
     for part, official in (("train", "train"), ("t10k", "test")):
-        pixels = _unzip(files[f"{part}-images-idx3-ubyte.gz"])[16:].reshape(-1, 28, 28)
-        labels = _unzip(files[f"{part}-labels-idx1-ubyte.gz"])[8:]
+        images_of, labels_of = (gunzip(files[f"{part}-{kind}-ubyte.gz"]) for kind in KINDS)
+        pixels = np.frombuffer(images_of, np.uint8, offset=16).reshape(-1, 28, 28)
+        labels = np.frombuffer(labels_of, np.uint8, offset=8)
         first_of_val = len(pixels) - VALIDATION if official == "train" else len(pixels)
         rows = track(list(enumerate(pixels)), len(pixels), "Writing pictures once")
         for number, picture in rows:
@@ -132,13 +130,7 @@ def fashion_mnist(files: Files, folder: Path) -> None:
             Image.fromarray(picture).save(place / f"{number:05d}.png")
 
 
-def _unzip(file: Path) -> NDArray[np.uint8]:
-    try:
-        return np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8)
-    except DAMAGED as error:
-        raise UserError(f"{file}: cannot be unpacked: {one_line(error)}") from error
-
-
+KINDS = ("images-idx3", "labels-idx1")  # archives of Fashion-MNIST
 VALIDATION = 5_000  # pictures of Fashion-MNIST
 CLOTHES = [
     "T-shirt or top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
