@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from nano_cv.cli import main
+from nano_cv.config.cli import main
 
 
 @main("benchmark")
@@ -15,7 +15,7 @@ def benchmark(config: DictConfig) -> None:
 
     from benchmarks.serving import comparison, rounds, settings, table
     from nano_cv import building
-    from nano_cv.engines import Onnx
+    from nano_cv.evaluation.engines import Onnx
     from nano_cv.serving import triton
 
     folder = building.run_folder()
@@ -25,9 +25,9 @@ def benchmark(config: DictConfig) -> None:
     options = (config.instances, config.delays_us, config.threads, config.batches)
     grid = list(settings.grid(precision, *options))
     default = settings.default("float32", config.triton)
-    contract = Onnx(file).contract
+    metadata = Onnx(file).metadata
     picture = None  # a generator takes none, and so has no other design to be compared with
-    if contract.task != "generation":
+    if metadata.task != "generation":
         picture = comparison.pick(building.make_pictures(config, "test").files)
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -43,7 +43,7 @@ def benchmark(config: DictConfig) -> None:
             grpc.insecure_channel(f"{triton.LOOPBACK}:{ports['grpc']}") as channel,
         ):
             load = (config.concurrency, config.seconds)
-            bench = comparison.Bench(channel, ports["http"], contract, picture, *load)
+            bench = comparison.Bench(channel, ports["http"], metadata, picture, *load)
             least, most = config.min_rounds, max(config.min_rounds, config.max_rounds)
             measured = rounds.take_turns(bench.settings(grid), least, most, "Settings")
             best = settings.best(measured, config.p99_limit_ms)

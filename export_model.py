@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from nano_cv.cli import main
+from nano_cv.config.cli import main
 
 
 @main("export_model")
@@ -12,19 +12,20 @@ def export_model(config: DictConfig) -> None:
     from functools import partial
     from pathlib import Path
 
-    from nano_cv import building, reports
+    from nano_cv import building
+    from nano_cv.evaluation import reports
+    from nano_cv.evaluation.summary import summarise
+    from nano_cv.evaluation.tracking import make_logger
     from nano_cv.export import graph, parity, precision, repository
     from nano_cv.export.samples import Samples
     from nano_cv.serving import triton
-    from nano_cv.summary import summarise
-    from nano_cv.tracking import make_logger
 
     folder, path = building.run_folder(), building.weights_file(config)
     task = building.trained_task(config, path)
-    samples = Samples(config, building.make_data(config), task.contract)
-    metric = reports.find(task.contract.task).gate
+    samples = Samples(config, building.make_data(config), task.metadata)
+    metric = reports.find(task.metadata.task).gate
 
-    data_hash = task.contract.data_hash
+    data_hash = task.metadata.data_hash
     with (
         tempfile.TemporaryDirectory() as staging,
         make_logger(config, folder, "export_model", data_hash) as logger,
@@ -41,12 +42,12 @@ def export_model(config: DictConfig) -> None:
             figures[f"val/{metric}/{variant.precision}"] = variant.score
             figures[f"speed/{variant.precision}"] = variant.speed
 
-        graph.annotate(best.file, task.contract, {"precision": best.precision, **figures})
+        graph.annotate(best.file, task.metadata, {"precision": best.precision, **figures})
         options = (config.triton, best.entries)
         models = Path(config.paths.models)
-        version = repository.publish(models, task.contract, best.file, *options, triton.prove)
+        version = repository.publish(models, task.metadata, best.file, *options, triton.prove)
         logger.log_metrics(figures)
-        logger.log_model(version / "model.onnx", task.contract.name)
+        logger.log_model(version / "model.onnx", task.metadata.name)
         places: dict[str, Path | str] = {"precision": best.precision, "weights": path}
         summarise(figures, places | {"model": version, "run": folder}, logger)
 

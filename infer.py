@@ -2,27 +2,27 @@
 
 from omegaconf import DictConfig
 
-from nano_cv.cli import main
+from nano_cv.config.cli import main
 
 
 @main("infer")
 def infer(config: DictConfig) -> None:
     """Open the model, predict the test split or `input`, write the table and the pictures."""
-    from nano_cv.processor import keep_memory
+    from nano_cv.training.processor import keep_memory
 
     keep_memory()  # before torch is loaded, if it is at all
 
     from nano_cv.building import run_folder
-    from nano_cv.engines import make_engine
-    from nano_cv.evaluation import evaluate
-    from nano_cv.inputs import check_options, select
-    from nano_cv.summary import summarise
-    from nano_cv.tracking import make_logger
+    from nano_cv.evaluation.engines import make_engine
+    from nano_cv.evaluation.evaluate import evaluate
+    from nano_cv.evaluation.inputs import check_options, select
+    from nano_cv.evaluation.summary import summarise
+    from nano_cv.evaluation.tracking import make_logger
 
     check_options(config)
     folder = run_folder()
     with make_engine(config) as engine:
-        inputs, data_hash, broken = select(config, engine.contract)
+        inputs, data_hash, broken = select(config, engine.metadata)
         with make_logger(config, folder, "infer", data_hash) as logger:
             metrics = evaluate(config, engine, inputs, folder, logger)
             summarise(metrics, {**engine.source, "run": folder}, logger)

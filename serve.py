@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from nano_cv.cli import main
+from nano_cv.config.cli import main
 
 
 @main("serve")

@@ -4,14 +4,14 @@ import shlex
 
 from omegaconf import DictConfig
 
-from nano_cv.cli import main
+from nano_cv.config.cli import main
 
 
 @main("shard")
 def shard(config: DictConfig) -> None:
     """Check the set, write archives and their index, and say what to type next."""
     from nano_cv import building
-    from nano_cv.checks import task_name
+    from nano_cv.config.checks import task_name
     from nano_cv.data import sharding
     from nano_cv.data.store import located
     from nano_cv.errors import UserError, printable

@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from nano_cv.cli import main
+from nano_cv.config.cli import main
 
 
 @main("train")
@@ -12,7 +12,7 @@ def train(config: DictConfig) -> float:
     Returns:
         What a sweep looks for the most of: the best validation metric, or minus a loss.
     """
-    from nano_cv.processor import keep_memory
+    from nano_cv.training.processor import keep_memory
 
     keep_memory()  # before torch is loaded
 
@@ -20,14 +20,16 @@ def train(config: DictConfig) -> float:
 
     from pytorch_lightning import seed_everything
 
-    from nano_cv import building, sweep, training, weights
-    from nano_cv.data.survey import contact_sheet, survey
-    from nano_cv.drawing import keep
-    from nano_cv.engines import Torch
-    from nano_cv.evaluation import evaluate
-    from nano_cv.inputs import of_test
-    from nano_cv.summary import summarise
-    from nano_cv.tracking import make_logger
+    from nano_cv import building
+    from nano_cv.evaluation.drawing import keep
+    from nano_cv.evaluation.engines import Torch
+    from nano_cv.evaluation.evaluate import evaluate
+    from nano_cv.evaluation.inputs import of_test
+    from nano_cv.evaluation.summary import summarise
+    from nano_cv.evaluation.survey import contact_sheet, survey
+    from nano_cv.evaluation.tracking import make_logger
+    from nano_cv.tasks import weights
+    from nano_cv.training import fitting, sweep
 
     folder, path = building.run_folder(), building.weights_file(config)
     building.rehearse(config)  # what is wrong with the settings is said before data is prepared
@@ -38,16 +40,16 @@ def train(config: DictConfig) -> float:
     with make_logger(config, folder, "train", data.data_hash) as logger:
         survey(data.splits, data.data_hash, config.paths.cache)
         keep("data", partial(contact_sheet, data.splits["train"]), folder, logger.log_drawing)
-        contract = building.make_contract(config, data, run_id=logger.run_id)
-        task = building.make_task(config, contract)
+        metadata = building.make_metadata(config, data, run_id=logger.run_id)
+        task = building.make_task(config, metadata)
         building.load_pretrained(config, task)
 
-        trainer, keeper = training.make_trainer(
+        trainer, keeper = fitting.make_trainer(
             config, folder, building.sweep_folder(), logger, task
         )
         checkpoint = folder / "checkpoints" / "last.ckpt"
-        training.fit(trainer, task, data, checkpoint if config.resume else None)
-        best = training.restore_best(task, keeper)
+        fitting.fit(trainer, task, data, checkpoint if config.resume else None)
+        best = fitting.restore_best(task, keeper)
         metrics = {f"best {task.monitor}": best}
 
         own = folder / weights.WEIGHTS
@@ -56,7 +58,7 @@ def train(config: DictConfig) -> float:
         path = weights.publish(own, path, task.mode, building.why_not_whole(config))
         if config.test and len(data.splits["test"]) and not sweep.pruned(folder):
             engine = Torch(task, path, config.trainer.accelerator)
-            inputs, _ = of_test(config, contract, data.splits)
+            inputs, _ = of_test(config, metadata, data.splits)
             metrics |= evaluate(config, engine, inputs, folder, logger)
         summarise(metrics, {"weights": path, "run": folder}, logger)
     return best if task.mode == "max" else -best

@@ -27,10 +27,10 @@ import boto3
 
 from nano_cv.data import sharding, store
 from nano_cv.data.datamodule import DataModule
-from nano_cv.data.flowers import Flowers
-from nano_cv.data.folder import Folder
+from nano_cv.data.formats.flowers import Flowers
+from nano_cv.data.formats.folder import Folder
+from nano_cv.data.formats.shards import Shards
 from nano_cv.data.pictures import open_splits
-from nano_cv.data.shards import Shards
 
 BUCKET = "nano-cv-loading"
 SERVER = "from moto.server import main; main(['-p', '{port}', '-H', '127.0.0.1'])"

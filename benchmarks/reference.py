@@ -119,22 +119,22 @@ def network(name: str, num_classes: int, **_: object) -> "nn.Module":
 
 def train(overrides: Sequence[str]) -> None:
     """Ours: train.py, which also says when an epoch starts and when its training part has ended."""
-    from nano_cv.processor import keep_memory
+    from nano_cv.training.processor import keep_memory
 
     keep_memory()  # before torch is loaded
 
     import pytorch_lightning as pl
 
-    from nano_cv import training
+    from nano_cv.training import fitting
 
-    class Clock(training.EpochLine):
+    class Clock(fitting.EpochLine):
         def on_train_epoch_start(self, *_: pl.Trainer | pl.LightningModule) -> None:
             print("clock: start")
 
         def on_validation_start(self, *_: pl.Trainer | pl.LightningModule) -> None:
             print("clock: trained")
 
-    training.EpochLine = Clock  # type: ignore[misc]
+    fitting.EpochLine = Clock  # type: ignore[misc]
     sys.argv[1:] = overrides
     import train as script
 
@@ -193,7 +193,7 @@ def main() -> None:
     for split in ("train", "val", "test"):
         if not (options.data / split).is_dir():  # ours would take it out of the training pictures
             parser.error(f"--data {options.data}: there is no {split}/ in it")
-    from nano_cv.data.folder import Folder
+    from nano_cv.data.formats.folder import Folder
 
     pictures = Folder(options.data, "train")
     count = sum(one.numel() for one in network(options.model, len(pictures.classes)).parameters())

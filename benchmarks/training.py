@@ -26,7 +26,7 @@ def plain(epochs: int, workers: int) -> list[float]:
     from PIL import Image
     from torchvision import transforms
 
-    from nano_cv.data.flowers import Flowers
+    from nano_cv.data.formats.flowers import Flowers
     from nano_cv.networks.lenet import LeNet
 
     flowers = Flowers("data/flowers", "train")
@@ -68,7 +68,7 @@ def plain(epochs: int, workers: int) -> list[float]:
 
 def recipe(epochs: int, _: int) -> list[float]:
     """Seconds of each training epoch as train.py does it, without validation and checkpoints."""
-    from nano_cv.processor import best_precision, keep_memory
+    from nano_cv.training.processor import best_precision, keep_memory
 
     keep_memory()
 
@@ -76,7 +76,7 @@ def recipe(epochs: int, _: int) -> list[float]:
     import pytorch_lightning as pl
 
     from nano_cv import building
-    from nano_cv.checks import CONFIGS
+    from nano_cv.config.checks import CONFIGS
 
     class Clock(pl.Callback):
         def __init__(self) -> None:
@@ -91,7 +91,7 @@ def recipe(epochs: int, _: int) -> list[float]:
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra.compose("train", ["logger=none"])
     data = building.make_data(config)
-    task = building.make_task(config, building.make_contract(config, data, ""))
+    task = building.make_task(config, building.make_metadata(config, data, ""))
     clock = Clock()
     trainer = pl.Trainer(
         max_epochs=epochs + 1,

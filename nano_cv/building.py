@@ -11,19 +11,19 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from nano_cv.checks import task_name
-from nano_cv.contract import (
-    Contract,
-    check_classes,
-    check_name,
-    git_commit,
-    read_contract,
-    weights_of,
-)
+from nano_cv.config.checks import task_name
 from nano_cv.data import pictures
 from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.data.store import located
 from nano_cv.errors import UserError, settings_of
+from nano_cv.metadata import (
+    Metadata,
+    check_classes,
+    check_name,
+    git_commit,
+    read_metadata,
+    weights_of,
+)
 
 log = logging.getLogger(__name__)
 if TYPE_CHECKING:  # the engines without torch come through here too
@@ -89,19 +89,19 @@ def open_splits(
     return pictures.open_splits(dataset, config.data.root, task, size, cache, fit)
 
 
-def make_contract(config: DictConfig, data: "DataModule", run_id: str) -> Contract:
+def make_metadata(config: DictConfig, data: "DataModule", run_id: str) -> Metadata:
     """What the model to be trained on `data` will promise."""
     check_name(f"{config.model.name}_{config.data.name}")
     data.setup()
     check_classes(data.classes)
-    return _contract(config, data.classes, data.data_hash, run_id)
+    return _metadata(config, data.classes, data.data_hash, run_id)
 
 
-def _contract(
+def _metadata(
     config: DictConfig, classes: list[str], data_hash: str = "", run_id: str = ""
-) -> Contract:
+) -> Metadata:
     options = network_options(config)
-    return Contract(
+    return Metadata(
         task=task_name(config),
         model=config.model.name,
         data=config.data.name,
@@ -117,10 +117,10 @@ def _contract(
     )
 
 
-def make_task(config: DictConfig, contract: Contract) -> "Task":
+def make_task(config: DictConfig, metadata: Metadata) -> "Task":
     """The task with an untrained network."""
     with settings_of(f"model={config.model.name}"):
-        return instantiate(config.model.task, _partial_=True, _convert_="all")(contract=contract)
+        return instantiate(config.model.task, _partial_=True, _convert_="all")(metadata=metadata)
 
 
 def rehearse(config: DictConfig) -> None:
@@ -131,18 +131,18 @@ def rehearse(config: DictConfig) -> None:
     """
     import torch
 
-    from nano_cv import training
+    from nano_cv.training import fitting
 
-    training.bare_trainer(config, logger=False, enable_progress_bar=False)
-    contract = _contract(config, ["a", "b"])
+    fitting.bare_trainer(config, logger=False, enable_progress_bar=False)
+    metadata = _metadata(config, ["a", "b"])
     try:
         with torch.device("meta"):  # takes neither time nor memory
-            task = make_task(config, contract)
+            task = make_task(config, metadata)
     except UserError:  # a mistake, or a network that cannot be built there
-        task = make_task(config, contract)
-    training.check_memory(task, 1, min(config.data.train_size or 2**30, contract.image_size))
+        task = make_task(config, metadata)
+    fitting.check_memory(task, 1, min(config.data.train_size or 2**30, metadata.image_size))
     if config.model.get("pretrained"):
-        load_pretrained(config, make_task(config, contract))
+        load_pretrained(config, make_task(config, metadata))
     if config.model.get("pretrained") in (True, "imagenet"):
         _compare_statistics(config)
 
@@ -166,13 +166,13 @@ def load_pretrained(config: DictConfig, task: "Task") -> None:
         return
     from safetensors.torch import load_file
 
-    from nano_cv import weights
     from nano_cv.networks.pretrained import fill
+    from nano_cv.tasks import weights
 
     path = weights_of(str(given))
-    contract = read_contract(path)
-    weights.check_network(contract, path, config.model.name, network_options(config))
-    fill(task.network, load_file(path), len(contract.classes))
+    metadata = read_metadata(path)
+    weights.check_network(metadata, path, config.model.name, network_options(config))
+    fill(task.network, load_file(path), len(metadata.classes))
 
 
 def _compare_statistics(config: DictConfig) -> None:
@@ -196,11 +196,11 @@ def trained_task(config: DictConfig, path: Path) -> "Task":
     Raises:
         UserError: no such file, damaged, or weights of another network; says what to type.
     """
-    from nano_cv import weights
+    from nano_cv.tasks import weights
 
-    contract = read_contract(path)
-    weights.check_network(contract, path, config.model.name, network_options(config))
-    task = make_task(config, contract)
+    metadata = read_metadata(path)
+    weights.check_network(metadata, path, config.model.name, network_options(config))
+    task = make_task(config, metadata)
     weights.load(task, path)
     return task
 

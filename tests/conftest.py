@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from xdist.scheduler import LoadScopeScheduling
 
-from nano_cv.contract import Contract
+from nano_cv.metadata import Metadata
 
 # Tests run beside each other and train tiny models: more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -44,7 +44,7 @@ TINY_OF = {  # the same for each model
     ],
 }
 
-CONTRACT = Contract(
+CONTRACT = Metadata(
     task="classification",
     model="lenet",
     data="flowers",

@@ -14,8 +14,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import load_file
 from torch import nn
 
-from nano_cv import weights
-from nano_cv.checks import CONFIGS
+from nano_cv.config.checks import CONFIGS
 from nano_cv.data.augment import Augment
 from nano_cv.data.pictures import Boxes
 from nano_cv.errors import UserError
@@ -24,6 +23,7 @@ from nano_cv.networks.centernet import CenterNet
 from nano_cv.networks.pretrained import LITE0, PACKAGED, fill, imagenet_weights
 from nano_cv.networks.resnet import ResNet
 from nano_cv.networks.unet import UNet
+from nano_cv.tasks import weights
 from nano_cv.tasks.classification import Classification
 
 SMALL = "test_resnet"  # one of timm's for tests: 0.5 M parameters
@@ -176,7 +176,7 @@ def make(**options) -> Classification:
         {"_target_": "nano_cv.networks.backbone.Backbone", "_partial_": True, "name": SMALL}
         | options.pop("network", {})
     )
-    return Classification(contract=CONTRACT, network=network, optimizer=config, **options)
+    return Classification(metadata=CONTRACT, network=network, optimizer=config, **options)
 
 
 def test_layer_decay(monkeypatch):
@@ -260,7 +260,7 @@ def test_mirrored_answers_are_averaged(run, flowers, tmp_path):
 
     task = trained(tmp_path)
     plain = answers("tta=true", "engine=torch")
-    from nano_cv.data.flowers import Flowers
+    from nano_cv.data.formats.flowers import Flowers
     from nano_cv.data.pictures import Resized
 
     images = torch.from_numpy(Resized(Flowers(flowers, "test"), 32, None).fetch(range(12)))
@@ -286,7 +286,7 @@ def test_half_weights(run, flowers, tmp_path):
     tensors = load_file(path)
     assert tensors["classifier.weight"].dtype == torch.float16
     assert tensors["features.0.3.running_var"].dtype == torch.float32
-    assert weights.read_contract(path).classes == CONTRACT.classes
+    assert weights.read_metadata(path).classes == CONTRACT.classes
     inferred = run("infer", *TINY)
     figures = [line.split() for line in (trained.out + inferred.out).splitlines()]
     accuracies = [words[1] for words in figures if words[:1] == ["test/accuracy"]]

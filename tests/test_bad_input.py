@@ -19,10 +19,11 @@ from conftest import CONTRACT, TINY
 from safetensors.torch import load_file, save_file
 from torch.utils.data import get_worker_info
 
-from nano_cv import building, weights
-from nano_cv.checks import CONFIGS
-from nano_cv.contract import Contract
+from nano_cv import building
+from nano_cv.config.checks import CONFIGS
 from nano_cv.data import datamodule, images
+from nano_cv.metadata import Metadata
+from nano_cv.tasks import weights
 
 FILE = Path("weights/lenet_flowers.safetensors")
 
@@ -162,8 +163,8 @@ def test_weights_of_other_model_or_classes(failing, flowers, trained):
         ({"model": "vgg"}, "weights of model=vgg, not of model=lenet; type +model=vgg, or train"),
         ({"classes": ["a", "b", "c"]}, "know a, b, c, and data=flowers has aster, basil, clover"),
     ):
-        contract = Contract(**asdict(CONTRACT) | changed)
-        save_file(tensors, trained, {"contract": contract.to_json()})
+        metadata = Metadata(**asdict(CONTRACT) | changed)
+        save_file(tensors, trained, {"contract": metadata.to_json()})
         assert answer in failing("infer")
 
 
@@ -175,13 +176,13 @@ def test_damaged_weights(failing, trained):
         (lambda: bad.write_bytes(whole[: len(whole) // 2]), "not a safetensors file, or cut short"),
         (lambda: bad.write_bytes(b""), "not a safetensors file, or cut short"),
         (lambda: bad.write_bytes(b"PK\x03\x04" * 99), "not a safetensors file, or cut short"),
-        (lambda: save_file(tensors, bad), "holds no contract; train.py did not write this file"),
-        (lambda: save_file(tensors, bad, {"contract": '{"a": 1}'}), "holds no contract"),
+        (lambda: save_file(tensors, bad), "holds no metadata; train.py did not write this file"),
+        (lambda: save_file(tensors, bad, {"contract": '{"a": 1}'}), "holds no metadata"),
         (
             lambda: save_file(
                 tensors, bad, {"contract": CONTRACT.to_json().replace("aster", r"a\nb")}
             ),
-            "holds no contract",
+            "holds no metadata",
         ),
         (lambda: save_file({"x": torch.zeros(2)}, bad, said), "not the weights of this lenet: "),
         (
@@ -297,4 +298,4 @@ def test_full_disk_while_saving_weights(failing, run, flowers, monkeypatch):
     assert FILE.read_bytes() == b"of an earlier run"
     resumed = run("train", *TINY, "resume=true")  # the message tells the truth
     assert resumed.status == 0, resumed.err
-    assert weights.read_contract(FILE).classes == CONTRACT.classes
+    assert weights.read_metadata(FILE).classes == CONTRACT.classes

@@ -10,12 +10,12 @@ import pytest
 from conftest import TINY
 from PIL import Image
 
-from nano_cv.data.folder import Folder
+from nano_cv.data.formats.folder import Folder
+from nano_cv.data.formats.splitting import stable_split
+from nano_cv.data.formats.table import Table
 from nano_cv.data.pictures import SPLITS, Pictures, open_splits
-from nano_cv.data.splitting import stable_split
-from nano_cv.data.survey import contact_sheet, survey, table
-from nano_cv.data.table import Table
 from nano_cv.errors import UserError
+from nano_cv.evaluation.survey import contact_sheet, survey, table
 
 COLOURS = {"cat": (200, 40, 40), "dog": (40, 200, 40)}
 

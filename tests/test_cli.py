@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, TINY, python
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from nano_cv import checks, cli
+from nano_cv.config import checks, cli
 from nano_cv.errors import Formatter, UserError, listing
 
 

@@ -16,7 +16,7 @@ from nano_cv.data import augment, images
 from nano_cv.data.augment import Augment
 from nano_cv.data.cache import Cached
 from nano_cv.data.datamodule import Batches, DataModule
-from nano_cv.data.flowers import Flowers
+from nano_cv.data.formats.flowers import Flowers
 from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.errors import UserError
 

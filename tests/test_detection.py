@@ -15,17 +15,17 @@ from pycocotools.coco import COCO
 from scenes import make_scenes, newest
 from torch import Tensor, nn
 
-from nano_cv import reports
-from nano_cv.contract import FITS, Contract
 from nano_cv.data import images
 from nano_cv.data.augment import VISIBLE, Augment
 from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes, Pictures, Resized
+from nano_cv.evaluation import reports
 from nano_cv.export import precision
+from nano_cv.metadata import FITS, Metadata
 from nano_cv.networks.centernet import CenterNet
 from nano_cv.tasks.detection import SPREAD, Detection, draw_gaussians, to_boxes
 
 SIDE = 32
-CONTRACT = Contract(
+CONTRACT = Metadata(
     task="detection",
     model="centernet",
     data="things",
@@ -103,9 +103,9 @@ def test_box_goes_into_the_square_with_its_pixels(tmp_path, fit, width, height):
     moved = fitted.targets([0]).boxes[0]
     if min(width, height) > 10:  # a line of a single grey pixel is not to be found again
         assert bright(fitted.fetch([0])[0].transpose(1, 2, 0)) == pytest.approx(moved[0], abs=1)
-    contract = Contract(**{**CONTRACT.__dict__, "image_size": 64, "fit": fit})
+    metadata = Metadata(**{**CONTRACT.__dict__, "image_size": 64, "fit": fit})
     answer = {"BOXES": moved[None], "SCORES": np.ones((1, 1)), "LABELS": np.zeros((1, 1), int)}
-    (restored,) = REPORT.restored(contract, answer, pictures)
+    (restored,) = REPORT.restored(metadata, answer, pictures)
     assert restored.boxes[0] == pytest.approx(box, abs=1e-3)
 
 
@@ -205,7 +205,7 @@ class Fixed(nn.Module):
 def detector(maps: tuple[Tensor, Tensor] | None = None, most: int = 4) -> Detection:
     torch.manual_seed(0)
     network = partial(CenterNet, channels=(4, 8), width=4)
-    task = Detection(contract=CONTRACT, network=network, max_detections=most).eval()
+    task = Detection(metadata=CONTRACT, network=network, max_detections=most).eval()
     if maps:
         task.network = Fixed(*maps)
     return task
@@ -509,14 +509,14 @@ def test_validation_counts_as_the_test(tmp_path, fit):
     """Also boxes that reach into the margins, and the map's plateaus: the number that chooses."""
     torch.manual_seed(0)
     centers, distances = torch.randn(3, 2, 8, 8) * 3, torch.randn(3, 4, 8, 8) * 0.5 + 0.5
-    contract = Contract(**{**CONTRACT.__dict__, "fit": fit})
-    task = Detection(contract=contract, network=partial(CenterNet, channels=(4, 8), width=4))
+    metadata = Metadata(**{**CONTRACT.__dict__, "fit": fit})
+    task = Detection(metadata=metadata, network=partial(CenterNet, channels=(4, 8), width=4))
     task.network = Fixed(centers, distances)
     sizes = [(64, 20), (20, 64), (40, 30)]
     pixels = torch.zeros(3, 3, SIDE, SIDE, dtype=torch.uint8)
     found = {name: one.numpy() for name, one in task.predict(pixels).items()}
     empty = photographs(tmp_path, sizes, [])
-    answers = REPORT.restored(contract, found, empty)
+    answers = REPORT.restored(metadata, found, empty)
     truth = [  # the surest boxes, as they end at the border of their picture
         Boxes(
             one.boxes[:9].astype(np.float32), one.labels[:9], np.arange(9, dtype=np.uint8) % 3 % 2
@@ -528,6 +528,6 @@ def test_validation_counts_as_the_test(tmp_path, fit):
     task.on_validation_epoch_start()
     task.log_losses = lambda *_: None
     task.validation_step((pixels, Boxes(*map(torch.from_numpy, batch))), 0)
-    tested, validated = REPORT.metrics(contract, found, pictures), task.figures(task.validated)
+    tested, validated = REPORT.metrics(metadata, found, pictures), task.figures(task.validated)
     assert validated == pytest.approx({name: tested[name] for name in validated}, abs=1e-6)
     assert tested["mAP50"] > 0.3

@@ -10,12 +10,12 @@ import pytest
 from conftest import CONTRACT, TINY, make_flowers
 from PIL import Image, ImageDraw
 
-from nano_cv import drawing, summary
 from nano_cv.data.pictures import Pictures
-from nano_cv.evaluation import _write_table
-from nano_cv.reports import classification, segmentation
-from nano_cv.tables import cell, distinct
-from nano_cv.tracking import Logger
+from nano_cv.evaluation import drawing, summary
+from nano_cv.evaluation.evaluate import _write_table
+from nano_cv.evaluation.reports import classification, segmentation
+from nano_cv.evaluation.tables import cell, distinct
+from nano_cv.evaluation.tracking import Logger
 
 ODD = ["$\\frac$", "a_b^c", "%", "日本 猫", "a\nb", "\x1b[2J", "\udc80", "_hidden", "", "x" * 300]
 
@@ -82,13 +82,13 @@ def test_report_of_a_thousand_classes(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     targets = random.integers(0, 1000, 2000).tolist()
     pictures = Pictures(tmp_path, [tmp_path / "a.png"] * 2000, targets, classes)
-    contract = CONTRACT.__class__(**{**vars(CONTRACT), "classes": classes})
+    metadata = CONTRACT.__class__(**{**vars(CONTRACT), "classes": classes})
     answers = {"CLASS_PROBS": random.random((2000, 1000), np.float32)}
     tracemalloc.start()
     start = time.process_time()
-    figures = classification.metrics(contract, answers, pictures)
-    _write_table(tmp_path / "t.csv", classification.table(contract, answers, pictures))
-    for name, draw in classification.draw(contract, answers, pictures).items():
+    figures = classification.metrics(metadata, answers, pictures)
+    _write_table(tmp_path / "t.csv", classification.table(metadata, answers, pictures))
+    for name, draw in classification.draw(metadata, answers, pictures).items():
         drawing.keep(name, draw, tmp_path)
     seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -117,8 +117,11 @@ def test_a_drawing_that_fails_is_a_warning(run, flowers, tmp_path, monkeypatch):
     def fails(*_: object, **__: object) -> None:
         raise MemoryError
 
-    for name in ("nano_cv.drawing.confusion_matrix", "nano_cv.data.survey.contact_sheet"):
-        monkeypatch.setattr(name, fails)
+    for name in (
+        "nano_cv.evaluation.drawing.confusion_matrix",
+        "nano_cv.evaluation.survey.contact_sheet",
+    ):
+        monkeypatch.setattr(f"nano_cv.evaluation.{name}", fails)
     done = run("train", *TINY)
     assert done.status == 0, done.err
     (folder,) = tmp_path.glob("runs/train/*/*")
@@ -164,11 +167,11 @@ def test_segmentation_with_a_class_called_as_a_column(tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "=a.png")
     classes = ["mIoU", "file"]
     pictures = Pictures(tmp_path, [tmp_path / "=a.png"], [], classes)
-    contract = CONTRACT.__class__(**{**vars(CONTRACT), "task": "segmentation", "classes": classes})
+    metadata = CONTRACT.__class__(**{**vars(CONTRACT), "task": "segmentation", "classes": classes})
     answer = {"MASK": np.zeros((1, 32, 32), np.uint8)}
-    (row,) = segmentation.table(contract, answer, pictures)
+    (row,) = segmentation.table(metadata, answer, pictures)
     assert row == {"file": "=a.png", "mIoU (class)": "1.0000", "file (class)": "0.0000"}
-    assert all(draw().ndim == 3 for draw in segmentation.draw(contract, answer, pictures).values())
+    assert all(draw().ndim == 3 for draw in segmentation.draw(metadata, answer, pictures).values())
 
 
 def test_pen_of_pillow_writes_anything():

@@ -16,15 +16,17 @@ from conftest import CONTRACT, ROOT, TINY, make_flowers, python
 from omegaconf import OmegaConf
 from torchmetrics.functional.classification import multiclass_f1_score, multiclass_recall
 
-from nano_cv import building, evaluation, reports, weights
-from nano_cv.checks import CONFIGS
-from nano_cv.contract import Contract
+from nano_cv import building
+from nano_cv.config.checks import CONFIGS
 from nano_cv.data.pictures import Pictures
-from nano_cv.engines import Onnx, Torch, make_engine
 from nano_cv.errors import UserError
+from nano_cv.evaluation import evaluate, reports
+from nano_cv.evaluation.engines import Onnx, Torch, make_engine
 from nano_cv.export import graph
+from nano_cv.metadata import Metadata
 from nano_cv.serving import triton
 from nano_cv.serving.client import Client, ServerError
+from nano_cv.tasks import weights
 
 NAME = CONTRACT.name
 FOR_INFER = [option for option in TINY if not option.startswith("model.")]
@@ -178,7 +180,7 @@ def test_pictures_without_targets(infer, server):
 def test_limit(infer):
     assert len(infer("engine=onnx", "trainer.limit_test_batches=1")[1]) == 8
     for limit, count in ((3, 24), (9, 33), (1.0, 33), (0.5, 16), (0.01, 8)):
-        assert evaluation.limited(33, 8, limit) == count
+        assert evaluate.limited(33, 8, limit) == count
 
 
 NO_TORCH = """
@@ -224,7 +226,7 @@ def client(request, server) -> Iterator[Client]:
 
 def test_client(client, home):
     assert client.models() == ["decode_32", NAME, f"{NAME}_from_jpeg"]
-    assert client.contract(NAME) == client.contract(f"{NAME}_from_jpeg") == CONTRACT
+    assert client.metadata(NAME) == client.metadata(f"{NAME}_from_jpeg") == CONTRACT
     files = sorted(home.glob("data/flowers/*/*.jpg"))[:7]
     pixels = np.stack([pixels_of(file) for file in files])
     expected = Onnx(home / f"model_repository/{NAME}/10/model.onnx").predict({"IMAGES": pixels})
@@ -264,8 +266,8 @@ def test_what_the_client_refuses(client):
         assert str(error.value) == said
     with pytest.raises(ServerError, match=f"no model 'lenet_flower'; did you mean '{NAME}'"):
         client.predict("lenet_flower", images)
-    with pytest.raises(ServerError, match="'decode_32' holds no contract"):
-        client.contract("decode_32")
+    with pytest.raises(ServerError, match="'decode_32' holds no metadata"):
+        client.metadata("decode_32")
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
@@ -328,7 +330,7 @@ def test_messages(home, tmp_path, monkeypatch):
         "engine=onnx paths.models=none": missing,
         "engine=onnx weights=gone.onnx": "gone.onnx: no such file",
         f"engine=onnx weights={tmp_path}/bad.onnx": "bad.onnx: onnxruntime cannot load it (",
-        f"engine=onnx weights={tmp_path}/bare.onnx": "bare.onnx: holds no contract; export_model",
+        f"engine=onnx weights={tmp_path}/bare.onnx": "bare.onnx: holds no metadata; export_model",
         f"engine=onnx model.name=vgg weights={file}": "a model=lenet, not a model=vgg; type",
         "engine=onnx gradcam=true": "gradcam=true: only torch can look into a network; add engine",
         f"engine=triton server=127.0.0.1:{closed}": f"server=127.0.0.1:{closed}: no Triton server "
@@ -361,12 +363,12 @@ def test_accelerator_that_is_not_there(monkeypatch, home):
 
 def test_metrics_are_those_of_torchmetrics():
     """With a class that never occurs, and one that is only predicted."""
-    contract = Contract(**{**CONTRACT.__dict__, "classes": list("abcde")})
+    metadata = Metadata(**{**CONTRACT.__dict__, "classes": list("abcde")})
     random = np.random.default_rng(0)
     scores = random.random((40, 5)).astype(np.float32) * [1, 1, 1, 1, 0]
     targets = random.integers(0, 3, 40)
     measured = reports.find("classification").metrics(
-        contract, {"CLASS_PROBS": scores}, Pictures(Path(), [], targets.tolist())
+        metadata, {"CLASS_PROBS": scores}, Pictures(Path(), [], targets.tolist())
     )
     given = torch.from_numpy(scores), torch.from_numpy(targets), 5
     recall = multiclass_recall(*given, average="none")
@@ -379,5 +381,5 @@ def test_metrics_are_those_of_torchmetrics():
 
 
 def test_task_without_a_report():
-    with pytest.raises(UserError, match=r"no report for counting: nano_cv/reports/counting\.py"):
+    with pytest.raises(UserError, match=r"no report for counting: nano_cv/evaluation/reports/counting\.py"):
         reports.find("counting")

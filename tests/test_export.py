@@ -17,12 +17,12 @@ import pytest
 from conftest import CONTRACT, TINY, make_flowers, run_in
 from onnx import TensorProto, helper
 
-from nano_cv.contract import Contract
-from nano_cv.engines import Onnx
 from nano_cv.errors import UserError
+from nano_cv.evaluation.engines import Onnx
 from nano_cv.export import precision, repository
 from nano_cv.export.validate import check_repository, read_config, served_versions
 from nano_cv.files import make_once
+from nano_cv.metadata import Metadata
 from nano_cv.serving import triton
 
 PROVE = triton.prove  # before a fixture leaves it out
@@ -50,7 +50,7 @@ def models(folder: Path) -> list[str]:
 
 
 def test_export(here, run):
-    """Two versions, a config that Triton accepts, the contract, and parity with torch."""
+    """Two versions, a config that Triton accepts, the metadata, and parity with torch."""
     for version in ("1", "2"):
         done = run("export_model", *TINY)
         assert done.status == 0, done.err
@@ -66,16 +66,18 @@ def test_export(here, run):
     assert not config.dynamic_batching.HasField("default_queue_policy")
     assert [group.count for group in config.instance_group] == [1]
 
-    metadata = {item.key: item.value for item in onnx.load(folder / "2/model.onnx").metadata_props}
-    contract = Contract.from_json(metadata["contract"])
-    assert contract.classes == ["aster", "basil", "clover"]
+    properties = {
+        item.key: item.value for item in onnx.load(folder / "2/model.onnx").metadata_props
+    }
+    metadata = Metadata.from_json(properties["contract"])
+    assert metadata.classes == ["aster", "basil", "clover"]
     for name in ("lenet_flowers", "lenet_flowers_from_jpeg"):  # where clients read it
         served = read_config(here / "model_repository" / name / "config.pbtxt")
-        assert Contract.from_json(served.parameters["contract"].string_value) == contract
-    assert float(metadata["parity/probability"]) < 1e-4
-    assert float(metadata["parity/pictures"]) == 12 + 5
-    assert metadata["precision"] == "float32"
-    assert metadata["val/accuracy/torch"] == metadata["val/accuracy/float32"]
+        assert Metadata.from_json(served.parameters["contract"].string_value) == metadata
+    assert float(properties["parity/probability"]) < 1e-4
+    assert float(properties["parity/pictures"]) == 12 + 5
+    assert properties["precision"] == "float32"
+    assert properties["val/accuracy/torch"] == properties["val/accuracy/float32"]
 
     session = onnxruntime.InferenceSession(folder / "2/model.onnx")
     for batch in (1, 3):
@@ -214,9 +216,9 @@ CHANGES = {  # what the second export promises
 }
 
 
-def publish(models: Path, contract: Contract) -> Path:
+def publish(models: Path, metadata: Metadata) -> Path:
     """Publish a model that answers each picture with the same probabilities."""
-    size, classes = contract.image_size, len(contract.classes)
+    size, classes = metadata.image_size, len(metadata.classes)
     pixels = helper.make_tensor_value_info("IMAGES", TensorProto.UINT8, ["N", 3, size, size])
     answer = helper.make_tensor_value_info("CLASS_PROBS", TensorProto.FLOAT, ["N", classes])
     nodes = [
@@ -232,11 +234,11 @@ def publish(models: Path, contract: Contract) -> Path:
     graph = helper.make_graph(nodes, "flat", [pixels], [answer], initializer=weights)
     opset = [helper.make_opsetid("", 17)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=8)
-    helper.set_model_props(model, {"contract": contract.to_json()})
+    helper.set_model_props(model, {"contract": metadata.to_json()})
     file = models.parent / f"{os.getpid()}-{threading.get_ident()}.onnx"
     onnx.save(model, file)
     try:
-        return repository.publish(models, contract, file, TRITON, {})
+        return repository.publish(models, metadata, file, TRITON, {})
     finally:
         file.unlink()
 
@@ -265,22 +267,22 @@ def killed(work: Callable[[], object], step: int) -> bool:
     os._exit(status)
 
 
-def served(models: Path) -> Contract:
+def served(models: Path) -> Metadata:
     """What is served, as Triton reads it: it must be right in itself, and the ensemble with it."""
     folder = models / FIRST.name
     assert not any(check_repository(models).values()), check_repository(models)
     config = read_config(folder / "config.pbtxt")
-    contract = Contract.from_json(config.parameters["contract"].string_value)
+    metadata = Metadata.from_json(config.parameters["contract"].string_value)
     (version,) = served_versions(folder, config)
-    assert Onnx(folder / f"{version}/model.onnx").contract == contract
+    assert Onnx(folder / f"{version}/model.onnx").metadata == metadata
     ensemble = models / f"{FIRST.name}_from_jpeg"
     for name in (folder, ensemble) if ensemble.exists() else (folder,):
         config = read_config(name / "config.pbtxt")
-        promised = Contract.from_json(config.parameters["contract"].string_value)
-        assert (promised.classes, promised.image_size) == (contract.classes, contract.image_size)
+        promised = Metadata.from_json(config.parameters["contract"].string_value)
+        assert (promised.classes, promised.image_size) == (metadata.classes, metadata.image_size)
         labels = (name / config.output[0].label_filename).read_text()
-        assert labels.splitlines() == contract.classes
-    return contract
+        assert labels.splitlines() == metadata.classes
+    return metadata
 
 
 @pytest.mark.parametrize("change", ["nothing", "all"])
@@ -296,7 +298,7 @@ def test_killed_at_any_step(tmp_path, change):
         died = killed(lambda models=home / "models": publish(models, second), step)
         seen.append(served(home / "models") == second)
         newest = max((home / "models" / FIRST.name).glob("*/model.onnx"))
-        assert Onnx(newest).contract in (FIRST, second)  # what engine=onnx takes
+        assert Onnx(newest).metadata in (FIRST, second)  # what engine=onnx takes
         publish(home / "models", second)
         assert served(home / "models") == second
         assert (home / f"models/{FIRST.name}_from_jpeg").exists()

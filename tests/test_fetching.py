@@ -24,12 +24,12 @@ from PIL import Image
 from test_classes import picture
 from test_formats import every_split, make_voc, mask, write
 
-from nano_cv.data import fetching, images
-from nano_cv.data.cvppp import Cvppp
-from nano_cv.data.fetching import fetch, obtain, unpack
-from nano_cv.data.known import SETS, Archive, arranging, open_known
+from nano_cv.data import images
+from nano_cv.data.formats.cvppp import Cvppp
+from nano_cv.data.formats.splitting import stable_split
+from nano_cv.data.known import SETS, Archive, arranging, fetching, open_known
+from nano_cv.data.known.fetching import fetch, obtain, unpack
 from nano_cv.data.pictures import SPLITS, Pictures
-from nano_cv.data.splitting import stable_split
 from nano_cv.errors import UserError
 from nano_cv.files import locked, make_once
 
@@ -218,7 +218,7 @@ def test_full_disk_keeps_the_part(site, tmp_path):
     """A real one, as far as a process can have its own: files may not grow beyond 100 kB."""
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from nano_cv import cli; from nano_cv.data.fetching import fetch\n"
+        "from nano_cv import cli; from nano_cv.data.known.fetching import fetch\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: fetch(sys.argv[1], Path('a.bin'), sys.argv[2])\n"
         "except OSError as error: cli.stop(error)"
@@ -750,7 +750,7 @@ def test_complete_sets_need_no_torch(clothes, animals, voc, tmp_path):
     make_cvppp(tmp_path / "cvppp")
     code = (
         "import sys\n"
-        "from nano_cv.data.cvppp import Cvppp\n"
+        "from nano_cv.data.formats.cvppp import Cvppp\n"
         "from nano_cv.data.known import open_known\n"
         "[open_known(name, 'test', name=name) for name in ('fashion_mnist', 'pets')]\n"
         "open_known('voc2012', 'test', 'detection', name='voc2012'), Cvppp('cvppp', 'test')\n"

@@ -14,20 +14,12 @@ from conftest import ROOT
 from PIL import Image
 from pycocotools.mask import encode
 
-from nano_cv.data.coco import Coco
-from nano_cv.data.folder_masks import FolderMasks
-from nano_cv.data.pictures import (
-    COUNTED,
-    CROWD,
-    DIFFICULT,
-    SPLITS,
-    Boxes,
-    Pictures,
-    open_splits,
-)
-from nano_cv.data.splitting import stable_split, stable_splits
-from nano_cv.data.voc import CLASSES, Voc
-from nano_cv.data.yolo import Yolo
+from nano_cv.data.formats.coco import Coco
+from nano_cv.data.formats.folder_masks import FolderMasks
+from nano_cv.data.formats.splitting import stable_split, stable_splits
+from nano_cv.data.formats.voc import CLASSES, Voc
+from nano_cv.data.formats.yolo import Yolo
+from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, SPLITS, Boxes, Pictures, open_splits
 from nano_cv.errors import UserError
 
 SHARED = ROOT.parent / "shared/data"

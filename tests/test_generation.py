@@ -15,16 +15,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nano_cv import building
-from nano_cv.checks import CONFIGS
-from nano_cv.data.flowers import Flowers
+from nano_cv.config.checks import CONFIGS
+from nano_cv.data.formats.flowers import Flowers
 from nano_cv.data.imagined import Imagined, noise
 from nano_cv.data.pictures import SPLITS, Resized
 from nano_cv.errors import UserError
+from nano_cv.evaluation.reports import generation as report
 from nano_cv.export import precision
 from nano_cv.export.samples import Samples
 from nano_cv.export.validate import check_repository
 from nano_cv.networks.flow_unet import FlowUNet
-from nano_cv.reports import generation as report
 from nano_cv.tasks.generation import Generation
 
 HALF = [0.5, 0.5, 0.5]
@@ -46,7 +46,7 @@ class Known(nn.Module):
 
 
 def task_of(network: nn.Module, **options) -> Generation:
-    task = Generation(contract=CONTRACT, network=lambda **_: network, **options).eval()
+    task = Generation(metadata=CONTRACT, network=lambda **_: network, **options).eval()
     task.log_losses = lambda split, losses, batch: losses["loss"]  # there is no trainer
     return task
 
@@ -373,8 +373,8 @@ def test_int8(here, judge, tmp_path, monkeypatch):
     def choose(speed: float, *settings: str):
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = hydra.compose("export_model", [*FLOW, *settings])
-        contract = building.trained_task(config, Path("weights/flow_flowers.safetensors")).contract
-        samples = Samples(config, building.make_data(config), contract)
+        metadata = building.trained_task(config, Path("weights/flow_flowers.safetensors")).metadata
+        samples = Samples(config, building.make_data(config), metadata)
         monkeypatch.setattr(precision, "_speeds", lambda runs: [1.0, speed][: len(runs)])
         given = ("int8", tmp_path / "model.onnx", samples, report.gate)
         return partial(precision.choose, *given, threads=1, max_drop=1, calibration_pictures=4)

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from nano_cv import inputs
 from nano_cv.data import images
 from nano_cv.data.images import ImageError
 from nano_cv.data.store import Member
+from nano_cv.evaluation import inputs
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -18,13 +18,19 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 from torchmetrics.detection import MeanAveragePrecision
 
-from nano_cv import reports
-from nano_cv.contract import Contract
-from nano_cv.data.coco import Coco
+from nano_cv.data.formats.coco import Coco
 from nano_cv.data.images import IGNORE
 from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, Boxes, Pictures, Resized
-from nano_cv.reports import classification, confusion, detection, generation, segmentation
-from nano_cv.reports.detection import Scored
+from nano_cv.evaluation import reports
+from nano_cv.evaluation.reports import (
+    classification,
+    confusion,
+    detection,
+    generation,
+    segmentation,
+)
+from nano_cv.evaluation.reports.detection import Scored
+from nano_cv.metadata import Metadata
 
 SIDE = 64
 NAMES = list("abcde")
@@ -32,9 +38,9 @@ random_inputs = settings(derandomize=True, deadline=None, max_examples=40, datab
 seeds = given(st.integers(0, 2**32 - 1))
 
 
-def contract(task: str, classes: list[str] = NAMES) -> Contract:
+def metadata(task: str, classes: list[str] = NAMES) -> Metadata:
     half = [0.5, 0.5, 0.5]
-    return Contract(
+    return Metadata(
         **{"task": task, "model": "m", "data": "d", "classes": classes, "image_size": SIDE},
         **{"mean": half, "std": half, "fit": "stretch"},
     )
@@ -194,7 +200,7 @@ def test_perfect_detector_of_boxes_that_reach_out_of_the_picture(scenes):
     pictures = Coco(scenes, "test")
     found = [target.boxes for target in pictures.targets]
     predictions = answers(pictures, found, [target.labels.tolist() for target in pictures.targets])
-    measured = detection.metrics(contract("detection", pictures.classes), predictions, pictures)
+    measured = detection.metrics(metadata("detection", pictures.classes), predictions, pictures)
     assert measured == pytest.approx(dict.fromkeys(measured, 1.0))
     resized = Resized(pictures, SIDE, None)
     squares = [
@@ -215,10 +221,10 @@ def test_what_is_found_in_a_crowd_is_not_false(scenes):
         found.append(np.concatenate([inside, target.boxes[counted]]))
         labels.append([label] * len(inside) + target.counted.tolist())
     predictions = answers(pictures, found, labels)
-    measured = detection.metrics(contract("detection", pictures.classes), predictions, pictures)
+    measured = detection.metrics(metadata("detection", pictures.classes), predictions, pictures)
     assert measured == pytest.approx(dict.fromkeys(measured, 1.0))
     drawn = detection.truths_of(pictures)[0]
-    one = detection.restored(contract("detection", pictures.classes), predictions, pictures)[0]
+    one = detection.restored(metadata("detection", pictures.classes), predictions, pictures)[0]
     right, missed = detection._judge(one, drawn)
     assert right.all() and not missed.any()
     assert Resized(pictures, SIDE, None).count().sum() == sum(map(len, labels)) - 2
@@ -234,7 +240,7 @@ def test_classification_is_that_of_scikit_learn(seed):
     scores[:, 0] += 0.1
     targets, labels = random.integers(0, 4, count), scores.argmax(axis=1)
     ours = classification.metrics(
-        contract("classification"), {"CLASS_PROBS": scores}, Pictures(Path(), [], targets.tolist())
+        metadata("classification"), {"CLASS_PROBS": scores}, Pictures(Path(), [], targets.tolist())
     )
     recalls = recall_score(targets, labels, labels=range(5), average=None, zero_division=0)
     occurs = np.union1d(targets, labels)

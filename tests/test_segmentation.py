@@ -14,21 +14,21 @@ from PIL import Image
 from scenes import make_scenes, newest
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from nano_cv import reports
-from nano_cv.contract import Contract
 from nano_cv.data import images
 from nano_cv.data.augment import Augment
-from nano_cv.data.folder_masks import FolderMasks
+from nano_cv.data.formats.folder_masks import FolderMasks
+from nano_cv.data.formats.shards import Shards
 from nano_cv.data.images import IGNORE
 from nano_cv.data.pictures import Pictures
-from nano_cv.data.shards import Shards
 from nano_cv.errors import UserError
+from nano_cv.evaluation import reports
 from nano_cv.export import precision
+from nano_cv.metadata import Metadata
 from nano_cv.networks.unet import UNet
 from nano_cv.tasks.segmentation import Segmentation, dice_loss
 
 SIDE = 32
-CONTRACT = Contract(
+CONTRACT = Metadata(
     task="segmentation",
     model="unet",
     data="things",
@@ -306,7 +306,7 @@ def test_masks_move_with_their_pixels(options, share):
 
 def segmenter() -> Segmentation:
     torch.manual_seed(0)
-    return Segmentation(contract=CONTRACT, network=partial(UNet, channels=(4, 8))).eval()
+    return Segmentation(metadata=CONTRACT, network=partial(UNet, channels=(4, 8))).eval()
 
 
 def test_network():
@@ -403,9 +403,9 @@ def test_files_for_other_programs(tmp_path):
     """Masks of class indices and overlays, both at the size of the picture."""
     masks = [blocks(64, 48), blocks(31, 97)]
     pictures = photographs(tmp_path / "pictures", masks, targets=False)
-    contract = Contract(**{**CONTRACT.__dict__, "image_size": 128, "fit": "letterbox"})
+    metadata = Metadata(**{**CONTRACT.__dict__, "image_size": 128, "fit": "letterbox"})
     answer = {"MASK": np.stack([images.resize_mask(mask, 128, "letterbox") for mask in masks])}
-    REPORT.write(contract, answer, pictures, tmp_path)
+    REPORT.write(metadata, answer, pictures, tmp_path)
     for number, mask in enumerate(masks):
         with Image.open(tmp_path / f"masks/{number}.png") as written:
             assert written.mode == "P" and len(written.getpalette()) == 3 * 256
@@ -416,11 +416,11 @@ def test_files_for_other_programs(tmp_path):
         assert len(np.unique(np.concatenate(colours), axis=0)) == 3, "a colour a class"
         with Image.open(tmp_path / f"overlays/{number}.jpg") as overlay:
             assert overlay.size == mask.shape[::-1]
-    for row, mask in zip(REPORT.table(contract, answer, pictures), masks, strict=True):
+    for row, mask in zip(REPORT.table(metadata, answer, pictures), masks, strict=True):
         shares = [float(row[name]) for name in CONTRACT.classes]  # of the picture, not the square
         counts = np.bincount(mask.ravel(), minlength=3) / mask.size
         assert shares == pytest.approx(counts, abs=1e-4)
-    assert REPORT.draw(contract, answer, pictures).keys() == {"predictions"}
+    assert REPORT.draw(metadata, answer, pictures).keys() == {"predictions"}
 
 
 def test_pictures_that_differ_by_their_endings_have_masks_of_their_own(tmp_path):
@@ -428,9 +428,9 @@ def test_pictures_that_differ_by_their_endings_have_masks_of_their_own(tmp_path)
     pictures = photographs(tmp_path / "pictures", masks, targets=False)
     other = pictures.files[0].with_suffix(".webp")
     pictures = Pictures(pictures.root, [pictures.files[0], pictures.files[1].rename(other)])
-    contract = Contract(**{**CONTRACT.__dict__, "image_size": 128, "fit": "letterbox"})
+    metadata = Metadata(**{**CONTRACT.__dict__, "image_size": 128, "fit": "letterbox"})
     answer = {"MASK": np.stack([images.resize_mask(mask, 128, "letterbox") for mask in masks])}
-    REPORT.write(contract, answer, pictures, tmp_path)
+    REPORT.write(metadata, answer, pictures, tmp_path)
     for name, mask in zip(pictures.names, masks, strict=True):
         with Image.open(tmp_path / f"masks/{name}.png") as written:
             assert np.array_equal(np.asarray(written), mask)

@@ -18,13 +18,13 @@ from moto.server import ThreadedMotoServer
 from scenes import make_scenes
 
 from nano_cv.data import sharding, store
-from nano_cv.data.coco import Coco
 from nano_cv.data.datamodule import DataModule
-from nano_cv.data.flowers import Flowers
+from nano_cv.data.formats.coco import Coco
+from nano_cv.data.formats.flowers import Flowers
+from nano_cv.data.formats.shards import Shards
 from nano_cv.data.order import WINDOW, ShardOrder
 from nano_cv.data.pictures import CROWD, Boxes, open_splits
 from nano_cv.data.sharding import write
-from nano_cv.data.shards import Shards
 from nano_cv.errors import UserError
 from nano_cv.files import inside
 

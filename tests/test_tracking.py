@@ -13,10 +13,11 @@ import pytest
 from conftest import TINY
 from mlflow.entities import Run
 
-from nano_cv import tracking, weights
-from nano_cv.contract import git_commit
 from nano_cv.errors import UserError
-from nano_cv.tracking import key
+from nano_cv.evaluation import tracking
+from nano_cv.evaluation.tracking import key
+from nano_cv.metadata import git_commit
+from nano_cv.tasks import weights
 
 SETTINGS = [option for option in TINY if not option.startswith("logger=")]
 FILE = Path("weights/lenet_flowers.safetensors")
@@ -43,12 +44,12 @@ def test_record_of_a_training(run, flowers, tmp_path, database):
     trained = run("train", *settings, "test=false")
     assert trained.status == 0, trained.err
     first = record(database, tmp_path)
-    contract = weights.read_contract(FILE)
-    assert contract.run_id == first.info.run_id and first.info.run_id in trained.out
+    metadata = weights.read_metadata(FILE)
+    assert metadata.run_id == first.info.run_id and first.info.run_id in trained.out
     assert first.data.tags["job"] == "train"
-    assert first.data.tags["commit"] == contract.git_commit == git_commit()
-    assert first.data.tags["data_hash"] == contract.data_hash
-    assert re.fullmatch("[0-9a-f]{64}", contract.data_hash)
+    assert first.data.tags["commit"] == metadata.git_commit == git_commit()
+    assert first.data.tags["data_hash"] == metadata.data_hash
+    assert re.fullmatch("[0-9a-f]{64}", metadata.data_hash)
     assert first.data.params["model/image_size"] == "32" and first.data.params["seed"] == "0"
     assert first.data.metrics.keys() >= {"train/loss_epoch", "val/accuracy", "val/f1", "val/loss"}
 
@@ -96,7 +97,7 @@ def test_server_that_dies(run, flowers, tmp_path, database, monkeypatch, method)
     assert "a long story" not in said
     # Where only the last word is lost, the record is worth a look.
     assert ("mlflow ui" in said) == (method == "set_terminated")
-    assert weights.read_contract(FILE).classes == ["aster", "basil", "clover"]
+    assert weights.read_metadata(FILE).classes == ["aster", "basil", "clover"]
 
 
 class Server:
@@ -232,7 +233,9 @@ def test_tracking_that_cannot_be_used(run, flowers, tmp_path, monkeypatch):
 
 
 def test_csv(run, flowers, tmp_path, monkeypatch):
-    monkeypatch.setattr("nano_cv.tracking.MLflow", lambda *_: pytest.fail("MLflow is not wanted"))
+    monkeypatch.setattr(
+        "nano_cv.evaluation.tracking.MLflow", lambda *_: pytest.fail("MLflow is not wanted")
+    )
     assert run("train", *SETTINGS, "logger=csv").status == 0
     files = tmp_path.glob("runs/train/lenet_flowers/*/csv/version_0/*")
     assert sorted(file.name for file in files) == ["hparams.yaml", "metrics.csv"]

@@ -14,9 +14,9 @@ from conftest import CONTRACT, TINY, TINY_OF, make_flowers, python
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from nano_cv import weights
-from nano_cv.checks import CONFIGS
-from nano_cv.contract import Contract
+from nano_cv.config.checks import CONFIGS
+from nano_cv.metadata import Metadata
+from nano_cv.tasks import weights
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict:
@@ -40,9 +40,9 @@ def test_train_then_infer(run, flowers, tmp_path):
     (folder,) = (tmp_path / "runs/train/lenet_flowers").iterdir()
     for name in ("confusion_matrix.png", "worst_mistakes.png", "predictions.csv", "train.log"):
         assert (folder / name).stat().st_size > 0
-    contract = weights.read_contract(tmp_path / "weights/lenet_flowers.safetensors")
-    assert contract.classes == ["aster", "basil", "clover"]
-    assert (contract.task, contract.name) == ("classification", "lenet_flowers")
+    metadata = weights.read_metadata(tmp_path / "weights/lenet_flowers.safetensors")
+    assert metadata.classes == ["aster", "basil", "clover"]
+    assert (metadata.task, metadata.name) == ("classification", "lenet_flowers")
 
     inferred = run("infer", *TINY, "gradcam=true")
     assert inferred.status == 0, inferred.err
@@ -55,7 +55,7 @@ def test_train_then_infer(run, flowers, tmp_path):
     assert right >= 0.75, "a colour a species is not hard to learn"
     assert f"{right:.4f}" in inferred.out and f"{right:.4f}" in trained.out
     for row in rows:
-        assert sum(float(row[name]) for name in contract.classes) == pytest.approx(1, abs=1e-5)
+        assert sum(float(row[name]) for name in metadata.classes) == pytest.approx(1, abs=1e-5)
     assert (folder / "gradcam.png").exists()
 
 
@@ -154,7 +154,7 @@ def test_only_a_whole_run_replaces_weights(run, flowers, tmp_path):
     assert shipped.read_bytes() == first.read_bytes() and not shipped.is_symlink()
     assert cache.read_bytes() == b"shipped"
     second, said = train(1)
-    new, old = (weights.read_contract(file).metrics["val/accuracy"] for file in (second, first))
+    new, old = (weights.read_metadata(file).metrics["val/accuracy"] for file in (second, first))
     assert f"val/accuracy {new:.4f} replaces {old:.4f}" in said
     third, said = train(0)
     assert ("WHICH WAS BETTER" in said) == (old < new)
@@ -191,22 +191,22 @@ def test_weights_alone_are_enough(run, flowers, tmp_path):
 
 
 def test_weights_of_strangers(run, flowers, tmp_path):
-    """Their contract becomes settings: never more than numbers and words, of models known here."""
+    """Their metadata becomes settings: never more than numbers and words, of models known here."""
     for changed, answer in {
         '"model": "mynet"': "of model=mynet, and there is no model/mynet.yaml; give the config",
         '"data": "birds"': "trained on 'birds', which is no option of data; say where",
-        '"network": {"channels": {"_target_": "os.system"}}': "holds no contract",
-        '"network": {"channels": "${oc.env:HOME}"}': "holds no contract",
-        '"network": {"_target_": "os.system"}': "holds no contract",
-        '"image_size": 1000000000': "holds no contract",
-        '"classes": [1, 2]': "holds no contract",
+        '"network": {"channels": {"_target_": "os.system"}}': "holds no metadata",
+        '"network": {"channels": "${oc.env:HOME}"}': "holds no metadata",
+        '"network": {"_target_": "os.system"}': "holds no metadata",
+        '"image_size": 1000000000': "holds no metadata",
+        '"classes": [1, 2]': "holds no metadata",
     }.items():
         text = json.dumps(json.loads(CONTRACT.to_json()) | json.loads(f"{{{changed}}}"))
         save_file({"x": torch.zeros(2)}, "foreign.safetensors", {"contract": text})
         said = run("infer", "weights=foreign.safetensors", "logger=none").err
         assert answer in said and "Traceback" not in said
     newer = json.loads(CONTRACT.to_json()) | {"colour": "of a newer version"}
-    assert Contract.from_json(json.dumps(newer)) == CONTRACT
+    assert Metadata.from_json(json.dumps(newer)) == CONTRACT
 
 
 def test_patience_is_that_of_now(run, flowers, tmp_path):

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from benchmarks.serving.load import Call, Window, grpc_call, http_call, measure
 from benchmarks.serving.settings import Setting
-from nano_cv.contract import JPEG, Contract
 from nano_cv.data import images, store
 from nano_cv.data.imagined import Imagined
 from nano_cv.data.store import File
+from nano_cv.metadata import JPEG, Metadata
 
 Measure = Callable[[], Window]
 
@@ -26,7 +26,7 @@ class Bench:
     Args:
         channel: to the server.
         http: its port.
-        contract: what the model promises.
+        metadata: what the model promises.
         picture: a file to send; all rows send the same one. None for a model that takes none.
     """
 
@@ -34,19 +34,19 @@ class Bench:
         self,
         channel: grpc.Channel,
         http: int,
-        contract: Contract,
+        metadata: Metadata,
         picture: File | None,
         concurrency: int,
         seconds: float,
     ) -> None:
         self.channel, self.http = channel, http
-        size = contract.image_size
+        size = metadata.image_size
         self.content = images.read(picture) if picture else b""
         if picture:
-            image = images.load(self.content, size, fit=contract.fit)
+            image = images.load(self.content, size, fit=metadata.fit)
             self.inputs: dict[str, NDArray[Any]] = {"IMAGES": image.transpose(2, 0, 1)[None].copy()}
         else:
-            self.inputs = Imagined([0], contract.classes, size, seed=0).inputs([0])
+            self.inputs = Imagined([0], metadata.classes, size, seed=0).inputs([0])
         self.concurrency, self.seconds = concurrency, seconds
 
     def settings(self, grid: Sequence[Setting]) -> dict[Setting, Measure]:

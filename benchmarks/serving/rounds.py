@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from benchmarks.serving.load import Window
-from nano_cv.progress import track
+from nano_cv.data.progress import track
 
 SETTLED, LAST = 0.1, 3  # spread of throughput and of p99 that passes, over this many windows
 

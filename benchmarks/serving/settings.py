@@ -13,11 +13,11 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from benchmarks.serving.rounds import Figures
 from nano_cv.building import again
-from nano_cv.contract import JPEG
 from nano_cv.errors import UserError
 from nano_cv.export import repository as layout
 from nano_cv.export.validate import read_config
 from nano_cv.files import locked
+from nano_cv.metadata import JPEG
 
 PROTOTYPE = Path(__file__).parent / "prototype" / "model.py"
 NORMALISING = ("Cast", "Sub", "Div", "Mul", "Add")
@@ -163,11 +163,11 @@ def lay_out_prototype(folder: Path, target: Path) -> list[str]:
     common: dict[str, Any] = {"max_batch_size": 4}
     instance = {"instance_group": [{"count": 1, "kind": "KIND_CPU"}]}
     delay = {"dynamic_batching": {"max_queue_delay_microseconds": 4000}}
-    contract = {"contract": {"string_value": config.parameters["contract"].string_value}}
+    metadata = {"contract": {"string_value": config.parameters["contract"].string_value}}
     configs: list[dict[str, Any]] = [
         {"name": "prototype_network", "backend": "onnxruntime", **instance, **delay}
         | {"input": [prepared], "output": outputs},
-        {"name": "prototype_prepare", "backend": "python", **instance, "parameters": contract}
+        {"name": "prototype_prepare", "backend": "python", **instance, "parameters": metadata}
         | {"input": [pixels], "output": [prepared]},
         {"name": "prototype", "platform": "ensemble", "input": [pixels], "output": outputs}
         | {

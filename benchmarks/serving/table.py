@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 from benchmarks.serving.rounds import Figures
 from benchmarks.serving.settings import Setting
-from nano_cv.contract import git_commit
-from nano_cv.drawing import Drawing, literal, render, save
+from nano_cv.evaluation.drawing import Drawing, literal, render, save
+from nano_cv.evaluation.tables import CSV, cell
 from nano_cv.files import replacing
-from nano_cv.tables import CSV, cell
+from nano_cv.metadata import git_commit
 
 COLUMNS = ("latency50", "latency90", "latency99", "throughput", "lower", "upper", "windows")
 

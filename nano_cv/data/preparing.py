@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from nano_cv.data.images import ImageError
+from nano_cv.data.progress import track
 from nano_cv.errors import UserError, listing
-from nano_cv.progress import track
 
 AT_ONCE = 64  # in memory before they are taken
 Given = TypeVar("Given")

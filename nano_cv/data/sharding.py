@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images, store
+from nano_cv.data.formats.shards import FORMAT, PICTURE, check_name, targets_of
 from nano_cv.data.pictures import Boxes, Resized
 from nano_cv.data.preparing import prepared
-from nano_cv.data.shards import FORMAT, PICTURE, check_name, targets_of
 from nano_cv.errors import UserError
 from nano_cv.files import make_once
 

@@ -1,4 +1,4 @@
-"""From a task's `predict` to an ONNX file with its contract.
+"""From a task's `predict` to an ONNX file with its metadata.
 
 What is exported is what was evaluated: normalisation, network and post-processing in one graph, so
 that a client sends uint8 pixels and reads answers. The batch is dynamic, all other sizes fixed.
@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nano_cv.contract import Contract
 from nano_cv.errors import UserError, one_line
 from nano_cv.files import replacing
+from nano_cv.metadata import Metadata
 from nano_cv.tasks.task import Task
 
 Arrays = dict[str, NDArray[Any]]
@@ -68,14 +68,14 @@ def export(task: Task, file: Path) -> None:
             torch.onnx.export(_Predict(task).eval(), tuple(inputs.values()), str(file), **names)
         onnx.checker.check_model(str(file), full_check=True)
     except Exception as error:  # the exporter fails in as many ways as there are operators
-        raise UserError(f"{task.contract.name}: cannot be exported: {one_line(error)}") from error
+        raise UserError(f"{task.metadata.name}: cannot be exported: {one_line(error)}") from error
 
 
-def annotate(file: Path, contract: Contract, facts: Mapping[str, Any]) -> None:
-    """Put the contract and what was measured into the metadata of an ONNX file."""
+def annotate(file: Path, metadata: Metadata, facts: Mapping[str, Any]) -> None:
+    """Put the metadata and what was measured into the metadata of an ONNX file."""
     model = onnx.load(file)
     texts = {key: str(value) for key, value in facts.items()}
-    onnx.helper.set_model_props(model, {"contract": contract.to_json(), **texts})
+    onnx.helper.set_model_props(model, {"contract": metadata.to_json(), **texts})
     with replacing(file) as temporary:
         onnx.save(model, temporary)
 

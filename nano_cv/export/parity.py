@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from nano_cv import reports
 from nano_cv.data import images
 from nano_cv.data.store import File
 from nano_cv.errors import UserError, listing
+from nano_cv.evaluation import reports
 from nano_cv.export.graph import Arrays, in_batches, run_onnx, run_torch, session
 from nano_cv.tasks.task import Task
 
@@ -68,7 +68,7 @@ def compare(
     Raises:
         UserError: they differ by more; names the pictures that differ most.
     """
-    model, report = session(file), reports.find(task.contract.task)
+    model, report = session(file), reports.find(task.metadata.task)
     expected = in_batches(partial(run_torch, task), inputs, BATCHES[0])
     found: dict[str, Any] = {}
     for size in BATCHES:

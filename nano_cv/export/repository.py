@@ -22,10 +22,10 @@ from google.protobuf import text_format
 from google.protobuf.json_format import ParseDict
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from nano_cv.contract import JPEG, Contract, check_classes, check_name
 from nano_cv.errors import UserError, listing
 from nano_cv.export.validate import CONFIG, check_model, read_config, served_versions
 from nano_cv.files import locked, replacing
+from nano_cv.metadata import JPEG, Metadata, check_classes, check_name
 
 DECODER = Path(__file__).parents[1] / "serving" / "backends" / "decode" / "model.py"
 LABELS = "labels.txt"  # or labels_3.txt, where the classes of version 3 are not those of the first
@@ -39,7 +39,7 @@ DTYPES = {  # of ONNX, as onnxruntime names them; the rest are alike
 
 def publish(
     repository: Path,
-    contract: Contract,
+    metadata: Metadata,
     model: Path,
     triton: Mapping[str, Any],
     entries: Mapping[str, str],
@@ -49,7 +49,7 @@ def publish(
 
     Args:
         repository: of Triton; made if it is not there.
-        contract: what the model promises.
+        metadata: what the model promises.
         model: an ONNX file.
         triton: the options of `configs/triton`.
         entries: session entries that the model wants, see `precision.py`.
@@ -61,19 +61,19 @@ def publish(
     Raises:
         UserError: Triton would refuse this; nothing is left behind.
     """
-    check_name(contract.name)
-    check_classes(contract.classes)
+    check_name(metadata.name)
+    check_classes(metadata.classes)
     repository.mkdir(parents=True, exist_ok=True)
     repository, given = repository.resolve(), repository  # beside a link may be another disk
-    config = model_config(contract, onnxruntime.InferenceSession(model), triton, entries)
+    config = model_config(metadata, onnxruntime.InferenceSession(model), triton, entries)
     models = [config]
     if [tensor["name"] for tensor in config["input"]] == ["IMAGES"]:
-        models = [_decoder(contract, config, triton), config, _ensemble(contract, config, triton)]
+        models = [_decoder(metadata, config, triton), config, _ensemble(metadata, config, triton)]
     names = [one["name"] for one in models]
     with locked(repository), _staging(repository) as staging:
-        version = str(max([0, *versions(repository / contract.name)]) + 1)
+        version = str(max([0, *versions(repository / metadata.name)]) + 1)
         for one in models:
-            _lay_out(one, contract.classes, model, version, staging, repository)
+            _lay_out(one, metadata.classes, model, version, staging, repository)
         problems = [f"{name}: {each}" for name in names for each in check_model(staging / name)]
         if problems:
             raise UserError(
@@ -91,7 +91,7 @@ def publish(
             os.rename(repository / name, staging / f"old_{name}")
         for name in names:
             _switch(staging / name, repository / name)
-    return given / contract.name / version
+    return given / metadata.name / version
 
 
 def versions(folder: Path) -> list[int]:
@@ -100,7 +100,7 @@ def versions(folder: Path) -> list[int]:
 
 
 def model_config(
-    contract: Contract,
+    metadata: Metadata,
     session: onnxruntime.InferenceSession,
     triton: Mapping[str, Any],
     entries: Mapping[str, str],
@@ -110,7 +110,7 @@ def model_config(
     inputs = [_tensor(tensor) for tensor in session.get_inputs()]
     outputs = [_tensor(tensor) for tensor in session.get_outputs()]
     for tensor in outputs:
-        if tensor["dims"] == [len(contract.classes)]:
+        if tensor["dims"] == [len(metadata.classes)]:
             tensor["label_filename"] = LABELS
     zeros = {
         tensor["name"]: {key: tensor[key] for key in ("data_type", "dims")} | {"zero_data": True}
@@ -119,10 +119,10 @@ def model_config(
     parameters = {
         "intra_op_thread_count": str(threads(triton)),
         **entries,
-        "contract": contract.to_json(),
+        "contract": metadata.to_json(),
     }
     return {
-        "name": contract.name,
+        "name": metadata.name,
         "backend": "onnxruntime",
         "max_batch_size": batch,
         "input": inputs,
@@ -161,10 +161,10 @@ def text(config: Mapping[str, Any]) -> str:
 
 
 def _decoder(
-    contract: Contract, config: Mapping[str, Any], triton: Mapping[str, Any]
+    metadata: Metadata, config: Mapping[str, Any], triton: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The config of what decodes for all models of one input size."""
-    size, fit = contract.image_size, contract.fit
+    size, fit = metadata.image_size, metadata.fit
     limits = {
         "max_picture_bytes": str(triton["max_picture_bytes"]),
         "max_picture_pixels": str(triton["max_picture_pixels"]),
@@ -183,22 +183,22 @@ def _decoder(
 
 
 def _ensemble(
-    contract: Contract, config: Mapping[str, Any], triton: Mapping[str, Any]
+    metadata: Metadata, config: Mapping[str, Any], triton: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The config of the decoder and the model behind each other."""
-    decoder = _decoder(contract, config, triton)["name"]
+    decoder = _decoder(metadata, config, triton)["name"]
     outputs = {tensor["name"]: tensor["name"] for tensor in config["output"]}
     return {
-        "name": contract.name + JPEG,
+        "name": metadata.name + JPEG,
         "platform": "ensemble",
         "max_batch_size": triton["max_batch_size"],
         "input": [ENCODED],
         "output": config["output"],
-        "parameters": _parameters({"contract": contract.to_json()}),
+        "parameters": _parameters({"contract": metadata.to_json()}),
         "ensemble_scheduling": {
             "step": [
                 step(decoder, {"ENCODED": "ENCODED"}, {"IMAGES": "IMAGES"}),
-                step(contract.name, {"IMAGES": "IMAGES"}, outputs),
+                step(metadata.name, {"IMAGES": "IMAGES"}, outputs),
             ]
         },
     }
@@ -282,10 +282,10 @@ def _promise(file: Path) -> Any:
     """What a client of an ensemble relies on."""
     try:
         config = read_config(file)
-        contract = Contract.from_json(config.parameters["contract"].string_value)
+        metadata = Metadata.from_json(config.parameters["contract"].string_value)
     except (UserError, ValueError, TypeError):
         return None
-    promised = replace(contract, network={}, data_hash="", git_commit="", run_id="")
+    promised = replace(metadata, network={}, data_hash="", git_commit="", run_id="")
     return promised, list(config.output), config.ensemble_scheduling
 
 

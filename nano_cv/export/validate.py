@@ -18,8 +18,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from nano_cv.contract import NAME
 from nano_cv.errors import UserError, first_line, listing, nearest, printable
+from nano_cv.metadata import NAME
 
 CONFIG = "config.pbtxt"
 FILES = {"onnxruntime": "model.onnx", "onnxruntime_onnx": "model.onnx", "python": "model.py"}

@@ -23,11 +23,11 @@ import tritonclient.grpc
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from nano_cv import drawing, reports
-from nano_cv.contract import JPEG, Contract
 from nano_cv.data import images
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError, listing, nearest, one_line, printable
+from nano_cv.evaluation import drawing, reports
+from nano_cv.metadata import JPEG, Metadata
 
 Arrays = dict[str, NDArray[Any]]
 ADDRESS = "127.0.0.1:8001"
@@ -130,17 +130,17 @@ class Client:
             )
         return self._known[name]
 
-    def contract(self, model: str) -> Contract:
+    def metadata(self, model: str) -> Metadata:
         """What the model promises.
 
         Raises:
-            ServerError: no such model, or one that carries no contract.
+            ServerError: no such model, or one that carries no metadata.
         """
         try:
-            return Contract.from_json(self.model(model).parameters.get("contract", ""))
+            return Metadata.from_json(self.model(model).parameters.get("contract", ""))
         except (ValueError, TypeError) as error:
             raise ServerError(
-                f"{self.address}: the model '{model}' holds no contract; "
+                f"{self.address}: the model '{model}' holds no metadata; "
                 "export_model.py did not write it"
             ) from error
 
@@ -286,7 +286,7 @@ def main() -> None:
     try:
         with Client(options.address, options.protocol) as client:
             model = _choose(client, options.model)
-            contract = client.contract(f"{model}{JPEG}")
+            metadata = client.metadata(f"{model}{JPEG}")
             for start in range(0, len(options.files), AT_ONCE):
                 for file, answer in _ask(client, model, options.files[start : start + AT_ONCE]):
                     if isinstance(answer, UserError):
@@ -297,7 +297,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(printable(f"error: {error}"))
     if answers:
-        _show(contract, answers, options.output)
+        _show(metadata, answers, options.output)
     sys.exit(1 if refused else 0)
 
 
@@ -335,19 +335,19 @@ def _ask(
         yield file, answer
 
 
-def _show(contract: Contract, answers: Mapping[Path, Arrays], output: Path | None) -> None:
+def _show(metadata: Metadata, answers: Mapping[Path, Arrays], output: Path | None) -> None:
     """Print the table of the task's report; write and draw the rest of it into `output`."""
-    report = reports.find(contract.task)
+    report = reports.find(metadata.task)
     outputs = next(iter(answers.values()))
     predictions = {name: np.stack([one[name] for one in answers.values()]) for name in outputs}
     files = [file.absolute() for file in answers]
     pictures = Pictures(Path(os.path.commonpath([file.parent for file in files])), files)
     given = dict(zip(pictures.names, answers, strict=True))
-    rows = report.table(contract, predictions, pictures)
+    rows = report.table(metadata, predictions, pictures)
     print(printable(_table([row | {"file": given[row["file"]]} for row in rows])), end="")
     if output:
-        report.write(contract, predictions, pictures, output)
-        for name, draw in report.draw(contract, predictions, pictures).items():
+        report.write(metadata, predictions, pictures, output)
+        for name, draw in report.draw(metadata, predictions, pictures).items():
             drawing.keep(name, draw, output)
         print(f"written to {output}")
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nano_cv.reports import classification as report
-from nano_cv.reports import confusion
+from nano_cv.evaluation.reports import classification as report
+from nano_cv.evaluation.reports import confusion
 from nano_cv.tasks.task import Task
 
 
@@ -43,7 +43,7 @@ class Classification(Task):
         if mixup or cutmix:
             from torchvision.transforms import v2  # takes a while, and few need it
 
-            classes = len(self.contract.classes)
+            classes = len(self.metadata.classes)
             ways = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
             self.mix = v2.RandomChoice(
                 [way(alpha=float(alpha), num_classes=classes) for way, alpha in ways if alpha]
@@ -69,6 +69,6 @@ class Classification(Task):
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
         """`accuracy` and `f1` of the report."""
         truth, predicted = np.concatenate(validated, axis=1)
-        classes = self.contract.classes
+        classes = self.metadata.classes
         figures = report.figures(confusion(truth, predicted, len(classes)), classes)
         return {name: figures[name] for name in ("accuracy", "f1")}

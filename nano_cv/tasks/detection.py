@@ -16,8 +16,8 @@ from torch.nn.functional import logsigmoid, max_pool2d
 from torchvision.ops import generalized_box_iou_loss
 
 from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes
+from nano_cv.evaluation.reports import detection as report
 from nano_cv.networks.centernet import STRIDE
-from nano_cv.reports import detection as report
 from nano_cv.tasks.task import Task
 
 SPREAD = 0.09  # standard deviation of a Gaussian, as a share of the box
@@ -62,7 +62,7 @@ class Detection(Task):
         labels = torch.div(indices, places, rounding_mode="floor")
         indices = (indices - labels * places)[:, :, None].expand(-1, -1, 4)
         boxes = to_boxes(distances.float()).flatten(1, 2).gather(1, indices)
-        boxes = boxes.clamp(0, self.contract.image_size)
+        boxes = boxes.clamp(0, self.metadata.image_size)
         return {"BOXES": boxes, "SCORES": scores, "LABELS": labels}
 
     def training_step(self, batch: tuple[Tensor, Boxes], _: int) -> Tensor:
@@ -89,7 +89,7 @@ class Detection(Task):
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
         """`mAP` and `mAP50` of the report, in pixels of the square."""
         truths, found = zip(*validated, strict=True)
-        figures = report.figures(truths, found, self.contract.classes)
+        figures = report.figures(truths, found, self.metadata.classes)
         return {name: figures[name] for name in ("mAP", "mAP50")}
 
     def _losses(self, outputs: tuple[Tensor, Tensor], targets: Boxes) -> dict[str, Tensor]:

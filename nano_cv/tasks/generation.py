@@ -42,7 +42,7 @@ class Generation(Task):
     ) -> None:
         super().__init__(**options)
         self.steps, self.guidance, self.drop_label = steps, guidance, drop_label
-        self.any_class = len(self.contract.classes)
+        self.any_class = len(self.metadata.classes)
 
     def predict(self, noise: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Standard normal noise float32 `[B, 3, H, W]` and int64 labels `[B, 1]` to pictures.
@@ -73,7 +73,7 @@ class Generation(Task):
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
         """See `Task`."""
-        size = self.contract.image_size
+        size = self.metadata.image_size
         labels = torch.zeros(batch, 1, dtype=torch.int64)  # Triton has no `[B]`
         return {"NOISE": torch.zeros(batch, 3, size, size), "LABELS": labels}
 
@@ -109,7 +109,7 @@ class Generation(Task):
     def preview(self) -> NDArray[np.uint8]:
         """Pictures of every class from the same noise each time: uint8 `[N, 3, H, W]`."""
         labels = torch.arange(PREVIEWED)[:, None] % self.any_class
-        size = self.contract.image_size
+        size = self.metadata.image_size
         start = torch.from_numpy(np.stack([noise(0, index, size) for index in range(PREVIEWED)]))
         pictures = self.predict(start.to(self.device), labels.to(self.device))["IMAGES"]
         return pictures.cpu().numpy()

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from nano_cv.data.images import IGNORE
-from nano_cv.reports import segmentation as report
+from nano_cv.evaluation.reports import segmentation as report
 from nano_cv.tasks.task import Task
 
 
@@ -45,12 +45,12 @@ class Segmentation(Task):
         logits = self(images)
         self.log_losses("val", self._losses(logits, masks), len(images))
         pair = masks.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
-        counts = report.confusion_of(*pair, len(self.contract.classes))
+        counts = report.confusion_of(*pair, len(self.metadata.classes))
         self.validated = [sum(self.validated, counts)]
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
         """`mIoU` and `accuracy` of the report; but in the square, not at the pictures' own size."""
-        figures = report.figures(np.sum(validated, axis=0), self.contract.classes)
+        figures = report.figures(np.sum(validated, axis=0), self.metadata.classes)
         return {name: figures[name] for name in ("mIoU", "accuracy")}
 
     def _losses(self, logits: Tensor, masks: Tensor) -> dict[str, Tensor]:

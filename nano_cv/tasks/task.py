@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from nano_cv.contract import Contract
+from nano_cv.metadata import Metadata
 
 
 class Task(pl.LightningModule):
@@ -23,7 +23,7 @@ class Task(pl.LightningModule):
     What its predictions are worth is said in `nano_cv/reports`, by the module of the same name.
 
     Args:
-        contract: what the model promises; made from the data, or read from a weights file.
+        metadata: what the model promises; made from the data, or read from a weights file.
         network: makes the network from `num_classes` and `image_size`.
         optimizer: makes the optimiser from parameter groups.
         warmup_epochs: length of the linear rise to the full learning rate.
@@ -42,7 +42,7 @@ class Task(pl.LightningModule):
 
     def __init__(
         self,
-        contract: Contract,
+        metadata: Metadata,
         network: Callable[..., nn.Module],
         optimizer: Callable[..., Optimizer] = torch.optim.AdamW,
         warmup_epochs: float = 1.0,
@@ -50,16 +50,16 @@ class Task(pl.LightningModule):
         ema_decay: float | None = None,
     ) -> None:
         super().__init__()
-        self.contract = contract
+        self.metadata = metadata
         self.optimizer = optimizer
         self.warmup_epochs = warmup_epochs
         self.layer_decay = layer_decay
         self.ema_decay = ema_decay
-        self.network = network(num_classes=len(contract.classes), image_size=contract.image_size)
+        self.network = network(num_classes=len(metadata.classes), image_size=metadata.image_size)
         # Pixels lie as they were decoded, and convolutions run up to 1.5 times as fast.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # Pixels are 0..255. The contract holds these; a second copy in the weights could disagree.
-        for name, values in (("mean", contract.mean), ("std", contract.std)):
+        # Pixels are 0..255. The metadata holds these; a second copy in the weights could disagree.
+        for name, values in (("mean", metadata.mean), ("std", metadata.std)):
             statistic = torch.tensor(values).view(1, 3, 1, 1) * 255
             self.register_buffer(name, statistic, persistent=False)
 
@@ -73,7 +73,7 @@ class Task(pl.LightningModule):
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
         """The arguments of `predict` by the names that the exported model gives them."""
-        size = self.contract.image_size
+        size = self.metadata.image_size
         return {"IMAGES": torch.zeros(batch, 3, size, size, dtype=torch.uint8)}
 
     def log_losses(self, split: str, losses: dict[str, Tensor], batch: int) -> Tensor:
@@ -101,7 +101,7 @@ class Task(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """So that a run does not go on with other pictures; see `training.fit`."""
-        checkpoint["data_hash"] = self.contract.data_hash
+        checkpoint["data_hash"] = self.metadata.data_hash
 
     def configure_optimizers(self) -> Any:
         """Weight decay for matrices and kernels only; linear warm-up, then cosine to zero.

@@ -14,12 +14,12 @@ class TritonPythonModel:
     """`PIXELS` uint8 `[B, H, W, 3]` to the network's normalised float32 input."""
 
     def initialize(self, args):
-        """Read mean and deviation from the contract."""
+        """Read mean and deviation from the metadata."""
         config = json.loads(args["model_config"])
         self.output = config["output"][0]
-        contract = json.loads(config["parameters"]["contract"]["string_value"])
-        self.mean = np.array(contract["mean"], np.float32)
-        self.std = np.array(contract["std"], np.float32)
+        metadata = json.loads(config["parameters"]["contract"]["string_value"])
+        self.mean = np.array(metadata["mean"], np.float32)
+        self.std = np.array(metadata["std"], np.float32)
 
     def execute(self, requests):
         """One request after the other, one picture after the other."""

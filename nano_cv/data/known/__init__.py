@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from nano_cv.data.fetching import gunzip, lying_in, obtain
-from nano_cv.data.folder import Folder
+from nano_cv.data.formats.folder import Folder
+from nano_cv.data.formats.voc import Voc
 from nano_cv.data.known import arranging
+from nano_cv.data.known.fetching import gunzip, lying_in, obtain
 from nano_cv.data.pictures import Pictures
-from nano_cv.data.voc import Voc
 from nano_cv.errors import UserError, nearest
 from nano_cv.files import make_once
 

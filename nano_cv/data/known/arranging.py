@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nano_cv.data import images, reading
-from nano_cv.data.fetching import gunzip, unpack
-from nano_cv.data.folder_masks import FolderMasks
+from nano_cv.data import images
+from nano_cv.data.formats import reading
+from nano_cv.data.formats.folder_masks import FolderMasks
+from nano_cv.data.formats.splitting import stable_split
+from nano_cv.data.formats.voc import CLASSES, SETS
+from nano_cv.data.known.fetching import gunzip, unpack
 from nano_cv.data.pictures import SPLITS, Pictures
-from nano_cv.data.splitting import stable_split
-from nano_cv.data.voc import CLASSES, SETS
-from nano_cv.progress import track
+from nano_cv.data.progress import track
 
 Files = Mapping[str, Path]
 

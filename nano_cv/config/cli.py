@@ -1,0 +1,109 @@
+"""The command line of every script: Hydra composes, mistakes end in one message.
+
+`+data=flowers` and `data=flowers` mean the same. `checks.py` looks at the rest before torch is
+loaded. A user's mistake is answered without a traceback.
+"""
+
+import errno
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from nano_cv.config.checks import CONFIGS, check, option_groups
+from nano_cv.errors import UserError, one_line, printable
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share, the file
+
+
+Script = Callable[[DictConfig], float | None]  # a float is what a sweep looks for the most of
+
+
+def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
+    """Make a script of a function: `@main("train")` composes `configs/train.yaml` for it."""
+
+    def decorate(function: Script) -> Callable[[], None]:
+        @wraps(function)
+        def job(config: DictConfig) -> float | None:
+            before = signal.getsignal(signal.SIGTERM)
+            try:
+                # As Ctrl-C: what is open is closed, and the record of the run says how it ended.
+                signal.signal(signal.SIGTERM, signal.default_int_handler)
+                return function(config)
+            except (UserError, OSError, hydra.errors.InstantiationException) as error:
+                stop(error)
+            except KeyboardInterrupt:
+                print(f"interrupted{resumable()}", file=sys.stderr)
+                sys.exit(128 + signal.SIGINT)
+            finally:
+                signal.signal(signal.SIGTERM, before)
+
+        @wraps(function)
+        def script() -> None:
+            try:
+                sys.argv[1:] = accept_plus(sys.argv[1:])
+                sys.argv[1:] += check(config_name, sys.argv[1:])
+                whole = hydra.main(
+                    version_base="1.3", config_path=str(CONFIGS), config_name=config_name
+                )
+                whole(job)()
+            except (UserError, OSError) as error:
+                stop(error)
+            except KeyboardInterrupt:  # before the job, or between the runs of a sweep
+                sys.exit(128 + signal.SIGINT)
+
+        return script
+
+    return decorate
+
+
+def stop(error: Exception) -> NoReturn:
+    """Say what went wrong in one message and end the process with status 1."""
+    if isinstance(error, OSError):
+        if error.errno is None:  # a defect, not a full disk or a closed folder
+            raise error
+        full, where = error.errno in FULL, error.filename
+        if full and not where and HydraConfig.initialized():
+            where = HydraConfig.get().runtime.output_dir  # of a checkpoint, most likely
+        message = f"{where}: " if where else ""
+        message += os.strerror(error.errno) + (f"; free some space{resumable()}" if full else "")
+    elif isinstance(error, hydra.errors.InstantiationException):
+        if not isinstance(error.__cause__, TypeError | ValueError | ImportError | None):
+            raise error
+        cause, key = error.__cause__ or error, str(error).rpartition("full_key: ")[2]
+        message = f"{key}: {one_line(cause)}"
+    else:  # out of a worker process comes the whole traceback, the message at its end
+        message = str(error).rpartition(f"{type(error).__name__}: ")[2].rstrip()
+    logging.getLogger("nano_cv").debug("stopped", exc_info=error)
+    print(printable(f"error: {message}"), file=sys.stderr)
+    sys.exit(1)
+
+
+def resumable() -> str:
+    """What to type to go on with this run, if it has kept an epoch; a sweep's cannot be."""
+    if not HydraConfig.initialized():
+        return ""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return f"; the runs so far lie in {HydraConfig.get().sweep.dir}"
+    checkpoint = Path(HydraConfig.get().runtime.output_dir, "checkpoints", "last.ckpt")
+    return "; to go on from the last whole epoch, add resume=true" if checkpoint.exists() else ""
+
+
+def accept_plus(arguments: list[str]) -> list[str]:
+    """`+data=flowers` to `data=flowers`, for every option group: Hydra alone takes only one.
+
+    And `data.root=~/pictures` to the home folder's, which neither the shell nor Hydra does.
+    """
+    groups, home = "|".join([*option_groups([CONFIGS]), r"hydra/[\w/]+"]), Path.home()
+    arguments = [re.sub(rf"^\+({groups})=", r"\1=", argument) for argument in arguments]
+    return [re.sub(r"^([\w.+]+=)~(?=/|$)", rf"\g<1>{home}", argument) for argument in arguments]

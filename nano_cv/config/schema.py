@@ -1,0 +1,454 @@
+"""Every key of the configuration, with its type and the range of its values.
+
+Hydra composes the configuration from `configs/` and the command line. This schema is held against
+it before torch is loaded, so a wrong value is answered in half a second. A new key stands in two
+places: its YAML file, and the class below that has the name of what it configures.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from nano_cv.errors import listing, nearest
+from nano_cv.metadata import LARGEST
+
+Count = Annotated[int, Ge(1)]
+Side = Annotated[int, Ge(1), Le(LARGEST)]  # pixels
+NotNegativeInt = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0), Field(allow_inf_nan=False)]
+NotNegative = Annotated[float, Ge(0), Field(allow_inf_nan=False)]
+Share = Annotated[float, Ge(0), Le(1)]
+Seed = Annotated[int, Ge(0), Lt(2**32)]
+Port = Annotated[int, Ge(1), Le(65535)]
+Batches = Count | Annotated[float, Gt(0), Le(1)]  # a number of batches, or a share of all
+Channels = Annotated[list[Count], MinLen(1)]
+Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
+Means = Annotated[list[float], Field(min_length=3, max_length=3)]  # R G B
+Deviations = Annotated[list[Positive], Field(min_length=3, max_length=3)]  # R G B
+Fit = Literal["stretch", "letterbox"]
+
+
+class Section(TypedDict, total=False):
+    """A part of the configuration. A key that is not listed is refused; any may be left out."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+    _target_: str
+    _partial_: bool
+    _convert_: str
+
+
+class Open(TypedDict, total=False):
+    """A part that may have more keys than are listed, such as one of your own."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
+    _target_: str
+
+
+def by_target(*sections: Any) -> Any:
+    """One of `sections`, chosen by the class that `_target_` names; `Open` for any other class."""
+    known = {section.__name__: section for section in sections}
+
+    def name(value: Any) -> str:
+        package, _, last = str(value.get("_target_")).rpartition(".")
+        return last if package.startswith("nano_cv.") and last in known else Open.__name__
+
+    choices = [Annotated[section, Tag(key)] for key, section in known.items()]
+    return Annotated[Union[*choices, Annotated[Open, Tag(Open.__name__)]], Discriminator(name)]
+
+
+# Data
+
+
+class Augment(Section):
+    """`nano_cv.data.augment.Augment`."""
+
+    flip: Share
+    degrees: NotNegative
+    scale: Pair
+    translate: Share
+    brightness: NotNegative
+    contrast: NotNegative
+    saturation: NotNegative
+    policy: Literal["trivial", "rand"] | None
+    strength: NotNegative
+
+
+class DataModule(Section):
+    """`nano_cv.data.datamodule.DataModule`."""
+
+    name: str
+    tasks: list[str]
+    root: str | None
+    source: str | None
+    colours: dict[str, list[int]] | None
+    ignore: int | list[int] | None
+    dataset: Open
+    image_size: Side
+    train_size: Side | None
+    detail: Annotated[float, Ge(1), Le(2)]
+    fit: Fit
+    batch_size: Count
+    workers: Annotated[int, Ge(0), Le(max(16, 4 * (os.cpu_count() or 1)))]
+    cache: str | None
+    seed: Seed
+    augment: by_target(Augment) | None  # type: ignore[valid-type]
+
+
+# Networks
+
+
+class LeNet(Section):
+    """`nano_cv.networks.lenet.LeNet`."""
+
+    channels: Channels
+    dropout: Share
+
+
+class ResNet(Section):
+    """`nano_cv.networks.resnet.ResNet`."""
+
+    stem: list[Count]
+    channels: Channels
+    blocks: Channels
+    dropout: Share
+
+
+class Backbone(Section):
+    """`nano_cv.networks.backbone.Backbone`."""
+
+    name: str
+    dropout: Share
+    drop_path: Share
+    frozen: NotNegativeInt
+
+
+class UNet(Section):
+    """`nano_cv.networks.unet.UNet`."""
+
+    channels: Channels
+    backbone: str | None
+
+
+class CenterNet(UNet):
+    """`nano_cv.networks.centernet.CenterNet`."""
+
+    width: Count
+
+
+class FlowUNet(Section):
+    """`nano_cv.networks.flow_unet.FlowUNet`."""
+
+    channels: Channels
+    width: Count
+
+
+Network = by_target(LeNet, ResNet, Backbone, UNet, CenterNet, FlowUNet)
+
+
+# Tasks
+
+
+class Optimizer(Open):
+    """A class of `torch.optim`; its other options are torch's."""
+
+    lr: Positive
+    weight_decay: NotNegative
+
+
+class Task(Section):
+    """`nano_cv.tasks.task.Task`."""
+
+    network: Network  # type: ignore[valid-type]
+    optimizer: Optimizer
+    warmup_epochs: NotNegative
+    layer_decay: Positive
+    ema_decay: Share | None
+
+
+class Classification(Task):
+    """`nano_cv.tasks.classification.Classification`."""
+
+    label_smoothing: Share
+    mixup: NotNegative
+    cutmix: NotNegative
+
+
+class Detection(Task):
+    """`nano_cv.tasks.detection.Detection`."""
+
+    max_detections: Annotated[int, Ge(1), Le(10_000)]
+    box_weight: NotNegative
+
+
+class Segmentation(Task):
+    """`nano_cv.tasks.segmentation.Segmentation`."""
+
+    dice_weight: NotNegative
+
+
+class Generation(Task):
+    """`nano_cv.tasks.generation.Generation`."""
+
+    steps: Annotated[int, Ge(1), Le(1000)]
+    guidance: float
+    drop_label: Share
+
+
+class Model(Section):
+    """A file of `configs/model/`."""
+
+    name: str
+    image_size: Side
+    train_size: Side | None
+    mean: Means
+    std: Deviations
+    fit: Fit
+    epochs: Count
+    batch_size: Count
+    augment: NotNegative
+    policy: Literal["trivial", "rand"] | None
+    pretrained: str | bool | None
+    judge: str
+    task: by_target(Classification, Detection, Segmentation, Generation)  # type: ignore[valid-type]
+
+
+# Groups of several scripts
+
+
+class Trainer(Open):
+    """`pytorch_lightning.Trainer`, whose other options may be added with `+trainer.KEY=VALUE`."""
+
+    max_epochs: Annotated[int, Ge(1), Le(1_000_000)]
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
+    gradient_clip_val: NotNegative | None
+    limit_train_batches: Batches
+    limit_val_batches: Batches
+    limit_test_batches: Batches
+    log_every_n_steps: NotNegativeInt
+    num_sanity_val_steps: int
+    deterministic: bool
+    patience: NotNegativeInt | None
+    prune_after: Count | None
+    prune_siblings: Count
+
+
+class Logger(Section):
+    """A file of `configs/logger/`."""
+
+    name: Literal["mlflow", "csv", "none"]
+    uri: str
+    experiment: str
+
+
+class Paths(Section):
+    """Folders, relative to the folder in which the script was started."""
+
+    runs: str
+    weights: str
+    models: str
+    cache: str | None
+
+
+class Triton(Section):
+    """What goes into `config.pbtxt`."""
+
+    max_batch_size: Count
+    instances: Count
+    max_queue_delay_us: NotNegativeInt
+    threads: Count | None
+    max_queue_size: Count | None
+    queue_timeout_us: Count | None
+    decode_instances: Count
+    max_picture_bytes: Count
+    max_picture_pixels: Count
+
+
+# Scripts
+
+
+class Common(Section):
+    """What every script has that knows a data set and a model."""
+
+    help: str
+    seed: Seed
+    data: by_target(DataModule)  # type: ignore[valid-type]
+    model: Model
+    paths: Paths
+
+
+class Train(Common):
+    """train.py."""
+
+    trainer: Trainer
+    logger: Logger
+    resume: bool | str
+    test: bool
+    half: bool
+
+
+class Infer(Common):
+    """infer.py."""
+
+    trainer: Trainer
+    logger: Logger
+    engine: Literal["torch", "onnx", "triton"]
+    server: str
+    protocol: Literal["grpc", "http"]
+    input: str | int | None
+    labels: str | list[str] | None
+    count: Annotated[int, Ge(1), Le(1_000_000)] | None
+    weights: str | None
+    gradcam: bool
+    tta: bool
+
+
+class ExportModel(Common):
+    """export_model.py."""
+
+    trainer: Trainer
+    logger: Logger
+    triton: Triton
+    weights: str | None
+    precision: Literal["float32", "int8", "bf16", "auto"]
+    tolerance: NotNegative
+    max_drop: float
+    calibration_pictures: Count
+
+
+class Shard(Common):
+    """shard.py."""
+
+    output: str | None
+    shard_mb: Positive
+
+
+class Benchmark(Common):
+    """benchmark.py."""
+
+    triton: Triton
+    concurrency: Count
+    delays_us: Annotated[list[NotNegativeInt], MinLen(1)]
+    instances: Channels
+    threads: Annotated[list[Count | None], MinLen(1)]
+    batches: Channels
+    seconds: Positive
+    min_rounds: Count
+    max_rounds: Count
+    prototype: bool
+    p99_limit_ms: Positive | None
+    write: bool
+
+
+class Serve(Section):
+    """serve.py."""
+
+    help: str
+    paths: Paths
+    models: list[str] | None
+    watch: bool
+    grpc_port: Port
+    http_port: Port | None
+    metrics_port: Port
+    health_port: Port
+    probe_seconds: Positive
+    probe_deadline_seconds: Positive
+    poll_seconds: Positive
+    exit_timeout_seconds: Positive
+    max_request_bytes: Count
+    receive_seconds: Positive
+
+
+SCRIPTS: dict[str, Any] = {
+    "train": Train,
+    "infer": Infer,
+    "export_model": ExportModel,
+    "shard": Shard,
+    "benchmark": Benchmark,
+    "serve": Serve,
+}
+
+NEEDED = {  # what to say of pydantic's kinds of errors; `{}` is the limit
+    "int_type": "a whole number is needed",
+    "int_from_float": "a whole number is needed",
+    "float_type": "a number is needed",
+    "finite_number": "a number is needed",
+    "bool_type": "true or false is needed",
+    "string_type": "text is needed",
+    "list_type": "a list is needed",
+    "too_short": "a list of {} is needed",
+    "too_long": "a list of {} is needed",
+    "greater_than": "more than {} is needed",
+    "greater_than_equal": "{} or more is needed",
+    "less_than": "less than {} is needed",
+    "less_than_equal": "{} or less is needed",
+}
+
+LIMITS = ("gt", "ge", "lt", "le", "min_length", "max_length")
+
+
+def problems(script: str, config: DictConfig, defaults: DictConfig) -> list[str]:
+    """What is wrong with a composed configuration: a message for each key.
+
+    Args:
+        script: `train`, `infer`, ...
+        config: to be checked.
+        defaults: the same without what was typed, to show how a value is written.
+    """
+    values = OmegaConf.to_container(config, resolve=True)
+    written, usual = OmegaConf.to_container(config), OmegaConf.to_container(defaults, resolve=True)
+    try:
+        TypeAdapter(SCRIPTS[script]).validate_python(values)
+    except ValidationError as error:
+        found: dict[str, list[str]] = {}
+        for one in error.errors(include_url=False):
+            # A key that only repeats the value of another one is not named a second time.
+            repeats = "${" in str(_at(written, one["loc"]))
+            if one["type"] != "missing" and not repeats:
+                key, said = _explain(values, one["loc"], one["type"], one.get("ctx", {}))
+                example = _at(usual, one["loc"])
+                if one["type"].endswith(("_type", "_from_float")) and example is not None:
+                    name = key.partition("=")[0].rpartition(".")[2]
+                    said += f", as in '{name}={example}'"
+                found.setdefault(key, []).append(said)
+        return [f"{key}: {', or '.join(dict.fromkeys(said))}" for key, said in found.items()]
+    return []
+
+
+def _at(values: Any, location: tuple[int | str, ...]) -> Any:
+    """The value at a place that pydantic names; it also names members of unions, no keys."""
+    for part in location:
+        if isinstance(values, dict) and part in values:
+            values = values[part]
+    return values
+
+
+def _explain(
+    config: Any, location: tuple[int | str, ...], kind: str, limits: Mapping[str, Any]
+) -> tuple[str, str]:
+    """`trainer.max_epochs=0` and `1 or more is needed`, from an error of pydantic."""
+    path, node, above = [], config, config
+    for part in location:  # pydantic also names the member of a union, which is no key
+        if isinstance(node, dict) and part in node:
+            path.append(str(part))
+        if isinstance(node, dict | list) and (isinstance(part, int) or part in node):
+            above, node = node, node[part]  # type: ignore[index]
+    if isinstance(above, list):  # one value of several: all of them are shown
+        node = above
+    key = ".".join(path)
+    given = f"{key}={'null' if node is None else node}"
+    if kind == "extra_forbidden":
+        others = [name for name in above if name != path[-1] and not name.startswith("_")]
+        where = ".".join(path[:-1]) or "the configuration"
+        close = nearest(path[-1], others)
+        return given, f"{where} has no '{path[-1]}'{close} Allowed: {listing(others, most=40)}"
+    if kind == "literal_error":
+        allowed = str(limits["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
+        return given, f"no such value{nearest(str(node), allowed)} Allowed: {', '.join(allowed)}"
+    values = [str(value).removesuffix(".0") for name, value in limits.items() if name in LIMITS]
+    return given, NEEDED.get(kind, "cannot be used").format(*values)

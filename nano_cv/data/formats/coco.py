@@ -1,0 +1,332 @@
+"""COCO JSON: `annotations/<split>.json`, and pictures in `images/`.
+
+Or as CVAT, Roboflow, Label Studio, FiftyOne and COCO itself lay it out: see `sources_of` and
+`folders_of`.
+
+Boxes are x, y, width and height in pixels, from 0 at the upper left corner of the picture.
+"""
+
+import json
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nano_cv.data.formats import reading
+from nano_cv.data.formats.reading import Object
+from nano_cv.data.formats.splitting import called, complete
+from nano_cv.data.pictures import COUNTED, CROWD, Pictures
+from nano_cv.errors import UserError, listing
+
+log = logging.getLogger(__name__)
+Content = dict[str, list[dict[str, Any]]]
+Ident = int | str
+IDENT = int | str | float
+FIELDS: dict[str, dict[str, Any]] = {  # what is read, and its type
+    "categories": {"id": IDENT, "name": str | int},
+    "images": {"id": IDENT, "file_name": str},
+    "annotations": {"image_id": IDENT, "category_id": IDENT},
+}
+RUN = "[P-o]{0,6}[0-O]"  # in the text of a mask: letters from P on say that more follow
+CROWDS = ("1", "True", "true", "1.0")  # values of `iscrowd`; some programs write text
+# What COCO calls its other files: of the same pictures, without boxes or with fewer classes.
+OTHERS = ("captions", "image_info", "panoptic", "person_keypoints", "stuff")
+
+
+class Coco(Pictures):
+    """One split of a set for detection.
+
+    The classes are the categories of `train.json` in the order of their ids, which may have gaps;
+    those that have no objects are kept, but for one that no split uses and that stands above
+    others, as Roboflow writes it. A split without a file is taken out of `train` by the hash of the
+    file names; so are all three if there is one file alone.
+
+    Groups of objects (`iscrowd`) are not learnt, and what is predicted there is neither right nor
+    false. Boxes of no size are left out with a warning. An object without `bbox` gets the box
+    around its `segmentation`.
+
+    Args:
+        root: folder with `annotations/train.json`, `val.json`, `test.json`, and `images/`; or a
+            JSON file, with its pictures below its folder.
+        split: `train`, `val` or `test`.
+        task: `detection`.
+
+    Raises:
+        UserError: files missing or not as they should be; names the file and the entry.
+    """
+
+    def __init__(self, root: str | Path, split: str, task: str = "detection") -> None:
+        reading.serves("COCO JSON", task, "detection")
+        root, notice = Path(root), split == "train"
+        sources = {"train": root} if root.is_file() else sources_of(root, notice)
+        if root.is_file():
+            root = root.parents[root.parent.name.lower() == "annotations"]
+        contents = {one: load(file) for one, file in sources.items()}
+        classes = classes_of(contents, sources, notice)
+        found = complete(
+            {one: content["images"] for one, content in contents.items()},
+            sources.get("train", root),
+            lambda image: image["file_name"].replace("\\", "/"),
+            notice=notice,
+        )
+        entries = found[split]
+        origin = split if split in contents and contents[split]["images"] else "train"
+        content, source = contents[origin], sources[origin]
+        objects = objects_of(content, classes, source)
+        names = [one["file_name"] for one in entries]
+        own = called_of(root, source)
+        folders = folders_of(root, source, own)
+        files = reading.files_named(source, names, folders, root, own)
+        twice = [file.name for file in reading.repeated(files)]
+        if twice:
+            raise UserError(f"{source}: several images of one file_name: {listing(twice)}")
+        stated = {
+            file: (one["width"], one["height"])
+            for file, one in zip(files, entries, strict=True)
+            if all(
+                isinstance(one.get(key), int | float) and one[key] for key in ("width", "height")
+            )
+        }
+        reading.compare_sizes(source, stated)
+        targets = reading.boxes_of(source, [objects[one["id"]] for one in entries])
+        super().__init__(root, files, targets, classes)
+
+
+def called_of(root: Path, source: Path) -> str | None:
+    """The split that a JSON file is named after, or else its folder; None if neither is."""
+    words = {called(word) for word in re.split(r"[^a-z0-9]+", source.stem.lower())} - {None}
+    if len(words) == 1:
+        return words.pop()
+    return None if words or source.parent == root else called(source.parent.name)
+
+
+def sources_of(root: Path, notice: bool) -> dict[str, Path]:
+    """The JSON file of each split, below `root`; one that is named after none is `train`.
+
+    Raises:
+        UserError: there is no file to train with, or several are for the same split.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; it should hold annotations/train.json")
+    found: dict[str | None, list[Path]] = defaultdict(list)
+    every = sorted({*root.glob("[!.]*.json"), *root.glob("[!.]*/[!.]*.json")})
+    for file in every:
+        found[called_of(root, file)].append(file)
+    chosen = {split: one for split, files in found.items() if (one := _only(files, split))}
+    unnamed = chosen.pop(None, None)
+    sources = {split: file for split, file in chosen.items() if split}
+    if unnamed:
+        sources.setdefault("train", unnamed)
+    if "train" not in sources:
+        there = f"; there is: {listing(every)}" if every else ""
+        raise UserError(f"{root}/annotations/train.json: cannot be read: No such file{there}")
+    if notice:
+        log.info("%s: labels from %s", root, listing(map(str, sources.values())))
+        rest = [str(file) for file in every if file not in sources.values()]
+        if rest:
+            log.info("%s: other JSON files were passed over: %s", root, listing(rest))
+    return sources
+
+
+def _only(files: list[Path], split: str | None) -> Path | None:
+    """The file of objects among those of one split."""
+    plain = [file for file in files if not file.stem.startswith(OTHERS)]
+    files = plain or [file for file in files if not file.stem.startswith(OTHERS[:3])]
+    if len(files) > 1 or (files and split is None):
+        files = [file for file in files if has_objects(file)]
+    if len(files) > 1:
+        what = f"be the split '{split}'" if split else "be the labels"
+        raise UserError(f"{listing(files)}: each could {what}; leave one of them there")
+    return files[0] if files else None
+
+
+def parse(file: Path) -> Any:
+    """What a JSON file says."""
+    try:
+        return json.loads(reading.text(file))
+    except (ValueError, RecursionError) as error:  # a number may have too many digits
+        raise UserError(f"{file}: not JSON: {error}") from error
+
+
+def has_objects(file: Path) -> bool:
+    """Whether a JSON file is one of COCO's with boxes or outlines, or none at all."""
+    try:
+        content = parse(file)
+    except UserError:
+        return False
+    if not (isinstance(content, dict) and isinstance(content.get("images"), list)):
+        return False
+    some = content.get("annotations")
+    if not isinstance(some, list):
+        return False
+    return not some or any(
+        isinstance(one, dict) and not {"bbox", "segmentation"}.isdisjoint(one) for one in some
+    )
+
+
+def load(file: Path) -> Content:
+    """The lists of a COCO file, after a look that every entry has the fields that are read.
+
+    Ids may be whole numbers, written as such, as text or with a point: 1, "1" and 1.0 are the same.
+    """
+    content = parse(file)
+    for key, fields in FIELDS.items():
+        entries = content.get(key) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise UserError(f"{file}: no list '{key}'; a COCO file has {listing(FIELDS)}")
+        for number, one in enumerate(entries):
+            given = one if isinstance(one, dict) else {}
+            wrong = [
+                name
+                for name, kind in fields.items()
+                if not isinstance(given.get(name), kind) or isinstance(given[name], bool)
+            ]
+            if wrong:
+                entry = given.get("id", f"number {number}")
+                raise UserError(
+                    f"{file}: {key} {entry}: '{wrong[0]}' is missing or of a wrong type"
+                )
+            one |= {name: ident(one[name]) for name, kind in fields.items() if kind is IDENT}
+    for key in ("categories", "images"):
+        twice = reading.repeated(one["id"] for one in content[key])
+        if twice:
+            raise UserError(f"{file}: two {key} of one id: {listing(map(str, twice))}")
+    for one in content["categories"]:
+        one["name"] = str(one["name"])
+    return content
+
+
+def ident(value: int | str | float) -> Ident:
+    """An id without what a program's way of writing it adds."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else str(value)
+    if isinstance(value, str) and re.fullmatch(r"0|-?[1-9]\d{0,17}", value.strip()):
+        return int(value)
+    return value
+
+
+def classes_of(
+    contents: Mapping[str, Content], sources: Mapping[str, Path], notice: bool
+) -> list[str]:
+    """The names of the categories of `train`, in the order of their ids."""
+    train = contents["train"]["categories"]
+    ordered = sorted(train, key=lambda one: (isinstance(one["id"], str), one["id"]))
+    used = set()
+    for content in contents.values():
+        ids = {one["category_id"] for one in content["annotations"]}
+        used |= {_kind(one) for one in content["categories"] if one["id"] in ids}
+    roots = [
+        one
+        for one in ordered
+        if _kind(one) not in used
+        and any(_kind(other)[1] == one["name"] for other in ordered if other is not one)
+    ]
+    if roots and notice:
+        log.warning(
+            "%s: no class, for it has no objects and stands above other categories: %s",
+            *(sources["train"], listing(one["name"] for one in roots)),
+        )
+    return reading.different([one["name"] for one in ordered if one not in roots], sources["train"])
+
+
+def _kind(category: Mapping[str, Any]) -> tuple[str, str]:
+    return category["name"], str(category.get("supercategory"))
+
+
+def objects_of(content: Content, classes: list[str], source: Path) -> dict[Ident, list[Object]]:
+    """The objects of each image, by its id."""
+    objects: dict[Ident, list[Object]] = {one["id"]: [] for one in content["images"]}
+    names = {one["id"]: one["name"] for one in content["categories"]}
+    labels = {}
+    for category in sorted(
+        {one["category_id"] for one in content["annotations"]} & names.keys(), key=str
+    ):
+        where = f"{source}: category {category}"
+        labels[category] = reading.class_index(names[category], classes, where)
+    for number, one in enumerate(content["annotations"]):
+        image, category = one["image_id"], one["category_id"]
+        where = f"{source}: annotation {one.get('id', f'number {number}')}"
+        if image not in objects or category not in labels:
+            lacking = f"category {category}" if image in objects else f"image {image!r}"
+            raise UserError(f"{where}: there is no {lacking} in this file")
+        corners = corners_of(one, where)
+        ignored = CROWD if str(one.get("iscrowd")) in CROWDS else COUNTED
+        objects[image].append(Object(corners, labels[category], where, ignored))
+    return objects
+
+
+def corners_of(one: dict[str, Any], where: str) -> tuple[float, float, float, float]:
+    """x1, y1, x2, y2 of an annotation, from its `bbox` or else around its `segmentation`."""
+    if one.get("bbox"):
+        box = reading.numbers(one["bbox"] if isinstance(one["bbox"], list) else ["?"], where)
+        if len(box) != 4:
+            raise UserError(f"{where}: a bbox is [x, y, width, height], and not {one['bbox']}")
+        x, y, width, height = box
+        return x, y, x + width, y + height
+    outline = one.get("segmentation")
+    if isinstance(outline, dict):
+        return corners_of_runs(outline, where)
+    if not outline or not isinstance(outline, list):
+        raise UserError(f"{where}: 'bbox' is missing or of a wrong type, and no 'segmentation'")
+    polygons = outline if isinstance(outline[0], list) else [outline]
+    wrong = [p for p in polygons if not isinstance(p, list) or not p or len(p) % 2]
+    if wrong:
+        raise UserError(f"{where}: a polygon of 'segmentation' is [x1, y1, x2, y2, ...]")
+    points = [reading.numbers(polygon, where) for polygon in polygons]
+    xs = [x for polygon in points for x in polygon[::2]]
+    ys = [y for polygon in points for y in polygon[1::2]]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def corners_of_runs(runs: dict[str, Any], where: str) -> tuple[float, float, float, float]:
+    """The box around a mask that is given by the lengths of its runs, COCO's RLE."""
+    from pycocotools import mask
+
+    size, counts = runs.get("size"), runs.get("counts")
+    if not (
+        isinstance(size, list)
+        and len(size) == 2
+        and all(type(side) is int and 0 < side < 2**16 for side in size)
+    ):
+        raise UserError(f"{where}: the 'size' of a segmentation is [height, width]")
+    if isinstance(counts, str) and re.fullmatch(f"({RUN})+", counts):
+        counts = runs_in(counts)
+    if not isinstance(counts, list):
+        raise UserError(f"{where}: the 'counts' of a segmentation are numbers or COCO's text")
+    whole = all(type(one) is int and one >= 0 for one in counts)
+    if not whole or sum(counts) != size[0] * size[1]:
+        raise UserError(f"{where}: the 'counts' of a segmentation add up to its size")
+    runs = mask.frPyObjects({"size": size, "counts": counts}, *size)
+    x, y, width, height = mask.toBbox(runs).tolist()
+    return x, y, x + width, y + height
+
+
+def runs_in(text: str) -> list[int]:
+    """The lengths of the runs in COCO's text; pycocotools believes whatever is written there.
+
+    A run is a signed number in groups of five bits, the lowest first. From the fourth run on it is
+    the difference to the run two before.
+    """
+    runs: list[int] = []
+    for letters in re.findall(RUN, text):
+        groups = [ord(letter) - 48 for letter in letters]
+        number = sum((group & 31) << 5 * place for place, group in enumerate(groups))
+        if groups[-1] & 16:
+            number -= 1 << 5 * len(groups)
+        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+    return runs
+
+
+def folders_of(root: Path, source: Path, split: str | None) -> list[Path]:
+    """The folders that the `file_name` of a JSON file may be relative to, likeliest first."""
+    named = [
+        folder
+        for base in (root / "images", root)
+        for folder in (sorted(base.glob("[!.]*")) if base.is_dir() else [])
+        if split and called(folder.name) == split and folder.is_dir()
+    ]
+    inside = [folder / name for folder in named for name in ("images", "data")]
+    rest = [root, source.parent, source.parent / "images", root / "images/default", root / "data"]
+    return list(dict.fromkeys([root / "images", *named, *inside, *rest]))

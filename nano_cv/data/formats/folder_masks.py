@@ -1,0 +1,245 @@
+"""Pictures and masks in two folders: `images/a.jpg` and `masks/a.png`.
+
+A mask has a class index at each pixel, 255 where none is known, at the size of its picture; or it
+has a colour for each class.
+"""
+
+import csv
+import logging
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nano_cv.data import images
+from nano_cv.data.formats import reading
+from nano_cv.data.formats.splitting import called, complete
+from nano_cv.data.images import Meaning
+from nano_cv.data.pictures import SPLITS, Pictures
+from nano_cv.errors import UserError, listing
+
+log = logging.getLogger(__name__)
+LOSSY = images.ENDINGS["JPEG"]
+LOSSLESS = tuple(ending for form in images.LOSSLESS for ending in images.ENDINGS[form])
+UNKNOWN = ("void", "unlabelled", "unlabeled", "ignore", "_ignore_")  # classes of unknown pixels
+TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")  # of CamVid, and of CVAT
+Colours = dict[str, tuple[int, int, int]]
+
+
+class FolderMasks(Pictures):
+    """One split of a set for segmentation.
+
+    `train.txt`, `val.txt` and `test.txt` name the pictures, one a line, with or without the ending;
+    without lists the folders `images/train/` and so on do, if all pictures lie in such. A split
+    that is missing is taken out of `train`, or out of all pictures, by the hash of the file names.
+    The classes are those of `colours`, or of one of `TABLES`, or of `classes.txt`, one a line;
+    without any, every mask is read, and they are `class 0` to the highest index.
+
+    Args:
+        root: folder with `images/` and `masks/`.
+        split: `train`, `val` or `test`.
+        task: `segmentation`.
+        colours: the colour of each class in the masks, `{road: [128, 64, 128]}`.
+        ignore: indices that mean: not known, as 255 does.
+
+    Raises:
+        UserError: pictures without masks or the reverse, lists of what is not there, masks in 0 and
+            255 of more than two classes, or as JPEG.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str,
+        task: str = "segmentation",
+        colours: Mapping[str, Sequence[int]] | None = None,
+        ignore: int | Sequence[int] | None = None,
+    ) -> None:
+        reading.serves("A folder of masks", task, "segmentation")
+        root, own = Path(root), Path(root) / "classes.txt"
+        pictures = reading.pictures_in(root / "images")
+        masks = masks_of(root / "masks", pictures, say=split == "train")
+        lists = {
+            one: reading.chosen(source, reading.lines(source), pictures)
+            for one in SPLITS
+            if (source := root / f"{one}.txt").exists()
+        }
+        folders: dict[str, list[str]] = {}
+        for name in pictures:
+            folders.setdefault(called(name.split("/")[0]) or "", []).append(name)
+        names = complete(
+            lists or ({"train": list(pictures)} if "" in folders else folders),
+            root,
+            lambda name: reading.below(root / "images", pictures[name]),
+            notice=split == "train",
+        )[split]
+        lonely = [name for name in names if name not in masks]
+        if not lists:
+            lonely = sorted(set(pictures) ^ set(masks))
+        if lonely:
+            sides = [
+                f"{pictures[name]} has no mask"
+                if name in pictures
+                else f"{masks[name]} has no picture"
+                for name in lonely
+            ]
+            raise UserError(f"{listing(sides, most=3)}; a mask is masks/NAME.png")
+        classes = reading.class_names(own) if own.exists() else []
+        classes, self.meaning = meaning_of(root, classes, colours, ignore, say=split == "train")
+        void = [index for index, name in enumerate(self.meaning.names) if name.lower() in UNKNOWN]
+        void = [index for index in void if index not in self.meaning.ignore]
+        if void and split == "train":
+            log.warning(
+                "%s: learnt as a class: %s; if nothing is known of its pixels, add data.ignore=%s",
+                *(root, listing(self.meaning.names[index] for index in void)),
+                void[0] if len(void) == 1 else str(void).replace(" ", ""),
+            )
+        if not self.meaning.colours and white_objects(masks.values(), classes, split == "train"):
+            self.meaning = self.meaning._replace(white=True)
+        classes = classes or numbered(masks.values(), self.meaning)
+        files = [pictures[name] for name in names]
+        super().__init__(root, files, [masks[name] for name in names], classes)
+
+
+def masks_of(folder: Path, pictures: Collection[str], say: bool = True) -> dict[str, Path]:
+    """The masks by the names of their pictures; `a_mask.gif` is that of `a` if all end in `_mask`.
+
+    Raises:
+        UserError: JPEG files alone: they have other numbers than were drawn.
+    """
+    found = reading.pictures_in(folder)
+    masks = {name: file for name, file in found.items() if file.suffix.lower() in LOSSLESS}
+    if not masks:
+        masks = {name: file for name, file in found.items() if file.suffix.lower() not in LOSSY}
+        if found and not masks:
+            raise UserError(
+                f"{next(iter(found.values()))}: a mask as JPEG has other numbers than were drawn; "
+                "save masks as PNG, from the originals"
+            )
+    if masks and not set(masks) & set(pictures):
+        first = next(iter(masks))
+        for tail in (first[start:] for start in range(1, len(first))):
+            if {name.removesuffix(tail) for name in masks} <= set(pictures):
+                if say:
+                    log.info("%s: the mask of 'a' is taken to be 'a%s'", folder, tail)
+                return {name.removesuffix(tail): file for name, file in masks.items()}
+    return masks
+
+
+def meaning_of(
+    root: Path,
+    classes: list[str],
+    colours: Mapping[str, Sequence[int]] | None = None,
+    ignore: int | Sequence[int] | None = None,
+    say: bool = True,
+) -> tuple[list[str], Meaning]:
+    """Class names and what the pixels of the masks mean, from the settings or a file in `root`.
+
+    `classes` are those that are named elsewhere; they choose and order those of a file.
+    """
+    indices = (ignore,) if isinstance(ignore, int) else tuple(ignore or ())
+    wrong = [str(index) for index in indices if not 0 <= index <= 255]
+    if wrong:
+        raise UserError(f"data.ignore={listing(wrong)}: class indices are 0 to 255")
+    given: Colours = {}
+    source = "data.colours"
+    if colours:
+        given = {str(name): colour_of(some, f"{source}: {name}") for name, some in colours.items()}
+    else:
+        for table in (root / name for name in TABLES):
+            if table.exists():
+                given, source = table_of(table), str(table)
+                if say:
+                    log.info("%s: classes and the colours of the masks are taken from there", table)
+                break
+    missing = [name for name in classes if given and name not in given]
+    if missing:
+        raise UserError(f"{source}: no colour for {listing(missing)}, which classes.txt names")
+    twice = [name for name, one in given.items() if list(given.values()).count(one) > 1]
+    if twice:
+        raise UserError(f"{source}: the same colour for {listing(twice)}")
+    if given and not classes:
+        classes = list(given)
+    drawn = tuple(given[name] for name in classes if given)
+    kept = [name for index, name in enumerate(classes) if index not in indices]
+    return kept, Meaning(drawn, indices, names=tuple(classes if given else ()))
+
+
+def colour_of(values: Sequence[object], where: str) -> tuple[int, int, int]:
+    """Red, green and blue, 0 to 255."""
+    if isinstance(values, str) or len(values) != 3:
+        raise UserError(f"{where}: a colour is [red, green, blue], and not: {values}")
+    red, green, blue = numbers = [int(one) for one in reading.numbers(values, where)]
+    if not all(0 <= one <= 255 for one in numbers):
+        raise UserError(f"{where}: red, green and blue are 0 to 255, and not: {values}")
+    return red, green, blue
+
+
+def table_of(file: Path) -> Colours:
+    """Names and colours: `name,r,g,b`, `name:r,g,b::` or `r g b name`, one a line."""
+    found: Colours = {}
+    for number, line in enumerate(reading.text(file).splitlines(), start=1):
+        where, line = f"{file}: line {number}", line.strip()
+        if not line or line.startswith("#"):
+            continue
+        if file.suffix == ".csv":
+            cells = [cell.strip() for cell in next(csv.reader([line]))]
+            if number == 1 and len(cells) > 3 and not cells[1].isdecimal():
+                continue  # its head: name,r,g,b
+            name, values = cells[0], cells[1:4]
+        elif file.name == "labelmap.txt":
+            name, _, rest = line.partition(":")
+            values = rest.partition(":")[0].split(",")
+        else:
+            parts = re.match(r"(\d+)\s+(\d+)\s+(\d+)\s+(.+)", line)
+            name, values = (parts[4], list(parts.groups()[:3])) if parts else (line, [])
+        if name in found:
+            raise UserError(f"{where}: the class '{name}' for the second time")
+        found[name] = colour_of(values, where)
+    return found
+
+
+def white_objects(masks: Iterable[Path], classes: Sequence[str], say: bool = True) -> bool:
+    """Whether the masks are drawn in 0 and 255 (65535) alone, so that 255 is the object.
+
+    One mask with another value shows that this is not so; most often that is the first.
+
+    Raises:
+        UserError: they are, and there are not two classes.
+    """
+    white = None
+    for file in masks:
+        values = set(np.unique(images.load_mask(file)))
+        if values - {0, images.IGNORE}:
+            return False
+        white = white or (file if images.IGNORE in values else None)
+    if white and classes and len(classes) != 2:
+        raise UserError(
+            f"{white}: the masks are drawn in 0 and 255, and there are {len(classes)} classes "
+            f"({listing(classes)}); a mask has class indices, and 255 where none is known"
+        )
+    if white and say:
+        log.info("%s: the masks are drawn in 0 and 255; 255 is taken as class 1", white.parent)
+    return white is not None
+
+
+def numbered(masks: Iterable[Path], meaning: Meaning = images.INDICES) -> list[str]:
+    """`class 0` to the highest index that occurs.
+
+    Raises:
+        UserError: most indices below the highest never occur, so they are hardly class indices.
+    """
+    found: set[int] = set()
+    for file in masks:
+        found.update(np.unique(images.load_mask(file, meaning=meaning)).tolist())
+    found.discard(images.IGNORE)
+    highest = max(found, default=0)
+    if highest > 2 * len(found) + 2:
+        raise UserError(
+            f"masks have the values {listing(sorted(found))} and no others up to {highest}: hardly "
+            "class indices; name the classes in classes.txt, one a line, or their "
+            "colours: data.colours='{road: [128,128,128]}'"
+        )
+    numbers = [index for index in range(images.IGNORE) if index not in meaning.ignore]
+    return [f"class {index}" for index in numbers[: highest + 1]]

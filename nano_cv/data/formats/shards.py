@@ -1,0 +1,140 @@
+"""A set in shards: tar archives of some hundred pictures, in a folder or an S3-compatible store.
+
+    train.json  train-00000.tar  train-00001.tar ...  val.json  val-00000.tar  test.json ...
+
+A store, or the common disk of a cluster, gives one large file much sooner than many small ones, and
+nothing of the set need lie on the disk of who trains. The archives are laid out as WebDataset's
+(https://github.com/webdataset/webdataset), `00000012.jpg` beside `00000012.cls`, `.json` or
+`.mask.png`, so others read them too. Beside them an index says what lies where, so that here they
+are what every other set is: pictures by number.
+
+Neither WebDataset itself reads them nor litdata: the one runs commands that stand in a URL, and
+both unpickle what an archive says.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nano_cv.data import store
+from nano_cv.data.formats import reading
+from nano_cv.data.pictures import COUNTED, Boxes, Pictures
+from nano_cv.data.store import Member
+from nano_cv.errors import UserError, listing
+
+FORMAT = 1  # raise it when the index changes
+ARCHIVE = re.compile(r"[\w.-]+\.tar")  # a file in the folder of the index
+PICTURE = re.compile(r"(?!/)[^\\\x00-\x1f\x7f]+")  # a path below it; on Windows `\` parts one
+KEYS = ("format", "task", "classes", "counts", "shards", "pictures")
+
+
+class Shards(Pictures):
+    """One split of a set in shards, for the task that it was written for.
+
+    Args:
+        root: folder, or `s3://bucket/folder`.
+        split: `train`, `val` or `test`.
+        task: one that the set has targets for; generation takes those of classification.
+
+    Raises:
+        UserError: no index there, or none that can be used; targets of another task.
+    """
+
+    def __init__(self, root: str | Path, split: str, task: str = "classification") -> None:
+        folder = str(root if str(root).startswith(store.S3) else Path(root).absolute()).rstrip("/")
+        place = f"{folder}/{split}.json"
+        index = read_index(place)
+        reading.serves(str(root), targets_of(task), index["task"])
+        files, targets = [], []
+        try:
+            if not all(isinstance(name, str) for name in index["classes"]):
+                raise ValueError("classes: names belong there")
+            if twice := reading.repeated(index["classes"]):
+                raise ValueError(f"classes: the same twice: {listing(twice)}")
+            classes = len(index["classes"])
+            for name, _ in index["shards"]:
+                check_name(name, ARCHIVE)
+            archives = [(f"{folder}/{name}", int(size)) for name, size in index["shards"]]
+            for name, length in archives:
+                if length > store.MAX_SHARD:
+                    raise UserError(
+                        f"{name}: {length:,} bytes; at most {store.MAX_SHARD:,} are read of a shard"
+                    )
+            for shard, name, start, size, digest, width, height, target in index["pictures"]:
+                check_name(name, PICTURE)
+                if shard not in range(len(archives)):
+                    raise ValueError(f"{name}: there is no shard {shard}")
+                files.append(member(archives[shard], name, (start, size, digest), width, height))
+                if isinstance(target, dict):
+                    boxes = np.array(target["boxes"], np.float32).reshape(-1, 4)
+                    labels = np.array(target["labels"], np.int64).reshape(len(boxes))
+                    # Sets that were written before have no such list.
+                    ignored = target.get("ignored", [COUNTED] * len(boxes))
+                    target = Boxes(boxes, labels, np.array(ignored, np.uint8).reshape(len(boxes)))
+                elif isinstance(target, list):
+                    mask = f"mask of {name}"
+                    target = member(archives[shard], mask, target, width, height)
+                known = target.labels if isinstance(target, Boxes) else [target]
+                right = all(one in range(classes) for one in known if not isinstance(one, Member))
+                if not right or isinstance(target, float):
+                    raise ValueError(f"{name} has label {listing(known)} of {classes} classes")
+                targets.append(target)
+            self.counts = np.array(index["counts"], np.int64).reshape(classes)
+        except (TypeError, ValueError, OverflowError, KeyError, IndexError) as error:
+            raise UserError(f"{place}: not an index of shards: {error!r}") from error
+        super().__init__(Path(folder), files, targets, index["classes"])
+        self.shards = [row[0] for row in index["pictures"]]
+
+
+def check_name(name: Any, allowed: re.Pattern[str]) -> None:
+    """A name must not lead out of its folder: the set may come from anybody.
+
+    Raises:
+        ValueError: it could, or it is no text.
+    """
+    parts = name.split("/") if isinstance(name, str) else [""]
+    wrong = any(part in ("", ".", "..") or len(part.encode()) > 200 for part in parts)
+    if wrong or not allowed.fullmatch(name):
+        raise ValueError(f"{name!r}: not a name that shard.py writes")
+
+
+def member(
+    archive: tuple[str, int], name: str, place: Sequence[Any], width: Any, height: Any
+) -> Member:
+    """A file in an archive; `place` is where it begins, how long it is, and its SHA-256.
+
+    Raises:
+        ValueError: it would reach out of the archive, or has no size.
+    """
+    (path, whole), (start, size, digest) = archive, place
+    start, size, width, height = int(start), int(size), int(width), int(height)
+    if min(start, size) < 0 or start + size > whole or min(width, height) < 1:
+        raise ValueError(f"{name}: bytes {start} to {start + size} of {whole}, {width}x{height}")
+    return Member(path, whole, name, start, size, str(digest), width, height)
+
+
+def read_index(place: str) -> dict[str, Any]:
+    """What `<split>.json` says."""
+    try:
+        index: dict[str, Any] = json.loads(store.read(place))
+        missing = [key for key in KEYS if key not in index]
+    except UserError as error:
+        raise UserError(
+            f"{error}; data=shards reads what shard.py wrote, as in: python shard.py "
+            "data=folder data.root=~/photos output=~/shards"
+        ) from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{place}: not an index of shards: {error}") from error
+    if missing or index["format"] != FORMAT:
+        wrong = f"has no '{missing[0]}'" if missing else f"has format {index['format']}"
+        raise UserError(f"{place}: not an index of shards as this version reads them: it {wrong}")
+    return index
+
+
+def targets_of(task: str) -> str:
+    """The task whose targets a task has."""
+    return "classification" if task == "generation" else task

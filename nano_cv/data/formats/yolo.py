@@ -1,0 +1,350 @@
+"""YOLO text files: `images/<split>/a.jpg`, and `labels/<split>/a.txt` with an object a line.
+
+Or wherever `data.yaml` says, or as Roboflow, Label Studio and CVAT lay it out; see `pictures_of`.
+
+A line is `class cx cy width height`, or a class and the corners of a polygon, in shares of the
+width and height of the upright picture. With `kpt_shape` in `data.yaml` key points follow the box.
+"""
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nano_cv.data import images
+from nano_cv.data.formats import reading
+from nano_cv.data.formats.reading import Object
+from nano_cv.data.formats.splitting import called, complete
+from nano_cv.data.pictures import Pictures
+from nano_cv.errors import UserError, listing
+
+log = logging.getLogger(__name__)
+SLACK = 0.1  # shares beyond 0 and 1 by this much come of rounding or a hasty hand, not of pixels
+NO_LABELS = ("classes", "notes", "readme", "license")  # text files that lie beside labels
+YAML = ("data.yaml", "data.yml")
+
+
+class Yolo(Pictures):
+    """One split of a set for detection.
+
+    The classes are `names` of `data.yaml`, a list or a mapping from numbers, or else the lines of
+    `classes.txt` or `obj.names`; those without objects are kept. A picture without a text file has
+    no objects. A polygon, or a box that is turned, counts as the upright box around it.
+
+    `train`, `val` and `test` of `data.yaml` are followed; without them, see `pictures_of`. A split
+    that is missing is taken out of `train` by the hash of the file names.
+
+    Args:
+        root: folder with `images/<split>/`, `labels/<split>/`, and the class names; or the YAML
+            file itself.
+        split: `train`, `val` or `test`.
+        task: `detection`.
+
+    Raises:
+        UserError: files missing or not as they should be; names the file and the line.
+    """
+
+    def __init__(self, root: str | Path, split: str, task: str = "detection") -> None:
+        reading.serves("YOLO text", task, "detection")
+        root, notice = Path(root), split == "train"
+        source = root if root.is_file() else yaml_of(root, notice)
+        root = root.parent if root.is_file() else root
+        content = parse(source) if source else {}
+        classes = names(content, source) if source else listed_names(root)
+        given = pictures_of(root, content, source, notice)
+        found = complete(given, root, lambda file: reading.below(root, file), notice=notice)
+        known = Texts()
+        labels = {file: known.of(file) for some in found.values() for file in some}
+        files = found[split]
+        texts = [text for file in files if (text := labels[file])]
+        folder = label_folder(files[0]) if files else root
+        own = given.get(split, [])
+        if own and not any(known.of(file) for file in own):
+            raise UserError(f"{folder}: no text file for any of the {len(own)} pictures")
+        twice = next(iter(reading.repeated(texts)), None)
+        if twice:
+            same = listing(file.name for file in files if labels[file] == twice)
+            raise UserError(f"{twice}: would serve all of {same}; rename the pictures apart")
+        lonely = known.lonely(text for text in labels.values() if text) if notice else []
+        if lonely:
+            log.warning("%s: %d files without a picture: %s", folder, len(lonely), listing(lonely))
+        points = key_points(content, source)
+        objects = [
+            list(read(text, file, len(classes), points)) if (text := labels[file]) else []
+            for file in files
+        ]
+        super().__init__(root, files, reading.boxes_of(folder, objects), classes)
+
+
+# What data.yaml says
+
+
+def yaml_of(root: Path, notice: bool) -> Path | None:
+    """`data.yaml` in a folder, or else the one YAML file there that has `names`."""
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; it should hold data.yaml")
+    usual = [root / name for name in YAML if (root / name).is_file()]
+    others = sorted(file for ending in ("yaml", "yml") for file in root.glob(f"[!.]*.{ending}"))
+    found = usual or [file for file in others if "names" in parse(file)]
+    if len(found) > 1:
+        raise UserError(f"{listing(found)}: several describe the set; choose one: data.root=FILE")
+    if found and not usual and notice:
+        log.info("%s: described by %s", root, found[0].name)
+    return found[0] if found else None
+
+
+class Loader(yaml.SafeLoader):
+    """YAML without aliases: a few of them in each other are as long as the memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Called for each value."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases such as *{self.peek_event().anchor} are not read")
+        return super().compose_node(parent, index)
+
+
+def parse(file: Path) -> dict[str, Any]:
+    """What a YAML file says."""
+    try:
+        content = yaml.load(reading.text(file), Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the second: 30th of February
+        raise UserError(f"{file}: not YAML: {error}") from error
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+
+
+def names(content: Mapping[str, Any], file: Path) -> list[str]:
+    """The class names that `data.yaml` gives."""
+    given = content.get("names")
+    if isinstance(given, dict):
+        numbered = {str(key): value for key, value in given.items()}
+        if numbered and all(key.isdecimal() and int(key) < 10_000 for key in numbered):
+            by_number = {int(key): value for key, value in numbered.items()}
+            given = [by_number.get(n, f"class {n}") for n in range(max(by_number) + 1)]
+            if len(given) > len(by_number):
+                lacking = sorted(set(range(len(given))) - by_number.keys())
+                log.warning("%s: names: no name for class %s", file, listing(map(str, lacking)))
+    if not isinstance(given, list):
+        raise UserError(f"{file}: 'names' is a list of classes, or a mapping from 0, 1, 2, ...")
+    # yes, no, on and off are not text in YAML
+    wrong = [name for name in given if isinstance(name, bool) or not isinstance(name, str | int)]
+    if wrong:
+        shown = type(wrong[0]).__name__ if isinstance(wrong[0], dict | list) else repr(wrong[0])
+        raise UserError(f"{file}: names: {shown} is not text; put the name in quotes")
+    count = content.get("nc", len(given))
+    if count != len(given):
+        raise UserError(f"{file}: nc is {str(count)[:20]}, and there are {len(given)} names")
+    return reading.different([str(name) for name in given], file)
+
+
+def listed_names(root: Path) -> list[str]:
+    """The class names of a set without `data.yaml`: the lines of a text file."""
+    places = ("classes.txt", "labels/classes.txt", "obj.names", "data/obj.names")
+    file = next((root / place for place in places if (root / place).is_file()), None)
+    if file is None:
+        reading.text(root / "data.yaml")  # says that it is not there, and what is
+    return reading.class_names(file or root)
+
+
+def key_points(content: Mapping[str, Any], file: Path | None) -> int:
+    """The number of columns of key points behind each box; 0 where there are none."""
+    shape = content.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not (
+        isinstance(shape, list)
+        and len(shape) == 2
+        and all(type(side) is int and 0 < side < 10_000 for side in shape)
+    ):
+        raise UserError(f"{file}: kpt_shape is the number of key points and 2 or 3, as in [17, 3]")
+    return math.prod(shape)
+
+
+# Where pictures and labels lie
+
+
+def pictures_of(
+    root: Path, content: Mapping[str, Any], source: Path | None, notice: bool
+) -> dict[str, list[Path]]:
+    """The pictures of each split that there is; those of a set without splits as `train`.
+
+    In `data.yaml` a split is a folder, a list file of pictures, or several of them, relative to
+    `path` or to the file. Without it: `images/<split>/`, `<split>/images/`, `<split>/`, or
+    `<split>.txt`; or all that lies in `images/`, or in `root`.
+    """
+    entries: dict[str, list[Path]] = {}
+    for key, value in content.items():
+        split = called(key)
+        if split is None or not value:
+            continue
+        if split in entries:
+            raise UserError(f"{source}: '{key}': the split '{split}' is given twice")
+        values = value if isinstance(value, list) else [value]
+        wrong = [type(one).__name__ for one in values if not isinstance(one, str)]
+        if wrong:
+            raise UserError(
+                f"{source}: {key}: a path or a list of paths belongs there, no {wrong[0]}"
+            )
+        where = f"{source}: {key}"
+        places = {one: place_of(root, one, content.get("path"), where) for one in values}
+        absent = [one for one, place in places.items() if not place]
+        entries[split] = [place for place in places.values() if place]
+        if absent and (split == "train" or entries[split]):
+            raise UserError(f"{where}: {listing(absent)}: no such file or folder")
+        if absent and notice:
+            log.warning("%s: %s is not there", where, listing(absent))
+    if not entries:
+        entries = usual_places(root, notice)
+    found = {}
+    for split, folders in entries.items():
+        files = [file for one in folders for file in pictures_at(one, root, split, notice)]
+        twice = reading.repeated(files)
+        if twice:
+            raise UserError(f"{listing(folders)}: names a picture twice: {listing(twice)}")
+        if notice:
+            log.info("%s: '%s' is %s", root, split, listing(folders))
+        found[split] = files
+    return found
+
+
+def place_of(root: Path, given: str, path: Any, where: str) -> Path | None:
+    """Where an entry of `data.yaml` lies; one of another machine is known by the end of its path.
+
+    Roboflow writes `../train/images` and means `train/images` beside the file.
+    """
+    base = reading.existing(path, [root]) if isinstance(path, str) else None
+    folders = [base or root, root]
+    written = reading.existing(given, folders)
+    parts = [part for part in given.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    ends = ("/".join(parts[start:]) for start in range(len(parts)))
+    ended = next(filter(None, (reading.existing(end, folders) for end in ends if end)), None)
+    upwards = given.replace("\\", "/").startswith("../")
+    if written and ended and upwards and written.resolve() != ended.resolve():
+        raise UserError(
+            f"{where}: '{given}' is {written.resolve()}, and Roboflow would mean {ended}; "
+            "write the whole path"
+        )
+    return written or ended
+
+
+def usual_places(root: Path, notice: bool) -> dict[str, list[Path]]:
+    """The folders or list files of the splits, where `data.yaml` names none."""
+    found: dict[str, list[Path]] = {}
+    for folder in (root / "images", root):
+        inside = sorted(folder.glob("[!.]*")) if folder.is_dir() else []
+        for path in inside:
+            is_list = path.suffix == ".txt" and called(path.stem) is not None
+            split = called(path.stem if is_list else path.name)
+            if split and (path.is_dir() or is_list):
+                found.setdefault(split, []).append(path)
+        if found:
+            rest = [
+                path.name
+                for path in inside
+                if all(path not in places for places in found.values())
+                and (path.suffix.lower() in images.EXTENSIONS or path.is_dir())
+                and path.name.lower() not in ("images", "labels", "data", "obj_train_data")
+            ]
+            if rest and notice:
+                log.warning("%s: passed over, for it is no split: %s", folder, listing(rest))
+            break
+    for split, places in found.items():
+        if len(places) > 1:
+            raise UserError(f"{listing(places)}: each could be the split '{split}'; leave one")
+    pool = root / "images"
+    return found or {"train": [pool if pool.is_dir() else root]}
+
+
+def pictures_at(place: Path, root: Path, split: str, notice: bool) -> list[Path]:
+    """The pictures in a folder, or those that a list file names."""
+    if place.is_dir():
+        inner = place / "images"
+        return images.find(inner if inner.is_dir() else place)
+    if place.suffix.lower() != ".txt":
+        raise UserError(
+            f"{place}: neither a folder of pictures nor a list of them that ends in .txt"
+        )
+    lines = reading.lines(place)
+    folders = [place.parent, root]
+    return reading.files_named(place, lines, folders, root, split, notice) if lines else []
+
+
+def label_folder(picture: Path) -> Path:
+    """Where the text file of a picture belongs: `labels` in place of the last `images`."""
+    parts = list(picture.parent.parts)
+    at = max((i for i, part in enumerate(parts) if part.lower() == "images"), default=None)
+    if at is None:
+        return picture.parent
+    twins = [Path(*parts[:at], name) for name in ("labels", "Labels", "LABELS")]
+    return Path(next((twin for twin in twins if twin.is_dir()), twins[0]), *parts[at + 1 :])
+
+
+class Texts(dict[Path, dict[str, Path]]):
+    """The text files of each folder that is asked for, by their names without the ending."""
+
+    def __missing__(self, folder: Path) -> dict[str, Path]:
+        inside = sorted(folder.iterdir()) if folder.is_dir() else []
+        self[folder] = {file.stem: file for file in inside if file.suffix.lower() == ".txt"}
+        return self[folder]
+
+    def of(self, picture: Path) -> Path | None:
+        """The text file of a picture, in its label folder or beside it; None if there is none."""
+        folders = (label_folder(picture), picture.parent)
+        return next((self[one][picture.stem] for one in folders if picture.stem in self[one]), None)
+
+    def lonely(self, used: Iterable[Path]) -> list[str]:
+        """Those beside the used ones that are not used, but for notes and lists of splits."""
+        used = set(used)
+        beside = {
+            file for folder in {text.parent for text in used} for file in self[folder].values()
+        }
+        return sorted(
+            file.stem
+            for file in beside - used
+            if not (called(file.stem) or file.stem.lower().startswith(NO_LABELS))
+        )
+
+
+# What a text file says
+
+
+def read(file: Path, picture: Path, classes: int, points: int = 0) -> Iterator[Object]:
+    """The objects of a text file, in pixels of its picture.
+
+    Args:
+        file: with an object a line.
+        picture: whose size the shares are of.
+        classes: how many there are.
+        points: columns of key points behind each box.
+    """
+    size = images.dimensions(picture)
+    for number, line in enumerate(reading.text(file).splitlines(), start=1):
+        columns, where = line.split(), f"{file}, line {number}"
+        if not columns:
+            continue
+        if points and len(columns) not in (5, 5 + points):
+            raise UserError(
+                f"{where}: {len(columns)} columns; with the kpt_shape of data.yaml they are "
+                f"{5 + points}: a class, a box and its key points"
+            )
+        if not points and len(columns) != 5 and (len(columns) < 7 or len(columns) % 2 == 0):
+            seems = "; six are a prediction with its confidence" if len(columns) == 6 else ""
+            raise UserError(
+                f"{where}: {len(columns)} columns; 'class cx cy width height' are 5, and a polygon "
+                f"has a class and pairs of x y; key points need kpt_shape in data.yaml{seems}"
+            )
+        label, *shares = reading.numbers(columns[:5] if points else columns, where)
+        if label not in range(classes):
+            raise UserError(f"{where}: class {columns[0]}; the classes are 0 to {classes - 1}")
+        if not all(-SLACK <= share <= 1 + SLACK for share in shares):
+            raise UserError(f"{where}: {' '.join(columns[1:])}: shares of the picture are 0 to 1")
+        if len(shares) == 4:
+            cx, cy, width, height = shares
+            xs, ys = [cx - width / 2, cx + width / 2], [cy - height / 2, cy + height / 2]
+        else:
+            xs, ys = shares[::2], shares[1::2]
+            xs, ys = [min(xs), max(xs)], [min(ys), max(ys)]
+        (left, right), (top, bottom) = ([x * size[0] for x in xs], [y * size[1] for y in ys])
+        yield Object((left, top, right, bottom), int(label), where)

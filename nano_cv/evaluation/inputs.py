@@ -1,0 +1,170 @@
+"""What infer.py asks a model for: the test split, any pictures, or pictures to be made."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from nano_cv import building
+from nano_cv.config.checks import task_name
+from nano_cv.data import images
+from nano_cv.data.imagined import Imagined
+from nano_cv.data.pictures import Pictures, Resized
+from nano_cv.data.preparing import PicturesError, prepared
+from nano_cv.errors import UserError, listing, nearest
+from nano_cv.metadata import Metadata
+
+log = logging.getLogger(__name__)
+
+
+class Inputs(Protocol):
+    """Pictures, and what a model is given for each."""
+
+    @property
+    def pictures(self) -> Pictures:
+        """Files and targets."""
+        ...
+
+    def inputs(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """Named arrays `[N, ...]` for N of them."""
+        ...
+
+
+def select(config: DictConfig, metadata: Metadata) -> tuple[Inputs, str, PicturesError | None]:
+    """What to predict, at the size of the model.
+
+    Returns:
+        The pictures, the hash of the set that they are from, and of `input` those that cannot be
+        used: to be raised when the others are predicted.
+
+    Raises:
+        UserError: no pictures there, none that can be used, or a data set of other classes.
+    """
+    if metadata.task == "generation" and not config.labels and not config.count:
+        return *of_test(config, metadata, *_open(config, metadata)), None
+    if metadata.task == "generation":
+        return imagined(config, metadata), "", None
+    if config.input is not None:
+        given, broken = readable(find(str(config.input)), config, metadata)
+        return given, "", broken
+    return *of_test(config, metadata, *_open(config, metadata)), None
+
+
+def readable(
+    files: Sequence[Path], config: DictConfig, metadata: Metadata
+) -> tuple[Resized, PicturesError | None]:
+    """The pictures that can be used, and those that cannot.
+
+    Raises:
+        UserError: none can be used.
+    """
+    files = [file.absolute() for file in files]
+    root = Path(os.path.commonpath([file.parent for file in files]))
+    options = metadata.image_size, config.data.cache, metadata.fit
+    try:
+        resized = Resized(Pictures(root, files), *options)
+        if not resized.cached:  # else all of them have been decoded
+            for _ in prepared(range(len(files)), lambda at: len(resized.fetch([at])), "Checking"):
+                pass
+        return resized, None
+    except PicturesError as error:
+        good = [file for at, file in enumerate(files) if at not in error.broken]
+        if len(files) == 1:
+            raise UserError(error.broken[0]) from None
+        if not good:
+            raise
+        log.warning("%s", error)
+        return Resized(Pictures(root, good), *options), error
+
+
+def _open(config: DictConfig, metadata: Metadata) -> tuple[dict[str, Resized], str]:
+    options = (metadata.task, metadata.image_size, config.data.cache, metadata.fit)
+    splits, data_hash = building.open_splits(config, *options)
+    classes = splits["test"].pictures.classes
+    if classes != metadata.classes:
+        raise UserError(
+            f"the weights know {listing(metadata.classes)}, and data={config.data.name} has "
+            f"{listing(classes)}; for pictures of other classes use input=FOLDER"
+        )
+    return splits, data_hash
+
+
+def of_test(
+    config: DictConfig, metadata: Metadata, splits: Mapping[str, Resized], data_hash: str = ""
+) -> tuple[Inputs, str]:
+    """The test split; or, for a generator, as many pictures with the same labels."""
+    if not len(splits["test"]):
+        raise UserError(f"{splits['test'].pictures.root}: no pictures in 'test'; use input=FOLDER")
+    if metadata.task != "generation":
+        return splits["test"], data_hash
+    judge = Path(config.paths.weights) / f"{config.model.judge}_{config.data.name}.safetensors"
+    options = (metadata.classes, metadata.image_size, config.seed, splits, judge)
+    return Imagined(splits["test"].pictures.targets, *options), data_hash
+
+
+def imagined(config: DictConfig, metadata: Metadata) -> Imagined:
+    """`labels=[daisy,tobacco] count=16`: so many pictures, the labels in turn.
+
+    Raises:
+        UserError: a class that the model does not know; names the nearest.
+    """
+    given = config.labels or metadata.classes
+    labels = [given] if isinstance(given, str) else list(given)
+    for label in labels:
+        if label not in metadata.classes:
+            raise UserError(
+                f"labels={label}: no such class{nearest(str(label), metadata.classes)} "
+                f"Allowed: {listing(metadata.classes)}"
+            )
+    count = config.count or len(labels)
+    indices = [metadata.classes.index(labels[number % len(labels)]) for number in range(count)]
+    return Imagined(indices, metadata.classes, metadata.image_size, config.seed)
+
+
+def check_options(config: DictConfig) -> None:
+    """`labels` and `count` are for generators, `gradcam` and `tta` for classifiers.
+
+    Raises:
+        UserError: one of them does not fit the task of the model.
+    """
+    task = task_name(config)
+    generator = task == "generation"
+    for key in ("input",) if generator else ("labels", "count"):
+        if config[key] is not None:
+            advice = (
+                "a generator takes no pictures; use labels=[...] count=16"
+                if generator
+                else f"only a generator can be asked for pictures, and this does {task}"
+            )
+            raise UserError(f"{key}={config[key]}: {advice}")
+    for key in ("gradcam", "tta"):
+        if config[key] and task != "classification":
+            raise UserError(
+                f"{key}=true: is for classification, and model={config.model.name} does {task}"
+            )
+
+
+def find(given: str) -> list[Path]:
+    """The pictures that `given` means: a file, a folder with all below it, or a pattern."""
+    if not given:
+        raise UserError("input=: a picture, a folder or a pattern is needed")
+    path = Path(given).expanduser()
+    if path.is_dir():
+        images.say_what_is_passed_over(path)
+        files = images.find(path)
+        if not files:
+            raise UserError(
+                f"input={given}: no pictures in this folder; endings known: "
+                + " ".join(images.EXTENSIONS)
+            )
+        return files
+    if path.exists():
+        return [path]
+    files = sorted(file for file in images.matching(str(path)) if file.is_file())
+    if not files:
+        raise UserError(f"input={given}: no such file or folder, and no file fits it as a pattern")
+    return files

@@ -1,0 +1,192 @@
+"""Generation: are the pictures of the class asked for, like real ones, diverse, and no copies?
+
+Shapes: N pictures, F features, S side of a picture in pixels.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nano_cv.data.imagined import Imagined
+from nano_cv.data.pictures import Pictures, Resized
+from nano_cv.evaluation import drawing
+from nano_cv.evaluation.drawing import Drawing
+from nano_cv.evaluation.reports import Predictions
+from nano_cv.evaluation.tables import distinct
+from nano_cv.files import inside, replacing
+from nano_cv.metadata import Metadata
+
+log = logging.getLogger(__name__)
+MOST = 64  # pictures in the grid of samples
+NEIGHBOURS = 3  # of a picture, that its part of the manifold reaches to
+COMPARED = 5000  # real pictures that the judge looks at
+CHUNK = 1000  # training pictures in memory at once
+SMALL = 32  # pixels; the side at which pictures are looked for among others
+Pixels = NDArray[np.uint8]
+
+gate = "accuracy"
+limits = {"levels": 2.0}
+
+
+def metrics(metadata: Metadata, predictions: Predictions, pictures: Pictures) -> dict[str, float]:
+    """How good `IMAGES` uint8 `[N, 3, S, S]` are, if there are real pictures to compare with.
+
+    `accuracy` and `accuracy/<class>`: the share that the judge, a classifier trained on real
+    pictures, takes for the class asked for; `accuracy/real`: the same of the test split, its limit.
+    `fid`: Frechet distance to the training split (Heusel et al. 2017) and `precision`, `recall`
+    (Kynkaanniemi et al. 2019), all in the features of the judge: not to be compared with published
+    figures, which use Inception's. `nearest`: median distance to the nearest training picture,
+    mirrored and turned ones too, in units of that of test pictures: about 1, and near 0 for copies.
+    `copies`: the share that is nearer than half of that of any test picture.
+    """
+    if not isinstance(pictures, Imagined) or pictures.real is None:
+        return {}
+    images, real = predictions["IMAGES"], pictures.real
+    train, test = (_some(real[split]) for split in ("train", "test"))
+    ours, theirs = (_nearest(some, real["train"])[0] for some in (images, test))
+    figures = {
+        "nearest": float(np.median(ours) / np.median(theirs)),
+        "copies": float((ours < theirs.min() / 2).mean()),
+    }
+    if pictures.judge is None or not pictures.judge.exists():
+        log.warning(
+            "%s: no judge there, so accuracy, fid, precision and recall are left out; to train "
+            "one: python train.py +model=lenet64 with the same data",
+            pictures.judge,
+        )
+        return figures
+    from nano_cv.evaluation.judge import Judge
+
+    judge = Judge(pictures.judge)
+    made, shown, kept = judge.look(images), judge.look(train), judge.look(test)
+    targets, truth = np.asarray(pictures.targets), _some_of(real["test"].pictures.targets)
+    right = made.labels == targets
+    by_class = {
+        f"accuracy/{name}": float(right[targets == index].mean())
+        for index, name in enumerate(distinct(metadata.classes, ["real"]))
+        if (targets == index).any()
+    }
+    return {
+        "accuracy": float(right.mean()),
+        **by_class,
+        "accuracy/real": float((kept.labels == np.asarray(truth)).mean()),
+        "fid": frechet(made.features, shown.features),
+        "precision": covered(made.features, shown.features),
+        "recall": covered(shown.features, made.features),
+        **figures,
+    }
+
+
+def _some_of(items: Sequence[Any]) -> Sequence[Any]:
+    """Evenly, at most about `COMPARED`: distances of all to all would not fit into memory."""
+    return items[:: -(-len(items) // COMPARED)]
+
+
+def _some(split: Resized) -> Pixels:
+    return split.fetch(_some_of(range(len(split))))
+
+
+def frechet(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Frechet distance of two sets of features `[N, F]`, taken for normal distributions."""
+    first, second = (features.astype(np.float64) for features in (one, other))
+    covariances = [np.cov(features, rowvar=False) for features in (first, second)]
+    # The trace of the root of a product is the sum of the roots of its eigenvalues.
+    roots = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).real.clip(min=0)).sum()
+    apart = ((first.mean(axis=0) - second.mean(axis=0)) ** 2).sum()
+    return float(apart + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * roots)
+
+
+def covered(some: NDArray[np.float32], manifold: NDArray[np.float32]) -> float:
+    """The share of `some` that lie on a manifold: as near to a member as its third neighbour."""
+    some, manifold = some.astype(np.float64), manifold.astype(np.float64)
+    among = _distances(manifold, manifold)
+    third = min(NEIGHBOURS, len(manifold) - 1)  # itself is the nearest
+    reach = np.partition(among, third, axis=1)[:, third]
+    return float((_distances(some, manifold) <= reach).any(axis=1).mean())
+
+
+def _distances(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float32]:
+    """Euclidean, `[N, M]`."""
+    squares = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2 * one @ other.T
+    return np.asarray(np.sqrt(squares.clip(min=0)))
+
+
+def _small(images: Pixels) -> NDArray[np.float32]:
+    """Pixels in 0..1 at a small size: float32 `[N, 3, 32, 32]`."""
+    upright = (np.ascontiguousarray(image.transpose(1, 2, 0)) for image in images)
+    resized = [np.asarray(Image.fromarray(image).resize((SMALL, SMALL))) for image in upright]
+    return np.stack(resized).transpose(0, 3, 1, 2).astype(np.float32) / 255
+
+
+def _variants(images: Pixels) -> NDArray[np.float32]:
+    """Small pictures in all eight positions that mirror and quarter turns give, `[8 N, F]`."""
+    small = _small(images)
+    turned = [np.rot90(small, count, axes=(2, 3)) for count in range(4)]
+    return np.concatenate([*turned, *(one[..., ::-1] for one in turned)]).reshape(
+        8 * len(small), -1
+    )
+
+
+def _nearest(images: Pixels, split: Resized) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Distance to the nearest picture of a split, in any position, and which it is."""
+    small = _small(images).reshape(len(images), -1)
+    nearest, which = np.full(len(images), np.inf, np.float32), np.zeros(len(images), np.int64)
+    for start in range(0, len(split), CHUNK):
+        known = _variants(split.fetch(range(start, min(start + CHUNK, len(split)))))
+        distances = _distances(small, known).reshape(len(images), 8, -1).min(axis=1)
+        nearer = distances.min(axis=1) < nearest
+        which[nearer] = start + distances.argmin(axis=1)[nearer]
+        nearest = np.minimum(nearest, distances.min(axis=1))
+    return nearest, which
+
+
+def table(metadata: Metadata, predictions: Predictions, pictures: Pictures) -> list[dict[str, Any]]:
+    """File and the class that was asked for."""
+    targets = [metadata.classes[target] for target in pictures.targets]
+    return [
+        {"file": f"pictures/{name}", "label": label}
+        for name, label in zip(pictures.names, targets, strict=True)
+    ]
+
+
+def draw(
+    metadata: Metadata, predictions: Predictions, pictures: Pictures
+) -> dict[str, Callable[[], Drawing]]:
+    """A grid of samples, a column a class in turn; and each beside the nearest training picture."""
+    targets = np.asarray(pictures.targets)
+    # A class that comes first in a list must not fill the whole grid.
+    earlier = [int((targets[:index] == label).sum()) for index, label in enumerate(targets)]
+    images = predictions["IMAGES"][np.argsort(earlier, kind="stable")]
+    labels = len(set(pictures.targets))
+    columns = labels * max(1, 8 // labels)
+    drawings: dict[str, Callable[[], Drawing]] = {}
+    drawings["samples"] = partial(drawing.grid, images[:MOST], columns)
+    if isinstance(pictures, Imagined) and pictures.real:
+        pairs = partial(_beside_nearest, images[: MOST // 2], pictures.real["train"])
+        drawings["nearest_training_pictures"] = pairs
+    return drawings
+
+
+def _beside_nearest(chosen: Pixels, train: Resized) -> Drawing:
+    nearest = train.fetch(_nearest(chosen, train)[1].tolist())
+    pairs = np.stack([chosen, nearest], axis=1).reshape(-1, *chosen.shape[1:])
+    return drawing.grid(pairs, columns=8)
+
+
+def write(metadata: Metadata, predictions: Predictions, pictures: Pictures, folder: Path) -> None:
+    """`pictures/<class>_<number>.png`."""
+    for name, image in zip(pictures.names, predictions["IMAGES"], strict=True):
+        with replacing(inside(folder / "pictures", name)) as temporary:
+            Image.fromarray(image.transpose(1, 2, 0)).save(temporary, "PNG")
+
+
+def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
+    """The largest difference of a pixel, in levels of 255."""
+    apart = np.abs(expected["IMAGES"].astype(np.int16) - actual["IMAGES"])
+    return {"levels": apart.reshape(len(apart), -1).max(axis=1)}

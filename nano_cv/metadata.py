@@ -1,0 +1,200 @@
+"""What a trained model promises: made once from the data, then carried along with the weights."""
+
+import json
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from nano_cv.errors import UserError, listing
+
+WEIGHTS = "model.safetensors"  # in the folder of every run of train.py
+# What Triton, file systems and URLs take. Triton's loading hangs for ever at a space.
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,149}")
+FITS = ("stretch", "letterbox")
+LARGEST = 2**13  # pixels, of the side of what a network sees
+# What ends a line for Python or for Triton, moves a terminal's cursor, or is no text at all.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+JPEG = "_from_jpeg"  # the end of the name of the ensemble that decodes for a model
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Plain data that everything downstream reads instead of typing it again.
+
+    Attributes:
+        task: `classification`, ...; the lower-case name of the task's class.
+        model: name of the model config, for example `lenet`.
+        data: name of the data config, for example `flowers`.
+        classes: class names; position is the class index.
+        image_size: side of the square input in pixels.
+        mean: per channel R, G, B, of pixels scaled to 0..1.
+        std: likewise.
+        fit: how a picture is fitted into the square, see `images.place`.
+        network: the options that the network was built with.
+        data_hash: SHA-256 over the names, contents and targets of the pictures.
+        git_commit: the commit trained with, `+` behind it where the tree had changes.
+        run_id: MLflow's, if tracked there.
+        metrics: of the epoch that was kept, by name, such as `val/accuracy`.
+    """
+
+    task: str
+    model: str
+    data: str
+    classes: list[str]
+    image_size: int
+    mean: list[float]
+    std: list[float]
+    fit: str = "stretch"
+    network: dict[str, Any] = field(default_factory=dict)
+    data_hash: str = ""
+    git_commit: str = ""
+    run_id: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """`lenet_flowers`: the one name of weights, ONNX model, Triton model and MLflow model."""
+        return f"{self.model}_{self.data}"
+
+    def to_json(self) -> str:
+        """Serialise, keys in a fixed order."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Metadata":
+        """Read what `to_json` wrote; what only a newer version knows is left out.
+
+        Raises:
+            ValueError: anything else. What is read here becomes settings of a command line, so a
+                network option is a number, a word or a list of those.
+            TypeError: likewise.
+        """
+        given = json.loads(text)
+        if not isinstance(given, dict):
+            raise TypeError("not a JSON object")
+        metadata = cls(
+            **{each.name: given[each.name] for each in fields(cls) if each.name in given}
+        )
+        lists = (metadata.classes, metadata.mean, metadata.std)
+        mappings = (metadata.network, metadata.metrics)
+        if not (
+            all(isinstance(value, list) for value in lists)
+            and all(isinstance(value, dict) for value in mappings)
+        ):
+            raise TypeError("a list or a mapping belongs there")
+        texts = (metadata.task, metadata.model, metadata.data, metadata.fit, *metadata.classes)
+        texts += (metadata.data_hash, metadata.git_commit, metadata.run_id, *metadata.metrics)
+        numbers = (*metadata.mean, *metadata.std, *metadata.metrics.values())
+        if not (
+            all(isinstance(text, str) and not CONTROL.search(text) for text in texts)
+            and all(isinstance(number, int | float) for number in numbers)
+            and metadata.fit in FITS
+            and type(metadata.image_size) is int
+            and 0 < metadata.image_size <= LARGEST
+            and len(metadata.mean) == len(metadata.std) == 3
+            and all(map(_is_option, metadata.network, metadata.network.values()))
+        ):
+            raise ValueError("a value that train.py does not write")
+        return metadata
+
+
+def check_name(name: str) -> None:
+    """Refuse a name `<model>_<data>` that Triton could not serve, or that export gives to others.
+
+    Raises:
+        UserError: says which characters are allowed, and which settings make the name.
+    """
+    if not NAME.fullmatch(name):
+        needed = (
+            "1 to 150 letters (a-z, A-Z), digits, '_', '-' and '.', the first no '-' or '.', "
+            "are allowed"
+        )
+    elif name.endswith(JPEG) or re.fullmatch(r"decode_[0-9]+(_[a-z]+)?", name):
+        needed = "an exported decoder has this name"
+    else:
+        return
+    raise UserError(
+        f"{name!r} cannot be the name of a model: {needed}. It is made of the settings "
+        "model.name and data.name; set data.name to another, for example data.name=flowers"
+    )
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Refuse class names that a file with a line for each could not hold, or a terminal show.
+
+    Raises:
+        UserError: names them, control characters escaped.
+    """
+    bad = [name for name in classes if not name.strip() or CONTROL.search(name)]
+    if bad:
+        raise UserError(
+            f"class names {listing(map(ascii, bad))}: line breaks, tabs and other control "
+            "characters are not allowed, nor a name of spaces only; rename these classes"
+        )
+
+
+def _is_option(key: str, value: object) -> bool:
+    if isinstance(value, list):
+        return all(_is_option(key, each) for each in value)
+    plain = value is None or isinstance(value, str | int | float)
+    return key.isidentifier() and key[0] != "_" and plain and "${" not in str(value)
+
+
+def read_metadata(path: Path) -> Metadata:
+    """The metadata of a weights file; loads no torch.
+
+    Raises:
+        UserError: no such file, not safetensors, cut short, or without a metadata.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            text = (file.metadata() or {}).get("contract", "")
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such file; to fetch the pretrained weights, type: dvc pull; "
+            "to train your own: python train.py with the same data and model"
+        ) from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a safetensors file, or cut short ({error})") from error
+    try:
+        return Metadata.from_json(text)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: holds no metadata; train.py did not write this file") from error
+
+
+def weights_of(given: str) -> Path:
+    """The weights file that a person means: the file itself, or the folder of its run.
+
+    Raises:
+        UserError: a folder without weights, or a checkpoint; says what to give instead.
+    """
+    path = Path(given).expanduser()
+    run = path if path.is_dir() else path.parent.parent
+    if path.suffix == ".ckpt":
+        advice = f"a checkpoint, to go on with; give the folder of its run: weights={run}"
+    elif not path.is_dir() or (path / WEIGHTS).exists():
+        return path / WEIGHTS if path.is_dir() else path
+    elif (path / "checkpoints").is_dir():
+        advice = f"this training has not ended; to go on with it, add resume={run} to train.py"
+    else:
+        advice = f"no {WEIGHTS} in this folder; the folder of a run of train.py has one"
+    raise UserError(f"{path}: {advice}")
+
+
+def git_commit() -> str:
+    """The short commit of this checkout, `+` behind it where tracked files differ; else empty."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""

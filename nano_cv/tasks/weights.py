@@ -1,0 +1,162 @@
+"""`weights/<model>_<data>.safetensors`: what infer.py and export_model.py read and DVC ships.
+
+Safetensors hold tensors and text and nothing that could run when loaded; the metadata is the text.
+"""
+
+import filecmp
+import json
+import logging
+import math
+import os
+import shlex
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+
+from nano_cv.errors import UserError, listing
+from nano_cv.files import replacing
+from nano_cv.metadata import WEIGHTS, Metadata
+from nano_cv.metadata import read_metadata as read_metadata
+from nano_cv.tasks.task import Task
+
+log = logging.getLogger(__name__)
+
+
+def save(task: Task, path: Path, half: bool = False) -> None:
+    """Write the weights of `task` with its metadata; whole or not at all.
+
+    Args:
+        task: with the network.
+        path: the file.
+        half: kernels and matrices as float16, in half the space. The rest stays as it is, for the
+            statistics of batch norms may have any size.
+
+    Raises:
+        UserError: they are not finite numbers, so the file would be of no use.
+    """
+    tensors = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}
+    if half:
+        tensors = {name: one.half() if one.ndim > 1 else one for name, one in tensors.items()}
+    wrong = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if wrong:
+        why = "are too large for float16; leave out half=true" if half else "are no finite numbers"
+        raise UserError(f"{path}: not written, for {listing(wrong, most=3)} {why}")
+    content = to_bytes(tensors, metadata={"contract": task.metadata.to_json()})
+    with replacing(path) as temporary:  # safetensors' own writing hides a full disk's OSError
+        temporary.write_bytes(content)
+
+
+def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
+    """Make a run's weights those that infer.py and export_model.py take, and say what they replace.
+
+    The file that was there is kept beside as `<name>.previous.safetensors`. One that was kept
+    before gives way only if its run still has it; else it is renamed to
+    `<name>.previous-1.safetensors` and so on.
+
+    Args:
+        own: the weights file of the run that has ended.
+        path: `weights/<model>_<data>.safetensors`.
+        mode: whether more of the metric is better, or less: `max` or `min`.
+        unfit: why this run is to replace nothing, if it is not: a debug run, or one of a sweep.
+
+    Returns:
+        The file that holds this run's weights: `path`, or `own` where nothing was replaced.
+    """
+    if unfit:
+        log.info("%s is left as it is, because of %s; these weights are %s", path, unfit, own)
+        return own
+    content, said = own.read_bytes(), "new"
+    if path.exists() and path.read_bytes() == content:
+        said = "as it was"
+    elif path.exists():
+        kept = _keep(path, own.parent.parent.glob(f"*/{WEIGHTS}"))
+        said = f"{_compared(own, path, mode)}, kept as {kept.name}"
+    with replacing(path) as temporary:  # renamed over a link, not written through it
+        temporary.write_bytes(content)
+    log.info("%s: %s", path, said)
+    return path
+
+
+def _keep(path: Path, of_runs: Iterable[Path]) -> Path:
+    kept = path.with_suffix(f".previous{path.suffix}")
+    if kept.exists() and not any(filecmp.cmp(kept, one, shallow=False) for one in of_runs):
+        number = 1
+        while (older := kept.with_name(f"{kept.stem}-{number}{kept.suffix}")).exists():
+            number += 1
+        os.rename(kept, older)
+    with replacing(kept) as temporary:
+        shutil.copyfile(path, temporary)
+    return kept
+
+
+def _compared(own: Path, path: Path, mode: str) -> str:
+    """Both by the metric that chose their epochs."""
+    metadata = read_metadata(own)
+    metric, new = next(iter(metadata.metrics.items()), ("metric", math.nan))
+    try:
+        before = read_metadata(path)
+    except UserError:
+        return f"{metric} {new:.4f} replaces a file that is not one of train.py's"
+    old = before.metrics.get(metric)
+    if old is None:
+        return f"{metric} {new:.4f} replaces weights that do not say theirs"
+    worse = new < old if mode == "max" else new > old
+    return (
+        f"{metric} {new:.4f} replaces {old:.4f}"
+        + (", WHICH WAS BETTER" if worse else "")
+        + (", of other pictures" if before.data_hash != metadata.data_hash else "")
+    )
+
+
+def check_network(metadata: Metadata, path: Path, model: str, options: dict[str, Any]) -> None:
+    """The network about to be built must be the one that was trained.
+
+    Args:
+        metadata: of the weights file at `path`.
+        model: name of the model config.
+        options: what that config would build the network with, and its `image_size`.
+
+    Raises:
+        UserError: another model, or other options of it; says what to type.
+    """
+    if metadata.model != model:
+        raise UserError(
+            f"{path}: weights of model={metadata.model}, not of model={model}; "
+            f"type +model={metadata.model}, or train: python train.py +model={model}"
+        )
+    trained = metadata.network | {"image_size": metadata.image_size}
+    overrides = [
+        f"model.{'' if key == 'image_size' else 'task.network.'}{key}={json.dumps(value)}"
+        for key, value in trained.items()
+        if options.get(key) != value
+    ]
+    if overrides:
+        raise UserError(
+            f"{path}: trained with other options of {model}; add: {shlex.join(overrides)}"
+        )
+
+
+def load(task: Task, path: Path) -> None:
+    """Fill the network of `task` from the file.
+
+    Raises:
+        UserError: the tensors are not those of this network; names some of them.
+    """
+    try:
+        tensors, own = load_file(path), task.network.state_dict()
+    except (SafetensorError, OSError) as error:  # since its metadata was read
+        raise UserError(f"{path}: not a safetensors file, or cut short ({error})") from error
+    wrong = sorted(tensors.keys() ^ own.keys())
+    wrong += [
+        name for name in tensors.keys() & own.keys() if tensors[name].shape != own[name].shape
+    ]
+    if wrong:
+        raise UserError(
+            f"{path}: not the weights of this {task.metadata.model}: {listing(wrong, most=4)}"
+        )
+    task.network.load_state_dict(tensors)

@@ -1,0 +1,368 @@
+"""Around Lightning's Trainer: what to keep, what to say, and how to go on after a break."""
+
+import io
+import logging
+import math
+import re
+import sys
+import time
+import warnings
+from copy import deepcopy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    RichProgressBar,
+)
+from pytorch_lightning.loggers import Logger as LightningLogger
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from nano_cv.config.cli import resumable
+from nano_cv.data.datamodule import SHARED_MEMORY, DataModule
+from nano_cv.errors import UserError, first_line, one_line, settings_of
+from nano_cv.evaluation import drawing
+from nano_cv.evaluation.tracking import Logger
+from nano_cv.files import replacing
+from nano_cv.tasks.generation import Generation
+from nano_cv.tasks.task import Task
+from nano_cv.training.processor import best_precision
+from nano_cv.training.pruning import Race
+
+EXPECTED = (  # warnings of Lightning about what is meant to be so
+    ".*LeafSpec.*",  # a torch class that Lightning calls by its old name
+    "Checkpoint directory .* exists",  # the run that is resumed
+    "Be aware that when using `ckpt_path`",  # patience was set then, and is not now
+    ".*smaller than the logging interval",  # a small data set
+    ".*in eval mode at the start of training",  # frozen stages
+)
+log = logging.getLogger(__name__)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all, also where `/tmp` is another disk."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
+        """Write beside, then rename."""
+        content = io.BytesIO()  # torch's own writing hides a full disk's OSError
+        torch.save(checkpoint, content)
+        with replacing(Path(path)) as temporary:
+            temporary.write_bytes(content.getbuffer())
+
+
+class PassOn(LightningLogger):
+    """What Lightning logs goes to our own logger, from the first process only."""
+
+    def __init__(self, logger: Logger) -> None:
+        super().__init__()
+        self.logger = logger
+
+    @property
+    def name(self) -> str:
+        """Asked for by Lightning."""
+        return "nano-cv"
+
+    @property
+    def version(self) -> str:
+        """Asked for by Lightning."""
+        return self.logger.run_id
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """Logged already, before the training."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Figures of one step."""
+        self.logger.log_metrics(metrics, step or 0)
+
+
+class EpochLine(pl.Callback):
+    """One line of the log an epoch: metrics, speed and time left, terminal or not."""
+
+    def __init__(self) -> None:
+        self.started = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Look at the clock."""
+        self.started = time.monotonic()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Say how it went."""
+        seconds, self.started = time.monotonic() - self.started, time.monotonic()
+        epochs = trainer.max_epochs or 0
+        left = (epochs - trainer.current_epoch - 1) * seconds
+        metrics = trainer.callback_metrics
+        shown = ["train/loss", *sorted(name for name in metrics if name.startswith("val/"))]
+        values = "  ".join(f"{key} {metrics[key]:.4f}" for key in shown if key in metrics)
+        log.info(
+            "epoch %d/%d  %s  %.0f s, %d min %02d s left",
+            *(trainer.current_epoch + 1, epochs, values, seconds, left // 60, left % 60),
+        )
+
+
+class GoOn(pl.Callback):
+    """A resumed run goes on in the folder where it lies now, with the patience asked for now."""
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Change what Lightning is about to restore."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            state = checkpoint["callbacks"].get(callback.state_key)
+            if state and isinstance(callback, EarlyStopping):
+                state["patience"] = callback.patience
+            if state and isinstance(callback, ModelCheckpoint):
+                moved = partial(_moved, folder=Path(str(callback.dirpath)))
+                state["dirpath"] = callback.dirpath
+                for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                    state[key] = moved(state[key])
+                state["best_k_models"] = {
+                    moved(path): score for path, score in state["best_k_models"].items()
+                }
+
+
+def _moved(path: str, folder: Path) -> str:
+    return str(folder / Path(path).name) if path else path
+
+
+class Diverged(pl.Callback):
+    """Ends a training whose loss is not a finite number any more."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Look at the losses of the epoch; the last step of it is seen by validation only."""
+        for name in ("train/loss", "val/loss"):
+            loss = trainer.callback_metrics.get(name)
+            if loss is not None and not loss.isfinite():
+                raise UserError(
+                    f"epoch {trainer.current_epoch + 1}: {name} is {loss:.0f}, the training has "
+                    "diverged; a smaller model.task.optimizer.lr may help"
+                )
+
+
+class Preview(pl.Callback):
+    """After each epoch what the same noise has become: `previews/epoch_001.png`, and tracked."""
+
+    def __init__(self, folder: Path, logger: Logger) -> None:
+        self.folder, self.logger = folder, logger
+
+    @rank_zero_only
+    def on_validation_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Draw; the averaged weights are in place."""
+        assert isinstance(task, Generation)
+        pictures, name = task.preview(), f"previews/epoch_{trainer.current_epoch + 1:03d}"
+        grid = partial(drawing.grid, pictures, columns=8)
+        drawing.keep(name, grid, self.folder, self.logger.log_drawing)
+
+
+def make_trainer(
+    config: DictConfig, folder: Path, sweep: Path | None, logger: Logger, task: Task
+) -> tuple[pl.Trainer, ModelCheckpoint]:
+    """A Trainer that keeps the best and the last epoch below `folder`, and its keeper.
+
+    As a run of the sweep whose folder is given, it stops when the others are better.
+    """
+    pruning, patience = (
+        (config.trainer.prune_after, config.trainer.prune_siblings),
+        config.trainer.patience,
+    )
+    where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
+    keeper = ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.mode, **where)
+    # Not `save_last`: that keeps the last epoch which was also the best so far.
+    last = ModelCheckpoint(filename="last", **where)
+    callbacks: list[pl.Callback] = [keeper, last, GoOn(), EpochLine(), LearningRateMonitor("step")]
+    if isinstance(task, Generation):
+        callbacks.append(Preview(folder, logger))
+    if sweep:
+        callbacks.append(Race(folder, sweep, *pruning))
+    else:  # one bad trial must not end a search
+        callbacks.append(Diverged())
+    if patience is not None:
+        callbacks.append(EarlyStopping(task.monitor, patience=patience, mode=task.mode))
+    terminal = sys.stderr.isatty()  # a Rich bar there, none in a file
+    if terminal:
+        callbacks.append(RichProgressBar(leave=False))
+    trainer = bare_trainer(
+        config,
+        callbacks=callbacks,
+        logger=PassOn(logger),
+        plugins=[WholeCheckpoints()],
+        enable_progress_bar=terminal,
+    )
+    return trainer, keeper
+
+
+def bare_trainer(config: DictConfig, **parts: Any) -> pl.Trainer:
+    """A Trainer of `config.trainer` with these parts.
+
+    Raises:
+        UserError: this machine has no such device, or Lightning no such setting.
+    """
+    options: dict[str, Any] = OmegaConf.to_container(config.trainer, resolve=True)  # type: ignore[assignment]
+    for key in ("_target_", "patience", "prune_after", "prune_siblings"):  # not Lightning's
+        options.pop(key)
+    if options["precision"] == "auto":
+        options["precision"] = best_precision(options["accelerator"])
+    with settings_of("trainer"):
+        return pl.Trainer(**options, enable_model_summary=False, **parts)
+
+
+def check_memory(task: Task, batch: int, seen: int) -> None:
+    """Refuse what this machine cannot hold, before the system ends the process without a word.
+
+    A lower bound: the weights four times, as AdamW needs them, and what convolutions and linear
+    layers hand on, in 16 bits. It is counted on torch's device `meta`, which computes nothing.
+
+    Args:
+        task: as it is to be trained.
+        batch: pictures a step.
+        seen: side of the training pictures in pixels.
+
+    Raises:
+        UserError: more memory would be needed than there is.
+    """
+    outputs: dict[nn.Module, int] = {}
+    with torch.device("meta"), torch.no_grad():
+        copy = deepcopy(task).to("meta").eval()
+        for module in copy.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.register_forward_hook(
+                    lambda module, _, output: outputs.update({module: output.numel()})
+                )
+        try:
+            copy.predict(*copy.example_inputs(1).values())
+        except Exception as error:  # a network may do what meta cannot: then there is no estimate
+            log.debug("no estimate of memory: %s", error)
+    shrunk = (seen / task.metadata.image_size) ** 2
+    needed = sum(parameter.numel() for parameter in task.parameters()) * 16
+    needed += int(sum(outputs.values()) * 2 * batch * shrunk)
+    memory = psutil.virtual_memory().total
+    if torch.cuda.is_available():
+        memory = max(memory, torch.cuda.get_device_properties(0).total_memory)
+    if needed > memory:
+        raise UserError(
+            f"model.image_size={task.metadata.image_size}: a training with {batch} pictures a step "
+            f"needs more than {needed / 1e9:,.0f} GB of memory, and this machine has "
+            f"{memory / 1e9:,.0f} GB; a smaller model.image_size or data.batch_size needs less"
+        )
+
+
+def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | None) -> None:
+    """Train, from `checkpoint` on if there is one.
+
+    Raises:
+        UserError: the checkpoint is damaged, or of another network; the network cannot take the
+            training pictures; a process that fetches batches was killed.
+        KeyboardInterrupt: the training was interrupted; its last whole epoch can be resumed.
+    """
+    _check_size(task, data.seen_size)
+    check_memory(task, min(data.batch_size, len(data.splits["train"])), data.seen_size)
+    if checkpoint:
+        data.first_epoch = _check(checkpoint, task, trainer.max_epochs or 0) + 1
+    for said in EXPECTED:
+        warnings.filterwarnings("ignore", message=said)
+    try:
+        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as interrupted:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from interrupted
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"data.batch_size={data.batch_size}: model={task.metadata.model} normalises over a "
+            "batch, where a single picture of this size leaves one value a channel; two pictures a "
+            "step or more are needed: data.batch_size=2"
+        ) from error
+    except MisconfigurationException as error:  # such as a limit that leaves no batch
+        raise UserError(f"trainer: {one_line(error)}") from error
+    except RuntimeError as error:
+        if re.search("out of memory|can't allocate memory", str(error)):
+            raise UserError(
+                f"{first_line(error)}; a smaller data.batch_size or model.image_size needs less"
+                f"{resumable()}"
+            ) from error
+        if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
+            raise
+        raise UserError(
+            f"{first_line(error).rstrip('. ')}; memory may be short, or {SHARED_MEMORY} full; "
+            f"fewer data.workers need less{resumable()}"
+        ) from error
+
+
+def _check_size(task: Task, size: int) -> None:
+    """Let the network look at a picture as large as those of the training, if others are not."""
+    if size == task.metadata.image_size:
+        return
+    task.eval()
+    try:
+        with torch.no_grad():
+            task(torch.zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"data.train_size={size}: model={task.metadata.model} cannot take pictures of that "
+            f"size ({first_line(error)}). A U-Net takes multiples of 32, LeNet and transformers "
+            "only their image_size: data.train_size=null"
+        ) from error
+    task.train()
+
+
+def _check(checkpoint: Path, task: Task, epochs: int) -> int:
+    """The epoch after which a checkpoint was written, if it can be resumed with this task."""
+    last = _try(checkpoint, task)
+    _try(checkpoint.with_name("best.ckpt"), task)  # is needed at the end
+    if last >= epochs:
+        raise UserError(
+            f"trainer.max_epochs={epochs}: {checkpoint} has seen {last + 1} epochs already"
+        )
+    return last
+
+
+def _try(checkpoint: Path, task: Task) -> int:
+    """Fill the task with a checkpoint; returns its epoch."""
+    anew = "start anew without resume=true"
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        weights, epoch = state["state_dict"], int(state["epoch"])
+    except FileNotFoundError as error:
+        raise UserError(f"{checkpoint}: not there any more; {anew}") from error
+    except Exception as error:  # damage looks as it likes
+        raise UserError(f"{checkpoint}: damaged ({first_line(error)[:200]}); {anew}") from error
+    try:
+        task.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"{checkpoint}: cannot be resumed with these settings ({one_line(error)[:200]}); "
+            f"use those of the first run, or {anew}"
+        ) from error
+    if state.get("data_hash", task.metadata.data_hash) != task.metadata.data_hash:
+        raise UserError(f"{checkpoint}: learnt from other pictures or labels than these; {anew}")
+    return epoch
+
+
+def restore_best(task: Task, keeper: ModelCheckpoint) -> float:
+    """Put the weights of the best epoch into `task`; returns the metric that chose it.
+
+    Raises:
+        UserError: no epoch came to its end.
+    """
+    if not keeper.best_model_path:
+        raise UserError(
+            "trainer: no epoch was trained and validated to its end, so there is nothing to keep; "
+            "for a quick try there is experiment=debug"
+        )
+    best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
+    task.load_state_dict(best["state_dict"])
+    score = float("nan") if keeper.best_model_score is None else float(keeper.best_model_score)
+    metrics = {task.monitor: score} if math.isfinite(score) else {}
+    task.metadata = replace(task.metadata, metrics=metrics)
+    return score

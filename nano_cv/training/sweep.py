@@ -1,0 +1,119 @@
+"""What the runs of a sweep know of each other: `scores.json` in the folder of each. No torch."""
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from nano_cv.evaluation.summary import summarise
+from nano_cv.evaluation.tracking import Logger
+from nano_cv.files import replacing
+
+NAME = "scores.json"
+
+
+class Scores(NamedTuple):
+    """The metric that chooses the best epoch of a run.
+
+    Attributes:
+        metric: its name, such as `val/accuracy`.
+        mode: whether more of it is better, or less: `max` or `min`.
+        values: one an epoch.
+        pruned: whether the run was stopped because the others were better.
+    """
+
+    metric: str
+    mode: str
+    values: list[float]
+    pruned: bool = False
+
+    @property
+    def gains(self) -> list[float]:
+        """The values so turned that more is better; what is no number is the worst of all."""
+        sign = 1 if self.mode == "max" else -1
+        return [-math.inf if math.isnan(value) else sign * value for value in self.values]
+
+    @property
+    def best(self) -> float:
+        """The best value."""
+        return self.values[self.gains.index(max(self.gains))]
+
+
+def write(scores: Scores, run: Path) -> None:
+    """Into the folder of the run, whole or not at all."""
+    with replacing(run / NAME) as temporary:
+        temporary.write_text(json.dumps(scores._asdict()))
+
+
+def read(folder: Path) -> dict[Path, Scores]:
+    """The scores of a run, or of all runs of a sweep, by their folders."""
+    files = sorted(folder.rglob(NAME))
+    return {file.parent: Scores(**json.loads(file.read_text())) for file in files}
+
+
+def pruned(run: Path) -> bool:
+    """Whether the run in this folder was stopped because the others were better."""
+    return any(scores.pruned for scores in read(run).values())
+
+
+def falls_behind(own: Scores, others: Sequence[Scores], siblings: int) -> float | None:
+    """The median of the other runs at the epoch that this one has reached, if its best is worse.
+
+    The median stopping rule of Golovin et al. 2017 ("Google Vizier"), as Optuna's `MedianPruner`
+    has it; but runs that are still going on count too, for with several at once few have ended.
+
+    Args:
+        own: of this run.
+        others: of the other runs of the sweep; those with another metric do not count.
+        siblings: how many of them must have come as far.
+    """
+    epoch = len(own.values)
+    reached = [
+        other.gains[epoch - 1]
+        for other in others
+        if other[:2] == own[:2] and len(other.values) >= epoch
+    ]
+    if len(reached) < siblings:
+        return None
+    middle, best = median(reached), max(own.gains)
+    if best >= middle or math.isclose(best, middle, rel_tol=1e-6):  # as float32 they differ
+        return None
+    return middle if own.mode == "max" else -middle
+
+
+class Best(Callback):
+    """At the end of a sweep: its best run, what was searched for, and how to train so."""
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Print it in two columns."""
+        runs = read(Path(config.hydra.sweep.dir).absolute())
+        if not runs:
+            return
+        run = max(runs, key=lambda run: max(runs[run].gains))
+        given: Any = OmegaConf.load(run / ".hydra" / "overrides.yaml")
+        kept = [line for line in given if not line.startswith("sweep=")]
+        space = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+        parsed = OverridesParser.create().parse_overrides([*space, *config.hydra.overrides.task])
+        several = {each.get_key_element(): each.is_sweep_override() for each in parsed}
+        settings = dict(line.split("=", 1) for line in kept)
+        folders = [
+            f"--config-dir={source.path}"
+            for source in config.hydra.runtime.config_sources
+            if source.provider == "command-line"
+        ]
+        command = shlex.join(["python", f"{config.hydra.job.name}.py", *folders, *kept])
+        stopped = sum(scores.pruned for scores in runs.values())
+        summarise(
+            {f"best {runs[run].metric}": runs[run].best},
+            {key: value for key, value in settings.items() if several.get(key)}
+            | {"of runs": f"{len(runs)}, {stopped} of them pruned", "run": run}
+            | {"to train so": command},
+            Logger(),
+        )
