@@ -381,5 +381,7 @@ def test_metrics_are_those_of_torchmetrics():
 
 
 def test_task_without_a_report():
-    with pytest.raises(UserError, match=r"no report for counting: nano_cv/evaluation/reports/counting\.py"):
+    with pytest.raises(
+        UserError, match=r"no report for counting: nano_cv/evaluation/reports/counting\.py"
+    ):
         reports.find("counting")

@@ -68,7 +68,9 @@ class Torch(Engine):
         import torch
 
         with torch.inference_mode():
-            tensors = [torch.from_numpy(array).to(self.task.device) for array in inputs.values()]
+            tensors = [
+                torch.from_numpy(array).to(self.task.mean.device) for array in inputs.values()
+            ]
             outputs = self.task.predict(*tensors)
             return {name: output.cpu().numpy() for name, output in outputs.items()}
 

@@ -30,8 +30,8 @@ def heatmaps(task: Task, images: Tensor, labels: Tensor) -> Tensor:
     hook = features.register_forward_hook(lambda _, __, output: kept.append(output))
     try:
         with torch.enable_grad():
-            logits = task.eval()(images.to(task.device))
-            chosen = logits.gather(1, labels.to(task.device)[:, None]).sum()
+            logits = task.eval()(images.to(task.mean.device))
+            chosen = logits.gather(1, labels.to(task.mean.device)[:, None]).sum()
             (gradient,) = torch.autograd.grad(chosen, kept)
     finally:
         hook.remove()
