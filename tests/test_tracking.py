@@ -77,6 +77,18 @@ def test_record_of_a_prediction(run, flowers, tmp_path, database):
     assert {file.path for file in files} == {"predictions.csv", "predictions.png"}
 
 
+def test_record_of_a_prediction_with_pictures_that_cannot_be_read(run, flowers, tmp_path, database):
+    """The others are predicted, and the run has failed."""
+    assert run("train", *TINY, "test=false").status == 0
+    (flowers / "aster" / "damaged.jpg").write_bytes(b"no picture")
+    done = run("infer", *SETTINGS, f"logger.uri='{database}'", "input=data/flowers/aster")
+    assert done.status == 1 and "damaged.jpg" in done.err
+    kept = record(database, tmp_path / "runs" / "infer")
+    assert kept.info.status == "FAILED"
+    files = mlflow.MlflowClient(database).list_artifacts(kept.info.run_id)
+    assert {file.path for file in files} == {"predictions.csv", "predictions.png"}
+
+
 @pytest.mark.parametrize("method", ["log_batch", "set_terminated"])
 def test_server_that_dies(run, flowers, tmp_path, database, monkeypatch, method):
     def fail(*_: object, **__: object) -> None:

@@ -6,14 +6,11 @@ memory until the server is back; it is asked for once a minute, for a second at 
 """
 
 import csv
-import http.client
 import logging
 import os
 import re
 import shlex
 import time
-import urllib.error
-import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
@@ -25,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nano_cv.errors import UserError, first_line, one_line
+from nano_cv.errors import UserError, first_line, why_unreachable
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.tables import CSV, cell
 from nano_cv.files import locked
@@ -224,9 +221,10 @@ class MLflow(Logger):
         self.lost = None
 
     def _answers(self) -> bool:
+        # MLflow's own client would try for half a minute.
+        if self.uri.startswith("http") and why_unreachable(_health_page(self.uri), seconds=1):
+            return False
         try:
-            if self.uri.startswith("http"):
-                _reach(self.uri, seconds=1)  # MLflow's own client would try for half a minute
             self.client.get_run(self.run_id)
         except Exception:
             return False
@@ -310,7 +308,11 @@ def _mlflow(uri: str, experiment: str, tags: dict[str, str]) -> MLflow:
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     if uri.startswith(("http://", "https://")):
-        _reach(uri)
+        if reason := why_unreachable(_health_page(uri)):
+            raise UserError(
+                f"logger.uri={uri}: the tracking server does not answer ({reason}); "
+                "start it, or add logger=csv or logger=none"
+            )
         # MLflow's own patience with a dead server, 7 times 120 s, would look like a hang.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -326,6 +328,10 @@ def _mlflow(uri: str, experiment: str, tags: dict[str, str]) -> MLflow:
         ) from error
 
 
+def _health_page(uri: str) -> str:
+    return f"{uri.rstrip('/')}/health"
+
+
 def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """`{"a": {"b": 1}}` as `{"a/b": 1}`."""
     flat: dict[str, Any] = {}
@@ -333,17 +339,3 @@ def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
         name = f"{above}{key}"
         flat |= _flat(value, f"{name}/") if isinstance(value, dict) else {name: value}
     return flat
-
-
-def _reach(uri: str, seconds: float = 5) -> None:
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=seconds):
-            pass
-    except urllib.error.HTTPError:
-        pass  # it answers, which is all that was asked
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or one_line(error)
-        raise UserError(
-            f"logger.uri={uri}: the tracking server does not answer ({reason}); "
-            "start it, or add logger=csv or logger=none"
-        ) from error

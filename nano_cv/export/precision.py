@@ -7,8 +7,7 @@ whether it is depends on the processor, so it is measured, never assumed.
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from nano_cv.errors import UserError
-from nano_cv.export.graph import Arrays, run_onnx, session
+from nano_cv.evaluation.engines import Arrays, Engine, Onnx
+from nano_cv.export.graph import annotate
 from nano_cv.export.samples import Samples
 
 PRECISIONS = ("float32", "int8", "bf16")
@@ -74,10 +74,9 @@ def choose(
             variants.append(_make(name, float32, samples, calibration_pictures))
         except UserError as error:
             refusals[name] = str(error)
-    sessions = [session(variant.file, threads, variant.entries) for variant in variants]
-    scores = [samples.score(partial(run_onnx, one)) for one in sessions]
-    picture = samples.batch(1)
-    speeds = _speeds([partial(run_onnx, one, picture) for one in sessions])
+    engines = [Onnx(variant.file, threads, variant.entries) for variant in variants]
+    scores = [samples.score(engine) for engine in engines]
+    speeds = compare_speeds(engines, samples.validation.inputs([0]))
     variants = [
         variant._replace(score=value, speed=speed)
         for variant, value, speed in zip(variants, scores, speeds, strict=True)
@@ -110,7 +109,8 @@ def choose(
 def _make(precision: str, float32: Path, samples: Samples, pictures: int) -> Variant:
     if precision == "int8":
         file = float32.with_name("int8.onnx")
-        quantize(float32, file, samples.training(pictures))
+        quantize(float32, file, samples.load_training(pictures))
+        annotate(file, samples.metadata, {})
         return Variant("int8", file, {})
     # onnxruntime has bfloat16 kernels for Arm only; on x86 it would refuse or emulate them.
     cpuinfo = Path("/proc/cpuinfo")
@@ -167,21 +167,24 @@ class _Reader(CalibrationDataReader):
         self.inputs, self.position = inputs, 0
 
     def get_next(self) -> Arrays | None:
-        part = {name: array[self.position :][:4] for name, array in self.inputs.items()}
+        part = {
+            name: np.ascontiguousarray(array[self.position :][:4])
+            for name, array in self.inputs.items()
+        }
         self.position += 4
         return part if len(next(iter(part.values()))) else None
 
 
-def _speeds(runs: list[Callable[[], Arrays]]) -> list[float]:
+def compare_speeds(engines: Sequence[Engine], inputs: Arrays) -> list[float]:
     """Runs a second of each, relative to the first: medians of interleaved rounds."""
-    if len(runs) == 1:  # nothing to compare
+    if len(engines) == 1:  # nothing to compare
         return [1.0]
-    seconds: list[list[float]] = [[] for _ in runs]
+    seconds: list[list[float]] = [[] for _ in engines]
     for number in range(ROUNDS + 1):
-        for position, run in enumerate(runs):
+        for position, engine in enumerate(engines):
             start, count = time.perf_counter(), 0
             while time.perf_counter() - start < SECONDS:
-                run()
+                engine.predict(inputs)
                 count += 1
             if number:  # the first round warms up
                 seconds[position].append((time.perf_counter() - start) / count)
