@@ -123,7 +123,7 @@ def test_a_drawing_that_fails_is_a_warning(run, flowers, tmp_path, monkeypatch):
         "nano_cv.evaluation.drawing.confusion_matrix",
         "nano_cv.evaluation.survey.contact_sheet",
     ):
-        monkeypatch.setattr(f"nano_cv.evaluation.{name}", fails)
+        monkeypatch.setattr(name, fails)
     done = run("train", *TINY)
     assert done.status == 0, done.err
     (folder,) = tmp_path.glob("runs/train/*/*")

@@ -377,7 +377,7 @@ def test_int8(here, judge, tmp_path, monkeypatch):
         metadata = building.trained_task(config, Path("weights/flow_flowers.safetensors")).metadata
         samples = Samples(config, building.make_data(config), metadata)
         monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, speed])
-        given = ("int8", tmp_path / "model.onnx", samples, GenerationReport.gate)
+        given = ("int8", tmp_path / "model.onnx", samples)
         return partial(precision.choose, *given, threads=1, max_drop=1, calibration_pictures=4)
 
     with pytest.raises(UserError, match=r"int8: the validation accuracy is not known here.* 1\.50"):

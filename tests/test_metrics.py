@@ -222,7 +222,7 @@ def test_what_is_found_in_a_crowd_is_not_false(scenes):
     predictions = answers(pictures, found, labels)
     measured = report(predictions, pictures).metrics()
     assert measured == pytest.approx(dict.fromkeys(measured, 1.0))
-    right, missed = report(predictions, pictures).verdicts[0]
+    right, missed = report(predictions, pictures).evaluated.verdicts[0]
     assert right.all() and not missed.any()
     assert Resized(pictures, SIDE, None).count().sum() == sum(map(len, labels)) - 2
 
@@ -325,12 +325,12 @@ def test_nothing_is_computed_twice(scenes, tmp_path, monkeypatch):
     pictures = Coco(scenes, "test")
     found = [target.boxes for target in pictures.targets]
     predictions = answers(pictures, found, [target.labels.tolist() for target in pictures.targets])
-    count(detection, "precisions")
+    count(detection, "evaluate")
     count(detection.images, "dimensions")
     one = report(predictions, pictures)
     use(one)
     one.drawings()["precision_recall"]()
-    assert calls == {"precisions": 1, "dimensions": 3}
+    assert calls == {"evaluate": 1, "dimensions": 3}
 
     files = []
     for index in range(20):

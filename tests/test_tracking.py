@@ -196,11 +196,11 @@ def test_server_that_stays_away(monkeypatch, caplog):
 @pytest.mark.parametrize(
     ("place", "error", "status"),
     [
-        ("data.survey.survey", UserError("no"), "FAILED"),
-        ("training.fit", SystemExit(1), "FAILED"),
-        ("training.restore_best", OSError(28, "No space left on device"), "FAILED"),
-        ("weights.save", KeyboardInterrupt(), "KILLED"),
-        ("summary.summarise", RuntimeError("a defect"), "FAILED"),
+        ("evaluation.survey.survey", UserError("no"), "FAILED"),
+        ("training.fitting.fit", SystemExit(1), "FAILED"),
+        ("training.fitting.restore_best", OSError(28, "No space left on device"), "FAILED"),
+        ("tasks.weights.save", KeyboardInterrupt(), "KILLED"),
+        ("evaluation.summary.summarise", RuntimeError("a defect"), "FAILED"),
     ],
 )
 def test_any_error_is_in_the_record(

@@ -53,7 +53,7 @@ def literal(draw: Callable[Given, Drawing]) -> Callable[Given, Drawing]:
 
 @cache
 def known_fonts() -> list[str]:
-    """Those of `FONTS` that this machine has."""
+    """The names in `FONTS` of the fonts on this machine."""
     from matplotlib.font_manager import fontManager
 
     known = {font.name for font in fontManager.ttflist}
@@ -77,10 +77,10 @@ def make_figure(width: float, height: float, dpi: int) -> "Figure":
 
 
 def shown(text: str, longest: int = LONGEST, file: str = "") -> str:
-    """A text as it can be drawn: the middle of a long one left out, on one line.
+    """A text that can be drawn, on one line; the middle of a long text is left out.
 
-    What cannot be seen, or no font (or not that of `file`) has a glyph for, becomes its escape, as
-    `\\n` or `\\u732b`.
+    A character that cannot be seen, or that no font (or not the font of `file`) has a glyph for,
+    becomes its escape, such as `\\n` or `\\u732b`.
     """
     glyphs = [fonts()[file]] if file else fonts().values()
     text = "".join(
@@ -94,7 +94,7 @@ def shown(text: str, longest: int = LONGEST, file: str = "") -> str:
 
 
 def write(pen: ImageDraw.ImageDraw, x: float, y: float, text: str, fill: str = "") -> None:
-    """Write a short text on a picture, upon a ground of colour `fill` if one is given.
+    """Write a short text on a picture, upon a ground of the colour `fill` if given.
 
     Pillow's own font has few letters, and its pen raises an error at some others.
     """
@@ -112,7 +112,7 @@ def keep(
     folder: Path,
     log_drawing: Callable[[str, Drawing], None] | None = None,
 ) -> None:
-    """Draw `<name>.png` into `folder` and log it; what fails there is a warning, never an error.
+    """Draw `<name>.png` into `folder` and log the picture; a failure is a warning, no error.
 
     A picture to look at is not worth a training, or the drawings that follow.
     """
@@ -304,7 +304,7 @@ def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
 def curves(
     lines: Mapping[str, NDArray[np.float64]], xlabel: str, ylabel: str, title: str = ""
 ) -> Drawing:
-    """Named lines `[N]` over 0..1; names that begin with `_` would be left out of the legend."""
+    """Named lines `[N]` over 0..1; matplotlib's legend leaves out names that begin with `_`."""
     figure = make_figure(7 if len(lines) > 4 else 5, 4.2, dpi=120)
     axes = figure.add_subplot()
     for index, (name, line) in enumerate(lines.items()):

@@ -1,4 +1,4 @@
-"""What computes the predictions: torch, onnxruntime or a Triton server, behind one interface.
+"""Engines compute predictions: torch, onnxruntime or a Triton server, behind one interface.
 
 Only `Torch` imports torch. Shapes: B pictures, N of all.
 """
@@ -25,7 +25,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Engine(ABC):
-    """A trained model that can be asked; as a context, it lets go of what it holds.
+    """A trained model that answers; as a context manager, it is closed at the end.
 
     Attributes:
         metadata: what the model promises.
@@ -40,7 +40,7 @@ class Engine(ABC):
         """Inputs of the task's `predict` to its outputs, by name, each `[B, ...]`."""
 
     def close(self) -> None:  # noqa: B027
-        """Let go; most engines hold nothing."""
+        """Close connections; most engines have none."""
 
     def __enter__(self) -> "Engine":
         return self
@@ -82,7 +82,7 @@ def predict_all(
 
 
 class Torch(Engine):
-    """A task in this process; in float32 whatever the training used, so that all engines agree.
+    """A task in this process, in float32 whatever the training used: so all engines agree.
 
     Args:
         task: with its weights.
@@ -187,7 +187,7 @@ class Triton(Engine):
 
 
 def make_engine(config: DictConfig) -> Engine:
-    """The engine that `engine=torch|onnx|triton` asks for.
+    """Make the engine named by `engine=torch|onnx|triton`.
 
     Raises:
         UserError: the model is not there, or is not the one asked for; says what to type.
@@ -240,7 +240,7 @@ def find_export(folder: Path, precision: str | None = None) -> Path:
 
 
 def find_device(accelerator: str) -> Any:
-    """The torch device that `auto`, `cpu`, `gpu` or `mps` means here."""
+    """The torch device of this machine for `auto`, `cpu`, `gpu` or `mps`."""
     import torch
 
     have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

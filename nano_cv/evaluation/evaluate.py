@@ -75,7 +75,7 @@ def limit_count(count: int, batch_size: int, limit: float) -> int:
 
 
 def write_metrics(path: Path, metrics: Mapping[str, float]) -> Path:
-    """Write metrics by name as JSON, which has no number for what is not finite."""
+    """Write metrics by name as JSON; numbers that are not finite become null."""
     known = {name: value if isfinite(value) else None for name, value in metrics.items()}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(known, indent=1) + "\n")
@@ -83,7 +83,7 @@ def write_metrics(path: Path, metrics: Mapping[str, float]) -> Path:
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """Write CSV without a cell that a spreadsheet would take for a formula."""
+    """Write CSV in which no cell is a formula to a spreadsheet."""
     with replacing(path) as temporary, temporary.open("w", **CSV) as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writerow({name: cell(name) for name in rows[0]})

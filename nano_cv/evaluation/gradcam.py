@@ -24,7 +24,7 @@ MOST = 24  # pictures on a sheet
 
 @contextmanager
 def keep_features(task: Task) -> Iterator[list[Tensor]]:
-    """Yield a list that gets the features `[B, C, h, w]` of each batch that `task` is called with.
+    """Yield a list to which each call of `task` appends its features `[B, C, h, w]`.
 
     Works on any network with a part called `features`.
     """

@@ -30,7 +30,7 @@ class Opinion(NamedTuple):
 
 
 class Judge:
-    """A trained LeNet; its features are those before its last layer, averaged over the places.
+    """A trained LeNet; the features are the inputs of its last layer, averaged over the places.
 
     Args:
         path: of its weights.

@@ -40,7 +40,9 @@ log = logging.getLogger(__name__)
 
 
 class Logger:
-    """Keeps nothing; the others keep what is logged. As a context, it ends the record.
+    """The record of a run, here of a run without tracking: nothing is kept.
+
+    Subclasses keep what is logged. As a context manager, a logger ends the record.
 
     Attributes:
         run_id: MLflow's, if tracked there.
@@ -49,25 +51,25 @@ class Logger:
     run_id = ""
 
     def log_params(self, config: DictConfig) -> None:
-        """The whole configuration of the run."""
+        """Log the whole configuration of the run."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Figures of one step."""
+        """Log the figures of a step."""
 
     def log_drawing(self, name: str, drawing: Drawing) -> None:
-        """A picture, as `<name>.png`."""
+        """Log a picture as `<name>.png`."""
 
     def log_file(self, file: Path) -> None:
-        """A file."""
+        """Log a file."""
 
     def log_model(self, file: Path, name: str) -> None:
-        """An ONNX file, registered under `name`."""
+        """Log an ONNX file, and register it as the next version of `name`."""
 
     def finish(self, status: str) -> None:
         """Say how the run ended: `FINISHED`, `FAILED` or `KILLED`."""
 
     def advice(self) -> dict[str, str]:
-        """What to tell the person at the end, by name."""
+        """Lines for the summary at the end of a script, by name."""
         return {}
 
     def __enter__(self) -> "Logger":
@@ -89,11 +91,11 @@ class Csv(Logger):
         self.columns: list[str] = []
 
     def log_params(self, config: DictConfig) -> None:
-        """Into `hparams.yaml`."""
+        """Write `hparams.yaml`."""
         OmegaConf.save(config, self.folder / "hparams.yaml", resolve=True)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """A row; a metric that was not there before is a new column, and all is written anew."""
+        """Add a row; a new metric is a new column, so the whole file is written anew."""
         row = {**metrics, "step": step}
         self.rows.append(row)
         known = row.keys() <= set(self.columns)
@@ -133,7 +135,7 @@ class MLflow(Logger):
         self.run_id = run.info.run_id
 
     def log_params(self, config: DictConfig) -> None:
-        """As parameters; once only, for MLflow refuses to change those of a resumed run."""
+        """Log parameters, unless the run is resumed: MLflow refuses to change any."""
         from mlflow.entities import Param
 
         values: Any = OmegaConf.to_container(config, resolve=True)
@@ -145,7 +147,7 @@ class MLflow(Logger):
             self._call(self.client.log_batch, self.run_id, params=params[start : start + 100])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Under their names, see `key`."""
+        """Log metrics under their names, see `key`."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -167,7 +169,7 @@ class MLflow(Logger):
         self._call(_register, self.run_id, file, key(name, r"\w -"))
 
     def finish(self, status: str) -> None:
-        """Mark the run, after a last try to deliver what still waits."""
+        """Set the state of the run, after a last try to deliver the entries that wait."""
         self._call(self.client.set_terminated, self.run_id, status)
         if self.lost is not None:
             self.lost -= PAUSE
@@ -176,7 +178,7 @@ class MLflow(Logger):
             log.warning("MLflow lacks %d entries of this run", waiting)
 
     def advice(self) -> dict[str, str]:
-        """The run, and how to look at it."""
+        """The id of the run, and the command that shows the record."""
         if self.metrics or self.calls or self.given_up:
             return {}
         return {
@@ -190,7 +192,7 @@ class MLflow(Logger):
         self._deliver()
 
     def _deliver(self) -> None:
-        """Send what waits, in its order; while the server is away, return at once."""
+        """Send waiting entries in their order; while the server is away, return at once."""
         waited = len(self.metrics) + len(self.calls)
         if self.lost is not None:
             if time.monotonic() - self.lost < PAUSE:
@@ -232,7 +234,7 @@ class MLflow(Logger):
 
 
 def make_logger(config: DictConfig, folder: Path, job: str, data_hash: str = "") -> Logger:
-    """The logger that `logger=mlflow|csv|none` asks for; a resumed run goes on in its own record.
+    """Make the logger named by `logger=mlflow|csv|none`; a resumed run continues its record.
 
     Args:
         config: of the script.

@@ -27,7 +27,7 @@ OPSET, OPSET_TORCHSCRIPT = 20, 17
 
 
 class _Predict(nn.Module):
-    """`predict` as the forward of a module, which is what torch exports."""
+    """A module whose forward is `predict`, for torch exports the forward of a module."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _Predict(nn.Module):
 
 
 def export(task: Task, file: Path) -> None:
-    """Write `task.predict` as ONNX with the task's metadata, and check it.
+    """Write `task.predict` and the task's metadata as an ONNX file, and check the file.
 
     Raises:
         UserError: torch cannot express this network as ONNX; says what it stumbled over.
@@ -69,7 +69,7 @@ def export(task: Task, file: Path) -> None:
 
 
 def annotate(file: Path, metadata: Metadata, facts: Mapping[str, Any]) -> None:
-    """Put the metadata and what was measured into the metadata of an ONNX file."""
+    """Put the task's metadata and measured facts into the metadata of an ONNX file."""
     model = onnx.load(file)
     texts = {key: str(value) for key, value in facts.items()}
     onnx.helper.set_model_props(model, {"contract": metadata.to_json(), **texts})

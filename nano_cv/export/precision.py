@@ -28,7 +28,7 @@ ROUNDS, SECONDS = 7, 0.15  # of each variant in turn, so that a noisy machine is
 
 
 class Variant(NamedTuple):
-    """One way to run the model: a file and session entries, and what was measured of it.
+    """A way to run the model, by a file and session entries, and its measurements.
 
     `score` is the validation metric; `speed` is relative to float32 on this processor.
     """
@@ -44,27 +44,25 @@ def choose(
     precision: str,
     float32: Path,
     samples: Samples,
-    metric: str,
     threads: int,
     max_drop: float,
     calibration_pictures: int,
 ) -> tuple[Variant, list[Variant]]:
-    """Make what `precision` asks for and measure it against float32.
+    """Make the variants for a `precision` and measure them against float32.
 
     Args:
         precision: one of `PRECISIONS`, or `auto` for the fastest that passes.
         float32: the exported file; variants are written beside it.
         samples: training pictures for the ranges of int8, validation pictures for the metric.
-        metric: of the report, that decides; higher is better.
         threads: of a session, as the server will use.
-        max_drop: of the metric.
+        max_drop: largest loss of the metric.
         calibration_pictures: how many of the training split.
 
     Returns:
         The variant to publish, and all that were measured, float32 first.
 
     Raises:
-        UserError: what was asked for does not pass or is not to be had; says what was measured.
+        UserError: the precision does not pass or cannot be had; says what was measured.
     """
     wanted = {"auto": PRECISIONS[1:], "float32": ()}.get(precision, (precision,))
     variants = [Variant("float32", float32, {})]
@@ -82,28 +80,35 @@ def choose(
         for variant, value, speed in zip(variants, scores, speeds, strict=True)
     ]
     for variant in variants[1:]:
-        drop = scores[0] - variant.score
-        if np.isnan(drop):
-            refusals[variant.precision] = (
-                f"the validation {metric} is not known here, and so not what it would lose; "
-                f"{variant.speed:.2f} times as fast"
-            )
-        elif drop > max_drop:
-            refusals[variant.precision] = (
-                f"validation {metric} falls by {drop:.4f} to {variant.score:.4f}, and "
-                f"max_drop={max_drop:g}; {variant.speed:.2f} times as fast"
-            )
-        elif variant.speed <= 1:
-            refusals[variant.precision] = (
-                f"{variant.speed:.2f} times the speed of float32 on this processor: nothing to "
-                f"gain (validation {metric} {variant.score:.4f})"
-            )
+        if why := _why_refused(variant, variants[0], samples.metric, max_drop):
+            refusals[variant.precision] = why
     if precision in refusals:
         raise UserError(f"precision={precision}: {refusals[precision]}; nothing was published")
     passing = [variant for variant in variants if variant.precision not in refusals]
     if precision == "auto":
         return max(passing, key=lambda variant: variant.speed), variants
     return passing[-1], variants
+
+
+def _why_refused(variant: Variant, float32: Variant, metric: str, max_drop: float) -> str:
+    """The gate that a variant does not pass, and its measurements; empty if it passes both."""
+    drop, times = float32.score - variant.score, f"{variant.speed:.2f} times"
+    if np.isnan(drop):
+        return (
+            f"the validation {metric} is not known here, and so not what it would lose; "
+            f"{times} as fast"
+        )
+    if drop > max_drop:
+        return (
+            f"validation {metric} falls by {drop:.4f} to {variant.score:.4f}, and "
+            f"max_drop={max_drop:g}; {times} as fast"
+        )
+    if variant.speed <= 1:
+        return (
+            f"{times} the speed of float32 on this processor: nothing to gain "
+            f"(validation {metric} {variant.score:.4f})"
+        )
+    return ""
 
 
 def _make(precision: str, float32: Path, samples: Samples, pictures: int) -> Variant:

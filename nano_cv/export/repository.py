@@ -129,7 +129,7 @@ def _lay_out(
     staging: Path,
     repository: Path,
 ) -> None:
-    """Write the folder of one model below `staging`, whole, as if it were the first of its name.
+    """Write the folder of a model below `staging`, whole, as for the first of its name.
 
     Args:
         config: of the model.
@@ -170,13 +170,13 @@ def _has(file: Path, content: bytes) -> bool:
 
 
 def _misleads(ensemble: Path, new: Path) -> bool:
-    """Whether an ensemble promises other things than the model below it soon will."""
+    """Whether an ensemble promises other things than its model will after this export."""
     is_one = ensemble.name.endswith(JPEG) and (ensemble / CONFIG).exists()
     return is_one and _promise(ensemble / CONFIG) != _promise(new / CONFIG)
 
 
 def _promise(file: Path) -> Any:
-    """What a client of an ensemble relies on."""
+    """The parts of an ensemble's config that clients rely on; None if unreadable."""
     try:
         config = read_config(file)
         metadata = Metadata.from_json(config.parameters["contract"].string_value)
@@ -187,7 +187,7 @@ def _promise(file: Path) -> Any:
 
 
 def _add(staged: Path, target: Path) -> None:
-    """Put beside the versions and labels of a model those that its next config speaks of.
+    """Put the new versions and labels of a model beside the old ones.
 
     The config that is there is told first to go on serving what it serves.
     """
@@ -208,7 +208,7 @@ def _add(staged: Path, target: Path) -> None:
 
 
 def _switch(staged: Path, target: Path) -> None:
-    """Have the new config read instead of the old one; both name only what is there."""
+    """Replace the old config by the new; both name only files that exist."""
     if not target.exists():
         os.rename(staged, target)
     elif not _has(target / CONFIG, (staged / CONFIG).read_bytes()):  # the same needs no reload

@@ -1,4 +1,4 @@
-"""What an export is measured with: odd pictures, training and validation pictures, or noise."""
+"""Inputs to measure an export with: odd, training and validation pictures, or noise."""
 
 from omegaconf import DictConfig
 
@@ -32,10 +32,16 @@ class Samples:
                 f"{listing(data.classes)}; export with the data that they were trained on"
             )
         self.metadata = metadata
+        self.report = reports.find(metadata.task)
         self.training: Inputs = data.splits["train"]
         self.validation: Inputs = data.splits["val"]
         if metadata.task == "generation":  # its own noise, and labels as in the test split
             self.training = self.validation = of_test(config, metadata, data.splits)[0]
+
+    @property
+    def metric(self) -> str:
+        """The metric that decides; higher is better."""
+        return self.report.gate
 
     def load_odd(self) -> tuple[list[str], Arrays]:
         """Validation pictures, some cut to odd sizes and encoded anew, with their names."""
@@ -51,8 +57,8 @@ class Samples:
         return self.training.inputs(range(0, pictures, max(1, pictures // count)))
 
     def score(self, engine: Engine) -> float:
-        """The deciding metric of an engine, on all validation pictures; NaN where unknown."""
+        """`metric` of an engine on all validation pictures; NaN where it cannot be known."""
         pictures = self.validation.pictures
         predictions = predict_all(engine, self.validation.inputs, len(pictures), BATCH)
-        report = reports.find(self.metadata.task)(self.metadata, predictions, pictures)
-        return report.metrics().get(report.gate, float("nan"))
+        found = self.report(self.metadata, predictions, pictures).metrics()
+        return found.get(self.metric, float("nan"))

@@ -49,7 +49,7 @@ def read_config(file: Path) -> ModelConfig:
 
 
 def _meant(said: str) -> str:
-    """The field or value that is spelt like the unknown one in an error of protobuf."""
+    """The known field or value whose spelling is nearest to that in an error of protobuf."""
     found = re.search(r'(Message|Enum) type "([\w.]+)" has no \w+ named "?(\w+)', said)
     pool = ModelConfig.DESCRIPTOR.file.pool
     if found and found[1] == "Enum":
@@ -58,7 +58,7 @@ def _meant(said: str) -> str:
 
 
 def served_versions(folder: Path, config: ModelConfig) -> list[int]:
-    """The versions that the version policy serves, ascending."""
+    """Versions served by the version policy, ascending."""
     present = list_versions(folder)
     policy = config.version_policy
     if policy.HasField("specific"):
@@ -79,7 +79,7 @@ def make_model_config(
     triton: Mapping[str, Any],
     entries: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The config of an ONNX model, derived from its graph."""
+    """Config of an ONNX model, derived from its graph."""
     batch, instances = triton["max_batch_size"], triton["instances"]
     inputs = [_tensor(tensor) for tensor in session.get_inputs()]
     outputs = [_tensor(tensor) for tensor in session.get_outputs()]
@@ -113,12 +113,12 @@ def make_model_config(
 
 
 def count_threads(triton: Mapping[str, Any]) -> int:
-    """Of one instance: the cores divided among them, unless the options say otherwise."""
+    """Threads of an instance: the cores divided by instances, unless the options say so."""
     return int(triton["threads"] or max(1, (os.cpu_count() or 1) // triton["instances"]))
 
 
 def _batching(triton: Mapping[str, Any], delay: int) -> dict[str, Any]:
-    """Dynamic batching, with a queue policy only where one was asked for."""
+    """Dynamic batching, with a queue policy only if the options set any of its keys."""
     policy = {
         "max_queue_size": triton["max_queue_size"],
         "default_timeout_microseconds": triton["queue_timeout_us"],
@@ -132,7 +132,7 @@ def _batching(triton: Mapping[str, Any], delay: int) -> dict[str, Any]:
 def make_decoder_config(
     metadata: Metadata, config: Mapping[str, Any], triton: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The config of what decodes for all models of one input size."""
+    """Config of the decoder that serves all models of an input size."""
     size, fit = metadata.image_size, metadata.fit
     limits = {
         "max_picture_bytes": str(triton["max_picture_bytes"]),
@@ -154,7 +154,7 @@ def make_decoder_config(
 def make_ensemble_config(
     metadata: Metadata, config: Mapping[str, Any], triton: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The config of the decoder and the model behind each other."""
+    """Config of the ensemble: the decoder, and the model behind it."""
     decoder = make_decoder_config(metadata, config, triton)["name"]
     outputs = {tensor["name"]: tensor["name"] for tensor in config["output"]}
     return {

@@ -1,4 +1,4 @@
-"""Reports: what a person wants to know of a task's predictions. NumPy in, no torch.
+"""Reports: metrics, table and drawings of a task's predictions. NumPy in, no torch.
 
 Each task has a class here, in the module with the task's name: `classification.py` has the one for
 `Classification`. A task of your own may have its report in its own file, `nano_cv/tasks/<name>.py`.
@@ -26,7 +26,7 @@ Predictions = Mapping[str, NDArray[Any]]  # the outputs of `predict` by name, ea
 
 
 class Report(ABC):
-    """The worth of N predictions; what several methods need is computed once and kept.
+    """Report of N predictions; figures that several methods need are computed once and kept.
 
     Args:
         metadata: of the model.

@@ -20,7 +20,7 @@ COLUMNS = ("file", "label", "target")  # of the table, before those of the class
 
 
 class ClassificationReport(Report):
-    """Of `CLASS_PROBS` float32 `[N, K]`; targets are class indices."""
+    """Report of `CLASS_PROBS` float32 `[N, K]`; targets are class indices."""
 
     gate = "accuracy"
     limits: ClassVar = {"probability": 1e-4, "label": 0.0}

@@ -20,12 +20,12 @@ from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.files import replacing
+from nano_cv.metadata import Metadata
 
 MOST = 12  # pictures on a sheet
 CURVES = 12  # lines in the drawing of precision over recall
 CONFIDENT = 0.3  # score from which on a box is shown and counted
 WRITTEN = 0.01  # score from which on a box stands in detections.json
-OVERLAP = 0.5  # intersection over union from which on a box is the right one
 FOUND, FALSE, MISSED = "#33dd33", "#ff4040", "#ffd020"
 SIDES = ("x1", "y1", "x2", "y2")
 
@@ -44,14 +44,29 @@ class Scored(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Which confident boxes of a picture are right, bool `[n]`, and which objects were missed."""
+    """The confident boxes of a picture that are right, and the objects that were missed.
+
+    A box on an object that does not count is no mistake, and such an object cannot be missed.
+    """
 
     right: NDArray[np.bool_]
     missed: NDArray[np.bool_]
 
 
+class Evaluated(NamedTuple):
+    """Boxes compared with objects by pycocotools.
+
+    Attributes:
+        precision: at IoU thresholds 0.5 to 0.95 and 101 recalls: `[10, 101, K]`, -1 where unknown.
+        verdicts: of each picture, at an IoU of 0.5.
+    """
+
+    precision: NDArray[np.float64]
+    verdicts: list[Verdict]
+
+
 class DetectionReport(Report):
-    """Of `BOXES` float32 `[N, D, 4]`, `LABELS` and `SCORES` `[N, D]`; targets are `Boxes`."""
+    """Report of `BOXES` float32 `[N, D, 4]`, `LABELS`, `SCORES` `[N, D]`; targets are `Boxes`."""
 
     gate = "mAP"
     limits: ClassVar = {"pixels": 0.1, "score": 1e-3}
@@ -63,21 +78,19 @@ class DetectionReport(Report):
 
     @cached_property
     def found(self) -> list[Scored]:
-        """The boxes of each picture in its own pixels: the fitting into the square undone."""
-        found = []
-        for index, (width, height) in enumerate(self.sizes):
-            place = images.place(width, height, self.metadata.image_size, self.metadata.fit)
-            offset = np.array([place.left, place.top] * 2)
-            scale = np.array([width / place.width, height / place.height] * 2)
-            boxes = (self.predictions["BOXES"][index].astype(np.float64) - offset) * scale
-            boxes = boxes.clip(0, np.array([width, height] * 2))
-            others = (self.predictions[name][index] for name in ("LABELS", "SCORES"))
-            found.append(Scored(boxes, *others))
-        return found
+        """The boxes of each picture in its own pixels."""
+        return [
+            in_picture(
+                self.metadata,
+                {name: values[index] for name, values in self.predictions.items()},
+                *size,
+            )
+            for index, size in enumerate(self.sizes)
+        ]
 
     @cached_property
     def confident(self) -> list[Scored]:
-        """Those of the boxes that are shown."""
+        """The boxes of each picture that are shown and counted."""
         return [one.from_score(CONFIDENT) for one in self.found]
 
     @cached_property
@@ -87,18 +100,13 @@ class DetectionReport(Report):
         return [target.inside(*size) for target, size in pairs]
 
     @cached_property
-    def precision(self) -> NDArray[np.float64]:
-        """See `precisions`."""
-        return precisions(self.truths, self.found, len(self.classes))
-
-    @cached_property
-    def verdicts(self) -> list[Verdict]:
-        """See `match`; of each picture."""
-        return [match(*pair) for pair in zip(self.confident, self.truths, strict=True)]
+    def evaluated(self) -> "Evaluated":
+        """All boxes compared with all objects."""
+        return evaluate(self.truths, self.found, len(self.classes))
 
     def metrics(self) -> dict[str, float]:
         """`mAP`, `mAP50` and `AP50/<class>`, as COCO defines them, by pycocotools."""
-        return _averages(self.precision, self.classes)
+        return _averages(self.evaluated.precision, self.classes)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each confident box, in pixels of the picture; one of blanks if none."""
@@ -118,7 +126,7 @@ class DetectionReport(Report):
         some = drawing.evenly(len(self.pictures), MOST)
         if not self.pictures.targets:
             return {"predictions": partial(self._draw_sheet, some)}
-        wrong = np.array([(~one.right).sum() + one.missed.sum() for one in self.verdicts])
+        wrong = np.array([(~one.right).sum() + one.missed.sum() for one in self.evaluated.verdicts])
         order = np.argsort(-wrong, kind="stable")
         return {
             "predictions": partial(self._draw_sheet, some),
@@ -134,7 +142,7 @@ class DetectionReport(Report):
             title = "green: found, red: false, yellow: missed"
             captions = [
                 f"{one.right.sum()} found, {(~one.right).sum()} false, {one.missed.sum()} missed"
-                for one in self.verdicts
+                for one in self.evaluated.verdicts
             ]
         return drawing.sheet(self.pictures, indices[:MOST], captions, self._paint, 3, title)
 
@@ -142,7 +150,7 @@ class DetectionReport(Report):
         boxes, labels, _ = self.confident[index]
         colours = [FOUND] * len(boxes)
         if self.pictures.targets:
-            truth, (right, missed) = self.truths[index], self.verdicts[index]
+            truth, (right, missed) = self.truths[index], self.evaluated.verdicts[index]
             colours = [FOUND if one else FALSE for one in right] + [MISSED] * int(missed.sum())
             boxes = np.concatenate([boxes, truth.boxes[missed]])
             labels = np.concatenate([labels, truth.labels[missed]])
@@ -154,7 +162,7 @@ class DetectionReport(Report):
 
     def _draw_curves(self) -> Drawing:
         """Precision over recall of each class, or of the worst and of the mean of very many."""
-        precision = self.precision[0]
+        precision = self.evaluated.precision[0]
         known = np.flatnonzero(precision[0] > -1)
         title, lines = "", {}
         if len(known) > CURVES:
@@ -197,7 +205,7 @@ class DetectionReport(Report):
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
-        """How far boxes are moved, and scores changed, of all that `write_files` would write.
+        """How far boxes are moved and scores changed, of all boxes in `detections.json`.
 
         Two boxes of almost the same score may change places; so each is compared with the most
         alike of its class, in both directions.
@@ -212,6 +220,16 @@ class DetectionReport(Report):
         return found
 
 
+def in_picture(metadata: Metadata, outputs: Predictions, width: int, height: int) -> Scored:
+    """The boxes that were predicted for one picture, in pixels of the picture."""
+    place = images.place(width, height, metadata.image_size, metadata.fit)
+    offset = np.array([place.left, place.top] * 2)
+    scale = np.array([width / place.width, height / place.height] * 2)
+    boxes = (outputs["BOXES"].astype(np.float64) - offset) * scale
+    boxes = boxes.clip(0, np.array([width, height] * 2))
+    return Scored(boxes, outputs["LABELS"], outputs["SCORES"])
+
+
 def figures(
     truths: Sequence[Boxes], found: Sequence[Scored], classes: Sequence[str]
 ) -> dict[str, float]:
@@ -220,7 +238,7 @@ def figures(
     A class without any object in the pictures has no average precision: it is left out, and does
     not count in the means.
     """
-    return _averages(precisions(truths, found, len(classes)), classes)
+    return _averages(evaluate(truths, found, len(classes)).precision, classes)
 
 
 def _averages(precision: NDArray[np.float64], classes: Sequence[str]) -> dict[str, float]:
@@ -238,10 +256,8 @@ def _mean(precision: NDArray[np.float64]) -> float:
     return float(known.mean()) if known.size else -1.0
 
 
-def precisions(
-    truths: Sequence[Boxes], found: Sequence[Scored], classes: int
-) -> NDArray[np.float64]:
-    """Precision at IoU thresholds 0.5 to 0.95 and 101 recalls: `[10, 101, K]`, -1 where unknown.
+def evaluate(truths: Sequence[Boxes], found: Sequence[Scored], classes: int) -> Evaluated:
+    """Compare predicted boxes with objects; of each class, the surest box chooses first.
 
     Every predicted box counts, however many there are. What is found in a crowd is ignored as COCO
     does it: where enough of the predicted box, and not of the union, lies in the crowd. What is
@@ -255,15 +271,17 @@ def precisions(
 
         def _prepare(self) -> None:
             for image, (truth, one) in enumerate(zip(truths, found, strict=True)):
-                for label, objects in _by_class(truth.boxes, truth.labels, ignored=truth.ignored):
+                every = np.ones(len(truth.labels), bool)
+                for label, objects in _by_class(
+                    truth.boxes, truth.labels, every, ignored=truth.ignored
+                ):
                     self._gts[image, label] = objects
-                sure = np.isfinite(one.boxes).all(axis=1) & np.isfinite(one.scores)
-                given = one.boxes[sure], one.labels[sure]
-                for label, objects in _by_class(*given, score=one.scores[sure]):
+                finite = np.isfinite(one.boxes).all(axis=1) & np.isfinite(one.scores)
+                for label, objects in _by_class(one.boxes, one.labels, finite, score=one.scores):
                     self._dts[image, label] = objects
 
         def computeIoU(self, image: int, label: int) -> Any:  # noqa: N802
-            """Of one picture and class; `iscrowd` says here whether it is over the union."""
+            """Overlaps for a picture and class; `iscrowd`: over the box, not over the union."""
             for one in self._gts[image, label]:
                 one["iscrowd"] = one["ignored"] == CROWD
             overlaps = super().computeIoU(image, label)
@@ -279,54 +297,43 @@ def precisions(
     with contextlib.redirect_stdout(io.StringIO()):  # it reports progress there
         evaluation.evaluate()
         evaluation.accumulate()
-    return np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
+    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
+    return Evaluated(precision, list(_verdicts(truths, found, evaluation.evalImgs)))
+
+
+def _verdicts(
+    truths: Sequence[Boxes], found: Sequence[Scored], results: Sequence[Any]
+) -> Iterator[Verdict]:
+    """Read each picture's verdict out of COCO's results, which come by class and picture."""
+    for image, (truth, one) in enumerate(zip(truths, found, strict=True)):
+        sure = one.scores >= CONFIDENT
+        right, missed = np.zeros(len(sure), bool), truth.ignored == COUNTED
+        for result in filter(None, results[image :: len(truths)]):
+            matched, ignored = result["dtMatches"][0], result["dtIgnore"][0]
+            boxes = np.array(result["dtIds"], np.int64) - 1
+            right[boxes] = (matched > 0) | (ignored > 0)
+            objects = np.array(result["gtIds"], np.int64) - 1
+            box_of = result["gtMatches"][0].astype(np.int64) - 1
+            taken = box_of >= 0
+            missed[objects[taken][sure[box_of[taken]]]] = False
+        yield Verdict(right[sure], missed)
 
 
 def _by_class(
-    boxes: NDArray[np.float32], labels: NDArray[np.int64], **fields: NDArray[Any]
+    boxes: NDArray[Any], labels: NDArray[np.int64], chosen: NDArray[np.bool_], **fields: Any
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Each class that occurs, and its boxes as COCO has them: x, y, width and height."""
+    """Each class that occurs, and its chosen boxes as COCO has them: x, y, width and height."""
     exact = boxes.astype(np.float64)
     exact[:, 2:] -= exact[:, :2]
-    for label in np.unique(labels).tolist():
+    for label in np.unique(labels[chosen]).tolist():
         yield (
             label,
             [
                 {"id": index + 1, "bbox": exact[index], "area": exact[index, 2:].prod()}
                 | {name: values[index] for name, values in fields.items()}
-                for index in np.flatnonzero(labels == label).tolist()
+                for index in np.flatnonzero(chosen & (labels == label)).tolist()
             ],
         )
-
-
-def match(confident: Scored, truth: Boxes) -> Verdict:
-    """Compare the confident boxes of a picture with its objects; the surest box chooses first.
-
-    A box on an object that does not count is no mistake, and such an object cannot be missed.
-    """
-    boxes, labels, _ = confident
-    overlaps = _overlaps(boxes, truth) * (labels[:, None] == truth.labels)
-    counted = truth.ignored == COUNTED
-    found, missed = np.zeros(len(boxes), bool), counted.copy()
-    for index in range(len(boxes)):
-        left = overlaps[index] * missed
-        if left.size and left.max() >= OVERLAP:
-            found[index], missed[left.argmax()] = True, False
-    return Verdict(found | (overlaps * ~counted >= OVERLAP).any(axis=1), missed)
-
-
-def _overlaps(one: NDArray[np.float32], truth: Boxes) -> NDArray[np.float32]:
-    """Intersections over unions `[n, m]`; over the predicted boxes where the object is a crowd."""
-    other = truth.boxes
-    low = np.maximum(one[:, None, :2], other[:, :2])
-    high = np.minimum(one[:, None, 2:], other[:, 2:])
-    both = (high - low).clip(min=0).prod(axis=2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (one, other)]
-    union = areas[0][:, None] + areas[1] - both
-    overlaps: NDArray[np.float32] = both / np.where(
-        truth.ignored == CROWD, areas[0][:, None], union
-    ).clip(min=1e-9)
-    return overlaps
 
 
 def _farthest(

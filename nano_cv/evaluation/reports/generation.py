@@ -38,14 +38,14 @@ class Nearest(NamedTuple):
 
 
 class GenerationReport(Report):
-    """Of `IMAGES` uint8 `[N, 3, S, S]`; targets are the classes that were asked for."""
+    """Report of `IMAGES` uint8 `[N, 3, S, S]`; targets are the requested classes."""
 
     gate = "accuracy"
     limits: ClassVar = {"levels": 2.0}
 
     @cached_property
     def nearest(self) -> Nearest:
-        """Among the training pictures that there are to compare with."""
+        """The nearest training picture of each generated picture."""
         return find_nearest(self.predictions["IMAGES"], self._real["train"])
 
     @property
@@ -167,7 +167,7 @@ def frechet(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 
 def covered(some: NDArray[np.float32], manifold: NDArray[np.float32]) -> float:
-    """The share of `some` that lie on a manifold: as near to a member as its third neighbour."""
+    """The share of `some` on a manifold: as near to a member as the member's third neighbour."""
     some, manifold = some.astype(np.float64), manifold.astype(np.float64)
     among = _distances(manifold, manifold)
     third = min(NEIGHBOURS, len(manifold) - 1)  # itself is the nearest
@@ -189,7 +189,7 @@ def _small(images: Pixels) -> NDArray[np.float32]:
 
 
 def _variants(images: Pixels) -> NDArray[np.float32]:
-    """Small pictures in all eight positions that mirror and quarter turns give, `[8 N, F]`."""
+    """Small pictures, mirrored and turned by quarters in all eight ways, `[8 N, F]`."""
     small = _small(images)
     turned = [np.rot90(small, count, axes=(2, 3)) for count in range(4)]
     return np.concatenate([*turned, *(one[..., ::-1] for one in turned)]).reshape(

@@ -40,7 +40,7 @@ class Measured(NamedTuple):
 
 
 class SegmentationReport(Report):
-    """Of `MASK` uint8 `[N, S, S]`; targets are files of masks."""
+    """Report of `MASK` uint8 `[N, S, S]`; targets are files of masks."""
 
     gate = "mIoU"
     limits: ClassVar = {"wrong_pixels": 1e-3}
