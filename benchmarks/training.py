@@ -92,7 +92,7 @@ def recipe(epochs: int, _: int) -> list[float]:
         config = hydra.compose("train", ["logger=none"])
     data = building.make_data(config)
     task = building.make_task(config, building.make_metadata(config, data, ""))
-    clock = Clock()
+    learner, clock = building.make_learner(config, task), Clock()
     trainer = pl.Trainer(
         max_epochs=epochs + 1,
         precision=best_precision("cpu"),  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ def recipe(epochs: int, _: int) -> list[float]:
         enable_model_summary=False,
         callbacks=[clock],
     )
-    trainer.fit(task, data)
+    trainer.fit(learner, data)
     return clock.seconds[1:]
 
 

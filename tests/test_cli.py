@@ -239,13 +239,13 @@ ENDS = [  # of what is allowed: each is a training or a message, never a traceba
     *("data.batch_size=1", "data.batch_size=1000000000", "model.task.label_smoothing=1"),
     *("model.task.ema_decay=1", "model.task.ema_decay=0", "model.task.ema_decay=null"),
     *("model.task.warmup_epochs=1e9", "model.task.network.channels=[1]", "data.augment=null"),
-    *("model.task.network.dropout=1", "model.task.mixup=1e-300", "model.augment=1e9"),
+    *("model.task.network.dropout=1", "model.task.mixup=1e-300", "data.augment.strength=1e9"),
     *("data.augment.scale=[1e-9,1e9]", "data.train_size=1", "trainer.limit_train_batches=1e-9"),
     "trainer.limit_val_batches=1e-9",
     *("trainer.limit_test_batches=1e-9", "trainer.log_every_n_steps=0", "trainer.patience=0"),
     *("trainer.gradient_clip_val=1e-300", "model.mean=[1,2]", "model.std=[1e-30,1,1]"),
     *("+trainer.fast_dev_run=true", "+trainer.check_val_every_n_epoch=5", "trainer.devices=0"),
-    *("+trainer.max_steps=1", "model=timm data.batch_size=1 data.fit=stretch"),
+    *("+trainer.max_steps=1", "model=timm data.batch_size=1 model.fit=stretch"),
 ]
 
 

@@ -118,22 +118,19 @@ def test_guidance(pixels):
 def test_a_known_picture_has_no_loss(pixels):
     """Not even in the last twentieth of the way, where the division is bounded."""
     task, labels = known(pixels, drop_label=0.0), torch.arange(ANY).repeat(200)
-    loss = task.training_step((pixels[labels], labels), 0)
+    loss = task.training_losses(pixels[labels], labels)["loss"]
     assert float(loss) == pytest.approx(0, abs=1e-9)
-    assert float(task.training_step((pixels[labels] + 9, labels), 0)) > 1e-3
+    assert float(task.training_losses(pixels[labels] + 9, labels)["loss"]) > 1e-3
 
 
 def test_validation_is_the_same_each_time(untrained, pixels):
-    losses = []
-    untrained.log_losses = lambda split, loss, batch: losses.append((split, float(loss["loss"])))
     batch = pixels[:ANY], torch.arange(ANY)
-    state = torch.get_rng_state()
+    state, losses = torch.get_rng_state(), []
     with torch.inference_mode():
-        untrained.validation_step(batch, 0)
-        torch.rand(3)
-        untrained.validation_step(batch, 0)
-        untrained.validation_step(batch, 1)
-    assert losses[0] == losses[1] != losses[2] and losses[0][0] == "val"
+        for index in (0, 0, 1):
+            losses.append(float(untrained.validate(*batch, index)[0]["loss"]))
+            torch.rand(1)
+    assert losses[0] == losses[1] != losses[2]
     after = torch.rand(2)
     torch.set_rng_state(state)
     assert torch.equal(after, torch.rand(5)[3:])
@@ -144,7 +141,7 @@ def test_dropped_labels(pixels):
     for share, least, most in ((0.0, 0, 0), (0.15, 0.08, 0.22), (1.0, 1, 1)):
         torch.manual_seed(0)
         task = known(pixels, drop_label=share)
-        task.training_step((pixels[labels], labels), 0)
+        task.training_losses(pixels[labels], labels)
         dropped = task.network.asked == ANY
         assert torch.equal(task.network.asked[~dropped], labels[~dropped])
         assert least <= dropped.float().mean() <= most

@@ -165,9 +165,9 @@ def test_resumed_equals_unbroken(run, shards, tmp_path, monkeypatch):
     assert list(tmp_path.glob("runs/train/*/*/checkpoints/last.ckpt"))
     shutil.rmtree(tmp_path / "runs")
 
-    from nano_cv.tasks.classification import Classification
+    from nano_cv.training.learner import Learner
 
-    step = Classification.training_step
+    step = Learner.training_step
 
     def interrupted(self, batch, index):
         if self.current_epoch == 2:
@@ -175,7 +175,7 @@ def test_resumed_equals_unbroken(run, shards, tmp_path, monkeypatch):
         return step(self, batch, index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Classification, "training_step", interrupted)
+        patch.setattr(Learner, "training_step", interrupted)
         assert run("train", *settings, "trainer.max_epochs=3").status == 130
     assert run("train", *settings, "trainer.max_epochs=3", "resume=true").status == 0
     assert weights.read_bytes() == unbroken

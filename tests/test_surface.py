@@ -81,8 +81,8 @@ LOAD = {
         ("train", TORCH | {"resume", "test", "half"}),
         ("infer", TORCH | INFER),
         ("export_model", TORCH | EXPORT),
-        ("benchmark", SHARED | GRID | LOAD),
-        ("shard", SHARED | {"output", "shard_mb"}),
+        ("benchmark", SHARED | {"trainer"} | GRID | LOAD),
+        ("shard", SHARED | {"trainer", "output", "shard_mb"}),
         ("serve", {"help", "paths"} | SERVE),
     ],
 )

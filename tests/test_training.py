@@ -7,16 +7,15 @@ import shutil
 import signal
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
 from conftest import CONTRACT, TINY, TINY_OF, make_flowers, python
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from nano_cv.config.checks import CONFIGS
 from nano_cv.metadata import Metadata
 from nano_cv.tasks import weights
+from nano_cv.training.learner import Learner
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict:
@@ -93,10 +92,7 @@ def test_every_model_resumes(run, flowers, tmp_path, monkeypatch, model):
     unbroken = weights_file.read_bytes()
     weights_file.unlink()
 
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = hydra.compose("train", [f"model={model}"])
-    task = hydra.utils.get_class(config.model.task._target_)
-    step = task.training_step
+    step = Learner.training_step
 
     def interrupted(self, batch, index):
         if self.current_epoch == 1:
@@ -105,7 +101,7 @@ def test_every_model_resumes(run, flowers, tmp_path, monkeypatch, model):
 
     handler = signal.getsignal(signal.SIGINT)  # Lightning leaves Ctrl-C without effect
     with monkeypatch.context() as patch:
-        patch.setattr(task, "training_step", interrupted)
+        patch.setattr(Learner, "training_step", interrupted)
         assert run("train", *settings).status == 130
     signal.signal(signal.SIGINT, handler)
     assert not weights_file.exists() and checkpoint(tmp_path)["epoch"] == 0
@@ -122,7 +118,7 @@ def test_averaged_weights_are_saved(run, flowers, tmp_path, model):
     saved = load_file(tmp_path / f"weights/{model}_flowers.safetensors")
     best = checkpoint(tmp_path, "best")
     for part, same in (("state_dict", True), ("current_model_state", False)):
-        tensors = [best[part][f"network.{name}"] for name in saved]
+        tensors = [best[part][f"task.network.{name}"] for name in saved]
         pairs = zip(tensors, saved.values(), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs) == same
     assert int(best["averaging_state"]["n_averaged"]) == best["global_step"]

@@ -33,7 +33,7 @@ FIXED = (  # what a resumed run must have as it was,
     *("seed", "data.", "model.", "trainer.precision", "trainer.gradient_clip_val"),
     *("trainer.limit_train_batches", "trainer.limit_val_batches"),
 )
-MAY_CHANGE = ("data.root", "data.source", "data.cache", "data.workers", "model.epochs")  # but these
+MAY_CHANGE = ("data.root", "data.source", "data.cache", "data.workers")  # but these
 
 
 def option_groups(folders: list[Path]) -> dict[str, list[str]]:

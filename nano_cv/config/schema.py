@@ -88,10 +88,8 @@ class DataModule(Section):
     colours: dict[str, list[int]] | None
     ignore: int | list[int] | None
     dataset: Open
-    image_size: Side
     train_size: Side | None
     detail: Annotated[float, Ge(1), Le(2)]
-    fit: Fit
     batch_size: Count
     workers: Annotated[int, Ge(0), Le(max(16, 4 * (os.cpu_count() or 1)))]
     cache: str | None
@@ -204,14 +202,9 @@ class Model(Section):
 
     name: str
     image_size: Side
-    train_size: Side | None
     mean: Means
     std: Deviations
     fit: Fit
-    epochs: Count
-    batch_size: Count
-    augment: NotNegative
-    policy: Literal["trivial", "rand"] | None
     pretrained: str | bool | None
     judge: str
     task: by_target(Classification, Detection, Segmentation, Generation)  # type: ignore[valid-type]
@@ -279,13 +272,13 @@ class Common(Section):
     seed: Seed
     data: by_target(DataModule)  # type: ignore[valid-type]
     model: Model
+    trainer: Trainer  # a model also says how long it is trained
     paths: Paths
 
 
 class Train(Common):
     """train.py."""
 
-    trainer: Trainer
     logger: Logger
     resume: bool | str
     test: bool
@@ -295,7 +288,6 @@ class Train(Common):
 class Infer(Common):
     """infer.py."""
 
-    trainer: Trainer
     logger: Logger
     engine: Literal["torch", "onnx", "triton"]
     server: str
@@ -311,7 +303,6 @@ class Infer(Common):
 class ExportModel(Common):
     """export_model.py."""
 
-    trainer: Trainer
     logger: Logger
     triton: Triton
     weights: str | None
