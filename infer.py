@@ -26,7 +26,7 @@ def infer(config: DictConfig) -> None:
         with make_logger(config, folder, "infer", data_hash) as logger:
             metrics = evaluate(config, engine, inputs, folder, logger)
             summarise(metrics, {**engine.source, "run": folder}, logger)
-            if broken:
+            if broken:  # raised here, so that the record says that this run has failed
                 raise broken
 
 

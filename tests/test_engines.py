@@ -215,6 +215,19 @@ def test_no_torch(home, server):
     assert done.stdout.count("MLflow run") == 1
 
 
+def test_torch_and_little_else(home):
+    """What trains, tracks, exports and serves takes seconds to load, and predicts nothing."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from infer import infer; infer(); "
+        "print('imported:', *sorted(set(sys.modules) & {'pytorch_lightning', 'torchmetrics', "
+        "'torchvision', 'timm', 'mlflow', 'onnx', 'onnxruntime', 'tritonclient'}))"
+    )
+    picture = "input=data/flowers/aster/plant001_rgb.jpg"
+    done = python("-c", code, str(ROOT), *FOR_INFER, *TINY[:2], picture, cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported:"
+
+
 # The client
 
 

@@ -88,15 +88,7 @@ def publish(
             )
         if prove:
             prove(staging, names)
-        misleading = [name for name in names if _misleads(repository / name, staging / name)]
-        for name in names:
-            if name not in misleading:
-                _add(staging / name, repository / name)
-        # Two models cannot be switched in one step: for a moment no ensemble, not a wrong one.
-        for name in misleading:
-            os.rename(repository / name, staging / f"old_{name}")
-        for name in names:
-            _switch(staging / name, repository / name)
+        _move(names, staging, repository)
     return given / metadata.name / version
 
 
@@ -153,16 +145,22 @@ def _lay_out(
         (folder / "1").mkdir(parents=True)
     message = ParseDict(config, ModelConfig())
     labels = "".join(f"{label}\n" for label in classes).encode()
-    # Labels that are there may be read until the end, so other ones get another name, such as
-    # labels_3.txt where the classes of version 3 are not those of the first.
-    names = chain([LABELS], (f"labels_{number}.txt" for number in count(int(version))))
-    free = (name for name in names if not (target / name).exists() or _has(target / name, labels))
-    name = next(free)
     for tensor in message.output:
         if tensor.label_filename:
-            tensor.label_filename = name
-            (folder / name).write_bytes(labels)
+            tensor.label_filename = _name_labels(target, labels, int(version))
+            (folder / tensor.label_filename).write_bytes(labels)
     write_config(folder / CONFIG, message)
+
+
+def _name_labels(target: Path, labels: bytes, version: int) -> str:
+    """The name of the labels' file in a published model.
+
+    The labels that are there may be read until the end, so other labels get another name, such as
+    labels_3.txt where the classes of version 3 are not those of the first.
+    """
+    names = chain([LABELS], (f"labels_{number}.txt" for number in count(version)))
+    free = (name for name in names if not (target / name).exists() or _has(target / name, labels))
+    return next(free)
 
 
 def _has(file: Path, content: bytes) -> bool:
@@ -184,6 +182,19 @@ def _promise(file: Path) -> Any:
         return None
     promised = replace(metadata, network={}, data_hash="", git_commit="", run_id="")
     return promised, list(config.output), config.ensemble_scheduling
+
+
+def _move(names: Sequence[str], staging: Path, repository: Path) -> None:
+    """Move models from `staging` into the repository, in an order that misleads no reader."""
+    misleading = [name for name in names if _misleads(repository / name, staging / name)]
+    for name in names:
+        if name not in misleading:
+            _add(staging / name, repository / name)
+    # Two models cannot be switched in one step: for a moment no ensemble, not a wrong one.
+    for name in misleading:
+        os.rename(repository / name, staging / f"old_{name}")
+    for name in names:
+        _switch(staging / name, repository / name)
 
 
 def _add(staged: Path, target: Path) -> None:
