@@ -56,6 +56,21 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def why_unreachable(address: str, seconds: float = 5) -> str:
+    """The reason why no HTTP server answers at an address; an empty text where one does."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(address, timeout=seconds):
+            return ""
+    except urllib.error.HTTPError:
+        return ""  # the server answers, whatever it thinks of this page
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return str(getattr(error, "reason", None) or one_line(error))
+
+
 def nearest(given: str, allowed: Iterable[str]) -> str:
     """`; did you mean 'x'?` if one of `allowed` is spelt like `given`, else a full stop."""
     close = get_close_matches(given, list(allowed), n=1, cutoff=0.5)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,13 @@ from filelock import FileLock, Timeout
 from nano_cv.errors import UserError
 
 log = logging.getLogger(__name__)
+VERSION = re.compile(r"[1-9][0-9]{0,17}")  # the name of a version's folder, as Triton reads it
+
+
+def list_versions(folder: Path) -> list[int]:
+    """The versions of an exported model, ascending; none where there is no such folder."""
+    names = [path.name for path in folder.glob("[1-9]*") if path.is_dir()]
+    return sorted(int(name) for name in names if VERSION.fullmatch(name))
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -22,14 +22,9 @@ from nano_cv.data.formats.coco import Coco
 from nano_cv.data.images import IGNORE
 from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, Boxes, Pictures, Resized
 from nano_cv.evaluation import reports
-from nano_cv.evaluation.reports import (
-    classification,
-    confusion,
-    detection,
-    generation,
-    segmentation,
-)
-from nano_cv.evaluation.reports.detection import Scored
+from nano_cv.evaluation.reports import confusion, detection, generation, segmentation
+from nano_cv.evaluation.reports.classification import ClassificationReport
+from nano_cv.evaluation.reports.detection import DetectionReport, Scored
 from nano_cv.metadata import Metadata
 
 SIDE = 64
@@ -181,6 +176,10 @@ def answers(pictures: Pictures, found: list[np.ndarray], labels: list[list[int]]
     return arrays
 
 
+def report(predictions: dict[str, np.ndarray], pictures: Pictures) -> DetectionReport:
+    return DetectionReport(metadata("detection", pictures.classes), predictions, pictures)
+
+
 @pytest.fixture
 def scenes(tmp_path: Path) -> Path:
     return make_scenes(tmp_path / "data", {"train": 2, "val": 2, "test": 3})
@@ -200,7 +199,7 @@ def test_perfect_detector_of_boxes_that_reach_out_of_the_picture(scenes):
     pictures = Coco(scenes, "test")
     found = [target.boxes for target in pictures.targets]
     predictions = answers(pictures, found, [target.labels.tolist() for target in pictures.targets])
-    measured = detection.metrics(metadata("detection", pictures.classes), predictions, pictures)
+    measured = report(predictions, pictures).metrics()
     assert measured == pytest.approx(dict.fromkeys(measured, 1.0))
     resized = Resized(pictures, SIDE, None)
     squares = [
@@ -221,11 +220,9 @@ def test_what_is_found_in_a_crowd_is_not_false(scenes):
         found.append(np.concatenate([inside, target.boxes[counted]]))
         labels.append([label] * len(inside) + target.counted.tolist())
     predictions = answers(pictures, found, labels)
-    measured = detection.metrics(metadata("detection", pictures.classes), predictions, pictures)
+    measured = report(predictions, pictures).metrics()
     assert measured == pytest.approx(dict.fromkeys(measured, 1.0))
-    drawn = detection.truths_of(pictures)[0]
-    one = detection.restored(metadata("detection", pictures.classes), predictions, pictures)[0]
-    right, missed = detection._judge(one, drawn)
+    right, missed = report(predictions, pictures).evaluated.verdicts[0]
     assert right.all() and not missed.any()
     assert Resized(pictures, SIDE, None).count().sum() == sum(map(len, labels)) - 2
 
@@ -239,9 +236,9 @@ def test_classification_is_that_of_scikit_learn(seed):
     scores = (random.integers(0, 4, (count, 5)) / 4 * [1, 1, 1, 1, 0]).astype(np.float32)
     scores[:, 0] += 0.1
     targets, labels = random.integers(0, 4, count), scores.argmax(axis=1)
-    ours = classification.metrics(
-        metadata("classification"), {"CLASS_PROBS": scores}, Pictures(Path(), [], targets.tolist())
-    )
+    pictures = Pictures(Path(), [], targets.tolist())
+    given = metadata("classification"), {"CLASS_PROBS": scores}, pictures
+    ours = ClassificationReport(*given).metrics()
     recalls = recall_score(targets, labels, labels=range(5), average=None, zero_division=0)
     occurs = np.union1d(targets, labels)
     expected = {f"recall/{NAMES[label]}": recalls[label] for label in np.unique(targets)}
@@ -306,3 +303,42 @@ def test_boxes_that_are_no_numbers_find_nothing():
     assert detection.figures([truth], [wrong], ["a"])["mAP"] == 0
     unsure = detection.Scored(truth.boxes, truth.labels, np.array([np.nan], np.float32))
     assert detection.figures([truth], [unsure], ["a"])["mAP"] == 0
+
+
+def test_nothing_is_computed_twice(scenes, tmp_path, monkeypatch):
+    """Metrics, table, files and drawings of one report: masks are decoded, mAP computed once."""
+    calls: dict[str, int] = {}
+
+    def count(place: object, name: str) -> None:
+        original = getattr(place, name)
+
+        def counted(*given, **options):
+            calls[name] = calls.get(name, 0) + 1
+            return original(*given, **options)
+
+        monkeypatch.setattr(place, name, counted)
+
+    def use(one: reports.Report) -> None:
+        calls.clear()
+        one.metrics(), one.rows(), one.write_files(tmp_path), one.drawings()
+
+    pictures = Coco(scenes, "test")
+    found = [target.boxes for target in pictures.targets]
+    predictions = answers(pictures, found, [target.labels.tolist() for target in pictures.targets])
+    count(detection, "evaluate")
+    count(detection.images, "dimensions")
+    one = report(predictions, pictures)
+    use(one)
+    one.drawings()["precision_recall"]()
+    assert calls == {"evaluate": 1, "dimensions": 3}
+
+    files = []
+    for index in range(20):
+        files.append(tmp_path / f"{index}.png")
+        Image.new("L", (8, 8), index % 2).save(files[-1])
+    pictures = Pictures(tmp_path, files, files, NAMES)
+    count(segmentation.SegmentationReport, "restore")
+    count(Pictures, "mask")
+    masks = {"MASK": np.zeros((20, SIDE, SIDE), np.uint8)}
+    use(segmentation.SegmentationReport(metadata("segmentation"), masks, pictures))
+    assert (calls["mask"], calls["restore"]) == (20, 40)  # restored again to be written

@@ -374,8 +374,8 @@ def test_metrics_by_hand(tmp_path):
     # Known: 64 and 192 pixels. Class 0: 32 + 96 right of 32 + 192; class 1: 32 right of 128.
     expected = {"mIoU": (128 / 224 + 32 / 128) / 2, "accuracy": 160 / 256}
     expected |= {"IoU/ground": 128 / 224, "IoU/leaf": 32 / 128}  # no blossom
-    assert REPORT.metrics(CONTRACT, {"MASK": answer}, pictures) == pytest.approx(expected)
-    rows = REPORT.table(CONTRACT, {"MASK": answer}, pictures)
+    assert REPORT(CONTRACT, {"MASK": answer}, pictures).metrics() == pytest.approx(expected)
+    rows = REPORT(CONTRACT, {"MASK": answer}, pictures).rows()
     assert [row["mIoU"] for row in rows] == ["1.0000", "0.2500"]
     assert rows[0] == {
         **{"file": "0.jpg", "mIoU": "1.0000"},
@@ -391,7 +391,7 @@ def test_metrics_are_those_of_torchmetrics(tmp_path):
     answer[wrong] = random.integers(0, 3, wrong.sum())
     for mask in truth:
         mask[random.random(mask.shape) < 0.1] = IGNORE
-    ours = REPORT.metrics(CONTRACT, {"MASK": answer}, photographs(tmp_path, truth))
+    ours = REPORT(CONTRACT, {"MASK": answer}, photographs(tmp_path, truth)).metrics()
     theirs = MulticlassJaccardIndex(3, average="none", ignore_index=IGNORE)
     by_class = theirs(torch.from_numpy(answer), torch.from_numpy(np.stack(truth)).long())
     for name, value in zip(CONTRACT.classes, by_class, strict=True):
@@ -405,7 +405,7 @@ def test_files_for_other_programs(tmp_path):
     pictures = photographs(tmp_path / "pictures", masks, targets=False)
     metadata = Metadata(**{**CONTRACT.__dict__, "image_size": 128, "fit": "letterbox"})
     answer = {"MASK": np.stack([images.resize_mask(mask, 128, "letterbox") for mask in masks])}
-    REPORT.write(metadata, answer, pictures, tmp_path)
+    REPORT(metadata, answer, pictures).write_files(tmp_path)
     for number, mask in enumerate(masks):
         with Image.open(tmp_path / f"masks/{number}.png") as written:
             assert written.mode == "P" and len(written.getpalette()) == 3 * 256
@@ -416,11 +416,11 @@ def test_files_for_other_programs(tmp_path):
         assert len(np.unique(np.concatenate(colours), axis=0)) == 3, "a colour a class"
         with Image.open(tmp_path / f"overlays/{number}.jpg") as overlay:
             assert overlay.size == mask.shape[::-1]
-    for row, mask in zip(REPORT.table(metadata, answer, pictures), masks, strict=True):
+    for row, mask in zip(REPORT(metadata, answer, pictures).rows(), masks, strict=True):
         shares = [float(row[name]) for name in CONTRACT.classes]  # of the picture, not the square
         counts = np.bincount(mask.ravel(), minlength=3) / mask.size
         assert shares == pytest.approx(counts, abs=1e-4)
-    assert REPORT.draw(metadata, answer, pictures).keys() == {"predictions"}
+    assert REPORT(metadata, answer, pictures).drawings().keys() == {"predictions"}
 
 
 def test_pictures_that_differ_by_their_endings_have_masks_of_their_own(tmp_path):
@@ -430,7 +430,7 @@ def test_pictures_that_differ_by_their_endings_have_masks_of_their_own(tmp_path)
     pictures = Pictures(pictures.root, [pictures.files[0], pictures.files[1].rename(other)])
     metadata = Metadata(**{**CONTRACT.__dict__, "image_size": 128, "fit": "letterbox"})
     answer = {"MASK": np.stack([images.resize_mask(mask, 128, "letterbox") for mask in masks])}
-    REPORT.write(metadata, answer, pictures, tmp_path)
+    REPORT(metadata, answer, pictures).write_files(tmp_path)
     for name, mask in zip(pictures.names, masks, strict=True):
         with Image.open(tmp_path / f"masks/{name}.png") as written:
             assert np.array_equal(np.asarray(written), mask)
@@ -519,7 +519,7 @@ def test_labels_are_for_generators(infer, run):
 def test_int8(home, run, monkeypatch, tmp_path):
     """Found to be faster, as on some machines, it is published."""
     monkeypatch.chdir(home)
-    monkeypatch.setattr(precision, "_speeds", lambda runs: [1.0, 1.5][: len(runs)])
+    monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 1.5])
     elsewhere = f"paths.models={tmp_path}/models"
     done = run("export_model", *SETTINGS, "precision=int8", "max_drop=0.3", elsewhere)
     assert done.status == 0, done.err
