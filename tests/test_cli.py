@@ -12,13 +12,13 @@ import torch
 from conftest import ROOT, TINY, python
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from nano_cv.config import checks, cli
+from nano_cv.config import checks, options
 from nano_cv.errors import Formatter, UserError, listing
 
 
 def composed(script: str, *arguments: str):
     """The configuration that these arguments make, after the command line's own checks."""
-    lines = cli.accept_plus(list(arguments))
+    lines = options.accept_plus(list(arguments))
     assert checks.check(script, lines) == []
     with hydra.initialize_config_dir(str(checks.CONFIGS), version_base="1.3"):
         return hydra.compose(script, lines)

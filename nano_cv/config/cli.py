@@ -7,7 +7,6 @@ loaded. A user's mistake is answered without a traceback.
 import errno
 import logging
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -20,7 +19,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from nano_cv.config.checks import CONFIGS, check, option_groups
+from nano_cv.config.checks import CONFIGS, check
+from nano_cv.config.options import accept_plus
 from nano_cv.errors import UserError, one_line, printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share, the file
@@ -97,13 +97,3 @@ def resumable() -> str:
         return f"; the runs so far lie in {HydraConfig.get().sweep.dir}"
     checkpoint = Path(HydraConfig.get().runtime.output_dir, "checkpoints", "last.ckpt")
     return "; to go on from the last whole epoch, add resume=true" if checkpoint.exists() else ""
-
-
-def accept_plus(arguments: list[str]) -> list[str]:
-    """`+data=flowers` to `data=flowers`, for every option group: Hydra alone takes only one.
-
-    And `data.root=~/pictures` to the home folder's, which neither the shell nor Hydra does.
-    """
-    groups, home = "|".join([*option_groups([CONFIGS]), r"hydra/[\w/]+"]), Path.home()
-    arguments = [re.sub(rf"^\+({groups})=", r"\1=", argument) for argument in arguments]
-    return [re.sub(r"^([\w.+]+=)~(?=/|$)", rf"\g<1>{home}", argument) for argument in arguments]

@@ -35,31 +35,32 @@ def missing(error: MissingConfigException) -> UserError:
     )
 
 
-def space_of(config: DictConfig, given: Sequence[Override]) -> list[Override]:
-    """What the sweeper of `config` adds to the command line, whose own keys replace its ranges.
+def space_of(config: DictConfig, own: DictConfig, given: Sequence[Override]) -> list[Override]:
+    """Return what the sweeper adds to the command line, whose own keys replace its ranges.
 
     Args:
-        config: with Hydra's part.
+        config: the configuration of the script.
+        own: Hydra's own configuration.
         given: the command line.
 
     Raises:
         UserError: the sweeper cannot work like that.
     """
-    sweeper, keys = config.hydra.sweeper, {override.key_or_group for override in given}
-    own = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    space = OverridesParser.create().parse_overrides(own)
+    sweeper, keys = own.sweeper, {override.key_or_group for override in given}
+    lines = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    space = OverridesParser.create().parse_overrides(lines)
     added = [override for override in space if override.key_or_group not in keys]
     if "n_trials" in sweeper:
         _check_optuna(sweeper)
-    launcher = str(config.hydra.launcher._target_)
-    if launcher.endswith("SlurmLauncher") and not shutil.which("srun"):
+    if str(own.launcher._target_).endswith("SlurmLauncher") and not shutil.which("srun"):
         raise UserError(
             "hydra/launcher=submitit_slurm: there is no 'srun' on this machine; start the sweep "
             "where SLURM is, or in processes of this machine with hydra/launcher=submitit_local"
         )
+    searches = not str(sweeper._target_).endswith("BasicSweeper")
     for override in [*given, *added]:
         if override.is_interval_sweep():
-            _check_interval(override, config)
+            _check_interval(override, config, searches)
     return added
 
 
@@ -100,12 +101,12 @@ def _check_optuna(sweeper: DictConfig) -> None:
         )
 
 
-def _check_interval(override: Override, config: DictConfig) -> None:
+def _check_interval(override: Override, config: DictConfig, searches: bool) -> None:
     line, interval = override.input_line, override.value()
     assert isinstance(interval, IntervalSweep)
     start, end = interval.start, interval.end
     assert start is not None and end is not None
-    if str(config.hydra.sweeper._target_).endswith("BasicSweeper"):
+    if not searches:
         raise UserError(f"{line}: an interval needs a search; add sweep=optuna, or name the values")
     if start >= end or ("log" in interval.tags and start <= 0):
         raise UserError(f"{line}: from less to more is needed, and with 'log' from more than 0")
