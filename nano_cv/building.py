@@ -26,6 +26,7 @@ from nano_cv.metadata import (
 )
 
 log = logging.getLogger(__name__)
+READ_BY_SET = ("source", "colours", "ignore")  # keys of `data` that `data.dataset` takes over
 if TYPE_CHECKING:  # the engines without torch come through here too
     from nano_cv.data.datamodule import DataModule
     from nano_cv.tasks.task import Task
@@ -71,14 +72,16 @@ def again(script: str) -> str:
 
 def make_data(config: DictConfig) -> "DataModule":
     """The DataModule for the task of the model, not yet opened."""
-    return instantiate(config.data, task=task_name(config), _convert_="all")
+    options: Any = OmegaConf.to_container(config.data, resolve=True)
+    own = {key: value for key, value in options.items() if key not in READ_BY_SET}
+    return instantiate(own, task=task_name(config), _convert_="all")
 
 
-def make_pictures(config: DictConfig, split: str) -> Pictures:
-    """One split of the data set as files; loads no torch."""
+def make_pictures(config: DictConfig) -> dict[str, Pictures]:
+    """The splits of the data set as files; loads no torch."""
     root = located(config.data.root)
     dataset = instantiate(config.data.dataset, _convert_="all")
-    return dataset(root=root, split=split, task=task_name(config))
+    return dataset(root=root, task=task_name(config))
 
 
 def open_splits(

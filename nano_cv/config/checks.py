@@ -338,7 +338,7 @@ def _check_run(
             for key in ("train_size", "detail"):
                 if config.data[key] not in (None, 1):
                     raise UserError(f"data.{key}: a generator learns the size that it makes")
-        if "://" in str(config.data.root) and "Shards" not in config.data.dataset._target_:
+        if "://" in str(config.data.root) and "shards" not in config.data.dataset._target_:
             raise UserError(
                 f"data.root={config.data.root}: a store is read by data=shards, and shard.py "
                 "writes what it reads"

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,33 +58,29 @@ class Boxes(NamedTuple):
         return Boxes(boxes[kept], self.labels[kept], self.ignored[kept])
 
 
+@dataclass(eq=False)
 class Pictures:
-    """Picture files with targets; a data set is a subclass that fills these in.
+    """One split of a data set: picture files, a target for each, and class names.
 
     Attributes:
         root: folder that the names of the files are relative to.
         files: where the pictures are.
-        targets: one each; empty where nothing is known, as for pictures to predict. A class index
-            for classification and generation, `Boxes` for detection, and for segmentation the file
-            of a mask: uint8, a class index at each pixel, 255 where none is known.
+        targets: one for each file; empty if nothing is known, as for pictures to predict. A class
+            index for classification and generation, `Boxes` for detection, and for segmentation the
+            file of a mask: uint8, a class index at each pixel, 255 where none is known.
         classes: class names; position is the class index.
-        shards: number of the archive that each picture lies in; empty where they lie alone.
+        meaning: what the pixels of the masks stand for.
+        shards: number of the archive that each picture lies in; empty for loose files.
         counts: pictures, objects or pixels of each class `[K]`; None where nobody has counted.
-        meaning: of the pixels of masks.
     """
 
+    root: Path
+    files: Sequence[File]
+    targets: Sequence[Any] = ()
+    classes: list[str] = field(default_factory=list)
+    meaning: images.Meaning = images.INDICES
     shards: Sequence[int] = ()
     counts: NDArray[np.int64] | None = None
-    meaning = images.INDICES
-
-    def __init__(
-        self,
-        root: Path,
-        files: Sequence[File],
-        targets: Sequence[Any] = (),
-        classes: Sequence[str] = (),
-    ) -> None:
-        self.root, self.files, self.targets, self.classes = root, files, targets, list(classes)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -109,9 +106,7 @@ class Pictures:
 
     def first(self, count: int) -> "Pictures":
         """The first `count` of them."""
-        some = Pictures(self.root, self.files[:count], self.targets[:count], self.classes)
-        some.meaning = self.meaning
-        return some
+        return replace(self, files=self.files[:count], targets=self.targets[:count])
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Of segmentation: the class index of each pixel, uint8 `[H, W]`."""
@@ -298,7 +293,7 @@ def _sha256(file: File) -> str:
 
 
 def open_splits(
-    dataset: Callable[..., Pictures],
+    dataset: Callable[..., dict[str, Pictures]],
     root: str | Path,
     task: str,
     size: int,
@@ -319,8 +314,7 @@ def open_splits(
     root = located(root)
     pictures: dict[str, Pictures] = {}
     try:
-        for split in SPLITS:
-            pictures[split] = dataset(root=root, split=split, task=task)
+        pictures = dataset(root=root, task=task)
     finally:  # it may be why the set cannot be opened
         if isinstance(root, Path) and root.is_dir():
             read = (file for some in pictures.values() for file in some.files)
