@@ -206,7 +206,7 @@ def test_perfect_detector_of_boxes_that_reach_out_of_the_picture(scenes):
     squares = [
         Scored(*(predictions[name][i] for name in ("BOXES", "LABELS", "SCORES"))) for i in range(3)
     ]
-    in_square = detection.figures(resized.boxes, squares, pictures.classes)
+    in_square = detection.figures(resized.fitted.boxes, squares, pictures.classes)
     assert in_square == pytest.approx(measured)
 
 

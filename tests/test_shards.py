@@ -489,7 +489,7 @@ def test_ignored_objects_survive(tmp_path):
         read_shards, tmp_path / "set", "detection", 32, None, "stretch"
     )
     assert hash_of_packed == hash_of_loose
-    assert sum(int(one.ignored.sum()) for one in packed["train"].boxes) == CROWD
+    assert sum(int(one.ignored.sum()) for one in packed["train"].fitted.boxes) == CROWD
     index = tmp_path / "set/train.json"
     rows = json.loads(index.read_text())
     for row in rows["pictures"]:
