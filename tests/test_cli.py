@@ -125,17 +125,13 @@ def test_read_only_folder():
 
 
 SHAPES = """
-from nano_cv.data.flowers import Flowers
-
-
-class Shapes(Flowers):
-    pass
+from nano_cv.data.formats.flowers import read_flowers as read_shapes
 """
 SHAPES_YAML = """
 defaults: [flowers]
 name: shapes
 root: data/flowers
-dataset: {_target_: shapes.Shapes}
+dataset: {_target_: shapes.read_shapes}
 """
 LINEAR = """
 from torch import nn

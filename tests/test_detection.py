@@ -82,7 +82,7 @@ def predicted(pictures: Pictures, found: list[Boxes], scores: list[list[float]],
         "SCORES": np.zeros((len(found), places), np.float32),
         "LABELS": np.zeros((len(found), places), np.int64),
     }
-    for index, one in enumerate(fitted.boxes):
+    for index, one in enumerate(fitted.fitted.boxes):
         answer["BOXES"][index, : len(one.labels)] = one.boxes
         answer["LABELS"][index, : len(one.labels)] = one.labels
         answer["SCORES"][index, : len(one.labels)] = scores[index]
@@ -124,7 +124,9 @@ def test_letterbox_by_hand(tmp_path):
 def test_boxes_out_of_the_picture_are_cut_and_said(tmp_path, caplog):
     target = boxes((-5, 2, 10, 12), (70, 0, 90, 9), labels=[1, 0])
     fitted = Resized(photographs(tmp_path, [(64, 64)], [target]), 32, None)
-    assert fitted.boxes[0].boxes.tolist() == [[0, 1, 5, 6]] and fitted.boxes[0].labels == [1]
+    assert fitted.fitted.boxes[0].boxes.tolist() == [[0, 1, 5, 6]] and fitted.fitted.boxes[
+        0
+    ].labels == [1]
     assert "reach out of their pictures" in caplog.text and "0.png" in caplog.text
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from nano_cv import building
 from nano_cv.config.checks import CONFIGS
-from nano_cv.data.formats.flowers import Flowers
+from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.imagined import Imagined, noise
-from nano_cv.data.pictures import SPLITS, Resized
+from nano_cv.data.pictures import Resized
 from nano_cv.errors import UserError
 from nano_cv.evaluation.reports.generation import GenerationReport, covered, frechet
 from nano_cv.export import precision
@@ -178,7 +178,7 @@ def test_covered():
 @pytest.fixture(scope="module")
 def real(tmp_path_factory) -> dict[str, Resized]:
     root = make_flowers(tmp_path_factory.mktemp("real") / "flowers")
-    return {name: Resized(Flowers(root, name, "generation"), 48, None) for name in SPLITS}
+    return {name: Resized(one, 48, None) for name, one in read_flowers(root, "generation").items()}
 
 
 def worth(images: np.ndarray, real: dict[str, Resized], judge: Path | None = None):

@@ -18,7 +18,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 from torchmetrics.detection import MeanAveragePrecision
 
-from nano_cv.data.formats.coco import Coco
+from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.images import IGNORE
 from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, Boxes, Pictures, Resized
 from nano_cv.evaluation import reports
@@ -196,7 +196,7 @@ def change(root: Path, **fields: object) -> None:
 def test_perfect_detector_of_boxes_that_reach_out_of_the_picture(scenes):
     """In validation, which sees the square, as in the test, and nothing is drawn as a mistake."""
     change(scenes, bbox=[-40, -30, 60, 50])
-    pictures = Coco(scenes, "test")
+    pictures = read_coco(scenes, "detection")["test"]
     found = [target.boxes for target in pictures.targets]
     predictions = answers(pictures, found, [target.labels.tolist() for target in pictures.targets])
     measured = report(predictions, pictures).metrics()
@@ -205,13 +205,13 @@ def test_perfect_detector_of_boxes_that_reach_out_of_the_picture(scenes):
     squares = [
         Scored(*(predictions[name][i] for name in ("BOXES", "LABELS", "SCORES"))) for i in range(3)
     ]
-    in_square = detection.figures(resized.boxes, squares, pictures.classes)
+    in_square = detection.figures(resized.fitted.boxes, squares, pictures.classes)
     assert in_square == pytest.approx(measured)
 
 
 def test_what_is_found_in_a_crowd_is_not_false(scenes):
     change(scenes, bbox=[0, 0, 64, 48], iscrowd=1)
-    pictures = Coco(scenes, "test")
+    pictures = read_coco(scenes, "detection")["test"]
     label = int(pictures.targets[0].labels[0])
     found, labels = [], []
     for index, target in enumerate(pictures.targets):
@@ -322,7 +322,7 @@ def test_nothing_is_computed_twice(scenes, tmp_path, monkeypatch):
         calls.clear()
         one.metrics(), one.rows(), one.write_files(tmp_path), one.drawings()
 
-    pictures = Coco(scenes, "test")
+    pictures = read_coco(scenes, "detection")["test"]
     found = [target.boxes for target in pictures.targets]
     predictions = answers(pictures, found, [target.labels.tolist() for target in pictures.targets])
     count(detection, "evaluate")

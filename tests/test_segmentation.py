@@ -5,6 +5,7 @@ import io
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from nano_cv.data import images
 from nano_cv.data.augment import Augment
-from nano_cv.data.formats.folder_masks import FolderMasks
-from nano_cv.data.formats.shards import Shards
+from nano_cv.data.formats.folder_masks import read_folder_masks
+from nano_cv.data.formats.shards import read_shards
 from nano_cv.data.images import IGNORE
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError
@@ -192,6 +193,10 @@ def masked(root: Path, masks: list[Image.Image], name: str = "{}.png") -> Path:
     return root
 
 
+def train_split(root: Path, **settings: Any) -> Pictures:
+    return read_folder_masks(root, "segmentation", **settings)["train"]
+
+
 @pytest.mark.parametrize("table", [None, *TABLES])
 def test_masks_in_colours(tmp_path, table, caplog):
     """Classes and colours from the settings, or from the files of CamVid and of CVAT."""
@@ -199,7 +204,7 @@ def test_masks_in_colours(tmp_path, table, caplog):
     root = masked(tmp_path, [painted(INDEX), painted(INDEX).convert("RGBA"), as_palette])
     if table:
         (root / table).write_text(TABLES[table])
-    pictures = FolderMasks(root, "train", colours=None if table else ROAD)
+    pictures = train_split(root, colours=None if table else ROAD)
     assert pictures.classes == ["sky", "road", "void"]
     for index in range(3):
         assert np.array_equal(pictures.mask(index), INDEX)
@@ -208,7 +213,7 @@ def test_masks_in_colours(tmp_path, table, caplog):
         caplog.text
     )
     caplog.clear()
-    without = FolderMasks(root, "train", colours=None if table else ROAD, ignore=2)
+    without = train_split(root, colours=None if table else ROAD, ignore=2)
     assert "void" not in caplog.text
     assert without.classes == ["sky", "road"]
     assert np.array_equal(without.mask(0), np.where(INDEX == 2, IGNORE, INDEX))
@@ -217,7 +222,7 @@ def test_masks_in_colours(tmp_path, table, caplog):
 def test_colour_that_no_class_has(tmp_path):
     image = painted(INDEX)
     image.putpixel((3, 3), (128, 64, 129))
-    pictures = FolderMasks(masked(tmp_path, [image]), "train", colours=ROAD)
+    pictures = train_split(masked(tmp_path, [image]), colours=ROAD)
     with pytest.raises(images.ImageError) as caught:
         pictures.mask(0)
     text = r"1 pixel of the colour \[128, 64, 129\].* nearest is \[128, 64, 128\] of 'road'; 1 such"
@@ -226,14 +231,14 @@ def test_colour_that_no_class_has(tmp_path):
 
 def test_grey_that_may_be_either_is_refused(tmp_path):
     """0 is the first class, or by its colour the third."""
-    pictures = FolderMasks(masked(tmp_path, [Image.new("L", (16, 16))]), "train", colours=ROAD)
+    pictures = train_split(masked(tmp_path, [Image.new("L", (16, 16))]), colours=ROAD)
     with pytest.raises(images.ImageError, match="may be class indices or colours"):
         pictures.mask(0)
 
 
 def test_indices_that_are_not_to_be_learnt(tmp_path):
     root = masked(tmp_path, [GREY_OF])
-    pictures = FolderMasks(root, "train", ignore=[0])
+    pictures = train_split(root, ignore=[0])
     assert pictures.classes == ["class 1", "class 2"]
     expected = np.array([IGNORE, 0, 1])[INDEX]
     assert np.array_equal(pictures.mask(0), expected)
@@ -249,16 +254,16 @@ def test_masks_in_black_and_white(tmp_path, white, names):
         (root / "classes.txt").write_text(names)
     if names and "stone" in names:
         with pytest.raises(UserError, match="drawn in 0 and 255, and there are 3 classes"):
-            FolderMasks(root, "train")
+            train_split(root)
         return
-    pictures = FolderMasks(root, "train")
+    pictures = train_split(root)
     assert pictures.classes == (names.split() if names else ["class 0", "class 1"])
     assert np.array_equal(pictures.mask(0), drawn) and not pictures.mask(1).any()
 
 
 @pytest.mark.parametrize("name", ["{}_mask.png", "{}_L.png", "{}.tif", "{}_segmentation.gif"])
 def test_names_of_masks(tmp_path, name):
-    pictures = FolderMasks(masked(tmp_path, [GREY_OF, GREY_OF], name), "train")
+    pictures = train_split(masked(tmp_path, [GREY_OF, GREY_OF], name))
     assert [file.name for file in pictures.targets] == [name.format("p0"), name.format("p1")]
 
 
@@ -266,12 +271,15 @@ def test_masks_of_several_formats(tmp_path):
     root = masked(tmp_path, [GREY_OF, GREY_OF])
     GREY_OF.save(root / "masks/p1.tif")
     (root / "masks/p1.png").unlink()
-    assert [file.name for file in FolderMasks(root, "train").targets] == ["p0.png", "p1.tif"]
+    assert [file.name for file in train_split(root).targets] == [
+        "p0.png",
+        "p1.tif",
+    ]
 
 
 def test_masks_as_jpeg_are_refused(tmp_path):
     with pytest.raises(UserError, match="a mask as JPEG has other numbers than were drawn"):
-        FolderMasks(masked(tmp_path, [GREY_OF], "{}.jpg"), "train")
+        train_split(masked(tmp_path, [GREY_OF], "{}.jpg"))
 
 
 # Augmentation
@@ -555,7 +563,7 @@ def test_trains_on_masks_in_colours(run, tmp_path):
         assert "test/IoU/red" in done.out
     done = run("shard", *SETTINGS[:5], given, "output=shards")
     assert done.status == 0, done.err
-    pictures = Shards(tmp_path / "shards", "test", "segmentation")
+    pictures = read_shards(tmp_path / "shards", "segmentation")["test"]
     assert pictures.classes == ["ground", "blue", "red"]
     assert set(np.unique(pictures.mask(0))) <= {0, 1, 2}
 

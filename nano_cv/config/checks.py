@@ -127,7 +127,7 @@ def _check_root(config: DictConfig, overrides: Sequence[Override]) -> None:
         raise UserError(
             f"data.root: needed by data={[config.data.name, *options][-1]}; add data.root=FOLDER"
         )
-    if "://" in str(config.data.root) and "Shards" not in config.data.dataset._target_:
+    if "://" in str(config.data.root) and "shards" not in config.data.dataset._target_:
         raise UserError(
             f"data.root={config.data.root}: a store is read by data=shards, and shard.py "
             "writes what it reads"
