@@ -18,14 +18,23 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 from torchmetrics.detection import MeanAveragePrecision
 
+from nano_cv.data import images
 from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.images import IGNORE
 from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, Boxes, Pictures, Resized
 from nano_cv.evaluation import reports
-from nano_cv.evaluation.reports import confusion, detection, generation, segmentation
+from nano_cv.evaluation.reports import generation
 from nano_cv.evaluation.reports.classification import ClassificationReport
-from nano_cv.evaluation.reports.detection import DetectionReport, Scored
+from nano_cv.evaluation.reports.detection import DetectionReport
+from nano_cv.evaluation.reports.segmentation import SegmentationReport
 from nano_cv.metadata import Metadata
+from nano_cv.tasks.metrics import (
+    Scored,
+    confusion,
+    detection_figures,
+    mask_confusion,
+    segmentation_figures,
+)
 
 SIDE = 64
 NAMES = list("abcde")
@@ -119,7 +128,7 @@ def test_detection_is_that_of_pycocotools(seed):
     truths, found = [one for one, _ in scenes], [one for _, one in scenes]
     if not any(len(one.scores) for one in found):
         return  # pycocotools cannot load no results at all
-    ours = detection.figures(truths, found, NAMES)
+    ours = detection_figures(truths, found, NAMES)
     assert ours == pytest.approx(by_pycocotools(truths, found), abs=1e-6)
 
 
@@ -140,7 +149,7 @@ def test_detection_is_that_of_torchmetrics(seed):
         answer = dict(zip(("boxes", "labels", "scores"), map(torch.tensor, one), strict=True))
         theirs.update([answer], [objects])
     expected = theirs.compute()
-    ours = detection.figures([one for one, _ in scenes], [one for _, one in scenes], NAMES)
+    ours = detection_figures([one for one, _ in scenes], [one for _, one in scenes], NAMES)
     assert ours["mAP50"] == pytest.approx(max(0.0, float(expected["map_50"])), abs=1e-6)
     if most == 100:  # of more boxes it gives -1
         assert ours["mAP"] == pytest.approx(max(0.0, float(expected["map"])), abs=1e-6)
@@ -155,11 +164,11 @@ def test_difficult_objects_are_ignored_as_in_voc():
     )
     boxes = np.float32([[30, 30, 60, 60], [31, 30, 60, 60], [0, 0, 20, 20]])
     found = Scored(boxes, np.zeros(3, np.int64), np.float32([0.9, 0.8, 0.7]))
-    assert detection.figures([truth], [found], ["a"])["mAP"] == pytest.approx(1)
+    assert detection_figures([truth], [found], ["a"])["mAP"] == pytest.approx(1)
     boxes[1] = [40, 40, 50, 50]
-    assert detection.figures([truth], [found], ["a"])["mAP"] == pytest.approx(0.5)
+    assert detection_figures([truth], [found], ["a"])["mAP"] == pytest.approx(0.5)
     crowd = truth._replace(ignored=np.uint8([COUNTED, CROWD]))
-    assert detection.figures([crowd], [found], ["a"])["mAP"] == pytest.approx(1)
+    assert detection_figures([crowd], [found], ["a"])["mAP"] == pytest.approx(1)
 
 
 def answers(pictures: Pictures, found: list[np.ndarray], labels: list[list[int]]):
@@ -205,7 +214,7 @@ def test_perfect_detector_of_boxes_that_reach_out_of_the_picture(scenes):
     squares = [
         Scored(*(predictions[name][i] for name in ("BOXES", "LABELS", "SCORES"))) for i in range(3)
     ]
-    in_square = detection.figures(resized.fitted.boxes, squares, pictures.classes)
+    in_square = detection_figures(resized.fitted.boxes, squares, pictures.classes)
     assert in_square == pytest.approx(measured)
 
 
@@ -259,7 +268,7 @@ def test_segmentation_is_that_of_scikit_learn(seed):
     truth = random.choice([0, 1, 3, IGNORE], (3, 9, 7)).astype(np.uint8)
     masks = random.integers(0, 4, truth.shape).astype(np.uint8)
     known = truth != IGNORE
-    ours = segmentation.figures(segmentation.confusion_of(truth, masks, 5), NAMES)
+    ours = segmentation_figures(mask_confusion(truth, masks, 5), NAMES)
     pairs = truth[known], masks[known]
     each = jaccard_score(*pairs, labels=range(5), average=None, zero_division=0)
     expected = {f"IoU/{NAMES[label]}": each[label] for label in np.union1d(*pairs)}
@@ -299,10 +308,10 @@ def test_boxes_that_are_no_numbers_find_nothing():
         np.array([[1, 1, 9, 9]], np.float32), np.zeros(1, np.int64), np.zeros(1, np.uint8)
     )
     boxes = np.array([[np.nan] * 4, [1, 1, 9, np.inf]], np.float32)
-    wrong = detection.Scored(boxes, np.zeros(2, np.int64), np.array([0.9, 0.8], np.float32))
-    assert detection.figures([truth], [wrong], ["a"])["mAP"] == 0
-    unsure = detection.Scored(truth.boxes, truth.labels, np.array([np.nan], np.float32))
-    assert detection.figures([truth], [unsure], ["a"])["mAP"] == 0
+    wrong = Scored(boxes, np.zeros(2, np.int64), np.array([0.9, 0.8], np.float32))
+    assert detection_figures([truth], [wrong], ["a"])["mAP"] == 0
+    unsure = Scored(truth.boxes, truth.labels, np.array([np.nan], np.float32))
+    assert detection_figures([truth], [unsure], ["a"])["mAP"] == 0
 
 
 def test_nothing_is_computed_twice(scenes, tmp_path, monkeypatch):
@@ -326,7 +335,7 @@ def test_nothing_is_computed_twice(scenes, tmp_path, monkeypatch):
     found = [target.boxes for target in pictures.targets]
     predictions = answers(pictures, found, [target.labels.tolist() for target in pictures.targets])
     count(detection, "evaluate")
-    count(detection.images, "dimensions")
+    count(images, "dimensions")
     one = report(predictions, pictures)
     use(one)
     one.drawings()["precision_recall"]()
@@ -337,8 +346,8 @@ def test_nothing_is_computed_twice(scenes, tmp_path, monkeypatch):
         files.append(tmp_path / f"{index}.png")
         Image.new("L", (8, 8), index % 2).save(files[-1])
     pictures = Pictures(tmp_path, files, files, NAMES)
-    count(segmentation.SegmentationReport, "restore")
+    count(SegmentationReport, "restore")
     count(Pictures, "mask")
     masks = {"MASK": np.zeros((20, SIDE, SIDE), np.uint8)}
-    use(segmentation.SegmentationReport(metadata("segmentation"), masks, pictures))
+    use(SegmentationReport(metadata("segmentation"), masks, pictures))
     assert (calls["mask"], calls["restore"]) == (20, 40)  # restored again to be written

@@ -73,18 +73,6 @@ class Report(ABC):
         """Differences between two predictions for the same N inputs: figures `[N]` by name."""
 
 
-def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
-    """How often each class `[K, K]` was predicted (columns) where another is true (rows).
-
-    Args:
-        truth: class indices, any shape.
-        predicted: likewise, of the same shape.
-        classes: K.
-    """
-    pairs = truth.astype(np.int64) * classes + predicted
-    return np.bincount(pairs.ravel(), minlength=classes**2).reshape(classes, classes)
-
-
 def find(task: str) -> type[Report]:
     """The report of a task: the class in the module of that name, here or in `nano_cv.tasks`.
 

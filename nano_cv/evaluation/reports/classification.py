@@ -3,7 +3,7 @@
 Shapes: N pictures, K classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
-from nano_cv.evaluation.reports import Predictions, Report, confusion
+from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import distinct
+from nano_cv.tasks.metrics import classification_figures, confusion
 
 MOST = 24  # pictures on a sheet
 COLUMNS = ("file", "label", "target")  # of the table, before those of the classes
@@ -37,7 +38,7 @@ class ClassificationReport(Report):
 
     def metrics(self) -> dict[str, float]:
         """`accuracy`, `f1` and `recall/<class>`."""
-        return figures(self.counts, self.classes)
+        return classification_figures(self.counts, self.classes)
 
     def rows(self) -> list[dict[str, Any]]:
         """File, predicted label, the true one if known, and the probability of each class."""
@@ -81,19 +82,3 @@ class ClassificationReport(Report):
             "probability": np.abs(one - other).max(axis=1),
             "label": (one.argmax(axis=1) != other.argmax(axis=1)).astype(np.float64),
         }
-
-
-def figures(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
-    """`accuracy`, `f1` and `recall/<class>` from the confusion matrix `[K, K]`.
-
-    F1 is the mean over the classes that occur, in the targets or in the predictions. A class
-    without targets has no recall, and is left out.
-    """
-    right, true, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
-    f1 = 2 * right / np.maximum(true + predicted, 1)
-    recall = right / np.maximum(true, 1)
-    return {
-        "accuracy": float(right.sum() / max(counts.sum(), 1)),
-        "f1": float(f1[true + predicted > 0].mean()),
-        **{f"recall/{classes[index]}": float(recall[index]) for index in np.flatnonzero(true)},
-    }

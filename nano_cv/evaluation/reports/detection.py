@@ -3,66 +3,36 @@
 Shapes: N pictures, D boxes predicted for each, n boxes of one picture, K classes.
 """
 
-import contextlib
-import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
-from nano_cv.data.pictures import COUNTED, CROWD, Boxes
+from nano_cv.data.pictures import Boxes
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.files import replacing
 from nano_cv.metadata import Metadata
+from nano_cv.tasks.metrics import (
+    CONFIDENT,
+    Evaluated,
+    Scored,
+    average_precisions,
+    match_boxes,
+    mean_known,
+)
 
 MOST = 12  # pictures on a sheet
 CURVES = 12  # lines in the drawing of precision over recall
-CONFIDENT = 0.3  # score from which on a box is shown and counted
 WRITTEN = 0.01  # score from which on a box stands in detections.json
 FOUND, FALSE, MISSED = "#33dd33", "#ff4040", "#ffd020"
 SIDES = ("x1", "y1", "x2", "y2")
-
-
-class Scored(NamedTuple):
-    """Predicted boxes of a picture; as `Boxes`, and `scores` float32 `[n]` in 0..1."""
-
-    boxes: NDArray[Any]
-    labels: NDArray[np.int64]
-    scores: NDArray[np.float32]
-
-    def from_score(self, least: float) -> "Scored":
-        """The boxes with at least this score."""
-        kept = self.scores >= least
-        return Scored(self.boxes[kept], self.labels[kept], self.scores[kept])
-
-
-class Verdict(NamedTuple):
-    """The confident boxes of a picture that are right, and the objects that were missed.
-
-    A box on an object that does not count is no mistake, and such an object cannot be missed.
-    """
-
-    right: NDArray[np.bool_]
-    missed: NDArray[np.bool_]
-
-
-class Evaluated(NamedTuple):
-    """Boxes compared with objects by pycocotools.
-
-    Attributes:
-        precision: at IoU thresholds 0.5 to 0.95 and 101 recalls: `[10, 101, K]`, -1 where unknown.
-        verdicts: of each picture, at an IoU of 0.5.
-    """
-
-    precision: NDArray[np.float64]
-    verdicts: list[Verdict]
 
 
 class DetectionReport(Report):
@@ -100,13 +70,13 @@ class DetectionReport(Report):
         return [target.inside(*size) for target, size in pairs]
 
     @cached_property
-    def evaluated(self) -> "Evaluated":
+    def evaluated(self) -> Evaluated:
         """All boxes compared with all objects."""
-        return evaluate(self.truths, self.found, len(self.classes))
+        return match_boxes(self.truths, self.found, len(self.classes))
 
     def metrics(self) -> dict[str, float]:
         """`mAP`, `mAP50` and `AP50/<class>`, as COCO defines them, by pycocotools."""
-        return _averages(self.evaluated.precision, self.classes)
+        return average_precisions(self.evaluated.precision, self.classes)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each confident box, in pixels of the picture; one of blanks if none."""
@@ -167,12 +137,12 @@ class DetectionReport(Report):
         title, lines = "", {}
         if len(known) > CURVES:
             mean = precision[:, known].mean(axis=1)
-            lines[f"{_mean(mean):.3f} mean of all"] = mean
+            lines[f"{mean_known(mean):.3f} mean of all"] = mean
             averages = precision[:, known].mean(axis=0)
             known = known[np.argsort(averages, kind="stable")[: CURVES - 1]]
             title = f"the {CURVES - 1} worst of {len(averages):,} classes, and the mean"
         for index in known:
-            name = f"{_mean(precision[:, index]):.3f} {self.classes[index]}"
+            name = f"{mean_known(precision[:, index]):.3f} {self.classes[index]}"
             lines[name] = precision[:, index]
         return drawing.curves(lines, "recall", "precision at IoU 0.5", title)
 
@@ -228,112 +198,6 @@ def in_picture(metadata: Metadata, outputs: Predictions, width: int, height: int
     boxes = (outputs["BOXES"].astype(np.float64) - offset) * scale
     boxes = boxes.clip(0, np.array([width, height] * 2))
     return Scored(boxes, outputs["LABELS"], outputs["SCORES"])
-
-
-def figures(
-    truths: Sequence[Boxes], found: Sequence[Scored], classes: Sequence[str]
-) -> dict[str, float]:
-    """`mAP`, `mAP50` and `AP50/<class>` of boxes in the pixels of the pictures, or of a square.
-
-    A class without any object in the pictures has no average precision: it is left out, and does
-    not count in the means.
-    """
-    return _averages(evaluate(truths, found, len(classes)).precision, classes)
-
-
-def _averages(precision: NDArray[np.float64], classes: Sequence[str]) -> dict[str, float]:
-    by_class = {name: _mean(precision[0, :, index]) for index, name in enumerate(classes)}
-    return {
-        "mAP": max(0.0, _mean(precision)),
-        "mAP50": max(0.0, _mean(precision[0])),
-        **{f"AP50/{name}": value for name, value in by_class.items() if value >= 0},
-    }
-
-
-def _mean(precision: NDArray[np.float64]) -> float:
-    """The mean of the known values; -1 if none is known."""
-    known = precision[precision > -1]
-    return float(known.mean()) if known.size else -1.0
-
-
-def evaluate(truths: Sequence[Boxes], found: Sequence[Scored], classes: int) -> Evaluated:
-    """Compare predicted boxes with objects; of each class, the surest box chooses first.
-
-    Every predicted box counts, however many there are. What is found in a crowd is ignored as COCO
-    does it: where enough of the predicted box, and not of the union, lies in the crowd. What is
-    found on a difficult object is ignored as PASCAL VOC does it: by the IoU. Both ignore any number
-    of boxes. A box or score that is not a finite number is no answer.
-    """
-    from pycocotools.cocoeval import COCOeval
-
-    class Evaluation(COCOeval):
-        """With the boxes as they are: no JSON, no index."""
-
-        def _prepare(self) -> None:
-            for image, (truth, one) in enumerate(zip(truths, found, strict=True)):
-                every = np.ones(len(truth.labels), bool)
-                for label, objects in _by_class(
-                    truth.boxes, truth.labels, every, ignored=truth.ignored
-                ):
-                    self._gts[image, label] = objects
-                finite = np.isfinite(one.boxes).all(axis=1) & np.isfinite(one.scores)
-                for label, objects in _by_class(one.boxes, one.labels, finite, score=one.scores):
-                    self._dts[image, label] = objects
-
-        def computeIoU(self, image: int, label: int) -> Any:  # noqa: N802
-            """Overlaps for a picture and class; `iscrowd`: over the box, not over the union."""
-            for one in self._gts[image, label]:
-                one["iscrowd"] = one["ignored"] == CROWD
-            overlaps = super().computeIoU(image, label)
-            for one in self._gts[image, label]:  # and from here on whether many may match
-                one["iscrowd"] = one["ignore"] = one["ignored"] != COUNTED
-            return overlaps
-
-    evaluation = Evaluation(iouType="bbox")
-    parameters = evaluation.params
-    parameters.imgIds, parameters.catIds = list(range(len(truths))), list(range(classes))
-    parameters.maxDets = [max(len(one.scores) for one in found)]
-    parameters.areaRng, parameters.areaRngLbl = [[0, np.inf]], ["all"]
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports progress there
-        evaluation.evaluate()
-        evaluation.accumulate()
-    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
-    return Evaluated(precision, list(_verdicts(truths, found, evaluation.evalImgs)))
-
-
-def _verdicts(
-    truths: Sequence[Boxes], found: Sequence[Scored], results: Sequence[Any]
-) -> Iterator[Verdict]:
-    """Read each picture's verdict out of COCO's results, which come by class and picture."""
-    for image, (truth, one) in enumerate(zip(truths, found, strict=True)):
-        sure = one.scores >= CONFIDENT
-        right, missed = np.zeros(len(sure), bool), truth.ignored == COUNTED
-        for result in filter(None, results[image :: len(truths)]):
-            matched, ignored = result["dtMatches"][0], result["dtIgnore"][0]
-            boxes = np.array(result["dtIds"], np.int64) - 1
-            right[boxes] = (matched > 0) | (ignored > 0)
-            objects = np.array(result["gtIds"], np.int64) - 1
-            box_of = result["gtMatches"][0].astype(np.int64) - 1
-            taken = box_of >= 0
-            missed[objects[taken][sure[box_of[taken]]]] = False
-        yield Verdict(right[sure], missed)
-
-
-def _by_class(
-    boxes: NDArray[Any], labels: NDArray[np.int64], chosen: NDArray[np.bool_], **fields: Any
-) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Each class that occurs, and its chosen boxes as COCO has them: x, y, width and height."""
-    exact = boxes.astype(np.float64)
-    exact[:, 2:] -= exact[:, :2]
-    for label in np.unique(labels[chosen]).tolist():
-        yield (
-            label,
-            [
-                {"id": index + 1, "bbox": exact[index], "area": exact[index, 2:].prod()}
-                | {name: values[index] for name, values in fields.items()}
-                for index in np.flatnonzero(chosen & (labels == label)).tolist()
-            ],
-        )
 
 
 def _farthest(

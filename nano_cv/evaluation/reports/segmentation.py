@@ -17,9 +17,10 @@ from nano_cv.data import images
 from nano_cv.data.progress import track
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
-from nano_cv.evaluation.reports import Predictions, Report, confusion
+from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import distinct
 from nano_cv.files import inside, replacing
+from nano_cv.tasks.metrics import class_overlaps, mask_confusion, segmentation_figures
 
 MOST = 12  # pictures on a sheet
 COLUMNS = ("file", "mIoU")  # of the table, before those of the classes
@@ -58,8 +59,8 @@ class SegmentationReport(Report):
             mask = self.restore(index)
             found.shares[index] = np.bincount(mask.ravel(), minlength=classes) / mask.size
             if self.pictures.targets:
-                counts = confusion_of(self.pictures.mask(index), mask, classes)
-                known, overlaps = _overlaps(counts)
+                counts = mask_confusion(self.pictures.mask(index), mask, classes)
+                known, overlaps = class_overlaps(counts)
                 found.counts[:] += counts
                 found.overlaps[index] = overlaps[known].mean() if known.any() else np.nan
         return found
@@ -71,7 +72,7 @@ class SegmentationReport(Report):
 
     def metrics(self) -> dict[str, float]:
         """`mIoU`, `accuracy` of pixels and `IoU/<class>`, over the pixels of all pictures."""
-        return figures(self.measured.counts, self.classes)
+        return segmentation_figures(self.measured.counts, self.classes)
 
     def rows(self) -> list[dict[str, Any]]:
         """File, mean IoU if the truth is known, and the share of each class."""
@@ -140,34 +141,6 @@ class SegmentationReport(Report):
         """The share of pixels with another class."""
         different = expected["MASK"] != actual["MASK"]
         return {"wrong_pixels": different.reshape(len(different), -1).mean(axis=1)}
-
-
-def figures(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
-    """`mIoU`, `accuracy` and `IoU/<class>` from the confusion matrix of pixels `[K, K]`.
-
-    A class that occurs neither in the masks nor in the predictions does not count in the mean.
-    """
-    known, overlaps = _overlaps(counts)
-    return {
-        "mIoU": float(overlaps[known].mean()) if known.any() else 0.0,
-        "accuracy": float(np.trace(counts) / max(np.sum(counts), 1)),
-        **{f"IoU/{classes[index]}": float(overlaps[index]) for index in np.flatnonzero(known)},
-    }
-
-
-def confusion_of(
-    truth: NDArray[np.uint8], mask: NDArray[np.uint8], classes: int
-) -> NDArray[np.int64]:
-    """The confusion matrix `[K, K]` of two masks of one shape; pixels of 255 do not count."""
-    known = truth != images.IGNORE
-    return confusion(truth[known], mask[known], classes)
-
-
-def _overlaps(counts: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Which classes occur, and the intersection over union of each, from a confusion matrix."""
-    right = np.diag(counts)
-    either = counts.sum(axis=0) + counts.sum(axis=1) - right
-    return either > 0, right / np.maximum(either, 1)
 
 
 def _distinct_stems(names: Sequence[str]) -> list[str]:
