@@ -218,7 +218,7 @@ def test_full_disk_keeps_the_part(site, tmp_path):
     """A real one, as far as a process can have its own: files may not grow beyond 100 kB."""
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from nano_cv import cli; from nano_cv.data.known.fetching import fetch\n"
+        "from nano_cv.config import cli; from nano_cv.data.known.fetching import fetch\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: fetch(sys.argv[1], Path('a.bin'), sys.argv[2])\n"
         "except OSError as error: cli.stop(error)"

@@ -18,8 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from nano_cv.config import resume
 from nano_cv.config.from_weights import settings_from_weights
 from nano_cv.config.options import CONFIGS, Options, option_groups, parse_override, read_flags
-from nano_cv.config.schema import problems
-from nano_cv.config.space import missing, runs_of, space_of
+from nano_cv.config.schema import find_problems
+from nano_cv.config.space import explain_missing, find_space, sample_runs
 from nano_cv.errors import UserError
 from nano_cv.metadata import NAME, check_name
 
@@ -51,8 +51,8 @@ def check(script: str, arguments: list[str]) -> list[str]:
         single = [override for override in overrides if not override.is_sweep_override()]
         config, own = options.compose(single)
         multirun = flags["multirun"] or own.mode == RunMode.MULTIRUN
-        space = space_of(config, own, overrides) if multirun else []
-        runs = list(runs_of([*overrides, *space], multirun))
+        space = find_space(config, own, overrides) if multirun else []
+        runs = list(sample_runs([*overrides, *space], multirun))
         configs = [check_run(options, run) for run in runs]
 
         if not configs[0].get("resume"):
@@ -63,7 +63,7 @@ def check(script: str, arguments: list[str]) -> list[str]:
         defaults, _ = options.compose([each for each in single if each.key_or_group in options.own])
         resume.check_same(folder, configs[0], defaults)
     except MissingConfigException as error:
-        raise missing(error) from error
+        raise explain_missing(error) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(str(error)) from error
     quoted = str(folder).replace("'", r"\'")
@@ -78,7 +78,7 @@ def check_run(options: Options, overrides: Sequence[Override]) -> DictConfig:
     """
     config, _ = options.compose(overrides)
     defaults, _ = options.compose([each for each in overrides if options.is_option(each)])
-    if wrong := problems(options.script, config, defaults):
+    if wrong := find_problems(options.script, config, defaults):
         raise UserError("\n".join(wrong))
     for key in ("model.name", "data.name"):
         name = OmegaConf.select(config, key)

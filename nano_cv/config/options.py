@@ -179,6 +179,8 @@ def _set_key(config: DictConfig, override: Override, groups: Sequence[str]) -> N
     if override.is_add() and not merges and OmegaConf.select(config, key) is not None:
         raise UserError(f"{line}: this key exists already; leave out the +")
     if override.is_delete():
+        if OmegaConf.select(config, key) is None:
+            raise UserError(f"{line}: this key is not set, so it cannot be taken away")
         with open_dict(config):
             del (OmegaConf.select(config, above) if above else config)[last]
     else:

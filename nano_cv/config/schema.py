@@ -383,7 +383,7 @@ NEEDED = {  # what to say of pydantic's kinds of errors; `{}` is the limit
 LIMITS = ("gt", "ge", "lt", "le", "min_length", "max_length")
 
 
-def problems(script: str, config: DictConfig, defaults: DictConfig) -> list[str]:
+def find_problems(script: str, config: DictConfig, defaults: DictConfig) -> list[str]:
     """Hold a composed configuration against the schema.
 
     Args:

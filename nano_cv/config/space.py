@@ -1,6 +1,7 @@
-"""The search space of a sweep, looked at before it starts: `lr=1e-3,3e-4`, `interval(1e-4, 1e-2)`.
+"""The search space of a sweep, checked before the sweep starts.
 
-Configurations of it come from `configs/sweep/`, and from the command line, which goes first.
+`lr=1e-3,3e-4` tries two values, `lr=interval(1e-4, 1e-2)` searches a range. The space stands in
+`configs/sweep/`; what stands on the command line replaces it.
 """
 
 import shutil
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.errors import UserError, nearest
 
-INSTALL = {  # plugins of Hydra that not everybody has
+INSTALL = {  # how to install those plugins of Hydra that are optional
     "hydra/sweeper/optuna": "poetry install --extras optuna",
     "hydra/launcher/joblib": "poetry install --extras joblib",
     "hydra/launcher/submitit_local": "poetry install --extras submitit",
@@ -22,8 +23,8 @@ INSTALL = {  # plugins of Hydra that not everybody has
 }
 
 
-def missing(error: MissingConfigException) -> UserError:
-    """An option that is not there: misspelt, or of a plugin that is not installed."""
+def explain_missing(error: MissingConfigException) -> UserError:
+    """Say why there is no such option: misspelt, or its plugin is not installed."""
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     if command := INSTALL.get(f"{group}/{option}"):
         return UserError(f"{group}={option} is not installed; type: {command}")
@@ -35,7 +36,7 @@ def missing(error: MissingConfigException) -> UserError:
     )
 
 
-def space_of(config: DictConfig, own: DictConfig, given: Sequence[Override]) -> list[Override]:
+def find_space(config: DictConfig, own: DictConfig, given: Sequence[Override]) -> list[Override]:
     """Return what the sweeper adds to the command line, whose own keys replace its ranges.
 
     Args:
@@ -64,8 +65,12 @@ def space_of(config: DictConfig, own: DictConfig, given: Sequence[Override]) -> 
     return added
 
 
-def runs_of(overrides: Sequence[Override], multirun: bool) -> Iterator[list[Override]]:
-    """So few runs that every value of a sweep is in one, and both ends of every interval."""
+def sample_runs(overrides: Sequence[Override], multirun: bool) -> Iterator[list[Override]]:
+    """Choose a few runs of a sweep for checking: each value and each end of a range is in one.
+
+    Raises:
+        UserError: there are several values, but several runs were not asked for.
+    """
     parser, choices = OverridesParser.create(), []
     for override in overrides:
         if not override.is_sweep_override():
@@ -95,7 +100,7 @@ def _check_optuna(sweeper: DictConfig) -> None:
             f"{sweeper.n_jobs} runs at once: 1 or more are needed, as in hydra.launcher.n_jobs=2 "
             "with hydra/launcher=joblib, or else in hydra.sweeper.n_jobs=2"
         )
-    if sweeper.storage is not None:  # of Optuna 2 it fails on SQLAlchemy 2
+    if sweeper.storage is not None:  # Optuna 2 cannot store studies with SQLAlchemy 2
         raise UserError(
             f"hydra.sweeper.storage={sweeper.storage}: a study is kept in memory only; leave it out"
         )
