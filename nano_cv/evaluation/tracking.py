@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from nano_cv.config.options import flatten
 from nano_cv.errors import UserError, first_line, why_unreachable
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.tables import CSV, cell
@@ -141,7 +142,7 @@ class MLflow(Logger):
         values: Any = OmegaConf.to_container(config, resolve=True)
         params = [
             Param(key(name), str(value).encode(errors="backslashreplace").decode()[:250])
-            for name, value in _flat(values).items()
+            for name, value in flatten(values, "/").items()
         ]
         for start in range(0, 0 if self.resumed else len(params), 100):  # MLflow's most at once
             self._call(self.client.log_batch, self.run_id, params=params[start : start + 100])
@@ -332,12 +333,3 @@ def _mlflow(uri: str, experiment: str, tags: dict[str, str]) -> MLflow:
 
 def _health_page(uri: str) -> str:
     return f"{uri.rstrip('/')}/health"
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a/b": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{above}{key}"
-        flat |= _flat(value, f"{name}/") if isinstance(value, dict) else {name: value}
-    return flat
