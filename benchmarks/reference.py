@@ -193,9 +193,9 @@ def main() -> None:
     for split in ("train", "val", "test"):
         if not (options.data / split).is_dir():  # ours would take it out of the training pictures
             parser.error(f"--data {options.data}: there is no {split}/ in it")
-    from nano_cv.data.formats.folder import Folder
+    from nano_cv.data.formats.folder import read_folder
 
-    pictures = Folder(options.data, "train")
+    pictures = read_folder(options.data, "classification")["train"]
     count = sum(one.numel() for one in network(options.model, len(pictures.classes)).parameters())
     print(
         f"{options.model}, {count:,} parameters; {len(pictures)} pictures to train on", flush=True

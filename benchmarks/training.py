@@ -26,10 +26,10 @@ def plain(epochs: int, workers: int) -> list[float]:
     from PIL import Image
     from torchvision import transforms
 
-    from nano_cv.data.formats.flowers import Flowers
+    from nano_cv.data.formats.flowers import read_flowers
     from nano_cv.networks.lenet import LeNet
 
-    flowers = Flowers("data/flowers", "train")
+    flowers = read_flowers(Path("data/flowers"), "classification")["train"]
     change = transforms.Compose(
         [
             transforms.Resize((224, 224)),

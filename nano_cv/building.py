@@ -29,6 +29,7 @@ from nano_cv.metadata import (
 log = logging.getLogger(__name__)
 # Keys of `model.task` that the training takes, and not the task itself.
 OF_TRAINING = ("optimizer", "warmup_epochs", "layer_decay", "ema_decay")
+READ_BY_SET = ("source", "colours", "ignore")  # keys of `data` that `data.dataset` takes over
 if TYPE_CHECKING:  # the engines without torch come through here too
     from nano_cv.data.datamodule import DataModule
     from nano_cv.tasks.task import Task
@@ -79,7 +80,9 @@ def make_data(config: DictConfig) -> "DataModule":
     augment = config.data.augment
     if augment is not None and "_target_" not in augment:  # only the strength that a model asks for
         seen["augment"] = None
-    return instantiate(config.data, task=task_name(config), **seen, _convert_="all")
+    options: Any = OmegaConf.to_container(config.data, resolve=True)
+    own = {key: value for key, value in options.items() if key not in READ_BY_SET}
+    return instantiate(own | seen, task=task_name(config), _convert_="all")
 
 
 def fit_of(config: DictConfig) -> str:
@@ -87,11 +90,11 @@ def fit_of(config: DictConfig) -> str:
     return str(config.model.get("fit", "stretch"))
 
 
-def make_pictures(config: DictConfig, split: str) -> Pictures:
-    """One split of the data set as files; loads no torch."""
+def make_pictures(config: DictConfig) -> dict[str, Pictures]:
+    """The splits of the data set as files; loads no torch."""
     root = located(config.data.root)
     dataset = instantiate(config.data.dataset, _convert_="all")
-    return dataset(root=root, split=split, task=task_name(config))
+    return dataset(root=root, task=task_name(config))
 
 
 def open_splits(

@@ -262,10 +262,12 @@ def test_mirrored_answers_are_averaged(run, flowers, tmp_path):
 
     task = trained(tmp_path)
     plain = answers("tta=true", "engine=torch")
-    from nano_cv.data.formats.flowers import Flowers
+    from nano_cv.data.formats.flowers import read_flowers
     from nano_cv.data.pictures import Resized
 
-    images = torch.from_numpy(Resized(Flowers(flowers, "test"), 32, None).fetch(range(12)))
+    images = torch.from_numpy(
+        Resized(read_flowers(flowers, "classification")["test"], 32, None).fetch(range(12))
+    )
     with torch.no_grad():
         both = [task.predict(one)["CLASS_PROBS"] for one in (images, images.flip(3))]
     assert np.allclose(plain, (both[0] + both[1]) / 2, atol=2e-6)

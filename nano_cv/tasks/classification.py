@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nano_cv.evaluation.reports import classification as report
-from nano_cv.evaluation.reports import confusion
+from nano_cv.tasks.metrics import classification_figures, confusion
 from nano_cv.tasks.task import Losses, Task
 
 
@@ -70,5 +69,5 @@ class Classification(Task):
         """`accuracy` and `f1` of the report."""
         truth, predicted = np.concatenate(validated, axis=1)
         classes = self.metadata.classes
-        figures = report.figures(confusion(truth, predicted, len(classes)), classes)
+        figures = classification_figures(confusion(truth, predicted, len(classes)), classes)
         return {name: figures[name] for name in ("accuracy", "f1")}

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, max_pool2d
 
 from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes
-from nano_cv.evaluation.reports import detection as report
 from nano_cv.networks.centernet import STRIDE
+from nano_cv.tasks.metrics import Scored, detection_figures
 from nano_cv.tasks.task import Losses, Task
 
 SPREAD = 0.09  # standard deviation of a Gaussian, as a share of the box
@@ -91,7 +91,7 @@ class Detection(Task):
         for boxes, labels, ignored, frame, *one in zip(*truth, *found, strict=True):
             filled = labels != NO_LABEL
             objects = Boxes(boxes[filled], labels[filled], ignored[filled])
-            answer = report.Scored(*one)
+            answer = Scored(*one)
             # A picture ends where its margin begins, as in the test.
             inside = answer.boxes.clip(frame[[0, 1, 0, 1]], frame[[2, 3, 2, 3]])
             pairs.append((objects, answer._replace(boxes=inside)))
@@ -100,7 +100,7 @@ class Detection(Task):
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
         """`mAP` and `mAP50` of the report, in pixels of the square."""
         truths, found = zip(*(pair for batch in validated for pair in batch), strict=True)
-        figures = report.figures(truths, found, self.metadata.classes)
+        figures = detection_figures(truths, found, self.metadata.classes)
         return {name: figures[name] for name in ("mAP", "mAP50")}
 
     def _losses(self, outputs: tuple[Tensor, Tensor], targets: Boxes) -> Losses:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from nano_cv.data.images import IGNORE
-from nano_cv.evaluation.reports import segmentation as report
+from nano_cv.tasks.metrics import mask_confusion, segmentation_figures
 from nano_cv.tasks.task import Losses, Task
 
 
@@ -42,11 +42,11 @@ class Segmentation(Task):
         """Losses, and the confusion matrix of the pixels `[K, K]`."""
         logits = self(images)
         pair = masks.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
-        return self._losses(logits, masks), report.confusion_of(*pair, len(self.metadata.classes))
+        return self._losses(logits, masks), mask_confusion(*pair, len(self.metadata.classes))
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
         """`mIoU` and `accuracy` of the report; but in the square, not at the pictures' own size."""
-        figures = report.figures(np.sum(validated, axis=0), self.metadata.classes)
+        figures = segmentation_figures(np.sum(validated, axis=0), self.metadata.classes)
         return {name: figures[name] for name in ("mIoU", "accuracy")}
 
     def _losses(self, logits: Tensor, masks: Tensor) -> Losses:
