@@ -48,11 +48,10 @@ def make_plan(config: DictConfig, pictures: int) -> Plan:
     batch, options = config.data.batch_size, config.trainer
     if pictures < 2 * batch:
         batch = min(batch, max(LEAST_BATCH, pictures // 8))
-    steps = count_steps(pictures, batch)
     epochs = options.max_epochs or options.min_epochs
     repeats = 1
     if options.max_epochs is None:
-        repeats = max(1, round(options.min_steps / (steps * epochs)))
+        repeats = max(1, round(options.min_steps * batch / (pictures * epochs)))
     steps, limit = count_steps(pictures * repeats, batch), options.limit_train_batches
     steps = min(steps, limit) if isinstance(limit, int) else max(1, int(steps * limit))
     return Plan(pictures, batch, repeats, epochs, steps)
@@ -91,10 +90,12 @@ class Pace(pl.Callback):
     def __init__(self, plan: Plan, minutes: float | None) -> None:
         self.plan, self.minutes, self.steps = plan, minutes, 0
         self.begun = self.measured = 0.0
+        self.resumed = False
 
     def on_train_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
         """Look at the clock."""
         self.begun = time.monotonic()
+        self.resumed = trainer.current_epoch > 0  # it goes on with the epochs that it had
 
     def on_train_batch_end(self, trainer: pl.Trainer, learner: Any, *_: Any) -> None:
         """Look at the clock after two of the first steps."""
@@ -110,11 +111,11 @@ class Pace(pl.Callback):
         # Without gradients a batch takes about a third of the time.
         epoch = self.plan.steps * pace + sum(map(int, validated)) * pace / 3
         epochs = (trainer.max_epochs or 1) - trainer.current_epoch
-        if self.minutes and trainer.current_epoch == 0:  # a resumed run has its epochs already
+        if self.minutes and not self.resumed:
             left = self.minutes * 60 - (time.monotonic() - self.begun)
             epochs = max(1, int(left / epoch))
-            trainer.fit_loop.max_epochs = epochs
-            learner.steps = epochs * self.plan.steps
+            trainer.fit_loop.max_epochs = trainer.current_epoch + epochs
+            learner.steps = (trainer.current_epoch + epochs) * self.plan.steps
             if epoch > left:
                 log.warning("minutes=%g: one epoch takes longer than that", self.minutes)
         if epochs * epoch > 20:
