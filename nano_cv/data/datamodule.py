@@ -120,8 +120,13 @@ class DataModule(pl.LightningDataModule):
         return Batches(self.splits["train"]).__getitems__(range(count))
 
     def train_dataloader(self) -> DataLoader[Any]:
+<<<<<<< HEAD
         """Shuffled by seed and epoch, so that a resumed run sees the same order."""
         batches = Batches(self.splits["train"], self.repeats)
+=======
+        """Training pictures, shuffled by seed and epoch: a resumed run sees the same order."""
+        batches = Batches(self.splits["train"])
+>>>>>>> main
         order = self._order(batches, shuffle=True)
         order.set_epoch(self.first_epoch)
         # A single picture in the last batch: batch norm has nothing to compare it with.
@@ -129,7 +134,7 @@ class DataModule(pl.LightningDataModule):
         return self._loader(batches, sampler=order, drop_last=alone)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """In the order of the list; of shards, in that of those who read them."""
+        """Validation pictures in the order of the list, or of the shards."""
         batches = Batches(self.splits["val"])
         return self._loader(batches, sampler=self._order(batches, shuffle=False))
 
