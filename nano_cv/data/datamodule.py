@@ -120,13 +120,8 @@ class DataModule(pl.LightningDataModule):
         return Batches(self.splits["train"]).__getitems__(range(count))
 
     def train_dataloader(self) -> DataLoader[Any]:
-<<<<<<< HEAD
-        """Shuffled by seed and epoch, so that a resumed run sees the same order."""
-        batches = Batches(self.splits["train"], self.repeats)
-=======
         """Training pictures, shuffled by seed and epoch: a resumed run sees the same order."""
-        batches = Batches(self.splits["train"])
->>>>>>> main
+        batches = Batches(self.splits["train"], self.repeats)
         order = self._order(batches, shuffle=True)
         order.set_epoch(self.first_epoch)
         # A single picture in the last batch: batch norm has nothing to compare it with.
