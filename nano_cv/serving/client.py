@@ -2,20 +2,18 @@
 
     python -m nano_cv.serving.client photo.jpg another.png --output answers
 
-Names, shapes and classes come from the server; nothing of the model is typed here. gRPC and HTTP go
-the same way through `tritonclient`. Shapes: B pictures, S side of the square in pixels.
+Names, shapes and classes come from the server; nothing of the model is typed here. Speaks gRPC, by
+`tritonclient`. Shapes: B pictures, S side of the square in pixels.
 """
 
 import argparse
 import os
 import re
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,33 +53,21 @@ class Client:
     """Connections to one server; may be used from several threads, and as a context.
 
     Args:
-        address: HOST:PORT; gRPC and HTTP have different ports.
-        protocol: `grpc` or `http`.
+        address: HOST:PORT of its gRPC.
         timeout: seconds to wait for an answer.
         concurrency: requests in flight, so that the server has batches to make and cores to fill.
-
-    Raises:
-        UserError: HTTP, and what it needs is not installed.
     """
 
-    def __init__(
-        self,
-        address: str = ADDRESS,
-        protocol: str = "grpc",
-        timeout: float = 30.0,
-        concurrency: int = 8,
-    ) -> None:
-        self.address, self.protocol, self.timeout = address, protocol, timeout
-        self._module = tritonclient.grpc if protocol == "grpc" else _http()
+    def __init__(self, address: str = ADDRESS, timeout: float = 30.0, concurrency: int = 8) -> None:
+        self.address, self.timeout = address, timeout
+        self._triton = tritonclient.grpc.InferenceServerClient(address)
         self._known: dict[str, Model] = {}
-        # Every call runs in one of these threads, which each have their own connection: those of
-        # HTTP belong to the thread that opened them.
         self._pool = ThreadPoolExecutor(concurrency)
-        self._thread = threading.local()
 
     def close(self) -> None:
-        """End the threads, and with them the connections."""
+        """End the threads and the connection."""
         self._pool.shutdown(cancel_futures=True)
+        self._triton.close()
 
     def __enter__(self) -> "Client":
         return self
@@ -92,10 +78,9 @@ class Client:
     def models(self) -> list[str]:
         """The names of the models that are loaded.
 
-        From the statistics: serve.py keeps the repository's index, and what loads and unloads, to
-        itself.
+        From the statistics: a server may keep the repository's index to itself.
         """
-        statistics = self._ask("get_inference_statistics")
+        statistics = self._call("get_inference_statistics", as_json=True)
         return sorted({model["name"] for model in statistics.get("model_stats", [])})
 
     def model(self, name: str) -> Model:
@@ -106,8 +91,8 @@ class Client:
         """
         if name not in self._known:
             try:
-                metadata = self._ask("get_model_metadata", name)
-                config = self._ask("get_model_config", name)
+                metadata = self._call("get_model_metadata", name, as_json=True)
+                config = self._call("get_model_config", name, as_json=True)
             except ServerError as error:
                 ready = self.models()
                 if name in ready:
@@ -215,32 +200,19 @@ class Client:
         """One request; runs in a thread of the pool."""
         tensors = []
         for name, array in inputs.items():
-            tensor = self._module.InferInput(name, array.shape, model.inputs[name][0])
+            tensor = tritonclient.grpc.InferInput(name, array.shape, model.inputs[name][0])
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)
         answer = self._call("infer", model.name, tensors)
         return {name: answer.as_numpy(name) for name in model.outputs}
 
-    def _ask(self, method: str, *arguments: Any) -> Any:
-        options = {"as_json": True} if self.protocol == "grpc" else {}
-        return self._pool.submit(self._call, method, *arguments, **options).result()
-
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call the client of this thread; whatever it raises becomes a `ServerError`."""
+        """Call tritonclient; whatever it raises becomes a `ServerError`."""
         try:
-            if not hasattr(self._thread, "client"):
-                self._thread.client = self._connect()
-            if self.protocol == "grpc":
-                options["client_timeout"] = self.timeout
-            return getattr(self._thread.client, method)(*arguments, **options)
-        except Exception as error:  # sockets, gevent, gRPC and Triton have each their own
+            given = options | {"client_timeout": self.timeout}
+            return getattr(self._triton, method)(*arguments, **given)
+        except Exception as error:  # sockets, gRPC and Triton have each their own
             raise self._explain(error) from error
-
-    def _connect(self) -> Any:
-        if self.protocol == "grpc":
-            return self._module.InferenceServerClient(self.address)
-        patience = {"connection_timeout": self.timeout, "network_timeout": self.timeout}
-        return self._module.InferenceServerClient(self.address, **patience)
 
     def _explain(self, error: Exception) -> ServerError:
         text = one_line(error)
@@ -255,21 +227,9 @@ class Client:
             )
         reason = text.rpartition("last error: ")[2]
         return ServerError(
-            f"{self.address}: no Triton server answers there by {self.protocol} ({reason}); "
-            "to start one: python serve.py; gRPC and HTTP have different ports"
+            f"{self.address}: no Triton server answers there by gRPC ({reason}); "
+            "to start one: python serve.py; its page and its gRPC have different ports"
         )
-
-
-def _http() -> ModuleType:
-    try:
-        import tritonclient.http
-
-        return tritonclient.http
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            "protocol=http: tritonclient[http] is not installed here; use protocol=grpc, "
-            "or type: pip install gevent geventhttpclient"
-        ) from error
 
 
 def main() -> None:
@@ -278,13 +238,12 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="photo.jpg")
     parser.add_argument("--model", help="as in <model>_<data>; needed if there are several")
     parser.add_argument("--address", default=ADDRESS, help=f"of the server; {ADDRESS}")
-    parser.add_argument("--protocol", default="grpc", choices=("grpc", "http"))
     parser.add_argument("--output", type=Path, help="a folder for boxes, masks and drawings")
     options = parser.parse_args()
     answers: dict[Path, Arrays] = {}
     refused = 0
     try:
-        with Client(options.address, options.protocol) as client:
+        with Client(options.address) as client:
             model = _choose(client, options.model)
             metadata = client.metadata(f"{model}{JPEG}")
             for start in range(0, len(options.files), AT_ONCE):

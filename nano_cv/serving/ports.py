@@ -1,27 +1,24 @@
-"""Ports on loopback."""
+"""Ports that are to be listened on."""
 
 import socket
 from collections.abc import Mapping
 
 from nano_cv.errors import UserError
-from nano_cv.serving.triton import LOOPBACK, free_ports
+from nano_cv.serving.triton import free_ports
 
 
-def check_ports(ports: Mapping[str, int | None]) -> None:
+def check_ports(host: str, ports: Mapping[str, int]) -> None:
     """Make sure that each is free; the keys are those of the configuration.
 
     Raises:
         UserError: one is taken, is none, or is given twice.
     """
-    given = {key: port for key, port in ports.items() if port is not None}
-    for key, port in given.items():
-        if not 1 <= port <= 65535:
-            raise UserError(f"{key}={port}: a port is a number from 1 to 65535")
-        twice = [other for other in given if other != key and given[other] == port]
+    for key, port in ports.items():
+        twice = [other for other in ports if other != key and ports[other] == port]
         if twice:
             raise UserError(f"{key} and {twice[0]} are both {port}; each needs its own")
         try:
-            _bind(port)
+            _bind(host, port)
         except OSError as error:
             raise UserError(
                 f"{key}={port}: {error.strerror}; stop what listens there, or choose another: "
@@ -29,8 +26,8 @@ def check_ports(ports: Mapping[str, int | None]) -> None:
             ) from error
 
 
-def _bind(port: int) -> None:
+def _bind(host: str, port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that just ended
-        probe.bind((LOOPBACK, port))
+        probe.bind((host, port))
         probe.listen()

@@ -143,16 +143,24 @@ class Scored(NamedTuple):
 
 def restored(metadata: Metadata, predictions: Predictions, pictures: Pictures) -> list[Scored]:
     """The boxes of each picture in its own pixels: the fitting into the square undone."""
-    answers = []
-    for index, file in enumerate(pictures.files):
-        width, height = images.dimensions(file)
-        place = images.place(width, height, metadata.image_size, metadata.fit)
-        offset = np.array([place.left, place.top] * 2)
-        scale = np.array([width / place.width, height / place.height] * 2)
-        boxes = (predictions["BOXES"][index].astype(np.float64) - offset) * scale
-        boxes = boxes.clip(0, np.array([width, height] * 2))
-        answers.append(Scored(boxes, predictions["LABELS"][index], predictions["SCORES"][index]))
-    return answers
+    return [
+        in_picture(
+            metadata,
+            {name: predictions[name][index] for name in ("BOXES", "LABELS", "SCORES")},
+            *images.dimensions(file),
+        )
+        for index, file in enumerate(pictures.files)
+    ]
+
+
+def in_picture(metadata: Metadata, outputs: Predictions, width: int, height: int) -> Scored:
+    """The boxes that were predicted for one picture, in pixels of the picture."""
+    place = images.place(width, height, metadata.image_size, metadata.fit)
+    offset = np.array([place.left, place.top] * 2)
+    scale = np.array([width / place.width, height / place.height] * 2)
+    boxes = (outputs["BOXES"].astype(np.float64) - offset) * scale
+    boxes = boxes.clip(0, np.array([width, height] * 2))
+    return Scored(boxes, outputs["LABELS"], outputs["SCORES"])
 
 
 def _as_coco(metadata: Metadata, boxes: Sequence[Scored], pictures: Pictures) -> dict[str, Any]:

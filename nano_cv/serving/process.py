@@ -93,6 +93,12 @@ class Server:
         )
 
     @property
+    def pid(self) -> int:
+        """Of the process that was started."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
     def ended(self) -> str:
         """How the process ended, or nothing while it runs."""
         if self.process is None:
@@ -101,11 +107,6 @@ class Server:
         if status is None:
             return ""
         return f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
-
-    @property
-    def stopped(self) -> bool:
-        """Whether somebody has sent it SIGSTOP."""
-        return self.process is not None and is_stopped(psutil.Process(self.process.pid))
 
     def stubs(self, repository: Path) -> dict[str, set[psutil.Process]]:
         """The stub processes of each model; their first argument is the model's file."""
@@ -159,20 +160,6 @@ class Server:
     def _clear(self) -> None:
         for file in self.memory.parent.glob(f"{self.memory.name}*"):
             file.unlink(missing_ok=True)
-
-
-def kill(process: psutil.Process) -> None:
-    """SIGKILL, if it is still there."""
-    with suppress(psutil.Error):
-        process.kill()
-
-
-def is_dead(process: psutil.Process) -> bool:
-    """Whether it has ended, collected by its parent or not."""
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return True
 
 
 def is_stopped(process: psutil.Process) -> bool:
