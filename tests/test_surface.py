@@ -39,9 +39,9 @@ logger: csv mlflow none
 model: centernet convnext_atto efficientnet_lite0 efficientnet_lite1 flow lenet lenet128 lenet64 \
 mobilenetv3 resnet resnet18 resnet28 resnet28_large timm unet
 paths: default
+pbtxt: default
 sweep: optuna
 trainer: default
-triton: default
 """
 
 

@@ -32,15 +32,37 @@ OPTIONS = [
 ]
 
 
+# serve.py, which finds no Triton: as if its wheel were not installed.
+WITHOUT = f"""
+import sys
+sys.path.insert(0, {str(PROJECT)!r})
+sys.argv[0] = "serve.py"
+sys.modules["pytriton"] = None
+from serve import serve
+serve()
+"""
+
+
 class Trial:
     """One supervised server; leave the `with` block to stop it."""
 
-    def __init__(self, repository: Path, folder: Path, *settings: str) -> None:
-        """Start it on free ports, writing below `folder`; `wait_ready` waits."""
+    def __init__(
+        self, repository: Path, folder: Path, *settings: str, without: bool = False
+    ) -> None:
+        """Start it on free ports, writing below `folder`; `wait_ready` waits.
+
+        Args:
+            repository: the models.
+            folder: for what it writes.
+            *settings: further ones.
+            without: as on a machine that has no Triton.
+        """
         self.ports = dict(zip(("port", "grpc_port"), free_ports(2), strict=True))
         self.output, self.temporary = folder / "serve.out", folder / "tmp"
         self.temporary.mkdir()
         line = [sys.executable, str(PROJECT / "serve.py"), *settings]
+        if without:
+            line[1:2] = ["-c", WITHOUT]
         line += [f"paths.models={repository}", f"paths.runs={folder / 'runs'}"]
         line += [f"{key}={port}" for key, port in self.ports.items()]
         with self.output.open("w") as output:

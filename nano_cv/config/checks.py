@@ -48,7 +48,8 @@ def option_groups(folders: list[Path]) -> dict[str, list[str]]:
 def groups_of(config_name: str) -> list[str]:
     """The option groups that a script has, from the list of defaults in its YAML file."""
     defaults = OmegaConf.load(CONFIGS / f"{config_name}.yaml").defaults
-    return [str(key).split()[-1] for item in defaults if item != "_self_" for key in item]
+    keys = [str(key) for item in defaults if item != "_self_" for key in item]
+    return [key.split()[-1].partition("@")[0] for key in keys]  # without `optional` and the place
 
 
 def check(config_name: str, arguments: list[str]) -> list[str]:

@@ -51,7 +51,7 @@ def publish(
         repository: of Triton; made if it is not there.
         metadata: what the model promises.
         model: an ONNX file.
-        triton: the options of `configs/triton`.
+        triton: the options of `configs/pbtxt`.
         entries: session entries that the model wants, see `precision.py`.
         prove: loads models of a repository into a server; raises where it refuses one.
 

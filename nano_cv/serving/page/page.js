@@ -186,16 +186,19 @@ const shows = {
     draw((pen, scale) => {
       pen.lineWidth = 3;
       pen.font = "600 14px system-ui, sans-serif";
+      const taken = []; // places of captions: one upon another could not be read
       for (const one of boxes) {
         const [left, top, right, bottom] = one.box.map((side) => side * scale);
         pen.strokeStyle = pen.fillStyle = colour(one.label);
         pen.strokeRect(left, top, right - left, bottom - top);
         const text = about.classes.length > 1 ? `${one.label} ${percent(one.score)}` : percent(one.score);
         const width = pen.measureText(text).width + 8;
-        if (right - left < width / 2) continue; // small boxes would drown in their own names
-        pen.fillRect(left - 1.5, Math.max(0, top - 20), width, 20);
+        const [x, y] = [left - 1.5, Math.max(0, top - 20)];
+        if (taken.some(([a, b, wide]) => x < a + wide && a < x + width && Math.abs(y - b) < 20)) continue;
+        taken.push([x, y, width]);
+        pen.fillRect(x, y, width, 20);
         pen.fillStyle = colour(one.label) === "#0072b2" ? "#fff" : "#000";
-        pen.fillText(text, left + 2.5, Math.max(0, top - 20) + 15);
+        pen.fillText(text, x + 4, y + 15);
       }
     });
     return `Your picture with ${boxes.length} boxes`;
