@@ -20,7 +20,13 @@ OPTIONS = {
     **{"max_queue_size": None, "queue_timeout_us": None, "decode_instances": 1},
     **{"max_picture_bytes": 10**7, "max_picture_pixels": 10**6},
 }
-IMAGES = helper.make_tensor_value_info("IMAGES", TensorProto.UINT8, ["B", 3, S, S])
+
+
+def images_of(size: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info("IMAGES", TensorProto.UINT8, ["B", 3, size, size])
+
+
+IMAGES = images_of(S)
 
 
 def constant(name: str, array: np.ndarray) -> onnx.TensorProto:
@@ -115,11 +121,15 @@ def publish_all(repository: Path, folder: Path) -> Path:
     return repository
 
 
-def publish_one(repository: Path, folder: Path, task: str) -> None:
-    """One more version of the model of a task."""
-    model, make = TASKS[task]
-    metadata = Metadata(task, model, "tiny", CLASSES, S, [0.5] * 3, [0.5] * 3)
+def publish_one(
+    repository: Path, folder: Path, task: str, model: str = "", data: str = "tiny", size: int = S
+) -> None:
+    """One more version of the model of a task; of another name or size if that is given."""
+    usual, make = TASKS[task]
+    model = model or usual
+    metadata = Metadata(task, model, data, CLASSES, size, [0.5] * 3, [0.5] * 3)
     nodes, inputs, outputs, constants = make()
+    inputs = [images_of(size) if one.name == "IMAGES" else one for one in inputs]
     graph = helper.make_graph(nodes, model, inputs, outputs, constants)
     opset = [helper.make_opsetid("", 17)]
     made = helper.make_model(graph, opset_imports=opset, ir_version=8)
