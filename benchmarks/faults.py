@@ -305,7 +305,8 @@ class Faults:
             status = self.trial.process.wait(60)
             seconds = time.monotonic() - start
         errors = over_grpc.errors() + over_http.errors()
-        polite = ("Server is stopping", "no available versions", "refused", "failed to connect")
+        polite = ["Server is stopping", "no available versions", "refused", "failed to connect"]
+        polite += ["Broken pipe", "reset by peer", "closed connection"]  # of one that was idle
         lost = [error for error in errors if not any(text in error for text in polite)]
         seen = f"ended with {status} after {seconds:.1f} s; {len(lost)} lost: {lost or 'none'}; "
         return f"{seen}{errors.total()} refused as they came later", not lost and status == 0

@@ -293,6 +293,12 @@ def test_memory_that_large_requests_leave(served):
     assert process.memory_info().rss - before < 20 * 2**20
 
 
+def test_how_to_get_triton_is_said(served):
+    said = served.output.read_text()
+    line = "onnxruntime in this process answers: the Triton server is not installed; type: poetry"
+    assert (line in said and "docker compose up" in said) != served.has_triton
+
+
 def test_sigterm_ends_what_was_begun(tmp_path):
     publish_all(tmp_path / "models", tmp_path)
     with Trial(tmp_path / "models", tmp_path, without=True) as trial:

@@ -407,6 +407,23 @@ def test_sigterm_loses_nothing_that_was_accepted(tmp_path):
     assert not list(Path("/dev/shm").glob(f"nano_cv_{trial.ports['grpc_port']}_*"))
 
 
+def test_a_model_that_stops_the_server_each_time_is_set_aside(tmp_path):
+    """The others serve; mended files are taken over."""
+    write_repository(tmp_path / "all")
+    for name in ("scale", "slow"):
+        (tmp_path / "models").mkdir(exist_ok=True)
+        (tmp_path / "all" / name).rename(tmp_path / "models" / name)
+    code = tmp_path / "models/slow/1/model.py"
+    code.write_text(SLOW.replace("== 13", "!= 13"))  # hangs at each question
+    with Trial(tmp_path / "models", tmp_path, *FAST) as trial:
+        trial.wait(lambda: "set aside" in trial.model("slow").get("reason", ""), 60)
+        trial.wait(lambda: trial.model("scale")["state"] == "ready", 60)
+        assert np.array_equal(trial.infer("scale", X)["Y"], X["X"] * 2)
+        assert trial.health()[0] == 503
+        code.write_text(SLOW)
+        trial.wait_ready()
+
+
 def test_nothing_runs_on_when_the_supervisor_is_killed(tmp_path):
     write_scale(tmp_path / "models" / "scale")
     with Trial(tmp_path / "models", tmp_path) as trial:

@@ -52,14 +52,20 @@ class Local(Backend):
         """See `Backend`."""
         while True:
             await asyncio.sleep(self.poll_seconds)
-            names = {folder.name for folder in repository.folders(self.source)}
-            for name in self.models.keys() - names:
-                del self.models[name]
-                self.sessions.pop(name, None)
-                log.warning("%s: removed from the repository", name)
-            for name in names & (set(self.wanted) if self.wanted else names):
-                if self.seen.get(name) != repository.signature(self.source / name):
-                    await self._load(name)
+            try:
+                await self._take_changes()
+            except OSError as error:  # of this machine, such as too many open files
+                log.warning("the repository is looked at again: %s", one_line(error))
+
+    async def _take_changes(self) -> None:
+        names = {folder.name for folder in repository.folders(self.source)}
+        for name in self.models.keys() - names:
+            del self.models[name]
+            self.sessions.pop(name, None)
+            log.warning("%s: removed from the repository", name)
+        for name in names & (set(self.wanted) if self.wanted else names):
+            if self.seen.get(name) != repository.signature(self.source / name):
+                await self._load(name)
 
     async def stop(self) -> None:
         """See `Backend`."""

@@ -79,7 +79,7 @@ def _make_backend(config: DictConfig) -> Backend:
         from nano_cv.serving.local import Local
 
         check_ports(config.host, {"port": config.port})
-        log.warning("%s\nWithout Triton: served by onnxruntime in this process", error)
+        log.warning("onnxruntime in this process answers: %s", error)
         return Local(source, wanted, config.poll_seconds)
     check_ports(config.host, {"port": config.port, "grpc_port": config.grpc_port})
     return Supervisor(

@@ -17,6 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,14 @@ class Watched(Backend):
         Raises:
             UserError: no Triton there, or no model that answers.
         """
-        if not await self.connection.is_live(self.deadline):
-            raise UserError(f"triton={self.address}: no Triton server answers there by gRPC")
-        await self.look()
-        await self.ask_all()
+        try:
+            await self.look()
+        except LostError as error:
+            raise UserError(
+                f"triton={self.address}: no Triton server answers there by gRPC ({one_line(error)})"
+            ) from error
+        with suppress(LostError):  # of some model, which now is known to be failing
+            await self.ask_all()
         self._check_any()
         self.state = "serving"
         self.up.set()
@@ -271,7 +276,10 @@ class Supervisor(Watched):
         source = self.staging.source
         names = repository.wanted_models(source, self.wanted)
         await self._take({name: repository.signature(source / name) for name in names})
-        await self._start_server()
+        try:
+            await self._start_server()
+        except LostError as error:
+            await self._restart(one_line(error))
         self._check_any()
         self.state = "serving"
 
@@ -301,7 +309,7 @@ class Supervisor(Watched):
                 why = await self._until_lost()
             except LostError as error:
                 why = one_line(error)
-            except OSError as error:  # of this machine, such as too many open files: no fault
+            except (OSError, psutil.Error) as error:  # of this machine: too many open files
                 log.warning("the watch goes on: %s", one_line(error))
                 await asyncio.sleep(LOOK_SECONDS)
                 continue
@@ -396,21 +404,30 @@ class Supervisor(Watched):
         last = dict(self.seen)
         while True:
             await asyncio.sleep(self.poll_seconds)
-            now = await asyncio.to_thread(self._signatures)
-            for name in self.seen.keys() - now.keys():
-                del self.seen[name]
-                self.staging.remove(name)
-                log.warning("%s: removed from the repository", name)
-            changed = {
-                name: signature
-                for name, signature in now.items()
-                if self.seen.get(name) != signature or self._copy_is_gone(name)
-            }
-            # Whoever copies files in may not have ended: so only what is as it was before.
-            settled = {name: one for name, one in changed.items() if last.get(name) == one}
-            last = now
-            if settled:
-                await self._take(settled)
+            try:
+                last = await self._take_changes(last)
+            except OSError as error:  # of this machine, such as too many open files
+                log.warning("the repository is looked at again: %s", one_line(error))
+
+    async def _take_changes(
+        self, last: dict[str, repository.Signature]
+    ) -> dict[str, repository.Signature]:
+        """Take over what has changed and is now as it was at the `last` look; returns this look."""
+        now = await asyncio.to_thread(self._signatures)
+        for name in self.seen.keys() - now.keys():
+            del self.seen[name]
+            self.staging.remove(name)
+            log.warning("%s: removed from the repository", name)
+        changed = {
+            name: signature
+            for name, signature in now.items()
+            if self.seen.get(name) != signature or self._copy_is_gone(name)
+        }
+        # Whoever copies files in may not have ended: so only what is as it was before.
+        settled = {name: one for name, one in changed.items() if last.get(name) == one}
+        if settled:
+            await self._take(settled)
+        return now
 
     def _copy_is_gone(self, name: str) -> bool:
         """Whether somebody has deleted what Triton reads, such as by clearing old files."""
