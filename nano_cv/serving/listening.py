@@ -12,7 +12,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-KEEP_ALIVE = 15  # seconds that an idle connection is kept between two requests
+KEEP_ALIVE = 60  # seconds that an idle connection is kept between two requests
 HEAD_BYTES = 32 * 1024  # of a request line and its headers
 GRACE = 5  # seconds beyond those in which the door itself refuses a slow body
 

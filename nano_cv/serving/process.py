@@ -111,12 +111,9 @@ class Server:
     def stubs(self, repository: Path) -> dict[str, set[psutil.Process]]:
         """The stub processes of each model; their first argument is the model's file."""
         found: dict[str, set[psutil.Process]] = {}
-        try:
-            children = psutil.Process(self.process.pid).children() if self.process else []
-        except psutil.Error:
-            children = []
-        for child in children:
+        for number in _children(self.pid) if self.process else []:
             try:
+                child = psutil.Process(number)
                 file = Path(child.cmdline()[1])
                 found.setdefault(file.relative_to(repository).parts[0], set()).add(child)
             except (psutil.Error, IndexError, ValueError):
@@ -160,6 +157,18 @@ class Server:
     def _clear(self) -> None:
         for file in self.memory.parent.glob(f"{self.memory.name}*"):
             file.unlink(missing_ok=True)
+
+
+def _children(pid: int) -> list[int]:
+    """The child processes, by what each thread has: psutil would look at the whole machine."""
+    found: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has ended since
+            found += map(int, file.read_text().split())
+    if not found:  # not every kernel tells
+        with suppress(psutil.Error):
+            found = [child.pid for child in psutil.Process(pid).children()]
+    return found
 
 
 def is_stopped(process: psutil.Process) -> bool:

@@ -210,7 +210,8 @@ const shows = {
     at("headline").textContent = seen.slice(0, 2).map((one) => one.label).join(", ");
     at("opacity-value").textContent = percent(opacity);
     at("rows").replaceChildren(
-      ...seen.map((one) => row(one.label, one.share, percent(one.share), one.colour)),
+      // The first class stays clear in the picture, and so has no colour here.
+      ...seen.map((one) => row(one.label, one.share, percent(one.share), one.index ? one.colour : "var(--quiet)")),
     );
     draw((pen, scale, width, height) => {
       const layer = new OffscreenCanvas(width, height).getContext("2d");
@@ -241,6 +242,7 @@ function show() {
   const task = about.task;
   at("answer").hidden = at("how").hidden = false;
   at("canvas").hidden = task === "generation";
+  at("answer").classList.toggle("gallery", task === "generation");
   at("confidence-row").hidden = task !== "detection";
   at("opacity-row").hidden = task !== "segmentation";
   at("all").hidden = true;
