@@ -15,20 +15,20 @@ def benchmark(config: DictConfig) -> None:
 
     from benchmarks.serving import comparison, rounds, settings, table
     from nano_cv import building
-    from nano_cv.evaluation.engines import Onnx
+    from nano_cv.evaluation.engines import Onnx, find_export
     from nano_cv.serving import triton
 
     folder = building.run_folder()
     model = Path(config.paths.models, f"{config.model.name}_{config.data.name}")
-    file, precision = settings.newest(model)
-    float32, _ = settings.newest(model, "float32")
+    file, float32 = find_export(model), find_export(model, "float32")
+    exported = Onnx(file)
     options = (config.instances, config.delays_us, config.threads, config.batches)
-    grid = list(settings.grid(precision, *options))
+    grid = list(settings.grid(exported.precision, *options))
     default = settings.default("float32", config.triton)
-    metadata = Onnx(file).metadata
+    metadata = exported.metadata
     picture = None  # a generator takes none, and so has no other design to be compared with
     if metadata.task != "generation":
-        picture = comparison.pick(building.make_pictures(config, "test").files)
+        picture = comparison.pick(building.make_pictures(config)["test"].files)
 
     with tempfile.TemporaryDirectory() as temporary:
         repository = Path(temporary)

@@ -9,21 +9,19 @@ from nano_cv.config.cli import main
 def export_model(config: DictConfig) -> None:
     """Export, compare with torch, choose a precision, and publish the next version."""
     import tempfile
-    from functools import partial
     from pathlib import Path
 
     from nano_cv import building
-    from nano_cv.evaluation import reports
+    from nano_cv.evaluation.engines import Onnx, Torch
     from nano_cv.evaluation.summary import summarise
     from nano_cv.evaluation.tracking import make_logger
-    from nano_cv.export import graph, parity, precision, repository
+    from nano_cv.export import graph, parity, precision, repository, triton_config
     from nano_cv.export.samples import Samples
     from nano_cv.serving import triton
 
     folder, path = building.run_folder(), building.weights_file(config)
     task = building.trained_task(config, path)
     samples = Samples(config, building.make_data(config), task.metadata)
-    metric = reports.find(task.metadata.task).gate
 
     data_hash = task.metadata.data_hash
     with (
@@ -32,14 +30,15 @@ def export_model(config: DictConfig) -> None:
     ):
         file = Path(staging, "model.onnx")
         graph.export(task, file)
-        figures = parity.compare(task, file, *samples.odd(), config.tolerance)
-        figures[f"val/{metric}/torch"] = samples.score(partial(graph.run_torch, task))
+        trained = Torch(task, path, "cpu")
+        figures = parity.check_parity(trained, Onnx(file), *samples.load_odd(), config.tolerance)
+        figures[f"val/{samples.metric}/torch"] = samples.score(trained)
 
-        threads = repository.threads(config.triton)
+        threads = triton_config.count_threads(config.triton)
         gates = (threads, config.max_drop, config.calibration_pictures)
-        best, variants = precision.choose(config.precision, file, samples, metric, *gates)
+        best, variants = precision.choose(config.precision, file, samples, *gates)
         for variant in variants:
-            figures[f"val/{metric}/{variant.precision}"] = variant.score
+            figures[f"val/{samples.metric}/{variant.precision}"] = variant.score
             figures[f"speed/{variant.precision}"] = variant.speed
 
         graph.annotate(best.file, task.metadata, {"precision": best.precision, **figures})

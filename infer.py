@@ -15,18 +15,18 @@ def infer(config: DictConfig) -> None:
     from nano_cv.building import run_folder
     from nano_cv.evaluation.engines import make_engine
     from nano_cv.evaluation.evaluate import evaluate
-    from nano_cv.evaluation.inputs import check_options, select
+    from nano_cv.evaluation.inputs import check_options, select_inputs
     from nano_cv.evaluation.summary import summarise
     from nano_cv.evaluation.tracking import make_logger
 
     check_options(config)
     folder = run_folder()
     with make_engine(config) as engine:
-        inputs, data_hash, broken = select(config, engine.metadata)
+        inputs, data_hash, broken = select_inputs(config, engine.metadata)
         with make_logger(config, folder, "infer", data_hash) as logger:
             metrics = evaluate(config, engine, inputs, folder, logger)
             summarise(metrics, {**engine.source, "run": folder}, logger)
-            if broken:
+            if broken:  # raised here, so that the record says that this run has failed
                 raise broken
 
 

@@ -20,8 +20,8 @@ def shard(config: DictConfig) -> None:
         raise UserError("output: needed; add output=FOLDER or output=s3://BUCKET/FOLDER")
     output = str(located(config.output)).rstrip("/")
     sharding.refuse_existing(output)
-    task, size = task_name(config), config.data.image_size
-    splits, _ = building.open_splits(config, task, size, None, config.data.fit)
+    task, size = task_name(config), config.model.image_size
+    splits, _ = building.open_splits(config, task, size, None, building.fit_of(config))
     sharding.write(splits, task, output, int(config.shard_mb * 1e6))
     settings = ["+data=shards", f"+model={config.model.name}"]
     settings += [f"data.root={output}", f"data.name={config.data.name}"]

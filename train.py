@@ -44,12 +44,13 @@ def train(config: DictConfig) -> float:
         task = building.make_task(config, metadata)
         building.load_pretrained(config, task)
 
+        learner = building.make_learner(config, task)
         trainer, keeper = fitting.make_trainer(
             config, folder, building.sweep_folder(), logger, task
         )
         checkpoint = folder / "checkpoints" / "last.ckpt"
-        fitting.fit(trainer, task, data, checkpoint if config.resume else None)
-        best = fitting.restore_best(task, keeper)
+        fitting.fit(trainer, learner, data, checkpoint if config.resume else None)
+        best = fitting.restore_best(learner, keeper)
         metrics = {f"best {task.monitor}": best}
 
         own = folder / weights.WEIGHTS

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.serving.load import INFER, request_of
 from benchmarks.serving.trial import OPTIONS, Load, Trial
-from nano_cv.export.repository import versions
+from nano_cv.files import list_versions
 from nano_cv.serving.connection import question_for, tiny_picture
 from nano_cv.serving.triton import LOOPBACK
 
@@ -248,7 +248,7 @@ class Faults:
     def drop_in(self, version: str, content: bytes | None) -> None:
         """A copy of the newest version, whole at once, with another content if that is given."""
         hidden = self.models / self.model / f".{version}"
-        newest = versions(self.models / self.model)[-1]
+        newest = list_versions(self.models / self.model)[-1]
         shutil.copytree(self.models / self.model / str(newest), hidden)
         if content is not None:
             (hidden / "model.onnx").write_bytes(content)

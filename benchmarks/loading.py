@@ -27,9 +27,9 @@ import boto3
 
 from nano_cv.data import sharding, store
 from nano_cv.data.datamodule import DataModule
-from nano_cv.data.formats.flowers import Flowers
-from nano_cv.data.formats.folder import Folder
-from nano_cv.data.formats.shards import Shards
+from nano_cv.data.formats.flowers import read_flowers
+from nano_cv.data.formats.folder import read_folder
+from nano_cv.data.formats.shards import read_shards
 from nano_cv.data.pictures import open_splits
 
 BUCKET = "nano-cv-loading"
@@ -90,7 +90,9 @@ def main() -> None:
     parser.add_argument("--shard-mb", type=float, default=4.0)
     parser.add_argument("--port", type=int, default=5055, help="of the store")
     given = parser.parse_args()
-    dataset, root = (Folder, given.data) if given.data else (Flowers, Path("data/flowers"))
+    dataset, root = (
+        (read_folder, given.data) if given.data else (read_flowers, Path("data/flowers"))
+    )
     make = partial(DataModule, "x", [], "classification", image_size=given.size, batch_size=32)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -102,9 +104,12 @@ def main() -> None:
             "decoded once, cache": (make(root, dataset, cache=folder / "cache"), None),
             "loose files, no workers": (make(root, dataset), None),
             "loose files, 2 workers": (make(root, dataset, workers=2), None),
-            "shards in a folder, 2 workers": (make(folder / "shards", Shards, workers=2), None),
-            "shards in a store, 2 workers": (make(url, Shards, workers=2), None),
-            "the store, a picture a request": (make(url, Shards, workers=2), alone),
+            "shards in a folder, 2 workers": (
+                make(folder / "shards", read_shards, workers=2),
+                None,
+            ),
+            "shards in a store, 2 workers": (make(url, read_shards, workers=2), None),
+            "the store, a picture a request": (make(url, read_shards, workers=2), alone),
         }
         for data, _ in rows.values():
             data.setup()

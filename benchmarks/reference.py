@@ -86,8 +86,8 @@ def commands(options: argparse.Namespace, seed: int, folder: Path) -> dict[str, 
         "data.root": options.data,
         "model.task.network._target_": "reference.network",
         "model.task.network.name": options.model,
-        "model.epochs": options.epochs,
-        "model.batch_size": options.batch,
+        "trainer.max_epochs": options.epochs,
+        "data.batch_size": options.batch,
         "model.image_size": options.size,
         "model.task.optimizer.lr": options.lr,
         "model.task.optimizer.weight_decay": options.weight_decay,
@@ -193,9 +193,9 @@ def main() -> None:
     for split in ("train", "val", "test"):
         if not (options.data / split).is_dir():  # ours would take it out of the training pictures
             parser.error(f"--data {options.data}: there is no {split}/ in it")
-    from nano_cv.data.formats.folder import Folder
+    from nano_cv.data.formats.folder import read_folder
 
-    pictures = Folder(options.data, "train")
+    pictures = read_folder(options.data, "classification")["train"]
     count = sum(one.numel() for one in network(options.model, len(pictures.classes)).parameters())
     print(
         f"{options.model}, {count:,} parameters; {len(pictures)} pictures to train on", flush=True

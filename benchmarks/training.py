@@ -26,10 +26,10 @@ def plain(epochs: int, workers: int) -> list[float]:
     from PIL import Image
     from torchvision import transforms
 
-    from nano_cv.data.formats.flowers import Flowers
+    from nano_cv.data.formats.flowers import read_flowers
     from nano_cv.networks.lenet import LeNet
 
-    flowers = Flowers("data/flowers", "train")
+    flowers = read_flowers(Path("data/flowers"), "classification")["train"]
     change = transforms.Compose(
         [
             transforms.Resize((224, 224)),
@@ -92,7 +92,7 @@ def recipe(epochs: int, _: int) -> list[float]:
         config = hydra.compose("train", ["logger=none"])
     data = building.make_data(config)
     task = building.make_task(config, building.make_metadata(config, data, ""))
-    clock = Clock()
+    learner, clock = building.make_learner(config, task), Clock()
     trainer = pl.Trainer(
         max_epochs=epochs + 1,
         precision=best_precision("cpu"),  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ def recipe(epochs: int, _: int) -> list[float]:
         enable_model_summary=False,
         callbacks=[clock],
     )
-    trainer.fit(task, data)
+    trainer.fit(learner, data)
     return clock.seconds[1:]
 
 

@@ -3,6 +3,7 @@
 import logging
 import re
 import shlex
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,13 @@ from nano_cv.metadata import (
 )
 
 log = logging.getLogger(__name__)
+# Keys of `model.task` that the training takes, and not the task itself.
+OF_TRAINING = ("optimizer", "warmup_epochs", "layer_decay", "ema_decay")
+READ_BY_SET = ("source", "colours", "ignore")  # keys of `data` that `data.dataset` takes over
 if TYPE_CHECKING:  # the engines without torch come through here too
     from nano_cv.data.datamodule import DataModule
     from nano_cv.tasks.task import Task
+    from nano_cv.training.learner import Learner
 
 
 def run_folder() -> Path:
@@ -71,14 +76,25 @@ def again(script: str) -> str:
 
 def make_data(config: DictConfig) -> "DataModule":
     """The DataModule for the task of the model, not yet opened."""
-    return instantiate(config.data, task=task_name(config), _convert_="all")
+    seen = {"image_size": config.model.image_size, "fit": fit_of(config)}
+    augment = config.data.augment
+    if augment is not None and "_target_" not in augment:  # only the strength that a model asks for
+        seen["augment"] = None
+    options: Any = OmegaConf.to_container(config.data, resolve=True)
+    own = {key: value for key, value in options.items() if key not in READ_BY_SET}
+    return instantiate(own | seen, task=task_name(config), _convert_="all")
 
 
-def make_pictures(config: DictConfig, split: str) -> Pictures:
-    """One split of the data set as files; loads no torch."""
+def fit_of(config: DictConfig) -> str:
+    """How pictures are fitted into the square of the model, see `images.place`."""
+    return str(config.model.get("fit", "stretch"))
+
+
+def make_pictures(config: DictConfig) -> dict[str, Pictures]:
+    """The splits of the data set as files; loads no torch."""
     root = located(config.data.root)
     dataset = instantiate(config.data.dataset, _convert_="all")
-    return dataset(root=root, split=split, task=task_name(config))
+    return dataset(root=root, task=task_name(config))
 
 
 def open_splits(
@@ -109,7 +125,7 @@ def _metadata(
         image_size=options.pop("image_size"),
         mean=list(config.model.mean),
         std=list(config.model.std),
-        fit=config.data.fit,
+        fit=fit_of(config),
         network=options,
         data_hash=data_hash,
         git_commit=git_commit(),
@@ -120,7 +136,24 @@ def _metadata(
 def make_task(config: DictConfig, metadata: Metadata) -> "Task":
     """The task with an untrained network."""
     with settings_of(f"model={config.model.name}"):
-        return instantiate(config.model.task, _partial_=True, _convert_="all")(metadata=metadata)
+        return _instantiate(config, without=OF_TRAINING)(metadata=metadata)
+
+
+def make_learner(config: DictConfig, task: "Task") -> "Learner":
+    """What trains the task: its optimiser, schedule and averaged weights."""
+    from nano_cv.training.learner import Learner
+
+    given = {key: config.model.task[key] for key in OF_TRAINING if key in config.model.task}
+    with settings_of(f"model={config.model.name}"):
+        return Learner(task, **instantiate(given, _convert_="all"))
+
+
+def _instantiate(config: DictConfig, without: Sequence[str]) -> Callable[..., Any]:
+    """The class of `model.task` with its settings, but for some of them."""
+    settings: Any = OmegaConf.to_container(config.model.task, resolve=True)
+    kept = {key: value for key, value in settings.items() if key not in without}
+    part: Callable[..., Any] = instantiate(kept, _partial_=True, _convert_="all")
+    return part
 
 
 def rehearse(config: DictConfig) -> None:

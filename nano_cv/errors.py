@@ -15,14 +15,14 @@ UNSEEN = re.compile(
 
 
 class UserError(Exception):
-    """What was given, what is allowed, and the command to type."""
+    """A user's mistake. The message says what was given, what is allowed, and what to type."""
 
 
 @contextmanager
 def settings_of(group: str) -> Iterator[None]:
-    """What is built inside may refuse its settings: then the user hears which `group` to look at.
+    """Turn errors of what is built inside into a `UserError` that names the option group.
 
-    Lightning's refusal is known by its name, for importing it here would load torch.
+    Lightning's exception is recognised by its name, because importing it would load torch.
     """
     try:
         yield
@@ -34,26 +34,41 @@ def settings_of(group: str) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """For a terminal or a log: what cannot be seen becomes its escape, as `\\x1b`."""
+    """Replace characters that cannot be seen by their escapes, such as `\\x1b`."""
     return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class Formatter(logging.Formatter):
-    """Of all log lines, in the terminal and in files: see `printable`."""
+    """Formatter of all log lines, in the terminal and in files; see `printable`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """As its base does it."""
+        """Format a record, with invisible characters shown."""
         return printable(super().format(record))
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, or else what it is."""
+    """Return the message of an exception in one line, or its class name if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an exception says, where stories follow, or else what it is."""
+    """Return the first line of an exception's message, or its class name if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def why_unreachable(address: str, seconds: float = 5) -> str:
+    """The reason why no HTTP server answers at an address; an empty text where one does."""
+    import http.client
+    import urllib.error
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(address, timeout=seconds):
+            return ""
+    except urllib.error.HTTPError:
+        return ""  # the server answers, whatever it thinks of this page
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return str(getattr(error, "reason", None) or one_line(error))
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
@@ -63,7 +78,7 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
 
 
 def listing(names: Iterable[object], most: int = 10, separator: str = ", ") -> str:
-    """Name a few of many: `a, b, c, and 5 more`."""
+    """List the first names and count the others: `a, b, c, and 5 more`."""
     texts = [printable(str(name)).replace("\n", "\\n") for name in names]
     more = [f"and {len(texts) - most} more"] if len(texts) > most else []
     return separator.join(texts[:most] + more)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +15,21 @@ from filelock import FileLock, Timeout
 from nano_cv.errors import UserError
 
 log = logging.getLogger(__name__)
+VERSION = re.compile(r"[1-9][0-9]{0,17}")  # the name of a version's folder, as Triton reads it
+
+
+def list_versions(folder: Path) -> list[int]:
+    """The versions of an exported model, ascending; none where there is no such folder."""
+    names = [path.name for path in folder.glob("[1-9]*") if path.is_dir()]
+    return sorted(int(name) for name in names if VERSION.fullmatch(name))
 
 
 def inside(folder: Path, name: str) -> Path:
-    """The path of `name` in `folder`.
+    """Return the path of `name` in `folder`.
 
     Raises:
-        UserError: it would lie outside; names may come from a foreign set or model.
+        UserError: the path would lie outside of the folder. Names may come from a stranger's data
+            set or model.
     """
     path = folder / name
     if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
@@ -32,7 +41,7 @@ def inside(folder: Path, name: str) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; renamed to `path` on success, removed on any failure.
 
-    What a killed process left behind for the same `path` is cleared away.
+    Temporary files that a killed process left for the same `path` are removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
@@ -53,13 +62,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time for `path`; others wait here, and say so.
+    """Let one process at a time work on `path`; the others wait and say so in the log.
 
-    The lock is a file `.NAME.lock` beside `path`, which its holder takes away in the end. A waiter
-    whose lock file was deleted creates a new one (filelock looks at its number of links).
+    The lock is a file `.NAME.lock` beside `path`, which its holder removes in the end. A waiter
+    whose lock file was removed creates a new one (filelock looks at its number of links).
 
     Raises:
-        OSError: no file can be made there.
+        OSError: the lock file cannot be created.
     """
     file = path.with_name(f".{path.name}.lock")
     try:
@@ -81,9 +90,10 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """The folder, filled by `make` if it is not there yet; `make` is given one to be renamed.
+    """Fill the folder by calling `make`, unless the folder exists, and return it.
 
-    A second process at the same moment waits and finds it made.
+    `make` is given a temporary folder that is renamed when it is full. A second process that asks
+    at the same time waits and then finds the folder.
     """
     if folder.is_dir():
         return folder

@@ -1,5 +1,6 @@
 """A tiny data set made on the spot, and a way to run the scripts as a person would."""
 
+import copy
 import hashlib
 import os
 import shutil
@@ -11,9 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobRuntime
+from omegaconf import DictConfig
 from PIL import Image
 from xdist.scheduler import LoadScopeScheduling
 
+from nano_cv.config.checks import CONFIGS
 from nano_cv.metadata import Metadata
 
 # Tests run beside each other and train tiny models: more threads would only wait for each other.
@@ -169,6 +175,32 @@ def proved_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(triton, "prove", lambda repository, models: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once() -> Iterator[None]:
+    """The same command line is composed once, for composing takes Hydra half of a tiny training.
+
+    Configurations of a test's own (`--config-dir`) are composed every time.
+    """
+    compose, kept = ConfigLoaderImpl._load_configuration_impl, dict[str, DictConfig]()
+
+    def once(loader: ConfigLoaderImpl, **given: Any) -> DictConfig:
+        places = {str(each.path) for each in loader.config_search_path.get_path()}
+        ours = {"pkg://hydra.conf", f"file://{CONFIGS}", str(CONFIGS), "structured://"}
+        if places - ours or "searchpath=[file" in str(given):
+            return compose(loader, **given)
+        plugins = [ConfigStore.instance().list(f"hydra/{one}") for one in ("launcher", "sweeper")]
+        key = str((given, plugins, JobRuntime.instance().conf))
+        if key not in kept:
+            kept[key] = compose(loader, **given)
+        config = copy.deepcopy(kept[key])
+        config.hydra.runtime.cwd = os.getcwd()
+        return config
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ConfigLoaderImpl, "_load_configuration_impl", once)
         yield
 
 

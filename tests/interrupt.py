@@ -3,11 +3,11 @@
 import signal
 import sys
 
-from nano_cv.tasks.classification import Classification
+from nano_cv.training.learner import Learner
 from train import train
 
 EPOCH = int(sys.argv.pop(1))
-step = Classification.training_step
+step = Learner.training_step
 
 
 def interrupted(self, batch, index):
@@ -16,6 +16,6 @@ def interrupted(self, batch, index):
     return step(self, batch, index)
 
 
-Classification.training_step = interrupted
+Learner.training_step = interrupted
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in jobs of the background
 train()

@@ -25,6 +25,7 @@ from nano_cv.networks.resnet import ResNet
 from nano_cv.networks.unet import UNet
 from nano_cv.tasks import weights
 from nano_cv.tasks.classification import Classification
+from nano_cv.training.learner import Learner
 
 SMALL = "test_resnet"  # one of timm's for tests: 0.5 M parameters
 BACKBONE = [
@@ -168,7 +169,7 @@ def test_other_normalisation_is_said(run, flowers):
 # Fine-tuning
 
 
-def make(**options) -> Classification:
+def make(layer_decay: float = 1.0, **options) -> Learner:
     config = hydra.utils.instantiate(
         {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.1, "weight_decay": 0.05}
     )
@@ -176,23 +177,24 @@ def make(**options) -> Classification:
         {"_target_": "nano_cv.networks.backbone.Backbone", "_partial_": True, "name": SMALL}
         | options.pop("network", {})
     )
-    return Classification(metadata=CONTRACT, network=network, optimizer=config, **options)
+    task = Classification(metadata=CONTRACT, network=network, **options)
+    return Learner(task, config, layer_decay=layer_decay)
 
 
 def test_layer_decay(monkeypatch):
-    task = make(layer_decay=0.5)
+    learner = make(layer_decay=0.5)
     monkeypatch.setattr(
-        Classification,
+        Learner,
         "trainer",
         type("T", (), {"estimated_stepping_batches": 10, "max_epochs": 1}),
     )
-    optimizer = task.configure_optimizers()["optimizer"]
+    optimizer = learner.configure_optimizers()["optimizer"]
     rates = {
         id(parameter): group["initial_lr"]
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
-    body = task.network.body
+    body = learner.task.network.body
     assert rates[id(body.fc.weight)] == pytest.approx(0.1)
     order = [rates[id(next(part.parameters()))] for part in (body.conv1, body.layer1, body.layer4)]
     assert order == sorted(order) and order[0] < order[-1] < 0.1
@@ -222,13 +224,13 @@ def test_a_network_that_is_frozen_whole_is_refused():
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
 def test_mixed_pictures_have_mixed_labels(mix):
-    task = make(**{mix: 1})  # no float
+    task = make(**{mix: 1}).task  # no float
     torch.manual_seed(0)
     images, labels = torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 0])
     mixed, shares = task.mix(images, labels)
     assert shares.shape == (4, 3) and torch.allclose(shares.sum(dim=1), torch.ones(4))
     assert ((shares > 0).sum(dim=1) == 2).any() and not torch.equal(mixed, images)
-    assert make().mix is None
+    assert make().task.mix is None
 
 
 @pytest.mark.parametrize("policy", ["trivial", "rand"])
@@ -260,10 +262,12 @@ def test_mirrored_answers_are_averaged(run, flowers, tmp_path):
 
     task = trained(tmp_path)
     plain = answers("tta=true", "engine=torch")
-    from nano_cv.data.formats.flowers import Flowers
+    from nano_cv.data.formats.flowers import read_flowers
     from nano_cv.data.pictures import Resized
 
-    images = torch.from_numpy(Resized(Flowers(flowers, "test"), 32, None).fetch(range(12)))
+    images = torch.from_numpy(
+        Resized(read_flowers(flowers, "classification")["test"], 32, None).fetch(range(12))
+    )
     with torch.no_grad():
         both = [task.predict(one)["CLASS_PROBS"] for one in (images, images.flip(3))]
     assert np.allclose(plain, (both[0] + both[1]) / 2, atol=2e-6)

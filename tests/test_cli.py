@@ -12,13 +12,13 @@ import torch
 from conftest import ROOT, TINY, python
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from nano_cv.config import checks, cli
+from nano_cv.config import checks, options
 from nano_cv.errors import Formatter, UserError, listing
 
 
 def composed(script: str, *arguments: str):
     """The configuration that these arguments make, after the command line's own checks."""
-    lines = cli.accept_plus(list(arguments))
+    lines = options.accept_plus(list(arguments))
     assert checks.check(script, lines) == []
     with hydra.initialize_config_dir(str(checks.CONFIGS), version_base="1.3"):
         return hydra.compose(script, lines)
@@ -43,6 +43,10 @@ WRONG = [  # what is typed, and what the answer must hold
     ("trainer.max_epoch=3", "trainer has no 'max_epoch'; did you mean 'max_epochs'? Allowed: "),
     ("model.task.optimizer.rl=1", "has no 'rl'; did you mean 'lr'? Allowed: _partial_, _target_"),
     ("seed.x=1", "seed has no 'x'. Allowed: nothing below it"),
+    ("hydra.jobb=1", "hydra has no 'jobb'; did you mean 'job'? Allowed: "),
+    ("+seed=1", "+seed=1: this key exists already; leave out the +"),
+    ("seed@x=1", "seed@x=1: 'seed' is no option group, so it takes no @"),
+    ("~trainer.patience", "~trainer.patience: this key is not set, so it cannot be taken away"),
     ("trainer.max_epochs=ten", "a whole number is needed, as in 'max_epochs="),
     ("trainer.max_epochs=1.5", "a whole number is needed, as in 'max_epochs="),
     ("model.task.network.dropout=much", "a number is needed, as in 'dropout=0.0'"),
@@ -125,17 +129,13 @@ def test_read_only_folder():
 
 
 SHAPES = """
-from nano_cv.data.flowers import Flowers
-
-
-class Shapes(Flowers):
-    pass
+from nano_cv.data.formats.flowers import read_flowers as read_shapes
 """
 SHAPES_YAML = """
 defaults: [flowers]
 name: shapes
 root: data/flowers
-dataset: {_target_: shapes.Shapes}
+dataset: {_target_: shapes.read_shapes}
 """
 LINEAR = """
 from torch import nn
@@ -239,13 +239,13 @@ ENDS = [  # of what is allowed: each is a training or a message, never a traceba
     *("data.batch_size=1", "data.batch_size=1000000000", "model.task.label_smoothing=1"),
     *("model.task.ema_decay=1", "model.task.ema_decay=0", "model.task.ema_decay=null"),
     *("model.task.warmup_epochs=1e9", "model.task.network.channels=[1]", "data.augment=null"),
-    *("model.task.network.dropout=1", "model.task.mixup=1e-300", "model.augment=1e9"),
+    *("model.task.network.dropout=1", "model.task.mixup=1e-300", "data.augment.strength=1e9"),
     *("data.augment.scale=[1e-9,1e9]", "data.train_size=1", "trainer.limit_train_batches=1e-9"),
     "trainer.limit_val_batches=1e-9",
     *("trainer.limit_test_batches=1e-9", "trainer.log_every_n_steps=0", "trainer.patience=0"),
     *("trainer.gradient_clip_val=1e-300", "model.mean=[1,2]", "model.std=[1e-30,1,1]"),
     *("+trainer.fast_dev_run=true", "+trainer.check_val_every_n_epoch=5", "trainer.devices=0"),
-    *("+trainer.max_steps=1", "model=timm data.batch_size=1 data.fit=stretch"),
+    *("+trainer.max_steps=1", "model=timm data.batch_size=1 model.fit=stretch"),
 ]
 
 

@@ -16,7 +16,7 @@ from nano_cv.data import augment, images
 from nano_cv.data.augment import Augment
 from nano_cv.data.cache import Cached
 from nano_cv.data.datamodule import Batches, DataModule
-from nano_cv.data.formats.flowers import Flowers
+from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.errors import UserError
 
@@ -24,7 +24,7 @@ from nano_cv.errors import UserError
 def module(root: Path, **options: object) -> DataModule:
     settings = {"image_size": 16, "batch_size": 8, "cache": root.parents[1] / "cache"} | options
     tasks = ["classification"]
-    return DataModule("flowers", tasks, "classification", root, Flowers, **settings)
+    return DataModule("flowers", tasks, "classification", root, read_flowers, **settings)
 
 
 def files(root: Path) -> list[Path]:
@@ -163,7 +163,7 @@ def test_full_disk_leaves_nothing(flowers, tmp_path):
 
 @pytest.mark.parametrize("cache", [True, False])
 def test_batches(flowers, tmp_path, cache):
-    pictures = Flowers(flowers, "train")
+    pictures = read_flowers(flowers, "classification")["train"]
     resized = Resized(pictures, 16, tmp_path / "cache" if cache else None)
     batches = Batches(resized)
     pixels, targets = batches.__getitems__([23, 0, 9])
@@ -178,7 +178,7 @@ def test_batches(flowers, tmp_path, cache):
 
 
 def test_one_picture_at_its_own_size(flowers):
-    picture, target = Flowers(flowers, "test")[4]
+    picture, target = read_flowers(flowers, "classification")["test"][4]
     assert picture.shape == (3, 40, 48) and picture.dtype == np.uint8 and target == 1
 
 

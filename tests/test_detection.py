@@ -82,7 +82,7 @@ def predicted(pictures: Pictures, found: list[Boxes], scores: list[list[float]],
         "SCORES": np.zeros((len(found), places), np.float32),
         "LABELS": np.zeros((len(found), places), np.int64),
     }
-    for index, one in enumerate(fitted.boxes):
+    for index, one in enumerate(fitted.fitted.boxes):
         answer["BOXES"][index, : len(one.labels)] = one.boxes
         answer["LABELS"][index, : len(one.labels)] = one.labels
         answer["SCORES"][index, : len(one.labels)] = scores[index]
@@ -105,7 +105,7 @@ def test_box_goes_into_the_square_with_its_pixels(tmp_path, fit, width, height):
         assert bright(fitted.fetch([0])[0].transpose(1, 2, 0)) == pytest.approx(moved[0], abs=1)
     metadata = Metadata(**{**CONTRACT.__dict__, "image_size": 64, "fit": fit})
     answer = {"BOXES": moved[None], "SCORES": np.ones((1, 1)), "LABELS": np.zeros((1, 1), int)}
-    (restored,) = REPORT.restored(metadata, answer, pictures)
+    (restored,) = REPORT(metadata, answer, pictures).found
     assert restored.boxes[0] == pytest.approx(box, abs=1e-3)
 
 
@@ -124,7 +124,9 @@ def test_letterbox_by_hand(tmp_path):
 def test_boxes_out_of_the_picture_are_cut_and_said(tmp_path, caplog):
     target = boxes((-5, 2, 10, 12), (70, 0, 90, 9), labels=[1, 0])
     fitted = Resized(photographs(tmp_path, [(64, 64)], [target]), 32, None)
-    assert fitted.boxes[0].boxes.tolist() == [[0, 1, 5, 6]] and fitted.boxes[0].labels == [1]
+    assert fitted.fitted.boxes[0].boxes.tolist() == [[0, 1, 5, 6]] and fitted.fitted.boxes[
+        0
+    ].labels == [1]
     assert "reach out of their pictures" in caplog.text and "0.png" in caplog.text
 
 
@@ -318,27 +320,27 @@ def test_metrics_of_known_boxes(tmp_path):
     pictures = photographs(tmp_path, sizes, truth)
     scores = [[0.9]] * 3
 
-    perfect = REPORT.metrics(CONTRACT, predicted(pictures, truth, scores), pictures)
+    perfect = REPORT(CONTRACT, predicted(pictures, truth, scores), pictures).metrics()
     assert perfect == pytest.approx({"mAP": 1, "mAP50": 1, "AP50/cat": 1, "AP50/dog": 1})
     shifted = [one._replace(boxes=one.boxes + np.float32([10, 0, 10, 0])) for one in truth]
-    near = REPORT.metrics(CONTRACT, predicted(pictures, shifted, scores), pictures)
+    near = REPORT(CONTRACT, predicted(pictures, shifted, scores), pictures).metrics()
     assert near["mAP50"] == pytest.approx(1) and near["mAP"] == pytest.approx(0.6)
     shifted = [one._replace(boxes=one.boxes + np.float32([19, 0, 19, 0])) for one in truth]
-    far = REPORT.metrics(CONTRACT, predicted(pictures, shifted, scores), pictures)
+    far = REPORT(CONTRACT, predicted(pictures, shifted, scores), pictures).metrics()
     assert far["mAP50"] == pytest.approx(1) and far["mAP"] == pytest.approx(0.3)
 
     swapped = [one._replace(labels=1 - one.labels) for one in truth]
     for found in (swapped, [boxes()] * 3):
         answer = predicted(pictures, found, [[0.9] * len(one.labels) for one in found])
-        assert set(REPORT.metrics(CONTRACT, answer, pictures).values()) == {0.0}
+        assert set(REPORT(CONTRACT, answer, pictures).metrics().values()) == {0.0}
 
 
 def test_pictures_without_any_object(tmp_path, recwarn):
     """Metrics of 0 and drawings, as of any."""
     pictures = photographs(tmp_path, [(64, 64)] * 2, [boxes(), boxes()])
     answer = predicted(pictures, [boxes((0, 0, 9, 9)), boxes()], [[0.9], []])
-    assert set(REPORT.metrics(CONTRACT, answer, pictures).values()) == {0.0}
-    drawings = REPORT.draw(CONTRACT, answer, pictures)
+    assert set(REPORT(CONTRACT, answer, pictures).metrics().values()) == {0.0}
+    drawings = REPORT(CONTRACT, answer, pictures).drawings()
     assert drawings.keys() == {"predictions", "worst_mistakes", "precision_recall"}
     assert all(draw().ndim == 3 for draw in drawings.values())
     assert not [one for one in recwarn if one.category is UserWarning]
@@ -349,7 +351,7 @@ def test_files_for_other_programs(tmp_path):
     pictures = photographs(tmp_path / "pictures", [(64, 48), (48, 64)], [])
     found = [boxes((8, 6, 40, 30), (1, 1, 9, 9), labels=[1, 0]), boxes((0, 0, 5, 5))]
     answer = predicted(pictures, found, [[0.75, 0.2], [0.001]])
-    REPORT.write(CONTRACT, answer, pictures, tmp_path)
+    REPORT(CONTRACT, answer, pictures).write_files(tmp_path)
     coco = COCO(str(tmp_path / "detections.json"))
     assert {one["id"]: one["name"] for one in coco.cats.values()} == {1: "cat", 2: "dog"}
     assert [one["file_name"] for one in coco.imgs.values()] == ["0.png", "1.png"]
@@ -357,7 +359,7 @@ def test_files_for_other_programs(tmp_path):
     assert first["bbox"] == pytest.approx([8, 6, 32, 24], abs=0.02) and first["category_id"] == 2
     assert (first["image_id"], first["score"], second["category_id"]) == (1, 0.75, 1)
 
-    rows = REPORT.table(CONTRACT, answer, pictures)
+    rows = REPORT(CONTRACT, answer, pictures).rows()
     assert [row["file"] for row in rows] == ["0.png", "1.png"]
     assert rows[0] | {"file": ""} == {
         **{"file": "", "label": "dog", "score": "0.7500"},
@@ -471,7 +473,7 @@ def test_labels_are_for_generators(infer, run):
 def test_int8(home, run, monkeypatch, tmp_path):
     """Found to be faster, as on some machines, it is published."""
     monkeypatch.chdir(home)
-    monkeypatch.setattr(precision, "_speeds", lambda runs: [1.0, 1.5][: len(runs)])
+    monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 1.5])
     elsewhere = f"paths.models={tmp_path}/models"
     done = run("export_model", *SETTINGS, "precision=int8", "max_drop=0.3", elsewhere)
     assert done.status == 0, done.err
@@ -516,7 +518,7 @@ def test_validation_counts_as_the_test(tmp_path, fit):
     pixels = torch.zeros(3, 3, SIDE, SIDE, dtype=torch.uint8)
     found = {name: one.numpy() for name, one in task.predict(pixels).items()}
     empty = photographs(tmp_path, sizes, [])
-    answers = REPORT.restored(metadata, found, empty)
+    answers = REPORT(metadata, found, empty).found
     truth = [  # the surest boxes, as they end at the border of their picture
         Boxes(
             one.boxes[:9].astype(np.float32), one.labels[:9], np.arange(9, dtype=np.uint8) % 3 % 2
@@ -525,9 +527,7 @@ def test_validation_counts_as_the_test(tmp_path, fit):
     ]
     pictures = Pictures(tmp_path, empty.files, truth, CONTRACT.classes)
     batch = Resized(pictures, SIDE, None, fit).targets([0, 1, 2])
-    task.on_validation_epoch_start()
-    task.log_losses = lambda *_: None
-    task.validation_step((pixels, Boxes(*map(torch.from_numpy, batch))), 0)
-    tested, validated = REPORT.metrics(metadata, found, pictures), task.figures(task.validated)
+    _, evidence = task.validate(pixels, Boxes(*map(torch.from_numpy, batch)), 0)
+    tested, validated = REPORT(metadata, found, pictures).metrics(), task.figures([evidence])
     assert validated == pytest.approx({name: tested[name] for name in validated}, abs=1e-6)
     assert tested["mAP50"] > 0.3

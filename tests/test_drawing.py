@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw
 
 from nano_cv.data.pictures import Pictures
 from nano_cv.evaluation import drawing, summary
-from nano_cv.evaluation.evaluate import _write_table
-from nano_cv.evaluation.reports import classification, segmentation
+from nano_cv.evaluation.evaluate import write_table
+from nano_cv.evaluation.reports.classification import ClassificationReport
+from nano_cv.evaluation.reports.segmentation import SegmentationReport
 from nano_cv.evaluation.tables import cell, distinct
 from nano_cv.evaluation.tracking import Logger
 
@@ -24,7 +25,7 @@ def texts(monkeypatch) -> list[str]:
     """What matplotlib is given to draw from now on, in cells and titles."""
     said: list[str] = []
     for name, place in (("text", 2), ("set_title", 0)):
-        original = getattr(drawing.Figure().add_subplot().__class__, name)
+        original = getattr(drawing.make_figure(1, 1, dpi=100).add_subplot().__class__, name)
 
         def spy(*given, _original=original, _place=place, **options):
             said.append(given[1 + _place])
@@ -86,9 +87,10 @@ def test_report_of_a_thousand_classes(tmp_path):
     answers = {"CLASS_PROBS": random.random((2000, 1000), np.float32)}
     tracemalloc.start()
     start = time.process_time()
-    figures = classification.metrics(metadata, answers, pictures)
-    _write_table(tmp_path / "t.csv", classification.table(metadata, answers, pictures))
-    for name, draw in classification.draw(metadata, answers, pictures).items():
+    report = ClassificationReport(metadata, answers, pictures)
+    figures = report.metrics()
+    write_table(tmp_path / "t.csv", report.rows())
+    for name, draw in report.drawings().items():
         drawing.keep(name, draw, tmp_path)
     seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -121,7 +123,7 @@ def test_a_drawing_that_fails_is_a_warning(run, flowers, tmp_path, monkeypatch):
         "nano_cv.evaluation.drawing.confusion_matrix",
         "nano_cv.evaluation.survey.contact_sheet",
     ):
-        monkeypatch.setattr(f"nano_cv.evaluation.{name}", fails)
+        monkeypatch.setattr(name, fails)
     done = run("train", *TINY)
     assert done.status == 0, done.err
     (folder,) = tmp_path.glob("runs/train/*/*")
@@ -169,9 +171,10 @@ def test_segmentation_with_a_class_called_as_a_column(tmp_path):
     pictures = Pictures(tmp_path, [tmp_path / "=a.png"], [], classes)
     metadata = CONTRACT.__class__(**{**vars(CONTRACT), "task": "segmentation", "classes": classes})
     answer = {"MASK": np.zeros((1, 32, 32), np.uint8)}
-    (row,) = segmentation.table(metadata, answer, pictures)
+    report = SegmentationReport(metadata, answer, pictures)
+    (row,) = report.rows()
     assert row == {"file": "=a.png", "mIoU (class)": "1.0000", "file (class)": "0.0000"}
-    assert all(draw().ndim == 3 for draw in segmentation.draw(metadata, answer, pictures).values())
+    assert all(draw().ndim == 3 for draw in report.drawings().values())
 
 
 def test_pen_of_pillow_writes_anything():

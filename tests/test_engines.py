@@ -177,7 +177,7 @@ def test_pictures_without_targets(infer, server):
 def test_limit(infer):
     assert len(infer("engine=onnx", "trainer.limit_test_batches=1")[1]) == 8
     for limit, count in ((3, 24), (9, 33), (1.0, 33), (0.5, 16), (0.01, 8)):
-        assert evaluate.limited(33, 8, limit) == count
+        assert evaluate.limit_count(33, 8, limit) == count
 
 
 NO_TORCH = """
@@ -209,6 +209,19 @@ def test_no_torch(home, server):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == ["status 0", "imported:"]
     assert done.stdout.count("MLflow run") == 1
+
+
+def test_torch_and_little_else(home):
+    """What trains, tracks, exports and serves takes seconds to load, and predicts nothing."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); from infer import infer; infer(); "
+        "print('imported:', *sorted(set(sys.modules) & {'pytorch_lightning', 'torchmetrics', "
+        "'torchvision', 'timm', 'mlflow', 'onnx', 'onnxruntime', 'tritonclient'}))"
+    )
+    picture = "input=data/flowers/aster/plant001_rgb.jpg"
+    done = python("-c", code, str(ROOT), *FOR_INFER, *TINY[:2], picture, cwd=home)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "imported:"
 
 
 # The client
@@ -353,9 +366,9 @@ def test_metrics_are_those_of_torchmetrics():
     random = np.random.default_rng(0)
     scores = random.random((40, 5)).astype(np.float32) * [1, 1, 1, 1, 0]
     targets = random.integers(0, 3, 40)
-    measured = reports.find("classification").metrics(
-        metadata, {"CLASS_PROBS": scores}, Pictures(Path(), [], targets.tolist())
-    )
+    report = reports.find("classification")
+    pictures = Pictures(Path(), [], targets.tolist())
+    measured = report(metadata, {"CLASS_PROBS": scores}, pictures).metrics()
     given = torch.from_numpy(scores), torch.from_numpy(targets), 5
     recall = multiclass_recall(*given, average="none")
     expected = {
@@ -367,7 +380,22 @@ def test_metrics_are_those_of_torchmetrics():
 
 
 def test_task_without_a_report():
-    with pytest.raises(
-        UserError, match=r"no report for counting: nano_cv/evaluation/reports/counting\.py"
-    ):
-        reports.find("counting")
+    """Nor is a name from a foreign file imported that is no module of ours."""
+    for name in ("counting", "os.path", "..tracking", "weights"):
+        with pytest.raises(UserError, match=r"no report for .*nano_cv/evaluation/reports/.* or"):
+            reports.find(name)
+    assert "nano_cv.evaluation.reports.os.path" not in sys.modules
+
+
+def test_a_task_of_ones_own_has_its_report_in_its_file(tmp_path, monkeypatch):
+    from nano_cv import tasks
+
+    (tmp_path / "counting.py").write_text(
+        "from nano_cv.evaluation.reports import Report\n"
+        "class HowMany(Report):\n"
+        "    gate = 'right'\n"
+    )
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "nano_cv.tasks.counting", raising=False)
+    assert reports.find("counting").gate == "right"
+    monkeypatch.delitem(sys.modules, "nano_cv.tasks.counting")

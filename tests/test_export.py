@@ -21,7 +21,7 @@ from nano_cv.errors import UserError
 from nano_cv.evaluation.engines import Onnx
 from nano_cv.export import precision, repository
 from nano_cv.export.validate import check_repository, read_config, served_versions
-from nano_cv.files import make_once
+from nano_cv.files import list_versions, make_once
 from nano_cv.metadata import Metadata
 from nano_cv.serving import triton
 
@@ -128,13 +128,13 @@ def test_int8_that_loses_too_much_is_not_published(here, run):
 
 def test_int8_that_passes_is_published(here, run, monkeypatch):
     """Whether it is faster depends on the machine; here both ways are tried."""
-    monkeypatch.setattr(precision, "_speeds", lambda runs: [1.0, 0.9][: len(runs)])
+    monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 0.9])
     done = run("export_model", *TINY, "precision=int8", "max_drop=1")
     assert done.status == 1
     assert "0.90 times the speed of float32" in done.err
     assert models(here) == []
 
-    monkeypatch.setattr(precision, "_speeds", lambda runs: [1.0, 1.5][: len(runs)])
+    monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 1.5])
     done = run("export_model", *TINY, "precision=auto", "max_drop=1")
     assert done.status == 0, done.err
     model = onnx.load(here / "model_repository/lenet_flowers/1/model.onnx")
@@ -164,14 +164,14 @@ def test_triton_is_the_judge(here, run, monkeypatch):
     done = run("export_model", *TINY)
     assert done.status == 0, done.err
     assert "Triton has loaded decode_32, lenet_flowers, lenet_flowers_from_jpeg" in done.out
-    config = repository.model_config
+    config = repository.make_model_config
 
     def with_wrong_warmup(*given):
         made = config(*given)
         made["model_warmup"][0]["inputs"]["IMAGES"]["dims"] = [3, 8, 8]
         return made
 
-    monkeypatch.setattr(repository, "model_config", with_wrong_warmup)
+    monkeypatch.setattr(repository, "make_model_config", with_wrong_warmup)
     done = run("export_model", *TINY)
     assert done.status == 1, done.out
     assert "error: Triton refuses this, so nothing was published: lenet_flowers: " in done.err
@@ -332,7 +332,7 @@ def test_new_code_of_the_decoder_is_a_new_version(tmp_path, monkeypatch):
     for _ in range(2):
         publish(tmp_path / "models", FIRST)
         folder = tmp_path / "models" / "decode_8"
-        assert repository.versions(folder) == [1, 2]
+        assert list_versions(folder) == [1, 2]
         assert served_versions(folder, read_config(folder / "config.pbtxt")) == [2]
         assert (folder / "2/model.py").read_text() == code.read_text()
 
@@ -356,7 +356,7 @@ def test_two_exports_at_once(tmp_path, monkeypatch, caplog):
         assert publish(tmp_path / "models", FIRST).name == "1"
     other.join()
     assert "another process is making it" in caplog.text
-    assert repository.versions(tmp_path / "models" / FIRST.name) == [1, 2]
+    assert list_versions(tmp_path / "models" / FIRST.name) == [1, 2]
     assert served(tmp_path / "models") == second
     assert [path.name for path in tmp_path.glob("*")] == ["models"]
 

@@ -25,11 +25,11 @@ from test_classes import picture
 from test_formats import every_split, make_voc, mask, write
 
 from nano_cv.data import images
-from nano_cv.data.formats.cvppp import Cvppp
+from nano_cv.data.formats.cvppp import read_cvppp
 from nano_cv.data.formats.splitting import stable_split
 from nano_cv.data.known import SETS, Archive, arranging, fetching, open_known
 from nano_cv.data.known.fetching import fetch, obtain, unpack
-from nano_cv.data.pictures import SPLITS, Pictures
+from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError
 from nano_cv.files import locked, make_once
 
@@ -218,7 +218,7 @@ def test_full_disk_keeps_the_part(site, tmp_path):
     """A real one, as far as a process can have its own: files may not grow beyond 100 kB."""
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from nano_cv import cli; from nano_cv.data.known.fetching import fetch\n"
+        "from nano_cv.config import cli; from nano_cv.data.known.fetching import fetch\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: fetch(sys.argv[1], Path('a.bin'), sys.argv[2])\n"
         "except OSError as error: cli.stop(error)"
@@ -374,7 +374,7 @@ def packed(files: Path, archive: Path, name: str) -> bytes:
 
 
 def splits(name: str, root: Path, task: str, **options: object) -> dict[str, Pictures]:
-    return {split: open_known(root, split, task, name=name, **options) for split in SPLITS}
+    return open_known(root, task, name=name, **options)
 
 
 def counts(name: str, root: Path, task: str = "classification", **options: object) -> list[int]:
@@ -549,7 +549,9 @@ def test_fashion_mnist_packed_anew_or_damaged(clothes, tmp_path):
     for damaged in (gzip.compress(content + b"!"), gzip.compress(content)[:-9], b"junk"):
         file.write_bytes(damaged)
         said = refused(
-            lambda: open_known(tmp_path / "other", "train", name="fashion_mnist", source=clothes)
+            lambda: open_known(
+                tmp_path / "other", "classification", name="fashion_mnist", source=clothes
+            )
         )
         assert said.startswith(f"{file}: ") and not (tmp_path / "other/pictures").exists()
 
@@ -646,7 +648,7 @@ def test_pets(site, animals, tmp_path, monkeypatch):
             seen = Counter(images.load_mask(target).ravel().tolist())
             assert target.stem == file.stem and seen == {0: 336, 255: 80, 1: 64}
     assert "task is detection" in refused(
-        lambda: open_known(tmp_path / "set", "train", "detection", name="pets")
+        lambda: open_known(tmp_path / "set", "detection", name="pets")
     )
 
 
@@ -711,16 +713,16 @@ def make_cvppp(root: Path, count: int = 12) -> None:
 
 def test_cvppp(tmp_path):
     make_cvppp(tmp_path)
-    found = {split: Cvppp(tmp_path, split, "classification") for split in SPLITS}
+    found = read_cvppp(tmp_path, "classification")
     assert sum(map(len, found.values())) == 24 and all(map(len, found.values()))
     for split, pictures in found.items():
         assert pictures.classes == ["A2", "A4"]
         for file, target in zip(pictures.files, pictures.targets, strict=True):
             assert file.name.endswith("_rgb.png") and target == (file.parent.name == "A4")
             assert stable_split(f"{file.parent.name}/{file.name[:8]}") == split
-    boxes, labels = Cvppp(tmp_path, "train", "detection").targets[0][:2]
+    boxes, labels = read_cvppp(tmp_path, "detection")["train"].targets[0][:2]
     assert boxes.tolist() == [[3, 2, 9, 6], [10, 10, 11, 11]] and labels.tolist() == [0, 0]
-    masks = Cvppp(tmp_path, "val", "segmentation")
+    masks = read_cvppp(tmp_path, "segmentation")["val"]
     assert masks.classes == ["background", "plant"] and masks.names == found["val"].names
     assert Counter(images.load_mask(masks.targets[0]).ravel().tolist()) == {0: 455, 1: 25}
     assert masks.targets[0].relative_to(tmp_path / "masks").with_suffix("") == Path(
@@ -736,24 +738,28 @@ def test_cvppp_without_set_or_labels(run, tmp_path):
     make_cvppp(tmp_path)
     (tmp_path / "A2/plant003_label.png").unlink()
     for task in ("detection", "segmentation"):
-        said = refused(partial(Cvppp, tmp_path, "train", task))
+        said = refused(partial(read_cvppp, tmp_path, task))
         assert said.startswith("1 labels are missing") and "A2/plant003_label.png" in said
     assert not (tmp_path / "masks").exists()
-    assert len(Cvppp(tmp_path, "train", "generation"))
+    assert len(read_cvppp(tmp_path, "generation")["train"])
 
 
 def test_complete_sets_need_no_torch(clothes, animals, voc, tmp_path):
     """What engine=onnx relies on."""
-    open_known(tmp_path / "fashion_mnist", "train", source=clothes, name="fashion_mnist")
-    open_known(tmp_path / "pets", "train", name="pets")
-    open_known(tmp_path / "voc2012", "train", "detection", name="voc2012")
+    task = "classification"
+    open_known(tmp_path / "fashion_mnist", task, source=clothes, name="fashion_mnist")
+    open_known(tmp_path / "pets", task, name="pets")
+    open_known(tmp_path / "voc2012", "detection", name="voc2012")
     make_cvppp(tmp_path / "cvppp")
     code = (
         "import sys\n"
-        "from nano_cv.data.formats.cvppp import Cvppp\n"
+        "from pathlib import Path\n"
+        "from nano_cv.data.formats.cvppp import read_cvppp\n"
         "from nano_cv.data.known import open_known\n"
-        "[open_known(name, 'test', name=name) for name in ('fashion_mnist', 'pets')]\n"
-        "open_known('voc2012', 'test', 'detection', name='voc2012'), Cvppp('cvppp', 'test')\n"
+        "task = 'classification'\n"
+        "[open_known(Path(name), task, name=name) for name in ('fashion_mnist', 'pets')]\n"
+        "open_known(Path('voc2012'), 'detection', name='voc2012')\n"
+        "read_cvppp(Path('cvppp'), task)\n"
         "print([name for name in ('torch', 'requests') if name in sys.modules])"
     )
     done = python("-c", code, cwd=tmp_path)

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from conftest import ROOT
 from PIL import Image
 from pycocotools.mask import encode
 
-from nano_cv.data.formats.coco import Coco
-from nano_cv.data.formats.folder_masks import FolderMasks
+from nano_cv.data.formats.coco import read_coco
+from nano_cv.data.formats.folder_masks import read_folder_masks
 from nano_cv.data.formats.splitting import stable_split, stable_splits
-from nano_cv.data.formats.voc import CLASSES, Voc
-from nano_cv.data.formats.yolo import Yolo
+from nano_cv.data.formats.voc import CLASSES, read_voc
+from nano_cv.data.formats.yolo import read_yolo
 from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, SPLITS, Boxes, Pictures, open_splits
 from nano_cv.errors import UserError
 
+coco, voc, yolo = (partial(read, task="detection") for read in (read_coco, read_voc, read_yolo))
+folder_masks = partial(read_folder_masks, task="segmentation")
 SHARED = ROOT.parent / "shared/data"
 WIDTH, HEIGHT = 64, 32  # powers of two: shares of them are exact
 NAMES = ["cat", "dog"]
@@ -131,7 +134,11 @@ def same(target: Boxes, boxes: list[list[float]], labels: list[int]) -> bool:
 
 # The same in all of them
 
-FORMATS = {"coco": (Coco, make_coco), "voc": (Voc, make_voc), "yolo": (Yolo, make_yolo)}
+FORMATS = {
+    "coco": (read_coco, make_coco),
+    "voc": (read_voc, make_voc),
+    "yolo": (read_yolo, make_yolo),
+}
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -139,7 +146,7 @@ FORMATS = {"coco": (Coco, make_coco), "voc": (Voc, make_voc), "yolo": (Yolo, mak
 def test_same_boxes_from_every_format(root, name, split, caplog):
     kind, make = FORMATS[name]
     make(root)
-    data = kind(root=root, split=split, task="detection")
+    data = kind(root=root, task="detection")[split]
     assert data.classes == NAMES and [file.stem[-1] for file in data.files] == ["a", "b", "c"]
     assert all(file.exists() and split in data.names[0] for file in data.files)
     first, second, third = data.targets
@@ -149,10 +156,10 @@ def test_same_boxes_from_every_format(root, name, split, caplog):
     assert not [one for one in caplog.records if one.levelname != "INFO"]
 
 
-@pytest.mark.parametrize("kind", [Coco, Voc, Yolo, FolderMasks])
+@pytest.mark.parametrize("kind", [read_coco, read_voc, read_yolo, read_folder_masks])
 def test_task_without_targets_is_refused(root, kind):
     with pytest.raises(UserError, match=r"has targets for .*, and the task is generation"):
-        kind(root, "train", "generation")
+        kind(root, "generation")
 
 
 @pytest.mark.parametrize("name", ["coco", "voc", "yolo", "folder_masks"])
@@ -164,13 +171,13 @@ def test_configuration(name, tmp_path):
     assert "classification" not in data.tasks
     assert data.augment.degrees == 0 and data.augment.flip == 0.5 and data.batch_size
     with pytest.raises(UserError, match=str(tmp_path)):
-        hydra.utils.instantiate(data.dataset)(root=tmp_path, split="val", task=data.tasks[0])
+        hydra.utils.instantiate(data.dataset)(root=tmp_path, task=data.tasks[0])
 
 
 def test_pictures_of_another_size_than_stated(root, caplog):
     make_coco(root)
     picture(root / "images/train_b.jpg", 32, 16)
-    Coco(root, "train")
+    coco(root)
     assert "1 pictures have another size" in caplog.text
     assert "train_b.jpg (stated 64x32, upright 32x16)" in caplog.text
 
@@ -190,14 +197,14 @@ def change(root: Path, key: str, index: int, split: str = "train", **fields: Any
 def test_coco_width_and_height(root):
     make_coco(root)
     change(root, "annotations", 0, bbox=[3, 4, 5.5, 6])
-    assert Coco(root, "train").targets[0].boxes[0].tolist() == [3, 4, 8.5, 10]
+    assert coco(root)["train"].targets[0].boxes[0].tolist() == [3, 4, 8.5, 10]
 
 
 @pytest.mark.parametrize("folder", ["images", "images/{split}", "{split}"])
 def test_coco_folders(root, folder):
     make_coco(root, folder)
     expected = f"{folder.format(split='val')}/val_a.jpg"
-    assert Coco(root, "val").names[0] == expected
+    assert coco(root)["val"].names[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -212,15 +219,15 @@ def test_coco_as_other_programs_write_it(root, layout):
         if written != split:
             (root / split).rename(root / written)
         (root / f"annotations/{split}.json").rename(root / layout.format(written))
-    assert Coco(root, "val").names[0] == "valid/val_a.jpg"
-    assert Coco(root, "val").classes == Coco(root, "train").classes == ["cat", "dog"]
+    assert coco(root)["val"].names[0] == "valid/val_a.jpg"
+    assert coco(root)["val"].classes == coco(root)["train"].classes == ["cat", "dog"]
 
 
 def test_coco_crowds_and_empty_boxes(root, caplog):
     make_coco(root)
     change(root, "annotations", 0, iscrowd=1)
     change(root, "annotations", 2, bbox=[5, 5, 0, 4])
-    first, _, third = Coco(root, "train").targets
+    first, _, third = coco(root)["train"].targets
     assert first.counted.tolist() == [1] and first.ignored.tolist() == [CROWD, COUNTED]
     assert same(third, [], [])
     assert "train.json: 1 boxes of no size were left out" in caplog.text
@@ -231,11 +238,11 @@ def test_coco_classes_are_those_of_train(root):
     make_coco(root)
     for index, number in ((0, 3), (1, 7)):  # another split may count them otherwise
         change(root, "categories", index, "val", id=number)
-    data = Coco(root, "val")
+    data = coco(root)["val"]
     assert data.classes == NAMES and data.targets[0].labels.tolist() == [1, 0]
     change(root, "categories", 0, "test", name="cats")
     with pytest.raises(UserError, match=r"test.json: category 7: 'cats' .*did you mean 'cat'\?"):
-        Coco(root, "test")
+        coco(root)
 
 
 @pytest.mark.parametrize(
@@ -261,14 +268,14 @@ def test_coco_mistakes(root, key, fields, message):
     make_coco(root)
     change(root, key, 1, **fields)
     with pytest.raises(UserError, match=rf"annotations/train\.json.*: {message}"):
-        Coco(root, "train")
+        coco(root)
 
 
 def test_coco_files_that_are_none(root):
     make_coco(root)
     (root / "annotations/train.json").rename(root / "labels.txt")
     with pytest.raises(UserError, match=r"train\.json: cannot be read: .*val\.json"):
-        Coco(root, "val")
+        coco(root)
     (root / "labels.txt").rename(root / "annotations/train.json")
     for text, message in (
         ('{"images": [', "not JSON: .*line 1 column"),
@@ -277,10 +284,10 @@ def test_coco_files_that_are_none(root):
     ):
         write(root / "annotations/val.json", text)
         with pytest.raises(UserError, match=rf"val\.json: {message}"):
-            Coco(root, "val")
+            coco(root)
     (root / "annotations/val.json").write_bytes(b"\xff\xfe{")
     with pytest.raises(UserError, match=r"val\.json: not UTF-8"):
-        Coco(root, "val")
+        coco(root)
 
 
 def pool(root: Path, file: str, folder: str = "images") -> dict[str, Any]:
@@ -307,12 +314,12 @@ def pool(root: Path, file: str, folder: str = "images") -> dict[str, Any]:
 def test_coco_of_one_file_is_split_by_the_hash(root, file, folder, caplog):
     content = pool(root, file, folder)
     caplog.set_level("INFO")
-    found = [name for split in SPLITS for name in Coco(root, split).names]
+    found = [name for one in coco(root).values() for name in one.names]
     assert sorted(found) == [str(Path(folder, one["file_name"])) for one in content["images"]]
-    assert all(len(Coco(root, split)) == 1 for split in SPLITS)
+    assert all(len(coco(root)[split]) == 1 for split in SPLITS)
     assert "70 % train, 15 % val, 15 % test: 1, 1, 1 pictures" in caplog.text
     assert f"labels from {root / file}" in caplog.text
-    assert Coco(root / file, "val").classes == ["cat", "dog"], "the file itself"
+    assert coco(root / file)["val"].classes == ["cat", "dog"], "the file itself"
 
 
 def test_coco_itself(root, caplog):
@@ -325,7 +332,7 @@ def test_coco_itself(root, caplog):
         file.rename(file.with_name(f"instances_{split}2017.json"))
     (root / "annotations/test.json").rename(root / "annotations/image_info_test-dev2017.json")
     caplog.set_level("INFO")
-    found = {split: Coco(root, split).names for split in SPLITS}
+    found = {split: one.names for split, one in coco(root).items()}
     assert found["val"][0] == "val2017/val_a.jpg"
     assert all(name.startswith("train2017/") for name in found["train"] + found["test"])
     assert "85 % train, 15 % test" in caplog.text
@@ -337,11 +344,11 @@ def test_coco_files_of_two_meanings(root):
     write(root / "labels.json", (root / "result.json").read_text())
     write(root / "notes.json", "[]")
     with pytest.raises(UserError, match=r"labels\.json, .*result\.json: each could be the labels"):
-        Coco(root, "train")
+        coco(root)
     for name in ("a_train.json", "b_train.json"):
         write(root / name, (root / "result.json").read_text())
     with pytest.raises(UserError, match=r"b_train\.json: each could be the split 'train'"):
-        Coco(root, "train")
+        coco(root)
 
 
 def test_coco_pictures_of_another_machine(root, caplog):
@@ -355,21 +362,21 @@ def test_coco_pictures_of_another_machine(root, caplog):
         one["file_name"] = name
     write(root / "result.json", json.dumps(content))
     caplog.set_level("INFO")
-    found = {name for split in SPLITS for name in Coco(root, split).names}
+    found = {name for one in coco(root).values() for name in one.names}
     assert found == {f"images/train_{name}.jpg" for name in "abc"}
     assert "found by the end of their paths" in caplog.text
     for folder in ("x", "y"):
         picture(root / folder / "train_a.jpg")
     (root / "images/train_a.jpg").unlink()
     with pytest.raises(UserError, match=r"train_a\.jpg' is not there, and several pictures fit"):
-        [Coco(root, split) for split in SPLITS]
+        [coco(root)[split] for split in SPLITS]
 
 
 def test_coco_does_not_take_the_pictures_of_another_split(root):
     make_coco(root, "{split}")
     change(root, "images", 1, "train", file_name="val_b.jpg")
     with pytest.raises(UserError, match=r"train\.json: 1 pictures are missing: val_b\.jpg"):
-        Coco(root, "train")
+        coco(root)
 
 
 @pytest.mark.parametrize("name", ["animals", "cat"])
@@ -382,7 +389,7 @@ def test_coco_category_above_others_is_no_class(root, name, caplog):
         below = [one | {"supercategory": name} for one in content["categories"]]
         unused = {"id": 90, "name": "owl", "supercategory": name}
         write(file, json.dumps(content | {"categories": [above, *below, unused]}))
-    splits, _ = open_splits(Coco, root, "detection", 32, None, "stretch")
+    splits, _ = open_splits(read_coco, root, "detection", 32, None, "stretch")
     assert {tuple(one.pictures.classes) for one in splits.values()} == {("cat", "dog", "owl")}
     assert f"stands above other categories: {name}\n" in caplog.text
     assert "classes without objects, kept all the same: owl" in caplog.text
@@ -391,7 +398,7 @@ def test_coco_category_above_others_is_no_class(root, name, caplog):
 
 def test_coco_ids_as_text_and_with_a_point(root):
     make_coco(root)
-    expected = Coco(root, "train").targets
+    expected = coco(root)["train"].targets
     file = root / "annotations/train.json"
     content = json.loads(file.read_text())
     for one in content["annotations"]:
@@ -400,7 +407,7 @@ def test_coco_ids_as_text_and_with_a_point(root):
     for one in content["images"]:
         one["id"] = float(one["id"])
     file.write_text(json.dumps(content))
-    for one, other in zip(Coco(root, "train").targets, expected, strict=True):
+    for one, other in zip(coco(root)["train"].targets, expected, strict=True):
         assert same(one, other.boxes.tolist(), other.labels.tolist())
 
 
@@ -428,17 +435,17 @@ def test_coco_boxes_around_outlines(root, outline, box):
         outline["counts"], box = encode(pixels)["counts"].decode(), [10, 5, 20, 9]
     change(root, "annotations", 0, bbox=None, segmentation=outline)
     if box:
-        assert Coco(root, "train").targets[0].boxes[0].tolist() == box
+        assert coco(root)["train"].targets[0].boxes[0].tolist() == box
     else:
         with pytest.raises(UserError, match=r"train\.json: annotation 1: .*segmentation"):
-            Coco(root, "train")
+            coco(root)
 
 
 def test_json_of_no_end(root):
     make_coco(root)
     write(root / "annotations/train.json", "[" * 100_000)
     with pytest.raises(UserError, match=r"train\.json: not JSON"):
-        Coco(root, "train")
+        coco(root)
 
 
 # PASCAL VOC
@@ -452,50 +459,59 @@ def test_voc_counts_from_one(root):
     make_voc(root)
     box = "<xmin>1</xmin><ymin>2</ymin><xmax>10.5</xmax><ymax>32</ymax>"
     annotate(root, f"<a><object><name> cat </name><bndbox>{box}</bndbox></object></a>")
-    assert same(Voc(root, "train").targets[0], [[0, 1, 10.5, 32]], [0])
+    assert same(voc(root)["train"].targets[0], [[0, 1, 10.5, 32]], [0])
 
 
 def test_voc_classes_and_difficult_objects(root):
     make_voc(root)
     annotate(root, xml([("ant", 0, 0, 8, 8)]))
     write(root / "Annotations/test_a.xml", xml([("zebra", 0, 0, 8, 8)], "<difficult>1</difficult>"))
-    data = Voc(root, "val")
+    data = voc(root)["val"]
     assert data.classes == ["ant", "cat", "dog"] and data.targets[0].labels.tolist() == [1, 2]
-    assert same(Voc(root, "test").targets[0], [], []), "a class that is nowhere else is none"
+    assert same(voc(root)["test"].targets[0], [], []), "a class that is nowhere else is none"
     write(root / "Annotations/test_a.xml", xml([("dog", 0, 0, 8, 8)], "<difficult>1</difficult>"))
-    (target,) = Voc(root, "test").targets[:1]
+    (target,) = voc(root)["test"].targets[:1]
     assert same(target, [[0, 0, 8, 8]], [2]) and target.ignored.tolist() == [DIFFICULT]
     write(root / "classes.txt", "background\ndog\ncat\nant\n")
-    data = Voc(root, "val")
+    data = voc(root)["val"]
     assert data.classes == ["dog", "cat", "ant"] and data.targets[0].labels.tolist() == [1, 0]
     write(root / "classes.txt", "dog\ncats\n")
-    with pytest.raises(UserError, match=r"val_a\.xml: object 1: 'cat' .*did you mean 'cats'\?"):
-        Voc(root, "val")
+    with pytest.raises(UserError, match=r"train_a\.xml: object 1: 'ant' .*did you mean 'cats'\?"):
+        voc(root)
 
 
 def test_voc_lists(root):
     make_voc(root)
     names = root / "ImageSets/Main/train.txt"
     write(names, "train_c -1\n\ntrain_a.jpg  1\n")
-    assert [file.stem for file in Voc(root, "train").files] == ["train_c", "train_a"]
+    assert [file.stem for file in voc(root)["train"].files] == [
+        "train_c",
+        "train_a",
+    ]
     for old, new in (("a", "a big 1"), ("c", "c dog")):
         (root / f"JPEGImages/train_{old}.jpg").rename(root / f"JPEGImages/train_{new}.jpg")
         (root / f"Annotations/train_{old}.xml").rename(root / f"Annotations/train_{new}.xml")
     write(names, "train_a big 1\ntrain_c dog.jpg  1")
-    assert [file.stem for file in Voc(root, "train").files] == ["train_a big 1", "train_c dog"]
+    assert [file.stem for file in voc(root)["train"].files] == [
+        "train_a big 1",
+        "train_c dog",
+    ]
     make_voc(root)
     write(names, "train_a\ntrain_x\n")
     with pytest.raises(UserError, match=r"train\.txt: 1 pictures are not in .*Images: train_x"):
-        Voc(root, "train")
+        voc(root)
     write(names, "train_a\ntrain_a.jpg\n")
     with pytest.raises(UserError, match=r"train\.txt: names a picture twice: train_a"):
-        Voc(root, "train")
+        voc(root)
     names.unlink()
     write(names.with_name("trainval.txt"), "train_a\nval_a\ntrain_b\n")
-    assert [file.stem for file in Voc(root, "train").files] == ["train_a", "train_b"]
+    assert [file.stem for file in voc(root)["train"].files] == [
+        "train_a",
+        "train_b",
+    ]
     names.with_name("trainval.txt").unlink()
     with pytest.raises(UserError, match=r"has test, val, and no 'train' to learn from"):
-        Voc(root, "train")
+        voc(root)
 
 
 @pytest.mark.parametrize(
@@ -512,19 +528,19 @@ def test_voc_mistakes(root, text, message):
     make_voc(root)
     annotate(root, text)
     with pytest.raises(UserError, match=rf"train_a\.xml: {message}"):
-        Voc(root, "train")
+        voc(root)
 
 
 def test_voc_missing_files(root):
     make_voc(root)
     (root / "Annotations/test_b.xml").unlink()
     with pytest.raises(UserError, match=r"test_b\.xml: cannot be read: No such file"):
-        Voc(root, "test")
+        voc(root)
     picture(root / "JPEGImages/train_a.png")
     with pytest.raises(UserError, match=r"train_a\.png: has the name of train_a\.jpg"):
-        Voc(root, "train")
+        voc(root)
     with pytest.raises(UserError, match=r"elsewhere/JPEGImages: no such folder"):
-        Voc(root / "elsewhere", "train")
+        voc(root / "elsewhere")
 
 
 @pytest.mark.parametrize("pictures, labels", [("", ""), ("images", "annotations")])
@@ -536,7 +552,7 @@ def test_voc_as_labelimg_and_roboflow_leave_it(root, written, pictures, labels, 
         for name, objects in some.items():
             picture(folder / pictures / f"{name}.jpg")
             write(folder / labels / f"{name}.xml", xml(objects))
-    found = {split: Voc(root, split) for split in SPLITS}
+    found = voc(root)
     files = {file.stem: split for split, data in found.items() for file in data.files}
     if written:
         assert files == {name: split for split, some in splits.items() for name in some}
@@ -553,13 +569,13 @@ def test_voc_without_lists_and_without_labels(root, caplog):
     shutil.rmtree(root / "ImageSets")
     (root / "Annotations/val_a.xml").unlink()
     (root / "JPEGImages/test_b.jpg").unlink()
-    found = [file.stem for split in SPLITS for file in Voc(root, split).files]
+    found = [file.stem for one in voc(root).values() for file in one.files]
     assert sorted(found) == ["test_a", "test_c", "train_a", "train_b", "train_c", "val_b", "val_c"]
     assert "1 pictures without a label were left out: val_a.jpg" in caplog.text
     assert "1 labels without a picture were left out: test_b.xml" in caplog.text
     shutil.rmtree(root / "Annotations")
     with pytest.raises(UserError, match=r"Annotations: no label NAME\.xml for any of the 8 pict"):
-        Voc(root, "train")
+        voc(root)
 
 
 def test_voc_with_a_namespace_and_polygons(root):
@@ -572,7 +588,7 @@ def test_voc_with_a_namespace_and_polygons(root):
         root,
         text.replace("</annotation>", f"<object><name>dog</name>{polygon}</object></annotation>"),
     )
-    assert same(Voc(root, "train").targets[0], [[0, 0, 16, 8], [4, 2, 9, 8]], [0, 1])
+    assert same(voc(root)["train"].targets[0], [[0, 0, 16, 8], [4, 2, 9, 8]], [0, 1])
 
 
 def test_xml_of_no_end(root):
@@ -581,7 +597,7 @@ def test_xml_of_no_end(root):
     text = f"<!DOCTYPE a [<!ENTITY l0 'lol'>{entities}]><a><object><name>&l9;</name></object></a>"
     annotate(root, text)
     with pytest.raises(UserError, match=r"train_a\.xml: not XML: a document type"):
-        Voc(root, "train")
+        voc(root)
 
 
 def test_voc_masks(root):
@@ -590,14 +606,14 @@ def test_voc_masks(root):
         write(root / "ImageSets/Segmentation" / f"{split}.txt", "\n".join(names))
         for name in names:
             mask(root / "SegmentationClass" / f"{name}.png", [0, 15, 255])
-    data = Voc(root, "val", "segmentation")
+    data = read_voc(root, "segmentation")["val"]
     assert data.classes == CLASSES and data.classes[15] == "person" and len(CLASSES) == 21
     assert data.targets[1] == root / "SegmentationClass/val_b.png"
     write(root / "classes.txt", "background\nleaf")
-    assert Voc(root, "val", "segmentation").classes == ["background", "leaf"]
+    assert read_voc(root, "segmentation")["val"].classes == ["background", "leaf"]
     data.targets[1].unlink()
     with pytest.raises(UserError, match=r"1 masks are missing: .*val_b\.png"):
-        Voc(root, "val", "segmentation")
+        read_voc(root, "segmentation")
 
 
 # YOLO
@@ -610,7 +626,7 @@ def relabel(root: Path, *rows: str) -> None:
 def test_yolo_centres_and_polygons(root):
     make_yolo(root)
     relabel(root, "1 0.5 0.5 0.25 0.5", "", "0 0.25 0.5 0.75 0.25 0.5 1.0")
-    assert same(Yolo(root, "train").targets[0], [[24, 8, 40, 24], [16, 8, 48, 32]], [1, 0])
+    assert same(yolo(root)["train"].targets[0], [[24, 8, 40, 24], [16, 8, 48, 32]], [1, 0])
 
 
 def test_yolo_in_linked_folders_and_capital_letters(root, tmp_path):
@@ -620,7 +636,7 @@ def test_yolo_in_linked_folders_and_capital_letters(root, tmp_path):
         (root / kind / "train").rename(tmp_path / kind)
         (root / kind / "train").mkdir()
         (root / kind / "train/batch").symlink_to(tmp_path / kind)
-    data = Yolo(root, "train")
+    data = yolo(root)["train"]
     assert data.names[0] == "images/train/batch/train_a.jpg"
     assert same(data.targets[0], [[0, 0, 16, 8], [10.5, 2, 64, 32]], [0, 1])
 
@@ -631,26 +647,30 @@ def test_yolo_shares_of_the_upright_picture(root):
     exif[0x0112] = 6
     Image.new("RGB", (64, 32)).save(root / "images/train/train_a.jpg", exif=exif)
     relabel(root, "0 0.5 0.5 1 1")
-    assert same(Yolo(root, "train").targets[0], [[0, 0, 32, 64]], [0])
+    assert same(yolo(root)["train"].targets[0], [[0, 0, 32, 64]], [0])
 
 
 def test_yolo_as_roboflow_writes_it(root):
     make_yolo(root)
-    expected = {split: Yolo(root, split).targets[0] for split in SPLITS}
+    expected = {split: one.targets[0] for split, one in yolo(root).items()}
     for split in SPLITS:
         for kind in ("images", "labels"):
             written = root / ("valid" if split == "val" else split) / kind
             written.parent.mkdir(exist_ok=True)
             (root / kind / split).rename(written)
     for split, target in expected.items():
-        assert same(Yolo(root, split).targets[0], target.boxes.tolist(), target.labels.tolist())
-    assert Yolo(root, "val").names[0] == "valid/images/val_a.jpg"
+        assert same(
+            yolo(root)[split].targets[0],
+            target.boxes.tolist(),
+            target.labels.tolist(),
+        )
+    assert yolo(root)["val"].names[0] == "valid/images/val_a.jpg"
 
 
 def test_yolo_class_names(root):
     make_yolo(root)
     write(root / "data.yaml", "names: [cat, 7]")
-    assert Yolo(root, "train").classes == ["cat", "7"]
+    assert yolo(root)["train"].classes == ["cat", "7"]
     for text, message in (
         ("names: [yes, no]", "names: True is not text; put the name in quotes"),
         ("names: {a: cat, b: dog}", "'names' is a list of classes, or a mapping from 0"),
@@ -660,12 +680,12 @@ def test_yolo_class_names(root):
     ):
         write(root / "data.yaml", text)
         with pytest.raises(UserError, match=rf"data\.yaml: {message}"):
-            Yolo(root, "train")
+            yolo(root)
     (root / "data.yaml").unlink()
     with pytest.raises(UserError, match=r"data\.yaml: cannot be read"):
-        Yolo(root, "train")
+        yolo(root)
     write(root / "classes.txt", "cat\ndog\n")
-    assert Yolo(root, "train").classes == NAMES
+    assert yolo(root)["train"].classes == NAMES
 
 
 @pytest.mark.parametrize(
@@ -686,7 +706,7 @@ def test_yolo_mistakes(root, row, message):
     make_yolo(root)
     relabel(root, "0 0.5 0.5 0.1 0.1", row)
     with pytest.raises(UserError, match=rf"train_a\.txt, line 2: {message}"):
-        Yolo(root, "train")
+        yolo(root)
 
 
 def test_yolo_empty_boxes_and_lonely_files(root, caplog):
@@ -694,17 +714,17 @@ def test_yolo_empty_boxes_and_lonely_files(root, caplog):
     relabel(root, "0 0.5 0.5 0 0.1")
     write(root / "labels/train/classes.txt", "cat\ndog")
     write(root / "labels/train/train_x.txt", "")
-    assert same(Yolo(root, "train").targets[0], [], [])
+    assert same(yolo(root)["train"].targets[0], [], [])
     assert "1 boxes of no size were left out" in caplog.text
     assert "train_a.txt, line 1" in caplog.text
     assert "labels/train: 1 files without a picture: train_x" in caplog.text
+    (root / "images/test").rename(root / "images/tset")
+    yolo(root)
+    assert "images: passed over, for it is no split: tset" in caplog.text
     for file in (root / "labels/val").iterdir():
         file.unlink()
     with pytest.raises(UserError, match=r"labels/val: no text file for any of the 3 pictures"):
-        Yolo(root, "val")
-    (root / "images/test").rename(root / "images/tset")
-    Yolo(root, "train")
-    assert "images: passed over, for it is no split: tset" in caplog.text
+        yolo(root)
 
 
 def yaml(root: Path, text: str, name: str = "data.yaml") -> None:
@@ -743,7 +763,7 @@ def test_yolo_follows_its_yaml(root, entries, caplog):
     write(root / "empty.txt", "")
     yaml(root, entries)
     caplog.set_level("INFO")
-    found = {split: Yolo(root, split).names for split in SPLITS}
+    found = {split: one.names for split, one in yolo(root).items()}
     assert found["val"][0] == "images/val/val_a.jpg"
     assert len(found["train"]) == 2 and len(found["test"]) == 1
     assert {Path(name).parent.name for name in found["train"] + found["test"]} == {"train"}
@@ -754,13 +774,13 @@ def test_yolo_of_train_alone_and_of_one_pool(root):
     as_roboflow(root, "train")
     for file in (root / "train/images").iterdir():
         picture(file.with_stem(f"{file.stem}_2"))
-    found = {split: set(Yolo(root, split).names) for split in SPLITS}
+    found = {split: set(yolo(root)[split].names) for split in SPLITS}
     assert sum(map(len, found.values())) == 6 == len(set.union(*found.values()))
     assert all(found.values())
     (root / "train/images").rename(root / "images")
     (root / "train/labels").rename(root / "labels")
     (root / "train").rmdir()
-    pool = [name for split in SPLITS for name in Yolo(root, split).names]
+    pool = [name for one in yolo(root).values() for name in one.names]
     assert sorted(pool) == sorted(
         f"images/train_{name}{end}.jpg" for name in "abc" for end in ("", "_2")
     )
@@ -770,7 +790,7 @@ def test_yolo_of_train_alone_and_of_one_pool(root):
         (root / kind).rmdir()
     write(root / "README.txt", "as labelImg leaves it")
     beside = {
-        name: target for s in SPLITS for name, target in zip(*both(Yolo(root, s)), strict=True)
+        name: target for s in SPLITS for name, target in zip(*both(yolo(root)[s]), strict=True)
     }
     assert len(beside) == 6 and same(beside["train_c.jpg"], [[32, 16, 33, 17]], [1])
 
@@ -790,7 +810,7 @@ def test_yolo_as_cvat_writes_it(root):
     write(root / "obj.names", "cat\ndog\n")
     names = [f"data/obj_train_data/train_{name}.jpg" for name in "abc"]
     write(root / "train.txt", "\n".join(names))
-    found = {split: Yolo(root, split) for split in SPLITS}
+    found = yolo(root)
     assert [len(found[split]) for split in SPLITS] == [1, 1, 1]
     assert found["train"].classes == NAMES
 
@@ -800,21 +820,21 @@ def test_yolo_where_two_things_are_meant(root):
     yaml(root, "train: ../train/images\nval: ../val/images")
     shutil.copytree(root / "train", root.parent / "train")
     with pytest.raises(UserError, match=r"data\.yaml: train: '\.\./train/images' is .*Roboflow"):
-        Yolo(root, "train")
+        yolo(root)
     (root / "data.yaml").unlink()
     yaml(root, "", "cells.yaml")
     write(root / "args.yaml", "epochs: 3")
-    assert Yolo(root, "train").classes == NAMES
+    assert yolo(root)["train"].classes == NAMES
     yaml(root, "", "birds.yaml")
     with pytest.raises(UserError, match=r"birds\.yaml, .*cells\.yaml: several .*data\.root=FILE"):
-        Yolo(root, "train")
-    assert len(Yolo(root / "birds.yaml", "train")) == 3
+        yolo(root)
+    assert len(yolo(root / "birds.yaml")["train"]) == 3
     yaml(root, "train: gone", "birds.yaml")
     with pytest.raises(UserError, match=r"birds\.yaml: train: gone: no such file or folder"):
-        Yolo(root / "birds.yaml", "val")
+        yolo(root / "birds.yaml")
     shutil.rmtree(root / "train")
     with pytest.raises(UserError, match=r"has test, val, and no 'train' to learn from"):
-        Yolo(root / "cells.yaml", "val")
+        yolo(root / "cells.yaml")
 
 
 def test_yolo_key_points_and_turned_boxes(root):
@@ -824,16 +844,16 @@ def test_yolo_key_points_and_turned_boxes(root):
     for split in SPLITS:
         write(root / f"labels/{split}/{split}_c.txt", "")
     expected = [[24, 8, 40, 24], [24, 8, 40, 24]]
-    assert same(Yolo(root, "train").targets[0], expected, [1, 0])
+    assert same(yolo(root)["train"].targets[0], expected, [1, 0])
     relabel(root, "1 0.5 0.5 0.25 0.5 0.1 0.9 2")
     with pytest.raises(UserError, match=r"line 1: 8 columns; with the kpt_shape .* they are 11"):
-        Yolo(root, "train")
+        yolo(root)
     yaml(root, "kpt_shape: 17")
     with pytest.raises(UserError, match=r"data\.yaml: kpt_shape is the number of key points"):
-        Yolo(root, "train")
+        yolo(root)
     yaml(root, "")
     relabel(root, "1 0.5 0.25 0.75 0.5 0.5 0.75 0.25 0.5")
-    assert same(Yolo(root, "train").targets[0], [[16, 8, 48, 24]], [1])
+    assert same(yolo(root)["train"].targets[0], [[16, 8, 48, 24]], [1])
 
 
 @pytest.mark.parametrize(
@@ -852,16 +872,16 @@ def test_yaml_that_is_refused(root, text, message):
     make_yolo(root)
     write(root / "data.yaml", text)
     with pytest.raises(UserError, match=rf"data\.yaml: {message}"):
-        Yolo(root, "train")
+        yolo(root)
 
 
 def test_yolo_names_with_gaps_and_without_objects(root, caplog):
     make_yolo(root)
     write(root / "data.yaml", "names: {'0': cat, '1': dog, 3: owl}")
-    assert Yolo(root, "train").classes == ["cat", "dog", "class 2", "owl"]
+    assert yolo(root)["train"].classes == ["cat", "dog", "class 2", "owl"]
     assert "names: no name for class 2" in caplog.text
     caplog.clear()
-    open_splits(Yolo, root, "detection", 32, None, "stretch")
+    open_splits(read_yolo, root, "detection", 32, None, "stretch")
     assert "classes without objects, kept all the same: class 2, owl" in caplog.text
 
 
@@ -872,26 +892,30 @@ def test_masks_by_lists(root):
     make_masks(root)
     picture(root / "images/not_labelled_yet.jpg")
     write(root / "val.txt", "val_2\nval_0.jpg\n")
-    data = FolderMasks(root, "val")
+    data = folder_masks(root)["val"]
     assert data.names == ["images/val_2.jpg", "images/val_0.jpg"]
     assert data.targets == [root / "masks/val_2.png", root / "masks/val_0.png"]
     assert data.classes == ["class 0", "class 1", "class 2"], "255 is no class"
     write(root / "classes.txt", "0 background\n1 leaf\n2 big blossom\n")
-    assert FolderMasks(root, "val").classes == ["background", "leaf", "big blossom"]
+    assert folder_masks(root)["val"].classes == [
+        "background",
+        "leaf",
+        "big blossom",
+    ]
 
 
 def test_masks_without_lists(root):
     make_masks(root, count=30)
     for split in SPLITS:
         (root / f"{split}.txt").unlink()
-    splits = {split: FolderMasks(root, split).names for split in SPLITS}
+    splits = {split: one.names for split, one in folder_masks(root).items()}
     together = [name for names in splits.values() for name in names]
     assert len(together) == len(set(together)) == 90
     assert 50 <= len(splits["train"]) <= 75 and splits["val"] and splits["test"]
     for file in (root / "images").glob("val*"):
         file.unlink()
         (root / "masks" / f"{file.stem}.png").unlink()
-    assert set(FolderMasks(root, "train").names) <= set(splits["train"]), "no picture moves"
+    assert set(folder_masks(root)["train"].names) <= set(splits["train"]), "no picture moves"
 
 
 def test_stable_split_is_the_same_everywhere():
@@ -928,7 +952,7 @@ def test_masks_in_folders_of_splits(root):
             (root / kind / split).mkdir()
             for file in (root / kind).glob(f"{split}_*"):
                 file.rename(root / kind / split / file.name)
-    assert FolderMasks(root, "val").names == [f"images/val/val_{n}.jpg" for n in range(3)]
+    assert folder_masks(root)["val"].names == [f"images/val/val_{n}.jpg" for n in range(3)]
 
 
 def test_masks_without_pictures_and_the_reverse(root):
@@ -937,34 +961,34 @@ def test_masks_without_pictures_and_the_reverse(root):
         (root / file).unlink()
     write(root / "val.txt", "val_0\nval_2")
     with pytest.raises(UserError, match=r"val\.txt: 1 pictures are not in .*images: val_0"):
-        FolderMasks(root, "val")
+        folder_masks(root)
     write(root / "val.txt", "val_1\nval_2")
     with pytest.raises(UserError, match=r"val_1\.jpg has no mask; a mask is masks/NAME\.png"):
-        FolderMasks(root, "val")
+        folder_masks(root)
     for split in SPLITS:
         (root / f"{split}.txt").unlink()
     with pytest.raises(UserError, match=r"val_0\.png has no picture, .*val_1\.jpg has no mask"):
-        FolderMasks(root, "train")
+        folder_masks(root)
 
 
 def test_masks_of_colours_are_named(root):
     make_masks(root)
     Image.new("RGB", (WIDTH, HEIGHT), "red").save(root / "masks/test_0.png")
     with pytest.raises(UserError, match=r"masks/test_0\.png: a mask in colours"):
-        FolderMasks(root, "train")
+        folder_masks(root)
 
 
 # Real ones
 
 
-def opened(kind: Callable[..., Pictures], folder: str, task: str) -> dict[str, Pictures]:
+def opened(kind: Callable[..., dict[str, Pictures]], folder: str, task: str) -> dict[str, Pictures]:
     if not (SHARED / folder).exists():
         pytest.skip(f"{SHARED / folder} is not there")
-    return {split: kind(root=SHARED / folder, split=split, task=task) for split in SPLITS}
+    return kind(root=SHARED / folder, task=task)
 
 
 def test_blood_cells(caplog):
-    splits = opened(Coco, "bccd", "detection")
+    splits = opened(read_coco, "bccd", "detection")
     assert {split: len(data) for split, data in splits.items()} == dict(train=205, val=87, test=72)
     expected = {"train": (2381, 214, 209), "val": (967, 87, 83), "test": (805, 71, 69)}
     for split, data in splits.items():
@@ -975,7 +999,7 @@ def test_blood_cells(caplog):
 
 
 def test_nuclei():
-    splits = opened(FolderMasks, "dsb2018_nuclei", "segmentation")
+    splits = opened(read_folder_masks, "dsb2018_nuclei", "segmentation")
     counts = {split: len(data) for split, data in splits.items()}
     assert counts == {"train": 464, "val": 100, "test": 100}
     assert splits["val"].classes == ["background", "nucleus"]

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from nano_cv import building
 from nano_cv.config.checks import CONFIGS
-from nano_cv.data.formats.flowers import Flowers
+from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.imagined import Imagined, noise
-from nano_cv.data.pictures import SPLITS, Resized
+from nano_cv.data.pictures import Resized
 from nano_cv.errors import UserError
-from nano_cv.evaluation.reports import generation as report
+from nano_cv.evaluation.reports.generation import GenerationReport, covered, frechet
 from nano_cv.export import precision
 from nano_cv.export.samples import Samples
 from nano_cv.export.validate import check_repository
@@ -118,22 +118,19 @@ def test_guidance(pixels):
 def test_a_known_picture_has_no_loss(pixels):
     """Not even in the last twentieth of the way, where the division is bounded."""
     task, labels = known(pixels, drop_label=0.0), torch.arange(ANY).repeat(200)
-    loss = task.training_step((pixels[labels], labels), 0)
+    loss = task.training_losses(pixels[labels], labels)["loss"]
     assert float(loss) == pytest.approx(0, abs=1e-9)
-    assert float(task.training_step((pixels[labels] + 9, labels), 0)) > 1e-3
+    assert float(task.training_losses(pixels[labels] + 9, labels)["loss"]) > 1e-3
 
 
 def test_validation_is_the_same_each_time(untrained, pixels):
-    losses = []
-    untrained.log_losses = lambda split, loss, batch: losses.append((split, float(loss["loss"])))
     batch = pixels[:ANY], torch.arange(ANY)
-    state = torch.get_rng_state()
+    state, losses = torch.get_rng_state(), []
     with torch.inference_mode():
-        untrained.validation_step(batch, 0)
-        torch.rand(3)
-        untrained.validation_step(batch, 0)
-        untrained.validation_step(batch, 1)
-    assert losses[0] == losses[1] != losses[2] and losses[0][0] == "val"
+        for index in (0, 0, 1):
+            losses.append(float(untrained.validate(*batch, index)[0]["loss"]))
+            torch.rand(1)
+    assert losses[0] == losses[1] != losses[2]
     after = torch.rand(2)
     torch.set_rng_state(state)
     assert torch.equal(after, torch.rand(5)[3:])
@@ -144,7 +141,7 @@ def test_dropped_labels(pixels):
     for share, least, most in ((0.0, 0, 0), (0.15, 0.08, 0.22), (1.0, 1, 1)):
         torch.manual_seed(0)
         task = known(pixels, drop_label=share)
-        task.training_step((pixels[labels], labels), 0)
+        task.training_losses(pixels[labels], labels)
         dropped = task.network.asked == ANY
         assert torch.equal(task.network.asked[~dropped], labels[~dropped])
         assert least <= dropped.float().mean() <= most
@@ -163,32 +160,32 @@ def test_preview(pixels):
 def test_frechet():
     some = np.random.default_rng(0).standard_normal((500, 4)) * [1, 2, 3, 4]
     some -= some.mean(axis=0)
-    assert report.frechet(some, some) == pytest.approx(0, abs=1e-6)
-    assert report.frechet(some, some + np.array([3, 0, 4, 0])) == pytest.approx(25)
+    assert frechet(some, some) == pytest.approx(0, abs=1e-6)
+    assert frechet(some, some + np.array([3, 0, 4, 0])) == pytest.approx(25)
     variance = some.var(axis=0, ddof=1).sum()  # (2 - 1)^2 times it, for twice the deviation
-    assert report.frechet(some, 2 * some) == pytest.approx(variance)
-    assert report.frechet(2 * some + 1, some) == pytest.approx(variance + 4)
+    assert frechet(some, 2 * some) == pytest.approx(variance)
+    assert frechet(2 * some + 1, some) == pytest.approx(variance + 4)
 
 
 def test_covered():
     manifold = np.array([[0], [1], [2], [3], [10]], np.float32)  # that reach 3, 2, 2, 3 and 9
     some = np.array([[-2.5], [-3.5], [0.5], [18.5], [19.5]], np.float32)
-    assert report.covered(some, manifold) == pytest.approx(3 / 5)
-    assert report.covered(manifold, manifold) == 1
-    assert report.covered(some[:2], manifold[:2]) == 0  # two pictures, that reach 1
+    assert covered(some, manifold) == pytest.approx(3 / 5)
+    assert covered(manifold, manifold) == 1
+    assert covered(some[:2], manifold[:2]) == 0  # two pictures, that reach 1
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory) -> dict[str, Resized]:
     root = make_flowers(tmp_path_factory.mktemp("real") / "flowers")
-    return {name: Resized(Flowers(root, name, "generation"), 48, None) for name in SPLITS}
+    return {name: Resized(one, 48, None) for name, one in read_flowers(root, "generation").items()}
 
 
 def worth(images: np.ndarray, real: dict[str, Resized], judge: Path | None = None):
     targets = real["train"].pictures.targets
     labels = [targets[index % len(targets)] for index in range(len(images))]
     pictures = Imagined(labels, CONTRACT.classes, 48, 0, real, judge)
-    return report.metrics(CONTRACT, {"IMAGES": np.ascontiguousarray(images)}, pictures)
+    return GenerationReport(CONTRACT, {"IMAGES": np.ascontiguousarray(images)}, pictures).metrics()
 
 
 @pytest.mark.parametrize(
@@ -215,16 +212,17 @@ def test_other_pictures_are_no_copies(real):
 def test_without_real_pictures_nothing_is_measured():
     pictures = Imagined([0, 1], CONTRACT.classes, 32, 0)
     images = np.zeros((2, 3, 32, 32), np.uint8)
-    assert report.metrics(CONTRACT, {"IMAGES": images}, pictures) == {}
-    assert report.draw(CONTRACT, {"IMAGES": images}, pictures).keys() == {"samples"}
+    assert GenerationReport(CONTRACT, {"IMAGES": images}, pictures).metrics() == {}
+    assert GenerationReport(CONTRACT, {"IMAGES": images}, pictures).drawings().keys() == {"samples"}
 
 
 def test_compare_is_in_levels():
     dark = np.zeros((2, 3, 4, 4), np.uint8)
     light = dark.copy()
     light[1, 0, 2, 3] = 255
-    assert report.compare({"IMAGES": dark}, {"IMAGES": light})["levels"].tolist() == [0, 255]
-    assert report.compare({"IMAGES": light}, {"IMAGES": dark})["levels"].tolist() == [0, 255]
+    for pair in ((dark, light), (light, dark)):
+        found = GenerationReport.compare(*({"IMAGES": images} for images in pair))
+        assert found["levels"].tolist() == [0, 255]
 
 
 # The scripts
@@ -375,8 +373,8 @@ def test_int8(here, judge, tmp_path, monkeypatch):
             config = hydra.compose("export_model", [*FLOW, *settings])
         metadata = building.trained_task(config, Path("weights/flow_flowers.safetensors")).metadata
         samples = Samples(config, building.make_data(config), metadata)
-        monkeypatch.setattr(precision, "_speeds", lambda runs: [1.0, speed][: len(runs)])
-        given = ("int8", tmp_path / "model.onnx", samples, report.gate)
+        monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, speed])
+        given = ("int8", tmp_path / "model.onnx", samples)
         return partial(precision.choose, *given, threads=1, max_drop=1, calibration_pictures=4)
 
     with pytest.raises(UserError, match=r"int8: the validation accuracy is not known here.* 1\.50"):

@@ -18,7 +18,7 @@ from PIL import Image
 from nano_cv.data import images
 from nano_cv.data.images import ImageError
 from nano_cv.data.store import Member
-from nano_cv.evaluation import inputs
+from nano_cv.evaluation.inputs import find_pictures
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -437,8 +437,9 @@ def test_each_real_folder_once(linked):
 
     assert names(images.find(linked)) == ["a.png", "b.png", "c.png", "file.png"]
     assert names(images.find(linked / "cats", root=linked)) == ["a.png", "c.png", "file.png"]
-    assert names(inputs.find(f"{linked}/**/*.png")) == ["a.png", "b.png", "c.png", "file.png"]
-    assert names(inputs.find(f"{linked}/cats/**/[ac].png")) == ["a.png", "c.png"]
+    every = ["a.png", "b.png", "c.png", "file.png"]
+    assert names(find_pictures(f"{linked}/**/*.png")) == every
+    assert names(find_pictures(f"{linked}/cats/**/[ac].png")) == ["a.png", "c.png"]
     loops = {path.name for path in images.walk(linked).loops}
     assert {"up", "self", "dogs"} <= loops and "file.png" not in loops
 

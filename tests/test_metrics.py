@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +19,25 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_
 from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardIndex
 from torchmetrics.detection import MeanAveragePrecision
 
-from nano_cv.data.formats.coco import Coco
+from nano_cv.data import images
+from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.images import IGNORE
 from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, Boxes, Pictures, Resized
 from nano_cv.evaluation import reports
-from nano_cv.evaluation.reports import (
-    classification,
-    confusion,
-    detection,
-    generation,
-    segmentation,
-)
-from nano_cv.evaluation.reports.detection import Scored
+from nano_cv.evaluation.reports import generation
+from nano_cv.evaluation.reports.classification import ClassificationReport
+from nano_cv.evaluation.reports.detection import DetectionReport
+from nano_cv.evaluation.reports.segmentation import SegmentationReport
 from nano_cv.metadata import Metadata
+from nano_cv.tasks.metrics import (
+    Scored,
+    confusion,
+    detection_figures,
+    mask_confusion,
+    segmentation_figures,
+)
 
+DETECTION = sys.modules[DetectionReport.__module__]
 SIDE = 64
 NAMES = list("abcde")
 random_inputs = settings(derandomize=True, deadline=None, max_examples=40, database=None)
@@ -124,7 +130,7 @@ def test_detection_is_that_of_pycocotools(seed):
     truths, found = [one for one, _ in scenes], [one for _, one in scenes]
     if not any(len(one.scores) for one in found):
         return  # pycocotools cannot load no results at all
-    ours = detection.figures(truths, found, NAMES)
+    ours = detection_figures(truths, found, NAMES)
     assert ours == pytest.approx(by_pycocotools(truths, found), abs=1e-6)
 
 
@@ -145,7 +151,7 @@ def test_detection_is_that_of_torchmetrics(seed):
         answer = dict(zip(("boxes", "labels", "scores"), map(torch.tensor, one), strict=True))
         theirs.update([answer], [objects])
     expected = theirs.compute()
-    ours = detection.figures([one for one, _ in scenes], [one for _, one in scenes], NAMES)
+    ours = detection_figures([one for one, _ in scenes], [one for _, one in scenes], NAMES)
     assert ours["mAP50"] == pytest.approx(max(0.0, float(expected["map_50"])), abs=1e-6)
     if most == 100:  # of more boxes it gives -1
         assert ours["mAP"] == pytest.approx(max(0.0, float(expected["map"])), abs=1e-6)
@@ -160,11 +166,11 @@ def test_difficult_objects_are_ignored_as_in_voc():
     )
     boxes = np.float32([[30, 30, 60, 60], [31, 30, 60, 60], [0, 0, 20, 20]])
     found = Scored(boxes, np.zeros(3, np.int64), np.float32([0.9, 0.8, 0.7]))
-    assert detection.figures([truth], [found], ["a"])["mAP"] == pytest.approx(1)
+    assert detection_figures([truth], [found], ["a"])["mAP"] == pytest.approx(1)
     boxes[1] = [40, 40, 50, 50]
-    assert detection.figures([truth], [found], ["a"])["mAP"] == pytest.approx(0.5)
+    assert detection_figures([truth], [found], ["a"])["mAP"] == pytest.approx(0.5)
     crowd = truth._replace(ignored=np.uint8([COUNTED, CROWD]))
-    assert detection.figures([crowd], [found], ["a"])["mAP"] == pytest.approx(1)
+    assert detection_figures([crowd], [found], ["a"])["mAP"] == pytest.approx(1)
 
 
 def answers(pictures: Pictures, found: list[np.ndarray], labels: list[list[int]]):
@@ -179,6 +185,10 @@ def answers(pictures: Pictures, found: list[np.ndarray], labels: list[list[int]]
         arrays["BOXES"][index, :count] = (found[index] * scale).clip(0, SIDE)
         arrays["LABELS"][index, :count], arrays["SCORES"][index, :count] = labels[index], 0.9
     return arrays
+
+
+def report(predictions: dict[str, np.ndarray], pictures: Pictures) -> DetectionReport:
+    return DetectionReport(metadata("detection", pictures.classes), predictions, pictures)
 
 
 @pytest.fixture
@@ -197,22 +207,22 @@ def change(root: Path, **fields: object) -> None:
 def test_perfect_detector_of_boxes_that_reach_out_of_the_picture(scenes):
     """In validation, which sees the square, as in the test, and nothing is drawn as a mistake."""
     change(scenes, bbox=[-40, -30, 60, 50])
-    pictures = Coco(scenes, "test")
+    pictures = read_coco(scenes, "detection")["test"]
     found = [target.boxes for target in pictures.targets]
     predictions = answers(pictures, found, [target.labels.tolist() for target in pictures.targets])
-    measured = detection.metrics(metadata("detection", pictures.classes), predictions, pictures)
+    measured = report(predictions, pictures).metrics()
     assert measured == pytest.approx(dict.fromkeys(measured, 1.0))
     resized = Resized(pictures, SIDE, None)
     squares = [
         Scored(*(predictions[name][i] for name in ("BOXES", "LABELS", "SCORES"))) for i in range(3)
     ]
-    in_square = detection.figures(resized.boxes, squares, pictures.classes)
+    in_square = detection_figures(resized.fitted.boxes, squares, pictures.classes)
     assert in_square == pytest.approx(measured)
 
 
 def test_what_is_found_in_a_crowd_is_not_false(scenes):
     change(scenes, bbox=[0, 0, 64, 48], iscrowd=1)
-    pictures = Coco(scenes, "test")
+    pictures = read_coco(scenes, "detection")["test"]
     label = int(pictures.targets[0].labels[0])
     found, labels = [], []
     for index, target in enumerate(pictures.targets):
@@ -221,11 +231,9 @@ def test_what_is_found_in_a_crowd_is_not_false(scenes):
         found.append(np.concatenate([inside, target.boxes[counted]]))
         labels.append([label] * len(inside) + target.counted.tolist())
     predictions = answers(pictures, found, labels)
-    measured = detection.metrics(metadata("detection", pictures.classes), predictions, pictures)
+    measured = report(predictions, pictures).metrics()
     assert measured == pytest.approx(dict.fromkeys(measured, 1.0))
-    drawn = detection.truths_of(pictures)[0]
-    one = detection.restored(metadata("detection", pictures.classes), predictions, pictures)[0]
-    right, missed = detection._judge(one, drawn)
+    right, missed = report(predictions, pictures).evaluated.verdicts[0]
     assert right.all() and not missed.any()
     assert Resized(pictures, SIDE, None).count().sum() == sum(map(len, labels)) - 2
 
@@ -239,9 +247,9 @@ def test_classification_is_that_of_scikit_learn(seed):
     scores = (random.integers(0, 4, (count, 5)) / 4 * [1, 1, 1, 1, 0]).astype(np.float32)
     scores[:, 0] += 0.1
     targets, labels = random.integers(0, 4, count), scores.argmax(axis=1)
-    ours = classification.metrics(
-        metadata("classification"), {"CLASS_PROBS": scores}, Pictures(Path(), [], targets.tolist())
-    )
+    pictures = Pictures(Path(), [], targets.tolist())
+    given = metadata("classification"), {"CLASS_PROBS": scores}, pictures
+    ours = ClassificationReport(*given).metrics()
     recalls = recall_score(targets, labels, labels=range(5), average=None, zero_division=0)
     occurs = np.union1d(targets, labels)
     expected = {f"recall/{NAMES[label]}": recalls[label] for label in np.unique(targets)}
@@ -262,7 +270,7 @@ def test_segmentation_is_that_of_scikit_learn(seed):
     truth = random.choice([0, 1, 3, IGNORE], (3, 9, 7)).astype(np.uint8)
     masks = random.integers(0, 4, truth.shape).astype(np.uint8)
     known = truth != IGNORE
-    ours = segmentation.figures(segmentation.confusion_of(truth, masks, 5), NAMES)
+    ours = segmentation_figures(mask_confusion(truth, masks, 5), NAMES)
     pairs = truth[known], masks[known]
     each = jaccard_score(*pairs, labels=range(5), average=None, zero_division=0)
     expected = {f"IoU/{NAMES[label]}": each[label] for label in np.union1d(*pairs)}
@@ -302,7 +310,46 @@ def test_boxes_that_are_no_numbers_find_nothing():
         np.array([[1, 1, 9, 9]], np.float32), np.zeros(1, np.int64), np.zeros(1, np.uint8)
     )
     boxes = np.array([[np.nan] * 4, [1, 1, 9, np.inf]], np.float32)
-    wrong = detection.Scored(boxes, np.zeros(2, np.int64), np.array([0.9, 0.8], np.float32))
-    assert detection.figures([truth], [wrong], ["a"])["mAP"] == 0
-    unsure = detection.Scored(truth.boxes, truth.labels, np.array([np.nan], np.float32))
-    assert detection.figures([truth], [unsure], ["a"])["mAP"] == 0
+    wrong = Scored(boxes, np.zeros(2, np.int64), np.array([0.9, 0.8], np.float32))
+    assert detection_figures([truth], [wrong], ["a"])["mAP"] == 0
+    unsure = Scored(truth.boxes, truth.labels, np.array([np.nan], np.float32))
+    assert detection_figures([truth], [unsure], ["a"])["mAP"] == 0
+
+
+def test_nothing_is_computed_twice(scenes, tmp_path, monkeypatch):
+    """Metrics, table, files and drawings of one report: masks are decoded, mAP computed once."""
+    calls: dict[str, int] = {}
+
+    def count(place: object, name: str) -> None:
+        original = getattr(place, name)
+
+        def counted(*given, **options):
+            calls[name] = calls.get(name, 0) + 1
+            return original(*given, **options)
+
+        monkeypatch.setattr(place, name, counted)
+
+    def use(one: reports.Report) -> None:
+        calls.clear()
+        one.metrics(), one.rows(), one.write_files(tmp_path), one.drawings()
+
+    pictures = read_coco(scenes, "detection")["test"]
+    found = [target.boxes for target in pictures.targets]
+    predictions = answers(pictures, found, [target.labels.tolist() for target in pictures.targets])
+    count(DETECTION, "match_boxes")
+    count(images, "dimensions")
+    one = report(predictions, pictures)
+    use(one)
+    one.drawings()["precision_recall"]()
+    assert calls == {"match_boxes": 1, "dimensions": 3}
+
+    files = []
+    for index in range(20):
+        files.append(tmp_path / f"{index}.png")
+        Image.new("L", (8, 8), index % 2).save(files[-1])
+    pictures = Pictures(tmp_path, files, files, NAMES)
+    count(SegmentationReport, "restore")
+    count(Pictures, "mask")
+    masks = {"MASK": np.zeros((20, SIDE, SIDE), np.uint8)}
+    use(SegmentationReport(metadata("segmentation"), masks, pictures))
+    assert (calls["mask"], calls["restore"]) == (20, 40)  # restored again to be written

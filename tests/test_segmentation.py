@@ -5,6 +5,7 @@ import io
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 from nano_cv.data import images
 from nano_cv.data.augment import Augment
-from nano_cv.data.formats.folder_masks import FolderMasks
-from nano_cv.data.formats.shards import Shards
+from nano_cv.data.formats.folder_masks import read_folder_masks
+from nano_cv.data.formats.shards import read_shards
 from nano_cv.data.images import IGNORE
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError
@@ -192,6 +193,10 @@ def masked(root: Path, masks: list[Image.Image], name: str = "{}.png") -> Path:
     return root
 
 
+def train_split(root: Path, **settings: Any) -> Pictures:
+    return read_folder_masks(root, "segmentation", **settings)["train"]
+
+
 @pytest.mark.parametrize("table", [None, *TABLES])
 def test_masks_in_colours(tmp_path, table, caplog):
     """Classes and colours from the settings, or from the files of CamVid and of CVAT."""
@@ -199,7 +204,7 @@ def test_masks_in_colours(tmp_path, table, caplog):
     root = masked(tmp_path, [painted(INDEX), painted(INDEX).convert("RGBA"), as_palette])
     if table:
         (root / table).write_text(TABLES[table])
-    pictures = FolderMasks(root, "train", colours=None if table else ROAD)
+    pictures = train_split(root, colours=None if table else ROAD)
     assert pictures.classes == ["sky", "road", "void"]
     for index in range(3):
         assert np.array_equal(pictures.mask(index), INDEX)
@@ -208,7 +213,7 @@ def test_masks_in_colours(tmp_path, table, caplog):
         caplog.text
     )
     caplog.clear()
-    without = FolderMasks(root, "train", colours=None if table else ROAD, ignore=2)
+    without = train_split(root, colours=None if table else ROAD, ignore=2)
     assert "void" not in caplog.text
     assert without.classes == ["sky", "road"]
     assert np.array_equal(without.mask(0), np.where(INDEX == 2, IGNORE, INDEX))
@@ -217,7 +222,7 @@ def test_masks_in_colours(tmp_path, table, caplog):
 def test_colour_that_no_class_has(tmp_path):
     image = painted(INDEX)
     image.putpixel((3, 3), (128, 64, 129))
-    pictures = FolderMasks(masked(tmp_path, [image]), "train", colours=ROAD)
+    pictures = train_split(masked(tmp_path, [image]), colours=ROAD)
     with pytest.raises(images.ImageError) as caught:
         pictures.mask(0)
     text = r"1 pixel of the colour \[128, 64, 129\].* nearest is \[128, 64, 128\] of 'road'; 1 such"
@@ -226,14 +231,14 @@ def test_colour_that_no_class_has(tmp_path):
 
 def test_grey_that_may_be_either_is_refused(tmp_path):
     """0 is the first class, or by its colour the third."""
-    pictures = FolderMasks(masked(tmp_path, [Image.new("L", (16, 16))]), "train", colours=ROAD)
+    pictures = train_split(masked(tmp_path, [Image.new("L", (16, 16))]), colours=ROAD)
     with pytest.raises(images.ImageError, match="may be class indices or colours"):
         pictures.mask(0)
 
 
 def test_indices_that_are_not_to_be_learnt(tmp_path):
     root = masked(tmp_path, [GREY_OF])
-    pictures = FolderMasks(root, "train", ignore=[0])
+    pictures = train_split(root, ignore=[0])
     assert pictures.classes == ["class 1", "class 2"]
     expected = np.array([IGNORE, 0, 1])[INDEX]
     assert np.array_equal(pictures.mask(0), expected)
@@ -249,16 +254,16 @@ def test_masks_in_black_and_white(tmp_path, white, names):
         (root / "classes.txt").write_text(names)
     if names and "stone" in names:
         with pytest.raises(UserError, match="drawn in 0 and 255, and there are 3 classes"):
-            FolderMasks(root, "train")
+            train_split(root)
         return
-    pictures = FolderMasks(root, "train")
+    pictures = train_split(root)
     assert pictures.classes == (names.split() if names else ["class 0", "class 1"])
     assert np.array_equal(pictures.mask(0), drawn) and not pictures.mask(1).any()
 
 
 @pytest.mark.parametrize("name", ["{}_mask.png", "{}_L.png", "{}.tif", "{}_segmentation.gif"])
 def test_names_of_masks(tmp_path, name):
-    pictures = FolderMasks(masked(tmp_path, [GREY_OF, GREY_OF], name), "train")
+    pictures = train_split(masked(tmp_path, [GREY_OF, GREY_OF], name))
     assert [file.name for file in pictures.targets] == [name.format("p0"), name.format("p1")]
 
 
@@ -266,12 +271,15 @@ def test_masks_of_several_formats(tmp_path):
     root = masked(tmp_path, [GREY_OF, GREY_OF])
     GREY_OF.save(root / "masks/p1.tif")
     (root / "masks/p1.png").unlink()
-    assert [file.name for file in FolderMasks(root, "train").targets] == ["p0.png", "p1.tif"]
+    assert [file.name for file in train_split(root).targets] == [
+        "p0.png",
+        "p1.tif",
+    ]
 
 
 def test_masks_as_jpeg_are_refused(tmp_path):
     with pytest.raises(UserError, match="a mask as JPEG has other numbers than were drawn"):
-        FolderMasks(masked(tmp_path, [GREY_OF], "{}.jpg"), "train")
+        train_split(masked(tmp_path, [GREY_OF], "{}.jpg"))
 
 
 # Augmentation
@@ -374,8 +382,8 @@ def test_metrics_by_hand(tmp_path):
     # Known: 64 and 192 pixels. Class 0: 32 + 96 right of 32 + 192; class 1: 32 right of 128.
     expected = {"mIoU": (128 / 224 + 32 / 128) / 2, "accuracy": 160 / 256}
     expected |= {"IoU/ground": 128 / 224, "IoU/leaf": 32 / 128}  # no blossom
-    assert REPORT.metrics(CONTRACT, {"MASK": answer}, pictures) == pytest.approx(expected)
-    rows = REPORT.table(CONTRACT, {"MASK": answer}, pictures)
+    assert REPORT(CONTRACT, {"MASK": answer}, pictures).metrics() == pytest.approx(expected)
+    rows = REPORT(CONTRACT, {"MASK": answer}, pictures).rows()
     assert [row["mIoU"] for row in rows] == ["1.0000", "0.2500"]
     assert rows[0] == {
         **{"file": "0.jpg", "mIoU": "1.0000"},
@@ -391,7 +399,7 @@ def test_metrics_are_those_of_torchmetrics(tmp_path):
     answer[wrong] = random.integers(0, 3, wrong.sum())
     for mask in truth:
         mask[random.random(mask.shape) < 0.1] = IGNORE
-    ours = REPORT.metrics(CONTRACT, {"MASK": answer}, photographs(tmp_path, truth))
+    ours = REPORT(CONTRACT, {"MASK": answer}, photographs(tmp_path, truth)).metrics()
     theirs = MulticlassJaccardIndex(3, average="none", ignore_index=IGNORE)
     by_class = theirs(torch.from_numpy(answer), torch.from_numpy(np.stack(truth)).long())
     for name, value in zip(CONTRACT.classes, by_class, strict=True):
@@ -405,7 +413,7 @@ def test_files_for_other_programs(tmp_path):
     pictures = photographs(tmp_path / "pictures", masks, targets=False)
     metadata = Metadata(**{**CONTRACT.__dict__, "image_size": 128, "fit": "letterbox"})
     answer = {"MASK": np.stack([images.resize_mask(mask, 128, "letterbox") for mask in masks])}
-    REPORT.write(metadata, answer, pictures, tmp_path)
+    REPORT(metadata, answer, pictures).write_files(tmp_path)
     for number, mask in enumerate(masks):
         with Image.open(tmp_path / f"masks/{number}.png") as written:
             assert written.mode == "P" and len(written.getpalette()) == 3 * 256
@@ -416,11 +424,11 @@ def test_files_for_other_programs(tmp_path):
         assert len(np.unique(np.concatenate(colours), axis=0)) == 3, "a colour a class"
         with Image.open(tmp_path / f"overlays/{number}.jpg") as overlay:
             assert overlay.size == mask.shape[::-1]
-    for row, mask in zip(REPORT.table(metadata, answer, pictures), masks, strict=True):
+    for row, mask in zip(REPORT(metadata, answer, pictures).rows(), masks, strict=True):
         shares = [float(row[name]) for name in CONTRACT.classes]  # of the picture, not the square
         counts = np.bincount(mask.ravel(), minlength=3) / mask.size
         assert shares == pytest.approx(counts, abs=1e-4)
-    assert REPORT.draw(metadata, answer, pictures).keys() == {"predictions"}
+    assert REPORT(metadata, answer, pictures).drawings().keys() == {"predictions"}
 
 
 def test_pictures_that_differ_by_their_endings_have_masks_of_their_own(tmp_path):
@@ -430,7 +438,7 @@ def test_pictures_that_differ_by_their_endings_have_masks_of_their_own(tmp_path)
     pictures = Pictures(pictures.root, [pictures.files[0], pictures.files[1].rename(other)])
     metadata = Metadata(**{**CONTRACT.__dict__, "image_size": 128, "fit": "letterbox"})
     answer = {"MASK": np.stack([images.resize_mask(mask, 128, "letterbox") for mask in masks])}
-    REPORT.write(metadata, answer, pictures, tmp_path)
+    REPORT(metadata, answer, pictures).write_files(tmp_path)
     for name, mask in zip(pictures.names, masks, strict=True):
         with Image.open(tmp_path / f"masks/{name}.png") as written:
             assert np.array_equal(np.asarray(written), mask)
@@ -519,7 +527,7 @@ def test_labels_are_for_generators(infer, run):
 def test_int8(home, run, monkeypatch, tmp_path):
     """Found to be faster, as on some machines, it is published."""
     monkeypatch.chdir(home)
-    monkeypatch.setattr(precision, "_speeds", lambda runs: [1.0, 1.5][: len(runs)])
+    monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 1.5])
     elsewhere = f"paths.models={tmp_path}/models"
     done = run("export_model", *SETTINGS, "precision=int8", "max_drop=0.3", elsewhere)
     assert done.status == 0, done.err
@@ -555,7 +563,7 @@ def test_trains_on_masks_in_colours(run, tmp_path):
         assert "test/IoU/red" in done.out
     done = run("shard", *SETTINGS[:5], given, "output=shards")
     assert done.status == 0, done.err
-    pictures = Shards(tmp_path / "shards", "test", "segmentation")
+    pictures = read_shards(tmp_path / "shards", "segmentation")["test"]
     assert pictures.classes == ["ground", "blue", "red"]
     assert set(np.unique(pictures.mask(0))) <= {0, 1, 2}
 

@@ -19,9 +19,9 @@ from scenes import make_scenes
 
 from nano_cv.data import sharding, store
 from nano_cv.data.datamodule import DataModule
-from nano_cv.data.formats.coco import Coco
-from nano_cv.data.formats.flowers import Flowers
-from nano_cv.data.formats.shards import Shards
+from nano_cv.data.formats.coco import read_coco
+from nano_cv.data.formats.flowers import read_flowers
+from nano_cv.data.formats.shards import read_shards
 from nano_cv.data.order import WINDOW, ShardOrder
 from nano_cv.data.pictures import CROWD, Boxes, open_splits
 from nano_cv.data.sharding import write
@@ -71,7 +71,7 @@ def fresh(monkeypatch):
 
 
 def in_shards(root: Path, output: str, task: str = "classification", most: int = 20_000) -> None:
-    splits, _ = open_splits(Flowers, root, task, 32, None, "stretch")
+    splits, _ = open_splits(read_flowers, root, task, 32, None, "stretch")
     write(splits, task, output, most)
 
 
@@ -90,8 +90,8 @@ def shards(flowers, tmp_path):
 def test_the_same_set_as_loose_files(flowers, tmp_path, bucket, task, place):
     output = str(tmp_path / "shards") if place == "folder" else f"{bucket}/set"
     in_shards(flowers, output, task)
-    loose, hash_of_loose = open_splits(Flowers, flowers, task, 32, None, "stretch")
-    packed, hash_of_packed = open_splits(Shards, output, task, 32, None, "stretch")
+    loose, hash_of_loose = open_splits(read_flowers, flowers, task, 32, None, "stretch")
+    packed, hash_of_packed = open_splits(read_shards, output, task, 32, None, "stretch")
     assert hash_of_packed == hash_of_loose
     for split, expected in loose.items():
         actual = packed[split]
@@ -124,8 +124,8 @@ def test_other_tools_can_read_them(shards):
 
 
 def test_cache_on_the_local_disk(shards, tmp_path):
-    streamed, _ = open_splits(Shards, shards, "classification", 32, None, "stretch")
-    kept, _ = open_splits(Shards, shards, "classification", 32, tmp_path / "cache", "stretch")
+    streamed, _ = open_splits(read_shards, shards, "classification", 32, None, "stretch")
+    kept, _ = open_splits(read_shards, shards, "classification", 32, tmp_path / "cache", "stretch")
     shutil.move(shards / "train-00000.tar", tmp_path)
     assert kept["train"].fetch(range(24)).shape == (24, 3, 32, 32), "needs the shards no more"
     assert streamed["train"].in_shards and not kept["train"].in_shards
@@ -165,9 +165,9 @@ def test_resumed_equals_unbroken(run, shards, tmp_path, monkeypatch):
     assert list(tmp_path.glob("runs/train/*/*/checkpoints/last.ckpt"))
     shutil.rmtree(tmp_path / "runs")
 
-    from nano_cv.tasks.classification import Classification
+    from nano_cv.training.learner import Learner
 
-    step = Classification.training_step
+    step = Learner.training_step
 
     def interrupted(self, batch, index):
         if self.current_epoch == 2:
@@ -175,7 +175,7 @@ def test_resumed_equals_unbroken(run, shards, tmp_path, monkeypatch):
         return step(self, batch, index)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Classification, "training_step", interrupted)
+        patch.setattr(Learner, "training_step", interrupted)
         assert run("train", *settings, "trainer.max_epochs=3").status == 130
     assert run("train", *settings, "trainer.max_epochs=3", "resume=true").status == 0
     assert weights.read_bytes() == unbroken
@@ -237,7 +237,7 @@ def test_one_picture_or_a_whole_shard(shards, monkeypatch):
         asked.append((Path(place).name, size))
         return read(place, start, size)
 
-    splits, _ = open_splits(Shards, shards, "classification", 32, None, "stretch")
+    splits, _ = open_splits(read_shards, shards, "classification", 32, None, "stretch")
     monkeypatch.setattr(store, "read", counted)
     first = splits["train"].pictures.files[0]
     splits["train"].fetch([0])
@@ -251,7 +251,7 @@ def test_one_picture_or_a_whole_shard(shards, monkeypatch):
 
 def test_batches_are_the_same_with_workers(shards):
     options = {"name": "a", "tasks": [], "task": "classification", "root": shards}
-    options |= {"dataset": Shards, "image_size": 32, "batch_size": 4}
+    options |= {"dataset": read_shards, "image_size": 32, "batch_size": 4}
     seen = []
     for workers in (0, 2):
         data = DataModule(**options, workers=workers)
@@ -401,7 +401,7 @@ def test_foreign_set_that_reaches_out(shards, place, value):
         index["pictures"][0][row] = value
     (shards / "test.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match=r"test\.json: not an index of shards"):
-        Shards(shards, "test")
+        read_shards(shards, "classification")["test"]
 
 
 def test_names_that_shards_do_not_take(run, flowers, tmp_path):
@@ -481,16 +481,20 @@ def test_ignored_objects_survive(tmp_path):
     content = json.loads(file.read_text())
     content["annotations"][0]["iscrowd"] = 1
     file.write_text(json.dumps(content))
-    splits, hash_of_loose = open_splits(Coco, tmp_path / "data", "detection", 32, None, "stretch")
+    splits, hash_of_loose = open_splits(
+        read_coco, tmp_path / "data", "detection", 32, None, "stretch"
+    )
     sharding.write(splits, "detection", str(tmp_path / "set"), 10**6)
-    packed, hash_of_packed = open_splits(Shards, tmp_path / "set", "detection", 32, None, "stretch")
+    packed, hash_of_packed = open_splits(
+        read_shards, tmp_path / "set", "detection", 32, None, "stretch"
+    )
     assert hash_of_packed == hash_of_loose
-    assert sum(int(one.ignored.sum()) for one in packed["train"].boxes) == CROWD
+    assert sum(int(one.ignored.sum()) for one in packed["train"].fitted.boxes) == CROWD
     index = tmp_path / "set/train.json"
     rows = json.loads(index.read_text())
     for row in rows["pictures"]:
         del row[-1]["ignored"]
     index.write_text(json.dumps(rows))
     assert not any(
-        one.ignored.any() for one in Shards(tmp_path / "set", "train", "detection").targets
+        one.ignored.any() for one in read_shards(tmp_path / "set", "detection")["train"].targets
     )

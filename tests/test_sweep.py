@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
 
-from nano_cv.config import checks, cli
+from nano_cv.config import checks, options
 from nano_cv.errors import UserError
 from nano_cv.training import sweep
 from nano_cv.training.sweep import Scores, falls_behind
@@ -231,4 +231,4 @@ def test_pruning_can_be_left_out():
 
 def test_other_scripts_have_no_sweep():
     with pytest.raises(UserError, match=r"infer.py takes no sweep"):
-        checks.check("infer", cli.accept_plus(["+sweep=optuna"]))
+        checks.check("infer", options.accept_plus(["+sweep=optuna"]))

@@ -77,6 +77,18 @@ def test_record_of_a_prediction(run, flowers, tmp_path, database):
     assert {file.path for file in files} == {"predictions.csv", "predictions.png"}
 
 
+def test_record_of_a_prediction_with_pictures_that_cannot_be_read(run, flowers, tmp_path, database):
+    """The others are predicted, and the run has failed."""
+    assert run("train", *TINY, "test=false").status == 0
+    (flowers / "aster" / "damaged.jpg").write_bytes(b"no picture")
+    done = run("infer", *SETTINGS, f"logger.uri='{database}'", "input=data/flowers/aster")
+    assert done.status == 1 and "damaged.jpg" in done.err
+    kept = record(database, tmp_path / "runs" / "infer")
+    assert kept.info.status == "FAILED"
+    files = mlflow.MlflowClient(database).list_artifacts(kept.info.run_id)
+    assert {file.path for file in files} == {"predictions.csv", "predictions.png"}
+
+
 @pytest.mark.parametrize("method", ["log_batch", "set_terminated"])
 def test_server_that_dies(run, flowers, tmp_path, database, monkeypatch, method):
     def fail(*_: object, **__: object) -> None:
@@ -184,11 +196,11 @@ def test_server_that_stays_away(monkeypatch, caplog):
 @pytest.mark.parametrize(
     ("place", "error", "status"),
     [
-        ("data.survey.survey", UserError("no"), "FAILED"),
-        ("training.fit", SystemExit(1), "FAILED"),
-        ("training.restore_best", OSError(28, "No space left on device"), "FAILED"),
-        ("weights.save", KeyboardInterrupt(), "KILLED"),
-        ("summary.summarise", RuntimeError("a defect"), "FAILED"),
+        ("evaluation.survey.survey", UserError("no"), "FAILED"),
+        ("training.fitting.fit", SystemExit(1), "FAILED"),
+        ("training.fitting.restore_best", OSError(28, "No space left on device"), "FAILED"),
+        ("tasks.weights.save", KeyboardInterrupt(), "KILLED"),
+        ("evaluation.summary.summarise", RuntimeError("a defect"), "FAILED"),
     ],
 )
 def test_any_error_is_in_the_record(

@@ -7,16 +7,15 @@ import shutil
 import signal
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
 from conftest import CONTRACT, TINY, TINY_OF, make_flowers, python
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
-from nano_cv.config.checks import CONFIGS
 from nano_cv.metadata import Metadata
 from nano_cv.tasks import weights
+from nano_cv.training.learner import Learner
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict:
@@ -59,12 +58,23 @@ def test_train_then_infer(run, flowers, tmp_path):
     assert (folder / "gradcam.png").exists()
 
 
-@pytest.mark.parametrize("loading", [[], ["data.cache=null", "data.workers=2"]])
-def test_resumed_equals_unbroken(run, flowers, tmp_path, loading):
-    """Interrupted after 2 of 4 epochs and resumed: the same learning rates, averages, weights."""
-    settings = [*TINY, *loading, "trainer.max_epochs=4", "model.task.network.dropout=0.3"]
+def assert_averaged(folder: Path, model: str) -> None:
+    """Saved are the averages of the best epoch, not the weights that the optimiser has reached."""
+    saved = load_file(folder / f"weights/{model}_flowers.safetensors")
+    best = checkpoint(folder, "best")
+    for part, same in (("state_dict", True), ("current_model_state", False)):
+        tensors = [best[part][f"task.network.{name}"] for name in saved]
+        pairs = zip(tensors, saved.values(), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs) == same
+    assert int(best["averaging_state"]["n_averaged"]) == best["global_step"]
+
+
+def test_resumed_equals_unbroken(run, flowers, tmp_path):
+    """Ctrl-C after 2 of 4 epochs, and resumed: the same learning rates, averages, weights."""
+    settings = [*TINY, "trainer.max_epochs=4", "model.task.network.dropout=0.3"]
     assert run("train", *settings).status == 0
     whole = checkpoint(tmp_path)
+    assert_averaged(tmp_path, "lenet")
     shutil.rmtree(tmp_path / "runs")
     weights_file = tmp_path / "weights/lenet_flowers.safetensors"
     unbroken = weights_file.read_bytes()
@@ -82,21 +92,20 @@ def test_resumed_equals_unbroken(run, flowers, tmp_path, loading):
     assert_same(whole, checkpoint(tmp_path))
 
 
-@pytest.mark.parametrize("model", [model for model in TINY_OF if model != "lenet"])
+@pytest.mark.parametrize("model", TINY_OF)
 def test_every_model_resumes(run, flowers, tmp_path, monkeypatch, model):
     """As above, in one process: interrupted at the first step of the second epoch."""
-    settings = [*TINY_OF[model], "trainer.max_epochs=2", "test=false"]
+    loading = ["data.cache=null", "data.workers=2"] if model == "lenet" else []
+    settings = [*TINY_OF[model], *loading, "trainer.max_epochs=2", "test=false"]
     assert run("train", *settings).status == 0
     whole = checkpoint(tmp_path)
+    assert_averaged(tmp_path, model)
     shutil.rmtree(tmp_path / "runs")
     weights_file = tmp_path / f"weights/{model}_flowers.safetensors"
     unbroken = weights_file.read_bytes()
     weights_file.unlink()
 
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = hydra.compose("train", [f"model={model}"])
-    task = hydra.utils.get_class(config.model.task._target_)
-    step = task.training_step
+    step = Learner.training_step
 
     def interrupted(self, batch, index):
         if self.current_epoch == 1:
@@ -105,7 +114,7 @@ def test_every_model_resumes(run, flowers, tmp_path, monkeypatch, model):
 
     handler = signal.getsignal(signal.SIGINT)  # Lightning leaves Ctrl-C without effect
     with monkeypatch.context() as patch:
-        patch.setattr(task, "training_step", interrupted)
+        patch.setattr(Learner, "training_step", interrupted)
         assert run("train", *settings).status == 130
     signal.signal(signal.SIGINT, handler)
     assert not weights_file.exists() and checkpoint(tmp_path)["epoch"] == 0
@@ -113,19 +122,6 @@ def test_every_model_resumes(run, flowers, tmp_path, monkeypatch, model):
     assert run("train", *settings, "resume=true").status == 0
     assert weights_file.read_bytes() == unbroken
     assert_same(whole, checkpoint(tmp_path))
-
-
-@pytest.mark.parametrize("model", TINY_OF)
-def test_averaged_weights_are_saved(run, flowers, tmp_path, model):
-    """Those of the best epoch, not the ones that the optimiser has reached."""
-    assert run("train", *TINY_OF[model], "test=false").status == 0
-    saved = load_file(tmp_path / f"weights/{model}_flowers.safetensors")
-    best = checkpoint(tmp_path, "best")
-    for part, same in (("state_dict", True), ("current_model_state", False)):
-        tensors = [best[part][f"network.{name}"] for name in saved]
-        pairs = zip(tensors, saved.values(), strict=True)
-        assert all(torch.equal(one, other) for one, other in pairs) == same
-    assert int(best["averaging_state"]["n_averaged"]) == best["global_step"]
 
 
 def test_only_a_whole_run_replaces_weights(run, flowers, tmp_path):
@@ -236,13 +232,9 @@ def test_patience_is_that_of_now(run, flowers, tmp_path):
 
 def test_same_seed_same_losses(run, flowers, tmp_path):
     losses = []
+    settings = [*TINY, "logger=csv", "trainer.max_epochs=2", "trainer.log_every_n_steps=1"]
     for _ in range(2):
-        assert (
-            run(
-                "train", *TINY, "logger=csv", "trainer.max_epochs=2", "trainer.log_every_n_steps=1"
-            ).status
-            == 0
-        )
+        assert run("train", *settings, "test=false").status == 0
     for folder in sorted((tmp_path / "runs/train/lenet_flowers").iterdir()):
         with (folder / "csv/version_0/metrics.csv").open() as file:
             losses.append([row["train/loss_step"] for row in csv.DictReader(file)])

@@ -1,12 +1,12 @@
 """What settings are compared with: onnxruntime in this process, and the design to beat."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from benchmarks.serving.load import Call, Window, grpc_call, measure
@@ -14,6 +14,7 @@ from benchmarks.serving.settings import Setting
 from nano_cv.data import images, store
 from nano_cv.data.imagined import Imagined
 from nano_cv.data.store import File
+from nano_cv.evaluation.engines import Onnx
 from nano_cv.metadata import JPEG, Metadata
 
 Measure = Callable[[], Window]
@@ -81,11 +82,7 @@ class Bench:
 
     def _in_process(self, file: Path) -> Measure:
         """Bare onnxruntime with its defaults, one call after the other: no server, no copies."""
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-
-        def call() -> Any:
-            return session.run(None, self.inputs)
-
+        call = partial(Onnx(file).predict, self.inputs)
         return lambda: measure(call, clients=1, seconds=self.seconds)
 
     def _prototype(self) -> Measure:

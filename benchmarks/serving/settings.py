@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import onnx
-from google.protobuf import text_format
+from google.protobuf.json_format import ParseDict
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from benchmarks.serving.rounds import Figures
-from nano_cv.building import again
 from nano_cv.errors import UserError
-from nano_cv.export import repository as layout
-from nano_cv.export.validate import read_config
+from nano_cv.evaluation.engines import find_export
+from nano_cv.export.triton_config import CONFIG, count_threads, make_step, read_config, write_config
 from nano_cv.files import locked
 from nano_cv.metadata import JPEG
 
@@ -62,7 +61,7 @@ def grid(
 
 def default(precision: str, triton: Mapping[str, Any]) -> Setting:
     """The setting that `export_model.py` writes by the options of `configs/pbtxt`."""
-    one = (triton["instances"], triton["max_queue_delay_us"], layout.threads(triton))
+    one = (triton["instances"], triton["max_queue_delay_us"], count_threads(triton))
     return Setting(precision, *one, triton["max_batch_size"])
 
 
@@ -95,25 +94,9 @@ def best(measured: Mapping[Setting, Figures], p99_limit_ms: float | None) -> Set
 
 def write_best(folder: Path, setting: Setting) -> None:
     """Put `setting` into `config.pbtxt` of the model in `folder`."""
-    file = folder / "config.pbtxt"
+    file = folder / CONFIG
     with locked(folder.parent.resolve()):  # an export replaces it too
-        layout.write(file, text_format.MessageToString(apply(read_config(file), setting)))
-
-
-def newest(folder: Path, precision: str | None = None) -> tuple[Path, str]:
-    """The newest version's file, of one precision if that is given, and its precision.
-
-    Raises:
-        UserError: the model has not been exported.
-    """
-    for version in reversed(layout.versions(folder)):
-        file = folder / str(version) / "model.onnx"
-        properties = {item.key: item.value for item in onnx.load(file).metadata_props}
-        if precision in (None, properties.get("precision")):
-            return file, properties.get("precision", "float32")
-    wanted = f" in {precision}; type" if precision else "; to make one, type"
-    more = f" precision={precision}" if precision else ""
-    raise UserError(f"{folder}: no exported model{wanted}: {again('export_model')}{more}")
+        write_config(file, apply(read_config(file), setting))
 
 
 def lay_out(folder: Path, file: Path, settings: Sequence[Setting], target: Path) -> list[str]:
@@ -124,8 +107,8 @@ def lay_out(folder: Path, file: Path, settings: Sequence[Setting], target: Path)
     Returns:
         The names to load.
     """
-    config = read_config(folder / "config.pbtxt")
-    jpeg = folder.with_name(folder.name + JPEG) / "config.pbtxt"
+    config = read_config(folder / CONFIG)
+    jpeg = folder.with_name(folder.name + JPEG) / CONFIG
     ensemble = read_config(jpeg) if jpeg.exists() else None
     names = []
     for setting in settings:
@@ -146,10 +129,10 @@ def lay_out(folder: Path, file: Path, settings: Sequence[Setting], target: Path)
 
 def lay_out_prototype(folder: Path, target: Path) -> list[str]:
     """The design to beat: preprocessing in Python, then the float32 network, both by default."""
-    config = read_config(folder / "config.pbtxt")
+    config = read_config(folder / CONFIG)
     network = target / "prototype_network" / "1"
     network.mkdir(parents=True)
-    tensor = without_normalisation(newest(folder, "float32")[0], network / "model.onnx")
+    tensor = without_normalisation(find_export(folder, "float32"), network / "model.onnx")
     prepared: dict[str, Any] = {
         "name": tensor,
         "data_type": "TYPE_FP32",
@@ -173,8 +156,8 @@ def lay_out_prototype(folder: Path, target: Path) -> list[str]:
         | {
             "ensemble_scheduling": {
                 "step": [
-                    layout.step("prototype_prepare", {"PIXELS": "PIXELS"}, {tensor: tensor}),
-                    layout.step(
+                    make_step("prototype_prepare", {"PIXELS": "PIXELS"}, {tensor: tensor}),
+                    make_step(
                         "prototype_network",
                         {tensor: tensor},
                         {one["name"]: one["name"] for one in outputs},
@@ -185,7 +168,8 @@ def lay_out_prototype(folder: Path, target: Path) -> list[str]:
     ]
     for one in configs:
         (target / one["name"] / "1").mkdir(parents=True, exist_ok=True)
-        layout.write(target / one["name"] / "config.pbtxt", layout.text({**common, **one}))
+        config = ParseDict({**common, **one}, ModelConfig())
+        write_config(target / one["name"] / CONFIG, config)
     shutil.copy2(PROTOTYPE, target / "prototype_prepare" / "1" / "model.py")
     return [one["name"] for one in configs]
 
@@ -214,4 +198,4 @@ def _place(
         shutil.copy2(file, version / "model.onnx")
     for labels in source.glob("labels*.txt"):
         shutil.copy2(labels, target / name)
-    layout.write(target / name / "config.pbtxt", text_format.MessageToString(config))
+    write_config(target / name / CONFIG, config)

@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from benchmarks.serving.rounds import Figures
 from benchmarks.serving.settings import Setting
-from nano_cv.evaluation.drawing import Drawing, literal, render, save
+from nano_cv.evaluation.drawing import Drawing, literal, make_figure, render, save
 from nano_cv.evaluation.tables import CSV, cell
 from nano_cv.files import replacing
 from nano_cv.metadata import git_commit
@@ -81,7 +79,7 @@ def _values(figures: Figures) -> Sequence[float]:
 @literal
 def draw(settings: Mapping[Setting, Figures], rows: Mapping[str, Figures]) -> Drawing:
     """Throughput and p99 over the delay, a line for each number of instances, threads and batch."""
-    figure = Figure(figsize=(9, 3.8), dpi=120, layout="constrained")
+    figure = make_figure(9, 3.8, dpi=120)
     left, right = figure.subplots(1, 2)
     for line in dict.fromkeys(setting._replace(delay_us=0) for setting in settings):
         points = [

@@ -1,13 +1,11 @@
-"""The command line of every script: Hydra composes, mistakes end in one message.
+"""The command line of every script: check it, let Hydra compose and run, end in one message.
 
-`+data=flowers` and `data=flowers` mean the same. `checks.py` looks at the rest before torch is
-loaded. A user's mistake is answered without a traceback.
+A user's mistake is answered with one line, exit status 1 and no traceback.
 """
 
 import errno
 import logging
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -20,12 +18,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from nano_cv.config.checks import CONFIGS, check, option_groups
+from nano_cv.config.checks import CONFIGS, check
+from nano_cv.config.options import accept_plus
 from nano_cv.errors import UserError, one_line, printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share, the file
-
-
 Script = Callable[[DictConfig], float | None]  # a float is what a sweep looks for the most of
 
 
@@ -37,7 +34,8 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
         def job(config: DictConfig) -> float | None:
             before = signal.getsignal(signal.SIGTERM)
             try:
-                # As Ctrl-C: what is open is closed, and the record of the run says how it ended.
+                # SIGTERM acts as Ctrl-C: open files are closed, and the run's record says how it
+                # ended.
                 signal.signal(signal.SIGTERM, signal.default_int_handler)
                 return function(config)
             except (UserError, OSError, hydra.errors.InstantiationException) as error:
@@ -90,20 +88,10 @@ def stop(error: Exception) -> NoReturn:
 
 
 def resumable() -> str:
-    """What to type to go on with this run, if it has kept an epoch; a sweep's cannot be."""
+    """Say how to resume this run, if it has a checkpoint; the runs of a sweep cannot be resumed."""
     if not HydraConfig.initialized():
         return ""
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return f"; the runs so far lie in {HydraConfig.get().sweep.dir}"
     checkpoint = Path(HydraConfig.get().runtime.output_dir, "checkpoints", "last.ckpt")
     return "; to go on from the last whole epoch, add resume=true" if checkpoint.exists() else ""
-
-
-def accept_plus(arguments: list[str]) -> list[str]:
-    """`+data=flowers` to `data=flowers`, for every option group: Hydra alone takes only one.
-
-    And `data.root=~/pictures` to the home folder's, which neither the shell nor Hydra does.
-    """
-    groups, home = "|".join([*option_groups([CONFIGS]), r"hydra/[\w/]+"]), Path.home()
-    arguments = [re.sub(rf"^\+({groups})=", r"\1=", argument) for argument in arguments]
-    return [re.sub(r"^([\w.+]+=)~(?=/|$)", rf"\g<1>{home}", argument) for argument in arguments]

@@ -88,10 +88,8 @@ class DataModule(Section):
     colours: dict[str, list[int]] | None
     ignore: int | list[int] | None
     dataset: Open
-    image_size: Side
     train_size: Side | None
     detail: Annotated[float, Ge(1), Le(2)]
-    fit: Fit
     batch_size: Count
     workers: Annotated[int, Ge(0), Le(max(16, 4 * (os.cpu_count() or 1)))]
     cache: str | None
@@ -204,14 +202,9 @@ class Model(Section):
 
     name: str
     image_size: Side
-    train_size: Side | None
     mean: Means
     std: Deviations
     fit: Fit
-    epochs: Count
-    batch_size: Count
-    augment: NotNegative
-    policy: Literal["trivial", "rand"] | None
     pretrained: str | bool | None
     judge: str
     task: by_target(Classification, Detection, Segmentation, Generation)  # type: ignore[valid-type]
@@ -279,13 +272,13 @@ class Common(Section):
     seed: Seed
     data: by_target(DataModule)  # type: ignore[valid-type]
     model: Model
+    trainer: Trainer  # a model also says how long it is trained
     paths: Paths
 
 
 class Train(Common):
     """train.py."""
 
-    trainer: Trainer
     logger: Logger
     resume: bool | str
     test: bool
@@ -295,7 +288,6 @@ class Train(Common):
 class Infer(Common):
     """infer.py."""
 
-    trainer: Trainer
     logger: Logger
     engine: Literal["torch", "onnx", "triton"]
     server: str
@@ -310,7 +302,6 @@ class Infer(Common):
 class ExportModel(Common):
     """export_model.py."""
 
-    trainer: Trainer
     logger: Logger
     triton: Triton
     weights: str | None
@@ -394,63 +385,60 @@ NEEDED = {  # what to say of pydantic's kinds of errors; `{}` is the limit
 LIMITS = ("gt", "ge", "lt", "le", "min_length", "max_length")
 
 
-def problems(script: str, config: DictConfig, defaults: DictConfig) -> list[str]:
-    """What is wrong with a composed configuration: a message for each key.
+def find_problems(script: str, config: DictConfig, defaults: DictConfig) -> list[str]:
+    """Hold a composed configuration against the schema.
 
     Args:
         script: `train`, `infer`, ...
         config: to be checked.
         defaults: the same without what was typed, to show how a value is written.
+
+    Returns:
+        A message for each key that is wrong, such as `seed=-1: 0 or more is needed`.
     """
-    values = OmegaConf.to_container(config, resolve=True)
-    written, usual = OmegaConf.to_container(config), OmegaConf.to_container(defaults, resolve=True)
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    found: dict[str, list[str]] = {}
     try:
         TypeAdapter(SCRIPTS[script]).validate_python(values)
     except ValidationError as error:
-        found: dict[str, list[str]] = {}
         for one in error.errors(include_url=False):
+            path, above, value = _locate(values, one["loc"])
+            section = OmegaConf.select(config, ".".join(path[:-1])) if path[:-1] else config
             # A key that only repeats the value of another one is not named a second time.
-            repeats = "${" in str(_at(written, one["loc"]))
-            if one["type"] != "missing" and not repeats:
-                key, said = _explain(values, one["loc"], one["type"], one.get("ctx", {}))
-                example = _at(usual, one["loc"])
-                if one["type"].endswith(("_type", "_from_float")) and example is not None:
-                    name = key.partition("=")[0].rpartition(".")[2]
-                    said += f", as in '{name}={example}'"
-                found.setdefault(key, []).append(said)
-        return [f"{key}: {', or '.join(dict.fromkeys(said))}" for key, said in found.items()]
-    return []
+            if one["type"] == "missing" or OmegaConf.is_interpolation(section, path[-1]):
+                continue
+            key = ".".join(path)
+            said = _explain(path, above, value, one["type"], one.get("ctx", {}))
+            example = OmegaConf.select(defaults, key)
+            if one["type"].endswith(("_type", "_from_float")) and example is not None:
+                said += f", as in '{path[-1]}={example}'"
+            found.setdefault(f"{key}={'null' if value is None else value}", []).append(said)
+    return [f"{given}: {', or '.join(dict.fromkeys(said))}" for given, said in found.items()]
 
 
-def _at(values: Any, location: tuple[int | str, ...]) -> Any:
-    """The value at a place that pydantic names; it also names members of unions, no keys."""
+def _locate(values: Any, location: tuple[int | str, ...]) -> tuple[list[str], Any, Any]:
+    """Find a place that pydantic names: the path of its key, the section around it, its value.
+
+    Pydantic also names members of unions, which are no keys, and positions in a list, which is
+    shown as a whole.
+    """
+    path, above, value = [], values, values
     for part in location:
-        if isinstance(values, dict) and part in values:
-            values = values[part]
-    return values
-
-
-def _explain(
-    config: Any, location: tuple[int | str, ...], kind: str, limits: Mapping[str, Any]
-) -> tuple[str, str]:
-    """`trainer.max_epochs=0` and `1 or more is needed`, from an error of pydantic."""
-    path, node, above = [], config, config
-    for part in location:  # pydantic also names the member of a union, which is no key
-        if isinstance(node, dict) and part in node:
+        if isinstance(value, dict) and part in value:
             path.append(str(part))
-        if isinstance(node, dict | list) and (isinstance(part, int) or part in node):
-            above, node = node, node[part]  # type: ignore[index]
-    if isinstance(above, list):  # one value of several: all of them are shown
-        node = above
-    key = ".".join(path)
-    given = f"{key}={'null' if node is None else node}"
+            above, value = value, value[part]
+    return path, above, value
+
+
+def _explain(path: list[str], above: Any, value: Any, kind: str, limits: Mapping[str, Any]) -> str:
+    """Say what is needed instead, such as `1 or more is needed`, for a kind of pydantic's error."""
     if kind == "extra_forbidden":
         others = [name for name in above if name != path[-1] and not name.startswith("_")]
         where = ".".join(path[:-1]) or "the configuration"
         close = nearest(path[-1], others)
-        return given, f"{where} has no '{path[-1]}'{close} Allowed: {listing(others, most=40)}"
+        return f"{where} has no '{path[-1]}'{close} Allowed: {listing(others, most=40)}"
     if kind == "literal_error":
         allowed = str(limits["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
-        return given, f"no such value{nearest(str(node), allowed)} Allowed: {', '.join(allowed)}"
-    values = [str(value).removesuffix(".0") for name, value in limits.items() if name in LIMITS]
-    return given, NEEDED.get(kind, "cannot be used").format(*values)
+        return f"no such value{nearest(str(value), allowed)} Allowed: {', '.join(allowed)}"
+    ends = [str(limit).removesuffix(".0") for name, limit in limits.items() if name in LIMITS]
+    return NEEDED.get(kind, "cannot be used").format(*ends)

@@ -1,6 +1,7 @@
-"""The search space of a sweep, looked at before it starts: `lr=1e-3,3e-4`, `interval(1e-4, 1e-2)`.
+"""The search space of a sweep, checked before the sweep starts.
 
-Configurations of it come from `configs/sweep/`, and from the command line, which goes first.
+`lr=1e-3,3e-4` tries two values, `lr=interval(1e-4, 1e-2)` searches a range. The space stands in
+`configs/sweep/`; what stands on the command line replaces it.
 """
 
 import shutil
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.errors import UserError, nearest
 
-INSTALL = {  # plugins of Hydra that not everybody has
+INSTALL = {  # how to install those plugins of Hydra that are optional
     "hydra/sweeper/optuna": "poetry install --extras optuna",
     "hydra/launcher/joblib": "poetry install --extras joblib",
     "hydra/launcher/submitit_local": "poetry install --extras submitit",
@@ -22,8 +23,8 @@ INSTALL = {  # plugins of Hydra that not everybody has
 }
 
 
-def missing(error: MissingConfigException) -> UserError:
-    """An option that is not there: misspelt, or of a plugin that is not installed."""
+def explain_missing(error: MissingConfigException) -> UserError:
+    """Say why there is no such option: misspelt, or its plugin is not installed."""
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     if command := INSTALL.get(f"{group}/{option}"):
         return UserError(f"{group}={option} is not installed; type: {command}")
@@ -35,36 +36,41 @@ def missing(error: MissingConfigException) -> UserError:
     )
 
 
-def space_of(config: DictConfig, given: Sequence[Override]) -> list[Override]:
-    """What the sweeper of `config` adds to the command line, whose own keys replace its ranges.
+def find_space(config: DictConfig, own: DictConfig, given: Sequence[Override]) -> list[Override]:
+    """Return what the sweeper adds to the command line, whose own keys replace its ranges.
 
     Args:
-        config: with Hydra's part.
+        config: the configuration of the script.
+        own: Hydra's own configuration.
         given: the command line.
 
     Raises:
         UserError: the sweeper cannot work like that.
     """
-    sweeper, keys = config.hydra.sweeper, {override.key_or_group for override in given}
-    own = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    space = OverridesParser.create().parse_overrides(own)
+    sweeper, keys = own.sweeper, {override.key_or_group for override in given}
+    lines = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    space = OverridesParser.create().parse_overrides(lines)
     added = [override for override in space if override.key_or_group not in keys]
     if "n_trials" in sweeper:
         _check_optuna(sweeper)
-    launcher = str(config.hydra.launcher._target_)
-    if launcher.endswith("SlurmLauncher") and not shutil.which("srun"):
+    if str(own.launcher._target_).endswith("SlurmLauncher") and not shutil.which("srun"):
         raise UserError(
             "hydra/launcher=submitit_slurm: there is no 'srun' on this machine; start the sweep "
             "where SLURM is, or in processes of this machine with hydra/launcher=submitit_local"
         )
+    searches = not str(sweeper._target_).endswith("BasicSweeper")
     for override in [*given, *added]:
         if override.is_interval_sweep():
-            _check_interval(override, config)
+            _check_interval(override, config, searches)
     return added
 
 
-def runs_of(overrides: Sequence[Override], multirun: bool) -> Iterator[list[Override]]:
-    """So few runs that every value of a sweep is in one, and both ends of every interval."""
+def sample_runs(overrides: Sequence[Override], multirun: bool) -> Iterator[list[Override]]:
+    """Choose a few runs of a sweep for checking: each value and each end of a range is in one.
+
+    Raises:
+        UserError: there are several values, but several runs were not asked for.
+    """
     parser, choices = OverridesParser.create(), []
     for override in overrides:
         if not override.is_sweep_override():
@@ -94,18 +100,18 @@ def _check_optuna(sweeper: DictConfig) -> None:
             f"{sweeper.n_jobs} runs at once: 1 or more are needed, as in hydra.launcher.n_jobs=2 "
             "with hydra/launcher=joblib, or else in hydra.sweeper.n_jobs=2"
         )
-    if sweeper.storage is not None:  # of Optuna 2 it fails on SQLAlchemy 2
+    if sweeper.storage is not None:  # Optuna 2 cannot store studies with SQLAlchemy 2
         raise UserError(
             f"hydra.sweeper.storage={sweeper.storage}: a study is kept in memory only; leave it out"
         )
 
 
-def _check_interval(override: Override, config: DictConfig) -> None:
+def _check_interval(override: Override, config: DictConfig, searches: bool) -> None:
     line, interval = override.input_line, override.value()
     assert isinstance(interval, IntervalSweep)
     start, end = interval.start, interval.end
     assert start is not None and end is not None
-    if str(config.hydra.sweeper._target_).endswith("BasicSweeper"):
+    if not searches:
         raise UserError(f"{line}: an interval needs a search; add sweep=optuna, or name the values")
     if start >= end or ("log" in interval.tags and start <= 0):
         raise UserError(f"{line}: from less to more is needed, and with 'log' from more than 0")

@@ -1,7 +1,7 @@
 """From a data set on disk to batches: one DataModule for every set."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class DataModule(pl.LightningDataModule):
         tasks: what the set can serve; the command line checks a model against it.
         task: what it is to serve now: which targets, and with them which classes.
         root: folder of the set.
-        dataset: makes a split from `root`, `split` and `task`.
+        dataset: reads the `Pictures` of all splits from `root` and `task`.
         image_size: side of the square input, in pixels.
         fit: how a picture is fitted into the square, see `images.place`.
         batch_size: pictures a step.
@@ -62,8 +62,6 @@ class DataModule(pl.LightningDataModule):
         detail: how many times larger than the network sees them training pictures are kept, 1 to
             2, so that the augmentation, which makes them smaller, has more to zoom into.
         augment: changes training batches; None leaves them.
-        source: folder of archives that were brought by hand; what `dataset` makes of it is its own,
-            and so are `colours` and `ignore` of masks.
     """
 
     def __init__(
@@ -72,7 +70,7 @@ class DataModule(pl.LightningDataModule):
         tasks: Sequence[str],
         task: str,
         root: str | Path,
-        dataset: Callable[..., Pictures],
+        dataset: Callable[..., dict[str, Pictures]],
         image_size: int,
         fit: str = "stretch",
         batch_size: int = 32,
@@ -82,9 +80,6 @@ class DataModule(pl.LightningDataModule):
         train_size: int | None = None,
         detail: float = 1.0,
         augment: nn.Module | None = None,
-        source: str | Path | None = None,
-        colours: Mapping[str, Sequence[int]] | None = None,
-        ignore: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.name, self.tasks, self.root, self.dataset = name, tasks, root, dataset

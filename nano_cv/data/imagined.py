@@ -40,7 +40,7 @@ class Imagined(Pictures):
         judge: Path | None = None,
     ) -> None:
         files = [Path(f"{classes[label]}_{index:03d}.png") for index, label in enumerate(labels)]
-        super().__init__(Path(), files, labels, classes)
+        super().__init__(Path(), files, labels, list(classes))
         self.size, self.seed, self.real, self.judge = size, seed, real, judge
 
     @property

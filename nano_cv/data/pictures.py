@@ -6,9 +6,10 @@ Nothing here imports torch. Shapes: N pictures, S side of the square in pixels, 
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,73 +18,41 @@ from nano_cv.data import images
 from nano_cv.data.cache import Cached, cached
 from nano_cv.data.preparing import PicturesError
 from nano_cv.data.store import File, Member, located
+from nano_cv.data.targets import COUNTED as COUNTED
+from nano_cv.data.targets import CROWD as CROWD
+from nano_cv.data.targets import DIFFICULT as DIFFICULT
+from nano_cv.data.targets import NO_LABEL as NO_LABEL
+from nano_cv.data.targets import Boxes as Boxes
+from nano_cv.data.targets import kind_of, sha256_of
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
-NO_LABEL = -1  # of the empty places where pictures of a batch have different numbers of boxes
-COUNTED, DIFFICULT, CROWD = range(3)  # see `Boxes.ignored`
 
 
-class Boxes(NamedTuple):
-    """Objects of a picture: the target of detection.
-
-    Of NumPy arrays in a data set, of tensors `[B, M, ...]` in a batch.
-
-    Attributes:
-        boxes: float32 `[n, 4]`, x1 y1 x2 y2 in pixels of the upright picture.
-        labels: int64 `[n]`, class indices.
-        ignored: uint8 `[n]`: `COUNTED`, or `DIFFICULT` (one object) or `CROWD` (a region of many)
-            for what is neither learnt nor evaluated: a prediction there is neither right nor false.
-        frames: float32 `[4]`, x1 y1 x2 y2 of the picture in the square; None if the boxes are in
-            pixels of the picture itself, or the picture was moved for training.
-    """
-
-    boxes: Any
-    labels: Any
-    ignored: Any
-    frames: Any = None
-
-    @property
-    def counted(self) -> NDArray[np.int64]:
-        """The labels of the objects that count."""
-        labels: NDArray[np.int64] = self.labels[self.ignored == COUNTED]
-        return labels
-
-    def inside(self, width: float, height: float) -> "Boxes":
-        """Cut to a picture of that size in pixels; what lies outside of it is left out."""
-        boxes = self.boxes.clip(0, np.array([width, height] * 2, np.float32))
-        kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        return Boxes(boxes[kept], self.labels[kept], self.ignored[kept])
-
-
+@dataclass(eq=False)
 class Pictures:
-    """Picture files with targets; a data set is a subclass that fills these in.
+    """One split of a data set: picture files, a target for each, and class names.
 
     Attributes:
         root: folder that the names of the files are relative to.
         files: where the pictures are.
-        targets: one each; empty where nothing is known, as for pictures to predict. A class index
-            for classification and generation, `Boxes` for detection, and for segmentation the file
-            of a mask: uint8, a class index at each pixel, 255 where none is known.
+        targets: one for each file; empty if nothing is known, as for pictures to predict. A class
+            index for classification and generation, `Boxes` for detection, and for segmentation the
+            file of a mask: uint8, a class index at each pixel, 255 where none is known.
         classes: class names; position is the class index.
-        shards: number of the archive that each picture lies in; empty where they lie alone.
+        meaning: what the pixels of the masks stand for.
+        shards: number of the archive that each picture lies in; empty for loose files.
         counts: pictures, objects or pixels of each class `[K]`; None where nobody has counted.
-        meaning: of the pixels of masks.
     """
 
+    root: Path
+    files: Sequence[File]
+    targets: Sequence[Any] = ()
+    classes: list[str] = field(default_factory=list)
+    meaning: images.Meaning = images.INDICES
     shards: Sequence[int] = ()
     counts: NDArray[np.int64] | None = None
-    meaning = images.INDICES
-
-    def __init__(
-        self,
-        root: Path,
-        files: Sequence[File],
-        targets: Sequence[Any] = (),
-        classes: Sequence[str] = (),
-    ) -> None:
-        self.root, self.files, self.targets, self.classes = root, files, targets, list(classes)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -109,9 +78,7 @@ class Pictures:
 
     def first(self, count: int) -> "Pictures":
         """The first `count` of them."""
-        some = Pictures(self.root, self.files[:count], self.targets[:count], self.classes)
-        some.meaning = self.meaning
-        return some
+        return replace(self, files=self.files[:count], targets=self.targets[:count])
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Of segmentation: the class index of each pixel, uint8 `[H, W]`."""
@@ -137,29 +104,12 @@ class Resized:
         self.pictures, self.size, self.fit = pictures, size, fit
         folder = Path(cache).expanduser() if cache else None
         self.cached: Cached | None = None
-        self.masks: Cached | None = None
-        masks = pictures.targets if self.has_masks else []
-        self._picture_of = dict(zip(masks, pictures.files, strict=False))
         if folder:
-            square = (size, size)
-            self.cached = cached(pictures.files, (*square, 3), fit, folder, self._load)
-            if self.has_masks:
-                way = f"mask {fit} {pictures.classes} {pictures.meaning}"
-                self.masks = cached(masks, square, way, folder, self._load_mask)
-        self.boxes = list(self._fitted_boxes()) if self.has_boxes else []
+            self.cached = cached(pictures.files, (size, size, 3), fit, folder, self._load)
+        self.fitted = kind_of(pictures.targets)(pictures, size, fit, folder)
 
     def __len__(self) -> int:
         return len(self.pictures)
-
-    @property
-    def has_boxes(self) -> bool:
-        """Whether the targets are boxes."""
-        return bool(self.pictures.targets) and isinstance(self.pictures.targets[0], Boxes)
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether the targets are masks."""
-        return bool(self.pictures.targets) and isinstance(self.pictures.targets[0], Path | Member)
 
     @property
     def in_shards(self) -> bool:
@@ -184,121 +134,27 @@ class Resized:
         return pixels.transpose(0, 3, 1, 2)
 
     def targets(self, indices: Sequence[int]) -> NDArray[Any] | Boxes:
-        """The targets in pixels of the square.
-
-        Returns:
-            Class indices int64 `[N]`; or masks uint8 `[N, S, S]`; or `Boxes` of float32 `[N, M, 4]`
-            and `[N, 4]`, int64 and uint8 `[N, M]`, with the label `NO_LABEL` where a picture has
-            fewer than M.
-        """
-        if self.has_masks:
-            if self.masks:
-                return self.masks.read(indices)
-            files = [self.pictures.targets[index] for index in indices]
-            return np.stack([self._load_mask(file, images.read(file)) for file in files])
-        if not self.has_boxes:
-            return np.array([self.pictures.targets[index] for index in indices])
-        some = [self.boxes[index] for index in indices]
-        most = max(1, *(len(one.labels) for one in some))
-        boxes = np.zeros((len(some), most, 4), np.float32)
-        labels = np.full((len(some), most), NO_LABEL, np.int64)
-        ignored = np.full((len(some), most), COUNTED, np.uint8)
-        for row, one in enumerate(some):
-            filled = row, slice(len(one.labels))
-            boxes[filled], labels[filled], ignored[filled] = one[:3]
-        return Boxes(boxes, labels, ignored, np.stack([one.frames for one in some]))
+        """The targets in pixels of the square, see `batch` of their kind in `targets.py`."""
+        return self.fitted.batch(indices)
 
     def digests(self) -> list[str]:
         """The SHA-256 of each file."""
         if self.cached:
             return self.cached.digests
-        return [_sha256(file) for file in self.pictures.files]
-
-    def fingerprints(self) -> list[str]:
-        """A text for each target, that changes when the target does."""
-        if self.has_masks:
-            own = "" if self.pictures.meaning == images.INDICES else str(self.pictures.meaning)
-            found = self.masks.digests if self.masks else map(_sha256, self.pictures.targets)
-            return [digest + own for digest in found]
-        if self.has_boxes:
-            # Sets in which every object counts have the hash that they had before `ignored` was.
-            parts = [
-                (one.boxes, one.labels, *([one.ignored] if one.ignored.any() else []))
-                for one in self.pictures.targets
-            ]
-            return [
-                hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
-                for arrays in parts
-            ]
-        return [str(target) for target in self.pictures.targets]
+        return [sha256_of(file) for file in self.pictures.files]
 
     def count(self) -> NDArray[np.int64]:
         """How often each class occurs: pictures, objects or pixels, `[K]`."""
         if self.pictures.counts is not None:
             return self.pictures.counts
-        classes, labels = len(self.pictures.classes), self.pictures.targets
-        if self.has_masks:
-            masks = (np.ravel(self.targets([index])) for index in range(len(self)))
-            return np.sum([np.bincount(mask, minlength=256) for mask in masks], axis=0)[:classes]
-        if self.has_boxes:
-            labels = [label for boxes in self.boxes for label in boxes.counted]
-        return np.bincount(np.asarray(labels, np.int64), minlength=classes)
+        return self.fitted.count()
 
     def _load(self, file: File, content: bytes) -> NDArray[np.uint8]:
         return images.load(content, self.size, str(file), fit=self.fit)
 
-    def _load_mask(self, file: File, content: bytes) -> NDArray[np.uint8]:
-        return images.resize_mask(self.mask(file, content), self.size, self.fit)
-
-    def mask(self, file: File, content: bytes) -> NDArray[np.uint8]:
-        """The mask out of the content of its file, uint8 `[H, W]`, as large as its picture.
-
-        Raises:
-            ImageError: not a mask, of another size than its picture, or of unknown classes.
-        """
-        mask = images.load_mask(content, str(file), self.pictures.meaning)
-        classes = self.pictures.classes
-        picture = self._picture_of[file]
-        width, height = images.dimensions(picture)
-        if mask.shape != (height, width):
-            raise images.ImageError(
-                f"{file}: {mask.shape[1]}x{mask.shape[0]} pixels, and its picture {picture} has "
-                f"{width}x{height}"
-            )
-        unknown = set(np.unique(mask)) - set(range(len(classes))) - {images.IGNORE}
-        if unknown:
-            raise images.ImageError(
-                f"{file}: pixels of {listing(sorted(unknown))}, and there are 0 to "
-                f"{len(classes) - 1} ({listing(classes)}), and {images.IGNORE} for unknown"
-            )
-        return mask
-
-    def _fitted_boxes(self) -> Iterator[Boxes]:
-        """The boxes of each picture in the square; what lies outside of the picture is cut off."""
-        outside = []
-        for file, target in zip(self.pictures.files, self.pictures.targets, strict=True):
-            width, height = images.dimensions(file)
-            left, top, wide, high = images.place(width, height, self.size, self.fit)
-            sides = np.array([width, height] * 2, np.float32)
-            if ((target.boxes < -1) | (target.boxes > sides + 1)).any():
-                outside.append(str(file))
-            inside = target.inside(width, height)
-            scale = np.array([wide / width, high / height] * 2, np.float32)
-            boxes = inside.boxes * scale + np.array([left, top] * 2, np.float32)
-            frame = np.array([left, top, left + wide, top + high], np.float32)
-            yield inside._replace(boxes=boxes.astype(np.float32), frames=frame)
-        if outside:
-            log.warning("Boxes reach out of their pictures and were cut: %s", listing(outside))
-
-
-def _sha256(file: File) -> str:
-    if isinstance(file, Member):
-        return file.sha256
-    return hashlib.sha256(images.read(file)).hexdigest()
-
 
 def open_splits(
-    dataset: Callable[..., Pictures],
+    dataset: Callable[..., dict[str, Pictures]],
     root: str | Path,
     task: str,
     size: int,
@@ -319,8 +175,7 @@ def open_splits(
     root = located(root)
     pictures: dict[str, Pictures] = {}
     try:
-        for split in SPLITS:
-            pictures[split] = dataset(root=root, split=split, task=task)
+        pictures = dataset(root=root, task=task)
     finally:  # it may be why the set cannot be opened
         if isinstance(root, Path) and root.is_dir():
             read = (file for some in pictures.values() for file in some.files)
@@ -367,7 +222,7 @@ def check(splits: Mapping[str, Resized]) -> tuple[str, list[str]]:
     check_classes(splits)
     for split, resized in splits.items():
         pictures = resized.pictures
-        rows = zip(pictures.names, resized.fingerprints(), resized.digests(), strict=True)
+        rows = zip(pictures.names, resized.fitted.fingerprints(), resized.digests(), strict=True)
         for name, target, digest in sorted(rows):
             total.update(f"{split} {name} {target} {digest}\n".encode())
             first = seen.setdefault(digest, (split, name))
@@ -382,8 +237,7 @@ def check_classes(splits: Mapping[str, Resized]) -> None:
     for split, use in (("train", "to learn from"), ("val", "to choose the best epoch by")):
         if split in splits and not len(splits[split]):
             raise UserError(f"{root}: no pictures in '{split}', and some are needed {use}")
-    boxes, masks = splits["train"].has_boxes, splits["train"].has_masks
-    kind = "objects" if boxes else "pixels" if masks else "pictures"
+    kind = splits["train"].fitted.counts
     has = {split: resized.count() > 0 for split, resized in splits.items() if len(resized)}
     if len(has) < len(splits):
         log.warning("%s: no pictures in 'test', so nothing is tested", root)

@@ -10,12 +10,12 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nano_cv.data import images, store
 from nano_cv.data.formats.shards import FORMAT, PICTURE, check_name, targets_of
-from nano_cv.data.pictures import Boxes, Resized
+from nano_cv.data.pictures import Resized
 from nano_cv.data.preparing import prepared
+from nano_cv.data.targets import Packed
 from nano_cv.errors import UserError
 from nano_cv.files import make_once
 
@@ -27,15 +27,13 @@ class Item(NamedTuple):
         name: relative to the root of its set.
         content: the bytes of its file.
         size: width and height of the upright picture, in pixels.
-        target: class index, `Boxes`, or the bytes of the file of the mask.
-        counts: pictures, objects or pixels of each class `[K]`.
+        target: what is known of it.
     """
 
     name: str
     content: bytes
     size: tuple[int, int]
-    target: Any
-    counts: NDArray[np.int64]
+    target: Packed
 
 
 class Archives:
@@ -59,15 +57,9 @@ class Archives:
             self.finish()
         key, target = f"{len(self.rows):08d}", item.target
         place = self._put(key + PurePath(item.name).suffix.lower(), item.content)
-        if isinstance(target, bytes):
-            target = self._put(f"{key}.mask.png", target)
-        elif isinstance(target, Boxes):
-            names = ("boxes", "labels", "ignored")
-            target = {name: getattr(target, name).tolist() for name in names}
-            self._put(f"{key}.json", json.dumps(target).encode())
-        else:
-            self._put(f"{key}.cls", str(target).encode())
-        self.rows.append([len(self.shards), item.name, *place, *item.size, target])
+        beside = self._put(key + target.ending, target.content)
+        entry = beside if target.entry is None else target.entry
+        self.rows.append([len(self.shards), item.name, *place, *item.size, entry])
 
     def finish(self) -> None:
         """Write the archive that is begun."""
@@ -131,7 +123,7 @@ def _write(splits: Mapping[str, Resized], task: str, folder: str, most: int) -> 
         counts = np.zeros(len(classes), np.int64)
         for item in _items(resized, split):
             archives.add(item)
-            counts += item.counts
+            counts += item.target.counts
         archives.finish()
         indices[split] = {
             "format": FORMAT,
@@ -157,16 +149,11 @@ def _items(resized: Resized, split: str) -> Iterator[Item]:
 
 
 def _item(resized: Resized, index: int, name: str) -> Item:
-    pictures = resized.pictures
-    file, target = pictures.files[index], pictures.targets[index]
+    file = resized.pictures.files[index]
     try:
         check_name(name, PICTURE)
     except ValueError as error:
         raise images.ImageError(f"{file}: shards take no such name; rename it") from error
-    content, classes = images.read(file), len(pictures.classes)
+    content = images.read(file)
     size = images.decode(content, name=str(file)).size
-    labels = target.counted if resized.has_boxes else [target]
-    if resized.has_masks:
-        mask = resized.mask(target, images.read(target))
-        labels, target = mask.ravel(), images.encode_mask(mask)
-    return Item(name, content, size, target, np.bincount(labels, minlength=classes)[:classes])
+    return Item(name, content, size, resized.fitted.pack(index))

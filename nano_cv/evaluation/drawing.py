@@ -1,16 +1,15 @@
-"""Pictures of results: drawn off-screen, returned as uint8 RGB arrays `[H, W, 3]`."""
+"""Pictures of results: drawn off-screen, returned as uint8 RGB arrays `[H, W, 3]`.
+
+Matplotlib takes half a second to load, so only what draws with it imports it.
+"""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, fontManager, get_font
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
@@ -19,7 +18,11 @@ from nano_cv.data.pictures import Pictures
 from nano_cv.errors import one_line
 from nano_cv.files import replacing
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 log = logging.getLogger(__name__)
+Given = ParamSpec("Given")
 Drawing = NDArray[np.uint8]
 OKABE_ITO = ("56b4e9", "e69f00", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
 WIDTH = 10.4  # inches of a contact sheet
@@ -28,32 +31,56 @@ LONGEST = 24  # letters of the name of a class
 SIDE = 480  # pixels; the longest side of a picture that is drawn upon
 FEW = 12  # classes; of more, a confusion matrix leaves its noughts out
 CLASSES = 30  # in a confusion matrix; of more, only the most confused are shown
-KNOWN = {font.name for font in fontManager.ttflist}
-FONTS = [  # the first comes with matplotlib; the others, for further scripts, with systems
-    name
-    for name in (
-        *("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans GB"),
-        *("Arial Unicode MS", "Microsoft YaHei", "Malgun Gothic", "WenQuanYi Zen Hei"),
-    )
-    if name in KNOWN
-]
-# Text is drawn as it stands: `$` and `_` in the names of classes and files are not TeX.
-LITERAL: Any = {"text.parse_math": False, "text.usetex": False, "font.family": FONTS}
-literal = matplotlib.rc_context(LITERAL)
+FONTS = (  # the first comes with matplotlib; the others, for further scripts, with systems
+    *("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans GB"),
+    *("Arial Unicode MS", "Microsoft YaHei", "Malgun Gothic", "WenQuanYi Zen Hei"),
+)
+
+
+def literal(draw: Callable[Given, Drawing]) -> Callable[Given, Drawing]:
+    """Draw text as it stands: `$` and `_` in the names of classes and files are not TeX."""
+
+    @wraps(draw)
+    def draw_literally(*given: Given.args, **options: Given.kwargs) -> Drawing:
+        import matplotlib
+
+        settings: Any = {"text.parse_math": False, "text.usetex": False}
+        with matplotlib.rc_context(settings | {"font.family": known_fonts()}):
+            return draw(*given, **options)
+
+    return draw_literally
+
+
+@cache
+def known_fonts() -> list[str]:
+    """The names in `FONTS` of the fonts on this machine."""
+    from matplotlib.font_manager import fontManager
+
+    known = {font.name for font in fontManager.ttflist}
+    return [name for name in FONTS if name in known]
 
 
 @cache
 def fonts() -> dict[str, frozenset[int]]:
-    """Of the file of each of `FONTS`, the code points that it has a glyph for."""
-    files = [findfont(name) for name in FONTS]
+    """The code points that each font file has a glyph for."""
+    from matplotlib.font_manager import findfont, get_font
+
+    files = [findfont(name) for name in known_fonts()]
     return {file: frozenset(get_font(file).get_charmap()) for file in files}
 
 
-def shown(text: str, longest: int = LONGEST, file: str = "") -> str:
-    """A text as it can be drawn: the middle of a long one left out, on one line.
+def make_figure(width: float, height: float, dpi: int) -> "Figure":
+    """An empty figure of so many inches, whose parts make room for each other."""
+    from matplotlib.figure import Figure
 
-    What cannot be seen, or no font (or not that of `file`) has a glyph for, becomes its escape, as
-    `\\n` or `\\u732b`.
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+
+
+def shown(text: str, longest: int = LONGEST, file: str = "") -> str:
+    """A text that can be drawn, on one line; the middle of a long text is left out.
+
+    A character that cannot be seen, or that no font (or not the font of `file`) has a glyph for,
+    becomes its escape, such as `\\n` or `\\u732b`.
     """
     glyphs = [fonts()[file]] if file else fonts().values()
     text = "".join(
@@ -67,7 +94,7 @@ def shown(text: str, longest: int = LONGEST, file: str = "") -> str:
 
 
 def write(pen: ImageDraw.ImageDraw, x: float, y: float, text: str, fill: str = "") -> None:
-    """Write a short text on a picture, upon a ground of colour `fill` if one is given.
+    """Write a short text on a picture, upon a ground of the colour `fill` if given.
 
     Pillow's own font has few letters, and its pen raises an error at some others.
     """
@@ -85,7 +112,7 @@ def keep(
     folder: Path,
     log_drawing: Callable[[str, Drawing], None] | None = None,
 ) -> None:
-    """Draw `<name>.png` into `folder` and log it; what fails there is a warning, never an error.
+    """Draw `<name>.png` into `folder` and log the picture; a failure is a warning, no error.
 
     A picture to look at is not worth a training, or the drawings that follow.
     """
@@ -100,8 +127,10 @@ def keep(
         log_drawing(name, drawing)
 
 
-def render(figure: Figure) -> Drawing:
+def render(figure: "Figure") -> Drawing:
     """The pixels of a figure."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -141,7 +170,7 @@ def confusion_matrix(
         ]
         counts, shares = cut
     side = max(4.0, 1.6 + 0.75 * len(columns))
-    figure = Figure(figsize=(side, side), dpi=120, layout="constrained")
+    figure = make_figure(side, side, dpi=120)
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
@@ -204,7 +233,7 @@ def sheet(
     names, shapes = pictures.names, [image.shape[0] / image.shape[1] for image in cells] or [0.5]
     rows = [shapes[start : start + columns] for start in range(0, len(shapes), columns)]
     heights = [max(row) * WIDTH / columns + 0.5 for row in rows]  # inches
-    figure = Figure(figsize=(WIDTH, sum(heights)), dpi=100, layout="constrained")
+    figure = make_figure(WIDTH, sum(heights), dpi=100)
     places = figure.add_gridspec(len(rows), columns, height_ratios=heights)
     for position, (image, index) in enumerate(zip(cells, indices, strict=True)):
         axes = figure.add_subplot(places[position])
@@ -275,8 +304,8 @@ def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
 def curves(
     lines: Mapping[str, NDArray[np.float64]], xlabel: str, ylabel: str, title: str = ""
 ) -> Drawing:
-    """Named lines `[N]` over 0..1; names that begin with `_` would be left out of the legend."""
-    figure = Figure(figsize=(7 if len(lines) > 4 else 5, 4.2), dpi=120, layout="constrained")
+    """Named lines `[N]` over 0..1; matplotlib's legend leaves out names that begin with `_`."""
+    figure = make_figure(7 if len(lines) > 4 else 5, 4.2, dpi=120)
     axes = figure.add_subplot()
     for index, (name, line) in enumerate(lines.items()):
         style = "-" if index < 10 else "--"  # there are ten colours

@@ -1,10 +1,10 @@
-"""What computes the predictions: torch, onnxruntime or a Triton server, behind one interface.
+"""Engines compute predictions: torch, onnxruntime or a Triton server, behind one interface.
 
-Only `Torch` imports torch. Shapes: B pictures.
+Only `Torch` imports torch. Shapes: B pictures, N of all.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from nano_cv import building
+from nano_cv.data.progress import track
 from nano_cv.errors import UserError, one_line
+from nano_cv.files import list_versions
 from nano_cv.metadata import Metadata
 
 if TYPE_CHECKING:
@@ -23,11 +25,11 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Engine(ABC):
-    """A trained model that can be asked; as a context, it lets go of what it holds.
+    """A trained model that answers; as a context manager, it is closed at the end.
 
     Attributes:
         metadata: what the model promises.
-        source: where it comes from, for the summary: a name and a place.
+        source: where the model comes from, for the summary: a name and a place.
     """
 
     metadata: Metadata
@@ -38,7 +40,7 @@ class Engine(ABC):
         """Inputs of the task's `predict` to its outputs, by name, each `[B, ...]`."""
 
     def close(self) -> None:  # noqa: B027
-        """Let go; most engines hold nothing."""
+        """Close connections; most engines have none."""
 
     def __enter__(self) -> "Engine":
         return self
@@ -47,8 +49,40 @@ class Engine(ABC):
         self.close()
 
 
+def predict_all(
+    engine: Engine,
+    inputs: Callable[[Sequence[int]], Arrays],
+    count: int,
+    batch_size: int,
+    tta: bool = False,
+) -> dict[str, NDArray[Any]]:
+    """Run an engine in batches.
+
+    Args:
+        engine: which.
+        inputs: makes the inputs of the pictures with these indices.
+        count: N.
+        batch_size: pictures in a batch.
+        tta: test-time augmentation: a classifier's answer is the mean of those for the picture and
+            for its mirror image.
+
+    Returns:
+        Outputs by name, each `[N, ...]`.
+    """
+    parts = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    batches = []
+    for part in track(parts, len(parts), "Predicting"):
+        given = inputs(part)
+        answers = engine.predict(given)
+        if tta:
+            mirrored = engine.predict({"IMAGES": given["IMAGES"][..., ::-1].copy()})
+            answers = {name: (answers[name] + mirrored[name]) / 2 for name in answers}
+        batches.append(answers)
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
 class Torch(Engine):
-    """A task in this process; in float32 whatever the training used, so that all engines agree.
+    """A task in this process, in float32 whatever the training used: so all engines agree.
 
     Args:
         task: with its weights.
@@ -60,7 +94,8 @@ class Torch(Engine):
     """
 
     def __init__(self, task: "Task", path: Path, accelerator: str = "auto") -> None:
-        self.task = task.to(device=find_device(accelerator)).float().eval()
+        self.device = find_device(accelerator)
+        self.task = task.to(device=self.device).float().eval()
         self.metadata, self.source = task.metadata, {"weights": path}
 
     def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -68,7 +103,7 @@ class Torch(Engine):
         import torch
 
         with torch.inference_mode():
-            tensors = [torch.from_numpy(array).to(self.task.device) for array in inputs.values()]
+            tensors = [torch.from_numpy(array).to(self.device) for array in inputs.values()]
             outputs = self.task.predict(*tensors)
             return {name: output.cpu().numpy() for name, output in outputs.items()}
 
@@ -78,25 +113,33 @@ class Onnx(Engine):
 
     Args:
         path: the ONNX file.
+        threads: of the session; 0 lets onnxruntime take all cores.
+        entries: session config entries by key.
 
     Raises:
         UserError: no such file, damaged, or not written by export_model.py.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int = 0, entries: Mapping[str, str] | None = None):
         import onnxruntime
 
         if not path.is_file():
             raise UserError(f"{path}: no such file")
         if path.suffix == ".safetensors":
             raise UserError(f"{path}: weights for engine=torch; engine=onnx takes a model.onnx")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        for key, value in (entries or {}).items():
+            options.add_session_config_entry(key, value)
+        providers = ["CPUExecutionProvider"]
         try:
-            self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(path, options, providers=providers)
         except Exception as error:  # whatever damage does to a model file
             raise UserError(f"{path}: onnxruntime cannot load it ({one_line(error)})") from error
-        text = self.session.get_modelmeta().custom_metadata_map.get("contract", "")
+        facts = self.session.get_modelmeta().custom_metadata_map
+        self.precision = facts.get("precision", "float32")
         try:
-            self.metadata = Metadata.from_json(text)
+            self.metadata = Metadata.from_json(facts.get("contract", ""))
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"{path}: holds no metadata; export_model.py did not write this file"
@@ -118,7 +161,7 @@ class Triton(Engine):
         address: of the server's gRPC, HOST:PORT.
 
     Raises:
-        UserError: no server there, no such model, or one without a metadata.
+        UserError: no server there, no such model, or a model without metadata.
     """
 
     def __init__(self, name: str, address: str) -> None:
@@ -143,32 +186,25 @@ class Triton(Engine):
 
 
 def make_engine(config: DictConfig) -> Engine:
-    """What `engine=torch|onnx|triton` asks for.
+    """Make the engine named by `engine=torch|onnx|triton`.
 
     Raises:
         UserError: the model is not there, or is not the one asked for; says what to type.
     """
     if config.gradcam and config.engine != "torch":
         raise UserError("gradcam=true: only torch can look into a network; add engine=torch")
-    return {"torch": _torch, "onnx": _onnx, "triton": _triton}[config.engine](config)
-
-
-def _torch(config: DictConfig) -> Engine:
-    path = building.weights_file(config)
-    return Torch(building.trained_task(config, path), path, config.trainer.accelerator)
-
-
-def _onnx(config: DictConfig) -> Engine:
+    name = f"{config.model.name}_{config.data.name}"
+    if config.engine == "torch":
+        path = building.weights_file(config)
+        return Torch(building.trained_task(config, path), path, config.trainer.accelerator)
+    if config.engine == "triton":
+        if config.weights:
+            raise UserError("weights= has no meaning with engine=triton: the server has its own")
+        return Triton(name, config.server)
     if config.weights:
         path = Path(str(config.weights)).expanduser()
     else:
-        folder = Path(config.paths.models) / f"{config.model.name}_{config.data.name}"
-        files = [file for file in folder.glob("*/model.onnx") if file.parent.name.isdecimal()]
-        if not files:
-            raise UserError(
-                f"{folder}: no exported model; to make one, type: {building.again('export_model')}"
-            )
-        path = max(files, key=lambda file: int(file.parent.name))
+        path = find_export(Path(config.paths.models) / name)
     engine = Onnx(path)
     if engine.metadata.model != config.model.name:
         raise UserError(
@@ -178,15 +214,32 @@ def _onnx(config: DictConfig) -> Engine:
     return engine
 
 
-def _triton(config: DictConfig) -> Engine:
-    if config.weights:
-        raise UserError("weights= has no meaning with engine=triton: the server has its own")
-    name = f"{config.model.name}_{config.data.name}"
-    return Triton(name, config.server)
+def find_export(folder: Path, precision: str | None = None) -> Path:
+    """The file of the newest version of an exported model.
+
+    Args:
+        folder: of the model in the repository.
+        precision: that the file must have; by default any.
+
+    Raises:
+        UserError: no version there, or none of this precision; says what to type.
+    """
+    for version in reversed(list_versions(folder)):
+        file = folder / str(version) / "model.onnx"
+        if not file.exists():
+            continue
+        if precision is None or Onnx(file).precision == precision:
+            return file
+    command = building.again("export_model")
+    if precision:
+        raise UserError(
+            f"{folder}: no exported model in {precision}; type: {command} precision={precision}"
+        )
+    raise UserError(f"{folder}: no exported model; to make one, type: {command}")
 
 
 def find_device(accelerator: str) -> Any:
-    """The torch device that `auto`, `cpu`, `gpu` or `mps` means here."""
+    """The torch device of this machine for `auto`, `cpu`, `gpu` or `mps`."""
     import torch
 
     have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}

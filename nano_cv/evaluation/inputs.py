@@ -1,4 +1,4 @@
-"""What infer.py asks a model for: the test split, any pictures, or pictures to be made."""
+"""Inputs of infer.py: the test split, any pictures, or classes to generate pictures of."""
 
 import logging
 import os
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Inputs(Protocol):
-    """Pictures, and what a model is given for each."""
+    """Pictures, and the inputs of a model for each of them."""
 
     @property
     def pictures(self) -> Pictures:
@@ -34,8 +34,10 @@ class Inputs(Protocol):
         ...
 
 
-def select(config: DictConfig, metadata: Metadata) -> tuple[Inputs, str, PicturesError | None]:
-    """What to predict, at the size of the model.
+def select_inputs(
+    config: DictConfig, metadata: Metadata
+) -> tuple[Inputs, str, PicturesError | None]:
+    """Open the pictures to predict, at the size of the model.
 
     Returns:
         The pictures, the hash of the set that they are from, and of `input` those that cannot be
@@ -44,20 +46,18 @@ def select(config: DictConfig, metadata: Metadata) -> tuple[Inputs, str, Picture
     Raises:
         UserError: no pictures there, none that can be used, or a data set of other classes.
     """
-    if metadata.task == "generation" and not config.labels and not config.count:
-        return *of_test(config, metadata, *_open(config, metadata)), None
-    if metadata.task == "generation":
-        return imagined(config, metadata), "", None
     if config.input is not None:
-        given, broken = readable(find(str(config.input)), config, metadata)
+        given, broken = open_readable(find_pictures(str(config.input)), config, metadata)
         return given, "", broken
-    return *of_test(config, metadata, *_open(config, metadata)), None
+    if metadata.task == "generation" and (config.labels or config.count):
+        return make_imagined(config, metadata), "", None
+    return *of_test(config, metadata, *_open_splits(config, metadata)), None
 
 
-def readable(
+def open_readable(
     files: Sequence[Path], config: DictConfig, metadata: Metadata
 ) -> tuple[Resized, PicturesError | None]:
-    """The pictures that can be used, and those that cannot.
+    """Open the pictures that can be used, and list the others.
 
     Raises:
         UserError: none can be used.
@@ -81,7 +81,7 @@ def readable(
         return Resized(Pictures(root, good), *options), error
 
 
-def _open(config: DictConfig, metadata: Metadata) -> tuple[dict[str, Resized], str]:
+def _open_splits(config: DictConfig, metadata: Metadata) -> tuple[dict[str, Resized], str]:
     options = (metadata.task, metadata.image_size, config.data.cache, metadata.fit)
     splits, data_hash = building.open_splits(config, *options)
     classes = splits["test"].pictures.classes
@@ -106,7 +106,7 @@ def of_test(
     return Imagined(splits["test"].pictures.targets, *options), data_hash
 
 
-def imagined(config: DictConfig, metadata: Metadata) -> Imagined:
+def make_imagined(config: DictConfig, metadata: Metadata) -> Imagined:
     """`labels=[daisy,tobacco] count=16`: so many pictures, the labels in turn.
 
     Raises:
@@ -148,8 +148,8 @@ def check_options(config: DictConfig) -> None:
             )
 
 
-def find(given: str) -> list[Path]:
-    """The pictures that `given` means: a file, a folder with all below it, or a pattern."""
+def find_pictures(given: str) -> list[Path]:
+    """Find pictures by a file's name, a folder (with all folders below) or a pattern."""
     if not given:
         raise UserError("input=: a picture, a folder or a pattern is needed")
     path = Path(given).expanduser()

@@ -4,6 +4,7 @@ So its distances are ours alone: they compare generators of one data set, and no
 figures. Shapes: N pictures, F features.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,10 @@ from numpy.typing import NDArray
 from torch.nn.functional import adaptive_avg_pool2d, interpolate
 
 from nano_cv.errors import UserError
+from nano_cv.evaluation.gradcam import keep_features
 from nano_cv.networks.lenet import LeNet
 from nano_cv.tasks import weights
+from nano_cv.tasks.classification import Classification
 
 BATCH = 64
 
@@ -27,7 +30,7 @@ class Opinion(NamedTuple):
 
 
 class Judge:
-    """A trained LeNet; its features are those before its last layer, averaged over the places.
+    """A trained LeNet; the features are the inputs of its last layer, averaged over the places.
 
     Args:
         path: of its weights.
@@ -37,27 +40,23 @@ class Judge:
     """
 
     def __init__(self, path: Path) -> None:
-        self.metadata = weights.read_metadata(path)
-        if not self.metadata.model.startswith("lenet"):
-            raise UserError(f"{path}: a judge is a lenet, and this is a {self.metadata.model}")
-        options = {"image_size": self.metadata.image_size, **self.metadata.network}
-        self.network = LeNet(num_classes=len(self.metadata.classes), **options).eval()
-        self.network.load_state_dict(weights.load_file(path))
+        metadata = weights.read_metadata(path)
+        if not metadata.model.startswith("lenet"):
+            raise UserError(f"{path}: a judge is a lenet, and this is a {metadata.model}")
+        network = partial(LeNet, **metadata.network)
+        self.task = Classification(metadata=metadata, network=network).eval()
+        weights.load(self.task, path)
 
     @torch.inference_mode()
     def look(self, images: NDArray[np.uint8]) -> Opinion:
         """uint8 `[N, 3, H, W]` of any size to classes and features."""
-        mean, std = (
-            torch.tensor(values).view(1, 3, 1, 1) * 255
-            for values in (self.metadata.mean, self.metadata.std)
-        )
+        side = self.task.metadata.image_size
         labels, features = [], []
         for start in range(0, len(images), BATCH):
             batch = torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH])).float()
-            side = self.metadata.image_size
             if batch.shape[-1] != side:
                 batch = interpolate(batch, size=side, mode="bilinear", antialias=True)
-            maps = self.network.features((batch - mean) / std)
-            labels.append(self.network.classifier(maps.flatten(1)).argmax(dim=1))
-            features.append(adaptive_avg_pool2d(maps, 1).flatten(1))
+            with keep_features(self.task) as kept:
+                labels.append(self.task(batch).argmax(dim=1))
+            features.append(adaptive_avg_pool2d(kept[0], 1).flatten(1))
         return Opinion(torch.cat(labels).numpy(), torch.cat(features).numpy())

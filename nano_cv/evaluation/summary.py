@@ -1,4 +1,4 @@
-"""The last thing that a script says: the metrics, and where everything lies."""
+"""The last words of a script: the metrics, and where everything lies."""
 
 from collections.abc import Mapping
 from math import isnan

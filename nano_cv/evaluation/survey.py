@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from nano_cv.data import images
 from nano_cv.data.pictures import Resized
+from nano_cv.data.targets import BoxLists, Masks
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.files import replacing
@@ -41,11 +42,10 @@ def table(splits: Mapping[str, Resized]) -> str:
     """Pictures, or objects, or the share of the pixels of each class in each split; and sizes."""
     counts = {split: resized.count() for split, resized in splits.items()}
     train = splits["train"]
-    classes, unit = train.pictures.classes, "objects" if train.has_boxes else "pictures"
-    if train.has_masks:
-        unit = "share of pixels"
+    classes, unit, form = train.pictures.classes, train.fitted.counts, "d"
+    if unit == "pixels":
+        unit, form = "share of pixels", ".1%"
         counts = {split: found / max(found.sum(), 1) for split, found in counts.items()}
-    form = ".1%" if train.has_masks else "d"
     rows = [[unit, *splits]]
     for label, name in enumerate(classes[:MOST]):
         rows.append([name, *(format(found[label], form) for found in counts.values())])
@@ -74,7 +74,7 @@ def sizes(resized: Resized) -> str:
 def contact_sheet(resized: Resized) -> Drawing:
     """Training pictures as the network gets them: a row a class, or with their boxes or masks."""
     pictures = resized.pictures
-    if resized.has_boxes or resized.has_masks:
+    if resized.fitted.counts != "pictures":
         chosen = list(drawing.evenly(len(pictures), 4 * COLUMNS))
         rows = [chosen[start : start + COLUMNS] for start in range(0, len(chosen), COLUMNS)]
         names = [""] * len(rows)
@@ -96,10 +96,11 @@ def contact_sheet(resized: Resized) -> Drawing:
 def painted(resized: Resized, index: int) -> Drawing:
     """One picture with what is known of it."""
     image = np.ascontiguousarray(resized.fetch([index])[0].transpose(1, 2, 0))
-    if resized.has_masks:
-        return drawing.overlay(image, np.asarray(resized.targets([index]))[0])
-    if resized.has_boxes:
-        boxes, labels, _, _ = resized.boxes[index]
+    fitted = resized.fitted
+    if isinstance(fitted, Masks):
+        return drawing.overlay(image, fitted.batch([index])[0])
+    if isinstance(fitted, BoxLists):
+        boxes, labels, _, _ = fitted.boxes[index]
         colours = [f"#{drawing.OKABE_ITO[label % len(drawing.OKABE_ITO)]}" for label in labels]
         return drawing.outline(image, boxes, colours)
     return image

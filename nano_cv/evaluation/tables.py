@@ -1,4 +1,4 @@
-"""CSV files that people open in a spreadsheet, and names that must not be taken twice."""
+"""CSV files for spreadsheets, and column names that differ from each other."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -14,7 +14,7 @@ CSV: Any = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
 
 
 def cell(text: str) -> str:
-    """Text for a spreadsheet: an apostrophe before what would be a formula there.
+    """Text for a spreadsheet: a formula gets an apostrophe before its first character.
 
     Not for numbers: those stay numbers, `-1.5` too.
     """
@@ -22,7 +22,7 @@ def cell(text: str) -> str:
 
 
 def distinct(names: Sequence[str], reserved: Collection[str] = ()) -> list[str]:
-    """The names; one that is taken, by `reserved` or an earlier one, gets ` (class)` behind it."""
+    """The names; a name already taken, by `reserved` or before in the list, gets ` (class)`."""
     found: list[str] = []
     taken, ordinary = set(reserved), set(names)
     for name in names:

@@ -6,14 +6,11 @@ memory until the server is back; it is asked for once a minute, for a second at 
 """
 
 import csv
-import http.client
 import logging
 import os
 import re
 import shlex
 import time
-import urllib.error
-import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
@@ -25,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nano_cv.errors import UserError, first_line, one_line
+from nano_cv.config.options import flatten
+from nano_cv.errors import UserError, first_line, why_unreachable
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.tables import CSV, cell
 from nano_cv.files import locked
@@ -43,7 +41,9 @@ log = logging.getLogger(__name__)
 
 
 class Logger:
-    """Keeps nothing; the others keep what is logged. As a context, it ends the record.
+    """The record of a run, here of a run without tracking: nothing is kept.
+
+    Subclasses keep what is logged. As a context manager, a logger ends the record.
 
     Attributes:
         run_id: MLflow's, if tracked there.
@@ -52,25 +52,25 @@ class Logger:
     run_id = ""
 
     def log_params(self, config: DictConfig) -> None:
-        """The whole configuration of the run."""
+        """Log the whole configuration of the run."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Figures of one step."""
+        """Log the figures of a step."""
 
     def log_drawing(self, name: str, drawing: Drawing) -> None:
-        """A picture, as `<name>.png`."""
+        """Log a picture as `<name>.png`."""
 
     def log_file(self, file: Path) -> None:
-        """A file."""
+        """Log a file."""
 
     def log_model(self, file: Path, name: str) -> None:
-        """An ONNX file, registered under `name`."""
+        """Log an ONNX file, and register it as the next version of `name`."""
 
     def finish(self, status: str) -> None:
         """Say how the run ended: `FINISHED`, `FAILED` or `KILLED`."""
 
     def advice(self) -> dict[str, str]:
-        """What to tell the person at the end, by name."""
+        """Lines for the summary at the end of a script, by name."""
         return {}
 
     def __enter__(self) -> "Logger":
@@ -92,11 +92,11 @@ class Csv(Logger):
         self.columns: list[str] = []
 
     def log_params(self, config: DictConfig) -> None:
-        """Into `hparams.yaml`."""
+        """Write `hparams.yaml`."""
         OmegaConf.save(config, self.folder / "hparams.yaml", resolve=True)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """A row; a metric that was not there before is a new column, and all is written anew."""
+        """Add a row; a new metric is a new column, so the whole file is written anew."""
         row = {**metrics, "step": step}
         self.rows.append(row)
         known = row.keys() <= set(self.columns)
@@ -136,19 +136,19 @@ class MLflow(Logger):
         self.run_id = run.info.run_id
 
     def log_params(self, config: DictConfig) -> None:
-        """As parameters; once only, for MLflow refuses to change those of a resumed run."""
+        """Log parameters, unless the run is resumed: MLflow refuses to change any."""
         from mlflow.entities import Param
 
         values: Any = OmegaConf.to_container(config, resolve=True)
         params = [
             Param(key(name), str(value).encode(errors="backslashreplace").decode()[:250])
-            for name, value in _flat(values).items()
+            for name, value in flatten(values, "/").items()
         ]
         for start in range(0, 0 if self.resumed else len(params), 100):  # MLflow's most at once
             self._call(self.client.log_batch, self.run_id, params=params[start : start + 100])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Under their names, see `key`."""
+        """Log metrics under their names, see `key`."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -170,7 +170,7 @@ class MLflow(Logger):
         self._call(_register, self.run_id, file, key(name, r"\w -"))
 
     def finish(self, status: str) -> None:
-        """Mark the run, after a last try to deliver what still waits."""
+        """Set the state of the run, after a last try to deliver the entries that wait."""
         self._call(self.client.set_terminated, self.run_id, status)
         if self.lost is not None:
             self.lost -= PAUSE
@@ -179,7 +179,7 @@ class MLflow(Logger):
             log.warning("MLflow lacks %d entries of this run", waiting)
 
     def advice(self) -> dict[str, str]:
-        """The run, and how to look at it."""
+        """The id of the run, and the command that shows the record."""
         if self.metrics or self.calls or self.given_up:
             return {}
         return {
@@ -193,7 +193,7 @@ class MLflow(Logger):
         self._deliver()
 
     def _deliver(self) -> None:
-        """Send what waits, in its order; while the server is away, return at once."""
+        """Send waiting entries in their order; while the server is away, return at once."""
         waited = len(self.metrics) + len(self.calls)
         if self.lost is not None:
             if time.monotonic() - self.lost < PAUSE:
@@ -224,9 +224,10 @@ class MLflow(Logger):
         self.lost = None
 
     def _answers(self) -> bool:
+        # MLflow's own client would try for half a minute.
+        if self.uri.startswith("http") and why_unreachable(_health_page(self.uri), seconds=1):
+            return False
         try:
-            if self.uri.startswith("http"):
-                _reach(self.uri, seconds=1)  # MLflow's own client would try for half a minute
             self.client.get_run(self.run_id)
         except Exception:
             return False
@@ -234,7 +235,7 @@ class MLflow(Logger):
 
 
 def make_logger(config: DictConfig, folder: Path, job: str, data_hash: str = "") -> Logger:
-    """The logger that `logger=mlflow|csv|none` asks for; a resumed run goes on in its own record.
+    """Make the logger named by `logger=mlflow|csv|none`; a resumed run continues its record.
 
     Args:
         config: of the script.
@@ -310,7 +311,11 @@ def _mlflow(uri: str, experiment: str, tags: dict[str, str]) -> MLflow:
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     if uri.startswith(("http://", "https://")):
-        _reach(uri)
+        if reason := why_unreachable(_health_page(uri)):
+            raise UserError(
+                f"logger.uri={uri}: the tracking server does not answer ({reason}); "
+                "start it, or add logger=csv or logger=none"
+            )
         # MLflow's own patience with a dead server, 7 times 120 s, would look like a hang.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -326,24 +331,5 @@ def _mlflow(uri: str, experiment: str, tags: dict[str, str]) -> MLflow:
         ) from error
 
 
-def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a/b": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{above}{key}"
-        flat |= _flat(value, f"{name}/") if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def _reach(uri: str, seconds: float = 5) -> None:
-    try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=seconds):
-            pass
-    except urllib.error.HTTPError:
-        pass  # it answers, which is all that was asked
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or one_line(error)
-        raise UserError(
-            f"logger.uri={uri}: the tracking server does not answer ({reason}); "
-            "start it, or add logger=csv or logger=none"
-        ) from error
+def _health_page(uri: str) -> str:
+    return f"{uri.rstrip('/')}/health"

@@ -1,1 +1,4 @@
-"""A trained model to ONNX, compared with torch, and into a Triton repository that is checked."""
+"""Export: a trained task goes in; a checked version in a Triton model repository comes out.
+
+Its ONNX file is compared with torch before, on real pictures.
+"""

@@ -1,9 +1,7 @@
 """Does the exported file answer as torch does? On real pictures, of odd sizes too."""
 
 import io
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +11,8 @@ from nano_cv.data import images
 from nano_cv.data.store import File
 from nano_cv.errors import UserError, listing
 from nano_cv.evaluation import reports
-from nano_cv.export.graph import Arrays, in_batches, run_onnx, run_torch, session
-from nano_cv.tasks.task import Task
+from nano_cv.evaluation.engines import Arrays, Engine, predict_all
+from nano_cv.evaluation.reports import Predictions
 
 BATCHES = (1, 3)
 # Width, height and format: narrow, wide, smaller and much larger than what networks take.
@@ -25,10 +23,9 @@ ODD = (
     (31, 640, "JPEG"),
     (1023, 767, "JPEG"),
 )
-Run = Callable[[Arrays], Arrays]
 
 
-def pictures(
+def load_odd(
     files: Sequence[File], size: int, fit: str, count: int = 60
 ) -> tuple[list[str], Arrays]:
     """Real pictures as the model will meet them, some of them cut to odd sizes and encoded anew.
@@ -49,14 +46,14 @@ def pictures(
     return names, {"IMAGES": np.stack(pixels).transpose(0, 3, 1, 2).copy()}
 
 
-def compare(
-    task: Task, file: Path, names: Sequence[str], inputs: Arrays, tolerance: float
+def check_parity(
+    torch: Engine, onnx: Engine, names: Sequence[str], inputs: Arrays, tolerance: float
 ) -> dict[str, float]:
-    """Run torch and the exported file at the batch sizes of `BATCHES`.
+    """Run both engines, the exported one at the batch sizes of `BATCHES`.
 
     Args:
-        task: with its weights.
-        file: exported from it.
+        torch: with the trained weights.
+        onnx: the file exported from it.
         names: of the inputs.
         inputs: arrays `[N, ...]`.
         tolerance: times what the task's report allows.
@@ -68,12 +65,20 @@ def compare(
     Raises:
         UserError: they differ by more; names the pictures that differ most.
     """
-    model, report = session(file), reports.find(task.metadata.task)
-    expected = in_batches(partial(run_torch, task), inputs, BATCHES[0])
+    report = reports.find(torch.metadata.task)
+
+    def predict(engine: Engine, size: int) -> Predictions:
+        def take(part: Sequence[int]) -> Arrays:
+            return {name: array[list(part)] for name, array in inputs.items()}
+
+        return predict_all(engine, take, len(names), size)
+
+    expected = predict(torch, BATCHES[0])
     found: dict[str, Any] = {}
     for size in BATCHES:
-        actual = in_batches(partial(run_onnx, model), inputs, size)
-        for name, values in _differences(report, expected, actual).items():
+        actual = predict(onnx, size)
+        _check_shapes(expected, actual)
+        for name, values in report.compare(expected, actual).items():
             found[name] = np.maximum(found.get(name, 0), np.where(np.isnan(values), np.inf, values))
     for name, values in found.items():
         allowed, largest = tolerance * report.limits[name], float(values.max())
@@ -88,7 +93,7 @@ def compare(
     return figures | {"parity/pictures": len(names)}
 
 
-def _differences(report: reports.Report, expected: Arrays, actual: Arrays) -> Arrays:
+def _check_shapes(expected: Predictions, actual: Predictions) -> None:
     for name, values in expected.items():
         other = actual[name]
         if values.shape != other.shape or values.dtype != other.dtype:
@@ -96,4 +101,3 @@ def _differences(report: reports.Report, expected: Arrays, actual: Arrays) -> Ar
                 f"the exported file answers {name} as {other.dtype} {list(other.shape)}, and torch "
                 f"as {values.dtype} {list(values.shape)}; nothing was published"
             )
-    return report.compare(expected, actual)

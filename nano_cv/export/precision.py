@@ -7,8 +7,7 @@ whether it is depends on the processor, so it is measured, never assumed.
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,8 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from nano_cv.errors import UserError
-from nano_cv.export.graph import Arrays, run_onnx, session
+from nano_cv.evaluation.engines import Arrays, Engine, Onnx
+from nano_cv.export.graph import annotate
 from nano_cv.export.samples import Samples
 
 PRECISIONS = ("float32", "int8", "bf16")
@@ -28,7 +28,7 @@ ROUNDS, SECONDS = 7, 0.15  # of each variant in turn, so that a noisy machine is
 
 
 class Variant(NamedTuple):
-    """One way to run the model: a file and session entries, and what was measured of it.
+    """A way to run the model, by a file and session entries, and its measurements.
 
     `score` is the validation metric; `speed` is relative to float32 on this processor.
     """
@@ -44,27 +44,25 @@ def choose(
     precision: str,
     float32: Path,
     samples: Samples,
-    metric: str,
     threads: int,
     max_drop: float,
     calibration_pictures: int,
 ) -> tuple[Variant, list[Variant]]:
-    """Make what `precision` asks for and measure it against float32.
+    """Make the variants for a `precision` and measure them against float32.
 
     Args:
         precision: one of `PRECISIONS`, or `auto` for the fastest that passes.
         float32: the exported file; variants are written beside it.
         samples: training pictures for the ranges of int8, validation pictures for the metric.
-        metric: of the report, that decides; higher is better.
         threads: of a session, as the server will use.
-        max_drop: of the metric.
+        max_drop: largest loss of the metric.
         calibration_pictures: how many of the training split.
 
     Returns:
         The variant to publish, and all that were measured, float32 first.
 
     Raises:
-        UserError: what was asked for does not pass or is not to be had; says what was measured.
+        UserError: the precision does not pass or cannot be had; says what was measured.
     """
     wanted = {"auto": PRECISIONS[1:], "float32": ()}.get(precision, (precision,))
     variants = [Variant("float32", float32, {})]
@@ -74,31 +72,16 @@ def choose(
             variants.append(_make(name, float32, samples, calibration_pictures))
         except UserError as error:
             refusals[name] = str(error)
-    sessions = [session(variant.file, threads, variant.entries) for variant in variants]
-    scores = [samples.score(partial(run_onnx, one)) for one in sessions]
-    picture = samples.batch(1)
-    speeds = _speeds([partial(run_onnx, one, picture) for one in sessions])
+    engines = [Onnx(variant.file, threads, variant.entries) for variant in variants]
+    scores = [samples.score(engine) for engine in engines]
+    speeds = compare_speeds(engines, samples.validation.inputs([0]))
     variants = [
         variant._replace(score=value, speed=speed)
         for variant, value, speed in zip(variants, scores, speeds, strict=True)
     ]
     for variant in variants[1:]:
-        drop = scores[0] - variant.score
-        if np.isnan(drop):
-            refusals[variant.precision] = (
-                f"the validation {metric} is not known here, and so not what it would lose; "
-                f"{variant.speed:.2f} times as fast"
-            )
-        elif drop > max_drop:
-            refusals[variant.precision] = (
-                f"validation {metric} falls by {drop:.4f} to {variant.score:.4f}, and "
-                f"max_drop={max_drop:g}; {variant.speed:.2f} times as fast"
-            )
-        elif variant.speed <= 1:
-            refusals[variant.precision] = (
-                f"{variant.speed:.2f} times the speed of float32 on this processor: nothing to "
-                f"gain (validation {metric} {variant.score:.4f})"
-            )
+        if why := _why_refused(variant, variants[0], samples.metric, max_drop):
+            refusals[variant.precision] = why
     if precision in refusals:
         raise UserError(f"precision={precision}: {refusals[precision]}; nothing was published")
     passing = [variant for variant in variants if variant.precision not in refusals]
@@ -107,10 +90,32 @@ def choose(
     return passing[-1], variants
 
 
+def _why_refused(variant: Variant, float32: Variant, metric: str, max_drop: float) -> str:
+    """The gate that a variant does not pass, and its measurements; empty if it passes both."""
+    drop, times = float32.score - variant.score, f"{variant.speed:.2f} times"
+    if np.isnan(drop):
+        return (
+            f"the validation {metric} is not known here, and so not what it would lose; "
+            f"{times} as fast"
+        )
+    if drop > max_drop:
+        return (
+            f"validation {metric} falls by {drop:.4f} to {variant.score:.4f}, and "
+            f"max_drop={max_drop:g}; {times} as fast"
+        )
+    if variant.speed <= 1:
+        return (
+            f"{times} the speed of float32 on this processor: nothing to gain "
+            f"(validation {metric} {variant.score:.4f})"
+        )
+    return ""
+
+
 def _make(precision: str, float32: Path, samples: Samples, pictures: int) -> Variant:
     if precision == "int8":
         file = float32.with_name("int8.onnx")
-        quantize(float32, file, samples.training(pictures))
+        quantize(float32, file, samples.load_training(pictures))
+        annotate(file, samples.metadata, {})
         return Variant("int8", file, {})
     # onnxruntime has bfloat16 kernels for Arm only; on x86 it would refuse or emulate them.
     cpuinfo = Path("/proc/cpuinfo")
@@ -167,21 +172,24 @@ class _Reader(CalibrationDataReader):
         self.inputs, self.position = inputs, 0
 
     def get_next(self) -> Arrays | None:
-        part = {name: array[self.position :][:4] for name, array in self.inputs.items()}
+        part = {
+            name: np.ascontiguousarray(array[self.position :][:4])
+            for name, array in self.inputs.items()
+        }
         self.position += 4
         return part if len(next(iter(part.values()))) else None
 
 
-def _speeds(runs: list[Callable[[], Arrays]]) -> list[float]:
+def compare_speeds(engines: Sequence[Engine], inputs: Arrays) -> list[float]:
     """Runs a second of each, relative to the first: medians of interleaved rounds."""
-    if len(runs) == 1:  # nothing to compare
+    if len(engines) == 1:  # nothing to compare
         return [1.0]
-    seconds: list[list[float]] = [[] for _ in runs]
+    seconds: list[list[float]] = [[] for _ in engines]
     for number in range(ROUNDS + 1):
-        for position, run in enumerate(runs):
+        for position, engine in enumerate(engines):
             start, count = time.perf_counter(), 0
             while time.perf_counter() - start < SECONDS:
-                run()
+                engine.predict(inputs)
                 count += 1
             if number:  # the first round warms up
                 seconds[position].append((time.perf_counter() - start) / count)

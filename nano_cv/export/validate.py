@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import onnx
-from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nano_cv.errors import UserError, first_line, listing, nearest, printable
+from nano_cv.export.triton_config import CONFIG, read_config, served_versions
+from nano_cv.files import VERSION, list_versions
 from nano_cv.metadata import NAME
 
-CONFIG = "config.pbtxt"
 FILES = {"onnxruntime": "model.onnx", "onnxruntime_onnx": "model.onnx", "python": "model.py"}
 DTYPES = {"FLOAT": "TYPE_FP32", "FLOAT16": "TYPE_FP16", "DOUBLE": "TYPE_FP64"}  # others are alike
-VERSION = re.compile(r"[1-9][0-9]{0,17}")
 MISREAD = re.compile(r"\s*[+-]?[0-9]")  # Triton takes `1_old` for version 1 and looks for `1`
 
 
@@ -94,48 +93,6 @@ def check_model(
         return [f"{error.filename}: cannot be read ({error.strerror})"]
 
 
-def read_config(file: Path) -> ModelConfig:
-    """Parse a `config.pbtxt`.
-
-    Raises:
-        UserError: it cannot be read or parsed; says where, and which field may have been meant.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # not UTF-8
-        raise UserError(f"{file}: cannot be read as UTF-8 ({error})") from error
-    if text.startswith("\ufeff"):
-        raise UserError(f"{file}: line 1: a byte order mark, which Triton refuses; save without it")
-    try:
-        return text_format.Parse(text, ModelConfig())
-    except text_format.ParseError as error:
-        line, said = error.GetLine() or text.count("\n") + 1, first_line(error)
-        said = said.partition(" : ")[2] or said  # without line:column
-        raise UserError(f"{file}: line {line}: {said.rstrip('.')}{_meant(said)}") from error
-
-
-def _meant(said: str) -> str:
-    """The field or value that is spelt like the unknown one in an error of protobuf."""
-    found = re.search(r'(Message|Enum) type "([\w.]+)" has no \w+ named "?(\w+)', said)
-    pool = ModelConfig.DESCRIPTOR.file.pool
-    if found and found[1] == "Enum":
-        return nearest(found[3], pool.FindEnumTypeByName(found[2]).values_by_name)
-    return nearest(found[3], pool.FindMessageTypeByName(found[2]).fields_by_name) if found else "."
-
-
-def served_versions(folder: Path, config: ModelConfig) -> list[int]:
-    """The versions that the version policy serves, ascending."""
-    names = [path.name for path in folder.iterdir() if path.is_dir()]
-    present = sorted(int(name) for name in names if VERSION.fullmatch(name))
-    policy = config.version_policy
-    if policy.HasField("specific"):
-        return [version for version in present if version in policy.specific.versions]
-    newest = len(present) if policy.HasField("all") else policy.latest.num_versions or 1
-    return present[-newest:]
-
-
 def _check_names(config: ModelConfig, folder: Path) -> Iterator[str]:
     name, hidden = config.name or folder.name, folder.name.startswith(".")
     if not NAME.fullmatch(name) and not (hidden and not config.name):
@@ -184,7 +141,7 @@ def _check_steps(config: ModelConfig, repository: Path) -> Iterator[str]:
 def _check_versions(
     config: ModelConfig, folder: Path, versions: Sequence[int] | None
 ) -> Iterator[str]:
-    if not any(VERSION.fullmatch(path.name) for path in folder.iterdir()):
+    if not list_versions(folder):
         yield "no version: a folder 1/ is needed"
     for version in served_versions(folder, config) if versions is None else versions:
         name = f"{version}/{_file(config) or ''}"

@@ -3,10 +3,7 @@
 Nothing is run that comes out of a file: `weights_only=True`, or safetensors.
 """
 
-import http.client
 import importlib.util
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,7 +12,7 @@ import torch
 from huggingface_hub import constants
 from torch import Tensor, nn
 
-from nano_cv.errors import UserError, first_line, listing, nearest
+from nano_cv.errors import UserError, first_line, listing, nearest, why_unreachable
 
 LITE0 = "tf_efficientnet_lite0"
 PACKAGED = {  # packages that hold ImageNet weights: no hub is needed
@@ -55,16 +52,7 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
             f"model.pretrained=imagenet: timm has no weights of {name}; with "
             "model.pretrained=null it starts from random ones"
         )
-    try:
-        with urllib.request.urlopen(constants.ENDPOINT, timeout=5):
-            pass
-    except urllib.error.HTTPError:
-        pass  # it answers
-    except (
-        OSError,
-        ValueError,
-        http.client.HTTPException,
-    ):  # the hub's own client would try for a minute and more
+    if why_unreachable(constants.ENDPOINT):  # the hub's own client would try for a minute and more
         constants.HF_HUB_OFFLINE = True
     try:
         return timm.create_model(name, pretrained=True).state_dict()

@@ -9,13 +9,11 @@ Shapes: B pictures, C channels, H height, W width, K classes.
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from nano_cv.errors import UserError
 from nano_cv.networks.blocks import Residual, convolution
-from nano_cv.networks.pretrained import LITE0, check_name, fill_encoder, imagenet_weights
 
 
 class UNet(nn.Module):
@@ -70,6 +68,10 @@ class Body(nn.Module):
         strides = [2 ** (level + 1) for level in range(len(channels))]
         self.encoder: Any
         if backbone:
+            import timm  # takes two seconds, and few need it
+
+            from nano_cv.networks.pretrained import check_name
+
             check_name(backbone, "backbone")
             self.encoder = timm.create_model(backbone, features_only=True)
             channels = self.encoder.feature_info.channels()
@@ -106,6 +108,8 @@ class Body(nn.Module):
         Raises:
             UserError: there is no backbone, or there are no such weights.
         """
+        from nano_cv.networks.pretrained import LITE0, fill_encoder, imagenet_weights
+
         if not self.backbone:
             raise UserError(
                 "model.pretrained=imagenet: only networks of timm have ImageNet's weights; name "

@@ -296,17 +296,17 @@ def _ask(
 
 def _show(metadata: Metadata, answers: Mapping[Path, Arrays], output: Path | None) -> None:
     """Print the table of the task's report; write and draw the rest of it into `output`."""
-    report = reports.find(metadata.task)
     outputs = next(iter(answers.values()))
     predictions = {name: np.stack([one[name] for one in answers.values()]) for name in outputs}
     files = [file.absolute() for file in answers]
     pictures = Pictures(Path(os.path.commonpath([file.parent for file in files])), files)
     given = dict(zip(pictures.names, answers, strict=True))
-    rows = report.table(metadata, predictions, pictures)
-    print(printable(_table([row | {"file": given[row["file"]]} for row in rows])), end="")
+    report = reports.find(metadata.task)(metadata, predictions, pictures)
+    rows = [row | {"file": given[row["file"]]} for row in report.rows()]
+    print(printable(_table(rows)), end="")
     if output:
-        report.write(metadata, predictions, pictures, output)
-        for name, draw in report.draw(metadata, predictions, pictures).items():
+        report.write_files(output)
+        for name, draw in report.drawings().items():
             drawing.keep(name, draw, output)
         print(f"written to {output}")
 

@@ -4,10 +4,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
-
 from nano_cv.errors import UserError, listing, nearest
+from nano_cv.export.triton_config import CONFIG, read_config
+from nano_cv.files import list_versions
 
 Signature = frozenset[tuple[str, int, int, int]]
 
@@ -51,10 +50,9 @@ def folders(repository: Path) -> list[Path]:
 
 def parts_of(folder: Path) -> list[str]:
     """The models of an ensemble; nothing if it is none."""
-    config = model_config_pb2.ModelConfig()
     try:
-        text_format.Parse((folder / "config.pbtxt").read_text(), config, allow_unknown_field=True)
-    except (OSError, ValueError, text_format.ParseError):
+        config = read_config(folder / CONFIG)
+    except UserError:
         return []  # the check will say what is wrong with it
     return [step.model_name for step in config.ensemble_scheduling.step]
 
@@ -77,5 +75,4 @@ def signature(folder: Path) -> Signature:
 
 def versions_of(folder: Path) -> list[str]:
     """The version folders, oldest first."""
-    names = [item.name for item in folder.iterdir() if item.is_dir() and item.name.isdecimal()]
-    return sorted(names, key=int)
+    return [str(version) for version in list_versions(folder)]

@@ -1,1 +1,1 @@
-"""Tasks: a network with its loss, metrics, optimiser and `predict`, as Lightning modules."""
+"""Tasks: images go in; named answers come out, or losses while it trains. Plain `nn.Module`s."""

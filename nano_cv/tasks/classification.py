@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nano_cv.evaluation.reports import classification as report
-from nano_cv.evaluation.reports import confusion
-from nano_cv.tasks.task import Task
+from nano_cv.tasks.metrics import classification_figures, confusion
+from nano_cv.tasks.task import Losses, Task
 
 
 class Classification(Task):
@@ -53,22 +52,22 @@ class Classification(Task):
         """uint8 `[B, 3, H, W]` to `CLASS_PROBS` float32 `[B, K]`, rows summing to 1."""
         return {"CLASS_PROBS": torch.softmax(self(images).float(), dim=1)}
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """Loss of one batch: images `[B, 3, H, W]` in 0..255, int64 labels `[B]`."""
-        images, labels = self.mix(*batch) if self.mix else batch
+    def training_losses(self, images: Tensor, labels: Tensor) -> Losses:
+        """Cross-entropy of images `[B, 3, H, W]` in 0..255 and int64 labels `[B]`."""
+        if self.mix:
+            images, labels = self.mix(images, labels)
         loss = cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
-        return self.log_losses("train", {"loss": loss}, len(labels))
+        return {"loss": loss}
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        """Loss and metrics of one batch."""
-        images, labels = batch
+    def validate(self, images: Tensor, labels: Tensor, index: int) -> tuple[Losses, Any]:
+        """Cross-entropy without smoothing; and true and predicted labels int64 `[2, B]`."""
         logits = self(images).float()
-        self.log_losses("val", {"loss": cross_entropy(logits, labels)}, len(labels))
-        self.validated.append(torch.stack([labels, logits.argmax(dim=1)]).cpu().numpy())
+        pair = torch.stack([labels, logits.argmax(dim=1)]).cpu().numpy()
+        return {"loss": cross_entropy(logits, labels)}, pair
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
         """`accuracy` and `f1` of the report."""
         truth, predicted = np.concatenate(validated, axis=1)
         classes = self.metadata.classes
-        figures = report.figures(confusion(truth, predicted, len(classes)), classes)
+        figures = classification_figures(confusion(truth, predicted, len(classes)), classes)
         return {name: figures[name] for name in ("accuracy", "f1")}

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, max_pool2d
-from torchvision.ops import generalized_box_iou_loss
 
 from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes
-from nano_cv.evaluation.reports import detection as report
 from nano_cv.networks.centernet import STRIDE
-from nano_cv.tasks.task import Task
+from nano_cv.tasks.metrics import Scored, detection_figures
+from nano_cv.tasks.task import Losses, Task
 
 SPREAD = 0.09  # standard deviation of a Gaussian, as a share of the box
 NARROWEST = 0.5  # the same in places of the map, so that the neighbours of a small one learn it too
@@ -65,34 +64,33 @@ class Detection(Task):
         boxes = boxes.clamp(0, self.metadata.image_size)
         return {"BOXES": boxes, "SCORES": scores, "LABELS": labels}
 
-    def training_step(self, batch: tuple[Tensor, Boxes], _: int) -> Tensor:
-        """Loss of one batch: images `[B, 3, H, W]` in 0..255, `Boxes` of `[B, M, 4]`."""
-        images, targets = batch
-        return self.log_losses("train", self._losses(self(images), targets), len(images))
+    def training_losses(self, images: Tensor, targets: Boxes) -> Losses:
+        """Losses of images `[B, 3, H, W]` in 0..255 and `Boxes` of `[B, M, 4]`."""
+        return self._losses(self(images), targets)
 
-    def validation_step(self, batch: tuple[Tensor, Boxes], _: int) -> None:
-        """Loss and boxes of one batch."""
-        images, targets = batch
+    def validate(self, images: Tensor, targets: Boxes, index: int) -> tuple[Losses, Any]:
+        """Losses; and for each picture its true and its predicted boxes."""
         outputs = self(images)
-        self.log_losses("val", self._losses(outputs, targets), len(images))
         predicted = self._decode(*outputs)
         found = [predicted[name].cpu().numpy() for name in ("BOXES", "LABELS", "SCORES")]
         truth = Boxes(*(part.cpu().numpy() for part in targets))
+        pairs = []
         for boxes, labels, ignored, frame, *one in zip(*truth, *found, strict=True):
             filled = labels != NO_LABEL
             objects = Boxes(boxes[filled], labels[filled], ignored[filled])
-            answer = report.Scored(*one)
+            answer = Scored(*one)
             # A picture ends where its margin begins, as in the test.
             inside = answer.boxes.clip(frame[[0, 1, 0, 1]], frame[[2, 3, 2, 3]])
-            self.validated.append((objects, answer._replace(boxes=inside)))
+            pairs.append((objects, answer._replace(boxes=inside)))
+        return self._losses(outputs, targets), pairs
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
         """`mAP` and `mAP50` of the report, in pixels of the square."""
-        truths, found = zip(*validated, strict=True)
-        figures = report.figures(truths, found, self.metadata.classes)
+        truths, found = zip(*(pair for batch in validated for pair in batch), strict=True)
+        figures = detection_figures(truths, found, self.metadata.classes)
         return {name: figures[name] for name in ("mAP", "mAP50")}
 
-    def _losses(self, outputs: tuple[Tensor, Tensor], targets: Boxes) -> dict[str, Tensor]:
+    def _losses(self, outputs: tuple[Tensor, Tensor], targets: Boxes) -> Losses:
         centers, distances = (output.float() for output in outputs)
         classes, height, width = centers.shape[1:]
         learnt = torch.where(targets.ignored == COUNTED, targets.labels, NO_LABEL)
@@ -112,6 +110,8 @@ class Detection(Task):
 
     def _box_loss(self, distances: Tensor, targets: Boxes, gaussians: Tensor) -> Tensor:
         """Sum over objects of the GIoU loss around their centres; the smaller object is on top."""
+        from torchvision.ops import generalized_box_iou_loss  # a second, which predicting saves
+
         boxes, known = targets.boxes, targets.labels >= 0
         near = gaussians * (gaussians > AROUND)
         near = near / near.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)

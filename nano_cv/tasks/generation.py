@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nano_cv.data.imagined import noise
-from nano_cv.tasks.task import Task
+from nano_cv.tasks.task import Losses, Task
 
 NEAREST = 0.05  # the shortest way still to go that a mistake is divided by
 PREVIEWED = 8  # pictures drawn after each epoch, from the same noise
@@ -77,23 +77,19 @@ class Generation(Task):
         labels = torch.zeros(batch, 1, dtype=torch.int64)  # Triton has no `[B]`
         return {"NOISE": torch.zeros(batch, 3, size, size), "LABELS": labels}
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """Loss of one batch: images `[B, 3, H, W]` in 0..255, int64 labels `[B]`."""
-        images, labels = batch
+    def training_losses(self, images: Tensor, labels: Tensor) -> Losses:
+        """Loss of images `[B, 3, H, W]` in 0..255 and int64 labels `[B]`, at random times."""
         dropped = torch.rand(len(labels), device=labels.device) < self.drop_label
         # Times of the middle are the hard ones (Esser et al. 2024, "Scaling rectified flow").
         times = torch.randn(len(labels), device=labels.device).sigmoid()
-        loss = self._loss(images, labels.masked_fill(dropped, self.any_class), times)
-        return self.log_losses("train", {"loss": loss}, len(images))
+        return {"loss": self._loss(images, labels.masked_fill(dropped, self.any_class), times)}
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
-        """Loss of one batch, at the same times and with the same noise in every epoch."""
-        images, labels = batch
+    def validate(self, images: Tensor, labels: Tensor, index: int) -> tuple[Losses, Any]:
+        """Loss of a batch, at the same times and with the same noise in every epoch."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(index)
             times = (torch.arange(len(labels)) + 0.5) / len(labels)
-            loss = self._loss(images, labels, times.to(images.device))
-        self.log_losses("val", {"loss": loss}, len(images))
+            return {"loss": self._loss(images, labels, times.to(images.device))}, None
 
     def _loss(self, images: Tensor, labels: Tensor, times: Tensor) -> Tensor:
         pictures = (images.float() - self.mean) / self.std
@@ -111,5 +107,5 @@ class Generation(Task):
         labels = torch.arange(PREVIEWED)[:, None] % self.any_class
         size = self.metadata.image_size
         start = torch.from_numpy(np.stack([noise(0, index, size) for index in range(PREVIEWED)]))
-        pictures = self.predict(start.to(self.device), labels.to(self.device))["IMAGES"]
+        pictures = self.predict(start.to(self.mean.device), labels.to(self.mean.device))["IMAGES"]
         return pictures.cpu().numpy()

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from nano_cv.data.images import IGNORE
-from nano_cv.evaluation.reports import segmentation as report
-from nano_cv.tasks.task import Task
+from nano_cv.tasks.metrics import mask_confusion, segmentation_figures
+from nano_cv.tasks.task import Losses, Task
 
 
 class Segmentation(Task):
@@ -34,26 +34,22 @@ class Segmentation(Task):
         """uint8 `[B, 3, H, W]` to `MASK` uint8 `[B, H, W]`: the most probable class."""
         return {"MASK": self(images).argmax(dim=1).to(torch.uint8)}
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """Loss of one batch: images `[B, 3, H, W]` in 0..255, masks uint8 `[B, H, W]`."""
-        images, masks = batch
-        return self.log_losses("train", self._losses(self(images), masks), len(images))
+    def training_losses(self, images: Tensor, masks: Tensor) -> Losses:
+        """Losses of images `[B, 3, H, W]` in 0..255 and masks uint8 `[B, H, W]`."""
+        return self._losses(self(images), masks)
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        """Loss and metrics of one batch."""
-        images, masks = batch
+    def validate(self, images: Tensor, masks: Tensor, index: int) -> tuple[Losses, Any]:
+        """Losses, and the confusion matrix of the pixels `[K, K]`."""
         logits = self(images)
-        self.log_losses("val", self._losses(logits, masks), len(images))
         pair = masks.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
-        counts = report.confusion_of(*pair, len(self.metadata.classes))
-        self.validated = [sum(self.validated, counts)]
+        return self._losses(logits, masks), mask_confusion(*pair, len(self.metadata.classes))
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
         """`mIoU` and `accuracy` of the report; but in the square, not at the pictures' own size."""
-        figures = report.figures(np.sum(validated, axis=0), self.metadata.classes)
+        figures = segmentation_figures(np.sum(validated, axis=0), self.metadata.classes)
         return {name: figures[name] for name in ("mIoU", "accuracy")}
 
-    def _losses(self, logits: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    def _losses(self, logits: Tensor, masks: Tensor) -> Losses:
         logits, masks = logits.float(), masks.long()
         entropy = cross_entropy(logits, masks, ignore_index=IGNORE, reduction="sum")
         entropy = entropy / (masks != IGNORE).sum().clamp(min=1)

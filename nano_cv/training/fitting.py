@@ -1,15 +1,13 @@
-"""Around Lightning's Trainer: what to keep, what to say, and how to go on after a break."""
+"""Around Lightning's Trainer: which epochs are kept, what is refused, and how a run goes on."""
 
 import io
 import logging
 import math
 import re
 import sys
-import time
 import warnings
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +21,19 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     RichProgressBar,
 )
-from pytorch_lightning.loggers import Logger as LightningLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from nano_cv.config.cli import resumable
 from nano_cv.data.datamodule import SHARED_MEMORY, DataModule
 from nano_cv.errors import UserError, first_line, one_line, settings_of
-from nano_cv.evaluation import drawing
 from nano_cv.evaluation.tracking import Logger
 from nano_cv.files import replacing
-from nano_cv.tasks.generation import Generation
 from nano_cv.tasks.task import Task
+from nano_cv.training.callbacks import Diverged, EpochLine, GoOn, PassOn, Preview, Race
+from nano_cv.training.learner import Learner
 from nano_cv.training.processor import best_precision
-from nano_cv.training.pruning import Race
 
 EXPECTED = (  # warnings of Lightning about what is meant to be so
     ".*LeafSpec.*",  # a torch class that Lightning calls by its old name
@@ -61,110 +56,6 @@ class WholeCheckpoints(TorchCheckpointIO):
             temporary.write_bytes(content.getbuffer())
 
 
-class PassOn(LightningLogger):
-    """What Lightning logs goes to our own logger, from the first process only."""
-
-    def __init__(self, logger: Logger) -> None:
-        super().__init__()
-        self.logger = logger
-
-    @property
-    def name(self) -> str:
-        """Asked for by Lightning."""
-        return "nano-cv"
-
-    @property
-    def version(self) -> str:
-        """Asked for by Lightning."""
-        return self.logger.run_id
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Logged already, before the training."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Figures of one step."""
-        self.logger.log_metrics(metrics, step or 0)
-
-
-class EpochLine(pl.Callback):
-    """One line of the log an epoch: metrics, speed and time left, terminal or not."""
-
-    def __init__(self) -> None:
-        self.started = 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        """Look at the clock."""
-        self.started = time.monotonic()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        """Say how it went."""
-        seconds, self.started = time.monotonic() - self.started, time.monotonic()
-        epochs = trainer.max_epochs or 0
-        left = (epochs - trainer.current_epoch - 1) * seconds
-        metrics = trainer.callback_metrics
-        shown = ["train/loss", *sorted(name for name in metrics if name.startswith("val/"))]
-        values = "  ".join(f"{key} {metrics[key]:.4f}" for key in shown if key in metrics)
-        log.info(
-            "epoch %d/%d  %s  %.0f s, %d min %02d s left",
-            *(trainer.current_epoch + 1, epochs, values, seconds, left // 60, left % 60),
-        )
-
-
-class GoOn(pl.Callback):
-    """A resumed run goes on in the folder where it lies now, with the patience asked for now."""
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, task: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Change what Lightning is about to restore."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            state = checkpoint["callbacks"].get(callback.state_key)
-            if state and isinstance(callback, EarlyStopping):
-                state["patience"] = callback.patience
-            if state and isinstance(callback, ModelCheckpoint):
-                moved = partial(_moved, folder=Path(str(callback.dirpath)))
-                state["dirpath"] = callback.dirpath
-                for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-                    state[key] = moved(state[key])
-                state["best_k_models"] = {
-                    moved(path): score for path, score in state["best_k_models"].items()
-                }
-
-
-def _moved(path: str, folder: Path) -> str:
-    return str(folder / Path(path).name) if path else path
-
-
-class Diverged(pl.Callback):
-    """Ends a training whose loss is not a finite number any more."""
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        """Look at the losses of the epoch; the last step of it is seen by validation only."""
-        for name in ("train/loss", "val/loss"):
-            loss = trainer.callback_metrics.get(name)
-            if loss is not None and not loss.isfinite():
-                raise UserError(
-                    f"epoch {trainer.current_epoch + 1}: {name} is {loss:.0f}, the training has "
-                    "diverged; a smaller model.task.optimizer.lr may help"
-                )
-
-
-class Preview(pl.Callback):
-    """After each epoch what the same noise has become: `previews/epoch_001.png`, and tracked."""
-
-    def __init__(self, folder: Path, logger: Logger) -> None:
-        self.folder, self.logger = folder, logger
-
-    @rank_zero_only
-    def on_validation_epoch_end(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
-        """Draw; the averaged weights are in place."""
-        assert isinstance(task, Generation)
-        pictures, name = task.preview(), f"previews/epoch_{trainer.current_epoch + 1:03d}"
-        grid = partial(drawing.grid, pictures, columns=8)
-        drawing.keep(name, grid, self.folder, self.logger.log_drawing)
-
-
 def make_trainer(
     config: DictConfig, folder: Path, sweep: Path | None, logger: Logger, task: Task
 ) -> tuple[pl.Trainer, ModelCheckpoint]:
@@ -172,23 +63,20 @@ def make_trainer(
 
     As a run of the sweep whose folder is given, it stops when the others are better.
     """
-    pruning, patience = (
-        (config.trainer.prune_after, config.trainer.prune_siblings),
-        config.trainer.patience,
-    )
+    options = config.trainer
     where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     keeper = ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.mode, **where)
     # Not `save_last`: that keeps the last epoch which was also the best so far.
     last = ModelCheckpoint(filename="last", **where)
     callbacks: list[pl.Callback] = [keeper, last, GoOn(), EpochLine(), LearningRateMonitor("step")]
-    if isinstance(task, Generation):
+    if hasattr(task, "preview"):
         callbacks.append(Preview(folder, logger))
     if sweep:
-        callbacks.append(Race(folder, sweep, *pruning))
+        callbacks.append(Race(folder, sweep, options.prune_after, options.prune_siblings))
     else:  # one bad trial must not end a search
         callbacks.append(Diverged())
-    if patience is not None:
-        callbacks.append(EarlyStopping(task.monitor, patience=patience, mode=task.mode))
+    if options.patience is not None:
+        callbacks.append(EarlyStopping(task.monitor, patience=options.patience, mode=task.mode))
     terminal = sys.stderr.isatty()  # a Rich bar there, none in a file
     if terminal:
         callbacks.append(RichProgressBar(leave=False))
@@ -257,7 +145,7 @@ def check_memory(task: Task, batch: int, seen: int) -> None:
         )
 
 
-def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | None) -> None:
+def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Path | None) -> None:
     """Train, from `checkpoint` on if there is one.
 
     Raises:
@@ -265,14 +153,15 @@ def fit(trainer: pl.Trainer, task: Task, data: DataModule, checkpoint: Path | No
             training pictures; a process that fetches batches was killed.
         KeyboardInterrupt: the training was interrupted; its last whole epoch can be resumed.
     """
+    task = learner.task
     _check_size(task, data.seen_size)
     check_memory(task, min(data.batch_size, len(data.splits["train"])), data.seen_size)
     if checkpoint:
-        data.first_epoch = _check(checkpoint, task, trainer.max_epochs or 0) + 1
+        data.first_epoch = _check(checkpoint, learner, trainer.max_epochs or 0) + 1
     for said in EXPECTED:
         warnings.filterwarnings("ignore", message=said)
     try:
-        trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as interrupted:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from interrupted
     except ValueError as error:
@@ -316,10 +205,10 @@ def _check_size(task: Task, size: int) -> None:
     task.train()
 
 
-def _check(checkpoint: Path, task: Task, epochs: int) -> int:
+def _check(checkpoint: Path, learner: Learner, epochs: int) -> int:
     """The epoch after which a checkpoint was written, if it can be resumed with this task."""
-    last = _try(checkpoint, task)
-    _try(checkpoint.with_name("best.ckpt"), task)  # is needed at the end
+    last = _try(checkpoint, learner)
+    _try(checkpoint.with_name("best.ckpt"), learner)  # is needed at the end
     if last >= epochs:
         raise UserError(
             f"trainer.max_epochs={epochs}: {checkpoint} has seen {last + 1} epochs already"
@@ -327,8 +216,8 @@ def _check(checkpoint: Path, task: Task, epochs: int) -> int:
     return last
 
 
-def _try(checkpoint: Path, task: Task) -> int:
-    """Fill the task with a checkpoint; returns its epoch."""
+def _try(checkpoint: Path, learner: Learner) -> int:
+    """Fill the learner with a checkpoint; returns its epoch."""
     anew = "start anew without resume=true"
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -338,19 +227,20 @@ def _try(checkpoint: Path, task: Task) -> int:
     except Exception as error:  # damage looks as it likes
         raise UserError(f"{checkpoint}: damaged ({first_line(error)[:200]}); {anew}") from error
     try:
-        task.load_state_dict(weights)
+        learner.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(
             f"{checkpoint}: cannot be resumed with these settings ({one_line(error)[:200]}); "
             f"use those of the first run, or {anew}"
         ) from error
-    if state.get("data_hash", task.metadata.data_hash) != task.metadata.data_hash:
+    data_hash = learner.task.metadata.data_hash
+    if state.get("data_hash", data_hash) != data_hash:
         raise UserError(f"{checkpoint}: learnt from other pictures or labels than these; {anew}")
     return epoch
 
 
-def restore_best(task: Task, keeper: ModelCheckpoint) -> float:
-    """Put the weights of the best epoch into `task`; returns the metric that chose it.
+def restore_best(learner: Learner, keeper: ModelCheckpoint) -> float:
+    """Put the weights of the best epoch into the task; returns the metric that chose it.
 
     Raises:
         UserError: no epoch came to its end.
@@ -361,7 +251,8 @@ def restore_best(task: Task, keeper: ModelCheckpoint) -> float:
             "for a quick try there is experiment=debug"
         )
     best = torch.load(keeper.best_model_path, map_location="cpu", weights_only=True)
-    task.load_state_dict(best["state_dict"])
+    learner.load_state_dict(best["state_dict"])
+    task = learner.task
     score = float("nan") if keeper.best_model_score is None else float(keeper.best_model_score)
     metrics = {task.monitor: score} if math.isfinite(score) else {}
     task.metadata = replace(task.metadata, metrics=metrics)

@@ -1,6 +1,6 @@
 """COCO JSON: `annotations/<split>.json`, and pictures in `images/`.
 
-Or as CVAT, Roboflow, Label Studio, FiftyOne and COCO itself lay it out: see `sources_of` and
+Or as CVAT, Roboflow, Label Studio, FiftyOne and COCO itself lay it out: see `find_sources` and
 `folders_of`.
 
 Boxes are x, y, width and height in pixels, from 0 at the upper left corner of the picture.
@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nano_cv.data.formats import reading
+from nano_cv.data.formats import reading, splitting
 from nano_cv.data.formats.reading import Object
-from nano_cv.data.formats.splitting import called, complete
+from nano_cv.data.formats.splitting import Sample, called
 from nano_cv.data.pictures import COUNTED, CROWD, Pictures
 from nano_cv.errors import UserError, listing
 
@@ -35,8 +35,8 @@ CROWDS = ("1", "True", "true", "1.0")  # values of `iscrowd`; some programs writ
 OTHERS = ("captions", "image_info", "panoptic", "person_keypoints", "stuff")
 
 
-class Coco(Pictures):
-    """One split of a set for detection.
+def read_coco(root: Path, task: str) -> dict[str, Pictures]:
+    """Read a set for detection.
 
     The classes are the categories of `train.json` in the order of their ids, which may have gaps;
     those that have no objects are kept, but for one that no split uses and that stands above
@@ -50,48 +50,41 @@ class Coco(Pictures):
     Args:
         root: folder with `annotations/train.json`, `val.json`, `test.json`, and `images/`; or a
             JSON file, with its pictures below its folder.
-        split: `train`, `val` or `test`.
         task: `detection`.
 
     Raises:
         UserError: files missing or not as they should be; names the file and the entry.
     """
+    reading.check_task("COCO JSON", task, "detection")
+    sources = {"train": root} if root.is_file() else find_sources(root)
+    if root.is_file():
+        root = root.parents[root.parent.name.lower() == "annotations"]
+    contents = {split: load(file) for split, file in sources.items()}
+    classes = classes_of(contents, sources)
+    samples = {
+        split: samples_of(contents[split], classes, root, file) for split, file in sources.items()
+    }
+    found = splitting.complete(samples, sources["train"])
+    return splitting.as_pictures(root, found, classes)
 
-    def __init__(self, root: str | Path, split: str, task: str = "detection") -> None:
-        reading.serves("COCO JSON", task, "detection")
-        root, notice = Path(root), split == "train"
-        sources = {"train": root} if root.is_file() else sources_of(root, notice)
-        if root.is_file():
-            root = root.parents[root.parent.name.lower() == "annotations"]
-        contents = {one: load(file) for one, file in sources.items()}
-        classes = classes_of(contents, sources, notice)
-        found = complete(
-            {one: content["images"] for one, content in contents.items()},
-            sources.get("train", root),
-            lambda image: image["file_name"].replace("\\", "/"),
-            notice=notice,
-        )
-        entries = found[split]
-        origin = split if split in contents and contents[split]["images"] else "train"
-        content, source = contents[origin], sources[origin]
-        objects = objects_of(content, classes, source)
-        names = [one["file_name"] for one in entries]
-        own = called_of(root, source)
-        folders = folders_of(root, source, own)
-        files = reading.files_named(source, names, folders, root, own)
-        twice = [file.name for file in reading.repeated(files)]
-        if twice:
-            raise UserError(f"{source}: several images of one file_name: {listing(twice)}")
-        stated = {
-            file: (one["width"], one["height"])
-            for file, one in zip(files, entries, strict=True)
-            if all(
-                isinstance(one.get(key), int | float) and one[key] for key in ("width", "height")
-            )
-        }
-        reading.compare_sizes(source, stated)
-        targets = reading.boxes_of(source, [objects[one["id"]] for one in entries])
-        super().__init__(root, files, targets, classes)
+
+def samples_of(content: Content, classes: list[str], root: Path, source: Path) -> list[Sample]:
+    """The pictures of one JSON file with their boxes."""
+    entries = content["images"]
+    names = [one["file_name"] for one in entries]
+    own = called_of(root, source)
+    files = reading.find_named(source, names, folders_of(root, source, own), root, own)
+    reading.refuse_repeated(files, f"{source}: several images of one file_name")
+    stated = {
+        file: (one["width"], one["height"])
+        for file, one in zip(files, entries, strict=True)
+        if all(isinstance(one.get(key), int | float) and one[key] for key in ("width", "height"))
+    }
+    reading.compare_sizes(source, stated)
+    objects = objects_of(content, classes, source) if entries else {}
+    targets = reading.as_boxes(source, [objects[one["id"]] for one in entries])
+    rows = zip(files, targets, names, strict=True)
+    return [Sample(file, target, name.replace("\\", "/")) for file, target, name in rows]
 
 
 def called_of(root: Path, source: Path) -> str | None:
@@ -102,7 +95,7 @@ def called_of(root: Path, source: Path) -> str | None:
     return None if words or source.parent == root else called(source.parent.name)
 
 
-def sources_of(root: Path, notice: bool) -> dict[str, Path]:
+def find_sources(root: Path) -> dict[str, Path]:
     """The JSON file of each split, below `root`; one that is named after none is `train`.
 
     Raises:
@@ -122,11 +115,10 @@ def sources_of(root: Path, notice: bool) -> dict[str, Path]:
     if "train" not in sources:
         there = f"; there is: {listing(every)}" if every else ""
         raise UserError(f"{root}/annotations/train.json: cannot be read: No such file{there}")
-    if notice:
-        log.info("%s: labels from %s", root, listing(map(str, sources.values())))
-        rest = [str(file) for file in every if file not in sources.values()]
-        if rest:
-            log.info("%s: other JSON files were passed over: %s", root, listing(rest))
+    log.info("%s: labels from %s", root, listing(sources.values()))
+    rest = [file for file in every if file not in sources.values()]
+    if rest:
+        log.info("%s: other JSON files were passed over: %s", root, listing(rest))
     return sources
 
 
@@ -136,24 +128,21 @@ def _only(files: list[Path], split: str | None) -> Path | None:
     files = plain or [file for file in files if not file.stem.startswith(OTHERS[:3])]
     if len(files) > 1 or (files and split is None):
         files = [file for file in files if has_objects(file)]
-    if len(files) > 1:
-        what = f"be the split '{split}'" if split else "be the labels"
-        raise UserError(f"{listing(files)}: each could {what}; leave one of them there")
+    splitting.refuse_several(files, f"the split '{split}'" if split else "the labels")
     return files[0] if files else None
 
 
-def parse(file: Path) -> Any:
+def read_json(file: Path) -> Any:
     """What a JSON file says."""
-    try:
-        return json.loads(reading.text(file))
-    except (ValueError, RecursionError) as error:  # a number may have too many digits
-        raise UserError(f"{file}: not JSON: {error}") from error
+    text = reading.read_text(file)
+    with reading.well_formed(file, "JSON"):
+        return json.loads(text)
 
 
 def has_objects(file: Path) -> bool:
     """Whether a JSON file is one of COCO's with boxes or outlines, or none at all."""
     try:
-        content = parse(file)
+        content = read_json(file)
     except UserError:
         return False
     if not (isinstance(content, dict) and isinstance(content.get("images"), list)):
@@ -171,7 +160,7 @@ def load(file: Path) -> Content:
 
     Ids may be whole numbers, written as such, as text or with a point: 1, "1" and 1.0 are the same.
     """
-    content = parse(file)
+    content = read_json(file)
     for key, fields in FIELDS.items():
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list):
@@ -190,9 +179,7 @@ def load(file: Path) -> Content:
                 )
             one |= {name: ident(one[name]) for name, kind in fields.items() if kind is IDENT}
     for key in ("categories", "images"):
-        twice = reading.repeated(one["id"] for one in content[key])
-        if twice:
-            raise UserError(f"{file}: two {key} of one id: {listing(map(str, twice))}")
+        reading.refuse_repeated([one["id"] for one in content[key]], f"{file}: two {key} of one id")
     for one in content["categories"]:
         one["name"] = str(one["name"])
     return content
@@ -207,9 +194,7 @@ def ident(value: int | str | float) -> Ident:
     return value
 
 
-def classes_of(
-    contents: Mapping[str, Content], sources: Mapping[str, Path], notice: bool
-) -> list[str]:
+def classes_of(contents: Mapping[str, Content], sources: Mapping[str, Path]) -> list[str]:
     """The names of the categories of `train`, in the order of their ids."""
     train = contents["train"]["categories"]
     ordered = sorted(train, key=lambda one: (isinstance(one["id"], str), one["id"]))
@@ -223,12 +208,13 @@ def classes_of(
         if _kind(one) not in used
         and any(_kind(other)[1] == one["name"] for other in ordered if other is not one)
     ]
-    if roots and notice:
+    if roots:
         log.warning(
             "%s: no class, for it has no objects and stands above other categories: %s",
             *(sources["train"], listing(one["name"] for one in roots)),
         )
-    return reading.different([one["name"] for one in ordered if one not in roots], sources["train"])
+    names = [one["name"] for one in ordered if one not in roots]
+    return reading.check_class_names(names, sources["train"])
 
 
 def _kind(category: Mapping[str, Any]) -> tuple[str, str]:
@@ -260,7 +246,7 @@ def objects_of(content: Content, classes: list[str], source: Path) -> dict[Ident
 def corners_of(one: dict[str, Any], where: str) -> tuple[float, float, float, float]:
     """x1, y1, x2, y2 of an annotation, from its `bbox` or else around its `segmentation`."""
     if one.get("bbox"):
-        box = reading.numbers(one["bbox"] if isinstance(one["bbox"], list) else ["?"], where)
+        box = reading.as_numbers(one["bbox"] if isinstance(one["bbox"], list) else ["?"], where)
         if len(box) != 4:
             raise UserError(f"{where}: a bbox is [x, y, width, height], and not {one['bbox']}")
         x, y, width, height = box
@@ -274,7 +260,7 @@ def corners_of(one: dict[str, Any], where: str) -> tuple[float, float, float, fl
     wrong = [p for p in polygons if not isinstance(p, list) or not p or len(p) % 2]
     if wrong:
         raise UserError(f"{where}: a polygon of 'segmentation' is [x1, y1, x2, y2, ...]")
-    points = [reading.numbers(polygon, where) for polygon in polygons]
+    points = [reading.as_numbers(polygon, where) for polygon in polygons]
     xs = [x for polygon in points for x in polygon[::2]]
     ys = [y for polygon in points for y in polygon[1::2]]
     return min(xs), min(ys), max(xs), max(ys)
@@ -324,8 +310,8 @@ def folders_of(root: Path, source: Path, split: str | None) -> list[Path]:
     named = [
         folder
         for base in (root / "images", root)
-        for folder in (sorted(base.glob("[!.]*")) if base.is_dir() else [])
-        if split and called(folder.name) == split and folder.is_dir()
+        for folder in splitting.group_by_split(reading.list_folder(base)).get(split or "", [])
+        if folder.is_dir()
     ]
     inside = [folder / name for folder in named for name in ("images", "data")]
     rest = [root, source.parent, source.parent / "images", root / "images/default", root / "data"]

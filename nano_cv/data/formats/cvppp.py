@@ -12,8 +12,9 @@ import numpy as np
 from PIL import Image
 
 from nano_cv.data import images
+from nano_cv.data.formats import splitting
 from nano_cv.data.formats.flowers import boxes_of_instances
-from nano_cv.data.formats.splitting import complete
+from nano_cv.data.formats.splitting import Sample
 from nano_cv.data.pictures import Pictures
 from nano_cv.data.progress import track
 from nano_cv.errors import UserError, listing
@@ -22,8 +23,8 @@ from nano_cv.files import make_once
 CLASSES = {"detection": ["leaf"], "segmentation": ["background", "plant"]}
 
 
-class Cvppp(Pictures):
-    """One split of the set; targets are its folders, the boxes of leaves, or masks.
+def read_cvppp(root: Path, task: str) -> dict[str, Pictures]:
+    """Read the set; targets are its folders, the boxes of leaves, or masks.
 
     There is no official split with labels, so the hash of folder and name decides. Many pictures
     show one plant on different days, and such may stand in different splits: test figures flatter.
@@ -31,38 +32,31 @@ class Cvppp(Pictures):
     Args:
         root: folder with `A1/` to `A4/`, or some of them. For segmentation `masks/` is written
             there once: plant is where some leaf is.
-        split: `train`, `val` or `test`.
         task: says which targets.
 
     Raises:
         UserError: not there, or pictures without labels; says where to get them.
     """
-
-    def __init__(self, root: str | Path, split: str, task: str = "classification") -> None:
-        root = Path(root)
-        every = sorted(root.glob("A[0-9]*/*_rgb.png"))
-        if not every:
-            raise UserError(
-                f"{root}: no A1/plant001_rgb.png and so on there. The set may not be passed on: "
-                "register at https://www.plant-phenotyping.org/CVPPP2017-challenge, unpack it to "
-                f"{root}, or name the folder that holds A1 to A4: data.root=FOLDER"
-            )
-        files = complete({"train": every}, root, name_of, notice=split == "train")[split]
-        targets: Sequence[Any]
-        if task in CLASSES:
-            classes = CLASSES[task]
-            missing = [str(label_of(file)) for file in every if not label_of(file).exists()]
-            if missing:
-                raise UserError(f"{len(missing)} labels are missing: {listing(missing, most=3)}")
-        else:
-            classes = sorted({file.parent.name for file in every})
-            targets = [classes.index(file.parent.name) for file in files]
-        if task == "detection":
-            targets = [boxes_of_instances(label_of(file), smallest=1) for file in files]
-        elif task == "segmentation":
-            masks = make_once(root / "masks", partial(make_masks, files=every))
-            targets = [masks / f"{name_of(file)}.png" for file in files]
-        super().__init__(root, files, targets, classes)
+    files = sorted(root.glob("A[0-9]*/*_rgb.png"))
+    if not files:
+        raise UserError(
+            f"{root}: no A1/plant001_rgb.png and so on there. The set may not be passed on: "
+            "register at https://www.plant-phenotyping.org/CVPPP2017-challenge, unpack it to "
+            f"{root}, or name the folder that holds A1 to A4: data.root=FOLDER"
+        )
+    folders = sorted({file.parent.name for file in files})
+    classes = CLASSES.get(task, folders)
+    missing = [str(label_of(file)) for file in files if not label_of(file).exists()]
+    if missing and task in CLASSES:
+        raise UserError(f"{len(missing)} labels are missing: {listing(missing, most=3)}")
+    targets: Sequence[Any] = [folders.index(file.parent.name) for file in files]
+    if task == "detection":
+        targets = [boxes_of_instances(label_of(file), smallest=1) for file in files]
+    elif task == "segmentation":
+        masks = make_once(root / "masks", partial(make_masks, files=files))
+        targets = [masks / f"{name_of(file)}.png" for file in files]
+    samples = [Sample(file, one, name_of(file)) for file, one in zip(files, targets, strict=True)]
+    return splitting.as_pictures(root, splitting.complete({"train": samples}, root), classes)
 
 
 def name_of(file: Path) -> str:
@@ -71,7 +65,7 @@ def name_of(file: Path) -> str:
 
 
 def label_of(file: Path) -> Path:
-    """The leaves of a picture."""
+    """The file with the leaves of a picture."""
     return file.with_name(file.name.replace("_rgb.png", "_label.png"))
 
 

@@ -12,50 +12,51 @@ from typing import Any
 import numpy as np
 
 from nano_cv.data import images
-from nano_cv.data.pictures import COUNTED, Boxes, Pictures
+from nano_cv.data.pictures import COUNTED, SPLITS, Boxes, Pictures
 from nano_cv.errors import UserError, listing
 
 SPECK = 64  # pixels; less is what shows of a leaf between others, not a leaf that one sees
 CLASSES = {"detection": ["leaf"], "segmentation": ["background", "leaf", "blossom"]}
 
 
-class Flowers(Pictures):
-    """One split of the set; targets are species, the boxes of leaves, or masks.
+def read_flowers(root: Path, task: str) -> dict[str, Pictures]:
+    """Read the set; targets are species, the boxes of leaves, or masks.
 
     Args:
         root: folder with `train.txt`, `val.txt`, `test.txt` and a folder a species.
-        split: `train`, `val` or `test`.
         task: says which targets.
 
     Raises:
         UserError: the data has not been pulled, or some files of it are missing.
     """
+    species = sorted(folder.name for folder in root.glob("[!.]*") if folder.is_dir())
+    return {split: read_split(root, split, task, species) for split in SPLITS}
 
-    def __init__(self, root: str | Path, split: str, task: str = "classification") -> None:
-        root = Path(root)
-        try:
-            names = (root / f"{split}.txt").read_text().split()
-        except FileNotFoundError:
-            raise UserError(
-                f"{root / split}.txt: not found; to fetch the data, type: dvc pull"
-            ) from None
-        species = sorted(folder.name for folder in root.glob("[!.]*") if folder.is_dir())
-        unknown = sorted({name.partition("/")[0] for name in names} - set(species))
-        files = [root / f"{name}_rgb.jpg" for name in names]
-        ending = {"detection": "label", "segmentation": "mask"}.get(task)
-        beside = [root / f"{name}_{ending}.png" for name in names] if ending else []
-        missing = [str(file) for file in [*files, *beside] if not file.exists()]
-        if unknown or missing:
-            raise UserError(
-                f"{root}: {len(missing)} pictures are missing: {listing(missing, most=3)}; "
-                "to fetch the data again, type: dvc pull --force"
-            )
-        targets: Sequence[Any] = beside
-        if task == "detection":
-            targets = [boxes_of_instances(file) for file in beside]
-        elif task != "segmentation":
-            targets = [species.index(name.partition("/")[0]) for name in names]
-        super().__init__(root, files, targets, CLASSES.get(task, species))
+
+def read_split(root: Path, split: str, task: str, species: list[str]) -> Pictures:
+    """The pictures that `<split>.txt` names, `<species>/plant001` a line."""
+    try:
+        names = (root / f"{split}.txt").read_text().split()
+    except FileNotFoundError:
+        raise UserError(
+            f"{root / split}.txt: not found; to fetch the data, type: dvc pull"
+        ) from None
+    unknown = {name.partition("/")[0] for name in names} - set(species)
+    files = [root / f"{name}_rgb.jpg" for name in names]
+    ending = {"detection": "label", "segmentation": "mask"}.get(task)
+    beside = [root / f"{name}_{ending}.png" for name in names] if ending else []
+    missing = [str(file) for file in [*files, *beside] if not file.exists()]
+    if unknown or missing:
+        raise UserError(
+            f"{root}: {len(missing)} pictures are missing: {listing(missing, most=3)}; "
+            "to fetch the data again, type: dvc pull --force"
+        )
+    targets: Sequence[Any] = beside
+    if task == "detection":
+        targets = [boxes_of_instances(file) for file in beside]
+    elif task != "segmentation":
+        targets = [species.index(name.partition("/")[0]) for name in names]
+    return Pictures(root, files, targets, CLASSES.get(task, species))
 
 
 def boxes_of_instances(file: Path, smallest: int = SPECK) -> Boxes:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from nano_cv.data import images
-from nano_cv.data.formats import reading
-from nano_cv.data.formats.splitting import called, complete
+from nano_cv.data.formats import reading, splitting
+from nano_cv.data.formats.splitting import Sample
 from nano_cv.data.images import Meaning
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.errors import UserError, listing
@@ -27,8 +27,13 @@ TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")  # of CamVid, an
 Colours = dict[str, tuple[int, int, int]]
 
 
-class FolderMasks(Pictures):
-    """One split of a set for segmentation.
+def read_folder_masks(
+    root: Path,
+    task: str,
+    colours: Mapping[str, Sequence[int]] | None = None,
+    ignore: int | Sequence[int] | None = None,
+) -> dict[str, Pictures]:
+    """Read a set for segmentation.
 
     `train.txt`, `val.txt` and `test.txt` name the pictures, one a line, with or without the ending;
     without lists the folders `images/train/` and so on do, if all pictures lie in such. A split
@@ -38,77 +43,70 @@ class FolderMasks(Pictures):
 
     Args:
         root: folder with `images/` and `masks/`.
-        split: `train`, `val` or `test`.
         task: `segmentation`.
         colours: the colour of each class in the masks, `{road: [128, 64, 128]}`.
-        ignore: indices that mean: not known, as 255 does.
+        ignore: indices of pixels of which nothing is known, as 255 means.
 
     Raises:
         UserError: pictures without masks or the reverse, lists of what is not there, masks in 0 and
             255 of more than two classes, or as JPEG.
     """
-
-    def __init__(
-        self,
-        root: str | Path,
-        split: str,
-        task: str = "segmentation",
-        colours: Mapping[str, Sequence[int]] | None = None,
-        ignore: int | Sequence[int] | None = None,
-    ) -> None:
-        reading.serves("A folder of masks", task, "segmentation")
-        root, own = Path(root), Path(root) / "classes.txt"
-        pictures = reading.pictures_in(root / "images")
-        masks = masks_of(root / "masks", pictures, say=split == "train")
-        lists = {
-            one: reading.chosen(source, reading.lines(source), pictures)
-            for one in SPLITS
-            if (source := root / f"{one}.txt").exists()
-        }
-        folders: dict[str, list[str]] = {}
-        for name in pictures:
-            folders.setdefault(called(name.split("/")[0]) or "", []).append(name)
-        names = complete(
-            lists or ({"train": list(pictures)} if "" in folders else folders),
-            root,
-            lambda name: reading.below(root / "images", pictures[name]),
-            notice=split == "train",
-        )[split]
-        lonely = [name for name in names if name not in masks]
-        if not lists:
-            lonely = sorted(set(pictures) ^ set(masks))
-        if lonely:
-            sides = [
-                f"{pictures[name]} has no mask"
-                if name in pictures
-                else f"{masks[name]} has no picture"
-                for name in lonely
-            ]
-            raise UserError(f"{listing(sides, most=3)}; a mask is masks/NAME.png")
-        classes = reading.class_names(own) if own.exists() else []
-        classes, self.meaning = meaning_of(root, classes, colours, ignore, say=split == "train")
-        void = [index for index, name in enumerate(self.meaning.names) if name.lower() in UNKNOWN]
-        void = [index for index in void if index not in self.meaning.ignore]
-        if void and split == "train":
-            log.warning(
-                "%s: learnt as a class: %s; if nothing is known of its pixels, add data.ignore=%s",
-                *(root, listing(self.meaning.names[index] for index in void)),
-                void[0] if len(void) == 1 else str(void).replace(" ", ""),
-            )
-        if not self.meaning.colours and white_objects(masks.values(), classes, split == "train"):
-            self.meaning = self.meaning._replace(white=True)
-        classes = classes or numbered(masks.values(), self.meaning)
-        files = [pictures[name] for name in names]
-        super().__init__(root, files, [masks[name] for name in names], classes)
+    reading.check_task("A folder of masks", task, "segmentation")
+    pictures = reading.find_pictures(root / "images")
+    masks = find_masks(root / "masks", pictures)
+    lists = {
+        split: reading.find_listed(file, reading.read_lines(file), pictures)
+        for split in SPLITS
+        if (file := root / f"{split}.txt").exists()
+    }
+    listed = [name for names in lists.values() for name in names]
+    lonely = sorted(set(pictures) ^ set(masks))
+    if lonely := [name for name in listed if name not in masks] if lists else lonely:
+        sides = [
+            f"{pictures[name]} has no mask" if name in pictures else f"{masks[name]} has no picture"
+            for name in lonely
+        ]
+        raise UserError(f"{listing(sides, most=3)}; a mask is masks/NAME.png")
+    own = root / "classes.txt"
+    classes = reading.read_classes(own) if own.exists() else []
+    classes, meaning = meaning_of(root, classes, colours, ignore)
+    void = [index for index, name in enumerate(meaning.names) if name.lower() in UNKNOWN]
+    if void := [index for index in void if index not in meaning.ignore]:
+        log.warning(
+            "%s: learnt as a class: %s; if nothing is known of its pixels, add data.ignore=%s",
+            *(root, listing(meaning.names[index] for index in void)),
+            void[0] if len(void) == 1 else str(void).replace(" ", ""),
+        )
+    if not meaning.colours and white_objects(masks.values(), classes):
+        meaning = meaning._replace(white=True)
+    classes = classes or numbered(masks.values(), meaning)
+    samples = {
+        split: [
+            Sample(pictures[name], masks[name], reading.below(root / "images", pictures[name]))
+            for name in some
+        ]
+        for split, some in (lists or group_by_folder(pictures)).items()
+    }
+    return splitting.as_pictures(root, splitting.complete(samples, root), classes, meaning)
 
 
-def masks_of(folder: Path, pictures: Collection[str], say: bool = True) -> dict[str, Path]:
+def group_by_folder(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names by the split that they begin with, as `train/a`; all as `train` if one does not."""
+    groups: dict[str | None, list[str]] = {}
+    for name in names:
+        groups.setdefault(splitting.called(name.split("/")[0]), []).append(name)
+    if None in groups:
+        return {"train": list(names)}
+    return {split: some for split, some in groups.items() if split}
+
+
+def find_masks(folder: Path, pictures: Collection[str]) -> dict[str, Path]:
     """The masks by the names of their pictures; `a_mask.gif` is that of `a` if all end in `_mask`.
 
     Raises:
         UserError: JPEG files alone: they have other numbers than were drawn.
     """
-    found = reading.pictures_in(folder)
+    found = reading.find_pictures(folder)
     masks = {name: file for name, file in found.items() if file.suffix.lower() in LOSSLESS}
     if not masks:
         masks = {name: file for name, file in found.items() if file.suffix.lower() not in LOSSY}
@@ -121,8 +119,7 @@ def masks_of(folder: Path, pictures: Collection[str], say: bool = True) -> dict[
         first = next(iter(masks))
         for tail in (first[start:] for start in range(1, len(first))):
             if {name.removesuffix(tail) for name in masks} <= set(pictures):
-                if say:
-                    log.info("%s: the mask of 'a' is taken to be 'a%s'", folder, tail)
+                log.info("%s: the mask of 'a' is taken to be 'a%s'", folder, tail)
                 return {name.removesuffix(tail): file for name, file in masks.items()}
     return masks
 
@@ -132,7 +129,6 @@ def meaning_of(
     classes: list[str],
     colours: Mapping[str, Sequence[int]] | None = None,
     ignore: int | Sequence[int] | None = None,
-    say: bool = True,
 ) -> tuple[list[str], Meaning]:
     """Class names and what the pixels of the masks mean, from the settings or a file in `root`.
 
@@ -149,9 +145,8 @@ def meaning_of(
     else:
         for table in (root / name for name in TABLES):
             if table.exists():
-                given, source = table_of(table), str(table)
-                if say:
-                    log.info("%s: classes and the colours of the masks are taken from there", table)
+                given, source = read_colours(table), str(table)
+                log.info("%s: classes and the colours of the masks are taken from there", table)
                 break
     missing = [name for name in classes if given and name not in given]
     if missing:
@@ -170,16 +165,16 @@ def colour_of(values: Sequence[object], where: str) -> tuple[int, int, int]:
     """Red, green and blue, 0 to 255."""
     if isinstance(values, str) or len(values) != 3:
         raise UserError(f"{where}: a colour is [red, green, blue], and not: {values}")
-    red, green, blue = numbers = [int(one) for one in reading.numbers(values, where)]
+    red, green, blue = numbers = [int(one) for one in reading.as_numbers(values, where)]
     if not all(0 <= one <= 255 for one in numbers):
         raise UserError(f"{where}: red, green and blue are 0 to 255, and not: {values}")
     return red, green, blue
 
 
-def table_of(file: Path) -> Colours:
+def read_colours(file: Path) -> Colours:
     """Names and colours: `name,r,g,b`, `name:r,g,b::` or `r g b name`, one a line."""
     found: Colours = {}
-    for number, line in enumerate(reading.text(file).splitlines(), start=1):
+    for number, line in enumerate(reading.read_text(file).splitlines(), start=1):
         where, line = f"{file}: line {number}", line.strip()
         if not line or line.startswith("#"):
             continue
@@ -200,7 +195,7 @@ def table_of(file: Path) -> Colours:
     return found
 
 
-def white_objects(masks: Iterable[Path], classes: Sequence[str], say: bool = True) -> bool:
+def white_objects(masks: Iterable[Path], classes: Sequence[str]) -> bool:
     """Whether the masks are drawn in 0 and 255 (65535) alone, so that 255 is the object.
 
     One mask with another value shows that this is not so; most often that is the first.
@@ -219,7 +214,7 @@ def white_objects(masks: Iterable[Path], classes: Sequence[str], say: bool = Tru
             f"{white}: the masks are drawn in 0 and 255, and there are {len(classes)} classes "
             f"({listing(classes)}); a mask has class indices, and 255 where none is known"
         )
-    if white and say:
+    if white:
         log.info("%s: the masks are drawn in 0 and 255; 255 is taken as class 1", white.parent)
     return white is not None
 

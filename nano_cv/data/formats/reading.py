@@ -1,4 +1,4 @@
-"""What the readers of people's formats have in common: lists, pictures by name, numbers, boxes.
+"""What the readers of all formats share: text files, class names, pictures by name, boxes.
 
 Whatever is wrong is a `UserError` that names the file, and the line or object in it.
 """
@@ -9,12 +9,14 @@ import math
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import yaml
 
 from nano_cv.data import images
 from nano_cv.data.formats.splitting import called
@@ -41,62 +43,90 @@ class Object(NamedTuple):
     ignored: int = COUNTED
 
 
-def serves(layout: str, task: str, *tasks: str) -> None:
+def check_task(layout: str, task: str, *tasks: str) -> None:
     """Refuse a task that the layout has no targets for."""
     if task not in tasks:
         raise UserError(f"{layout} has targets for {listing(tasks)}, and the task is {task}")
 
 
-def text(file: Path) -> str:
-    """The content of a text file; where it is missing, its neighbours are named."""
+# Files
+
+
+def read_bytes(file: Path) -> bytes:
+    """The content of a file; where it is missing, its neighbours are named."""
     try:
-        content = file.read_bytes()
-        # Windows' programs put a mark in front: PowerShell that of UTF-16, editors that of UTF-8.
-        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        return content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text: {error}") from error
+        return file.read_bytes()
     except OSError as error:
         beside = sorted(path.name for path in file.parent.glob(f"[!.]*{file.suffix}"))
         there = f"; beside it there is: {listing(beside)}" if beside else ""
         raise UserError(f"{file}: cannot be read: {error.strerror}{there}") from error
 
 
-def lines(file: Path) -> list[str]:
+def read_text(file: Path) -> str:
+    """The content of a text file in UTF-8, or in UTF-16 with a byte-order mark."""
+    content = read_bytes(file)
+    # Windows' programs put a mark in front: PowerShell that of UTF-16, editors that of UTF-8.
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    with well_formed(file, "UTF-8 text"):
+        return content.decode("utf-16" if wide else "utf-8-sig")
+
+
+def read_lines(file: Path) -> list[str]:
     """The lines of a text file that are not empty, without space around them."""
-    return [line.strip() for line in text(file).splitlines() if line.strip()]
+    return [line.strip() for line in read_text(file).splitlines() if line.strip()]
 
 
-def class_names(file: Path) -> list[str]:
+@contextmanager
+def well_formed(file: Path, form: str) -> Iterator[None]:
+    """What a parser of JSON, YAML or XML raises inside becomes one kind of `UserError`.
+
+    Such are numbers of too many digits, the 30th of February, brackets without end, and unknown
+    encodings.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, RecursionError, SyntaxError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: not {form}: {error}") from error
+
+
+# Names of classes
+
+
+def read_classes(file: Path) -> list[str]:
     """Class names, one a line; `0 background`, `1 leaf` may count them."""
-    names = lines(file)
+    names = read_lines(file)
     numbered = [name.split(maxsplit=1) for name in names]
     if all(len(parts) == 2 and parts[0] == str(i) for i, parts in enumerate(numbered)):
         names = [name for _, name in numbered]
-    return different(names, file)
+    return check_class_names(names, file)
 
 
-def different(names: Sequence[str], source: Path) -> list[str]:
+def check_class_names(names: Sequence[str], source: Path) -> list[str]:
     """The class names, after a look that there are some, each of them once."""
-    twice = repeated(names)
-    if twice or not names:
-        fault = f"the same class twice: {listing(twice)}" if twice else "no class names"
-        raise UserError(f"{source}: {fault}")
+    if not names:
+        raise UserError(f"{source}: no class names")
+    refuse_repeated(names, f"{source}: the same class twice")
     return list(names)
 
 
+def refuse_repeated(items: Iterable[Item], fault: str) -> None:
+    """Raise a `UserError` that begins with `fault` if something occurs more than once."""
+    if twice := repeated(items):
+        raise UserError(f"{fault}: {listing(twice)}")
+
+
 def repeated(items: Iterable[Item]) -> list[Item]:
-    """Those that occur more than once."""
+    """The items that occur more than once."""
     return [item for item, count in Counter(items).items() if count > 1]
 
 
-def in_order(names: Iterable[str], source: Path, notice: bool = True) -> list[str]:
+def sort_classes(names: Iterable[str], source: Path) -> list[str]:
     """Class names sorted; as numbers, with a notice, where all of them are numbers."""
     by_name = sorted(names)
     if not all(map(str.isdecimal, by_name)):
         return by_name
     by_number = sorted(by_name, key=int)
-    if notice and by_number != by_name:
+    if by_number != by_name:
         log.warning("%s: classes are numbers and sorted as such: %s", source, listing(by_number))
     return by_number
 
@@ -109,7 +139,17 @@ def class_index(name: str, classes: Sequence[str], where: str) -> int:
     return classes.index(name)
 
 
-def pictures_in(folder: Path) -> dict[str, Path]:
+# Pictures by name
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """What lies in `folder`, sorted; without hidden things and what macOS adds to archives."""
+    if not folder.is_dir():
+        return []
+    return [path for path in sorted(folder.glob("[!.]*")) if path.name != "__MACOSX"]
+
+
+def find_pictures(folder: Path) -> dict[str, Path]:
     """All pictures below `folder`, by their path there without its ending; sorted."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; the pictures belong there")
@@ -125,12 +165,16 @@ def pictures_in(folder: Path) -> dict[str, Path]:
     return found
 
 
-def chosen(source: Path, names: Iterable[str], found: Mapping[str, Path]) -> list[str]:
-    """The keys of `found` that a list names, with or without the ending of the picture.
+def find_listed(source: Path, lines: Sequence[str], found: Mapping[str, Path]) -> list[str]:
+    """The keys of `found` that a list file names, with or without the ending of the picture.
 
     A list may also have paths, as `images/a.jpg`, and that of the mask behind each, as CamVid's.
+
+    Args:
+        source: the list file, for messages.
+        lines: what it says.
+        found: the pictures, see `find_pictures`.
     """
-    names = list(names)
     endings = {name: name for name in found}
     endings |= {name + file.suffix: name for name, file in found.items()}
 
@@ -142,14 +186,12 @@ def chosen(source: Path, names: Iterable[str], found: Mapping[str, Path]) -> lis
                 return key
         return ""
 
-    keys = [key_of(name) for name in names]
-    missing = [name for name, key in zip(names, keys, strict=True) if not key]
+    keys = [key_of(line) for line in lines]
+    missing = [line for line, key in zip(lines, keys, strict=True) if not key]
     if missing:
         folder = f" in {next(iter(found.values())).parent}" if found else ""
         raise UserError(f"{source}: {len(missing)} pictures are not{folder}: {listing(missing)}")
-    twice = repeated(keys)
-    if twice:
-        raise UserError(f"{source}: names a picture twice: {listing(twice)}")
+    refuse_repeated(keys, f"{source}: names a picture twice")
     return keys
 
 
@@ -158,7 +200,7 @@ def below(root: Path, file: Path) -> str:
     return Path(os.path.relpath(file, root)).as_posix()
 
 
-def existing(name: str, folders: Iterable[Path]) -> Path | None:
+def find_existing(name: str, folders: Iterable[Path]) -> Path | None:
     """The file or folder of that name in the first of the folders that has it.
 
     Absolute paths, `~` and Windows' backslashes are understood.
@@ -171,13 +213,12 @@ def existing(name: str, folders: Iterable[Path]) -> Path | None:
     return None
 
 
-def files_named(
+def find_named(
     source: Path,
     names: Sequence[str],
     folders: Sequence[Path],
     root: Path,
     split: str | None = None,
-    notice: bool = True,
     places: Sequence[str] = (),
 ) -> list[Path]:
     """The picture files that a label file names, in their order.
@@ -192,13 +233,12 @@ def files_named(
         folders: that they may be relative to, likeliest first.
         root: of the set.
         split: which these pictures are, if that is known.
-        notice: whether to say which were found elsewhere.
         places: where in the label file each name stands, for messages.
 
     Raises:
         UserError: a picture is not there, or two fit equally well.
     """
-    files = [existing(name, folders) for name in names]
+    files = [find_existing(name, folders) for name in names]
     lost = [index for index, file in enumerate(files) if not (file and file.is_file())]
     called_so: dict[str, list[Path]] = defaultdict(list)
     for file in images.find(root) if lost else []:
@@ -233,17 +273,19 @@ def files_named(
             f"{source}: {len(missing)} pictures are missing: {listing(missing, most=3)}; "
             f"looked for in {searched}"
         )
-    if moved and notice:
-        first = files[names.index(moved[0])]
+    if moved:
         log.info(
             "%s: %d pictures lie elsewhere than it says and were found by the end of their paths, "
             "as %s for '%s'",
-            *(source, len(moved), first, moved[0]),
+            *(source, len(moved), files[names.index(moved[0])], moved[0]),
         )
     return [file for file in files if file]
 
 
-def numbers(values: Sequence[Any], where: str) -> list[float]:
+# Numbers and boxes
+
+
+def as_numbers(values: Sequence[Any], where: str) -> list[float]:
     """The values as finite floats."""
     try:
         found = [float(value) for value in values]
@@ -254,7 +296,7 @@ def numbers(values: Sequence[Any], where: str) -> list[float]:
     return found
 
 
-def boxes_of(source: Path, pictures: Iterable[Sequence[Object]]) -> list[Boxes]:
+def as_boxes(source: Path, pictures: Iterable[Sequence[Object]]) -> list[Boxes]:
     """The target of each picture; objects of no width or height are left out, with a warning.
 
     Args:
@@ -279,7 +321,7 @@ def boxes_of(source: Path, pictures: Iterable[Sequence[Object]]) -> list[Boxes]:
 def compare_sizes(source: Path, stated: Mapping[Path, tuple[float, float]]) -> None:
     """Warn of pictures of other sizes than the label files state: boxes may lie elsewhere there.
 
-    That is how pictures look that were made smaller after they had been labelled, or that were
+    So it is with pictures that were made smaller after they had been labelled, or that were
     labelled lying on their sides. Pictures that cannot be read are left to those who decode them.
     """
     others = []

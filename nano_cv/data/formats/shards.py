@@ -14,7 +14,7 @@ both unpickle what an archive says.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from nano_cv.data import store
 from nano_cv.data.formats import reading
-from nano_cv.data.pictures import COUNTED, Boxes, Pictures
+from nano_cv.data.pictures import COUNTED, SPLITS, Boxes, Pictures
 from nano_cv.data.store import Member
 from nano_cv.errors import UserError, listing
 
@@ -32,62 +32,78 @@ PICTURE = re.compile(r"(?!/)[^\\\x00-\x1f\x7f]+")  # a path below it; on Windows
 KEYS = ("format", "task", "classes", "counts", "shards", "pictures")
 
 
-class Shards(Pictures):
-    """One split of a set in shards, for the task that it was written for.
+def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
+    """Read a set in shards, for the task that it was written for.
 
     Args:
         root: folder, or `s3://bucket/folder`.
-        split: `train`, `val` or `test`.
         task: one that the set has targets for; generation takes those of classification.
 
     Raises:
         UserError: no index there, or none that can be used; targets of another task.
     """
-
-    def __init__(self, root: str | Path, split: str, task: str = "classification") -> None:
-        folder = str(root if str(root).startswith(store.S3) else Path(root).absolute()).rstrip("/")
-        place = f"{folder}/{split}.json"
-        index = read_index(place)
-        reading.serves(str(root), targets_of(task), index["task"])
-        files, targets = [], []
+    folder = str(root if str(root).startswith(store.S3) else Path(root).absolute()).rstrip("/")
+    indices = {split: read_index(f"{folder}/{split}.json") for split in SPLITS}
+    found = {}
+    for split, index in indices.items():
+        reading.check_task(str(root), targets_of(task), index["task"])
         try:
-            if not all(isinstance(name, str) for name in index["classes"]):
-                raise ValueError("classes: names belong there")
-            if twice := reading.repeated(index["classes"]):
-                raise ValueError(f"classes: the same twice: {listing(twice)}")
-            classes = len(index["classes"])
-            for name, _ in index["shards"]:
-                check_name(name, ARCHIVE)
-            archives = [(f"{folder}/{name}", int(size)) for name, size in index["shards"]]
-            for name, length in archives:
-                if length > store.MAX_SHARD:
-                    raise UserError(
-                        f"{name}: {length:,} bytes; at most {store.MAX_SHARD:,} are read of a shard"
-                    )
-            for shard, name, start, size, digest, width, height, target in index["pictures"]:
-                check_name(name, PICTURE)
-                if shard not in range(len(archives)):
-                    raise ValueError(f"{name}: there is no shard {shard}")
-                files.append(member(archives[shard], name, (start, size, digest), width, height))
-                if isinstance(target, dict):
-                    boxes = np.array(target["boxes"], np.float32).reshape(-1, 4)
-                    labels = np.array(target["labels"], np.int64).reshape(len(boxes))
-                    # Sets that were written before have no such list.
-                    ignored = target.get("ignored", [COUNTED] * len(boxes))
-                    target = Boxes(boxes, labels, np.array(ignored, np.uint8).reshape(len(boxes)))
-                elif isinstance(target, list):
-                    mask = f"mask of {name}"
-                    target = member(archives[shard], mask, target, width, height)
-                known = target.labels if isinstance(target, Boxes) else [target]
-                right = all(one in range(classes) for one in known if not isinstance(one, Member))
-                if not right or isinstance(target, float):
-                    raise ValueError(f"{name} has label {listing(known)} of {classes} classes")
-                targets.append(target)
-            self.counts = np.array(index["counts"], np.int64).reshape(classes)
+            found[split] = as_pictures(folder, index)
         except (TypeError, ValueError, OverflowError, KeyError, IndexError) as error:
+            place = f"{folder}/{split}.json"
             raise UserError(f"{place}: not an index of shards: {error!r}") from error
-        super().__init__(Path(folder), files, targets, index["classes"])
-        self.shards = [row[0] for row in index["pictures"]]
+    return found
+
+
+def as_pictures(folder: str, index: Mapping[str, Any]) -> Pictures:
+    """The pictures that an index tells of.
+
+    Raises:
+        ValueError: or another error, where it was not written by `shard.py`.
+        UserError: an archive is too large.
+    """
+    names = index["classes"]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError("classes: names belong there")
+    if twice := reading.repeated(names):
+        raise ValueError(f"classes: the same twice: {listing(twice)}")
+    for name, _ in index["shards"]:
+        check_name(name, ARCHIVE)
+    archives = [(f"{folder}/{name}", int(size)) for name, size in index["shards"]]
+    for name, length in archives:
+        if length > store.MAX_SHARD:
+            raise UserError(
+                f"{name}: {length:,} bytes; at most {store.MAX_SHARD:,} are read of a shard"
+            )
+    files, targets = [], []
+    for shard, name, start, size, digest, width, height, target in index["pictures"]:
+        check_name(name, PICTURE)
+        if shard not in range(len(archives)):
+            raise ValueError(f"{name}: there is no shard {shard}")
+        files.append(member(archives[shard], name, (start, size, digest), width, height))
+        if isinstance(target, dict):
+            target = as_boxes(target)
+        elif isinstance(target, list):
+            target = member(archives[shard], f"mask of {name}", target, width, height)
+        known = target.labels if isinstance(target, Boxes) else [target]
+        right = all(one in range(len(names)) for one in known if not isinstance(one, Member))
+        if not right or isinstance(target, float):
+            raise ValueError(f"{name} has label {listing(known)} of {len(names)} classes")
+        targets.append(target)
+    shards = [row[0] for row in index["pictures"]]
+    counts = np.array(index["counts"], np.int64).reshape(len(names))
+    return Pictures(Path(folder), files, targets, names, shards=shards, counts=counts)
+
+
+def as_boxes(target: Mapping[str, Any]) -> Boxes:
+    """The boxes that an index tells of; all of them count if it has no list `ignored`.
+
+    Older versions wrote none.
+    """
+    boxes = np.array(target["boxes"], np.float32).reshape(-1, 4)
+    labels = np.array(target["labels"], np.int64).reshape(len(boxes))
+    ignored = target.get("ignored", [COUNTED] * len(boxes))
+    return Boxes(boxes, labels, np.array(ignored, np.uint8).reshape(len(boxes)))
 
 
 def check_name(name: Any, allowed: re.Pattern[str]) -> None:

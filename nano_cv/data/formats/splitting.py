@@ -1,25 +1,43 @@
-"""What splits are called, and a split for pictures that come without one."""
+"""Splits: what they are called, and how pictures that come without one are divided.
+
+Every format ends here: it gives the pictures of the splits that a set has, and gets back all three.
+"""
 
 import hashlib
 import logging
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple
 
+from nano_cv.data.images import INDICES, Meaning
+from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
-CALLED = {  # what a split may be called by those who write sets
+CALLED = {  # names of the splits in the sets that people have
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
 # Of 100 values of the hash, each split has those from the first number to below the second.
 SHARES = {"train": (0, 70), "val": (70, 85), "test": (85, 100)}
-Item = TypeVar("Item")
+
+
+class Sample(NamedTuple):
+    """A picture while its set is read.
+
+    Attributes:
+        file: the picture.
+        target: see `Pictures.targets`.
+        name: what is hashed to choose a split; the same on every machine.
+    """
+
+    file: Path
+    target: Any
+    name: str
 
 
 def called(name: str) -> str | None:
@@ -28,10 +46,42 @@ def called(name: str) -> str | None:
     return next((split for split, names in CALLED.items() if bare in names), None)
 
 
-def stable_split(name: str, missing: Iterable[str] = ("val", "test")) -> str:
-    """`train`, or one of the splits that are `missing`, from the SHA-256 of a name alone.
+def group_by_split(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    """The folders and files that are named after a split, by split; others are left out."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(paths):
+        if split := called(path.name if path.is_dir() else path.stem):
+            found.setdefault(split, []).append(path)
+    return found
 
-    So a picture stays where it is when others come or go, on every machine.
+
+def one_for_each(groups: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
+    """The only path of each split.
+
+    Raises:
+        UserError: a split has several.
+    """
+    for split, paths in groups.items():
+        refuse_several(paths, f"the split '{split}'")
+    return {split: paths[0] for split, paths in groups.items()}
+
+
+def refuse_several(paths: Sequence[Path], what: str) -> None:
+    """Raise a `UserError` if more than one path could be meant by `what`."""
+    if len(paths) > 1:
+        raise UserError(f"{listing(paths)}: each could be {what}; leave one of them there")
+
+
+def warn_of_others(folder: Path, others: Iterable[Path]) -> None:
+    """Name what lies beside the folders of the splits, such as a misspelt one."""
+    if names := sorted(path.name for path in others):
+        log.warning("%s: passed over, for it is no split: %s", folder, listing(names))
+
+
+def stable_split(name: str, missing: Iterable[str] = ("val", "test")) -> str:
+    """Choose `train` or one of the `missing` splits by the SHA-256 of a name alone.
+
+    A picture therefore stays in its split when others come or go, on every machine.
     """
     place = _hash(name) % 100
     split = next(split for split, (_, end) in SHARES.items() if place < end)
@@ -43,12 +93,11 @@ def stable_splits(
     labels: Sequence[Hashable] | None = None,
     missing: Sequence[str] = ("val", "test"),
 ) -> list[str]:
-    """The split of each picture: `stable_split`, but every split gets at least one picture if
-    there are enough.
+    """Choose a split for each picture by `stable_split`, but leave no split empty.
 
-    With labels that holds for each class: a class of three has a picture in each split, one of two
-    has them in `train` and the first of `missing`. Where the hash leaves a split without pictures,
-    those whose hash lies nearest to its share are moved there.
+    With labels this holds for each class: a class of three pictures has one in each split, a class
+    of two has them in `train` and the first of `missing`. Where the hash leaves a split without
+    pictures, those whose hash lies nearest to its share are moved there.
 
     Args:
         names: of the pictures, relative to the set, with forward slashes.
@@ -75,52 +124,55 @@ def stable_splits(
 
 
 def complete(
-    given: Mapping[str, Sequence[Item]],
-    source: Path,
-    name_of: Callable[[Item], str],
-    label_of: Callable[[Item], str] | None = None,
-    notice: bool = True,
-) -> dict[str, list[Item]]:
-    """All three splits: those that are missing or empty are taken out of `train`, see above.
-
-    Pictures without any split are given as `train`.
+    given: Mapping[str, Sequence[Sample]], source: Path, classes: Sequence[str] = ()
+) -> dict[str, list[Sample]]:
+    """Return all three splits; missing or empty ones are taken out of `train` by `stable_splits`.
 
     Args:
-        given: the pictures of each split that there is.
+        given: the pictures of each split that there is; of a set without splits, all as `train`.
         source: where they were found, for messages.
-        name_of: the name of a picture that is hashed.
-        label_of: its class, for sets where each picture has one.
-        notice: whether to say what is taken; three splits are opened, and once is enough.
+        classes: class names, if the targets are class indices: each split gets some of each class.
 
     Raises:
         UserError: there is nothing to train with.
     """
-    found = {split: list(items) for split, items in given.items() if items}
+    found = {split: list(given[split]) for split in SPLITS if given.get(split)}
     if "train" not in found:
-        there = f"has {listing(found)}, and no 'train' to learn from" if found else "no pictures"
-        raise UserError(f"{source}: {there}")
-    missing = [split for split in SHARES if split not in found]
+        there = f"has {listing(sorted(found))}, and no 'train' to learn from"
+        raise UserError(f"{source}: {there if found else 'no pictures'}")
+    missing = [split for split in SPLITS if split not in found]
     if not missing:
         return found
-    items = found["train"]
-    labels = [label_of(item) for item in items] if label_of else None
-    splits = stable_splits([name_of(item) for item in items], labels, missing)
-    chosen = {
-        split: [item for item, one in zip(items, splits, strict=True) if one == split]
-        for split in ("train", *missing)
+    samples = found["train"]
+    labels = [classes[sample.target] for sample in samples] if classes else None
+    splits = stable_splits([sample.name for sample in samples], labels, missing)
+    for split in ("train", *missing):
+        found[split] = [s for s, one in zip(samples, splits, strict=True) if one == split]
+    shares = {split: end - start for split, (start, end) in SHARES.items() if split in missing}
+    shares = {"train": 100 - sum(shares.values()), **shares}
+    log.info(
+        "%s: split by the hash of the file names: %s: %s pictures",
+        source,
+        ", ".join(f"{share} % {split}" for split, share in shares.items()),
+        ", ".join(str(len(found[split])) for split in shares),
+    )
+    few = [name for name, count in Counter(labels or ()).items() if count <= len(missing)]
+    if few:
+        log.warning("%s: too few pictures to have some in every split: %s", source, listing(few))
+    return {split: found[split] for split in SPLITS}
+
+
+def as_pictures(
+    root: Path,
+    samples: Mapping[str, Sequence[Sample]],
+    classes: list[str],
+    meaning: Meaning = INDICES,
+) -> dict[str, Pictures]:
+    """Return what a format reads: the `Pictures` of each split."""
+    return {
+        split: Pictures(root, [s.file for s in some], [s.target for s in some], classes, meaning)
+        for split, some in samples.items()
     }
-    if notice:
-        shares = {split: end - start for split, (start, end) in SHARES.items() if split in missing}
-        shares = {"train": 100 - sum(shares.values()), **shares}
-        text = ", ".join(f"{share} % {one}" for one, share in shares.items())
-        counts = ", ".join(str(len(some)) for some in chosen.values())
-        log.info("%s: split by the hash of the file names: %s: %s pictures", source, text, counts)
-        few = [name for name, count in Counter(labels or ()).items() if count <= len(missing)]
-        if few:
-            log.warning(
-                "%s: too few pictures to have some in every split: %s", source, listing(few)
-            )
-    return found | chosen
 
 
 def _hash(name: str) -> int:

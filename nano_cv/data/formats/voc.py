@@ -1,6 +1,6 @@
 """PASCAL VOC: `JPEGImages/`, an XML file of boxes or a palette PNG each, lists in `ImageSets/`.
 
-Or pictures and XML files as labelImg and Roboflow leave them: see `pairs_of`.
+Or pictures and XML files as labelImg and Roboflow leave them: see `find_pairs`.
 
 Pixels are counted from 1 and the last one is inside, so a box from 1 to 2 is two pixels wide; here
 it is from 0 to 2.
@@ -8,17 +8,17 @@ it is from 0 to 2.
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from xml.etree import ElementTree
 
 from nano_cv.data import images
-from nano_cv.data.formats import reading
+from nano_cv.data.formats import reading, splitting
 from nano_cv.data.formats.folder_masks import meaning_of
 from nano_cv.data.formats.reading import Object
-from nano_cv.data.formats.splitting import called, complete
-from nano_cv.data.pictures import COUNTED, DIFFICULT, Pictures
+from nano_cv.data.formats.splitting import Sample
+from nano_cv.data.pictures import COUNTED, DIFFICULT, Boxes, Pictures
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,8 @@ CLASSES = [
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-class Voc(Pictures):
-    """One split of a set for detection or segmentation.
+def read_voc(root: Path, task: str) -> dict[str, Pictures]:
+    """Read a set for detection or segmentation.
 
     The classes are those of `classes.txt`, one a line; without that file, for detection all names
     that occur in any split, sorted, and for segmentation the 21 of VOC with the background first.
@@ -47,53 +47,70 @@ class Voc(Pictures):
         root: folder with `JPEGImages/`, `Annotations/*.xml` and `ImageSets/Main/<split>.txt`, or
             `SegmentationClass/*.png` and `ImageSets/Segmentation/<split>.txt`; for detection also
             with pictures and XML files side by side.
-        split: `train`, `val` or `test`.
         task: `detection` or `segmentation`.
 
     Raises:
         UserError: files missing or not as they should be; names the file and the object.
     """
-
-    def __init__(self, root: str | Path, split: str, task: str = "detection") -> None:
-        reading.serves("PASCAL VOC", task, *SETS)
-        root, own, notice = Path(root), Path(root) / "classes.txt", split == "train"
-        given = reading.class_names(own) if own.exists() else []
-        pairs = pairs_of(root, task, notice)
-        found = complete(pairs, root, lambda pair: reading.below(root, pair[0]), notice=notice)
-        files = [file for file, _ in found[split]]
-        if task == "segmentation":
-            masks = [mask for _, mask in found[split]]
-            missing = [str(mask) for mask in masks if not mask.exists()]
-            if missing:
-                raise UserError(f"{len(missing)} masks are missing: {listing(missing, most=3)}")
-            names, self.meaning = meaning_of(root, given, say=split == "train")
-            super().__init__(root, files, masks, names or CLASSES)
-            return
-        given = [name for name in given if name != "background"]
-        labelled = {
-            one: [read(label) for _, label in found[one]] for one in ([split] if given else found)
+    reading.check_task("PASCAL VOC", task, *SETS)
+    own = root / "classes.txt"
+    classes, meaning = reading.read_classes(own) if own.exists() else [], images.INDICES
+    pairs = find_pairs(root, task)
+    if task == "segmentation":
+        every = [mask for some in pairs.values() for _, mask in some]
+        if missing := [mask for mask in every if not mask.exists()]:
+            raise UserError(f"{len(missing)} masks are missing: {listing(missing, most=3)}")
+        classes, meaning = meaning_of(root, classes)
+        classes = classes or CLASSES
+        targets: Mapping[str, Sequence[Any]] = {
+            split: [mask for _, mask in some] for split, some in pairs.items()
         }
-        every = [one for some in labelled.values() for file in some for one in file.objects]
+    else:
+        classes, targets = read_boxes(pairs, [one for one in classes if one != "background"], root)
+    samples = {
+        split: [
+            Sample(file, target, reading.below(root, file))
+            for (file, _), target in zip(some, targets[split], strict=True)
+        ]
+        for split, some in pairs.items()
+    }
+    return splitting.as_pictures(root, splitting.complete(samples, root), classes, meaning)
+
+
+Pairs = list[tuple[Path, Path]]  # of pictures and their XML files or masks
+
+
+def read_boxes(
+    pairs: Mapping[str, Pairs], classes: list[str], root: Path
+) -> tuple[list[str], dict[str, list[Boxes]]]:
+    """The class names, found if none are given, and the boxes of the pictures of each split."""
+    labelled = {split: [read_xml(label) for _, label in some] for split, some in pairs.items()}
+    every = [one for some in labelled.values() for file in some for one in file.objects]
+    if not classes:
         counted = {one.name for one in every if one.ignored == COUNTED}
-        classes = given or reading.different(sorted(counted), root)
+        classes = reading.check_class_names(sorted(counted), root)
+    targets = {}
+    for split, some in labelled.items():
+        files = [file for file, _ in pairs[split]]
+        folder = pairs[split][0][1].parent if files else root
         objects = [
             [
                 Object(box, reading.class_index(name, classes, where), where, ignored)
                 for name, box, where, ignored in one.objects
                 if ignored == COUNTED or name in classes
             ]
-            for one in labelled[split]
+            for one in some
         ]
-        sizes = dict(zip(files, (one.size for one in labelled[split]), strict=True))
-        folder = found[split][0][1].parent if files else root
-        reading.compare_sizes(folder, {file: size for file, size in sizes.items() if all(size)})
-        super().__init__(root, files, reading.boxes_of(folder, objects), classes)
+        sizes = {file: one.size for file, one in zip(files, some, strict=True) if all(one.size)}
+        reading.compare_sizes(folder, sizes)
+        targets[split] = reading.as_boxes(folder, objects)
+    return classes, targets
 
 
-Pairs = list[tuple[Path, Path]]  # of pictures and their XML files or masks
+# Where pictures and labels lie
 
 
-def pairs_of(root: Path, task: str, notice: bool) -> dict[str, Pairs]:
+def find_pairs(root: Path, task: str) -> dict[str, Pairs]:
     """The pictures of each split that there is, with their labels; without splits as `train`.
 
     Splits are the lists of `ImageSets/`, or folders such as `train/`. In each folder the pictures
@@ -102,8 +119,8 @@ def pairs_of(root: Path, task: str, notice: bool) -> dict[str, Pairs]:
     if not root.is_dir():
         raise UserError(f"{root}/JPEGImages: no such folder; the pictures belong there")
     if task == "segmentation" or (root / "JPEGImages").is_dir():
-        found = reading.pictures_in(root / "JPEGImages")
-        lists = lists_of(root, SETS[task], found)
+        found = reading.find_pictures(root / "JPEGImages")
+        lists = read_lists(root, SETS[task], found)
         folder, ending = root / "Annotations", ".xml"
         if task == "segmentation":
             folder, ending = root / "SegmentationClass", ".png"
@@ -112,28 +129,26 @@ def pairs_of(root: Path, task: str, notice: bool) -> dict[str, Pairs]:
                 split: [(found[name], folder / f"{name}{ending}") for name in names]
                 for split, names in lists.items()
             }
-        return {"train": matched(found, folder, ending, root, notice)}
-    folders = [folder for folder in sorted(root.iterdir()) if folder.is_dir()]
-    splits: dict[str, Pairs] = {}
-    for folder in folders:
-        if split := called(folder.name):
-            splits.setdefault(split, []).extend(side_by_side(folder, notice))
-    return splits or {"train": side_by_side(root, notice)}
+        return {"train": pair_by_name(found, folder, ending, root)}
+    folders = [path for path in reading.list_folder(root) if path.is_dir()]
+    splits = {
+        split: [pair for folder in some for pair in side_by_side(folder)]
+        for split, some in splitting.group_by_split(folders).items()
+    }
+    return splits or {"train": side_by_side(root)}
 
 
-def side_by_side(folder: Path, notice: bool) -> Pairs:
+def side_by_side(folder: Path) -> Pairs:
     """The pictures in a folder, or in `images/` there, that have XML files."""
     inside = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
     pictures = next((inside[name] for name in ("jpegimages", "images") if name in inside), folder)
     labels = next(
         (inside[name] for name in ("annotations", "labels", "xml") if name in inside), pictures
     )
-    return matched(reading.pictures_in(pictures), labels, ".xml", folder, notice)
+    return pair_by_name(reading.find_pictures(pictures), labels, ".xml", folder)
 
 
-def matched(
-    found: Mapping[str, Path], folder: Path, ending: str, source: Path, notice: bool
-) -> Pairs:
+def pair_by_name(found: Mapping[str, Path], folder: Path, ending: str, source: Path) -> Pairs:
     """The pictures that have a label of the same name; what has no other half is named.
 
     A picture without an XML file is left out: programs that write them write one for a picture
@@ -147,7 +162,7 @@ def matched(
         ("pictures without a label", [found[name] for name in found if name not in labels]),
         ("labels without a picture", [labels[name] for name in labels if name not in found]),
     ):
-        if lonely and notice:
+        if lonely:
             names = listing(file.name for file in lonely)
             log.warning("%s: %d %s were left out: %s", source, len(lonely), sort, names)
     pairs = [(found[name], labels[name]) for name in found if name in labels]
@@ -159,33 +174,31 @@ def matched(
     return pairs
 
 
-def lists_of(root: Path, kind: str, found: dict[str, Path]) -> dict[str, list[str]]:
+def read_lists(root: Path, kind: str, found: Mapping[str, Path]) -> dict[str, list[str]]:
     """The names of the pictures of each split that has a list in `ImageSets/`.
 
     VOC's `trainval` is what `train` and `val` have together.
     """
     folder = root / "ImageSets" / kind
-    lists: dict[str, list[str]] = {}
-    for file in sorted(folder.glob("*.txt")) if folder.is_dir() else []:
-        split = called(file.stem)
-        if split in lists:
-            raise UserError(f"{file}: another list is the split '{split}' too; leave one of them")
-        if split:
-            lists[split] = listed(file, found)
+    files = splitting.one_for_each(splitting.group_by_split(folder.glob("*.txt")))
+    lists = {split: read_list(file, found) for split, file in files.items()}
     both = folder / "trainval.txt"
     if "train" not in lists and both.is_file():
         others = {name for names in lists.values() for name in names}
-        lists["train"] = [name for name in listed(both, found) if name not in others]
+        lists["train"] = [name for name in read_list(both, found) if name not in others]
     return lists
 
 
-def listed(source: Path, found: dict[str, Path]) -> list[str]:
+def read_list(source: Path, found: Mapping[str, Path]) -> list[str]:
     """The pictures of a list, one a line; lists of a class have a column of -1, 0 and 1 behind."""
-    names = [
+    lines = [
         line if line in found else re.sub(r"\s+(-1|0|1)$", "", line)
-        for line in reading.lines(source)
+        for line in reading.read_lines(source)
     ]
-    return reading.chosen(source, names, found)
+    return reading.find_listed(source, lines, found)
+
+
+# What an XML file says
 
 
 class Named(NamedTuple):
@@ -212,22 +225,13 @@ class Tree(ElementTree.TreeBuilder):
         raise ValueError("a document type (<!DOCTYPE ...>) is not read; take that line out")
 
 
-def parse(file: Path) -> ElementTree.Element:
-    """The root of an XML file; the tags have no namespace."""
-    try:
-        tree = ElementTree.parse(file, ElementTree.XMLParser(target=Tree())).getroot()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter: its encoding
-        raise UserError(f"{file}: not XML: {error}") from error
-    for one in tree.iter():
-        one.tag = str(one.tag).rpartition("}")[2]
-    return tree
-
-
-def read(file: Path) -> Labelled:
+def read_xml(file: Path) -> Labelled:
     """The objects of an XML file, those that are difficult among them; boxes in pixels from 0."""
-    tree = parse(file)
+    content = reading.read_bytes(file)
+    with reading.well_formed(file, "XML"):
+        tree = ElementTree.fromstring(content, ElementTree.XMLParser(target=Tree()))
+    for one in tree.iter():
+        one.tag = str(one.tag).rpartition("}")[2]  # behind the namespace
     objects = []
     for number, one in enumerate(tree.iter("object"), start=1):
         where = f"{file}: object {number}"
@@ -239,7 +243,7 @@ def read(file: Path) -> Labelled:
         corners = (left - 1, top - 1, right, bottom)
         objects.append(Named(name, corners, where, DIFFICULT if difficult else COUNTED))
     size = [tree.findtext(f"size/{side}") or "0" for side in ("width", "height")]
-    width, height = reading.numbers(size, f"{file}: size")
+    width, height = reading.as_numbers(size, f"{file}: size")
     return Labelled((width, height), objects)
 
 
@@ -250,8 +254,8 @@ def corners_of(one: ElementTree.Element, where: str) -> list[float]:
         points: dict[str, list[float]] = {"x": [], "y": []}  # <x1>, <y1>, ... or <pt><x>, <y>
         for point in polygon.iter():
             if re.fullmatch(r"[xy]\d*", point.tag):
-                points[point.tag[0]] += reading.numbers([point.text], f"{where}, polygon")
+                points[point.tag[0]] += reading.as_numbers([point.text], f"{where}, polygon")
         if points["x"] and len(points["x"]) == len(points["y"]):
             return [*map(min, points.values()), *map(max, points.values())]
     given = [one.findtext(f"bndbox/{corner}", "nothing") for corner in CORNERS]
-    return reading.numbers(given, f"{where}, {listing(CORNERS)}")
+    return reading.as_numbers(given, f"{where}, {listing(CORNERS)}")

@@ -1,6 +1,6 @@
 """YOLO text files: `images/<split>/a.jpg`, and `labels/<split>/a.txt` with an object a line.
 
-Or wherever `data.yaml` says, or as Roboflow, Label Studio and CVAT lay it out; see `pictures_of`.
+Or wherever `data.yaml` says, or as Roboflow, Label Studio and CVAT lay it out; see `find_splits`.
 
 A line is `class cx cy width height`, or a class and the corners of a polygon, in shares of the
 width and height of the upright picture. With `kpt_shape` in `data.yaml` key points follow the box.
@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from nano_cv.data import images
-from nano_cv.data.formats import reading
+from nano_cv.data.formats import reading, splitting
 from nano_cv.data.formats.reading import Object
-from nano_cv.data.formats.splitting import called, complete
+from nano_cv.data.formats.splitting import Sample, called
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError, listing
 
@@ -27,71 +27,70 @@ NO_LABELS = ("classes", "notes", "readme", "license")  # text files that lie bes
 YAML = ("data.yaml", "data.yml")
 
 
-class Yolo(Pictures):
-    """One split of a set for detection.
+def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
+    """Read a set for detection.
 
     The classes are `names` of `data.yaml`, a list or a mapping from numbers, or else the lines of
     `classes.txt` or `obj.names`; those without objects are kept. A picture without a text file has
     no objects. A polygon, or a box that is turned, counts as the upright box around it.
 
-    `train`, `val` and `test` of `data.yaml` are followed; without them, see `pictures_of`. A split
+    `train`, `val` and `test` of `data.yaml` are followed; without them, see `find_splits`. A split
     that is missing is taken out of `train` by the hash of the file names.
 
     Args:
         root: folder with `images/<split>/`, `labels/<split>/`, and the class names; or the YAML
             file itself.
-        split: `train`, `val` or `test`.
         task: `detection`.
 
     Raises:
         UserError: files missing or not as they should be; names the file and the line.
     """
-
-    def __init__(self, root: str | Path, split: str, task: str = "detection") -> None:
-        reading.serves("YOLO text", task, "detection")
-        root, notice = Path(root), split == "train"
-        source = root if root.is_file() else yaml_of(root, notice)
-        root = root.parent if root.is_file() else root
-        content = parse(source) if source else {}
-        classes = names(content, source) if source else listed_names(root)
-        given = pictures_of(root, content, source, notice)
-        found = complete(given, root, lambda file: reading.below(root, file), notice=notice)
-        known = Texts()
-        labels = {file: known.of(file) for some in found.values() for file in some}
-        files = found[split]
-        texts = [text for file in files if (text := labels[file])]
+    reading.check_task("YOLO text", task, "detection")
+    source = root if root.is_file() else find_yaml(root)
+    root = root.parent if root.is_file() else root
+    content = read_yaml(source) if source else {}
+    classes = names_of(content, source) if source else read_names(root)
+    points = key_points(content, source)
+    texts, samples, used = Texts(), {}, set[Path]()
+    for split, files in find_splits(root, content, source).items():
+        labels = [texts.of(file) for file in files]
         folder = label_folder(files[0]) if files else root
-        own = given.get(split, [])
-        if own and not any(known.of(file) for file in own):
-            raise UserError(f"{folder}: no text file for any of the {len(own)} pictures")
-        twice = next(iter(reading.repeated(texts)), None)
-        if twice:
-            same = listing(file.name for file in files if labels[file] == twice)
-            raise UserError(f"{twice}: would serve all of {same}; rename the pictures apart")
-        lonely = known.lonely(text for text in labels.values() if text) if notice else []
-        if lonely:
-            log.warning("%s: %d files without a picture: %s", folder, len(lonely), listing(lonely))
-        points = key_points(content, source)
+        if files and not any(labels):
+            raise UserError(f"{folder}: no text file for any of the {len(files)} pictures")
+        if twice := reading.repeated(filter(None, labels)):
+            same = [f.name for f, text in zip(files, labels, strict=True) if text == twice[0]]
+            raise UserError(
+                f"{twice[0]}: would serve all of {listing(same)}; rename the pictures apart"
+            )
+        used.update(filter(None, labels))
         objects = [
-            list(read(text, file, len(classes), points)) if (text := labels[file]) else []
-            for file in files
+            list(read_objects(text, file, len(classes), points)) if text else []
+            for file, text in zip(files, labels, strict=True)
         ]
-        super().__init__(root, files, reading.boxes_of(folder, objects), classes)
+        samples[split] = [
+            Sample(file, target, reading.below(root, file))
+            for file, target in zip(files, reading.as_boxes(folder, objects), strict=True)
+        ]
+    found = splitting.complete(samples, root)
+    if lonely := texts.lonely(used):
+        folder = label_folder(found["train"][0].file)
+        log.warning("%s: %d files without a picture: %s", folder, len(lonely), listing(lonely))
+    return splitting.as_pictures(root, found, classes)
 
 
 # What data.yaml says
 
 
-def yaml_of(root: Path, notice: bool) -> Path | None:
+def find_yaml(root: Path) -> Path | None:
     """`data.yaml` in a folder, or else the one YAML file there that has `names`."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; it should hold data.yaml")
     usual = [root / name for name in YAML if (root / name).is_file()]
     others = sorted(file for ending in ("yaml", "yml") for file in root.glob(f"[!.]*.{ending}"))
-    found = usual or [file for file in others if "names" in parse(file)]
+    found = usual or [file for file in others if "names" in read_yaml(file)]
     if len(found) > 1:
         raise UserError(f"{listing(found)}: several describe the set; choose one: data.root=FILE")
-    if found and not usual and notice:
+    if found and not usual:
         log.info("%s: described by %s", root, found[0].name)
     return found[0] if found else None
 
@@ -106,16 +105,15 @@ class Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def parse(file: Path) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
     """What a YAML file says."""
-    try:
-        content = yaml.load(reading.text(file), Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the second: 30th of February
-        raise UserError(f"{file}: not YAML: {error}") from error
+    text = reading.read_text(file)
+    with reading.well_formed(file, "YAML"):
+        content = yaml.load(text, Loader)
     return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
 
-def names(content: Mapping[str, Any], file: Path) -> list[str]:
+def names_of(content: Mapping[str, Any], file: Path) -> list[str]:
     """The class names that `data.yaml` gives."""
     given = content.get("names")
     if isinstance(given, dict):
@@ -136,16 +134,16 @@ def names(content: Mapping[str, Any], file: Path) -> list[str]:
     count = content.get("nc", len(given))
     if count != len(given):
         raise UserError(f"{file}: nc is {str(count)[:20]}, and there are {len(given)} names")
-    return reading.different([str(name) for name in given], file)
+    return reading.check_class_names([str(name) for name in given], file)
 
 
-def listed_names(root: Path) -> list[str]:
+def read_names(root: Path) -> list[str]:
     """The class names of a set without `data.yaml`: the lines of a text file."""
     places = ("classes.txt", "labels/classes.txt", "obj.names", "data/obj.names")
     file = next((root / place for place in places if (root / place).is_file()), None)
     if file is None:
-        reading.text(root / "data.yaml")  # says that it is not there, and what is
-    return reading.class_names(file or root)
+        reading.read_text(root / "data.yaml")  # says that it is not there, and what is
+    return reading.read_classes(file or root)
 
 
 def key_points(content: Mapping[str, Any], file: Path | None) -> int:
@@ -165,8 +163,8 @@ def key_points(content: Mapping[str, Any], file: Path | None) -> int:
 # Where pictures and labels lie
 
 
-def pictures_of(
-    root: Path, content: Mapping[str, Any], source: Path | None, notice: bool
+def find_splits(
+    root: Path, content: Mapping[str, Any], source: Path | None
 ) -> dict[str, list[Path]]:
     """The pictures of each split that there is; those of a set without splits as `train`.
 
@@ -193,18 +191,15 @@ def pictures_of(
         entries[split] = [place for place in places.values() if place]
         if absent and (split == "train" or entries[split]):
             raise UserError(f"{where}: {listing(absent)}: no such file or folder")
-        if absent and notice:
+        if absent:
             log.warning("%s: %s is not there", where, listing(absent))
     if not entries:
-        entries = usual_places(root, notice)
+        entries = usual_places(root)
     found = {}
     for split, folders in entries.items():
-        files = [file for one in folders for file in pictures_at(one, root, split, notice)]
-        twice = reading.repeated(files)
-        if twice:
-            raise UserError(f"{listing(folders)}: names a picture twice: {listing(twice)}")
-        if notice:
-            log.info("%s: '%s' is %s", root, split, listing(folders))
+        files = [file for one in folders for file in find_pictures(one, root, split)]
+        reading.refuse_repeated(files, f"{listing(folders)}: names a picture twice")
+        log.info("%s: '%s' is %s", root, split, listing(folders))
         found[split] = files
     return found
 
@@ -214,12 +209,12 @@ def place_of(root: Path, given: str, path: Any, where: str) -> Path | None:
 
     Roboflow writes `../train/images` and means `train/images` beside the file.
     """
-    base = reading.existing(path, [root]) if isinstance(path, str) else None
+    base = reading.find_existing(path, [root]) if isinstance(path, str) else None
     folders = [base or root, root]
-    written = reading.existing(given, folders)
+    written = reading.find_existing(given, folders)
     parts = [part for part in given.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     ends = ("/".join(parts[start:]) for start in range(len(parts)))
-    ended = next(filter(None, (reading.existing(end, folders) for end in ends if end)), None)
+    ended = next(filter(None, (reading.find_existing(end, folders) for end in ends if end)), None)
     upwards = given.replace("\\", "/").startswith("../")
     if written and ended and upwards and written.resolve() != ended.resolve():
         raise UserError(
@@ -229,35 +224,26 @@ def place_of(root: Path, given: str, path: Any, where: str) -> Path | None:
     return written or ended
 
 
-def usual_places(root: Path, notice: bool) -> dict[str, list[Path]]:
-    """The folders or list files of the splits, where `data.yaml` names none."""
-    found: dict[str, list[Path]] = {}
+def usual_places(root: Path) -> dict[str, list[Path]]:
+    """The folder or list file of each split, where `data.yaml` names none."""
     for folder in (root / "images", root):
-        inside = sorted(folder.glob("[!.]*")) if folder.is_dir() else []
-        for path in inside:
-            is_list = path.suffix == ".txt" and called(path.stem) is not None
-            split = called(path.stem if is_list else path.name)
-            if split and (path.is_dir() or is_list):
-                found.setdefault(split, []).append(path)
-        if found:
-            rest = [
-                path.name
+        inside = reading.list_folder(folder)
+        places = [path for path in inside if path.is_dir() or path.suffix == ".txt"]
+        if found := splitting.one_for_each(splitting.group_by_split(places)):
+            known = ("images", "labels", "data", "obj_train_data")
+            others = [
+                path
                 for path in inside
-                if all(path not in places for places in found.values())
-                and (path.suffix.lower() in images.EXTENSIONS or path.is_dir())
-                and path.name.lower() not in ("images", "labels", "data", "obj_train_data")
+                if path.is_dir() or path.suffix.lower() in images.EXTENSIONS
+                if path not in found.values() and path.name.lower() not in known
             ]
-            if rest and notice:
-                log.warning("%s: passed over, for it is no split: %s", folder, listing(rest))
-            break
-    for split, places in found.items():
-        if len(places) > 1:
-            raise UserError(f"{listing(places)}: each could be the split '{split}'; leave one")
+            splitting.warn_of_others(folder, others)
+            return {split: [place] for split, place in found.items()}
     pool = root / "images"
-    return found or {"train": [pool if pool.is_dir() else root]}
+    return {"train": [pool if pool.is_dir() else root]}
 
 
-def pictures_at(place: Path, root: Path, split: str, notice: bool) -> list[Path]:
+def find_pictures(place: Path, root: Path, split: str) -> list[Path]:
     """The pictures in a folder, or those that a list file names."""
     if place.is_dir():
         inner = place / "images"
@@ -266,9 +252,9 @@ def pictures_at(place: Path, root: Path, split: str, notice: bool) -> list[Path]
         raise UserError(
             f"{place}: neither a folder of pictures nor a list of them that ends in .txt"
         )
-    lines = reading.lines(place)
+    lines = reading.read_lines(place)
     folders = [place.parent, root]
-    return reading.files_named(place, lines, folders, root, split, notice) if lines else []
+    return reading.find_named(place, lines, folders, root, split) if lines else []
 
 
 def label_folder(picture: Path) -> Path:
@@ -310,7 +296,7 @@ class Texts(dict[Path, dict[str, Path]]):
 # What a text file says
 
 
-def read(file: Path, picture: Path, classes: int, points: int = 0) -> Iterator[Object]:
+def read_objects(file: Path, picture: Path, classes: int, points: int = 0) -> Iterator[Object]:
     """The objects of a text file, in pixels of its picture.
 
     Args:
@@ -320,7 +306,7 @@ def read(file: Path, picture: Path, classes: int, points: int = 0) -> Iterator[O
         points: columns of key points behind each box.
     """
     size = images.dimensions(picture)
-    for number, line in enumerate(reading.text(file).splitlines(), start=1):
+    for number, line in enumerate(reading.read_text(file).splitlines(), start=1):
         columns, where = line.split(), f"{file}, line {number}"
         if not columns:
             continue
@@ -335,7 +321,7 @@ def read(file: Path, picture: Path, classes: int, points: int = 0) -> Iterator[O
                 f"{where}: {len(columns)} columns; 'class cx cy width height' are 5, and a polygon "
                 f"has a class and pairs of x y; key points need kpt_shape in data.yaml{seems}"
             )
-        label, *shares = reading.numbers(columns[:5] if points else columns, where)
+        label, *shares = reading.as_numbers(columns[:5] if points else columns, where)
         if label not in range(classes):
             raise UserError(f"{where}: class {columns[0]}; the classes are 0 to {classes - 1}")
         if not all(-SLACK <= share <= 1 + SLACK for share in shares):

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from nano_cv.data.formats.folder import Folder
-from nano_cv.data.formats.voc import Voc
+from nano_cv.data.formats.folder import read_folder
+from nano_cv.data.formats.voc import read_voc
 from nano_cv.data.known import arranging
 from nano_cv.data.known.fetching import gunzip, lying_in, obtain
 from nano_cv.data.pictures import Pictures
@@ -57,7 +57,7 @@ class KnownSet(NamedTuple):
 
     archives: tuple[Archive, ...]
     arrange: Callable[[Mapping[str, Path], Path], None]
-    layout: Callable[..., Pictures] = Folder
+    layout: Callable[[Path, str], dict[str, Pictures]] = read_folder
     place: str = ""
     folder: str = "pictures"
 
@@ -119,7 +119,7 @@ SETS = {
             ),
         ),
         arranging.voc2012,
-        Voc,
+        read_voc,
         "VOCdevkit/VOC2012",
     ),
     # Xiao et al. 2017: 70,000 grey pictures of clothes, 28x28 pixels, ten kinds.
@@ -156,18 +156,12 @@ SETS = {
 
 
 def open_known(
-    root: str | Path,
-    split: str,
-    task: str = "classification",
-    *,
-    name: str,
-    source: str | Path | None = None,
-) -> Pictures:
-    """One split of a public data set.
+    root: Path, task: str, *, name: str, source: str | Path | None = None
+) -> dict[str, Pictures]:
+    """Read a public data set, after fetching and arranging what is not there yet.
 
     Args:
-        root: folder of the set; what is not there is fetched.
-        split: `train`, `val` or `test`.
+        root: folder of the set.
         task: one that the set has targets for.
         name: of the set, a key of `SETS`.
         source: folder that holds the archives already; None fetches them.
@@ -177,10 +171,10 @@ def open_known(
     """
     if name not in SETS:
         raise UserError(f"data.dataset.name={name}: no such set{nearest(name, SETS)}")
-    known, root = SETS[name], Path(root)
+    known = SETS[name]
 
     def make(folder: Path) -> None:
         files = [archive.obtain(root, source) for archive in known.archives]
         known.arrange({file.name: file for file in files}, folder)
 
-    return known.layout(make_once(root / known.folder, make) / known.place, split, task)
+    return known.layout(make_once(root / known.folder, make) / known.place, task)

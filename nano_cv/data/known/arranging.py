@@ -12,7 +12,7 @@ from PIL import Image
 
 from nano_cv.data import images
 from nano_cv.data.formats import reading
-from nano_cv.data.formats.folder_masks import FolderMasks
+from nano_cv.data.formats.folder_masks import read_folder_masks
 from nano_cv.data.formats.splitting import stable_split
 from nano_cv.data.formats.voc import CLASSES, SETS
 from nano_cv.data.known.fetching import gunzip, unpack
@@ -23,7 +23,7 @@ Files = Mapping[str, Path]
 
 
 def _place(picture: Path, folder: Path, split: str, label: str) -> None:
-    """Move a picture to `<split>/<label>/`, the layout of `Folder`."""
+    """Move a picture to `<split>/<label>/`, as `read_folder` reads it."""
     (folder / split / label).mkdir(parents=True, exist_ok=True)
     picture.rename(folder / split / label / picture.name)
 
@@ -56,7 +56,7 @@ def flowers102(files: Files, folder: Path) -> None:
 
 
 def pets(files: Files, folder: Path) -> None:
-    """Pictures by breed, masks of background and pet, and lists: the layout of `FolderMasks`.
+    """Pictures by breed, masks of background and pet, and lists: as `read_folder_masks` reads them.
 
     Of the official trimaps 1 is pet, 2 background, and 3, a seam around the pet, is not known.
     """
@@ -66,7 +66,7 @@ def pets(files: Files, folder: Path) -> None:
     classes = np.array([images.IGNORE, 1, 0, images.IGNORE], np.uint8)
     lists: dict[str, list[str]] = {split: [] for split in SPLITS}
     for official in ("trainval", "test"):
-        lines = reading.lines(raw / "annotations" / f"{official}.txt")
+        lines = reading.read_lines(raw / "annotations" / f"{official}.txt")
         for line in track(lines, len(lines), "Writing masks once"):
             stem = line.split()[0]
             split = "test" if official == "test" else stable_split(f"{stem}.jpg", ["val"])
@@ -83,15 +83,17 @@ def pets(files: Files, folder: Path) -> None:
     shutil.rmtree(raw)
 
 
-def read_pets(root: Path, split: str, task: str = "classification") -> Pictures:
-    """Targets are masks, or for classification and generation the breeds."""
-    reading.serves("Oxford-IIIT Pets", task, "classification", "segmentation", "generation")
-    masks = FolderMasks(root, split)
+def read_pets(root: Path, task: str) -> dict[str, Pictures]:
+    """Read masks, or for classification and generation the breeds."""
+    reading.check_task("Oxford-IIIT Pets", task, "classification", "segmentation", "generation")
+    splits = read_folder_masks(root, "segmentation")
     if task == "segmentation":
-        return masks
+        return splits
     breeds = sorted(folder.name for folder in (root / "images").iterdir())
-    targets = [breeds.index(name.split("/")[-2]) for name in masks.names]
-    return Pictures(root, masks.files, targets, breeds)
+    for some in splits.values():
+        some.targets = [breeds.index(name.split("/")[-2]) for name in some.names]
+        some.classes, some.meaning = breeds, images.INDICES
+    return splits
 
 
 def voc2012(files: Files, folder: Path) -> None:
@@ -105,7 +107,7 @@ def voc2012(files: Files, folder: Path) -> None:
     (root / "classes.txt").write_text("\n".join(CLASSES))
     for kind in SETS.values():
         lists = root / "ImageSets" / kind
-        names = reading.lines(lists / "train.txt")
+        names = reading.read_lines(lists / "train.txt")
         for split in ("train", "val"):
             (lists / f"{split}.txt").rename(lists / f"official_{split}.txt")
             ours = [name for name in names if stable_split(f"{name}.jpg", ["val"]) == split]

@@ -1,92 +1,94 @@
-"""Reports: what a person wants to know of a task's predictions. NumPy in, no torch.
+"""Reports: metrics, table and drawings of a task's predictions. NumPy in, no torch.
 
-A module a task, found by the task's name: `classification.py` for `Classification`. Whether torch,
-onnxruntime or a Triton server predicted makes no difference here.
+Each task has a class here, in the module with the task's name: `classification.py` has the one for
+`Classification`. A task of your own may have its report in its own file, `nano_cv/tasks/<name>.py`.
+Whether torch, onnxruntime or a Triton server predicted makes no difference.
 """
 
 import importlib
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError
-from nano_cv.evaluation.drawing import Drawing
 from nano_cv.metadata import Metadata
+
+if TYPE_CHECKING:
+    from nano_cv.evaluation.drawing import Drawing
 
 Predictions = Mapping[str, NDArray[Any]]  # the outputs of `predict` by name, each `[N, ...]`
 
 
-class Report(Protocol):
-    """What a module of this package has. Of N predictions, `pictures` has the files and targets.
+class Report(ABC):
+    """Report of N predictions; figures that several methods need are computed once and kept.
+
+    Args:
+        metadata: of the model.
+        predictions: of the model.
+        pictures: the files of the N pictures, and their targets if these are known.
 
     Attributes:
         gate: the metric that decides whether a faster export is good enough; more is better.
-        limits: what `compare` may at most find between torch and an exported model, by name.
+        limits: the largest differences, by name, that `compare` may find between torch and an
+            exported model.
     """
 
-    gate: str
-    limits: Mapping[str, float]
+    gate: ClassVar[str]
+    limits: ClassVar[Mapping[str, float]]
 
-    def metrics(
-        self, metadata: Metadata, predictions: Predictions, pictures: Pictures
-    ) -> dict[str, float]:
-        """Named figures; `test/...` is put before each name where they are shown and logged."""
-        ...
+    def __init__(self, metadata: Metadata, predictions: Predictions, pictures: Pictures) -> None:
+        self.metadata, self.predictions, self.pictures = metadata, predictions, pictures
+        self.classes = metadata.classes
 
-    def table(
-        self, metadata: Metadata, predictions: Predictions, pictures: Pictures
-    ) -> list[dict[str, Any]]:
-        """Rows for `predictions.csv`, all with the same keys, at least one a picture.
+    @abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """Named figures, for pictures with targets; shown and logged as `test/<name>`."""
+
+    @abstractmethod
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows for `predictions.csv`, all with the same keys, at least one for each picture.
 
         Names of classes that are keys go through `tables.distinct`.
         """
-        ...
 
-    def draw(
-        self, metadata: Metadata, predictions: Predictions, pictures: Pictures
-    ) -> dict[str, Callable[[], Drawing]]:
-        """Named pictures of what a person wants to see: a few of perhaps very many.
+    @abstractmethod
+    def drawings(self) -> dict[str, Callable[[], "Drawing"]]:
+        """Named drawings of a few of perhaps very many pictures.
 
-        Each is drawn when it is called, so that one which fails takes no other along.
+        Each is drawn when it is called, so that a drawing that fails takes no other along.
         """
-        ...
 
-    def write(
-        self, metadata: Metadata, predictions: Predictions, pictures: Pictures, folder: Path
-    ) -> None:
-        """Files for other programs, into `folder`: a task may have none."""
-        ...
+    def write_files(self, folder: Path) -> None:  # noqa: B027
+        """Write files for other programs into `folder`; most tasks have none."""
 
-    def compare(self, expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
-        """How far two predictions of the same inputs are apart: figures `[N]` by name."""
-        ...
+    @staticmethod
+    @abstractmethod
+    def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
+        """Differences between two predictions for the same N inputs: figures `[N]` by name."""
 
 
-def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
-    """How often each class `[K, K]` was predicted (columns) where another is true (rows).
-
-    Args:
-        truth: class indices, any shape.
-        predicted: likewise, of the same shape.
-        classes: K.
-    """
-    pairs = truth.astype(np.int64) * classes + predicted
-    return np.bincount(pairs.ravel(), minlength=classes**2).reshape(classes, classes)
-
-
-def find(task: str) -> Report:
-    """The report of a task.
+def find(task: str) -> type[Report]:
+    """The report of a task: the class in the module of that name, here or in `nano_cv.tasks`.
 
     Raises:
-        UserError: there is none; says which file it would be.
+        UserError: there is no report; says which file it would be in.
     """
-    module = f"{__name__}.{task}"
-    if importlib.util.find_spec(module) is None:
-        path = module.replace(".", "/")
-        raise UserError(f"no report for {task}: {path}.py is missing")
-    return cast(Report, importlib.import_module(module))
+    for package in (__name__, "nano_cv.tasks"):
+        module = f"{package}.{task}"
+        # The name may come from a foreign file: only modules of these two packages are imported.
+        if not task.isidentifier() or importlib.util.find_spec(module) is None:
+            continue
+        for found in vars(importlib.import_module(module)).values():
+            own = isinstance(found, type) and issubclass(found, Report)
+            if own and found.__module__ == module:
+                return found
+    path = __name__.replace(".", "/")
+    raise UserError(
+        f"no report for {task}: a subclass of Report is missing, in {path}/{task}.py or in "
+        f"nano_cv/tasks/{task}.py"
+    )

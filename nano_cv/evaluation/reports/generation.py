@@ -5,22 +5,21 @@ Shapes: N pictures, F features, S side of a picture in pixels.
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from nano_cv.data.imagined import Imagined
-from nano_cv.data.pictures import Pictures, Resized
+from nano_cv.data.pictures import Resized
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
-from nano_cv.evaluation.reports import Predictions
+from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import distinct
 from nano_cv.files import inside, replacing
-from nano_cv.metadata import Metadata
 
 log = logging.getLogger(__name__)
 MOST = 64  # pictures in the grid of samples
@@ -30,57 +29,122 @@ CHUNK = 1000  # training pictures in memory at once
 SMALL = 32  # pixels; the side at which pictures are looked for among others
 Pixels = NDArray[np.uint8]
 
-gate = "accuracy"
-limits = {"levels": 2.0}
+
+class Nearest(NamedTuple):
+    """The nearest training picture of each of N: its distance `[N]` and index `[N]`."""
+
+    distances: NDArray[np.float32]
+    indices: NDArray[np.int64]
 
 
-def metrics(metadata: Metadata, predictions: Predictions, pictures: Pictures) -> dict[str, float]:
-    """How good `IMAGES` uint8 `[N, 3, S, S]` are, if there are real pictures to compare with.
+class GenerationReport(Report):
+    """Report of `IMAGES` uint8 `[N, 3, S, S]`; targets are the requested classes."""
 
-    `accuracy` and `accuracy/<class>`: the share that the judge, a classifier trained on real
-    pictures, takes for the class asked for; `accuracy/real`: the same of the test split, its limit.
-    `fid`: Frechet distance to the training split (Heusel et al. 2017) and `precision`, `recall`
-    (Kynkaanniemi et al. 2019), all in the features of the judge: not to be compared with published
-    figures, which use Inception's. `nearest`: median distance to the nearest training picture,
-    mirrored and turned ones too, in units of that of test pictures: about 1, and near 0 for copies.
-    `copies`: the share that is nearer than half of that of any test picture.
-    """
-    if not isinstance(pictures, Imagined) or pictures.real is None:
-        return {}
-    images, real = predictions["IMAGES"], pictures.real
-    train, test = (_some(real[split]) for split in ("train", "test"))
-    ours, theirs = (_nearest(some, real["train"])[0] for some in (images, test))
-    figures = {
-        "nearest": float(np.median(ours) / np.median(theirs)),
-        "copies": float((ours < theirs.min() / 2).mean()),
-    }
-    if pictures.judge is None or not pictures.judge.exists():
-        log.warning(
-            "%s: no judge there, so accuracy, fid, precision and recall are left out; to train "
-            "one: python train.py +model=lenet64 with the same data",
-            pictures.judge,
-        )
-        return figures
-    from nano_cv.evaluation.judge import Judge
+    gate = "accuracy"
+    limits: ClassVar = {"levels": 2.0}
 
-    judge = Judge(pictures.judge)
-    made, shown, kept = judge.look(images), judge.look(train), judge.look(test)
-    targets, truth = np.asarray(pictures.targets), _some_of(real["test"].pictures.targets)
-    right = made.labels == targets
-    by_class = {
-        f"accuracy/{name}": float(right[targets == index].mean())
-        for index, name in enumerate(distinct(metadata.classes, ["real"]))
-        if (targets == index).any()
-    }
-    return {
-        "accuracy": float(right.mean()),
-        **by_class,
-        "accuracy/real": float((kept.labels == np.asarray(truth)).mean()),
-        "fid": frechet(made.features, shown.features),
-        "precision": covered(made.features, shown.features),
-        "recall": covered(shown.features, made.features),
-        **figures,
-    }
+    @cached_property
+    def nearest(self) -> Nearest:
+        """The nearest training picture of each generated picture."""
+        return find_nearest(self.predictions["IMAGES"], self._real["train"])
+
+    @property
+    def _real(self) -> Any:
+        """The splits of real pictures by name; nothing where no comparison was asked for."""
+        return (isinstance(self.pictures, Imagined) and self.pictures.real) or {}
+
+    def metrics(self) -> dict[str, float]:
+        """How good the pictures are, if there are real pictures to compare with.
+
+        `accuracy` and `accuracy/<class>`: the share that the judge, a classifier trained on real
+        pictures, takes for the class asked for; `accuracy/real`: the same of the test split, its
+        limit. `fid`: Frechet distance to the training split (Heusel et al. 2017) and `precision`,
+        `recall` (Kynkaanniemi et al. 2019), all in the features of the judge: not to be compared
+        with published figures, which use Inception's. `nearest`: median distance to the nearest
+        training picture, mirrored and turned ones too, in units of that of test pictures: about 1,
+        and near 0 for copies. `copies`: the share that is nearer than half of that of any test
+        picture.
+        """
+        if not self._real:
+            return {}
+        train, test = (_fetch_some(self._real[split]) for split in ("train", "test"))
+        ours = self.nearest.distances
+        theirs = find_nearest(test, self._real["train"]).distances
+        figures = {
+            "nearest": float(np.median(ours) / np.median(theirs)),
+            "copies": float((ours < theirs.min() / 2).mean()),
+        }
+        return self._judge(train, test) | figures
+
+    def _judge(self, train: Pixels, test: Pixels) -> dict[str, float]:
+        """The figures that need a judge; none, and a warning, where there is no judge."""
+        path = getattr(self.pictures, "judge", None)
+        if path is None or not path.exists():
+            log.warning(
+                "%s: no judge there, so accuracy, fid, precision and recall are left out; to train "
+                "one: python train.py +model=lenet64 with the same data",
+                path,
+            )
+            return {}
+        from nano_cv.evaluation.judge import Judge
+
+        judge = Judge(path)
+        images = self.predictions["IMAGES"]
+        made, shown, kept = judge.look(images), judge.look(train), judge.look(test)
+        targets = np.asarray(self.pictures.targets)
+        truth = np.asarray(_some_of(self._real["test"].pictures.targets))
+        right = made.labels == targets
+        by_class = {
+            f"accuracy/{name}": float(right[targets == index].mean())
+            for index, name in enumerate(distinct(self.classes, ["real"]))
+            if (targets == index).any()
+        }
+        return {
+            "accuracy": float(right.mean()),
+            **by_class,
+            "accuracy/real": float((kept.labels == truth).mean()),
+            "fid": frechet(made.features, shown.features),
+            "precision": covered(made.features, shown.features),
+            "recall": covered(shown.features, made.features),
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """File and the class that was asked for."""
+        pairs = zip(self.pictures.names, self.pictures.targets, strict=True)
+        return [{"file": f"pictures/{name}", "label": self.classes[k]} for name, k in pairs]
+
+    def drawings(self) -> dict[str, Callable[[], Drawing]]:
+        """A grid of samples, a column a class in turn; each beside the nearest training picture."""
+        targets = np.asarray(self.pictures.targets)
+        # A class that comes first in a list must not fill the whole grid.
+        earlier = [int((targets[:index] == label).sum()) for index, label in enumerate(targets)]
+        order = np.argsort(earlier, kind="stable")
+        labels = len(set(self.pictures.targets))
+        columns = labels * max(1, 8 // labels)
+        samples = self.predictions["IMAGES"][order[:MOST]]
+        drawings: dict[str, Callable[[], Drawing]] = {}
+        drawings["samples"] = partial(drawing.grid, samples, columns)
+        if self._real:
+            pairs = partial(self._draw_beside_nearest, order[: MOST // 2])
+            drawings["nearest_training_pictures"] = pairs
+        return drawings
+
+    def _draw_beside_nearest(self, chosen: NDArray[np.int64]) -> Drawing:
+        nearest = self._real["train"].fetch(self.nearest.indices[chosen].tolist())
+        pairs = np.stack([self.predictions["IMAGES"][chosen], nearest], axis=1)
+        return drawing.grid(pairs.reshape(-1, *nearest.shape[1:]), columns=8)
+
+    def write_files(self, folder: Path) -> None:
+        """`pictures/<class>_<number>.png`."""
+        for name, image in zip(self.pictures.names, self.predictions["IMAGES"], strict=True):
+            with replacing(inside(folder / "pictures", name)) as temporary:
+                Image.fromarray(image.transpose(1, 2, 0)).save(temporary, "PNG")
+
+    @staticmethod
+    def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
+        """The largest difference of a pixel, in levels of 255."""
+        apart = np.abs(expected["IMAGES"].astype(np.int16) - actual["IMAGES"])
+        return {"levels": apart.reshape(len(apart), -1).max(axis=1)}
 
 
 def _some_of(items: Sequence[Any]) -> Sequence[Any]:
@@ -88,7 +152,7 @@ def _some_of(items: Sequence[Any]) -> Sequence[Any]:
     return items[:: -(-len(items) // COMPARED)]
 
 
-def _some(split: Resized) -> Pixels:
+def _fetch_some(split: Resized) -> Pixels:
     return split.fetch(_some_of(range(len(split))))
 
 
@@ -103,7 +167,7 @@ def frechet(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
 
 
 def covered(some: NDArray[np.float32], manifold: NDArray[np.float32]) -> float:
-    """The share of `some` that lie on a manifold: as near to a member as its third neighbour."""
+    """The share of `some` on a manifold: as near to a member as the member's third neighbour."""
     some, manifold = some.astype(np.float64), manifold.astype(np.float64)
     among = _distances(manifold, manifold)
     third = min(NEIGHBOURS, len(manifold) - 1)  # itself is the nearest
@@ -125,7 +189,7 @@ def _small(images: Pixels) -> NDArray[np.float32]:
 
 
 def _variants(images: Pixels) -> NDArray[np.float32]:
-    """Small pictures in all eight positions that mirror and quarter turns give, `[8 N, F]`."""
+    """Small pictures, mirrored and turned by quarters in all eight ways, `[8 N, F]`."""
     small = _small(images)
     turned = [np.rot90(small, count, axes=(2, 3)) for count in range(4)]
     return np.concatenate([*turned, *(one[..., ::-1] for one in turned)]).reshape(
@@ -133,8 +197,8 @@ def _variants(images: Pixels) -> NDArray[np.float32]:
     )
 
 
-def _nearest(images: Pixels, split: Resized) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Distance to the nearest picture of a split, in any position, and which it is."""
+def find_nearest(images: Pixels, split: Resized) -> Nearest:
+    """The nearest pictures of a split, mirrored and turned in any way."""
     small = _small(images).reshape(len(images), -1)
     nearest, which = np.full(len(images), np.inf, np.float32), np.zeros(len(images), np.int64)
     for start in range(0, len(split), CHUNK):
@@ -143,50 +207,4 @@ def _nearest(images: Pixels, split: Resized) -> tuple[NDArray[np.float32], NDArr
         nearer = distances.min(axis=1) < nearest
         which[nearer] = start + distances.argmin(axis=1)[nearer]
         nearest = np.minimum(nearest, distances.min(axis=1))
-    return nearest, which
-
-
-def table(metadata: Metadata, predictions: Predictions, pictures: Pictures) -> list[dict[str, Any]]:
-    """File and the class that was asked for."""
-    targets = [metadata.classes[target] for target in pictures.targets]
-    return [
-        {"file": f"pictures/{name}", "label": label}
-        for name, label in zip(pictures.names, targets, strict=True)
-    ]
-
-
-def draw(
-    metadata: Metadata, predictions: Predictions, pictures: Pictures
-) -> dict[str, Callable[[], Drawing]]:
-    """A grid of samples, a column a class in turn; and each beside the nearest training picture."""
-    targets = np.asarray(pictures.targets)
-    # A class that comes first in a list must not fill the whole grid.
-    earlier = [int((targets[:index] == label).sum()) for index, label in enumerate(targets)]
-    images = predictions["IMAGES"][np.argsort(earlier, kind="stable")]
-    labels = len(set(pictures.targets))
-    columns = labels * max(1, 8 // labels)
-    drawings: dict[str, Callable[[], Drawing]] = {}
-    drawings["samples"] = partial(drawing.grid, images[:MOST], columns)
-    if isinstance(pictures, Imagined) and pictures.real:
-        pairs = partial(_beside_nearest, images[: MOST // 2], pictures.real["train"])
-        drawings["nearest_training_pictures"] = pairs
-    return drawings
-
-
-def _beside_nearest(chosen: Pixels, train: Resized) -> Drawing:
-    nearest = train.fetch(_nearest(chosen, train)[1].tolist())
-    pairs = np.stack([chosen, nearest], axis=1).reshape(-1, *chosen.shape[1:])
-    return drawing.grid(pairs, columns=8)
-
-
-def write(metadata: Metadata, predictions: Predictions, pictures: Pictures, folder: Path) -> None:
-    """`pictures/<class>_<number>.png`."""
-    for name, image in zip(pictures.names, predictions["IMAGES"], strict=True):
-        with replacing(inside(folder / "pictures", name)) as temporary:
-            Image.fromarray(image.transpose(1, 2, 0)).save(temporary, "PNG")
-
-
-def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
-    """The largest difference of a pixel, in levels of 255."""
-    apart = np.abs(expected["IMAGES"].astype(np.int16) - actual["IMAGES"])
-    return {"levels": apart.reshape(len(apart), -1).max(axis=1)}
+    return Nearest(nearest, which)

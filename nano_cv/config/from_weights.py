@@ -1,0 +1,84 @@
+"""What `weights=FILE` says by itself, so that nobody has to type it a second time."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf
+
+from nano_cv.config.options import Options, parse_override
+from nano_cv.errors import UserError
+from nano_cv.metadata import NAME, Metadata, read_metadata, weights_of
+
+
+def settings_from_weights(options: Options, overrides: Sequence[Override]) -> list[str]:
+    """Read the model, its options, its size and the data set from the weights that are named.
+
+    What was typed goes first; if it does not fit the weights, opening them will say so.
+
+    Returns:
+        What to add to the command line.
+
+    Raises:
+        UserError: there are no such weights, or no config for their model or data set; the message
+            says what to add.
+    """
+    given = {each.key_or_group: each.value() for each in overrides if not each.is_sweep_override()}
+    file = given.get("weights")
+    reads_weights = options.script in ("infer", "export_model")
+    if not file or not reads_weights or given.get("engine") == "triton":
+        return []
+    added = []
+    if str(file).endswith(".onnx") and options.script == "infer" and "engine" not in given:
+        added.append("engine=onnx")
+    if added or given.get("engine") == "onnx":
+        from nano_cv.evaluation.engines import Onnx
+
+        metadata = Onnx(Path(str(file)).expanduser()).metadata
+    else:
+        metadata = read_metadata(weights_of(str(file)))
+
+    models = options.groups["model"]
+    if "model" not in given:
+        given["model"] = _option_of(metadata, models)
+        added.append(f"model={given['model']}")
+        if given["model"] not in models:
+            raise UserError(
+                f"weights={file}: of model={metadata.model}, and there is no "
+                f"model/{metadata.model}.yaml; give the config that it was trained with: "
+                f"--config-dir=FOLDER, or +model=OPTION model.name={metadata.model}"
+            )
+    if given["model"] in models:
+        config, _ = options.compose([parse_override(f"model={given['model']}")])
+        # A model of another name than the weights' is a mistake that opening them explains.
+        same = metadata.model in (given.get("model.name"), config.model.name)
+        if same or given["model"] == "timm":
+            network = {
+                f"model.task.network.{key}": value for key, value in metadata.network.items()
+            }
+            settings = {"model.image_size": metadata.image_size} | network
+            added += [
+                f"++{key}={json.dumps(value, ensure_ascii=False)}"
+                for key, value in settings.items()
+                if key not in given and OmegaConf.select(config, key) != value
+            ]
+
+    if "data" not in given and "data.name" not in given:
+        known = metadata.data in options.groups["data"]
+        asked = any(given.get(key) is not None for key in ("input", "labels", "count"))
+        if not (known or asked):
+            raise UserError(
+                f"weights={file}: trained on '{metadata.data}', which is no option of data; say "
+                f"where its pictures are: +data=OPTION data.root=FOLDER data.name={metadata.data}"
+                + (", or give others: input=FOLDER" if options.script == "infer" else "")
+            )
+        if NAME.fullmatch(metadata.data):
+            added.append(f"{'data' if known else 'data.name'}={metadata.data}")
+    return added
+
+
+def _option_of(metadata: Metadata, models: Sequence[str]) -> str:
+    """The option of the group `model`; what `timm` builds is called after its network."""
+    called_so = metadata.network.get("name") == metadata.model
+    return "timm" if metadata.model not in models and called_so else metadata.model

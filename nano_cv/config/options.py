@@ -1,0 +1,219 @@
+"""The command line in parts, and the YAML files of `configs/` that Hydra composes by it."""
+
+import json
+import re
+import shlex
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from nano_cv.errors import UserError, listing, nearest
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def accept_plus(arguments: list[str]) -> list[str]:
+    """Turn `+data=flowers` into `data=flowers` for every option group: Hydra alone takes only one.
+
+    A `~` at the start of a value becomes the home folder, which neither the shell nor Hydra does.
+    """
+    groups, home = "|".join([*option_groups([CONFIGS]), r"hydra/[\w/]+"]), Path.home()
+    arguments = [re.sub(rf"^\+({groups})=", r"\1=", argument) for argument in arguments]
+    return [re.sub(r"^([\w.+]+=)~(?=/|$)", rf"\g<1>{home}", argument) for argument in arguments]
+
+
+def read_flags(arguments: list[str]) -> dict[str, Any]:
+    """Read Hydra's flags from a command line.
+
+    Returns:
+        `overrides`, the KEY=VALUE arguments; `multirun` and `config_dir`; and `question`, whether
+        Hydra is asked to explain something, so that no run will start.
+
+    Raises:
+        UserError: there is no such flag, or a setting stands behind one.
+    """
+    parser = ArgumentParser(add_help=False)
+    parser.add_argument("overrides", nargs="*")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("-cd", "--config-dir")
+    parser.add_argument("-i", "--info", dest="question", nargs="?", const=True)
+    for names in (
+        ("-h", "--help"),
+        ("--hydra-help",),
+        ("--version",),
+        ("-sc", "--shell-completion"),
+    ):
+        parser.add_argument(*names, dest="question", action="store_true")
+    # The rest is read by Hydra only, and is named here to be no mistake.
+    for names in (("-r", "--run"), ("--resolve",)):
+        parser.add_argument(*names, action="store_true")
+    for names in (("-c", "--cfg"), ("-p", "--package"), ("-cp", "--config-path")):
+        parser.add_argument(*names)
+    for names in (("-cn", "--config-name"), ("--experimental-rerun",)):
+        parser.add_argument(*names)
+    flags, unknown = parser.parse_known_args(arguments)
+    if unknown and not unknown[0].startswith("-"):
+        raise UserError(
+            f"{unknown[0]}: stands behind a flag; flags such as -m go before all settings"
+        )
+    if unknown:
+        raise UserError(f"{unknown[0]}: no such flag; settings are given as KEY=VALUE, see --help")
+    return vars(flags)
+
+
+def parse_override(given: str) -> Override:
+    """Read one KEY=VALUE argument.
+
+    Raises:
+        UserError: Hydra cannot read it; the message shows how to quote the value.
+    """
+    try:
+        return OverridesParser.create().parse_override(given)
+    except HydraException as error:
+        key, sign, value = given.partition("=")
+        quoted = shlex.quote(f"{key}={json.dumps(value, ensure_ascii=False)}")
+        raise UserError(
+            f"{given}: cannot be understood; "
+            + (f"quote the value: {quoted}" if sign else "what is needed is KEY=VALUE, see --help")
+        ) from error
+
+
+def option_groups(folders: Sequence[Path]) -> dict[str, list[str]]:
+    """List the option groups, and the options of each, from the YAML files of `folders`."""
+    groups: dict[str, list[str]] = {}
+    files = [file for folder in folders for file in folder.glob("*/*.yaml")]
+    for file in sorted(files, key=lambda file: file.parts[-2:]):
+        groups.setdefault(file.parent.name, []).append(file.stem)
+    return groups
+
+
+class Options:
+    """The YAML files that one script can be composed of.
+
+    Attributes:
+        script: `train`, `infer`, ...
+        groups: every option group, with the names of its options.
+        own: the names of the groups that the script has.
+    """
+
+    def __init__(self, script: str, config_dir: str | None = None) -> None:
+        folders = [CONFIGS] + ([Path(config_dir)] if config_dir else [])
+        if not all(folder.is_dir() for folder in folders):
+            raise UserError(f"--config-dir {config_dir}: no such folder")
+        self.script = script
+        self.groups = option_groups(folders)
+        defaults = OmegaConf.load(CONFIGS / f"{script}.yaml").defaults
+        keys = [str(key) for item in defaults if item != "_self_" for key in item]
+        self.own = [key.split()[-1].partition("@")[0] for key in keys]  # `optional GROUP@PLACE`
+        self._places = ",".join(f"file://{folder.resolve()}" for folder in folders[1:])
+        # To compose takes a quarter of a second, about as long as all other checks together.
+        self._composed = cache(self._compose)
+
+    def _compose(self, *lines: str) -> DictConfig:
+        places = f"hydra.searchpath=[{self._places}]"
+        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return hydra.compose(self.script, [places, *lines], return_hydra_config=True)
+
+    def compose(self, overrides: Sequence[Override]) -> tuple[DictConfig, DictConfig]:
+        """Compose the chosen options and set the keys, as Hydra itself will do afterwards.
+
+        Returns:
+            The configuration of the script, and Hydra's own.
+
+        Raises:
+            UserError: an option or a key does not exist.
+        """
+        for override in overrides:
+            self._check_option(override)
+        chosen = [str(each.input_line) for each in overrides if self.is_option(each)]
+        config = self._composed(*chosen).copy()
+        for override in overrides:
+            if not self.is_option(override):
+                _set_key(config, override, self.own)
+        settings = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        return settings, config.hydra
+
+    def is_option(self, override: Override) -> bool:
+        """Whether an argument chooses an option of a group, as `model=lenet` does."""
+        name = override.key_or_group
+        return name in self.own or name.startswith("hydra/")
+
+    def _check_option(self, override: Override) -> None:
+        name = override.key_or_group
+        if name in self.groups and name not in self.own:
+            raise UserError(
+                f"{override.input_line}: {self.script}.py takes no {name}; what it takes is said "
+                f"by: python {self.script}.py --help"
+            )
+        if name not in self.own:
+            return
+        if override.is_delete():
+            allowed = ", ".join(f"{name}={option}" for option in self.groups[name])
+            raise UserError(f"{override.input_line}: every run needs this; allowed: {allowed}")
+        given = override.value()
+        for option in given if isinstance(given, list) else [given]:
+            if option not in self.groups[name]:
+                raise UserError(
+                    f"{name}={option}: no such {name}{nearest(str(option), self.groups[name])} "
+                    f"Allowed: {', '.join(self.groups[name])}"
+                )
+
+
+def _set_key(config: DictConfig, override: Override, groups: Sequence[str]) -> None:
+    line, key, value = override.input_line, override.key_or_group, override.value()
+    if inside := key.partition("hydra.sweeper.params.")[2]:
+        raise UserError(f"{line}: a range is set by the name of its key: {inside}=")
+    if override.package is not None:
+        raise UserError(f"{line}: '{key}' is no option group, so it takes no @")
+    above, _, last = key.rpartition(".")
+    if not (override.is_add() or override.is_force_add()):
+        _check_key(config, str(line), key.split("."), groups)
+    merges = isinstance(value, dict | list) or override.is_force_add()
+    if override.is_add() and not merges and OmegaConf.select(config, key) is not None:
+        raise UserError(f"{line}: this key exists already; leave out the +")
+    if override.is_delete():
+        if OmegaConf.select(config, key) is None:
+            raise UserError(f"{line}: this key is not set, so it cannot be taken away")
+        with open_dict(config):
+            del (OmegaConf.select(config, above) if above else config)[last]
+    else:
+        OmegaConf.update(config, key, value, merge=True, force_add=True)
+
+
+def _check_key(config: DictConfig, line: str, path: Sequence[str], groups: Sequence[str]) -> None:
+    node: Any = OmegaConf.to_container(config)
+    for depth, part in enumerate(path):
+        if isinstance(node, dict) and part in node:
+            node = node[part]
+            continue
+        others = list(map(str, node)) if isinstance(node, dict) else []
+        meant, where = nearest(part, others), ".".join(path[:depth])
+        if depth == 0:
+            others += groups
+            # `lr=1e-3` means the key of that name somewhere below.
+            same = [key for key in flatten(node) if key.rpartition(".")[2] == path[-1]]
+            same = [key for key in same if not key.startswith("hydra.")]
+            meant = f"; did you mean '{same[0]}'?" if same else nearest(part, others)
+        raise UserError(
+            f"{line}: {where or 'the configuration'} has no '{part}'{meant} "
+            f"Allowed: {listing(sorted(set(others)), most=40) or 'nothing below it'}"
+        )
+
+
+def flatten(values: Mapping[Any, Any], separator: str = ".") -> dict[str, Any]:
+    """Turn `{"a": {"b": 1}}` into `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        below = flatten(value, separator) if isinstance(value, dict) else {}
+        flat |= {f"{key}{separator}{name}": leaf for name, leaf in below.items()} or {
+            str(key): value
+        }
+    return flat

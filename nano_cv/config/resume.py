@@ -1,0 +1,85 @@
+"""Which run `resume=` goes on with, and whether it has the settings that it was started with."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from nano_cv.config.options import flatten
+from nano_cv.errors import UserError, one_line
+
+FIXED = (  # a resumed run must have the same value for each key that starts so,
+    *("seed", "data.", "model.", "trainer.precision", "trainer.gradient_clip_val"),
+    *("trainer.limit_train_batches", "trainer.limit_val_batches"),
+)
+MAY_CHANGE = (  # except for these. Of the data set's class only the name may change: the hash of
+    # the pictures shows whether it reads others.
+    *("data.root", "data.source", "data.cache", "data.workers", "data.dataset."),
+)
+
+
+def find_run(script: str, config: DictConfig) -> Path:
+    """Find the folder of the run to resume.
+
+    It is the one that `resume=FOLDER` names, or the newest run of this model and data set that has
+    a checkpoint. The checkpoint's time stamp decides, because the local time in the names of
+    folders goes back an hour in autumn.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    folder = Path(config.paths.runs) / script / f"{config.model.name}_{config.data.name}"
+    found = list(folder.glob("*/checkpoints/last.ckpt"))
+    if config.resume is not True:
+        folder = Path(str(config.resume)).expanduser()
+        found = list(folder.glob("checkpoints/last.ckpt"))
+    if not found:
+        raise UserError(
+            f"resume={_typed(config)}: no checkpoint in {folder}; start without resume=true"
+        )
+    return max(found, key=lambda file: (file.stat().st_mtime_ns, file)).parents[1]
+
+
+def check_same(run: Path, config: DictConfig, defaults: DictConfig) -> None:
+    """Refuse to resume with other settings than before: half of them would be ignored.
+
+    Args:
+        run: folder of the run.
+        config: the configuration now.
+        defaults: the same without what was typed. A setting that this version has and the run had
+            not counts as its default; a setting that this version has no more does not count.
+
+    Raises:
+        UserError: a setting differs, or the record of the settings is damaged.
+    """
+    file = run / ".hydra" / "config.yaml"
+    if not file.exists():
+        return
+    try:
+        first = _leaves(OmegaConf.load(file))
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise UserError(f"{file}: damaged ({one_line(error)[:200]}); start anew") from error
+    now, default = _leaves(config), _leaves(defaults)
+    for key in sorted(now.keys() | (first.keys() & default.keys())):
+        if not key.startswith(FIXED) or key.startswith(MAY_CHANGE):
+            continue
+        was, given = first.get(key, default.get(key, "not set")), now.get(key, "not set")
+        # A limit of 1 is one batch, a limit of 1.0 is all batches, though 1 == 1.0.
+        other_kind = "limit_" in key and isinstance(was, float) != isinstance(given, float)
+        if was != given or other_kind:
+            raise UserError(
+                f"resume={_typed(config)}: {run} was started with {key}={was}, and now it is "
+                f"{given}; give the same again, start anew without resume=true, or name another "
+                "run: resume=FOLDER"
+            )
+
+
+def _typed(config: DictConfig) -> str:
+    return "true" if config.resume is True else str(config.resume)
+
+
+def _leaves(config: Any) -> dict[str, Any]:
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    return flatten(values)

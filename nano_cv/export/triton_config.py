@@ -1,0 +1,194 @@
+"""`config.pbtxt`, by which Triton serves a model: made from the model's metadata, read, written."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from nano_cv.errors import UserError, first_line, nearest
+from nano_cv.files import list_versions, replacing
+from nano_cv.metadata import JPEG, Metadata
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession, NodeArg
+
+CONFIG = "config.pbtxt"
+LABELS = "labels.txt"
+ENCODED = {"name": "ENCODED", "data_type": "TYPE_STRING", "dims": [1]}
+DTYPES = {  # of ONNX, as onnxruntime names them; the rest are alike
+    "tensor(float)": "TYPE_FP32",
+    "tensor(float16)": "TYPE_FP16",
+    "tensor(double)": "TYPE_FP64",
+}
+
+
+def read_config(file: Path) -> ModelConfig:
+    """Parse a `config.pbtxt`.
+
+    Raises:
+        UserError: it cannot be read or parsed; says where, and which field may have been meant.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    except ValueError as error:  # not UTF-8
+        raise UserError(f"{file}: cannot be read as UTF-8 ({error})") from error
+    if text.startswith("\ufeff"):
+        raise UserError(f"{file}: line 1: a byte order mark, which Triton refuses; save without it")
+    try:
+        return text_format.Parse(text, ModelConfig())
+    except text_format.ParseError as error:
+        line, said = error.GetLine() or text.count("\n") + 1, first_line(error)
+        said = said.partition(" : ")[2] or said  # without line:column
+        raise UserError(f"{file}: line {line}: {said.rstrip('.')}{_meant(said)}") from error
+
+
+def _meant(said: str) -> str:
+    """The known field or value whose spelling is nearest to that in an error of protobuf."""
+    found = re.search(r'(Message|Enum) type "([\w.]+)" has no \w+ named "?(\w+)', said)
+    pool = ModelConfig.DESCRIPTOR.file.pool
+    if found and found[1] == "Enum":
+        return nearest(found[3], pool.FindEnumTypeByName(found[2]).values_by_name)
+    return nearest(found[3], pool.FindMessageTypeByName(found[2]).fields_by_name) if found else "."
+
+
+def served_versions(folder: Path, config: ModelConfig) -> list[int]:
+    """Versions served by the version policy, ascending."""
+    present = list_versions(folder)
+    policy = config.version_policy
+    if policy.HasField("specific"):
+        return [version for version in present if version in policy.specific.versions]
+    newest = len(present) if policy.HasField("all") else policy.latest.num_versions or 1
+    return present[-newest:]
+
+
+def write_config(file: Path, config: ModelConfig) -> None:
+    """Write a `config.pbtxt`, whole or not at all."""
+    with replacing(file) as temporary:
+        temporary.write_text(text_format.MessageToString(config), "utf-8")
+
+
+def make_model_config(
+    metadata: Metadata,
+    session: "InferenceSession",
+    triton: Mapping[str, Any],
+    entries: Mapping[str, str],
+) -> dict[str, Any]:
+    """Config of an ONNX model, derived from its graph."""
+    batch, instances = triton["max_batch_size"], triton["instances"]
+    inputs = [_tensor(tensor) for tensor in session.get_inputs()]
+    outputs = [_tensor(tensor) for tensor in session.get_outputs()]
+    for tensor in outputs:
+        if tensor["dims"] == [len(metadata.classes)]:
+            tensor["label_filename"] = LABELS
+    zeros = {
+        tensor["name"]: {key: tensor[key] for key in ("data_type", "dims")} | {"zero_data": True}
+        for tensor in inputs
+    }
+    parameters = {
+        "intra_op_thread_count": str(count_threads(triton)),
+        **entries,
+        "contract": metadata.to_json(),
+    }
+    return {
+        "name": metadata.name,
+        "backend": "onnxruntime",
+        "max_batch_size": batch,
+        "input": inputs,
+        "output": outputs,
+        "instance_group": [{"count": instances, "kind": "KIND_CPU"}],
+        "dynamic_batching": _batching(triton, triton["max_queue_delay_us"]),
+        "parameters": _parameters(parameters),
+        # The first requests would otherwise pay for onnxruntime's memory plan of each batch size.
+        "model_warmup": [
+            {"name": f"batch of {size}", "batch_size": size, "inputs": zeros}
+            for size in sorted({1, batch})
+        ],
+    }
+
+
+def count_threads(triton: Mapping[str, Any]) -> int:
+    """Threads of an instance: the cores divided by instances, unless the options say so."""
+    return int(triton["threads"] or max(1, (os.cpu_count() or 1) // triton["instances"]))
+
+
+def _batching(triton: Mapping[str, Any], delay: int) -> dict[str, Any]:
+    """Dynamic batching, with a queue policy only if the options set any of its keys."""
+    policy = {
+        "max_queue_size": triton["max_queue_size"],
+        "default_timeout_microseconds": triton["queue_timeout_us"],
+    }
+    asked = {key: value for key, value in policy.items() if value is not None}
+    return {"max_queue_delay_microseconds": delay} | (
+        {"default_queue_policy": asked} if asked else {}
+    )
+
+
+def make_decoder_config(
+    metadata: Metadata, config: Mapping[str, Any], triton: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Config of the decoder that serves all models of an input size."""
+    size, fit = metadata.image_size, metadata.fit
+    limits = {
+        "max_picture_bytes": str(triton["max_picture_bytes"]),
+        "max_picture_pixels": str(triton["max_picture_pixels"]),
+        "fit": fit,
+    }
+    # No dynamic batching: a picture decodes alone, and the next model batches anew.
+    return {
+        "name": f"decode_{size}" + ("" if fit == "stretch" else f"_{fit}"),
+        "backend": "python",
+        "max_batch_size": triton["max_batch_size"],
+        "input": [ENCODED],
+        "output": [{key: config["input"][0][key] for key in ("name", "data_type", "dims")}],
+        "instance_group": [{"count": triton["decode_instances"], "kind": "KIND_CPU"}],
+        "parameters": _parameters(limits),
+    }
+
+
+def make_ensemble_config(
+    metadata: Metadata, config: Mapping[str, Any], triton: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Config of the ensemble: the decoder, and the model behind it."""
+    decoder = make_decoder_config(metadata, config, triton)["name"]
+    outputs = {tensor["name"]: tensor["name"] for tensor in config["output"]}
+    return {
+        "name": metadata.name + JPEG,
+        "platform": "ensemble",
+        "max_batch_size": triton["max_batch_size"],
+        "input": [ENCODED],
+        "output": config["output"],
+        "parameters": _parameters({"contract": metadata.to_json()}),
+        "ensemble_scheduling": {
+            "step": [
+                make_step(decoder, {"ENCODED": "ENCODED"}, {"IMAGES": "IMAGES"}),
+                make_step(metadata.name, {"IMAGES": "IMAGES"}, outputs),
+            ]
+        },
+    }
+
+
+def _tensor(tensor: "NodeArg") -> dict[str, Any]:
+    kind = tensor.type
+    dtype = DTYPES.get(kind, "TYPE_" + kind.removeprefix("tensor(").removesuffix(")").upper())
+    dims = [dim if isinstance(dim, int) else -1 for dim in tensor.shape[1:]]
+    return {"name": tensor.name, "data_type": dtype, "dims": dims}
+
+
+def _parameters(texts: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    return {key: {"string_value": value} for key, value in texts.items()}
+
+
+def make_step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, Any]:
+    """A step of an ensemble: names of the model's tensors to names of the ensemble's."""
+    return {
+        "model_name": model,
+        "model_version": -1,
+        "input_map": inputs,
+        "output_map": outputs,
+    }

@@ -1,0 +1,224 @@
+"""Every metric, in NumPy: validation during training and the reports use the same functions.
+
+Shapes: N pictures, K classes, n boxes of one picture.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nano_cv.data import images
+from nano_cv.data.pictures import COUNTED, CROWD, Boxes
+
+CONFIDENT = 0.3  # score from which on a box is shown and counted
+
+
+def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    """How often each class `[K, K]` was predicted (columns) where another is true (rows).
+
+    Args:
+        truth: class indices, any shape.
+        predicted: likewise, of the same shape.
+        classes: K.
+    """
+    pairs = truth.astype(np.int64) * classes + predicted
+    return np.bincount(pairs.ravel(), minlength=classes**2).reshape(classes, classes)
+
+
+# Classification
+
+
+def classification_figures(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
+    """`accuracy`, `f1` and `recall/<class>` from the confusion matrix `[K, K]`.
+
+    F1 is the mean over the classes that occur, in the targets or in the predictions. A class
+    without targets has no recall, and is left out.
+    """
+    right, true, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    f1 = 2 * right / np.maximum(true + predicted, 1)
+    recall = right / np.maximum(true, 1)
+    return {
+        "accuracy": float(right.sum() / max(counts.sum(), 1)),
+        "f1": float(f1[true + predicted > 0].mean()),
+        **{f"recall/{classes[index]}": float(recall[index]) for index in np.flatnonzero(true)},
+    }
+
+
+# Segmentation
+
+
+def segmentation_figures(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
+    """`mIoU`, `accuracy` and `IoU/<class>` from the confusion matrix of pixels `[K, K]`.
+
+    A class that occurs neither in the masks nor in the predictions does not count in the mean.
+    """
+    known, overlaps = class_overlaps(counts)
+    return {
+        "mIoU": float(overlaps[known].mean()) if known.any() else 0.0,
+        "accuracy": float(np.trace(counts) / max(np.sum(counts), 1)),
+        **{f"IoU/{classes[index]}": float(overlaps[index]) for index in np.flatnonzero(known)},
+    }
+
+
+def class_overlaps(counts: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Which classes occur, and the intersection over union of each, from a confusion matrix."""
+    right = np.diag(counts)
+    either = counts.sum(axis=0) + counts.sum(axis=1) - right
+    return either > 0, right / np.maximum(either, 1)
+
+
+def mask_confusion(
+    truth: NDArray[np.uint8], mask: NDArray[np.uint8], classes: int
+) -> NDArray[np.int64]:
+    """The confusion matrix `[K, K]` of two masks of one shape; pixels of 255 do not count."""
+    known = truth != images.IGNORE
+    return confusion(truth[known], mask[known], classes)
+
+
+# Detection
+
+
+class Scored(NamedTuple):
+    """Predicted boxes of a picture; as `Boxes`, and `scores` float32 `[n]` in 0..1."""
+
+    boxes: NDArray[Any]
+    labels: NDArray[np.int64]
+    scores: NDArray[np.float32]
+
+    def from_score(self, least: float) -> "Scored":
+        """The boxes with at least this score."""
+        kept = self.scores >= least
+        return Scored(self.boxes[kept], self.labels[kept], self.scores[kept])
+
+
+class Verdict(NamedTuple):
+    """The confident boxes of a picture that are right, and the objects that were missed.
+
+    A box on an object that does not count is no mistake, and such an object cannot be missed.
+    """
+
+    right: NDArray[np.bool_]
+    missed: NDArray[np.bool_]
+
+
+class Evaluated(NamedTuple):
+    """Boxes compared with objects by pycocotools.
+
+    Attributes:
+        precision: at IoU thresholds 0.5 to 0.95 and 101 recalls: `[10, 101, K]`, -1 where unknown.
+        verdicts: of each picture, at an IoU of 0.5.
+    """
+
+    precision: NDArray[np.float64]
+    verdicts: list[Verdict]
+
+
+def detection_figures(
+    truths: Sequence[Boxes], found: Sequence[Scored], classes: Sequence[str]
+) -> dict[str, float]:
+    """`mAP`, `mAP50` and `AP50/<class>` of boxes in the pixels of the pictures, or of a square.
+
+    A class without any object in the pictures has no average precision: it is left out, and does
+    not count in the means.
+    """
+    return average_precisions(match_boxes(truths, found, len(classes)).precision, classes)
+
+
+def average_precisions(precision: NDArray[np.float64], classes: Sequence[str]) -> dict[str, float]:
+    """The figures of `detection_figures` from the precisions of `match_boxes`."""
+    by_class = {name: mean_known(precision[0, :, index]) for index, name in enumerate(classes)}
+    return {
+        "mAP": max(0.0, mean_known(precision)),
+        "mAP50": max(0.0, mean_known(precision[0])),
+        **{f"AP50/{name}": value for name, value in by_class.items() if value >= 0},
+    }
+
+
+def mean_known(precision: NDArray[np.float64]) -> float:
+    """The mean of the known values; -1 if none is known."""
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else -1.0
+
+
+def match_boxes(truths: Sequence[Boxes], found: Sequence[Scored], classes: int) -> Evaluated:
+    """Compare predicted boxes with objects; of each class, the surest box chooses first.
+
+    Every predicted box counts, however many there are. What is found in a crowd is ignored as COCO
+    does it: where enough of the predicted box, and not of the union, lies in the crowd. What is
+    found on a difficult object is ignored as PASCAL VOC does it: by the IoU. Both ignore any number
+    of boxes. A box or score that is not a finite number is no answer.
+    """
+    from pycocotools.cocoeval import COCOeval
+
+    class Evaluation(COCOeval):
+        """With the boxes as they are: no JSON, no index."""
+
+        def _prepare(self) -> None:
+            for image, (truth, one) in enumerate(zip(truths, found, strict=True)):
+                every = np.ones(len(truth.labels), bool)
+                for label, objects in _by_class(
+                    truth.boxes, truth.labels, every, ignored=truth.ignored
+                ):
+                    self._gts[image, label] = objects
+                finite = np.isfinite(one.boxes).all(axis=1) & np.isfinite(one.scores)
+                for label, objects in _by_class(one.boxes, one.labels, finite, score=one.scores):
+                    self._dts[image, label] = objects
+
+        def computeIoU(self, image: int, label: int) -> Any:  # noqa: N802
+            """Overlaps for a picture and class; `iscrowd`: over the box, not over the union."""
+            for one in self._gts[image, label]:
+                one["iscrowd"] = one["ignored"] == CROWD
+            overlaps = super().computeIoU(image, label)
+            for one in self._gts[image, label]:  # and from here on whether many may match
+                one["iscrowd"] = one["ignore"] = one["ignored"] != COUNTED
+            return overlaps
+
+    evaluation = Evaluation(iouType="bbox")
+    parameters = evaluation.params
+    parameters.imgIds, parameters.catIds = list(range(len(truths))), list(range(classes))
+    parameters.maxDets = [max(len(one.scores) for one in found)]
+    parameters.areaRng, parameters.areaRngLbl = [[0, np.inf]], ["all"]
+    with contextlib.redirect_stdout(io.StringIO()):  # it reports progress there
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
+    return Evaluated(precision, list(_verdicts(truths, found, evaluation.evalImgs)))
+
+
+def _verdicts(
+    truths: Sequence[Boxes], found: Sequence[Scored], results: Sequence[Any]
+) -> Iterator[Verdict]:
+    """Read each picture's verdict out of COCO's results, which come by class and picture."""
+    for image, (truth, one) in enumerate(zip(truths, found, strict=True)):
+        sure = one.scores >= CONFIDENT
+        right, missed = np.zeros(len(sure), bool), truth.ignored == COUNTED
+        for result in filter(None, results[image :: len(truths)]):
+            matched, ignored = result["dtMatches"][0], result["dtIgnore"][0]
+            boxes = np.array(result["dtIds"], np.int64) - 1
+            right[boxes] = (matched > 0) | (ignored > 0)
+            objects = np.array(result["gtIds"], np.int64) - 1
+            box_of = result["gtMatches"][0].astype(np.int64) - 1
+            taken = box_of >= 0
+            missed[objects[taken][sure[box_of[taken]]]] = False
+        yield Verdict(right[sure], missed)
+
+
+def _by_class(
+    boxes: NDArray[Any], labels: NDArray[np.int64], chosen: NDArray[np.bool_], **fields: Any
+) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Each class that occurs, and its chosen boxes as COCO has them: x, y, width and height."""
+    exact = boxes.astype(np.float64)
+    exact[:, 2:] -= exact[:, :2]
+    for label in np.unique(labels[chosen]).tolist():
+        yield (
+            label,
+            [
+                {"id": index + 1, "bbox": exact[index], "area": exact[index, 2:].prod()}
+                | {name: values[index] for name, values in fields.items()}
+                for index in np.flatnonzero(chosen & (labels == label)).tolist()
+            ],
+        )

@@ -1,0 +1,122 @@
+"""Trains any task with Lightning: optimiser, schedule, averaged weights, and what is logged."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from nano_cv.tasks.task import Losses, Task
+
+
+class Learner(pl.LightningModule):
+    """The only thing that Lightning knows of a task.
+
+    Args:
+        task: what is trained.
+        optimizer: makes the optimiser from parameter groups.
+        warmup_epochs: length of the linear rise to the full learning rate.
+        layer_decay: times the learning rate with each layer away from the classifier, for networks
+            of timm: what was learnt elsewhere changes least (Bao et al. 2021, "BEiT").
+        ema_decay: of the exponential moving average of the weights, which is what gets validated,
+            tested and saved (Polyak and Juditsky 1992); None trains without.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        optimizer: Callable[..., Optimizer] = torch.optim.AdamW,
+        warmup_epochs: float = 1.0,
+        layer_decay: float = 1.0,
+        ema_decay: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.task, self.optimizer, self.warmup_epochs = task, optimizer, warmup_epochs
+        self.layer_decay, self.ema_decay = layer_decay, ema_decay
+        self.validated: list[Any] = []
+
+    def training_step(self, batch: tuple[Tensor, Any], _: int) -> Tensor:
+        """Loss of one batch."""
+        return self._log_losses("train", self.task.training_losses(*batch), len(batch[0]))
+
+    def validation_step(self, batch: tuple[Tensor, Any], index: int) -> None:
+        """Loss of one batch, and what its metrics are made of."""
+        losses, evidence = self.task.validate(*batch, index)
+        self._log_losses("val", losses, len(batch[0]))
+        self.validated.append(evidence)
+
+    def _log_losses(self, split: str, losses: Losses, pictures: int) -> Tensor:
+        named = {f"{split}/{name}": value for name, value in losses.items()}
+        self.log_dict(named, on_step=split == "train", on_epoch=True, batch_size=pictures)
+        return losses["loss"]
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the epoch before."""
+        self.validated = []
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics of the whole split, from all processes."""
+        parts = self.validated
+        if self.trainer.world_size > 1:
+            every: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(every, parts)
+            parts = [part for some in every for part in some]
+        self.log_dict({f"val/{name}": value for name, value in self.task.figures(parts).items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the pictures, so that a run does not go on with others; see `fitting.fit`."""
+        checkpoint["data_hash"] = self.task.metadata.data_hash
+
+    def configure_optimizers(self) -> Any:
+        """Weight decay for matrices and kernels only; linear warm-up, then cosine to zero.
+
+        Loshchilov and Hutter 2017 (SGDR, AdamW); Goyal et al. 2017 (warm-up).
+        """
+        optimizer = self.optimizer(self._parameter_groups())
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_scale", 1.0)
+        steps = float(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs or 1
+        warmup = max(1.0, self.warmup_epochs * steps / epochs)
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / (warmup + 1)
+            return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warmup) / (steps - warmup + 1)))
+
+        schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        if self.layer_decay != 1.0:
+            from timm.optim import param_groups_layer_decay
+
+            body: Any = self.task.network.body
+            if not hasattr(body, "group_matcher"):
+                raise ValueError("layer_decay is for networks of timm; leave it at 1")
+            decay = self.optimizer.keywords["weight_decay"]  # type: ignore[attr-defined]
+            return param_groups_layer_decay(body, decay, layer_decay=self.layer_decay)
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [
+            {"params": [parameter for parameter in parameters if parameter.ndim > 1]},
+            {"params": [parameter for parameter in parameters if parameter.ndim <= 1]}
+            | {"weight_decay": 0.0},
+        ]
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Keep averaged weights, if `ema_decay` is set."""
+        if self.ema_decay is None:
+            return []
+        decay = self.ema_decay
+
+        def average(averaged: Tensor, current: Tensor, updates: Tensor) -> Tensor:
+            # The average of a young model is short, else it would remember the random start.
+            keep = torch.clamp((1 + updates) / (10 + updates), max=decay)
+            return averaged * keep + current * (1 - keep)
+
+        return [WeightAveraging(avg_fn=average)]
