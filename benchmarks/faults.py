@@ -292,7 +292,7 @@ class Faults:
         seen = f"{len(times)} answered, p50 {p50:.0f} ms, p99 {p99:.0f} ms; "
         seen += f"{load.errors().total()} refused: {'; '.join(sorted(reasons))}"
         ready = self.trial.model(LIMITED)["state"] == "ready"
-        return seen, p99 < 1000 and load.errors().total() > 0 and ready
+        return seen, p99 < 1000 * self.slow and load.errors().total() > 0 and ready
 
     def sigterm(self) -> Seen:
         """SIGTERM under load, gRPC and the front door."""

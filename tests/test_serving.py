@@ -19,7 +19,6 @@ from benchmarks.serving.load import request_of
 from benchmarks.serving.trial import Load, Trial
 from nano_cv.errors import UserError
 from nano_cv.serving import triton
-from nano_cv.serving.supervisor import Backoff
 
 try:
     triton.find_wheel()
@@ -365,15 +364,6 @@ def test_models_come_and_go(served):
             return error.code().name in ("NOT_FOUND", "UNAVAILABLE")
 
     served.wait(refused)
-
-
-def test_restarts_slow_down_and_a_quiet_time_forgives(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    backoff = Backoff(first=1, most=4, quiet=60)
-    assert [backoff.next() for _ in range(5)] == [0, 1, 2, 4, 4]
-    now += 70
-    assert [backoff.next() for _ in range(2)] == [0, 1]
 
 
 def test_metrics(served):

@@ -59,7 +59,7 @@ INFER = {
 EXPORT = {"weights", "precision", "tolerance", "max_drop", "calibration_pictures", "triton"}
 GRID = {"delays_us", "instances", "threads", "batches"}
 SERVE = {
-    *("models", "watch", "triton", "host", "port", "grpc_port"),
+    *("models", "triton", "host", "port", "grpc_port"),
     *("probe_seconds", "probe_deadline_seconds", "poll_seconds", "exit_timeout_seconds"),
     *("max_request_bytes", "max_picture_pixels", "receive_seconds", "answer_seconds"),
     "max_connections",

@@ -341,7 +341,6 @@ class Serve(Section):
     help: str
     paths: Paths
     models: list[str] | None
-    watch: bool
     triton: str | None
     host: str
     port: Port

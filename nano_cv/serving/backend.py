@@ -50,6 +50,12 @@ class Model:
         """Whether people ask it at the front door: not a decoder, nor an ensemble with one."""
         return self.metadata is not None and not self.name.endswith(JPEG)
 
+    @property
+    def promised(self) -> Metadata:
+        """The metadata of a model that has some."""
+        assert self.metadata is not None
+        return self.metadata
+
     def is_now(self, state: str, reason: str = "") -> None:
         """Change the state, and log what has changed."""
         if state == "ready":

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from PIL import Image
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
@@ -58,48 +59,35 @@ class Connection:
         self.triton = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
         self.answered: dict[str, int] = {}  # by each model, when it was asked last
 
-    async def is_live(self, seconds: float) -> bool:
-        """Whether the server itself answers."""
-        try:
-            request = service_pb2.ServerLiveRequest()
-            return bool((await self.triton.ServerLive(request, timeout=seconds)).live)
-        except grpc.RpcError:
-            return False
-
-    async def index(self, seconds: float) -> dict[str, list[Version]]:
-        """The versions of every model that the server has, or has refused.
+    async def call(self, method: str, request: Message, seconds: float = 10) -> Any:
+        """Triton's answer to a request.
 
         Raises:
-            LostError: no answer.
+            LostError: it has none; says why.
         """
         try:
-            request = service_pb2.RepositoryIndexRequest()
-            answer = await self.triton.RepositoryIndex(request, timeout=seconds)
+            return await getattr(self.triton, method)(request, timeout=seconds)
         except grpc.aio.AioRpcError as error:
             raise LostError(error.details() or error.code().name) from error
+
+    async def index(self, seconds: float) -> dict[str, list[Version]]:
+        """The versions of every model that the server has, or has refused; raises `LostError`."""
         found: dict[str, list[Version]] = {}
-        for one in answer.models:
+        request = service_pb2.RepositoryIndexRequest()
+        for one in (await self.call("RepositoryIndex", request, seconds)).models:
             found.setdefault(one.name, []).append(Version(one.version, one.state, one.reason))
         return found
 
     async def config(self, name: str) -> model_config_pb2.ModelConfig:
-        """The configuration of a model that is loaded.
-
-        Raises:
-            LostError: it is not, or the server does not answer.
-        """
-        try:
-            request = service_pb2.ModelConfigRequest(name=name)
-            return (await self.triton.ModelConfig(request, timeout=10)).config
-        except grpc.aio.AioRpcError as error:
-            raise LostError(error.details() or error.code().name) from error
+        """The configuration of a model that is loaded; raises `LostError`."""
+        return (await self.call("ModelConfig", service_pb2.ModelConfigRequest(name=name))).config
 
     async def statistics(self) -> list[Any]:
         """Triton's counters, one entry a version; none while it does not answer."""
         try:
             request = service_pb2.ModelStatisticsRequest()
-            return list((await self.triton.ModelStatistics(request, timeout=5)).model_stats)
-        except grpc.RpcError:
+            return list((await self.call("ModelStatistics", request)).model_stats)
+        except LostError:
             return []
 
     async def ask(self, question: service_pb2.ModelInferRequest, seconds: float) -> str:

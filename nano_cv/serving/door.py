@@ -5,23 +5,24 @@ units. Errors are problem documents (RFC 9457) that say what to do.
 """
 
 import asyncio
-import json
 import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,8 +30,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from nano_cv.data import images
 from nano_cv.data.imagined import Imagined
 from nano_cv.errors import listing, nearest, one_line
+from nano_cv.evaluation import answers
 from nano_cv.evaluation.reports.detection import CONFIDENT
-from nano_cv.serving import answers, metrics
+from nano_cv.serving import metrics
 from nano_cv.serving.backend import Backend, Model
 from nano_cv.serving.connection import CrowdedError, LostError, RefusedError
 from nano_cv.serving.multipart import split_parts
@@ -40,7 +42,10 @@ PAGE = Path(__file__).parent / "page"
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 HELD = 8  # bodies of the largest size that may be in memory at once
 MOST = 64  # pictures in one request
-KNOWN_KINDS = ("image/", "application/octet-stream", "multipart/form-data", "application/json")
+KINDS_OF_BODIES = (
+    *("image/", "application/octet-stream", "multipart/form-data"),
+    "application/x-www-form-urlencoded",  # as curl calls any body
+)
 # Nothing but our own files: what the page shows of a user's file or class cannot become a program.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -52,39 +57,33 @@ LOCKED = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+
+
+class Wanted(BaseModel):
+    """What a generator is asked for."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    label: str | None = Field(None, alias="class")
+    seed: int = Field(0, ge=0, lt=2**32)
+    count: int = Field(1, ge=1, le=MOST)
+
+
+BINARY = {"type": "string", "format": "binary"}
+FORM = {"type": "object", "properties": {"file": {"type": "array", "items": BINARY}}}
 BODY = {
     "requestBody": {
-        "description": "The bytes of a picture, or several as a form; of a generator nothing.",
+        "description": "The bytes of a picture, or several as a form; of a generator its settings.",
         "content": {
-            "image/*": BINARY,
-            "multipart/form-data": {"schema": {"type": "object", "properties": {"file": FILES}}},
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "class": {"type": "string"},
-                        "seed": {"type": "integer"},
-                        "count": {"type": "integer"},
-                    },
-                }
-            },
+            "image/*": {"schema": BINARY},
+            "multipart/form-data": {"schema": FORM},
+            "application/json": {"schema": Wanted.model_json_schema()},
         },
     },
     "responses": {
-        "200": {"description": "What the model says.", "content": {"image/png": BINARY}},
-        **{
-            status: {"description": text, "content": {"application/problem+json": {}}}
-            for status, text in {
-                "404": "No such model.",
-                "408": "The body did not arrive in time.",
-                "413": "Too many bytes.",
-                "415": "A body of another kind.",
-                "422": "Not a picture that can be read, or a value that is not allowed.",
-                "503": "The model is being started, or overloaded; try again.",
-                "504": "No answer in time.",
-            }.items()
+        "200": {"description": "What the model says.", "content": {"image/png": {}}},
+        "default": {
+            "description": "An error, and what to do: 404, 408, 413, 415, 422, 500, 503, 504.",
+            "content": {"application/problem+json": {}},
         },
     },
 }
@@ -185,8 +184,7 @@ class Door:
     async def show_model(self, name: str) -> dict[str, Any]:
         """Classes, size of the input, where it comes from, and how well it did."""
         model = self._model(name)
-        assert model.metadata is not None
-        promised = model.metadata
+        promised = model.promised
         return _summary(model) | {
             "classes": promised.classes,
             "versions": model.versions,
@@ -228,12 +226,11 @@ class Door:
         status = 500
         try:
             model = self._model(name)
-            assert model.metadata is not None
-            async with self._held_body(request) as body, self._in_time():
+            async with self._body(request) as body, asyncio.timeout(self.limits.answer_seconds):
                 start = time.perf_counter()
-                if model.metadata.task == "generation":
-                    asked = {"class": wanted, "seed": seed, "count": count} | _json(request, body)
-                    response = await self._generate(request, model, asked)
+                if model.promised.task == "generation":
+                    asked = {"class": wanted, "seed": seed, "count": count}
+                    response = await self._generate(request, model, _wanted(asked, body))
                 else:
                     parts = _pictures(request, body)
                     response = await self._answer(request, model, parts, score, top)
@@ -241,17 +238,40 @@ class Door:
             response.headers["Server-Timing"] = f"total;dur={milliseconds:.1f}"
             status = 200
             return response
+        except TimeoutError:
+            status, seconds = 504, self.limits.answer_seconds
+            raise Problem(504, "Too slow", f"no answer in {seconds:g} s; try again") from None
         except Problem as problem:
             status = problem.status
             raise
         finally:
             self.answered[name if name in self.backend.models else "", status] += 1
 
-    def _held_body(self, request: Request) -> "_Body":
-        return _Body(self, request)
-
-    def _in_time(self) -> "_InTime":
-        return _InTime(self.limits.answer_seconds)
+    @asynccontextmanager
+    async def _body(self, request: Request) -> AsyncIterator[bytes]:
+        """The body of a request, read within its limits; its bytes count until it is done with."""
+        most = self.limits.max_request_bytes
+        stated = request.headers.get("content-length", "")
+        size = int(stated) if stated.isdecimal() else most
+        too_large = Problem(413, "Too large", f"at most {most:,} bytes are taken")
+        if size > most:
+            raise too_large
+        if self.held + size > HELD * most:
+            raise Problem(503, "Overloaded", "too many large requests at once", retry=True)
+        self.held += size
+        try:
+            body = bytearray()
+            try:
+                async with asyncio.timeout(self.limits.receive_seconds):
+                    async for chunk in request.stream():
+                        body += chunk
+                        if len(body) > most:
+                            raise too_large
+            except TimeoutError:
+                raise Problem(408, "Too slow", "the body did not arrive in time") from None
+            yield bytes(body)
+        finally:
+            self.held -= size
 
     async def _answer(
         self,
@@ -261,8 +281,7 @@ class Door:
         score: float,
         top: int | None,
     ) -> Response:
-        assert model.metadata is not None
-        promised = model.metadata
+        promised = model.promised
         if _wants_png(request):
             if len(pictures) > 1:
                 raise Problem(422, "Several pictures", "Accept: image/png is for one picture")
@@ -291,8 +310,7 @@ class Door:
 
     async def _ask(self, model: Model, picture: bytes) -> tuple[answers.Outputs, answers.Size]:
         """The outputs of the model for one picture, and the size of the picture."""
-        assert model.metadata is not None
-        promised = model.metadata
+        promised = model.promised
 
         def decode() -> tuple[Any, answers.Size]:
             most = self.limits.max_picture_pixels
@@ -308,45 +326,39 @@ class Door:
         outputs = await self._infer(model, {"IMAGES": pixels})
         return {name: array[0] for name, array in outputs.items()}, size
 
-    async def _generate(self, request: Request, model: Model, asked: Mapping[str, Any]) -> Response:
-        assert model.metadata is not None
-        classes, label = model.metadata.classes, asked["class"]
-        if label is None:
-            label = classes[0]
+    async def _generate(self, request: Request, model: Model, wanted: Wanted) -> Response:
+        classes = model.promised.classes
+        label = classes[0] if wanted.label is None else wanted.label
         if label not in classes:
-            close = nearest(str(label), classes)
+            close = nearest(label, classes)
             raise Problem(
                 422, "No such class", f"class={label}{close} There are: {listing(classes)}"
             )
-        for key, most in (("seed", 2**32 - 1), ("count", MOST)):
-            if type(asked[key]) is not int or not 0 <= asked[key] - (key == "count") < most:
-                raise Problem(422, "Not allowed", f"{key}={asked[key]}: a number up to {most}")
-        seed, count = asked["seed"], asked["count"]
-        wanted = Imagined([classes.index(label)] * count, classes, model.metadata.image_size, seed)
+        labels = [classes.index(label)] * wanted.count
+        inputs = Imagined(labels, classes, model.promised.image_size, wanted.seed).inputs
         parts = [
-            wanted.inputs(range(start, min(start + model.batch, count)))
-            for start in range(0, count, model.batch)
+            inputs(range(start, min(start + model.batch, wanted.count)))
+            for start in range(0, wanted.count, model.batch)
         ]
         outputs = await asyncio.gather(*(self._infer(model, part) for part in parts))
-        made = np.concatenate([one["IMAGES"] for one in outputs])
+        made = [answers.made({"IMAGES": one}) for part in outputs for one in part["IMAGES"]]
         if _wants_png(request):
-            if count > 1:
+            if len(made) > 1:
                 raise Problem(422, "Several pictures", "Accept: image/png is for count=1")
-            return Response(answers.made({"IMAGES": made[0]}), media_type="image/png")
-        pictures = [answers.encoded(answers.made({"IMAGES": one})) for one in made]
-        return JSONResponse({"class": label, "seed": seed, "pictures_png": pictures})
+            return Response(made[0], media_type="image/png")
+        pictures = [answers.encoded(one) for one in made]
+        return JSONResponse({"class": label, "seed": wanted.seed, "pictures_png": pictures})
 
     async def _infer(self, model: Model, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         if model.state == "refused":
             raise Problem(503, "Not served", f"{model.name}: {model.reason}", retry=True)
         try:
             return await self.backend.infer(model.name, inputs)
-        except CrowdedError as error:
-            raise Problem(503, "Overloaded", f"{model.name}: {error}", retry=True) from error
-        except LostError as error:
-            raise Problem(503, "Being started", f"{model.name}: {error}", retry=True) from error
         except RefusedError as error:
             raise Problem(500, "The model failed", f"{model.name}: {error}") from error
+        except (CrowdedError, LostError) as error:
+            title = "Overloaded" if isinstance(error, CrowdedError) else "Being started"
+            raise Problem(503, title, f"{model.name}: {error}", retry=True) from error
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.threads, work)
@@ -400,75 +412,10 @@ class Guard:
         await self.app(scope, receive, locked)
 
 
-class _Body:
-    """The body of a request, read within its limits; its bytes are counted until it is done."""
-
-    def __init__(self, door: Door, request: Request) -> None:
-        self.door, self.request, self.reserved = door, request, 0
-
-    async def __aenter__(self) -> bytes:
-        most = self.door.limits.max_request_bytes
-        stated = self.request.headers.get("content-length", "")
-        self.reserved = int(stated) if stated.isdecimal() else most
-        too_large = Problem(413, "Too large", f"at most {most:,} bytes are taken")
-        if self.reserved > most:
-            self.reserved = 0
-            raise too_large
-        if self.door.held + self.reserved > HELD * most:
-            self.reserved = 0
-            raise Problem(503, "Overloaded", "too many large requests at once", retry=True)
-        self.door.held += self.reserved
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self.door.limits.receive_seconds):
-                async for chunk in self.request.stream():
-                    body += chunk
-                    if len(body) > most:
-                        raise too_large
-        except TimeoutError:
-            self._release()
-            raise Problem(408, "Too slow", "the body did not arrive in time") from None
-        except BaseException:
-            self._release()
-            raise
-        return bytes(body)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._release()
-
-    def _release(self) -> None:
-        self.door.held -= self.reserved
-        self.reserved = 0
-
-
-class _InTime:
-    """A time limit that becomes a problem."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.limit = asyncio.timeout(seconds)
-
-    async def __aenter__(self) -> None:
-        await self.limit.__aenter__()
-
-    async def __aexit__(self, *how: Any) -> None:
-        try:
-            await self.limit.__aexit__(*how)
-        except TimeoutError:
-            raise _late(self.seconds) from None
-        if how[0] is TimeoutError:  # of gRPC
-            raise _late(self.seconds)
-
-
-def _late(seconds: float) -> Problem:
-    return Problem(504, "Too slow", f"no answer in {seconds:g} s; it is overloaded, or it hangs")
-
-
 def _summary(model: Model) -> dict[str, Any]:
-    assert model.metadata is not None
     return {
         "name": model.name,
-        "task": model.metadata.task,
+        "task": model.promised.task,
         "state": model.state,
         "reason": model.reason,
         "predict": f"/models/{model.name}/predict",
@@ -483,7 +430,7 @@ def _wants_png(request: Request) -> bool:
 def _pictures(request: Request, body: bytes) -> list[tuple[str, bytes]]:
     """The name and the bytes of each picture in the body."""
     kind = request.headers.get("content-type", "application/octet-stream")
-    if not kind.lower().startswith((*KNOWN_KINDS[:3], "application/x-www-form-urlencoded")):
+    if not kind.lower().startswith(KINDS_OF_BODIES):
         raise Problem(
             415,
             "Another kind of body",
@@ -492,7 +439,7 @@ def _pictures(request: Request, body: bytes) -> list[tuple[str, bytes]]:
         )
     if not body:
         raise Problem(422, "No picture", "the body is empty; curl sends one by --data-binary @FILE")
-    if not kind.lower().startswith("multipart/"):  # curl calls any body a form
+    if not kind.lower().startswith("multipart/"):
         return [("picture", body)]
     try:
         parts = [part for part in split_parts(kind, body) if part[1]]
@@ -503,19 +450,20 @@ def _pictures(request: Request, body: bytes) -> list[tuple[str, bytes]]:
     return parts
 
 
-def _json(request: Request, body: bytes) -> dict[str, Any]:
-    """The settings of a generator in the body, if there is one."""
-    if not body:
-        return {}
-    if len(body) > 2**16:
-        raise Problem(413, "Too large", "class, seed and count do not take so many bytes")
+def _wanted(asked: Mapping[str, Any], body: bytes) -> Wanted:
+    """What a generator is asked for, in the address or as JSON."""
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        return Wanted.model_validate({**asked, **(from_json(body) if body else {})})
+    except ValidationError as error:
+        raise Problem(422, "Not allowed", _said(error.errors())) from error
+    except (ValueError, TypeError) as error:
         raise Problem(422, "Not JSON", f"the body: {one_line(error)}") from error
-    if not isinstance(found, dict) or found.keys() - {"class", "seed", "count"}:
-        raise Problem(422, "Not allowed", 'a generator takes {"class": ..., "seed": ...}')
-    return found
+
+
+def _said(errors: Iterable[Mapping[str, Any]]) -> str:
+    """What pydantic says of values, each with its name."""
+    texts = (f"{one['loc'][-1]}={one.get('input')}: {one['msg']}" for one in errors)
+    return listing(texts, separator="; ")
 
 
 async def _told(request: Request, problem: Any) -> JSONResponse:
@@ -529,8 +477,7 @@ async def _http_problem(request: Request, error: Any) -> JSONResponse:
 
 
 async def _value_problem(request: Request, error: Any) -> JSONResponse:
-    said = [f"{one['loc'][-1]}={one.get('input')}: {one['msg']}" for one in error.errors()]
-    return Problem(422, "Not allowed", listing(said, separator="; ")).response()
+    return Problem(422, "Not allowed", _said(error.errors())).response()
 
 
 async def _unexpected(request: Request, error: Exception) -> JSONResponse:

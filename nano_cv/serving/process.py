@@ -16,8 +16,6 @@ from nano_cv.serving.triton import PROJECT
 
 SHARED_MEMORY = Path("/dev/shm")
 POLL_SECONDS = 0.05
-UNLOAD_SECONDS = 1  # when all is answered; to retire a dead stub would take Triton for ever
-IDLE = "All models are stopped"  # what Triton logs when the last request in flight is answered
 
 # Started through this line, for a signal at the parent's death outlives `exec`, and Python between
 # `fork` and `exec` in a process with threads may hang.
@@ -123,13 +121,10 @@ class Server:
     async def stop(self, seconds: float) -> None:
         """Let it answer what is in flight, for `seconds` at most, and clear up."""
         if self.process and not self.ended:
-            end, seen = time.monotonic() + seconds, self.log.stat().st_size
+            end = time.monotonic() + seconds
             self.process.terminate()
             while not self.ended and time.monotonic() < end:
                 await asyncio.sleep(POLL_SECONDS)
-                if IDLE in self._logged(seen):
-                    end = min(end, time.monotonic() + UNLOAD_SECONDS)
-                    seen = self.log.stat().st_size
         self.kill()
 
     def kill(self) -> None:
@@ -147,12 +142,7 @@ class Server:
 
     def tail(self, lines: int = 8) -> str:
         """The end of the log."""
-        return "\n".join(self._logged(0).splitlines()[-lines:])
-
-    def _logged(self, start: int) -> str:
-        with self.log.open("rb") as log:
-            log.seek(start)
-            return log.read().decode(errors="replace")
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def _clear(self) -> None:
         for file in self.memory.parent.glob(f"{self.memory.name}*"):

@@ -19,7 +19,6 @@ from nano_cv.serving.listening import make_listener, raise_file_limit
 from nano_cv.serving.ports import check_ports
 from nano_cv.serving.repository import wanted_models
 from nano_cv.serving.supervisor import Supervisor, Watched, served_names
-from nano_cv.serving.table import show
 
 log = logging.getLogger(__name__)
 HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -49,7 +48,7 @@ async def serve(config: DictConfig) -> None:
         await _until(stopping, backend.start())
         if backend.state == "serving":
             _say(config, backend)
-            await _until(stopping, backend.watch(), *([show(backend)] if config.watch else []))
+            await _until(stopping, backend.watch())
     finally:
         if backend.state == "serving":
             seconds = config.exit_timeout_seconds
@@ -111,18 +110,17 @@ def _stop_on_signals(backend: Backend) -> asyncio.Event:
     return stopping
 
 
-async def _until(stopping: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
-    """Until all of `work` is done, or one of it fails, or it is time to stop."""
-    stop: asyncio.Future[Any] = asyncio.create_task(stopping.wait())
-    tasks: asyncio.Future[Any] = asyncio.gather(*work)
+async def _until(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Until `work` is done or fails, or it is time to stop."""
+    tasks = [asyncio.create_task(one) for one in (stopping.wait(), work)]
     try:
-        await asyncio.wait({stop, tasks}, return_when=asyncio.FIRST_COMPLETED)
-        if tasks.done():
-            tasks.result()
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[1].done():
+            tasks[1].result()
     finally:
-        stop.cancel()
-        tasks.cancel()
-        await asyncio.gather(stop, tasks, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _say(config: DictConfig, backend: Backend) -> None:

@@ -18,7 +18,6 @@ import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,27 +38,9 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.25  # between two looks at the processes
 START_SECONDS = 120  # Triton is there when all models are loaded
 STRIKES = 2  # a model that has stopped the server so often without an answer is set aside
+QUIET_SECONDS = 60  # after which the next start need not wait
+LONGEST_WAIT = 30  # seconds between two starts; the first is at once, each further one later
 KILLS = 2  # a request during which the server was lost so often is not sent again
-
-
-@dataclass
-class Backoff:
-    """Longer and longer waits between attempts, short ones again after a quiet time."""
-
-    first: float = 0.5
-    most: float = 30
-    quiet: float = 60
-    last: float = field(default=-1e9, init=False)
-    wait: float = field(default=0, init=False)
-
-    def next(self) -> float:
-        """Seconds to wait before the attempt that is to be made now."""
-        now = time.monotonic()
-        if now - self.last > self.quiet + self.wait:
-            self.wait = 0
-        due, self.wait = self.wait, min(max(self.wait * 2, self.first), self.most)
-        self.last = now
-        return due
 
 
 class Watched(Backend):
@@ -245,7 +226,8 @@ class Supervisor(Watched):
         **watching: float,
     ) -> None:
         super().__init__(f"{triton.LOOPBACK}:{port}", **watching)
-        self.wanted, self.backoff = wanted, Backoff()
+        self.wanted = wanted
+        self.restarted, self.wait = -1e9, 0.0  # when, and after how long a wait
         self.poll_seconds, self.exit_seconds = poll_seconds, exit_seconds
         self.area = Path(tempfile.mkdtemp(prefix="nano_cv_serve_"))  # for its owner alone
         # systemd clears /tmp of what is old, but not below a folder that is locked.
@@ -339,14 +321,12 @@ class Supervisor(Watched):
                 return f"process {process.pid} was stopped"
         # A model that is being loaded again has more of them, one that was unloaded fewer: only
         # who lacks some at two looks, and is still ready, has lost them.
-        before, self.lacking = (
-            self.lacking,
-            {
-                model.name
-                for model in self.models.values()
-                if model.state == "ready" and len(stubs.get(model.name, ())) < model.instances
-            },
-        )
+        before = self.lacking
+        self.lacking = {
+            name
+            for name, model in self.models.items()
+            if model.state == "ready" and len(stubs.get(name, ())) < model.instances
+        }
         lost = sorted(before & self.lacking)
         return f"{lost[0]}: a process died" if lost else ""
 
@@ -359,14 +339,16 @@ class Supervisor(Watched):
         self.lacking = set()
         self.server.start()
         end = time.monotonic() + START_SECONDS
-        while not await self.connection.is_live(1):
+        for model in self.models.values():
+            model.question = None  # to be learnt anew
+        while True:
+            with suppress(LostError):
+                await self.look()
+                break
             if self.server.ended or time.monotonic() > end:
                 how = self.server.ended or f"not ready after {START_SECONDS} s"
                 raise UserError(f"Triton {how}\n{self.server.tail()}\nmore in {self.server.log}")
             await asyncio.sleep(0.05)
-        for model in self.models.values():
-            model.question = None  # to be learnt anew
-        await self.look()
         await self.ask_all()
         self.up.set()
 
@@ -380,9 +362,11 @@ class Supervisor(Watched):
                 if model.state != "refused":
                     model.state, model.reason = "loading", why
             self.server.kill()
-            wait = self.backoff.next()
-            log.warning("%s; starting Triton again in %g s", why, wait)
-            await asyncio.sleep(wait)
+            quiet = time.monotonic() - self.restarted > QUIET_SECONDS
+            self.wait = 0 if quiet else min(max(2 * self.wait, 0.5), LONGEST_WAIT)
+            log.warning("%s; starting Triton again in %g s", why, self.wait)
+            await asyncio.sleep(self.wait)
+            self.restarted = time.monotonic()
             try:
                 await self._start_server()
                 self.state = "serving"
