@@ -1,4 +1,4 @@
-"""From a configuration to its parts: the only file beside the scripts that knows Hydra's wiring."""
+"""Builds data, task and learner from a configuration; only this file and the scripts know Hydra."""
 
 import logging
 import re
@@ -42,13 +42,13 @@ def run_folder() -> Path:
 
 
 def sweep_folder() -> Path | None:
-    """Of the sweep that this run belongs to, if it does to one."""
+    """Folder of this run's sweep, or None."""
     config = HydraConfig.get()
     return Path(config.sweep.dir).absolute() if config.mode == RunMode.MULTIRUN else None
 
 
 def weights_file(config: DictConfig) -> Path:
-    """`weights/<model>_<data>.safetensors`, or what `weights=` names: a file, or a run's folder."""
+    """The weights file: `weights/<model>_<data>.safetensors`, or the one of `weights=`."""
     if config.get("weights"):
         return weights_of(str(config.weights))
     return Path(config.paths.weights) / f"{config.model.name}_{config.data.name}.safetensors"
@@ -106,7 +106,7 @@ def open_splits(
 
 
 def make_metadata(config: DictConfig, data: "DataModule", run_id: str) -> Metadata:
-    """What the model to be trained on `data` will promise."""
+    """Metadata of the model to be trained on `data`."""
     check_name(f"{config.model.name}_{config.data.name}")
     data.setup()
     check_classes(data.classes)
@@ -140,7 +140,7 @@ def make_task(config: DictConfig, metadata: Metadata) -> "Task":
 
 
 def make_learner(config: DictConfig, task: "Task") -> "Learner":
-    """What trains the task: its optimiser, schedule and averaged weights."""
+    """Lightning module that trains the task with the optimiser of `model.task`."""
     from nano_cv.training.learner import Learner
 
     given = {key: config.model.task[key] for key in OF_TRAINING if key in config.model.task}
@@ -157,7 +157,7 @@ def _instantiate(config: DictConfig, without: Sequence[str]) -> Callable[..., An
 
 
 def rehearse(config: DictConfig) -> None:
-    """Build what is to be trained, for two classes: what cannot be is said before minutes of data.
+    """Build trainer and task for two classes, so that wrong settings are refused before data loads.
 
     Raises:
         UserError: a device, a network, a setting or pretrained weights are missing or do not fit.
@@ -239,7 +239,7 @@ def trained_task(config: DictConfig, path: Path) -> "Task":
 
 
 def network_options(config: DictConfig) -> dict[str, Any]:
-    """What the network is built with, apart from the number of classes."""
+    """Options of the network, apart from the number of classes."""
     options: Any = OmegaConf.to_container(config.model.task.network, resolve=True)
     own = {key: value for key, value in options.items() if not key.startswith("_")}
     return own | {"image_size": config.model.image_size}

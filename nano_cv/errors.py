@@ -1,4 +1,4 @@
-"""A mistake that the user can mend: shown as one message, without a traceback."""
+"""Errors of the user, shown as one message without a traceback."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all, and are made by one process at a time."""
+"""Writes files and folders whole or not at all, by one process at a time."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What a trained model promises: made once from the data, then carried along with the weights."""
+"""Metadata of a trained model: made once from the data, then saved with weights and exports."""
 
 import json
 import re
@@ -24,7 +24,7 @@ JPEG = "_from_jpeg"  # the end of the name of the ensemble that decodes for a mo
 
 @dataclass(frozen=True)
 class Metadata:
-    """Plain data that everything downstream reads instead of typing it again.
+    """Classes, sizes and origin of a model, read by evaluation, export and serving.
 
     Attributes:
         task: `classification`, ...; the lower-case name of the task's class.
@@ -67,7 +67,7 @@ class Metadata:
 
     @classmethod
     def from_json(cls, text: str) -> "Metadata":
-        """Read what `to_json` wrote; what only a newer version knows is left out.
+        """Read the JSON of `to_json`; unknown fields of newer versions are left out.
 
         Raises:
             ValueError: anything else. What is read here becomes settings of a command line, so a

@@ -1,4 +1,4 @@
-"""What is wrong with a command line, found in half a second: before torch is loaded.
+"""Finds mistakes in a command line in half a second, before torch is loaded.
 
 A misspelt option, key or value is answered with the nearest spelling and what is allowed; so is a
 model that the data set cannot serve, and a folder that cannot be written to.

@@ -1,4 +1,4 @@
-"""What `weights=FILE` says by itself, so that nobody has to type it a second time."""
+"""Settings that a weights file carries, so that nobody has to type them a second time."""
 
 import json
 from collections.abc import Sequence

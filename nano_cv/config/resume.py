@@ -1,4 +1,4 @@
-"""Which run `resume=` goes on with, and whether it has the settings that it was started with."""
+"""Finds the run that `resume=` goes on with, and refuses settings that differ from its own."""
 
 from pathlib import Path
 from typing import Any

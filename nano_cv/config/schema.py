@@ -43,7 +43,7 @@ class Section(TypedDict, total=False):
 
 
 class Open(TypedDict, total=False):
-    """A part that may have more keys than are listed, such as one of your own."""
+    """A part with further keys, such as a class of your own."""
 
     __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
     _target_: str
@@ -249,7 +249,7 @@ class Paths(Section):
 
 
 class Triton(Section):
-    """What goes into `config.pbtxt`."""
+    """Settings of `config.pbtxt`."""
 
     max_batch_size: Count
     instances: Count
@@ -266,7 +266,7 @@ class Triton(Section):
 
 
 class Common(Section):
-    """What every script has that knows a data set and a model."""
+    """Keys of every script with a data set and a model."""
 
     help: str
     seed: Seed

@@ -1,1 +1,1 @@
-"""Data sets, one file each, and the way from files to batches."""
+"""Data: files go in; `(images, targets)` batches come out."""

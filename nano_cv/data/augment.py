@@ -70,7 +70,7 @@ class Augment(nn.Module):
     def forward(
         self, images: Tensor, targets: Any = None, size: int | None = None
     ) -> tuple[Tensor, Any]:
-        """Change pictures, and whatever of their targets has a place in them.
+        """Change pictures, and move boxes and masks along.
 
         Args:
             images: uint8 `[B, 3, S, S]`.
@@ -139,7 +139,7 @@ def _sample(pixels: Tensor, grid: Tensor, **options: str) -> Tensor:
 
 
 def _move_boxes(targets: Boxes, matrices: Tensor, inputs: int, size: int) -> Boxes:
-    """Boxes where their objects have gone; those that left the picture lose their label."""
+    """Moved boxes; boxes that left the picture lose their label."""
     boxes, labels, ignored, _ = targets
     corners = torch.stack([boxes[..., :2], boxes[..., 2:]], dim=2) * (2 / inputs) - 1
     # The matrices lead from output to input; not every accelerator can invert them.

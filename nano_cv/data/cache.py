@@ -33,7 +33,7 @@ Load = Callable[[File, bytes], NDArray[np.uint8]]  # a file and its content to p
 
 
 class Cached:
-    """Decoded pictures on disk, and the SHA-256 of the file that each of them came from.
+    """Decoded pictures on disk, with the SHA-256 of each original file.
 
     Args:
         path: of the array; `.json` beside it holds the digests and checksums.
@@ -69,7 +69,7 @@ class Cached:
         return {name: value for name, value in vars(self).items() if name != "descriptor"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """In workers that are started anew and not forked: they open the file themselves."""
+        """Open the file again in a worker process that was not forked."""
         vars(self).update(state)
         self.descriptor = os.open(self.path, os.O_RDONLY)
 

@@ -113,14 +113,14 @@ class DataModule(pl.LightningDataModule):
             self.splits, self.data_hash = open_splits(self.dataset, self.root, *options)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled by seed and epoch, so that a resumed run sees the same order."""
+        """Training pictures, shuffled by seed and epoch: a resumed run sees the same order."""
         batches = Batches(self.splits["train"])
         order = self._order(batches, shuffle=True)
         order.set_epoch(self.first_epoch)
         return self._loader(batches, sampler=order, drop_last=len(batches) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """In the order of the list; of shards, in that of those who read them."""
+        """Validation pictures in the order of the list, or of the shards."""
         batches = Batches(self.splits["val"])
         return self._loader(batches, sampler=self._order(batches, shuffle=False))
 

@@ -1,4 +1,4 @@
-"""What a picture would cost, read from its head before Pillow sees it.
+"""Reads the head of a picture file and refuses pictures that would cost too much to decode.
 
 Pillow decodes metadata before anybody can ask for the size of a picture: it unpacks the text of a
 PNG, joins the comments of a GIF one by one, and copies whatever a directory of a TIFF points to, as

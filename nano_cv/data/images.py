@@ -131,7 +131,7 @@ def _check_length(length: int) -> None:
 
 @contextmanager
 def _named(name: str) -> Iterator[None]:
-    """Whatever is wrong with a picture becomes an `ImageError` that begins with its name."""
+    """Turn every decoding error into an `ImageError` that begins with the file's name."""
     try:
         yield
     except ImageError as error:
@@ -223,7 +223,7 @@ def _to_rgb(image: Image.Image, bits: int, name: str) -> Image.Image:
 
 
 def say_once(what: str, *values: object) -> None:
-    """Log what is assumed of a picture, for the first one in this process."""
+    """Log an assumption about pictures, once per process."""
     if what not in _said:
         _said.add(what)
         log.info(what, *values)
@@ -298,7 +298,7 @@ def _dimensions(stream: BinaryIO, name: str) -> tuple[int, int]:
 
 
 class Meaning(NamedTuple):
-    """What the pixels of the masks of a set mean.
+    """Meaning of the pixel values of a set's masks.
 
     Attributes:
         colours: the colour of each class, in their order; without any, a pixel is a class index.
@@ -363,7 +363,7 @@ def load_mask(
 
 
 def _of_numbers(image: Image.Image, depth: int, name: str) -> NDArray[Any]:
-    """One number a pixel."""
+    """Class index of each pixel of a mask without colours."""
     if image.mode == "P" or image.mode == "1" or image.mode == "L" or image.mode[0] == "I":
         return np.array(image, np.uint8 if image.mode == "1" else None)
     if image.mode not in ("LA", "RGB", "RGBA"):
@@ -451,7 +451,7 @@ def restore_mask(mask: NDArray[np.uint8], width: int, height: int, fit: str) -> 
 
 
 class Walk(NamedTuple):
-    """What lies below a folder, hidden things left out.
+    """Files and folders below a folder, hidden ones left out.
 
     Attributes:
         folders: each real folder once, as it was first met, the given one first.
@@ -544,7 +544,7 @@ def say_what_is_passed_over(folder: Path, read: Iterable[File] = ()) -> None:
 
 
 def matching(pattern: str) -> list[Path]:
-    """What a pattern means; `**` stands for each real folder below once, see `walk`."""
+    """Files that match a pattern; `**` stands for each real folder once, see `walk`."""
     parts = Path(pattern).parts
     if "**" not in parts:
         return [Path(path) for path in glob(pattern)]

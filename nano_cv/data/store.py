@@ -76,7 +76,7 @@ def exists(place: str) -> bool:
 
 
 class Member(NamedTuple):
-    """A picture or mask in a shard; to the rest it is what a `Path` is.
+    """A picture or mask in a shard, used like a `Path`.
 
     Attributes:
         shard: path or URL of the tar archive.
@@ -107,7 +107,7 @@ class Member(NamedTuple):
 
 
 class Held:
-    """The shards that this process reads pictures from, whole, the last few of them.
+    """The last few shards that this process has read, in memory.
 
     Who asks for one picture of a shard gets its bytes alone; who asks for a second one will want
     more, and a store gives a whole shard in the time of a few pictures.

@@ -152,7 +152,7 @@ class BoxLists:
         return Boxes(boxes, labels, ignored, np.stack([one.frames for one in some]))
 
     def count(self) -> NDArray[np.int64]:
-        """Objects of each class `[K]`, of those that count."""
+        """Counted objects of each class `[K]`."""
         labels = [label for boxes in self.boxes for label in boxes.counted]
         return count_labels(labels, self.pictures.classes)
 
@@ -207,7 +207,7 @@ class Masks:
         return np.sum([count_labels(mask, classes) for mask in masks], axis=0)
 
     def fingerprints(self) -> list[str]:
-        """The SHA-256 of each mask file, and what its pixels mean if they are no class indices."""
+        """SHA-256 of each mask file, with the meaning of its pixels if they are no indices."""
         meaning = self.pictures.meaning
         own = "" if meaning == images.INDICES else str(meaning)
         found = self.cached.digests if self.cached else map(sha256_of, self.pictures.targets)

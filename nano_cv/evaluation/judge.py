@@ -1,4 +1,4 @@
-"""A classifier of ours that looks at generated pictures, where others ask Inception.
+"""A classifier trained here that judges generated pictures, in the place of Inception.
 
 So its distances are ours alone: they compare generators of one data set, and nothing with published
 figures. Shapes: N pictures, F features.

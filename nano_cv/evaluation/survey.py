@@ -1,4 +1,4 @@
-"""What a data set holds: counts of each class and split, sizes, and a contact sheet."""
+"""Survey of a data set: counts per class and split, picture sizes, and a contact sheet."""
 
 import logging
 from collections.abc import Mapping
@@ -94,7 +94,7 @@ def contact_sheet(resized: Resized) -> Drawing:
 
 
 def painted(resized: Resized, index: int) -> Drawing:
-    """One picture with what is known of it."""
+    """One picture with its boxes or mask."""
     image = np.ascontiguousarray(resized.fetch([index])[0].transpose(1, 2, 0))
     fitted = resized.fitted
     if isinstance(fitted, Masks):

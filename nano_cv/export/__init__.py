@@ -1,4 +1,1 @@
-"""Export: a trained task goes in; a checked version in a Triton model repository comes out.
-
-Its ONNX file is compared with torch before, on real pictures.
-"""
+"""Export: a trained task goes in; a proved version in Triton's model repository comes out."""

@@ -128,7 +128,7 @@ def _make(precision: str, float32: Path, samples: Samples, pictures: int) -> Var
 
 
 def quantize(source: Path, target: Path, calibration: Arrays) -> None:
-    """Static int8 in QDQ form: convolutions and matrix products, but not the one of pixels.
+    """Static int8 in QDQ form, for all convolutions and matrix products except the first.
 
     Weights take 7 bits (`reduce_range`): processors without VNNI add pairs of products in 16 bits,
     which 8-bit weights would overflow (onnxruntime, "Quantize ONNX models", U8S8).

@@ -1,1 +1,1 @@
-"""Networks: pure `nn.Module`s that know torch and nothing else; one file each."""
+"""Networks: normalised images go in; raw outputs come out. Pure `nn.Module`s, one file each."""

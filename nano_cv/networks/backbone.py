@@ -59,7 +59,7 @@ class Backbone(nn.Module):
 
     @property
     def features(self) -> nn.Module:
-        """The last stage that has places, `[B, C, h, w]`: what Grad-CAM looks at."""
+        """The last stage with spatial features `[B, C, h, w]`, for Grad-CAM."""
         last: Any = self.body.feature_info
         return self.body.get_submodule(last[-1]["module"])
 

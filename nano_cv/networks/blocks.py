@@ -1,4 +1,4 @@
-"""What the convolutional networks here are made of.
+"""Building blocks of the convolutional networks.
 
 Shapes: B pictures, C channels, H height, W width.
 """

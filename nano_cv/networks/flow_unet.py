@@ -1,4 +1,4 @@
-"""A U-Net that says what a noisy picture shows, for a time and a class.
+"""U-Net that predicts the noise-free picture, given a noisy one, its time and its class.
 
 Ho et al. 2020, "Denoising diffusion probabilistic models", in small: residual blocks whose group
 norm is scaled and shifted by time and class (Dhariwal and Nichol 2021), attention where the picture

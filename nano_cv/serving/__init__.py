@@ -1,1 +1,1 @@
-"""Serving: Triton, its Python backend, and clients. Nothing here imports torch."""
+"""Serving: a model repository goes in; answers come out. Nothing here imports torch."""

@@ -1,4 +1,4 @@
-"""Image classification: one label a picture.
+"""Image classification: one label per picture.
 
 Shapes: B pictures, H height, W width, K classes.
 """

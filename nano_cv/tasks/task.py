@@ -1,4 +1,4 @@
-"""What all tasks share: normalised pixels go into a network, and answers with names come out.
+"""Base class of all tasks: pixels are normalised, a network runs, named answers come out.
 
 Shapes: B pictures, H height, W width.
 """

@@ -1,4 +1,4 @@
-"""`weights/<model>_<data>.safetensors`: what infer.py and export_model.py read and DVC ships.
+"""Saves and loads `weights/<model>_<data>.safetensors`, the files that DVC ships.
 
 Safetensors hold tensors and text and nothing that could run when loaded; the metadata is the text.
 """
@@ -52,7 +52,7 @@ def save(task: Task, path: Path, half: bool = False) -> None:
 
 
 def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
-    """Make a run's weights those that infer.py and export_model.py take, and say what they replace.
+    """Copy a run's weights to `weights/`, where infer.py and export_model.py look for them.
 
     The file that was there is kept beside as `<name>.previous.safetensors`. One that was kept
     before gives way only if its run still has it; else it is renamed to
@@ -95,7 +95,7 @@ def _keep(path: Path, of_runs: Iterable[Path]) -> Path:
 
 
 def _compared(own: Path, path: Path, mode: str) -> str:
-    """Both by the metric that chose their epochs."""
+    """Old and new weights compared by the metric that chose their epochs."""
     metadata = read_metadata(own)
     metric, new = next(iter(metadata.metrics.items()), ("metric", math.nan))
     try:

@@ -1,4 +1,4 @@
-"""What happens beside a training: log lines, previews, early ends, and how a run goes on."""
+"""Lightning callbacks: log lines, previews, early ends, and resuming."""
 
 import logging
 import time
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class PassOn(LightningLogger):
-    """What Lightning logs goes to our own logger, from the first process only."""
+    """Hands Lightning's log to our own logger, from the first process only."""
 
     def __init__(self, logger: Logger) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class PassOn(LightningLogger):
 
 
 class EpochLine(pl.Callback):
-    """One line of the log an epoch: metrics, speed and time left, terminal or not."""
+    """Logs one line per epoch: metrics, seconds and time left."""
 
     def __init__(self) -> None:
         self.started = 0.0
@@ -59,7 +59,7 @@ class EpochLine(pl.Callback):
         self.started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
-        """Say how it went."""
+        """Log the line of this epoch."""
         seconds, self.started = time.monotonic() - self.started, time.monotonic()
         epochs = trainer.max_epochs or 0
         left = (epochs - trainer.current_epoch - 1) * seconds
@@ -73,12 +73,12 @@ class EpochLine(pl.Callback):
 
 
 class GoOn(pl.Callback):
-    """A resumed run goes on in the folder where it lies now, with the patience asked for now."""
+    """Adapts a checkpoint to the folder where the run lies now, and to the patience of now."""
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, learner: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Change what Lightning is about to restore."""
+        """Change paths and patience in the checkpoint before Lightning reads them."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = checkpoint["callbacks"].get(callback.state_key)
             if state and isinstance(callback, EarlyStopping):
@@ -112,7 +112,7 @@ class Diverged(pl.Callback):
 
 
 class Preview(pl.Callback):
-    """After each epoch what the same noise has become: `previews/epoch_001.png`, and tracked."""
+    """Draws pictures from the same noise after each epoch: `previews/epoch_001.png`."""
 
     def __init__(self, folder: Path, logger: Logger) -> None:
         self.folder, self.logger = folder, logger
@@ -128,7 +128,7 @@ class Preview(pl.Callback):
 
 
 class Race(pl.Callback):
-    """Keeps `scores.json` in the folder of the run, and compares it with those of the other runs.
+    """Writes `scores.json` of a run, and stops a run that falls behind the others of its sweep.
 
     Args:
         run: the folder of this run.

@@ -1,4 +1,4 @@
-"""Around Lightning's Trainer: which epochs are kept, what is refused, and how a run goes on."""
+"""Lightning's Trainer: kept checkpoints, refused settings, fitting and resuming."""
 
 import io
 import logging
@@ -106,7 +106,7 @@ def bare_trainer(config: DictConfig, **parts: Any) -> pl.Trainer:
 
 
 def check_memory(task: Task, batch: int, seen: int) -> None:
-    """Refuse what this machine cannot hold, before the system ends the process without a word.
+    """Refuse a training that needs more memory than this machine has.
 
     A lower bound: the weights four times, as AdamW needs them, and what convolutions and linear
     layers hand on, in 16 bits. It is counted on torch's device `meta`, which computes nothing.
@@ -189,7 +189,7 @@ def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
 
 
 def _check_size(task: Task, size: int) -> None:
-    """Let the network look at a picture as large as those of the training, if others are not."""
+    """Refuse a `train_size` that the network cannot take."""
     if size == task.metadata.image_size:
         return
     task.eval()

@@ -15,7 +15,7 @@ from nano_cv.tasks.task import Losses, Task
 
 
 class Learner(pl.LightningModule):
-    """The only thing that Lightning knows of a task.
+    """The Lightning module around a task.
 
     Args:
         task: what is trained.

@@ -1,4 +1,4 @@
-"""What this processor trains fastest with; found out, not configured, and harmless elsewhere.
+"""Settings that make training on this processor fast, found out and not configured.
 
 Training a small network on a processor is limited by memory: each step takes and returns hundreds
 of megabytes, and glibc hands every large block back to the kernel, which then clears each page

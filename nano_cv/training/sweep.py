@@ -1,4 +1,4 @@
-"""What the runs of a sweep know of each other: `scores.json` in the folder of each. No torch."""
+"""Scores of the runs of a sweep: `scores.json` in each run's folder. No torch."""
 
 import json
 import math
@@ -36,7 +36,7 @@ class Scores(NamedTuple):
 
     @property
     def gains(self) -> list[float]:
-        """The values so turned that more is better; what is no number is the worst of all."""
+        """The values with the sign that makes more better; NaN becomes minus infinity."""
         sign = 1 if self.mode == "max" else -1
         return [-math.inf if math.isnan(value) else sign * value for value in self.values]
 
@@ -64,7 +64,7 @@ def pruned(run: Path) -> bool:
 
 
 def falls_behind(own: Scores, others: Sequence[Scores], siblings: int) -> float | None:
-    """The median of the other runs at the epoch that this one has reached, if its best is worse.
+    """Median of the other runs at this run's epoch, if this run's best value is worse; else None.
 
     The median stopping rule of Golovin et al. 2017 ("Google Vizier"), as Optuna's `MedianPruner`
     has it; but runs that are still going on count too, for with several at once few have ended.
@@ -89,7 +89,7 @@ def falls_behind(own: Scores, others: Sequence[Scores], siblings: int) -> float 
 
 
 class Best(Callback):
-    """At the end of a sweep: its best run, what was searched for, and how to train so."""
+    """Hydra callback that reports the best run of a sweep and the command to repeat it."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print it in two columns."""

@@ -88,7 +88,7 @@ def samples_of(content: Content, classes: list[str], root: Path, source: Path) -
 
 
 def called_of(root: Path, source: Path) -> str | None:
-    """The split that a JSON file is named after, or else its folder; None if neither is."""
+    """Split in the name of a JSON file, or else of its folder; None without any."""
     words = {called(word) for word in re.split(r"[^a-z0-9]+", source.stem.lower())} - {None}
     if len(words) == 1:
         return words.pop()
@@ -96,7 +96,7 @@ def called_of(root: Path, source: Path) -> str | None:
 
 
 def find_sources(root: Path) -> dict[str, Path]:
-    """The JSON file of each split, below `root`; one that is named after none is `train`.
+    """JSON files below `root` by split; a file without a split in its name is `train`.
 
     Raises:
         UserError: there is no file to train with, or several are for the same split.
@@ -123,7 +123,7 @@ def find_sources(root: Path) -> dict[str, Path]:
 
 
 def _only(files: list[Path], split: str | None) -> Path | None:
-    """The file of objects among those of one split."""
+    """The file with objects among all files of one split."""
     plain = [file for file in files if not file.stem.startswith(OTHERS)]
     files = plain or [file for file in files if not file.stem.startswith(OTHERS[:3])]
     if len(files) > 1 or (files and split is None):
@@ -133,14 +133,14 @@ def _only(files: list[Path], split: str | None) -> Path | None:
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file says."""
+    """Content of a JSON file."""
     text = reading.read_text(file)
     with reading.well_formed(file, "JSON"):
         return json.loads(text)
 
 
 def has_objects(file: Path) -> bool:
-    """Whether a JSON file is one of COCO's with boxes or outlines, or none at all."""
+    """Whether a JSON file has COCO's lists, with boxes or outlines."""
     try:
         content = read_json(file)
     except UserError:
@@ -156,7 +156,7 @@ def has_objects(file: Path) -> bool:
 
 
 def load(file: Path) -> Content:
-    """The lists of a COCO file, after a look that every entry has the fields that are read.
+    """Lists of a COCO file; entries without a needed field are refused.
 
     Ids may be whole numbers, written as such, as text or with a point: 1, "1" and 1.0 are the same.
     """
@@ -186,7 +186,7 @@ def load(file: Path) -> Content:
 
 
 def ident(value: int | str | float) -> Ident:
-    """An id without what a program's way of writing it adds."""
+    """The same id for 1, '1' and 1.0, which different programs write."""
     if isinstance(value, float):
         return int(value) if value.is_integer() else str(value)
     if isinstance(value, str) and re.fullmatch(r"0|-?[1-9]\d{0,17}", value.strip()):
@@ -290,7 +290,7 @@ def corners_of_runs(runs: dict[str, Any], where: str) -> tuple[float, float, flo
 
 
 def runs_in(text: str) -> list[int]:
-    """The lengths of the runs in COCO's text; pycocotools believes whatever is written there.
+    """Lengths of the runs in COCO's compressed text, which pycocotools does not check.
 
     A run is a signed number in groups of five bits, the lowest first. From the fourth run on it is
     the difference to the run two before.

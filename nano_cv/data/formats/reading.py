@@ -78,7 +78,7 @@ def read_lines(file: Path) -> list[str]:
 
 @contextmanager
 def well_formed(file: Path, form: str) -> Iterator[None]:
-    """What a parser of JSON, YAML or XML raises inside becomes one kind of `UserError`.
+    """Turn errors of JSON, YAML and XML parsers into a `UserError` that names the file.
 
     Such are numbers of too many digits, the 30th of February, brackets without end, and unknown
     encodings.
@@ -93,7 +93,7 @@ def well_formed(file: Path, form: str) -> Iterator[None]:
 
 
 def read_classes(file: Path) -> list[str]:
-    """Class names, one a line; `0 background`, `1 leaf` may count them."""
+    """Class names, one per line; leading numbers as in `0 background` are dropped."""
     names = read_lines(file)
     numbered = [name.split(maxsplit=1) for name in names]
     if all(len(parts) == 2 and parts[0] == str(i) for i, parts in enumerate(numbered)):
@@ -102,7 +102,7 @@ def read_classes(file: Path) -> list[str]:
 
 
 def check_class_names(names: Sequence[str], source: Path) -> list[str]:
-    """The class names, after a look that there are some, each of them once."""
+    """The class names; refused if empty or repeated."""
     if not names:
         raise UserError(f"{source}: no class names")
     refuse_repeated(names, f"{source}: the same class twice")
@@ -196,7 +196,7 @@ def find_listed(source: Path, lines: Sequence[str], found: Mapping[str, Path]) -
 
 
 def below(root: Path, file: Path) -> str:
-    """The path from `root` to a file, with forward slashes: what is hashed to choose its split."""
+    """Path from `root` to a file with forward slashes, whose hash chooses the split."""
     return Path(os.path.relpath(file, root)).as_posix()
 
 

@@ -56,7 +56,7 @@ def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
 
 
 def as_pictures(folder: str, index: Mapping[str, Any]) -> Pictures:
-    """The pictures that an index tells of.
+    """Pictures of an index.
 
     Raises:
         ValueError: or another error, where it was not written by `shard.py`.
@@ -134,7 +134,7 @@ def member(
 
 
 def read_index(place: str) -> dict[str, Any]:
-    """What `<split>.json` says."""
+    """Content of `<split>.json`."""
     try:
         index: dict[str, Any] = json.loads(store.read(place))
         missing = [key for key in KEYS if key not in index]
@@ -152,5 +152,5 @@ def read_index(place: str) -> dict[str, Any]:
 
 
 def targets_of(task: str) -> str:
-    """The task whose targets a task has."""
+    """Task with the same targets: generation uses those of classification."""
     return "classification" if task == "generation" else task

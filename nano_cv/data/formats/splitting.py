@@ -41,7 +41,7 @@ class Sample(NamedTuple):
 
 
 def called(name: str) -> str | None:
-    """The split that a name stands for, as `Train`, `valid` or COCO's `val2017`, or None."""
+    """Split meant by a name such as `Train`, `valid` or COCO's `val2017`, or None."""
     bare = re.sub(r"(19|20)\d\d$", "", name.lower())
     return next((split for split, names in CALLED.items() if bare in names), None)
 
@@ -73,7 +73,7 @@ def refuse_several(paths: Sequence[Path], what: str) -> None:
 
 
 def warn_of_others(folder: Path, others: Iterable[Path]) -> None:
-    """Name what lies beside the folders of the splits, such as a misspelt one."""
+    """Warn of folders beside the splits, such as a misspelt split."""
     if names := sorted(path.name for path in others):
         log.warning("%s: passed over, for it is no split: %s", folder, listing(names))
 

@@ -149,7 +149,7 @@ def side_by_side(folder: Path) -> Pairs:
 
 
 def pair_by_name(found: Mapping[str, Path], folder: Path, ending: str, source: Path) -> Pairs:
-    """The pictures that have a label of the same name; what has no other half is named.
+    """Pictures with a label of the same name; pictures and labels without a partner are named.
 
     A picture without an XML file is left out: programs that write them write one for a picture
     without objects too, so its objects may not have been marked yet.
@@ -218,7 +218,7 @@ class Labelled(NamedTuple):
 
 
 class Tree(ElementTree.TreeBuilder):
-    """XML without a document type: what one declares may be as long as the memory."""
+    """XML parser that refuses document types, whose entities could fill the memory."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
         """Called where there is one, before what it declares."""

@@ -106,7 +106,7 @@ class Loader(yaml.SafeLoader):
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """What a YAML file says."""
+    """Content of a YAML file."""
     text = reading.read_text(file)
     with reading.well_formed(file, "YAML"):
         content = yaml.load(text, Loader)
@@ -205,7 +205,7 @@ def find_splits(
 
 
 def place_of(root: Path, given: str, path: Any, where: str) -> Path | None:
-    """Where an entry of `data.yaml` lies; one of another machine is known by the end of its path.
+    """Folder or file of an entry of `data.yaml`; paths of other machines match by their ends.
 
     Roboflow writes `../train/images` and means `train/images` beside the file.
     """
@@ -281,7 +281,7 @@ class Texts(dict[Path, dict[str, Path]]):
         return next((self[one][picture.stem] for one in folders if picture.stem in self[one]), None)
 
     def lonely(self, used: Iterable[Path]) -> list[str]:
-        """Those beside the used ones that are not used, but for notes and lists of splits."""
+        """Unused text files beside used ones, except notes and lists of splits."""
         used = set(used)
         beside = {
             file for folder in {text.parent for text in used} for file in self[folder].values()
