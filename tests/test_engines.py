@@ -105,7 +105,7 @@ def server(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         (folder / name / "config.pbtxt").write_text(f'name: "{name}"\n{config}')
     exported = home / f"model_repository/{NAME}/10/model.onnx"
     (folder / NAME / "1/model.onnx").write_bytes(exported.read_bytes())
-    decoder = triton.BACKENDS / "decode" / "model.py"
+    decoder = ROOT / "nano_cv/export/decoder/model.py"
     (folder / "decode_32/1/model.py").write_text(decoder.read_text())
     models = [NAME, "decode_32", f"{NAME}_from_jpeg"]
     with triton.running(folder, models, folder.with_suffix(".log")) as port:

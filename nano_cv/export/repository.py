@@ -36,7 +36,7 @@ from nano_cv.export.validate import check_model
 from nano_cv.files import list_versions, locked
 from nano_cv.metadata import JPEG, Metadata, check_classes, check_name
 
-DECODER = Path(__file__).parents[1] / "serving" / "backends" / "decode" / "model.py"
+DECODER = Path(__file__).parent / "decoder" / "model.py"
 
 
 def publish(

@@ -7,7 +7,6 @@ Names, shapes and classes come from the server; nothing of the model is typed he
 """
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,9 +21,8 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from nano_cv.data import images
-from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError, listing, nearest, one_line, printable
-from nano_cv.evaluation import drawing, reports
+from nano_cv.evaluation.terminal import print_answers
 from nano_cv.metadata import JPEG, Metadata
 
 Arrays = dict[str, NDArray[Any]]
@@ -32,7 +30,6 @@ ADDRESS = "127.0.0.1:8001"
 # How gRPC says that a connection failed; Triton's own words for a full queue have the same status.
 BROKEN = re.compile("connect|socket|reset|goaway|dns", re.IGNORECASE)
 AT_ONCE = 64  # pictures that the command line holds in memory
-WIDEST = 10  # columns of its table
 
 
 class ServerError(UserError):
@@ -256,7 +253,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(printable(f"error: {error}"))
     if answers:
-        _show(metadata, answers, options.output)
+        print_answers(metadata, answers, options.output)
     sys.exit(1 if refused else 0)
 
 
@@ -292,38 +289,6 @@ def _ask(
         if isinstance(answer, ServerError):
             answer = ServerError(f"{file}: {str(answer).removeprefix('picture: ')}")
         yield file, answer
-
-
-def _show(metadata: Metadata, answers: Mapping[Path, Arrays], output: Path | None) -> None:
-    """Print the table of the task's report; write and draw the rest of it into `output`."""
-    outputs = next(iter(answers.values()))
-    predictions = {name: np.stack([one[name] for one in answers.values()]) for name in outputs}
-    files = [file.absolute() for file in answers]
-    pictures = Pictures(Path(os.path.commonpath([file.parent for file in files])), files)
-    given = dict(zip(pictures.names, answers, strict=True))
-    report = reports.find(metadata.task)(metadata, predictions, pictures)
-    rows = [row | {"file": given[row["file"]]} for row in report.rows()]
-    print(printable(_table(rows)), end="")
-    if output:
-        report.write_files(output)
-        for name, draw in report.drawings().items():
-            drawing.keep(name, draw, output)
-        print(f"written to {output}")
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Columns; of very many classes only the most probable."""
-    heads = list(rows[0])
-    if len(heads) > WIDEST:
-        most = sorted(heads[2:], key=lambda head: max(str(row[head]) for row in rows), reverse=True)
-        heads = heads[:2] + most[: WIDEST - 2]
-    lines = [heads, *([str(row[head]) for head in heads] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        + "\n"
-        for line in lines
-    )
 
 
 if __name__ == "__main__":

@@ -6,12 +6,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from nano_cv.errors import UserError, one_line
-from nano_cv.metadata import Metadata
+from nano_cv.evaluation.engines import Onnx
 from nano_cv.serving import repository
 from nano_cv.serving.backend import Arrays, Backend, Model
 from nano_cv.serving.connection import RefusedError
@@ -31,7 +29,7 @@ class Local(Backend):
     def __init__(self, source: Path, wanted: list[str] | None, poll_seconds: float) -> None:
         super().__init__()
         self.source, self.wanted, self.poll_seconds = source, wanted, poll_seconds
-        self.sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self.engines: dict[str, Onnx] = {}
         self.seen: dict[str, repository.Signature] = {}
         self.several = asyncio.Semaphore(os.cpu_count() or 1)
 
@@ -43,7 +41,7 @@ class Local(Backend):
         """
         for name in repository.wanted_models(self.source, self.wanted):
             await self._load(name)
-        if not self.sessions:
+        if not self.engines:
             reasons = [f"{model.name}: {model.reason}" for model in self.models.values()]
             raise UserError("\n".join(["no model can be served", *reasons]))
         self.state = "serving"
@@ -61,7 +59,7 @@ class Local(Backend):
         names = {folder.name for folder in repository.folders(self.source)}
         for name in self.models.keys() - names:
             del self.models[name]
-            self.sessions.pop(name, None)
+            self.engines.pop(name, None)
             log.warning("%s: removed from the repository", name)
         for name in names & (set(self.wanted) if self.wanted else names):
             if self.seen.get(name) != repository.signature(self.source / name):
@@ -72,39 +70,31 @@ class Local(Backend):
 
     async def infer(self, name: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """See `Backend`."""
-        session = self.sessions[name]
-        names = [output.name for output in session.get_outputs()]
-        given = {key: np.ascontiguousarray(array) for key, array in inputs.items()}
         async with self.several:
             try:
-                outputs = await asyncio.to_thread(session.run, names, given)
+                return await asyncio.to_thread(self.engines[name].predict, inputs)
             except Exception as error:  # onnxruntime has a dozen kinds
                 raise RefusedError(one_line(error)) from error
-        return dict(zip(names, outputs, strict=True))
 
     async def _load(self, name: str) -> None:
         """Load the newest version that can be loaded; the one that is loaded stays otherwise."""
         self.seen[name] = repository.signature(self.source / name)
         versions = repository.versions_of(self.source / name)
         files = [self.source / name / version / "model.onnx" for version in reversed(versions)]
-        files = [file for file in files if file.exists()]
-        if not files:  # a decoder or an ensemble
+        if not any(file.exists() for file in files):  # a decoder or an ensemble
             return
         model = self.models.setdefault(name, Model(name))
         model.refused = {}
         for file in files:
             try:
-                session = await asyncio.to_thread(
-                    onnxruntime.InferenceSession, file, providers=["CPUExecutionProvider"]
-                )
-                text = session.get_modelmeta().custom_metadata_map.get("contract", "")
-                model.metadata = Metadata.from_json(text)
-            except Exception as error:  # whatever damage does to a model file
-                model.refused[file.parent.name] = one_line(error)
-                log.warning("%s: %s set aside: %s", name, file, one_line(error))
+                engine = await asyncio.to_thread(Onnx, file)
+            except UserError as error:
+                model.refused[file.parent.name] = str(error)
+                log.warning("%s: %s set aside", name, error)
                 continue
-            self.sessions[name], model.versions = session, [file.parent.name]
+            self.engines[name], model.metadata = engine, engine.metadata
+            model.versions = [file.parent.name]
             model.is_now("ready")
             return
-        if name not in self.sessions:
+        if name not in self.engines:
             model.is_now("refused", "; ".join(model.refused.values()))
