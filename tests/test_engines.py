@@ -21,11 +21,11 @@ from nano_cv.config.checks import CONFIGS
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError
 from nano_cv.evaluation import evaluate, reports
+from nano_cv.evaluation.client import Client, ServerError
 from nano_cv.evaluation.engines import Onnx, Torch, make_engine
 from nano_cv.export import graph
 from nano_cv.metadata import Metadata
 from nano_cv.serving import triton
-from nano_cv.serving.client import Client, ServerError
 from nano_cv.tasks import weights
 
 NAME = CONTRACT.name

@@ -165,7 +165,7 @@ class Triton(Engine):
     """
 
     def __init__(self, name: str, address: str) -> None:
-        from nano_cv.serving.client import Client, ServerError
+        from nano_cv.evaluation.client import Client, ServerError
 
         self.name, self.client = name, Client(address)
         try:

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nano_cv.data import images
@@ -39,7 +40,7 @@ from nano_cv.serving.multipart import split_parts
 
 log = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
-KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+TOLD = ("classes", "image_size", "fit", "metrics", "data_hash", "git_commit", "run_id")
 HELD = 8  # bodies of the largest size that may be in memory at once
 MOST = 64  # pictures in one request
 KINDS_OF_BODIES = (
@@ -146,7 +147,7 @@ class Door:
         app.get("/metrics", summary="Figures for Prometheus")(self.figures)
         app.get("/docs", include_in_schema=False)(self.docs)
         app.get("/", include_in_schema=False)(self.page)
-        app.get("/page/{file}", include_in_schema=False)(self.page)
+        app.mount("/page", StaticFiles(directory=PAGE))
         app.exception_handler(HTTPException)(_http_problem)
         app.exception_handler(RequestValidationError)(_value_problem)
         app.exception_handler(Problem)(_told)
@@ -156,12 +157,9 @@ class Door:
 
     # The page and the documentation
 
-    async def page(self, file: str = "index.html") -> Response:
-        """A file of the page."""
-        path = PAGE / file
-        if path.suffix not in KINDS or path.parent != PAGE or not path.is_file():
-            raise HTTPException(404)
-        return FileResponse(path, media_type=KINDS[path.suffix])
+    async def page(self) -> FileResponse:
+        """The page for people."""
+        return FileResponse(PAGE / "index.html")
 
     async def docs(self, request: Request) -> HTMLResponse:
         """The calls as a plain page; /openapi.json is the same for programs."""
@@ -184,18 +182,9 @@ class Door:
     async def show_model(self, name: str) -> dict[str, Any]:
         """Classes, size of the input, where it comes from, and how well it did."""
         model = self._model(name)
-        promised = model.promised
-        return _summary(model) | {
-            "classes": promised.classes,
-            "versions": model.versions,
-            "image_size": promised.image_size,
-            "fit": promised.fit,
-            "trained_on": promised.data,
-            "metrics": promised.metrics,
-            "data_hash": promised.data_hash,
-            "git_commit": promised.git_commit,
-            "run_id": promised.run_id,
-        }
+        told = {key: getattr(model.promised, key) for key in TOLD}
+        shown = {"versions": model.versions, "trained_on": model.promised.data}
+        return _summary(model) | shown | told
 
     def _model(self, name: str) -> Model:
         able = [one.name for one in self.backend.models.values() if one.takes_requests]
@@ -297,15 +286,16 @@ class Door:
 
         if len(pictures) == 1:
             return JSONResponse(await one(pictures[0][1]))
-        found: list[dict[str, Any]] = []
-        results = await asyncio.gather(*(one(part) for _, part in pictures), return_exceptions=True)
-        for (file, _), result in zip(pictures, results, strict=True):
-            if isinstance(result, Problem) and result.status == 422:  # it fails alone
-                found.append({"file": file, "error": result.detail})
-            elif isinstance(result, BaseException):
-                raise result
-            else:
-                found.append({"file": file} | result)
+
+        async def named(file: str, picture: bytes) -> dict[str, Any]:
+            try:
+                return {"file": file} | await one(picture)
+            except Problem as problem:
+                if problem.status != 422:
+                    raise
+                return {"file": file, "error": problem.detail}  # it fails alone
+
+        found = await asyncio.gather(*(named(*part) for part in pictures))
         return JSONResponse({"answers": found})
 
     async def _ask(self, model: Model, picture: bytes) -> tuple[answers.Outputs, answers.Size]:

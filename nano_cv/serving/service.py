@@ -4,7 +4,8 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Coroutine
+import socket
+from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ from nano_cv.serving import triton
 from nano_cv.serving.backend import Backend
 from nano_cv.serving.door import Door, Limits
 from nano_cv.serving.listening import make_listener, raise_file_limit
-from nano_cv.serving.ports import check_ports
 from nano_cv.serving.repository import wanted_models
-from nano_cv.serving.supervisor import Supervisor, Watched, served_names
+from nano_cv.serving.supervisor import Supervisor, Watched
 
 log = logging.getLogger(__name__)
 HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -93,6 +93,28 @@ def _make_backend(config: DictConfig) -> Backend:
     )
 
 
+def check_ports(host: str, ports: Mapping[str, int]) -> None:
+    """Make sure that each is free; the keys are those of the configuration.
+
+    Raises:
+        UserError: one is taken, is none, or is given twice.
+    """
+    for key, port in ports.items():
+        twice = [other for other in ports if other != key and ports[other] == port]
+        if twice:
+            raise UserError(f"{key} and {twice[0]} are both {port}; each needs its own")
+        try:
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # just ended ones
+                probe.bind((host, port))
+                probe.listen()
+        except OSError as error:
+            raise UserError(
+                f"{key}={port}: {error.strerror}; stop what listens there, or choose another: "
+                f"{key}={triton.free_ports(1)[0]}"
+            ) from error
+
+
 def _stop_on_signals(backend: Backend) -> asyncio.Event:
     """What is set at the first SIGTERM or Ctrl-C; the second ends everything at once."""
     stopping = asyncio.Event()
@@ -130,5 +152,6 @@ def _say(config: DictConfig, backend: Backend) -> None:
         lines.append(f"gRPC  {backend.address}")
     if isinstance(backend, Supervisor):
         lines.append(f"log   {backend.server.log}")
-    names = ", ".join(served_names(backend.models.values()))
-    log.info("serving %s; stop with Ctrl-C\n  %s", names, "\n  ".join(lines))
+    models = [one for one in backend.models.values() if one.takes_requests]
+    names = sorted(model.name for model in models if model.state == "ready")
+    log.info("serving %s; stop with Ctrl-C\n  %s", ", ".join(names), "\n  ".join(lines))

@@ -16,7 +16,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -463,8 +462,3 @@ class Supervisor(Watched):
             super().forget(name)
         elif model.state != "refused":
             model.state, model.question = "loading", None
-
-
-def served_names(models: Iterable[Model]) -> list[str]:
-    """Those that answer, for a person: without the parts that only belong to others."""
-    return [model.name for model in models if model.state == "ready" and model.takes_requests]
