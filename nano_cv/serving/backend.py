@@ -68,13 +68,8 @@ class Model:
     def shown(self) -> dict[str, Any]:
         """For the health page."""
         good = self.last_good and time.localtime(self.last_good)
-        return {
-            "state": self.state,
-            "reason": self.reason,
-            "versions": self.versions,
-            "refused": self.refused,
-            "last_good_answer": good and time.strftime("%Y-%m-%dT%H:%M:%S%z", good),
-        }
+        known = {key: getattr(self, key) for key in ("state", "reason", "versions", "refused")}
+        return known | {"last_good_answer": good and time.strftime("%Y-%m-%dT%H:%M:%S%z", good)}
 
 
 class Backend(ABC):
@@ -115,5 +110,5 @@ class Backend(ABC):
         ready = [model.state == "ready" for model in self.models.values()]
         good = self.state == "serving" and any(ready) and all(ready)
         status = "ok" if good else "degraded" if self.state == "serving" else self.state
-        models = {name: model.shown() for name, model in sorted(self.models.items())}
+        models = {name: self.models[name].shown() for name in sorted(self.models)}
         return good, {"status": status, "server_restarts": self.restarts, "models": models}

@@ -14,11 +14,9 @@ from nano_cv.serving.triton import PROJECT
 
 CHECK_SECONDS = 120
 
-Found = dict[str, str]  # version: what is wrong with it, if anything
 
-
-async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, Found]:
-    """What is wrong with each version of each model.
+async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    """What is wrong with each version of each model; an empty text if nothing is.
 
     Args:
         source: the repository, in which the parts of an ensemble are.

@@ -7,12 +7,10 @@ units. Errors are problem documents (RFC 9457) that say what to do.
 import asyncio
 import logging
 import os
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +19,7 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
+from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import Headers, MutableHeaders
@@ -41,6 +40,7 @@ from nano_cv.serving.multipart import split_parts
 log = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
 TOLD = ("classes", "image_size", "fit", "metrics", "data_hash", "git_commit", "run_id")
+HOSTS = ("127.0.0.1", "localhost", "::1")  # names of this machine for itself
 HELD = 8  # bodies of the largest size that may be in memory at once
 MOST = 64  # pictures in one request
 KINDS_OF_BODIES = (
@@ -90,16 +90,6 @@ BODY = {
 }
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one request may cost; the keys of `configs/serve.yaml` have the same names."""
-
-    max_request_bytes: int
-    max_picture_pixels: int
-    receive_seconds: float
-    answer_seconds: float
-
-
 class Problem(Exception):  # noqa: N818  # RFC 9457 calls it so
     """An error that the client is told of as a problem document."""
 
@@ -119,12 +109,11 @@ class Door:
 
     Args:
         backend: has the models.
-        limits: of a request.
-        hosts: names under which this server may be asked; None for any.
+        config: of `configs/serve.yaml`, for the limits of a request.
     """
 
-    def __init__(self, backend: Backend, limits: Limits, hosts: tuple[str, ...] | None) -> None:
-        self.backend, self.limits = backend, limits
+    def __init__(self, backend: Backend, config: DictConfig) -> None:
+        self.backend, self.limits = backend, config
         self.held = 0  # bytes of bodies that are in memory
         self.answered: Counter[tuple[str, int]] = Counter()  # by model and status
         self.threads = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
@@ -152,7 +141,7 @@ class Door:
         app.exception_handler(RequestValidationError)(_value_problem)
         app.exception_handler(Problem)(_told)
         app.exception_handler(Exception)(_unexpected)
-        app.add_middleware(Guard, hosts=hosts)
+        app.add_middleware(Guard, hosts=HOSTS if config.host in HOSTS else None)
         self.app = app
 
     # The page and the documentation
@@ -216,15 +205,12 @@ class Door:
         try:
             model = self._model(name)
             async with self._body(request) as body, asyncio.timeout(self.limits.answer_seconds):
-                start = time.perf_counter()
                 if model.promised.task == "generation":
                     asked = {"class": wanted, "seed": seed, "count": count}
                     response = await self._generate(request, model, _wanted(asked, body))
                 else:
                     parts = _pictures(request, body)
                     response = await self._answer(request, model, parts, score, top)
-                milliseconds = 1000 * (time.perf_counter() - start)
-            response.headers["Server-Timing"] = f"total;dur={milliseconds:.1f}"
             status = 200
             return response
         except TimeoutError:

@@ -10,6 +10,7 @@ from typing import Any
 import h11
 import uvicorn
 from fastapi import FastAPI
+from omegaconf import DictConfig
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 KEEP_ALIVE = 60  # seconds that an idle connection is kept between two requests
@@ -66,46 +67,31 @@ class Listener(uvicorn.Server):
         yield
 
 
-def make_listener(
-    app: FastAPI,
-    host: str,
-    port: int,
-    connections: int,
-    receive_seconds: float,
-    exit_seconds: float,
-) -> Listener:
-    """A server of `app`, which is yet to be started.
-
-    Args:
-        app: what answers.
-        host: the address to listen on.
-        port: the port.
-        connections: how many may be open; one more is answered with 503.
-        receive_seconds: in which a request must have arrived.
-        exit_seconds: that requests in flight have at the end.
-    """
+def make_listener(app: FastAPI, config: DictConfig) -> Listener:
+    """A server of `app` with the limits of `configs/serve.yaml`, which is yet to be started."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # clients' mistakes are no news
-    protocol = type("Protocol", (Protocol,), {"seconds": receive_seconds})
-    config = uvicorn.Config(
-        app,
-        host,
-        port,
-        http=protocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=connections,
-        backlog=connections,
-        timeout_keep_alive=KEEP_ALIVE,
-        timeout_graceful_shutdown=round(exit_seconds),
-        h11_max_incomplete_event_size=HEAD_BYTES,
+    connections = _raise_file_limit(config.max_connections)
+    return Listener(
+        uvicorn.Config(
+            app,
+            config.host,
+            config.port,
+            http=type("Protocol", (Protocol,), {"seconds": config.receive_seconds}),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=connections,
+            backlog=connections,
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=round(config.exit_timeout_seconds),
+            h11_max_incomplete_event_size=HEAD_BYTES,
+        )
     )
-    return Listener(config)
 
 
-def raise_file_limit(needed: int) -> int:
+def _raise_file_limit(needed: int) -> int:
     """As many open files as the system allows; returns how many connections fit into them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = needed + 256 if hard == resource.RLIM_INFINITY else min(needed + 256, hard)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 
 from nano_cv.errors import UserError, one_line
 from nano_cv.evaluation.engines import Onnx
@@ -21,14 +22,12 @@ class Local(Backend):
     """Runs the newest version of each model in onnxruntime; decoders are not needed here.
 
     Args:
-        source: the model repository.
-        wanted: names of the models to serve; None for all.
-        poll_seconds: between two looks at the repository.
+        config: of `configs/serve.yaml`.
     """
 
-    def __init__(self, source: Path, wanted: list[str] | None, poll_seconds: float) -> None:
+    def __init__(self, config: DictConfig) -> None:
         super().__init__()
-        self.source, self.wanted, self.poll_seconds = source, wanted, poll_seconds
+        self.config, self.source = config, Path(config.paths.models)
         self.engines: dict[str, Onnx] = {}
         self.seen: dict[str, repository.Signature] = {}
         self.several = asyncio.Semaphore(os.cpu_count() or 1)
@@ -39,7 +38,7 @@ class Local(Backend):
         Raises:
             UserError: there is no model that can be loaded.
         """
-        for name in repository.wanted_models(self.source, self.wanted):
+        for name in repository.wanted_models(self.source, self.config.models):
             await self._load(name)
         if not self.engines:
             reasons = [f"{model.name}: {model.reason}" for model in self.models.values()]
@@ -49,7 +48,7 @@ class Local(Backend):
     async def watch(self) -> None:
         """See `Backend`."""
         while True:
-            await asyncio.sleep(self.poll_seconds)
+            await asyncio.sleep(self.config.poll_seconds)
             try:
                 await self._take_changes()
             except OSError as error:  # of this machine, such as too many open files
@@ -61,7 +60,7 @@ class Local(Backend):
             del self.models[name]
             self.engines.pop(name, None)
             log.warning("%s: removed from the repository", name)
-        for name in names & (set(self.wanted) if self.wanted else names):
+        for name in names & set(self.config.models or names):
             if self.seen.get(name) != repository.signature(self.source / name):
                 await self._load(name)
 

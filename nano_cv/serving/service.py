@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from omegaconf import DictConfig
 from nano_cv.errors import UserError
 from nano_cv.serving import triton
 from nano_cv.serving.backend import Backend
-from nano_cv.serving.door import Door, Limits
-from nano_cv.serving.listening import make_listener, raise_file_limit
+from nano_cv.serving.door import Door
+from nano_cv.serving.listening import make_listener
 from nano_cv.serving.repository import wanted_models
 from nano_cv.serving.supervisor import Supervisor, Watched
 
 log = logging.getLogger(__name__)
-HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
 async def serve(config: DictConfig) -> None:
@@ -31,18 +30,8 @@ async def serve(config: DictConfig) -> None:
         UserError: a port is taken, there is no model, or none can be served.
     """
     backend = _make_backend(config)
-    limits = Limits(
-        config.max_request_bytes,
-        config.max_picture_pixels,
-        config.receive_seconds,
-        config.answer_seconds,
-    )
-    door = Door(backend, limits, HOSTS if config.host in HOSTS else None)
-    listener = make_listener(
-        *(door.app, config.host, config.port, raise_file_limit(config.max_connections)),
-        *(config.receive_seconds, config.exit_timeout_seconds),
-    )
-    stopping = _stop_on_signals(backend)
+    listener = make_listener(Door(backend, config).app, config)
+    stopping = _stop_on_signals()
     open_door = asyncio.create_task(listener.serve())
     try:
         await _until(stopping, backend.start())
@@ -61,70 +50,48 @@ async def serve(config: DictConfig) -> None:
 
 def _make_backend(config: DictConfig) -> Backend:
     """A Triton that runs already, one of our own, or onnxruntime in this process."""
-    watching = {
-        "probe_seconds": config.probe_seconds,
-        "deadline": config.probe_deadline_seconds,
-        "answer_seconds": config.answer_seconds,
-    }
     if config.triton:
-        check_ports(config.host, {"port": config.port})
-        return Watched(config.triton, **watching)
-    source = Path(config.paths.models)
-    wanted = list(config.models) if config.models else None
-    wanted_models(source, wanted)
+        check_ports(config, "port")
+        return Watched(config.triton, config)
+    wanted_models(Path(config.paths.models), config.models)
     try:
         wheel = triton.find_wheel()
     except UserError as error:
         from nano_cv.serving.local import Local
 
-        check_ports(config.host, {"port": config.port})
+        check_ports(config, "port")
         log.warning("onnxruntime in this process answers: %s", error)
-        return Local(source, wanted, config.poll_seconds)
-    check_ports(config.host, {"port": config.port, "grpc_port": config.grpc_port})
-    return Supervisor(
-        wheel,
-        source,
-        wanted,
-        Path(HydraConfig.get().runtime.output_dir),
-        config.grpc_port,
-        config.poll_seconds,
-        config.exit_timeout_seconds,
-        **watching,
-    )
+        return Local(config)
+    check_ports(config, "port", "grpc_port")
+    return Supervisor(wheel, config, Path(HydraConfig.get().runtime.output_dir))
 
 
-def check_ports(host: str, ports: Mapping[str, int]) -> None:
-    """Make sure that each is free; the keys are those of the configuration.
+def check_ports(config: DictConfig, *keys: str) -> None:
+    """Make sure that the ports that `keys` of the configuration name are free.
 
     Raises:
         UserError: one is taken, is none, or is given twice.
     """
-    for key, port in ports.items():
-        twice = [other for other in ports if other != key and ports[other] == port]
-        if twice:
-            raise UserError(f"{key} and {twice[0]} are both {port}; each needs its own")
+    if len({config[key] for key in keys}) < len(keys):
+        raise UserError(f"{' and '.join(keys)} are both {config.port}; each needs its own")
+    for key in keys:
         try:
-            with socket.socket() as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # just ended ones
-                probe.bind((host, port))
-                probe.listen()
+            socket.create_server((config.host, config[key])).close()
         except OSError as error:
             raise UserError(
-                f"{key}={port}: {error.strerror}; stop what listens there, or choose another: "
-                f"{key}={triton.free_ports(1)[0]}"
+                f"{key}={config[key]}: {error.strerror}; stop what listens there, or choose "
+                f"another: {key}={triton.free_ports(1)[0]}"
             ) from error
 
 
-def _stop_on_signals(backend: Backend) -> asyncio.Event:
+def _stop_on_signals() -> asyncio.Event:
     """What is set at the first SIGTERM or Ctrl-C; the second ends everything at once."""
     stopping = asyncio.Event()
 
     def signalled() -> None:
         if stopping.is_set():
             log.warning("killed; requests in flight are lost")
-            if isinstance(backend, Supervisor):
-                backend.kill()
-            os._exit(128 + signal.SIGINT)
+            os._exit(128 + signal.SIGINT)  # with which all that we have started ends too
         stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -147,7 +114,8 @@ async def _until(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> No
 
 def _say(config: DictConfig, backend: Backend) -> None:
     """Where it answers."""
-    lines = [f"page  http://{config.host}:{config.port}", f"API   {config.host}:{config.port}/docs"]
+    address = f"http://{config.host}:{config.port}"
+    lines = [f"page  {address}", f"API   {address}/docs"]
     if isinstance(backend, Watched):
         lines.append(f"gRPC  {backend.address}")
     if isinstance(backend, Supervisor):

@@ -65,11 +65,11 @@ class Staging:
 
     def set_aside(self, name: str, version: str) -> bool:
         """Take away a version that Triton refused, if an older one is left to serve."""
-        left = [other for other in versions_of(self.live / name) if other != version]
-        if left and (self.live / name / version).exists():
-            shutil.rmtree(self.live / name / version)
-            return True
-        return False
+        folder = self.live / name
+        if not (folder / version).is_dir() or versions_of(folder) == [version]:
+            return False
+        shutil.rmtree(folder / version)
+        return True
 
     def remove(self, name: str) -> None:
         """Take a model away."""

@@ -1,9 +1,9 @@
 """Keeps a Triton serving: what Triton itself does not notice is noticed and mended here.
 
 A process of its Python backend that dies stays dead in Triton, whose ready endpoints go on saying
-yes; one that hangs can abort the server. So every model is asked a real question every two
-seconds, the processes are counted, and whatever is lost is mended in one way: the whole server is
-started again, which takes two to three seconds, while the front door holds the requests.
+yes; one that hangs can abort the server. So every model is asked a real question every two seconds,
+the processes are counted, and whatever is lost is mended in one way: the whole server is started
+again, which takes some seconds, while the front door holds the requests.
 
 Triton polls a private copy of the repository. In this mode no client can have a model loaded, which
 would be a way to run code here. The repository is watched: what is new in it and sound is copied.
@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 
 from nano_cv.errors import UserError, one_line
 from nano_cv.metadata import Metadata
@@ -47,18 +48,12 @@ class Watched(Backend):
 
     Args:
         address: HOST:PORT of its gRPC.
-        probe_seconds: between two questions to a model.
-        deadline: seconds in which a model must answer.
-        answer_seconds: that a request may take.
+        config: of `configs/serve.yaml`.
     """
 
-    def __init__(
-        self, address: str, probe_seconds: float, deadline: float, answer_seconds: float
-    ) -> None:
+    def __init__(self, address: str, config: DictConfig) -> None:
         super().__init__()
-        self.address, self.connection = address, Connection(address)
-        self.probe_seconds, self.deadline = probe_seconds, deadline
-        self.answer_seconds = answer_seconds
+        self.address, self.config, self.connection = address, config, Connection(address)
         self.doubt = asyncio.Event()  # somebody had no answer: look at once
         self.up = asyncio.Event()  # cleared while the server is being started
 
@@ -88,7 +83,7 @@ class Watched(Backend):
     async def watch(self) -> None:
         """See `Backend`."""
         while True:
-            await self._pause(self.probe_seconds)
+            await self._pause(self.config.probe_seconds)
             try:
                 await self.look()
                 await self.ask_all()
@@ -115,7 +110,7 @@ class Watched(Backend):
         while True:
             await self.up.wait()
             try:
-                return await self.connection.infer(name, inputs, self.answer_seconds)
+                return await self.connection.infer(name, inputs, self.config.answer_seconds)
             except LostError:
                 if self.restarts - restarts >= KILLS:
                     raise  # it may be this request that the server cannot bear
@@ -128,31 +123,23 @@ class Watched(Backend):
 
     async def look(self) -> None:
         """Learn from Triton which models it has, and of each that is new, what it promises."""
-        index = await self.connection.index(self.deadline)
+        index = await self.connection.index(self.config.probe_deadline_seconds)
         for name in self.models.keys() - index.keys():
             self.forget(name)
         for name, versions in index.items():
             model = self.models.setdefault(name, Model(name))
             ready = [one.version for one in versions if one.state == "READY"]
-            reasons = {
-                one.version: one.reason
-                for one in versions
-                if one.state == "UNAVAILABLE" and one.reason not in ("", "unloaded")
-            }
-            self.refuse(model, reasons)
+            for one in versions:
+                if one.state == "UNAVAILABLE" and one.reason not in ("", "unloaded"):
+                    model.refused[one.version] = " ".join(one.reason.split())
             if not ready:
-                reason = "; ".join(reasons.values()) or "; ".join(model.refused.values())
-                if not reason:  # Triton has only just found it
+                model.question = None
+                if not model.refused:  # Triton has only just found it
                     model.state = "loading"
                 elif model.state != "refused":
-                    model.is_now("refused", one_line(Exception(reason)))
-                model.question = None
+                    model.is_now("refused", "; ".join(model.refused.values()))
             elif model.question is None or model.versions != ready:
                 await self._learn(model, ready)
-
-    def refuse(self, model: Model, reasons: dict[str, str]) -> None:
-        """Keep what Triton says of versions that it did not load."""
-        model.refused |= {version: one_line(Exception(why)) for version, why in reasons.items()}
 
     def forget(self, name: str) -> None:
         """Of a model that Triton no longer has, there is nothing to say."""
@@ -191,7 +178,7 @@ class Watched(Backend):
         """Why only a new start of the server would mend this model; nothing if it needs none."""
         assert model.question is not None
         try:
-            problem = await self.connection.ask(model.question, self.deadline)
+            problem = await self.connection.ask(model.question, self.config.probe_deadline_seconds)
         except LostError as error:
             model.is_now("failing", one_line(error))
             return f"{model.name}: {model.reason}"
@@ -204,44 +191,27 @@ class Supervisor(Watched):
 
     Args:
         wheel: from `triton.find_wheel`.
-        source: the model repository.
-        wanted: names of the models to serve; None for all.
+        config: of `configs/serve.yaml`.
         folder: for the log.
-        port: of gRPC.
-        poll_seconds: between two looks at the repository.
-        exit_seconds: that requests in flight have at the end.
-        **watching: as for `Watched`.
     """
 
-    def __init__(
-        self,
-        wheel: triton.Wheel,
-        source: Path,
-        wanted: list[str] | None,
-        folder: Path,
-        port: int,
-        poll_seconds: float,
-        exit_seconds: float,
-        **watching: float,
-    ) -> None:
-        super().__init__(f"{triton.LOOPBACK}:{port}", **watching)
-        self.wanted = wanted
+    def __init__(self, wheel: triton.Wheel, config: DictConfig, folder: Path) -> None:
+        super().__init__(f"{triton.LOOPBACK}:{config.grpc_port}", config)
         self.restarted, self.wait = -1e9, 0.0  # when, and after how long a wait
-        self.poll_seconds, self.exit_seconds = poll_seconds, exit_seconds
         self.area = Path(tempfile.mkdtemp(prefix="nano_cv_serve_"))  # for its owner alone
         # systemd clears /tmp of what is old, but not below a folder that is locked.
         self.lock = os.open(self.area, os.O_RDONLY)
         fcntl.flock(self.lock, fcntl.LOCK_SH)
-        self.staging = Staging(source, self.area)
+        self.staging = Staging(Path(config.paths.models), self.area)
         self.seen: dict[str, repository.Signature] = {}  # of the models that were checked
         self.lacking: set[str] = set()  # models with too few processes, at the last look
-        prefix = f"nano_cv_{port}_"
+        prefix = f"nano_cv_{config.grpc_port}_"
         line = triton.command(
             wheel,
             triton.make_backends(wheel, self.area / "backends"),
             self.staging.live,
-            port,
-            exit_timeout=round(exit_seconds),
+            config.grpc_port,
+            exit_timeout=round(config.exit_timeout_seconds),
             poll=True,
         )
         line += [f"--backend-config=python,shm-region-prefix-name={prefix}"]
@@ -255,7 +225,7 @@ class Supervisor(Watched):
             UserError: the server does not start, or no model can be served.
         """
         source = self.staging.source
-        names = repository.wanted_models(source, self.wanted)
+        names = repository.wanted_models(source, self.config.models)
         await self._take({name: repository.signature(source / name) for name in names})
         try:
             await self._start_server()
@@ -266,14 +236,9 @@ class Supervisor(Watched):
 
     async def stop(self) -> None:
         """See `Backend`."""
-        await self.server.stop(self.exit_seconds)
+        await self.server.stop(self.config.exit_timeout_seconds)
         await super().stop()
         os.close(self.lock)
-        shutil.rmtree(self.area, ignore_errors=True)
-
-    def kill(self) -> None:
-        """End the server at once; requests in flight are lost."""
-        self.server.kill()
         shutil.rmtree(self.area, ignore_errors=True)
 
     async def watch(self) -> None:
@@ -306,7 +271,7 @@ class Supervisor(Watched):
                 return f"tritonserver {self.server.ended}"
             if why := await asyncio.to_thread(self._lost_process):
                 return why
-            if doubted or time.monotonic() - asked > self.probe_seconds:
+            if doubted or time.monotonic() - asked > self.config.probe_seconds:
                 asked = time.monotonic()
                 await self.look()
                 await self.ask_all()
@@ -386,7 +351,7 @@ class Supervisor(Watched):
     async def _watch_repository(self) -> None:
         last = dict(self.seen)
         while True:
-            await asyncio.sleep(self.poll_seconds)
+            await asyncio.sleep(self.config.poll_seconds)
             try:
                 last = await self._take_changes(last)
             except OSError as error:  # of this machine, such as too many open files
@@ -420,7 +385,7 @@ class Supervisor(Watched):
     def _signatures(self) -> dict[str, repository.Signature]:
         source = self.staging.source
         try:
-            names = repository.wanted_models(source, self.wanted)
+            names = repository.wanted_models(source, self.config.models)
         except UserError:  # all is gone, or one that was asked for: serve what is left
             left = {folder.name for folder in repository.folders(source)}
             names = [name for name in self.seen if name in left]
@@ -448,12 +413,13 @@ class Supervisor(Watched):
             elif not self.staging.has(name):  # else the copy goes on serving
                 model.is_now("refused", "; ".join(model.refused.values()))
 
-    def refuse(self, model: Model, reasons: dict[str, str]) -> None:
-        """See `Watched`; with the version gone, the next start serves the one before."""
-        for version, reason in reasons.items():
-            if self.staging.has(model.name) and self.staging.set_aside(model.name, version):
-                model.refused[version] = one_line(Exception(reason))
-                log.warning("%s: version %s set aside: %s", model.name, version, reason)
+    async def look(self) -> None:
+        """See `Watched`; what Triton refused is taken away, so that the next start does without."""
+        await super().look()
+        for name, model in self.models.items():
+            for version, reason in model.refused.items():
+                if self.staging.set_aside(name, version):
+                    log.warning("%s: version %s set aside: %s", name, version, reason)
 
     def forget(self, name: str) -> None:
         """See `Watched`; what is in the repository stays known, with the reason why it is away."""
