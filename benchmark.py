@@ -39,11 +39,11 @@ def benchmark(config: DictConfig) -> None:
         if prototype:
             models += settings.lay_out_prototype(model, repository)
         with (
-            triton.running(repository, models, folder / "triton.log", http=True) as ports,
-            grpc.insecure_channel(f"{triton.LOOPBACK}:{ports['grpc']}") as channel,
+            triton.running(repository, models, folder / "triton.log") as port,
+            grpc.insecure_channel(f"{triton.LOOPBACK}:{port}") as channel,
         ):
             load = (config.concurrency, config.seconds)
-            bench = comparison.Bench(channel, ports["http"], metadata, picture, *load)
+            bench = comparison.Bench(channel, metadata, picture, *load)
             least, most = config.min_rounds, max(config.min_rounds, config.max_rounds)
             measured = rounds.take_turns(bench.settings(grid), least, most, "Settings")
             best = settings.best(measured, config.p99_limit_ms)

@@ -1,4 +1,4 @@
-"""Serve the exported models with NVIDIA Triton: `python serve.py`."""
+"""Serve the exported models to people and programs: `python serve.py`."""
 
 from omegaconf import DictConfig
 
@@ -7,24 +7,12 @@ from nano_cv.config.cli import main
 
 @main("serve")
 def serve(config: DictConfig) -> None:
-    """Find Triton, check the ports and the models, serve, and stop without losing a request."""
+    """Open the front door, start Triton behind it, and stop without losing a request."""
     import asyncio
 
-    from nano_cv.serving import triton
-    from nano_cv.serving.ports import check_ports
-    from nano_cv.serving.repository import wanted_models
-    from nano_cv.serving.supervisor import Supervisor
-    from nano_cv.serving.wiring import settings_of, show
+    from nano_cv.serving import service
 
-    wheel = triton.find_wheel()
-    settings = settings_of(config)
-    wanted_models(settings.repository, settings.models)
-    check_ports(settings.ports)
-
-    async def supervise() -> None:
-        await Supervisor(wheel, settings).run(show)
-
-    asyncio.run(supervise())
+    asyncio.run(service.serve(config))
 
 
 if __name__ == "__main__":

@@ -143,9 +143,12 @@ def make_learner(config: DictConfig, task: "Task") -> "Learner":
     """Lightning module that trains the task with the optimiser of `model.task`."""
     from nano_cv.training.learner import Learner
 
-    given = {key: config.model.task[key] for key in OF_TRAINING if key in config.model.task}
+    given: dict[str, Any] = {key: config.model.task.get(key) for key in OF_TRAINING}
     with settings_of(f"model={config.model.name}"):
-        return Learner(task, **instantiate(given, _convert_="all"))
+        if given["optimizer"] is not None:
+            given["optimizer"] = instantiate(config.model.task.optimizer, _convert_="all")
+        known = {key: value for key, value in given.items() if key in config.model.task}
+        return Learner(task, **known)
 
 
 def _instantiate(config: DictConfig, without: Sequence[str]) -> Callable[..., Any]:
@@ -175,6 +178,7 @@ def rehearse(config: DictConfig) -> None:
             task = make_task(config, metadata)
     except UserError:  # a mistake, or a network that cannot be built there
         task = make_task(config, metadata)
+    make_learner(config, task)
     fitting.check_memory(task, 1, min(config.data.train_size or 2**30, metadata.image_size))
     if config.model.get("pretrained"):
         load_pretrained(config, make_task(config, metadata))

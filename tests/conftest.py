@@ -66,7 +66,9 @@ TOGETHER = {
     # Servers in turn: a free port may be somebody else's a moment later. And what `shop` sells.
     "servers": (
         *("tests/test_engines.py", "tests/test_generation.py", "tests/test_serving.py"),
+        *("tests/test_served_answers.py", "tests/test_door.py", "tests/test_page.py"),
         "tests/test_readme.py::test_from_export_to_answers",
+        "tests/test_readme.py::test_the_three_calls",
     ),
     "clone": ("tests/test_readme.py::test_dvc_pull", "tests/test_readme.py::test_pretrained"),
     **{

@@ -21,11 +21,11 @@ from nano_cv.config.checks import CONFIGS
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError
 from nano_cv.evaluation import evaluate, reports
+from nano_cv.evaluation.client import Client, ServerError
 from nano_cv.evaluation.engines import Onnx, Torch, make_engine
 from nano_cv.export import graph
 from nano_cv.metadata import Metadata
 from nano_cv.serving import triton
-from nano_cv.serving.client import Client, ServerError
 from nano_cv.tasks import weights
 
 NAME = CONTRACT.name
@@ -90,8 +90,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
-    """The ports of a real Triton with the model, and with the ensemble that decodes for it."""
+def server(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real Triton with the model, and with the ensemble that decodes for it."""
     if sys.platform != "linux":
         pytest.skip("Triton's wheel is for Linux")
     pytest.importorskip("pytriton", reason="Triton's wheel is not installed")
@@ -105,11 +105,11 @@ def server(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
         (folder / name / "config.pbtxt").write_text(f'name: "{name}"\n{config}')
     exported = home / f"model_repository/{NAME}/10/model.onnx"
     (folder / NAME / "1/model.onnx").write_bytes(exported.read_bytes())
-    decoder = triton.BACKENDS / "decode" / "model.py"
+    decoder = ROOT / "nano_cv/export/decoder/model.py"
     (folder / "decode_32/1/model.py").write_text(decoder.read_text())
     models = [NAME, "decode_32", f"{NAME}_from_jpeg"]
-    with triton.running(folder, models, folder.with_suffix(".log"), http=True) as ports:
-        yield ports
+    with triton.running(folder, models, folder.with_suffix(".log")) as port:
+        yield f"127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="module")
@@ -161,19 +161,16 @@ def test_onnx_answers_as_torch(infer):
         assert (folder / name).read_bytes() == (onnx_folder / name).read_bytes()
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_triton_answers_as_torch(infer, server, protocol):
+def test_triton_answers_as_torch(infer, server):
     out, rows, _ = infer()
-    address = f"server=127.0.0.1:{server[protocol]}"
-    triton_out, triton_rows, _ = infer("engine=triton", address, f"protocol={protocol}")
+    triton_out, triton_rows, _ = infer("engine=triton", f"server={server}")
     same(triton_rows, rows)
     assert figures(triton_out) == figures(out)
-    assert f"{NAME} at {address.partition('=')[2]} ({protocol})" in triton_out
+    assert f"{NAME} at {server}" in triton_out
 
 
 def test_pictures_without_targets(infer, server):
-    address = f"server=127.0.0.1:{server['grpc']}"
-    _, rows, folder = infer("engine=triton", address, "input=data")
+    _, rows, folder = infer("engine=triton", f"server={server}", "input=data")
     assert len(rows) == 144 and "target" not in rows[0] and (folder / "predictions.png").exists()
 
 
@@ -207,9 +204,8 @@ print("imported:", *sorted(heavy & sys.modules.keys()))
 def test_no_torch(home, server):
     """Neither for onnxruntime nor for Triton nor for the client, MLflow included."""
     settings = [option for option in FOR_INFER if not option.startswith("logger=")]
-    address = f"127.0.0.1:{server['grpc']}"
     picture = "data/flowers/aster/plant001_rgb.jpg"
-    done = python("-c", NO_TORCH, str(ROOT), picture, address, *settings, cwd=home)
+    done = python("-c", NO_TORCH, str(ROOT), picture, server, *settings, cwd=home)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == ["status 0", "imported:"]
     assert done.stdout.count("MLflow run") == 1
@@ -231,9 +227,9 @@ def test_torch_and_little_else(home):
 # The client
 
 
-@pytest.fixture(params=["grpc", "http"])
-def client(request, server) -> Iterator[Client]:
-    with Client(f"127.0.0.1:{server[request.param]}", request.param, timeout=5) as client:
+@pytest.fixture
+def client(server) -> Iterator[Client]:
+    with Client(server, timeout=5) as client:
         yield client
 
 
@@ -283,34 +279,24 @@ def test_what_the_client_refuses(client):
         client.metadata("decode_32")
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_servers_that_are_none(protocol, server):
+def test_servers_that_are_none():
     def said(port: int) -> str:
-        client = Client(f"127.0.0.1:{port}", protocol, timeout=0.3)
+        client = Client(f"127.0.0.1:{port}", timeout=0.3)
         with client, pytest.raises(ServerError) as error:
             client.models()
         return str(error.value)
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent_port = silent.getsockname()[1]
-        assert said(silent_port).startswith(f"127.0.0.1:{silent_port}: no answer in 0.3 s")
-    for port in (silent_port, server["http" if protocol == "grpc" else "grpc"]):
-        assert said(port).startswith(
-            f"127.0.0.1:{port}: no Triton server answers there by {protocol} ("
-        )
-        assert said(port).endswith("python serve.py; gRPC and HTTP have different ports")
-
-
-def test_client_without_gevent(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tritonclient.http", None)
-    with pytest.raises(UserError, match=r"protocol=http: .* not installed here; use protocol=grpc"):
-        Client(protocol="http")
+        port = silent.getsockname()[1]
+        assert said(port).startswith(f"127.0.0.1:{port}: no answer in 0.3 s")
+    assert said(port).startswith(f"127.0.0.1:{port}: no Triton server answers there by gRPC (")
+    assert said(port).endswith("python serve.py; its page and its gRPC have different ports")
 
 
 def test_client_command_line(home, server, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"not a picture")
     good = [str(file) for file in sorted(home.glob("data/flowers/aster/*.jpg"))[:2]]
-    where = ["--address", f"127.0.0.1:{server['http']}", "--protocol", "http"]
+    where = ["--address", server]
     module = ["-m", "nano_cv.serving.client"]
     done = python(*module, good[0], "bad.jpg", "gone.jpg", good[1], *where, cwd=tmp_path)
     assert done.returncode == 1
@@ -347,7 +333,7 @@ def test_messages(home, tmp_path, monkeypatch):
         f"engine=onnx model.name=vgg weights={file}": "a model=lenet, not a model=vgg; type",
         "engine=onnx gradcam=true": "gradcam=true: only torch can look into a network; add engine",
         f"engine=triton server=127.0.0.1:{closed}": f"server=127.0.0.1:{closed}: no Triton server "
-        "answers there by grpc (",
+        "answers there by gRPC (",
         "engine=triton weights=a.onnx": "weights= has no meaning with engine=triton",
     }.items():
         changed = OmegaConf.merge(config, OmegaConf.from_dotlist(typed.split()))

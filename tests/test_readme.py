@@ -1,5 +1,6 @@
 """What the README and `make help` tell a person to type works."""
 
+import json
 import re
 import shlex
 import shutil
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, SPECIES, TINY, TINY_OF, make_flowers, python
+from PIL import Image
 from test_classes import make_csv, make_folder
 from test_formats import make_coco, make_masks, make_voc, make_yolo
+from tiny_models import publish_one
 
 from benchmarks.serving.trial import Trial
 from nano_cv.serving.triton import LOOPBACK
@@ -31,7 +34,7 @@ ONE_BY_ONE = (
 )
 SERVING = (
     *("python export_model.py", "python serve.py", "python benchmark.py"),
-    *("python -m nano_cv.serving.client", "python -m nano_cv.export.validate"),
+    *("python -m nano_cv.serving.client", "python -m nano_cv.export.validate", "curl "),
 )
 
 
@@ -159,8 +162,7 @@ def test_from_export_to_answers(run, exported_once, flowers, tmp_path):
     for number, command in enumerate(matching("python serve.py")):
         folder = tmp_path / f"serve_{number}"
         folder.mkdir()
-        words = [word for word in shlex.split(command)[2:] if "port=" not in word]
-        with Trial(models, folder, *words) as trial:
+        with Trial(models, folder, *shlex.split(command)[2:]) as trial:
             trial.wait_ready()
             server = f"{LOOPBACK}:{trial.ports['grpc_port']}"
             for asked in [] if number else matching("python infer.py engine"):
@@ -177,6 +179,31 @@ def test_from_export_to_answers(run, exported_once, flowers, tmp_path):
     for command in matching("python -m nano_cv.export.validate"):
         checked = python(*shlex.split(command)[1:], cwd=tmp_path)
         assert checked.returncode == 0, checked.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton's wheel is for Linux")
+def test_the_three_calls(tmp_path):
+    """By curl, by requests, and by tritonclient: as they stand there, but for the ports."""
+    publish_one(tmp_path / "models", tmp_path, "classification", "lenet", "flowers", size=224)
+    for name, colour in (("photo.jpg", "blue"), ("another.jpg", "red")):
+        Image.new("RGB", (300, 200), colour).save(tmp_path / name)
+    (curl,) = matching("curl ")
+    scripts = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    calls = [script for script in scripts if "127.0.0.1" in script]
+    assert len(calls) == 2
+    with Trial(tmp_path / "models", tmp_path) as trial:
+        trial.wait_ready()
+
+        def here(text: str) -> str:
+            text = text.replace("127.0.0.1:8000", f"127.0.0.1:{trial.ports['port']}")
+            return text.replace("127.0.0.1:8001", f"127.0.0.1:{trial.ports['grpc_port']}")
+
+        line = [*shlex.split(here(curl)), "--silent"]
+        done = subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
+        assert json.loads(done.stdout)["label"] == "blue"
+        for call, said in zip(calls, ("photo.jpg blue\nanother.jpg red\n", "[["), strict=True):
+            answer = python("-c", here(call), cwd=tmp_path)
+            assert answer.stdout.startswith(said), answer.stderr
 
 
 @pytest.mark.parametrize("command", matching("make"))

@@ -39,9 +39,9 @@ logger: csv mlflow none
 model: centernet convnext_atto efficientnet_lite0 efficientnet_lite1 flow lenet lenet128 lenet64 \
 mobilenetv3 resnet resnet18 resnet28 resnet28_large timm unet
 paths: default
+pbtxt: default
 sweep: optuna
 trainer: default
-triton: default
 """
 
 
@@ -54,14 +54,15 @@ def test_option_groups():
 SHARED = {"help", "seed", "data", "model", "paths"}
 TORCH = SHARED | {"trainer", "logger"}
 INFER = {
-    *("input", "labels", "count", "weights", "gradcam", "tta", "engine", "server", "protocol"),
+    *("input", "labels", "count", "weights", "gradcam", "tta", "engine", "server"),
 }
 EXPORT = {"weights", "precision", "tolerance", "max_drop", "calibration_pictures", "triton"}
 GRID = {"delays_us", "instances", "threads", "batches"}
 SERVE = {
-    *("models", "watch", "grpc_port", "http_port", "metrics_port", "health_port"),
+    *("models", "triton", "host", "port", "grpc_port"),
     *("probe_seconds", "probe_deadline_seconds", "poll_seconds", "exit_timeout_seconds"),
-    *("max_request_bytes", "receive_seconds"),
+    *("max_request_bytes", "max_picture_pixels", "receive_seconds", "answer_seconds"),
+    "max_connections",
 }
 LOAD = {
     "concurrency",

@@ -1,6 +1,5 @@
 """What settings are compared with: onnxruntime in this process, and the design to beat."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.serving.load import Call, Window, grpc_call, http_call, measure
+from benchmarks.serving.load import Call, Window, grpc_call, measure
 from benchmarks.serving.settings import Setting
 from nano_cv.data import images, store
 from nano_cv.data.imagined import Imagined
@@ -26,7 +25,6 @@ class Bench:
 
     Args:
         channel: to the server.
-        http: its port.
         metadata: what the model promises.
         picture: a file to send; all rows send the same one. None for a model that takes none.
     """
@@ -34,13 +32,12 @@ class Bench:
     def __init__(
         self,
         channel: grpc.Channel,
-        http: int,
         metadata: Metadata,
         picture: File | None,
         concurrency: int,
         seconds: float,
     ) -> None:
-        self.channel, self.http = channel, http
+        self.channel = channel
         size = metadata.image_size
         self.content = images.read(picture) if picture else b""
         if picture:
@@ -63,7 +60,7 @@ class Bench:
             best: the setting that has won.
             default: the setting as exported.
             float32: the file for the ceiling.
-            prototype: also the design to beat, and how its own client sends pixels.
+            prototype: also the design to beat.
         """
         rows = {
             "float32 onnxruntime in process, by itself": self._in_process(float32),
@@ -74,7 +71,6 @@ class Bench:
             rows["best, from JPEG"] = self._jpeg_to(best.model + JPEG)
         if prototype:
             rows["prototype, binary pixels"] = self._prototype()
-            rows["prototype, pixels as JSON"] = self._prototype_json()
         return rows
 
     def _pixels_to(self, model: str) -> Measure:
@@ -90,26 +86,8 @@ class Bench:
         return lambda: measure(call, clients=1, seconds=self.seconds)
 
     def _prototype(self) -> Measure:
-        return self._load(grpc_call(self.channel, "prototype", {"PIXELS": self._pixels()}))
-
-    def _pixels(self) -> NDArray[np.uint8]:
-        return np.asarray(images.decode(self.content))[None]
-
-    def _prototype_json(self) -> Measure:
-        """Pixels as JSON over HTTP, made anew for each request, as a script would."""
-
-        pixels = self._pixels()
-
-        def body() -> bytes:
-            tensor = {
-                "name": "PIXELS",
-                "datatype": "UINT8",
-                "shape": list(pixels.shape),
-                "data": pixels.tolist(),
-            }
-            return json.dumps({"inputs": [tensor]}).encode()
-
-        return self._load(http_call(self.http, "prototype", body))
+        pixels = np.asarray(images.decode(self.content))[None]
+        return self._load(grpc_call(self.channel, "prototype", {"PIXELS": pixels}))
 
     def _load(self, call: Call) -> Measure:
         return lambda: measure(call, self.concurrency, self.seconds)

@@ -6,7 +6,6 @@ the server, and what is to be measured is the server.
 
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,8 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
-
-from nano_cv.serving.triton import LOOPBACK
 
 Call = Callable[[], Any]
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -52,19 +49,6 @@ def grpc_call(channel: grpc.Channel, model: str, inputs: Mapping[str, NDArray[An
     body = request_of(model, inputs).SerializeToString()
     send = channel.unary_unary(INFER)  # bytes in, bytes out
     return lambda: send(body)
-
-
-def http_call(port: int, model: str, body: Callable[[], bytes]) -> Call:
-    """One request over HTTP; `body` makes it each time, as the design to be measured does."""
-    address = f"http://{LOOPBACK}:{port}/v2/models/{model}/infer"
-    headers = {"Content-Type": "application/json"}
-
-    def call() -> bytes:
-        request = urllib.request.Request(address, body(), headers)
-        with urllib.request.urlopen(request) as answer:
-            return bytes(answer.read())
-
-    return call
 
 
 def measure(call: Call, clients: int, seconds: float, warmup: float = 0.3) -> Window:

@@ -60,7 +60,7 @@ def grid(
 
 
 def default(precision: str, triton: Mapping[str, Any]) -> Setting:
-    """The setting that `export_model.py` writes by the options of `configs/triton`."""
+    """The setting that `export_model.py` writes by the options of `configs/pbtxt`."""
     one = (triton["instances"], triton["max_queue_delay_us"], count_threads(triton))
     return Setting(precision, *one, triton["max_batch_size"])
 

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -18,10 +19,9 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from tritonclient.utils import np_to_triton_dtype
 
 from benchmarks.serving.load import INFER, Call, request_of
-from nano_cv.serving.server import dying_with_us
+from nano_cv.serving.process import dying_with_us
 from nano_cv.serving.triton import LOOPBACK, PROJECT, free_ports
 
 OPTIONS = [
@@ -32,22 +32,44 @@ OPTIONS = [
 ]
 
 
+# serve.py, which finds no Triton: as if its wheel were not installed.
+WITHOUT = f"""
+import sys
+sys.path.insert(0, {str(PROJECT)!r})
+sys.argv[0] = "serve.py"
+sys.modules["pytriton"] = None
+from serve import serve
+serve()
+"""
+
+
 class Trial:
     """One supervised server; leave the `with` block to stop it."""
 
-    def __init__(self, repository: Path, folder: Path, *settings: str) -> None:
-        """Start it on free ports, writing below `folder`; `wait_ready` waits."""
-        self.keys = ("grpc_port", "http_port", "metrics_port", "health_port")
-        self.ports = dict(zip(self.keys, free_ports(len(self.keys)), strict=True))
-        self.output = folder / "serve.out"
-        paths = {"models": repository, "runs": folder / "runs", "cache": folder / "cache"}
+    def __init__(
+        self, repository: Path, folder: Path, *settings: str, without: bool = False
+    ) -> None:
+        """Start it on free ports, writing below `folder`; `wait_ready` waits.
+
+        Args:
+            repository: the models.
+            folder: for what it writes.
+            *settings: further ones.
+            without: as on a machine that has no Triton.
+        """
+        self.ports = dict(zip(("port", "grpc_port"), free_ports(2), strict=True))
+        self.output, self.temporary = folder / "serve.out", folder / "tmp"
+        self.temporary.mkdir()
         line = [sys.executable, str(PROJECT / "serve.py"), *settings]
-        line += [f"paths.{key}={path}" for key, path in paths.items()]
+        if without:
+            line[1:2] = ["-c", WITHOUT]
+        line += [f"paths.models={repository}", f"paths.runs={folder / 'runs'}"]
         line += [f"{key}={port}" for key, port in self.ports.items()]
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
                 dying_with_us(line),
                 cwd=folder,
+                env=os.environ | {"TMPDIR": str(self.temporary)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -67,15 +89,33 @@ class Trial:
             finally:
                 self.process.kill()
 
-    def page(self, key: str, path: str) -> http.client.HTTPResponse:
-        """A page of the service whose port is `key`."""
-        address = f"http://{LOOPBACK}:{self.ports[key]}{path}"
-        return urllib.request.urlopen(address, timeout=5)
+    @property
+    def address(self) -> str:
+        """Of the front door."""
+        return f"http://{LOOPBACK}:{self.ports['port']}"
+
+    def page(self, path: str) -> http.client.HTTPResponse:
+        """What a GET of the front door brings."""
+        return urllib.request.urlopen(f"{self.address}{path}", timeout=5)
+
+    def predict(
+        self, model: str, body: bytes = b"", query: str = "", **headers: str
+    ) -> tuple[int, Any]:
+        """Status and content of a POST to the front door."""
+        url = f"{self.address}/models/{model}/predict{query}"
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        request = urllib.request.Request(url, body, given, method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                content, kind = answer.read(), answer.headers["Content-Type"]
+                return answer.status, json.loads(content) if "json" in kind else content
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """Status and content of the health page; 0 while there is none."""
         try:
-            with self.page("health_port", "/health") as page:
+            with self.page("/health") as page:
                 return page.status, json.load(page)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
@@ -155,15 +195,14 @@ class Trial:
 
         return make
 
-    def http_call(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> Callable[[], Call]:
-        """The same over HTTP, through the guard, on connections that are kept."""
-        head, body = http_body(inputs)
+    def http_call(self, model: str, picture: bytes) -> Callable[[], Call]:
+        """The bytes of a picture, sent to the front door on connections that are kept."""
 
         def make() -> Call:
-            link = http.client.HTTPConnection(LOOPBACK, self.ports["http_port"], timeout=30)
+            link = http.client.HTTPConnection(LOOPBACK, self.ports["port"], timeout=60)
 
             def call() -> bytes:
-                link.request("POST", f"/v2/models/{model}/infer", body, head)
+                link.request("POST", f"/models/{model}/predict", picture)
                 answer = link.getresponse()
                 content = answer.read()
                 if answer.status != 200:
@@ -173,22 +212,6 @@ class Trial:
             return call
 
         return make
-
-
-def http_body(inputs: Mapping[str, NDArray[Any]]) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a request with binary tensors."""
-    tensors = [
-        {
-            "name": name,
-            "datatype": np_to_triton_dtype(array.dtype),
-            "shape": array.shape,
-            "parameters": {"binary_data_size": array.nbytes},
-        }
-        for name, array in inputs.items()
-    ]
-    text = json.dumps({"inputs": tensors}).encode()
-    head = {"Inference-Header-Content-Length": str(len(text))}
-    return head, text + b"".join(array.tobytes() for array in inputs.values())
 
 
 class Answer(NamedTuple):

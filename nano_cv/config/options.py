@@ -111,7 +111,8 @@ class Options:
         self.script = script
         self.groups = option_groups(folders)
         defaults = OmegaConf.load(CONFIGS / f"{script}.yaml").defaults
-        self.own = [str(key).split()[-1] for item in defaults if item != "_self_" for key in item]
+        keys = [str(key) for item in defaults if item != "_self_" for key in item]
+        self.own = [key.split()[-1].partition("@")[0] for key in keys]  # `optional GROUP@PLACE`
         self._places = ",".join(f"file://{folder.resolve()}" for folder in folders[1:])
         # To compose takes a quarter of a second, about as long as all other checks together.
         self._composed = cache(self._compose)

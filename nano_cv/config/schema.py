@@ -295,7 +295,6 @@ class Infer(Common):
     logger: Logger
     engine: Literal["torch", "onnx", "triton"]
     server: str
-    protocol: Literal["grpc", "http"]
     input: str | int | None
     labels: str | list[str] | None
     count: Annotated[int, Ge(1), Le(1_000_000)] | None
@@ -346,17 +345,19 @@ class Serve(Section):
     help: str
     paths: Paths
     models: list[str] | None
-    watch: bool
+    triton: str | None
+    host: str
+    port: Port
     grpc_port: Port
-    http_port: Port | None
-    metrics_port: Port
-    health_port: Port
     probe_seconds: Positive
     probe_deadline_seconds: Positive
     poll_seconds: Positive
     exit_timeout_seconds: Positive
     max_request_bytes: Count
+    max_picture_pixels: Count
     receive_seconds: Positive
+    answer_seconds: Positive
+    max_connections: Count
 
 
 SCRIPTS: dict[str, Any] = {

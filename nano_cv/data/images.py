@@ -272,22 +272,29 @@ def load(
     return resize(decode(source, size, name, max_pixels), size, fit)
 
 
-def dimensions(file: File) -> tuple[int, int]:
+def dimensions(file: File | bytes, name: str = "picture") -> tuple[int, int]:
     """Width and height of the upright picture, from the file's head alone.
 
     Raises:
-        ImageError: missing, not a picture, or over a limit.
+        ImageError: missing, not a picture, or over a limit; `name` is that of mere bytes.
     """
     if isinstance(file, Member):
         return file.width, file.height
+    if isinstance(file, bytes):
+        return _dimensions(io.BytesIO(file), name)
     try:
         _check(file)
-        with open(file, "rb") as stream, _named(str(file)):
-            image = _open(stream, MAX_PIXELS, pixels=False)[0]
-            sideways = _orientation(image) in (5, 6, 7, 8)
-            return (image.height, image.width) if sideways else image.size
+        with open(file, "rb") as stream:
+            return _dimensions(stream, str(file))
     except OSError as error:
         raise ImageError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def _dimensions(stream: BinaryIO, name: str) -> tuple[int, int]:
+    with _named(name):
+        image = _open(stream, MAX_PIXELS, pixels=False)[0]
+        sideways = _orientation(image) in (5, 6, 7, 8)
+        return (image.height, image.width) if sideways else image.size
 
 
 class Meaning(NamedTuple):

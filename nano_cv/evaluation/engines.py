@@ -158,24 +158,23 @@ class Triton(Engine):
 
     Args:
         name: of the model.
-        address: of the server, HOST:PORT.
-        protocol: `grpc` or `http`.
+        address: of the server's gRPC, HOST:PORT.
 
     Raises:
         UserError: no server there, no such model, or a model without metadata.
     """
 
-    def __init__(self, name: str, address: str, protocol: str) -> None:
-        from nano_cv.serving.client import Client, ServerError
+    def __init__(self, name: str, address: str) -> None:
+        from nano_cv.evaluation.client import Client, ServerError
 
-        self.name, self.client = name, Client(address, protocol)
+        self.name, self.client = name, Client(address)
         try:
             self.metadata = self.client.metadata(name)
         except ServerError as error:
             self.close()
             text = str(error).removeprefix(f"{address}: ")
             raise UserError(f"server={address}: {text}") from error
-        self.source = {"model": f"{name} at {address} ({protocol})"}
+        self.source = {"model": f"{name} at {address}"}
 
     def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """See `Engine`."""
@@ -201,7 +200,7 @@ def make_engine(config: DictConfig) -> Engine:
     if config.engine == "triton":
         if config.weights:
             raise UserError("weights= has no meaning with engine=triton: the server has its own")
-        return Triton(name, config.server, config.protocol)
+        return Triton(name, config.server)
     if config.weights:
         path = Path(str(config.weights)).expanduser()
     else:

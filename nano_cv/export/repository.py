@@ -36,7 +36,7 @@ from nano_cv.export.validate import check_model
 from nano_cv.files import list_versions, locked
 from nano_cv.metadata import JPEG, Metadata, check_classes, check_name
 
-DECODER = Path(__file__).parents[1] / "serving" / "backends" / "decode" / "model.py"
+DECODER = Path(__file__).parent / "decoder" / "model.py"
 
 
 def publish(
@@ -53,7 +53,7 @@ def publish(
         repository: of Triton; made if it is not there.
         metadata: what the model promises.
         model: an ONNX file.
-        triton: the options of `configs/triton`.
+        triton: the options of `configs/pbtxt`.
         entries: session entries that the model wants, see `precision.py`.
         prove: loads models of a repository into a server; raises where it refuses one.
 

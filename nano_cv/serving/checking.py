@@ -1,4 +1,4 @@
-"""The exporter's check of models, in a process of its own: a damaged file may crash it."""
+"""The check of models before Triton sees them, in a process of its own: damage may crash it."""
 
 import asyncio
 import json
@@ -7,17 +7,16 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from nano_cv.errors import one_line
+from nano_cv.serving.process import dying_with_us
 from nano_cv.serving.repository import versions_of
-from nano_cv.serving.server import dying_with_us
 from nano_cv.serving.triton import PROJECT
 
 CHECK_SECONDS = 120
 
-Found = dict[str, str]  # version: what is wrong with it, if anything
 
-
-async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, Found]:
-    """What is wrong with each version of each model.
+async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    """What is wrong with each version of each model; an empty text if nothing is.
 
     Args:
         source: the repository, in which the parts of an ensemble are.
@@ -53,13 +52,25 @@ async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, Found]:
 
 
 def main() -> None:
-    """Print what is wrong with each folder and version named, as a line of JSON each."""
+    """Print what is wrong with each folder and version named, as a line of JSON each.
+
+    The exporter's rules first, and then onnxruntime itself, which is what will load the file.
+    """
+    import onnxruntime
+
     from nano_cv.export.validate import check_model
+
+    onnxruntime.set_default_logger_severity(4)  # what it says, it says in the exception too
 
     source, *words = sys.argv[1:]
     for folder, version in zip(words[::2], words[1::2], strict=True):
         versions = [int(version)] if version.isdecimal() else None
         problems = check_model(Path(folder), Path(source), versions)
+        for file in [] if problems else sorted(Path(folder, version).glob("*.onnx")):
+            try:
+                onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+            except Exception as error:  # whatever damage does to a model file
+                problems = [f"{file}: onnxruntime cannot load it: {one_line(error)}"]
         print(json.dumps("; ".join(problems).replace(f"{folder}/", "")), flush=True)
 
 

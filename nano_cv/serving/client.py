@@ -1,275 +1,20 @@
-"""Ask a Triton server: what it serves, and what it says of pictures. Imports no torch.
+"""The answers of a Triton server to picture files, in the terminal. Imports no torch.
 
-    python -m nano_cv.serving.client photo.jpg another.png --output answers
-
-Names, shapes and classes come from the server; nothing of the model is typed here. gRPC and HTTP go
-the same way through `tritonclient`. Shapes: B pictures, S side of the square in pixels.
+python -m nano_cv.serving.client photo.jpg another.png --output answers
 """
 
 import argparse
-import os
-import re
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
-
-import numpy as np
-import tritonclient.grpc
-from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from nano_cv.data import images
-from nano_cv.data.pictures import Pictures
-from nano_cv.errors import UserError, listing, nearest, one_line, printable
-from nano_cv.evaluation import drawing, reports
-from nano_cv.metadata import JPEG, Metadata
+from nano_cv.errors import UserError, listing, nearest, printable
+from nano_cv.evaluation.client import ADDRESS, Arrays, Client, ServerError
+from nano_cv.evaluation.terminal import print_answers
+from nano_cv.metadata import JPEG
 
-Arrays = dict[str, NDArray[Any]]
-ADDRESS = "127.0.0.1:8001"
-# How gRPC says that a connection failed; Triton's own words for a full queue have the same status.
-BROKEN = re.compile("connect|socket|reset|goaway|dns", re.IGNORECASE)
-AT_ONCE = 64  # pictures that the command line holds in memory
-WIDEST = 10  # columns of its table
-
-
-class ServerError(UserError):
-    """The server does not answer, does not know the model, or refuses a request; and why."""
-
-
-class Model(NamedTuple):
-    """What the server says of a model; dimensions of -1 are free, the first is the batch."""
-
-    name: str
-    inputs: dict[str, tuple[str, list[int]]]
-    outputs: list[str]
-    max_batch_size: int
-    parameters: dict[str, str]
-
-
-class Client:
-    """Connections to one server; may be used from several threads, and as a context.
-
-    Args:
-        address: HOST:PORT; gRPC and HTTP have different ports.
-        protocol: `grpc` or `http`.
-        timeout: seconds to wait for an answer.
-        concurrency: requests in flight, so that the server has batches to make and cores to fill.
-
-    Raises:
-        UserError: HTTP, and what it needs is not installed.
-    """
-
-    def __init__(
-        self,
-        address: str = ADDRESS,
-        protocol: str = "grpc",
-        timeout: float = 30.0,
-        concurrency: int = 8,
-    ) -> None:
-        self.address, self.protocol, self.timeout = address, protocol, timeout
-        self._module = tritonclient.grpc if protocol == "grpc" else _http()
-        self._known: dict[str, Model] = {}
-        # Every call runs in one of these threads, which each have their own connection: those of
-        # HTTP belong to the thread that opened them.
-        self._pool = ThreadPoolExecutor(concurrency)
-        self._thread = threading.local()
-
-    def close(self) -> None:
-        """End the threads, and with them the connections."""
-        self._pool.shutdown(cancel_futures=True)
-
-    def __enter__(self) -> "Client":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def models(self) -> list[str]:
-        """The names of the models that are loaded.
-
-        From the statistics: serve.py keeps the repository's index, and what loads and unloads, to
-        itself.
-        """
-        statistics = self._ask("get_inference_statistics")
-        return sorted({model["name"] for model in statistics.get("model_stats", [])})
-
-    def model(self, name: str) -> Model:
-        """What the server says of a model; asked once.
-
-        Raises:
-            ServerError: no such model; names the nearest.
-        """
-        if name not in self._known:
-            try:
-                metadata = self._ask("get_model_metadata", name)
-                config = self._ask("get_model_config", name)
-            except ServerError as error:
-                ready = self.models()
-                if name in ready:
-                    raise
-                raise ServerError(
-                    f"{self.address}: no model '{name}'{nearest(name, ready)} "
-                    f"Ready: {listing(ready) or 'none'}"
-                ) from error
-            config = config.get("config", config)
-            parameters = config.get("parameters", {}).items()
-            self._known[name] = Model(
-                name,
-                {
-                    tensor["name"]: (tensor["datatype"], [int(dim) for dim in tensor["shape"]])
-                    for tensor in metadata["inputs"]
-                },
-                [tensor["name"] for tensor in metadata["outputs"]],
-                config.get("max_batch_size", 0),
-                {key: value.get("string_value", "") for key, value in parameters},
-            )
-        return self._known[name]
-
-    def metadata(self, model: str) -> Metadata:
-        """What the model promises.
-
-        Raises:
-            ServerError: no such model, or one that carries no metadata.
-        """
-        try:
-            return Metadata.from_json(self.model(model).parameters.get("contract", ""))
-        except (ValueError, TypeError) as error:
-            raise ServerError(
-                f"{self.address}: the model '{model}' holds no metadata; "
-                "export_model.py did not write it"
-            ) from error
-
-    def predict(self, model: str, images: NDArray[np.uint8]) -> Arrays:
-        """uint8 `[B, 3, S, S]`, B as large as you like, to the outputs by name, each `[B, ...]`.
-
-        Raises:
-            ServerError: no such model, images of another shape, or no answer in time.
-        """
-        return self.infer(model, {next(iter(self.model(model).inputs)): images})
-
-    def infer(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Named inputs `[B, ...]` to named outputs `[B, ...]`, in parts that the model can take.
-
-        Raises:
-            ServerError: as `predict`.
-        """
-        known = self.model(model)
-        self._check(known, inputs)
-        count = len(next(iter(inputs.values())))
-        size = known.max_batch_size or count
-        parts = [
-            {name: array[start : start + size] for name, array in inputs.items()}
-            for start in range(0, count, size)
-        ]
-        answers = list(self._pool.map(partial(self._infer, known), parts))
-        return {name: np.concatenate([one[name] for one in answers]) for name in known.outputs}
-
-    def predict_encoded(
-        self, model: str, pictures: Sequence[bytes]
-    ) -> list[dict[str, NDArray[Any]] | ServerError]:
-        """JPEG, PNG or WebP files to the outputs of each, or the error of each, in their order.
-
-        The server decodes, in the ensemble `<model>_from_jpeg`. One request a picture, so that a
-        bad one fails alone.
-
-        Raises:
-            ServerError: no server, or no such ensemble.
-        """
-        known = self.model(f"{model}{JPEG}")
-        ((name, (_, dims)),) = known.inputs.items()
-        shape = [max(1, dim) for dim in dims]
-
-        def one(picture: bytes) -> dict[str, NDArray[Any]] | ServerError:
-            try:
-                outputs = self._infer(known, {name: np.array([picture], object).reshape(shape)})
-            except ServerError as error:
-                return error
-            return {name: array[0] for name, array in outputs.items()}
-
-        return list(self._pool.map(one, pictures))
-
-    def _check(self, model: Model, inputs: Mapping[str, NDArray[Any]]) -> None:
-        """Said here, for the server's own words speak of its configuration."""
-        if inputs.keys() != model.inputs.keys():
-            raise ServerError(
-                f"{model.name}: takes {listing(model.inputs)}, and given was {listing(inputs)}"
-            )
-        for name, array in inputs.items():
-            dtype, dims = model.inputs[name]
-            fits = len(dims) == array.ndim and all(
-                want in (-1, have) for want, have in zip(dims, array.shape, strict=True)
-            )
-            if not fits or np_to_triton_dtype(array.dtype) != dtype or 0 in array.shape:
-                shape = ", ".join("B" if dim < 0 else str(dim) for dim in dims)
-                raise ServerError(
-                    f"{model.name}: {name} is {dtype} [{shape}], and given was {array.dtype} "
-                    f"{list(array.shape)}"
-                )
-
-    def _infer(self, model: Model, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """One request; runs in a thread of the pool."""
-        tensors = []
-        for name, array in inputs.items():
-            tensor = self._module.InferInput(name, array.shape, model.inputs[name][0])
-            tensor.set_data_from_numpy(array)
-            tensors.append(tensor)
-        answer = self._call("infer", model.name, tensors)
-        return {name: answer.as_numpy(name) for name in model.outputs}
-
-    def _ask(self, method: str, *arguments: Any) -> Any:
-        options = {"as_json": True} if self.protocol == "grpc" else {}
-        return self._pool.submit(self._call, method, *arguments, **options).result()
-
-    def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call the client of this thread; whatever it raises becomes a `ServerError`."""
-        try:
-            if not hasattr(self._thread, "client"):
-                self._thread.client = self._connect()
-            if self.protocol == "grpc":
-                options["client_timeout"] = self.timeout
-            return getattr(self._thread.client, method)(*arguments, **options)
-        except Exception as error:  # sockets, gevent, gRPC and Triton have each their own
-            raise self._explain(error) from error
-
-    def _connect(self) -> Any:
-        if self.protocol == "grpc":
-            return self._module.InferenceServerClient(self.address)
-        patience = {"connection_timeout": self.timeout, "network_timeout": self.timeout}
-        return self._module.InferenceServerClient(self.address, **patience)
-
-    def _explain(self, error: Exception) -> ServerError:
-        text = one_line(error)
-        if isinstance(error, InferenceServerException):
-            text, status = error.message() or text, str(error.status())
-            if "DEADLINE" not in status and not ("UNAVAILABLE" in status and BROKEN.search(text)):
-                text = re.sub(r"^\[request id: \S+\] |^in ensemble '[^']*', ", "", text)
-                return ServerError(text.partition(" NOTE:")[0])
-        if isinstance(error, TimeoutError) or "Deadline Exceeded" in text:
-            return ServerError(
-                f"{self.address}: no answer in {self.timeout:g} s; it is overloaded, or it hangs"
-            )
-        reason = text.rpartition("last error: ")[2]
-        return ServerError(
-            f"{self.address}: no Triton server answers there by {self.protocol} ({reason}); "
-            "to start one: python serve.py; gRPC and HTTP have different ports"
-        )
-
-
-def _http() -> ModuleType:
-    try:
-        import tritonclient.http
-
-        return tritonclient.http
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            "protocol=http: tritonclient[http] is not installed here; use protocol=grpc, "
-            "or type: pip install gevent geventhttpclient"
-        ) from error
+AT_ONCE = 64  # pictures in memory
 
 
 def main() -> None:
@@ -278,13 +23,12 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, metavar="photo.jpg")
     parser.add_argument("--model", help="as in <model>_<data>; needed if there are several")
     parser.add_argument("--address", default=ADDRESS, help=f"of the server; {ADDRESS}")
-    parser.add_argument("--protocol", default="grpc", choices=("grpc", "http"))
     parser.add_argument("--output", type=Path, help="a folder for boxes, masks and drawings")
     options = parser.parse_args()
     answers: dict[Path, Arrays] = {}
     refused = 0
     try:
-        with Client(options.address, options.protocol) as client:
+        with Client(options.address) as client:
             model = _choose(client, options.model)
             metadata = client.metadata(f"{model}{JPEG}")
             for start in range(0, len(options.files), AT_ONCE):
@@ -297,7 +41,7 @@ def main() -> None:
     except UserError as error:
         sys.exit(printable(f"error: {error}"))
     if answers:
-        _show(metadata, answers, options.output)
+        print_answers(metadata, answers, options.output)
     sys.exit(1 if refused else 0)
 
 
@@ -333,38 +77,6 @@ def _ask(
         if isinstance(answer, ServerError):
             answer = ServerError(f"{file}: {str(answer).removeprefix('picture: ')}")
         yield file, answer
-
-
-def _show(metadata: Metadata, answers: Mapping[Path, Arrays], output: Path | None) -> None:
-    """Print the table of the task's report; write and draw the rest of it into `output`."""
-    outputs = next(iter(answers.values()))
-    predictions = {name: np.stack([one[name] for one in answers.values()]) for name in outputs}
-    files = [file.absolute() for file in answers]
-    pictures = Pictures(Path(os.path.commonpath([file.parent for file in files])), files)
-    given = dict(zip(pictures.names, answers, strict=True))
-    report = reports.find(metadata.task)(metadata, predictions, pictures)
-    rows = [row | {"file": given[row["file"]]} for row in report.rows()]
-    print(printable(_table(rows)), end="")
-    if output:
-        report.write_files(output)
-        for name, draw in report.drawings().items():
-            drawing.keep(name, draw, output)
-        print(f"written to {output}")
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Columns; of very many classes only the most probable."""
-    heads = list(rows[0])
-    if len(heads) > WIDEST:
-        most = sorted(heads[2:], key=lambda head: max(str(row[head]) for row in rows), reverse=True)
-        heads = heads[:2] + most[: WIDEST - 2]
-    lines = [heads, *([str(row[head]) for head in heads] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        + "\n"
-        for line in lines
-    )
 
 
 if __name__ == "__main__":

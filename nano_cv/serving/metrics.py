@@ -1,108 +1,54 @@
-"""Triton's figures: fetched from its own endpoint, read, and shown as a table."""
+"""Figures for Prometheus: Triton's counters, which come over gRPC, and what Triton cannot know."""
 
-import asyncio
-import re
-from collections import Counter
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-from rich.table import Table
+from nano_cv.serving.backend import Backend
 
-from nano_cv.serving.triton import LOOPBACK
+TEXT = "text/plain; version=0.0.4; charset=utf-8"  # what Prometheus expects
 
-FETCH_SECONDS = 2
-LINE = re.compile(r'^nv_inference_(\w+)\{model="([^"]+)".*\} (\S+)$', re.MULTILINE)
-
-Figures = dict[str, Counter[str]]  # of each model: the counters, their prefix left out
-
-
-async def fetch(port: int) -> str:
-    """The text of Triton's endpoint; nothing while Triton is away."""
-    try:
-        async with asyncio.timeout(FETCH_SECONDS):
-            reader, writer = await asyncio.open_connection(LOOPBACK, port)
-            try:
-                writer.write(
-                    b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-                )
-                await reader.readuntil(b"\r\n\r\n")
-                return (await reader.read(-1)).decode()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError, asyncio.IncompleteReadError):
-        return ""
+# Under the names that Triton's own endpoint gives them; durations are in microseconds.
+COUNTERS: dict[str, Callable[[Any], float]] = {
+    "request_success": lambda one: one.inference_stats.success.count,
+    "request_failure": lambda one: one.inference_stats.fail.count,
+    "count": lambda one: one.inference_count,
+    "exec_count": lambda one: one.execution_count,
+    "request_duration_us": lambda one: one.inference_stats.success.ns // 1000,
+    "queue_duration_us": lambda one: one.inference_stats.queue.ns // 1000,
+    "compute_input_duration_us": lambda one: one.inference_stats.compute_input.ns // 1000,
+    "compute_infer_duration_us": lambda one: one.inference_stats.compute_infer.ns // 1000,
+    "compute_output_duration_us": lambda one: one.inference_stats.compute_output.ns // 1000,
+}
 
 
-def read(text: str) -> Figures:
-    """The counters of each model, its versions together."""
-    figures: Figures = {}
-    for name, model, value in LINE.findall(text):
-        figures.setdefault(model, Counter())[name] += float(value)  # type: ignore[assignment]
-    return figures
+async def render(backend: Backend, answers: Iterable[tuple[str, int, int]]) -> str:
+    """The page `/metrics`.
 
-
-class State(NamedTuple):
-    """What the supervisor knows of a model."""
-
-    state: str
-    reason: str
-    restarts: int
-
-
-def own_metrics(states: Mapping[str, State], server_restarts: int) -> str:
-    """What Triton cannot tell, in Prometheus' format."""
-    lines = [
-        "# HELP nano_cv_model_up Whether the model answers",
-        "# TYPE nano_cv_model_up gauge",
-        *(
-            f'nano_cv_model_up{{model="{name}"}} {int(state.state == "ready")}'
-            for name, state in states.items()
-        ),
-        "# HELP nano_cv_model_restarts_total How often the model's processes were started again",
-        "# TYPE nano_cv_model_restarts_total counter",
-        *(
-            f'nano_cv_model_restarts_total{{model="{name}"}} {state.restarts}'
-            for name, state in states.items()
-        ),
-        "# HELP nano_cv_server_restarts_total How often tritonserver was started again",
-        "# TYPE nano_cv_server_restarts_total counter",
-        f"nano_cv_server_restarts_total {server_restarts}",
+    Args:
+        backend: whose models they are.
+        answers: of the front door: model, status and how often.
+    """
+    figures = await backend.figures()
+    lines: list[str] = []
+    for name, read in COUNTERS.items():
+        rows = [(f'model="{one.name}",version="{one.version}"', read(one)) for one in figures]
+        if rows:
+            lines += _metric(f"nv_inference_{name}", "counter", "From Triton", rows)
+    ready = [
+        (f'model="{name}"', int(model.state == "ready")) for name, model in backend.models.items()
     ]
+    lines += _metric("nano_cv_model_up", "gauge", "Whether the model answers", ready)
+    lines += _metric(
+        *("nano_cv_server_restarts_total", "counter", "How often Triton was started again"),
+        [("", backend.restarts)],
+    )
+    given = [(f'model="{name}",status="{status}"', n) for name, status, n in answers]
+    lines += _metric("nano_cv_answers_total", "counter", "Answers of the front door", given)
     return "\n".join(lines) + "\n"
 
 
-def table(
-    states: Mapping[str, State], before: Figures, now: Figures, seconds: float, title: str
-) -> Table:
-    """One line a model; the rates and times are of the `seconds` between two readings."""
-    shown = Table(title=title, title_justify="left", header_style="bold")
-    shown.add_column("model")
-    shown.add_column("state")
-    names = ("inferences", "failed", "a second", "batch", "queue ms", "compute ms", "restarts")
-    for name in names:
-        shown.add_column(name, justify="right")
-    shown.add_column("reason", style="dim", max_width=60)
-    for name, (state, reason, restarts) in states.items():
-        total = now.get(name, Counter())
-        # Triton counts from zero when a model is loaded again.
-        step = {key: max(total[key] - before.get(name, Counter())[key], 0) for key in total}
-        requests = step.get("request_success", 0)
-        runs = step.get("exec_count", 0)
-
-        def mean(key: str, step: dict[str, int] = step, requests: int = requests) -> str:
-            return f"{step.get(key, 0) / requests / 1000:.2f}" if requests else "-"
-
-        colour = "green" if state == "ready" else "red"
-        shown.add_row(
-            name,
-            f"[{colour}]{state}[/]",
-            f"{total['count']:.0f}",
-            f"{total['request_failure']:.0f}",
-            f"{step.get('count', 0) / seconds:.0f}" if seconds else "-",
-            f"{step.get('count', 0) / runs:.1f}" if runs else "-",
-            mean("queue_duration_us"),
-            mean("compute_infer_duration_us"),
-            f"{restarts}",
-            reason,
-        )
-    return shown
+def _metric(name: str, kind: str, about: str, rows: Iterable[tuple[str, float]]) -> Iterator[str]:
+    yield f"# HELP {name} {about}"
+    yield f"# TYPE {name} {kind}"
+    for labels, value in rows:
+        yield f"{name}{{{labels}}} {value}" if labels else f"{name} {value}"

@@ -1,264 +1,430 @@
 """Keeps a Triton serving: what Triton itself does not notice is noticed and mended here.
 
-A stub process that dies stays dead in Triton, whose ready endpoints go on saying 200; a stub that
-hangs can abort the server. So the processes are watched, every model is asked for an answer now and
-then, a sick model is unloaded and loaded, and a server that ends is started again. The repository
-is watched too: what is new in it and sound is loaded while the old version serves.
+A process of its Python backend that dies stays dead in Triton, whose ready endpoints go on saying
+yes; one that hangs can abort the server. So every model is asked a real question every two seconds,
+the processes are counted, and whatever is lost is mended in one way: the whole server is started
+again, which takes some seconds, while the front door holds the requests.
+
+Triton polls a private copy of the repository. In this mode no client can have a model loaded, which
+would be a way to run code here. The repository is watched: what is new in it and sound is copied.
 """
 
 import asyncio
+import fcntl
 import logging
 import os
-import secrets
 import shutil
-import signal
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
 from nano_cv.errors import UserError, one_line
-from nano_cv.serving import metrics, repository, triton
-from nano_cv.serving.control import KEY, RESTRICTED, Control
-from nano_cv.serving.health import TEXT, Page, Pages, as_json
-from nano_cv.serving.http_guard import Guard
-from nano_cv.serving.keeper import Keeper
-from nano_cv.serving.models import Backoff
-from nano_cv.serving.server import Server
+from nano_cv.metadata import Metadata
+from nano_cv.serving import repository, triton
+from nano_cv.serving.backend import Arrays, Backend, Model
+from nano_cv.serving.checking import check
+from nano_cv.serving.connection import Connection, LostError, question_for
+from nano_cv.serving.process import Server, is_stopped
 from nano_cv.serving.staging import Staging
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.1  # between two looks at the processes
-START_SECONDS = 30  # Triton without models is there in one
-DEAF_PROBES = 3  # a server that does not answer so many times is killed
+LOOK_SECONDS = 0.25  # between two looks at the processes
+START_SECONDS = 120  # Triton is there when all models are loaded
+STRIKES = 2  # a model that has stopped the server so often without an answer is set aside
+QUIET_SECONDS = 60  # after which the next start need not wait
+LONGEST_WAIT = 30  # seconds between two starts; the first is at once, each further one later
+KILLS = 2  # a request during which the server was lost so often is not sent again
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The keys of `configs/serve.yaml` that matter here, and two folders."""
+class Watched(Backend):
+    """A Triton that somebody else keeps: its models are asked, and nothing can be mended.
 
-    repository: Path
-    models: list[str] | None
-    folder: Path  # of the run: logs
-    area: Path  # emptied at the start and removed at the end
-    grpc_port: int
-    http_port: int | None
-    metrics_port: int
-    health_port: int
-    probe_seconds: float
-    probe_deadline_seconds: float
-    poll_seconds: float
-    exit_timeout_seconds: float
-    max_request_bytes: int
-    receive_seconds: float
-    watch: bool
+    Args:
+        address: HOST:PORT of its gRPC.
+        config: of `configs/serve.yaml`.
+    """
 
-    @property
-    def ports(self) -> dict[str, int | None]:
-        """Those that others use, under their keys."""
-        return {
-            "grpc_port": self.grpc_port,
-            "http_port": self.http_port,
-            "metrics_port": self.metrics_port,
-            "health_port": self.health_port,
-        }
+    def __init__(self, address: str, config: DictConfig) -> None:
+        super().__init__()
+        self.address, self.config, self.connection = address, config, Connection(address)
+        self.doubt = asyncio.Event()  # somebody had no answer: look at once
+        self.up = asyncio.Event()  # cleared while the server is being started
+
+    async def start(self) -> None:
+        """See `Backend`.
+
+        Raises:
+            UserError: no Triton there, or no model that answers.
+        """
+        try:
+            await self.look()
+        except LostError as error:
+            raise UserError(
+                f"triton={self.address}: no Triton server answers there by gRPC ({one_line(error)})"
+            ) from error
+        with suppress(LostError):  # of some model, which now is known to be failing
+            await self.ask_all()
+        self._check_any()
+        self.state = "serving"
+        self.up.set()
+
+    def _check_any(self) -> None:
+        if not any(model.state == "ready" for model in self.models.values()):
+            reasons = [f"{model.name}: {model.reason}" for model in self.models.values()]
+            raise UserError("\n".join(["no model can be served", *reasons]))
+
+    async def watch(self) -> None:
+        """See `Backend`."""
+        while True:
+            await self._pause(self.config.probe_seconds)
+            try:
+                await self.look()
+                await self.ask_all()
+            except LostError as error:
+                for model in self.models.values():
+                    model.is_now("failing", one_line(error))
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but no longer than until somebody had no answer."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.doubt.wait()
+        except TimeoutError:
+            pass
+        self.doubt.clear()
+
+    async def stop(self) -> None:
+        """See `Backend`."""
+        await self.connection.channel.close()
+
+    async def infer(self, name: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """See `Backend`; where the server is lost meanwhile, the request is sent again."""
+        restarts = self.restarts
+        while True:
+            await self.up.wait()
+            try:
+                return await self.connection.infer(name, inputs, self.config.answer_seconds)
+            except LostError:
+                if self.restarts - restarts >= KILLS:
+                    raise  # it may be this request that the server cannot bear
+                self.doubt.set()
+                await asyncio.sleep(0.1)
+
+    async def figures(self) -> list[Any]:
+        """See `Backend`."""
+        return await self.connection.statistics()
+
+    async def look(self) -> None:
+        """Learn from Triton which models it has, and of each that is new, what it promises."""
+        index = await self.connection.index(self.config.probe_deadline_seconds)
+        for name in self.models.keys() - index.keys():
+            self.forget(name)
+        for name, versions in index.items():
+            model = self.models.setdefault(name, Model(name))
+            ready = [one.version for one in versions if one.state == "READY"]
+            for one in versions:
+                if one.state == "UNAVAILABLE" and one.reason not in ("", "unloaded"):
+                    model.refused[one.version] = " ".join(one.reason.split())
+            if not ready:
+                model.question = None
+                if not model.refused:  # Triton has only just found it
+                    model.state = "loading"
+                elif model.state != "refused":
+                    model.is_now("refused", "; ".join(model.refused.values()))
+            elif model.question is None or model.versions != ready:
+                await self._learn(model, ready)
+
+    def forget(self, name: str) -> None:
+        """Of a model that Triton no longer has, there is nothing to say."""
+        del self.models[name]
+        log.warning("%s: unloaded", name)
+
+    async def _learn(self, model: Model, versions: list[str]) -> None:
+        """Read the configuration of a version that is new."""
+        try:
+            config = await self.connection.config(model.name)
+        except LostError:
+            return  # unloaded since: the next look will tell
+        model.question, model.versions = question_for(model.name, config), versions
+        model.batch = max(1, config.max_batch_size)
+        model.instances = sum(group.count for group in config.instance_group) * len(versions)
+        try:
+            given = config.parameters["contract"].string_value
+            model.metadata = Metadata.from_json(given) if given else None
+        except (ValueError, TypeError):
+            model.metadata = None
+        if model.state == "refused":
+            model.is_now("loading")
+
+    async def ask_all(self) -> None:
+        """Ask every model a question.
+
+        Raises:
+            LostError: some model answers nobody; names it.
+        """
+        asked = [model for model in self.models.values() if model.question is not None]
+        lost = [why for why in await asyncio.gather(*map(self._ask, asked)) if why]
+        if lost:
+            raise LostError("; ".join(lost))
+
+    async def _ask(self, model: Model) -> str:
+        """Why only a new start of the server would mend this model; nothing if it needs none."""
+        assert model.question is not None
+        try:
+            problem = await self.connection.ask(model.question, self.config.probe_deadline_seconds)
+        except LostError as error:
+            model.is_now("failing", one_line(error))
+            return f"{model.name}: {model.reason}"
+        model.is_now("failing" if problem else "ready", problem)
+        return ""
 
 
-class Supervisor:
-    """One run of `serve.py`; made inside the event loop that runs it."""
+class Supervisor(Watched):
+    """Our own Triton, which is started, watched, started again and stopped.
 
-    def __init__(self, wheel: triton.Wheel, settings: Settings) -> None:
-        """Lay out the folders; start nothing."""
-        self.settings, self.state, self.restarts = settings, "starting", 0
-        self.backoff, self.stopping = Backoff(), asyncio.Event()
-        shutil.rmtree(settings.area, ignore_errors=True)  # of a run that was killed
-        staging = Staging(settings.repository, settings.area.absolute())
-        secret = secrets.token_hex()
-        self.triton_metrics, self.triton_http = triton.free_ports(2)  # behind ours
-        prefix = f"nano_cv_{settings.grpc_port}_"
+    Args:
+        wheel: from `triton.find_wheel`.
+        config: of `configs/serve.yaml`.
+        folder: for the log.
+    """
+
+    def __init__(self, wheel: triton.Wheel, config: DictConfig, folder: Path) -> None:
+        super().__init__(f"{triton.LOOPBACK}:{config.grpc_port}", config)
+        self.restarted, self.wait = -1e9, 0.0  # when, and after how long a wait
+        self.area = Path(tempfile.mkdtemp(prefix="nano_cv_serve_"))  # for its owner alone
+        # systemd clears /tmp of what is old, but not below a folder that is locked.
+        self.lock = os.open(self.area, os.O_RDONLY)
+        fcntl.flock(self.lock, fcntl.LOCK_SH)
+        self.staging = Staging(Path(config.paths.models), self.area)
+        self.seen: dict[str, repository.Signature] = {}  # of the models that were checked
+        self.lacking: set[str] = set()  # models with too few processes, at the last look
+        prefix = f"nano_cv_{config.grpc_port}_"
         line = triton.command(
             wheel,
-            triton.make_backends(wheel, settings.area / "backends"),
-            staging.live,
-            {
-                "grpc": settings.grpc_port,
-                "metrics": self.triton_metrics,
-                "http": self.triton_http if settings.http_port else 0,
-            },
-            models=[],
-            exit_timeout=round(settings.exit_timeout_seconds),
+            triton.make_backends(wheel, self.area / "backends"),
+            self.staging.live,
+            config.grpc_port,
+            exit_timeout=round(config.exit_timeout_seconds),
+            poll=True,
         )
         line += [f"--backend-config=python,shm-region-prefix-name={prefix}"]
-        line += [f"--grpc-restricted-protocol={RESTRICTED}:{KEY}={secret}"]
-        line += [f"--http-restricted-api={RESTRICTED}:{KEY}={secret}"] * bool(settings.http_port)
-        log_file = settings.folder / "triton.log"
-        self.server = Server(line, triton.environment(wheel), log_file, prefix, settings.area)
-        self.control = Control(settings.grpc_port, secret)
-        self.keeper = Keeper(staging, self.server, self.control, settings.probe_deadline_seconds)
-        self.guard = Guard(self.triton_http, settings.max_request_bytes, settings.receive_seconds)
-        self.health_pages = Pages({"/health": self.health, "/live": self.live})
-        self.metrics_pages = Pages({"/metrics": self.figures})
+        environment = triton.environment(wheel)
+        self.server = Server(line, environment, folder / "triton.log", prefix, self.area)
 
-    async def run(self, show: Callable[["Supervisor"], Awaitable[None]]) -> None:
-        """Serve until SIGTERM or Ctrl-C; `show` runs beside it once all is ready.
+    async def start(self) -> None:
+        """See `Backend`.
 
         Raises:
             UserError: the server does not start, or no model can be served.
         """
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._signalled)
+        source = self.staging.source
+        names = repository.wanted_models(source, self.config.models)
+        await self._take({name: repository.signature(source / name) for name in names})
         try:
-            await self._until_stopped(self._start())
-            if self.state == "serving":
-                await self._until_stopped(
-                    show(self), self._watch_server(), self._watch_models(), self._watch_repository()
-                )
-        finally:
-            await self._stop()
-
-    async def _until_stopped(self, *work: Awaitable[None]) -> None:
-        """Until all of `work` is done, or one of it fails, or it is time to stop."""
-        tasks = [asyncio.ensure_future(item) for item in work]
-        done: asyncio.Future[Any] = asyncio.gather(*tasks)
-        stop: asyncio.Future[Any] = asyncio.create_task(self.stopping.wait())
-        try:
-            await asyncio.wait({stop, done}, return_when=asyncio.FIRST_COMPLETED)
-            if done.done():
-                done.result()
-        finally:
-            for task in (*tasks, stop):
-                task.cancel()
-            await asyncio.gather(done, stop, *tasks, return_exceptions=True)
-
-    def _signalled(self) -> None:
-        if self.stopping.is_set():
-            log.warning("killed; requests in flight are lost")
-            self.server.kill()
-            shutil.rmtree(self.settings.area, ignore_errors=True)
-            os._exit(128 + signal.SIGINT)
-        self.stopping.set()
-
-    async def _start(self) -> None:
-        await self.health_pages.start(self.settings.health_port)
-        await self.metrics_pages.start(self.settings.metrics_port)
-        names = repository.wanted_models(self.settings.repository, self.settings.models)
-        await self.keeper.take(names, self._start_server())
-        models = self.keeper.models.values()
-        if not any(model.state == "ready" for model in models):
-            reasons = [f"{model.name}: {model.reason}" for model in models]
-            raise UserError("\n".join(["no model can be served", *reasons]))
-        if self.settings.http_port:
-            await self.guard.start(self.settings.http_port)
+            await self._start_server()
+        except LostError as error:
+            await self._restart(one_line(error))
+        self._check_any()
         self.state = "serving"
 
-    async def _stop(self) -> None:
-        seconds = self.settings.exit_timeout_seconds
-        if self.state != "starting":
-            log.info("stopping: requests in flight have %g s; Ctrl-C ends them now", seconds)
-        self.state = "draining"
-        await self.guard.drain(seconds)
-        await self.server.stop(seconds)
-        await self.health_pages.stop()
-        await self.metrics_pages.stop()
-        await self.control.channel.close()
-        shutil.rmtree(self.settings.area, ignore_errors=True)
+    async def stop(self) -> None:
+        """See `Backend`."""
+        await self.server.stop(self.config.exit_timeout_seconds)
+        await super().stop()
+        os.close(self.lock)
+        shutil.rmtree(self.area, ignore_errors=True)
 
-    # Watching
+    async def watch(self) -> None:
+        """See `Backend`."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_server())
+            tasks.create_task(self._watch_repository())
+
+    # The server
+
+    async def _watch_server(self) -> None:
+        while True:
+            try:
+                why = await self._until_lost()
+            except LostError as error:
+                why = one_line(error)
+            except (OSError, psutil.Error) as error:  # of this machine: too many open files
+                log.warning("the watch goes on: %s", one_line(error))
+                await asyncio.sleep(LOOK_SECONDS)
+                continue
+            await self._restart(why)
+
+    async def _until_lost(self) -> str:
+        """Look at the processes and ask the models; returns why a new start is needed."""
+        asked = 0.0
+        while True:
+            doubted = self.doubt.is_set()
+            await self._pause(LOOK_SECONDS)
+            if self.server.ended:
+                return f"tritonserver {self.server.ended}"
+            if why := await asyncio.to_thread(self._lost_process):
+                return why
+            if doubted or time.monotonic() - asked > self.config.probe_seconds:
+                asked = time.monotonic()
+                await self.look()
+                await self.ask_all()
+
+    def _lost_process(self) -> str:
+        """Which process was stopped, or is missing: Triton starts it no more."""
+        stubs = self.server.stubs(self.staging.live)
+        processes = [process for some in stubs.values() for process in some]
+        for process in (psutil.Process(self.server.pid), *processes):
+            if is_stopped(process):
+                return f"process {process.pid} was stopped"
+        # A model that is being loaded again has more of them, one that was unloaded fewer: only
+        # who lacks some at two looks, and is still ready, has lost them.
+        before = self.lacking
+        self.lacking = {
+            name
+            for name, model in self.models.items()
+            if model.state == "ready" and len(stubs.get(name, ())) < model.instances
+        }
+        lost = sorted(before & self.lacking)
+        return f"{lost[0]}: a process died" if lost else ""
 
     async def _start_server(self) -> None:
+        """Start the process and wait until it has loaded or refused every model.
+
+        Raises:
+            UserError: it does not come up.
+        """
+        self.lacking = set()
         self.server.start()
         end = time.monotonic() + START_SECONDS
-        while not await self.control.is_live(1):
+        for model in self.models.values():
+            model.question = None  # to be learnt anew
+        while True:
+            with suppress(LostError):
+                await self.look()
+                break
             if self.server.ended or time.monotonic() > end:
                 how = self.server.ended or f"not ready after {START_SECONDS} s"
                 raise UserError(f"Triton {how}\n{self.server.tail()}\nmore in {self.server.log}")
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(0.05)
+        await self.ask_all()
+        self.up.set()
 
-    async def _restart_server(self, why: str) -> None:
+    async def _restart(self, why: str) -> None:
         """Until it runs again."""
-        self.restarts += 1
-        self.state = "restarting"
-        for model in filter(lambda model: model.state != "refused", self.keeper.models.values()):
-            model.is_now("restarting", f"tritonserver {why}")
+        self.state, self.restarts = "restarting", self.restarts + 1
+        self.up.clear()
         while self.state == "restarting":
+            self._strike(why)
+            for model in self.models.values():
+                if model.state != "refused":
+                    model.state, model.reason = "loading", why
             self.server.kill()
-            wait = self.backoff.next()
-            log.warning("tritonserver %s; starting it again in %g s", why, wait)
-            await asyncio.sleep(wait)
+            quiet = time.monotonic() - self.restarted > QUIET_SECONDS
+            self.wait = 0 if quiet else min(max(2 * self.wait, 0.5), LONGEST_WAIT)
+            log.warning("%s; starting Triton again in %g s", why, self.wait)
+            await asyncio.sleep(self.wait)
+            self.restarted = time.monotonic()
             try:
                 await self._start_server()
                 self.state = "serving"
-            except UserError as error:
+            except (UserError, LostError) as error:
                 why = one_line(error)
-        await self.keeper.load_again()
 
-    async def _watch_server(self) -> None:
-        deaf, asked = 0, time.monotonic()
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            self.keeper.look()
-            if time.monotonic() - asked > self.settings.probe_seconds:
-                live = await self.control.is_live(self.settings.probe_deadline_seconds)
-                deaf, asked = 0 if live else deaf + 1, time.monotonic()
-            if self.server.ended:
-                await self._restart_server(self.server.ended)
-            elif self.server.stopped or deaf >= DEAF_PROBES:
-                await self._restart_server("was stopped" if self.server.stopped else "hangs")
-                deaf = 0
+    def _strike(self, why: str) -> None:
+        """Set aside a model that takes the whole server down each time it is served."""
+        for model in self.models.values():
+            if model.state == "failing" and why.startswith(f"{model.name}: "):
+                model.strikes += 1
+                if model.strikes >= STRIKES and self.staging.has(model.name):
+                    self.staging.remove(model.name)
+                    model.is_now("refused", f"set aside until its files change: {model.reason}")
 
-    async def _watch_models(self) -> None:
-        while True:
-            await asyncio.sleep(self.settings.probe_seconds)
-            await self.keeper.ask_all()
+    # The repository
 
     async def _watch_repository(self) -> None:
-        last: dict[str, repository.Signature] = {}
+        last = dict(self.seen)
         while True:
-            await asyncio.sleep(self.settings.poll_seconds)
-            now = self._look()
-            models = self.keeper.models
-            for name in models.keys() - now.keys():
-                await self.keeper.remove(name)
-            changed = [name for name in now if name not in models or models[name].seen != now[name]]
-            settled = [name for name in changed if last.get(name) == now[name]]  # none is copying
-            last = now
-            if settled and self.state == "serving":
-                await self.keeper.take(settled)
+            await asyncio.sleep(self.config.poll_seconds)
+            try:
+                last = await self._take_changes(last)
+            except OSError as error:  # of this machine, such as too many open files
+                log.warning("the repository is looked at again: %s", one_line(error))
 
-    def _look(self) -> dict[str, repository.Signature]:
-        source = self.settings.repository
+    async def _take_changes(
+        self, last: dict[str, repository.Signature]
+    ) -> dict[str, repository.Signature]:
+        """Take over what has changed and is now as it was at the `last` look; returns this look."""
+        now = await asyncio.to_thread(self._signatures)
+        for name in self.seen.keys() - now.keys():
+            del self.seen[name]
+            self.staging.remove(name)
+            log.warning("%s: removed from the repository", name)
+        changed = {
+            name: signature
+            for name, signature in now.items()
+            if self.seen.get(name) != signature or self._copy_is_gone(name)
+        }
+        # Whoever copies files in may not have ended: so only what is as it was before.
+        settled = {name: one for name, one in changed.items() if last.get(name) == one}
+        if settled:
+            await self._take(settled)
+        return now
+
+    def _copy_is_gone(self, name: str) -> bool:
+        """Whether somebody has deleted what Triton reads, such as by clearing old files."""
+        model = self.models.get(name)
+        return model is not None and model.state != "refused" and not self.staging.has(name)
+
+    def _signatures(self) -> dict[str, repository.Signature]:
+        source = self.staging.source
         try:
-            names = repository.wanted_models(source, self.settings.models)
+            names = repository.wanted_models(source, self.config.models)
         except UserError:  # all is gone, or one that was asked for: serve what is left
             left = {folder.name for folder in repository.folders(source)}
-            names = [name for name in self.keeper.models if name in left]
+            names = [name for name in self.seen if name in left]
         return {name: repository.signature(source / name) for name in names}
 
-    # What we say of it
+    async def _take(self, signatures: dict[str, repository.Signature]) -> None:
+        """Copy and check models, and put what is sound of them where Triton looks."""
+        copies: dict[str, Path] = {}
+        for name, signature in signatures.items():
+            try:
+                copies[name] = await asyncio.to_thread(self.staging.copy, name)
+                self.seen[name] = signature
+            except OSError as error:  # it will be looked at again
+                log.warning("%s: %s", name, one_line(error))
+        for name, found in (await check(self.staging.source, copies)).items():
+            good = [version for version, reason in found.items() if not reason]
+            model = self.models.setdefault(name, Model(name))
+            model.refused = {version: reason for version, reason in found.items() if reason}
+            for version, reason in model.refused.items():
+                log.warning("%s: version %s set aside: %s", name, version, reason)
+            if good:
+                self.staging.publish(name, good)
+                if model.state == "refused":
+                    model.is_now("loading")
+            elif not self.staging.has(name):  # else the copy goes on serving
+                model.is_now("refused", "; ".join(model.refused.values()))
 
-    def health(self) -> Page:
-        """Every model, and 200 only if all of them answer."""
-        good = self.state == "serving" and self.keeper.all_ready
-        status = "ok" if good else "degraded" if self.state == "serving" else self.state
-        models = {name: model.shown() for name, model in self.keeper.models.items()}
-        content = {"status": status, "server_restarts": self.restarts, "models": models}
-        return as_json(200 if good else 503, content)
+    async def look(self) -> None:
+        """See `Watched`; what Triton refused is taken away, so that the next start does without."""
+        await super().look()
+        for name, model in self.models.items():
+            for version, reason in model.refused.items():
+                if self.staging.set_aside(name, version):
+                    log.warning("%s: version %s set aside: %s", name, version, reason)
 
-    def live(self) -> Page:
-        """That somebody is here."""
-        return 200, TEXT, "live\n"
-
-    async def figures(self) -> Page:
-        """Triton's figures, and what Triton cannot know."""
-        text = await metrics.fetch(self.triton_metrics)
-        return 200, TEXT, text + metrics.own_metrics(self.states(), self.restarts)
-
-    def states(self) -> dict[str, metrics.State]:
-        """Of each model."""
-        return {
-            name: metrics.State(model.state, model.reason, model.restarts)
-            for name, model in self.keeper.models.items()
-        }
+    def forget(self, name: str) -> None:
+        """See `Watched`; what is in the repository stays known, with the reason why it is away."""
+        model = self.models[name]
+        if name not in self.seen:
+            super().forget(name)
+        elif model.state != "refused":
+            model.state, model.question = "loading", None

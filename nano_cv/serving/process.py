@@ -16,8 +16,6 @@ from nano_cv.serving.triton import PROJECT
 
 SHARED_MEMORY = Path("/dev/shm")
 POLL_SECONDS = 0.05
-UNLOAD_SECONDS = 1  # when all is answered; to retire a dead stub would take Triton for ever
-IDLE = "All models are stopped"  # what Triton logs when the last request in flight is answered
 
 # Started through this line, for a signal at the parent's death outlives `exec`, and Python between
 # `fork` and `exec` in a process with threads may hang.
@@ -93,6 +91,12 @@ class Server:
         )
 
     @property
+    def pid(self) -> int:
+        """Of the process that was started."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
     def ended(self) -> str:
         """How the process ended, or nothing while it runs."""
         if self.process is None:
@@ -102,20 +106,12 @@ class Server:
             return ""
         return f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
 
-    @property
-    def stopped(self) -> bool:
-        """Whether somebody has sent it SIGSTOP."""
-        return self.process is not None and is_stopped(psutil.Process(self.process.pid))
-
     def stubs(self, repository: Path) -> dict[str, set[psutil.Process]]:
         """The stub processes of each model; their first argument is the model's file."""
         found: dict[str, set[psutil.Process]] = {}
-        try:
-            children = psutil.Process(self.process.pid).children() if self.process else []
-        except psutil.Error:
-            children = []
-        for child in children:
+        for number in _children(self.pid) if self.process else []:
             try:
+                child = psutil.Process(number)
                 file = Path(child.cmdline()[1])
                 found.setdefault(file.relative_to(repository).parts[0], set()).add(child)
             except (psutil.Error, IndexError, ValueError):
@@ -125,13 +121,10 @@ class Server:
     async def stop(self, seconds: float) -> None:
         """Let it answer what is in flight, for `seconds` at most, and clear up."""
         if self.process and not self.ended:
-            end, seen = time.monotonic() + seconds, self.log.stat().st_size
+            end = time.monotonic() + seconds
             self.process.terminate()
             while not self.ended and time.monotonic() < end:
                 await asyncio.sleep(POLL_SECONDS)
-                if IDLE in self._logged(seen):
-                    end = min(end, time.monotonic() + UNLOAD_SECONDS)
-                    seen = self.log.stat().st_size
         self.kill()
 
     def kill(self) -> None:
@@ -149,30 +142,23 @@ class Server:
 
     def tail(self, lines: int = 8) -> str:
         """The end of the log."""
-        return "\n".join(self._logged(0).splitlines()[-lines:])
-
-    def _logged(self, start: int) -> str:
-        with self.log.open("rb") as log:
-            log.seek(start)
-            return log.read().decode(errors="replace")
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def _clear(self) -> None:
         for file in self.memory.parent.glob(f"{self.memory.name}*"):
             file.unlink(missing_ok=True)
 
 
-def kill(process: psutil.Process) -> None:
-    """SIGKILL, if it is still there."""
-    with suppress(psutil.Error):
-        process.kill()
-
-
-def is_dead(process: psutil.Process) -> bool:
-    """Whether it has ended, collected by its parent or not."""
-    try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return True
+def _children(pid: int) -> list[int]:
+    """The child processes, by what each thread has: psutil would look at the whole machine."""
+    found: list[int] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has ended since
+            found += map(int, file.read_text().split())
+    if not found:  # not every kernel tells
+        with suppress(psutil.Error):
+            found = [child.pid for child in psutil.Process(pid).children()]
+    return found
 
 
 def is_stopped(process: psutil.Process) -> bool:

@@ -1,0 +1,149 @@
+"""What a model says of a picture, with names and units, and drawn.
+
+Shapes: S side of the network's square, H and W of the picture that was sent.
+"""
+
+import base64
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from nano_cv.data import images
+from nano_cv.evaluation import drawing
+from nano_cv.evaluation.reports import detection
+from nano_cv.metadata import Metadata
+
+Outputs = Mapping[str, NDArray[Any]]  # of one picture, without the batch dimension
+Size = tuple[int, int]  # W, H
+
+
+def describe(
+    metadata: Metadata, outputs: Outputs, size: Size, score: float, top: int | None
+) -> dict[str, Any]:
+    """The answer of a model to one picture as JSON has it.
+
+    Args:
+        metadata: of the model.
+        outputs: of the model.
+        size: of the upright picture that was sent.
+        score: from which on a box is told of.
+        top: how many of the most probable classes are told; None for all.
+    """
+    return _DESCRIBE[metadata.task](metadata, outputs, size, score, top)
+
+
+def _probabilities(
+    metadata: Metadata, outputs: Outputs, size: Size, score: float, top: int | None
+) -> dict[str, Any]:
+    shares = outputs["CLASS_PROBS"]
+    order = np.argsort(-shares, kind="stable")[:top]
+    return {
+        "label": metadata.classes[order[0]],
+        "probabilities": {metadata.classes[n]: round(float(shares[n]), 6) for n in order},
+    }
+
+
+def _boxes(
+    metadata: Metadata, outputs: Outputs, size: Size, score: float, top: int | None
+) -> dict[str, Any]:
+    found = detection.in_picture(metadata, outputs, *size)
+    return {
+        "width": size[0],
+        "height": size[1],
+        "boxes": [
+            {
+                "label": metadata.classes[found.labels[n]],
+                "score": round(float(found.scores[n]), 4),
+                "box": [round(float(side), 1) for side in found.boxes[n]],
+            }
+            for n in np.argsort(-found.scores, kind="stable")
+            if found.scores[n] >= score
+        ],
+    }
+
+
+def _mask(
+    metadata: Metadata, outputs: Outputs, size: Size, score: float, top: int | None
+) -> dict[str, Any]:
+    mask = images.restore_mask(outputs["MASK"], *size, metadata.fit)
+    shares = np.bincount(mask.ravel(), minlength=len(metadata.classes)) / mask.size
+    colours = drawing.palette(len(metadata.classes))
+    return {
+        "width": size[0],
+        "height": size[1],
+        "classes": [
+            {
+                "label": label,
+                "share": round(float(share), 6),
+                "colour": f"#{bytes(colour).hex()}",
+            }
+            for label, share, colour in zip(metadata.classes, shares, colours, strict=False)
+        ],
+        "mask_png": encoded(_png_of_mask(mask)),
+    }
+
+
+def picture_of(
+    metadata: Metadata, outputs: Outputs, picture: bytes, size: Size, score: float
+) -> bytes:
+    """The answer as a PNG: a mask, or the picture with boxes or with the label upon it."""
+    if metadata.task == "segmentation":
+        return _png_of_mask(images.restore_mask(outputs["MASK"], *size, metadata.fit))
+    image = images.decode(picture, 2 * drawing.SIDE)
+    image.thumbnail((2 * drawing.SIDE, 2 * drawing.SIDE))
+    if metadata.task == "detection":
+        found = detection.in_picture(metadata, outputs, *size)
+        sure = found.scores >= score
+        colours = drawing.palette(len(metadata.classes) + 1)[1:]
+        labels = found.labels[sure]
+        drawn = drawing.outline(
+            np.asarray(image),
+            found.boxes[sure] * (image.width / size[0]),
+            [f"#{bytes(colours[label]).hex()}" for label in labels],
+            [
+                f"{metadata.classes[label]} {share:.0%}"
+                for label, share in zip(labels, found.scores[sure], strict=True)
+            ],
+        )
+        return png(drawn)
+    shares = outputs["CLASS_PROBS"]
+    label = drawing.shown(metadata.classes[shares.argmax()])
+    drawing.write(ImageDraw.Draw(image), 4, 4, f"{label} {shares.max():.0%}", "white")
+    return png(np.asarray(image))
+
+
+def encoded(content: bytes) -> str:
+    """Base64, as JSON has to have bytes."""
+    return base64.b64encode(content).decode()
+
+
+def made(outputs: Outputs) -> bytes:
+    """A picture that a generator has made, as a PNG."""
+    return png(outputs["IMAGES"].transpose(1, 2, 0))
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """RGB `[H, W, 3]` or grey `[H, W]` as a PNG."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def _png_of_mask(mask: NDArray[np.uint8]) -> bytes:
+    """A palette picture: its numbers are class indices, its colours those of all our drawings."""
+    indexed = Image.fromarray(mask)
+    indexed.putpalette(drawing.palette(256).tobytes())
+    file = io.BytesIO()
+    indexed.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+_DESCRIBE: Mapping[str, Callable[..., dict[str, Any]]] = {
+    "classification": _probabilities,
+    "detection": _boxes,
+    "segmentation": _mask,
+}

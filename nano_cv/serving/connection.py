@@ -1,0 +1,186 @@
+"""What is asked of a Triton over gRPC: which models it has, whether they answer, and answers."""
+
+import io
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import grpc
+import numpy as np
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+from PIL import Image
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
+
+OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),  # the default of gRPC waits up to two minutes
+    ("grpc.max_reconnect_backoff_ms", 500),
+]
+BYTES_OF = {"BOOL": 1, "FP16": 2, "BF16": 2, "FP32": 4, "FP64": 8} | {
+    f"{kind}{bits}": bits // 8 for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)
+}
+ALIVE = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)
+CROWDED = ("Exceeds maximum queue size", "Request timeout expired")  # refused by the queue policy
+# Triton has lost the process that runs the model, or is itself gone or about to go.
+LOST = re.compile("is not healthy|Stub process|Server is stopping", re.IGNORECASE)
+BROKEN = re.compile("connect|socket|reset|goaway", re.IGNORECASE)
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class LostError(Exception):
+    """The server, or the process that runs the model, is gone: the request may be sent again."""
+
+
+class RefusedError(Exception):
+    """The model does not take this request, or has no answer to it; says why."""
+
+
+class CrowdedError(Exception):
+    """The model's queue is full: to be tried again later."""
+
+
+class Version(NamedTuple):
+    """One version of a model as Triton lists it; `state` is READY, LOADING or UNAVAILABLE."""
+
+    version: str
+    state: str
+    reason: str
+
+
+class Connection:
+    """A connection to one server, which comes back by itself; belongs to the running event loop."""
+
+    def __init__(self, address: str) -> None:
+        self.channel = grpc.aio.insecure_channel(address, options=OPTIONS)
+        self.triton = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+        self.answered: dict[str, int] = {}  # by each model, when it was asked last
+
+    async def call(self, method: str, request: Message, seconds: float = 10) -> Any:
+        """Triton's answer to a request.
+
+        Raises:
+            LostError: it has none; says why.
+        """
+        try:
+            return await getattr(self.triton, method)(request, timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            raise LostError(error.details() or error.code().name) from error
+
+    async def index(self, seconds: float) -> dict[str, list[Version]]:
+        """The versions of every model that the server has, or has refused; raises `LostError`."""
+        found: dict[str, list[Version]] = {}
+        request = service_pb2.RepositoryIndexRequest()
+        for one in (await self.call("RepositoryIndex", request, seconds)).models:
+            found.setdefault(one.name, []).append(Version(one.version, one.state, one.reason))
+        return found
+
+    async def config(self, name: str) -> model_config_pb2.ModelConfig:
+        """The configuration of a model that is loaded; raises `LostError`."""
+        return (await self.call("ModelConfig", service_pb2.ModelConfigRequest(name=name))).config
+
+    async def statistics(self) -> list[Any]:
+        """Triton's counters, one entry a version; none while it does not answer."""
+        try:
+            request = service_pb2.ModelStatisticsRequest()
+            return list((await self.call("ModelStatistics", request)).model_stats)
+        except LostError:
+            return []
+
+    async def ask(self, question: service_pb2.ModelInferRequest, seconds: float) -> str:
+        """What is wrong with the model's answer; nothing if it is alive.
+
+        A full or slow queue is no fault as long as the model has answered somebody since it was
+        last asked.
+
+        Raises:
+            LostError: it answers nobody, or its process is gone; only a new start mends that.
+        """
+        name, problem, lost = question.model_name, "", False
+        try:
+            await self.triton.ModelInfer(question, timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in ALIVE:
+                problem = error.details() or error.code().name
+                late = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+                problem = f"no answer in {seconds:g} s" if late else problem
+                crowded = late or any(text in problem for text in CROWDED)
+                lost = crowded or bool(LOST.search(problem))
+        count = sum(
+            one.inference_stats.success.count for one in await self.statistics() if one.name == name
+        )
+        moved, self.answered[name] = self.answered.get(name, 0) != count, count
+        if lost and not (moved and not LOST.search(problem)):
+            raise LostError(problem)
+        return "" if lost else problem
+
+    async def infer(self, name: str, inputs: Arrays, seconds: float) -> dict[str, NDArray[Any]]:
+        """Named inputs `[B, ...]` to named outputs `[B, ...]`.
+
+        Raises:
+            LostError: the server or the model's process is gone; the request may be sent again.
+            CrowdedError: the queue is full.
+            RefusedError: the model does not take this, or fails at it.
+            TimeoutError: no answer in time.
+        """
+        request = service_pb2.ModelInferRequest(model_name=name)
+        for key, array in inputs.items():
+            dtype = np_to_triton_dtype(array.dtype)
+            request.inputs.add(name=key, datatype=dtype, shape=array.shape)
+            request.raw_input_contents.append(array.tobytes())
+        try:
+            answer = await self.triton.ModelInfer(request, timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            raise _explained(error) from error
+        return {
+            tensor.name: np.frombuffer(raw, triton_to_np_dtype(tensor.datatype)).reshape(
+                tensor.shape
+            )
+            for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
+        }
+
+
+def _explained(error: grpc.aio.AioRpcError) -> Exception:
+    text, code = error.details() or error.code().name, error.code()
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return TimeoutError(text)
+    if any(words in text for words in CROWDED):
+        return CrowdedError(text)
+    gone = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    if LOST.search(text) or (gone and BROKEN.search(text)) or "no available versions" in text:
+        return LostError(text)
+    return RefusedError(re.sub(r"^\[request id: \S+\] |^in ensemble '[^']*', ", "", text))
+
+
+def question_for(name: str, config: model_config_pb2.ModelConfig) -> service_pb2.ModelInferRequest:
+    """A request that the model should be able to answer.
+
+    Zeros in the shapes of the config, 1 where they are free; for bytes a tiny picture.
+    """
+    request = service_pb2.ModelInferRequest(model_name=name)
+    for tensor in config.input:
+        if tensor.optional:
+            continue
+        dtype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+        shape = [1] * (config.max_batch_size > 0) + [max(dim, 1) for dim in tensor.dims]
+        item = request.inputs.add(name=tensor.name, shape=shape)
+        count = math.prod(shape)
+        if dtype == "STRING":
+            item.datatype = "BYTES"
+            picture = tiny_picture()
+            content = (len(picture).to_bytes(4, "little") + picture) * count
+        else:
+            item.datatype = dtype
+            content = bytes(BYTES_OF.get(dtype, 1) * count)
+        request.raw_input_contents.append(content)
+    return request
+
+
+def tiny_picture() -> bytes:
+    """A valid JPEG of 8 by 8 pixels."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "JPEG")
+    return file.getvalue()

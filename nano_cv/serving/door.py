@@ -1,0 +1,461 @@
+"""The front door: one address for people (a page), programs (REST) and watchers (health, metrics).
+
+It decodes pictures by the function that training uses, asks the backend, and answers with names and
+units. Errors are problem documents (RFC 9457) that say what to do.
+"""
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
+from omegaconf import DictConfig
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from nano_cv.data import images
+from nano_cv.data.imagined import Imagined
+from nano_cv.errors import listing, nearest, one_line
+from nano_cv.evaluation import answers
+from nano_cv.evaluation.reports.detection import CONFIDENT
+from nano_cv.serving import metrics
+from nano_cv.serving.backend import Backend, Model
+from nano_cv.serving.connection import CrowdedError, LostError, RefusedError
+from nano_cv.serving.multipart import split_parts
+
+log = logging.getLogger(__name__)
+PAGE = Path(__file__).parent / "page"
+TOLD = ("classes", "image_size", "fit", "metrics", "data_hash", "git_commit", "run_id")
+HOSTS = ("127.0.0.1", "localhost", "::1")  # names of this machine for itself
+HELD = 8  # bodies of the largest size that may be in memory at once
+MOST = 64  # pictures in one request
+KINDS_OF_BODIES = (
+    *("image/", "application/octet-stream", "multipart/form-data"),
+    "application/x-www-form-urlencoded",  # as curl calls any body
+)
+# Nothing but our own files: what the page shows of a user's file or class cannot become a program.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+LOCKED = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class Wanted(BaseModel):
+    """What a generator is asked for."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    label: str | None = Field(None, alias="class")
+    seed: int = Field(0, ge=0, lt=2**32)
+    count: int = Field(1, ge=1, le=MOST)
+
+
+BINARY = {"type": "string", "format": "binary"}
+FORM = {"type": "object", "properties": {"file": {"type": "array", "items": BINARY}}}
+BODY = {
+    "requestBody": {
+        "description": "The bytes of a picture, or several as a form; of a generator its settings.",
+        "content": {
+            "image/*": {"schema": BINARY},
+            "multipart/form-data": {"schema": FORM},
+            "application/json": {"schema": Wanted.model_json_schema()},
+        },
+    },
+    "responses": {
+        "200": {"description": "What the model says.", "content": {"image/png": {}}},
+        "default": {
+            "description": "An error, and what to do: 404, 408, 413, 415, 422, 500, 503, 504.",
+            "content": {"application/problem+json": {}},
+        },
+    },
+}
+
+
+class Problem(Exception):  # noqa: N818  # RFC 9457 calls it so
+    """An error that the client is told of as a problem document."""
+
+    def __init__(self, status: int, title: str, detail: str, retry: bool = False) -> None:
+        super().__init__(detail)
+        self.status, self.title, self.detail, self.retry = status, title, detail, retry
+
+    def response(self) -> JSONResponse:
+        """The document of RFC 9457."""
+        content = {"title": self.title, "status": self.status, "detail": self.detail}
+        headers = {"Retry-After": "1"} if self.retry else {}
+        return JSONResponse(content, self.status, headers, media_type="application/problem+json")
+
+
+class Door:
+    """Answers HTTP requests by asking a backend.
+
+    Args:
+        backend: has the models.
+        config: of `configs/serve.yaml`, for the limits of a request.
+    """
+
+    def __init__(self, backend: Backend, config: DictConfig) -> None:
+        self.backend, self.limits = backend, config
+        self.held = 0  # bytes of bodies that are in memory
+        self.answered: Counter[tuple[str, int]] = Counter()  # by model and status
+        self.threads = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
+        app = FastAPI(
+            title="nano-cv",
+            summary="Ask computer-vision models about pictures.",
+            version="1",
+            docs_url=None,  # FastAPI's own page fetches programs from elsewhere
+            redoc_url=None,
+        )
+        app.get("/models", summary="All models")(self.list_models)
+        app.get("/models/{name}", summary="What a model promises")(self.show_model)
+        app.post(
+            "/models/{name}/predict",
+            summary="Ask a model about pictures, or for pictures",
+            openapi_extra=BODY,
+        )(self.predict)
+        app.get("/health", summary="200 if every model answers, else 503")(self.health)
+        app.get("/live", summary="200 as long as this server runs")(self.live)
+        app.get("/metrics", summary="Figures for Prometheus")(self.figures)
+        app.get("/docs", include_in_schema=False)(self.docs)
+        app.get("/", include_in_schema=False)(self.page)
+        app.mount("/page", StaticFiles(directory=PAGE))
+        app.exception_handler(HTTPException)(_http_problem)
+        app.exception_handler(RequestValidationError)(_value_problem)
+        app.exception_handler(Problem)(_told)
+        app.exception_handler(Exception)(_unexpected)
+        app.add_middleware(Guard, hosts=HOSTS if config.host in HOSTS else None)
+        self.app = app
+
+    # The page and the documentation
+
+    async def page(self) -> FileResponse:
+        """The page for people."""
+        return FileResponse(PAGE / "index.html")
+
+    async def docs(self, request: Request) -> HTMLResponse:
+        """The calls as a plain page; /openapi.json is the same for programs."""
+        rows = "".join(
+            f"<tr><td>{method.upper()}</td><td><code>{path}</code></td><td>{one['summary']}</td></tr>"
+            for path, methods in self.app.openapi()["paths"].items()
+            for method, one in methods.items()
+        )
+        text = (PAGE / "docs.html").read_text()
+        address = str(request.base_url).rstrip("/")
+        return HTMLResponse(text.replace("{{rows}}", rows).replace("{{address}}", address))
+
+    # The models
+
+    async def list_models(self) -> list[dict[str, Any]]:
+        """Every model that takes requests, ready or not."""
+        models = sorted(self.backend.models.items())
+        return [_summary(model) for _, model in models if model.takes_requests]
+
+    async def show_model(self, name: str) -> dict[str, Any]:
+        """Classes, size of the input, where it comes from, and how well it did."""
+        model = self._model(name)
+        told = {key: getattr(model.promised, key) for key in TOLD}
+        shown = {"versions": model.versions, "trained_on": model.promised.data}
+        return _summary(model) | shown | told
+
+    def _model(self, name: str) -> Model:
+        able = [one.name for one in self.backend.models.values() if one.takes_requests]
+        if name not in able:
+            there = f"There are: {listing(sorted(able)) or 'none'}"
+            raise Problem(404, "No such model", f"no model '{name}'{nearest(name, able)} {there}")
+        return self.backend.models[name]
+
+    # Predictions
+
+    async def predict(
+        self,
+        request: Request,
+        name: str,
+        score: Annotated[
+            float, Query(ge=0, le=1, description="From which on a box is told of.")
+        ] = CONFIDENT,
+        top: Annotated[
+            int | None, Query(ge=1, description="How many of the likeliest classes; all if none.")
+        ] = None,
+        wanted: Annotated[
+            str | None, Query(alias="class", description="Of a generator: which class.")
+        ] = None,
+        seed: Annotated[int, Query(ge=0, lt=2**32, description="Of a generator.")] = 0,
+        count: Annotated[int, Query(ge=1, le=MOST, description="Of a generator.")] = 1,
+    ) -> Response:
+        """The answer for one picture, or `{"answers": [...]}` for several of them."""
+        status = 500
+        try:
+            model = self._model(name)
+            async with self._body(request) as body, asyncio.timeout(self.limits.answer_seconds):
+                if model.promised.task == "generation":
+                    asked = {"class": wanted, "seed": seed, "count": count}
+                    response = await self._generate(request, model, _wanted(asked, body))
+                else:
+                    parts = _pictures(request, body)
+                    response = await self._answer(request, model, parts, score, top)
+            status = 200
+            return response
+        except TimeoutError:
+            status, seconds = 504, self.limits.answer_seconds
+            raise Problem(504, "Too slow", f"no answer in {seconds:g} s; try again") from None
+        except Problem as problem:
+            status = problem.status
+            raise
+        finally:
+            self.answered[name if name in self.backend.models else "", status] += 1
+
+    @asynccontextmanager
+    async def _body(self, request: Request) -> AsyncIterator[bytes]:
+        """The body of a request, read within its limits; its bytes count until it is done with."""
+        most = self.limits.max_request_bytes
+        stated = request.headers.get("content-length", "")
+        size = int(stated) if stated.isdecimal() else most
+        too_large = Problem(413, "Too large", f"at most {most:,} bytes are taken")
+        if size > most:
+            raise too_large
+        if self.held + size > HELD * most:
+            raise Problem(503, "Overloaded", "too many large requests at once", retry=True)
+        self.held += size
+        try:
+            body = bytearray()
+            try:
+                async with asyncio.timeout(self.limits.receive_seconds):
+                    async for chunk in request.stream():
+                        body += chunk
+                        if len(body) > most:
+                            raise too_large
+            except TimeoutError:
+                raise Problem(408, "Too slow", "the body did not arrive in time") from None
+            yield bytes(body)
+        finally:
+            self.held -= size
+
+    async def _answer(
+        self,
+        request: Request,
+        model: Model,
+        pictures: list[tuple[str, bytes]],
+        score: float,
+        top: int | None,
+    ) -> Response:
+        promised = model.promised
+        if _wants_png(request):
+            if len(pictures) > 1:
+                raise Problem(422, "Several pictures", "Accept: image/png is for one picture")
+            _, picture = pictures[0]
+            outputs, size = await self._ask(model, picture)
+            drawn = partial(answers.picture_of, promised, outputs, picture, size, score)
+            return Response(await self._in_thread(drawn), media_type="image/png")
+
+        async def one(picture: bytes) -> dict[str, Any]:
+            outputs, size = await self._ask(model, picture)
+            told = partial(answers.describe, promised, outputs, size, score, top)
+            return await self._in_thread(told)
+
+        if len(pictures) == 1:
+            return JSONResponse(await one(pictures[0][1]))
+
+        async def named(file: str, picture: bytes) -> dict[str, Any]:
+            try:
+                return {"file": file} | await one(picture)
+            except Problem as problem:
+                if problem.status != 422:
+                    raise
+                return {"file": file, "error": problem.detail}  # it fails alone
+
+        found = await asyncio.gather(*(named(*part) for part in pictures))
+        return JSONResponse({"answers": found})
+
+    async def _ask(self, model: Model, picture: bytes) -> tuple[answers.Outputs, answers.Size]:
+        """The outputs of the model for one picture, and the size of the picture."""
+        promised = model.promised
+
+        def decode() -> tuple[Any, answers.Size]:
+            most = self.limits.max_picture_pixels
+            square = images.load(picture, promised.image_size, max_pixels=most, fit=promised.fit)
+            plain = promised.task == "classification"  # has nothing to say of places
+            size = (0, 0) if plain else images.dimensions(picture)
+            return square.transpose(2, 0, 1)[None], size
+
+        try:
+            pixels, size = await self._in_thread(decode)
+        except images.ImageError as error:
+            raise Problem(422, "Not a usable picture", str(error)) from error
+        outputs = await self._infer(model, {"IMAGES": pixels})
+        return {name: array[0] for name, array in outputs.items()}, size
+
+    async def _generate(self, request: Request, model: Model, wanted: Wanted) -> Response:
+        classes = model.promised.classes
+        label = classes[0] if wanted.label is None else wanted.label
+        if label not in classes:
+            close = nearest(label, classes)
+            raise Problem(
+                422, "No such class", f"class={label}{close} There are: {listing(classes)}"
+            )
+        labels = [classes.index(label)] * wanted.count
+        inputs = Imagined(labels, classes, model.promised.image_size, wanted.seed).inputs
+        parts = [
+            inputs(range(start, min(start + model.batch, wanted.count)))
+            for start in range(0, wanted.count, model.batch)
+        ]
+        outputs = await asyncio.gather(*(self._infer(model, part) for part in parts))
+        made = [answers.made({"IMAGES": one}) for part in outputs for one in part["IMAGES"]]
+        if _wants_png(request):
+            if len(made) > 1:
+                raise Problem(422, "Several pictures", "Accept: image/png is for count=1")
+            return Response(made[0], media_type="image/png")
+        pictures = [answers.encoded(one) for one in made]
+        return JSONResponse({"class": label, "seed": wanted.seed, "pictures_png": pictures})
+
+    async def _infer(self, model: Model, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        if model.state == "refused":
+            raise Problem(503, "Not served", f"{model.name}: {model.reason}", retry=True)
+        try:
+            return await self.backend.infer(model.name, inputs)
+        except RefusedError as error:
+            raise Problem(500, "The model failed", f"{model.name}: {error}") from error
+        except (CrowdedError, LostError) as error:
+            title = "Overloaded" if isinstance(error, CrowdedError) else "Being started"
+            raise Problem(503, title, f"{model.name}: {error}", retry=True) from error
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.threads, work)
+
+    # For watchers
+
+    async def health(self) -> JSONResponse:
+        """Every model, and 200 only if there is one and all of them answer."""
+        good, content = self.backend.health()
+        return JSONResponse(content, 200 if good else 503)
+
+    async def live(self) -> PlainTextResponse:
+        """That somebody is here."""
+        return PlainTextResponse("live\n")
+
+    async def figures(self) -> Response:
+        """Triton's counters, which models answer, and our own answers by status."""
+        ours = [(name, status, n) for (name, status), n in sorted(self.answered.items())]
+        return Response(await metrics.render(self.backend, ours), media_type=metrics.TEXT)
+
+
+class Guard:
+    """Refuses what another site's page may have sent, and locks our own page down.
+
+    Args:
+        app: what is guarded.
+        hosts: names under which this server may be asked; None for any.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...] | None) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        headers = Headers(scope=scope)
+        refused = None
+        if self.hosts and urlsplit(f"//{headers.get('host', '')}").hostname not in self.hosts:
+            # A name on the net may be made to lead here, so that its pages could read answers.
+            refused = Problem(421, "Unknown host", f"this server is {listing(self.hosts)}")
+        elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            refused = Problem(403, "Another site", "pages of other sites may not use this server")
+        if refused:
+            await refused.response()(scope, receive, send)
+            return
+
+        async def locked(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(LOCKED)
+            await send(message)
+
+        await self.app(scope, receive, locked)
+
+
+def _summary(model: Model) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "task": model.promised.task,
+        "state": model.state,
+        "reason": model.reason,
+        "predict": f"/models/{model.name}/predict",
+    }
+
+
+def _wants_png(request: Request) -> bool:
+    """Whether a PNG is asked for by name: browsers and curl accept anything."""
+    return "image/png" in request.headers.get("accept", "")
+
+
+def _pictures(request: Request, body: bytes) -> list[tuple[str, bytes]]:
+    """The name and the bytes of each picture in the body."""
+    kind = request.headers.get("content-type", "application/octet-stream")
+    if not kind.lower().startswith(KINDS_OF_BODIES):
+        raise Problem(
+            415,
+            "Another kind of body",
+            f"Content-Type: {kind}; send the bytes of a picture as image/jpeg or the like, or "
+            "several pictures as multipart/form-data",
+        )
+    if not body:
+        raise Problem(422, "No picture", "the body is empty; curl sends one by --data-binary @FILE")
+    if not kind.lower().startswith("multipart/"):
+        return [("picture", body)]
+    try:
+        parts = [part for part in split_parts(kind, body) if part[1]]
+    except ValueError as error:
+        raise Problem(422, "Not a form", str(error)) from error
+    if not 1 <= len(parts) <= MOST:
+        raise Problem(422, "Not a form", f"1 to {MOST} pictures are taken, not {len(parts)}")
+    return parts
+
+
+def _wanted(asked: Mapping[str, Any], body: bytes) -> Wanted:
+    """What a generator is asked for, in the address or as JSON."""
+    try:
+        return Wanted.model_validate({**asked, **(from_json(body) if body else {})})
+    except ValidationError as error:
+        raise Problem(422, "Not allowed", _said(error.errors())) from error
+    except (ValueError, TypeError) as error:
+        raise Problem(422, "Not JSON", f"the body: {one_line(error)}") from error
+
+
+def _said(errors: Iterable[Mapping[str, Any]]) -> str:
+    """What pydantic says of values, each with its name."""
+    texts = (f"{one['loc'][-1]}={one.get('input')}: {one['msg']}" for one in errors)
+    return listing(texts, separator="; ")
+
+
+async def _told(request: Request, problem: Any) -> JSONResponse:
+    return problem.response()
+
+
+async def _http_problem(request: Request, error: Any) -> JSONResponse:
+    titles = {404: "/docs lists what there is", 405: "another method is needed; see /docs"}
+    detail = titles.get(error.status_code, str(error.detail))
+    return Problem(error.status_code, str(error.detail), detail).response()
+
+
+async def _value_problem(request: Request, error: Any) -> JSONResponse:
+    return Problem(422, "Not allowed", _said(error.errors())).response()
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s", request.method, request.url.path, exc_info=error)
+    return Problem(500, "A mistake of this server", "its log says more").response()

@@ -1,0 +1,100 @@
+"""uvicorn on one address, with a limit that it lacks: a request must have arrived in time."""
+
+import asyncio
+import logging
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import h11
+import uvicorn
+from fastapi import FastAPI
+from omegaconf import DictConfig
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+KEEP_ALIVE = 60  # seconds that an idle connection is kept between two requests
+HEAD_BYTES = 32 * 1024  # of a request line and its headers
+GRACE = 5  # seconds beyond those in which the door itself refuses a slow body
+
+
+class Protocol(H11Protocol):
+    """HTTP/1.1 in which every request must have arrived in time.
+
+    uvicorn lets a client hold a connection for ever that sends nothing, or a byte now and then.
+    """
+
+    seconds = 30.0
+    arriving: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A request is expected from now on."""
+        super().connection_made(transport)
+        self.arriving = self.loop.call_later(self.seconds + GRACE, self._late)
+
+    def data_received(self, data: bytes) -> None:
+        """Part of a request, or all of it."""
+        super().data_received(data)
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._arrived()
+        elif self.arriving is None and not self.transport.is_closing():
+            self.arriving = self.loop.call_later(self.seconds + GRACE, self._late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is expected any more."""
+        self._arrived()
+        super().connection_lost(exc)
+
+    def _arrived(self) -> None:
+        if self.arriving:
+            self.arriving.cancel()
+            self.arriving = None
+
+    def _late(self) -> None:
+        self.arriving = None
+        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            text = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            self.transport.write(text)
+        self.transport.close()
+
+
+class Listener(uvicorn.Server):
+    """uvicorn, which leaves signals to us."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Not here: `serve.py` stops this and Triton in order."""
+        yield
+
+
+def make_listener(app: FastAPI, config: DictConfig) -> Listener:
+    """A server of `app` with the limits of `configs/serve.yaml`, which is yet to be started."""
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # clients' mistakes are no news
+    connections = _raise_file_limit(config.max_connections)
+    return Listener(
+        uvicorn.Config(
+            app,
+            config.host,
+            config.port,
+            http=type("Protocol", (Protocol,), {"seconds": config.receive_seconds}),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            limit_concurrency=connections,
+            backlog=connections,
+            timeout_keep_alive=KEEP_ALIVE,
+            timeout_graceful_shutdown=round(config.exit_timeout_seconds),
+            h11_max_incomplete_event_size=HEAD_BYTES,
+        )
+    )
+
+
+def _raise_file_limit(needed: int) -> int:
+    """As many open files as the system allows; returns how many connections fit into them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = needed + 256 if hard == resource.RLIM_INFINITY else min(needed + 256, hard)
+    if wanted > soft:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(64, min(needed, max(wanted, soft) - 256))

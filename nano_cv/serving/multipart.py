@@ -1,0 +1,31 @@
+"""The parts of a form (RFC 7578): the files in it, and nothing else."""
+
+from email.message import Message
+from email.parser import HeaderParser
+
+MOST = 256  # parts
+
+
+def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
+    """The name and the content of each file of a form.
+
+    Raises:
+        ValueError: the body is not the form that its head promises.
+    """
+    head = Message()
+    head["Content-Type"] = content_type
+    boundary = head.get_boundary()
+    if not boundary:
+        raise ValueError("multipart/form-data needs a boundary")
+    # Each boundary begins a line; the first may begin the body.
+    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary.encode(), MOST)
+    if len(pieces) > MOST or len(pieces) < 3 or not pieces[-1].startswith(b"--"):
+        raise ValueError("the form is cut short, or has too many parts")
+    found = []
+    for number, piece in enumerate(pieces[1:-1]):
+        headers, empty, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
+        if not empty or len(headers) > 4096:
+            raise ValueError(f"part {number} has no head")
+        part = HeaderParser().parsestr(headers.decode(errors="replace"))
+        found.append((part.get_filename() or f"part {number}", content))
+    return found

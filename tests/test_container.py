@@ -1,0 +1,91 @@
+"""What can be said of the container without Docker."""
+
+import re
+from importlib import metadata
+
+import pytest
+import yaml
+from conftest import ROOT, python
+
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+@pytest.mark.parametrize("name", ["triton", "door"])
+def test_services_are_locked_down(name):
+    service = COMPOSE["services"][name]
+    assert service["user"] == "1000:1000" and service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert all(volume.endswith(":ro") for volume in service["volumes"])
+    assert all((ROOT / volume.split(":")[0]).exists() for volume in service["volumes"])
+    assert service.get("ports", []) == (["127.0.0.1:8000:8000"] if name == "door" else [])
+
+
+def test_no_client_can_load_models_in_the_container():
+    command = COMPOSE["services"]["triton"]["command"]
+    assert "--model-control-mode=poll" in command and "--allow-http=false" in command
+    assert COMPOSE["networks"]["inside"]["internal"] is True
+    assert COMPOSE["services"]["triton"]["networks"] == ["inside"]
+
+
+def test_triton_has_the_mendings_of_the_bulletins():
+    """The last of them, 5875, asks for 26.07."""
+    year, month = re.search(
+        r"FROM nvcr\.io/nvidia/tritonserver:(\d+)\.(\d+)-py3", DOCKERFILE
+    ).groups()
+    assert (int(year), int(month)) >= (26, 7)
+
+
+def test_the_front_door_finds_its_settings(tmp_path):
+    """Its command is one that serve.py takes, and it then looks for that server."""
+    command = COMPOSE["services"]["door"]["command"]
+    settings = [*command[2:], f"hydra.run.dir={tmp_path}", "port=0"]
+    done = python("serve.py", *settings[:-1], "--cfg=job", cwd=ROOT)
+    assert done.returncode == 0 and "triton: triton:8001" in done.stdout, done.stderr
+
+
+# serve.py's imports, where only some packages can be found, as if no other were installed.
+IMPORTED = """
+import sys
+from importlib import metadata
+
+installed = set(sys.argv[1].split())
+packages = metadata.packages_distributions()
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        names = {one.lower().replace("_", "-") for one in packages.get(name.partition(".")[0], [])}
+        if names and not names & installed:
+            raise ModuleNotFoundError(f"{name} is not installed", name=name)
+
+sys.meta_path.insert(0, Hidden())
+import serve
+from nano_cv.config import cli
+from nano_cv.serving import service
+print("all is there")
+"""
+
+
+def test_everything_that_the_front_door_imports_is_installed():
+    """By the Dockerfile, or by what that brings along."""
+    installed, new = set[str](), re.findall(r'"([a-z-]+)(?:\[\w+\])?[>=]', DOCKERFILE)
+    assert len(new) > 10
+    while new:
+        name = new.pop().replace("_", "-")
+        if name not in installed and _is_here(name):
+            installed.add(name)
+            for one in metadata.requires(name) or []:
+                if "extra" not in one or (name == "tritonclient" and "grpc" in one):
+                    new.append(re.match(r"[A-Za-z0-9._-]+", one)[0].lower())
+    installed.add("pi-heif")  # an extra, which is asked for in another way
+    done = python("-c", IMPORTED, " ".join(installed), cwd=ROOT)
+    assert "all is there" in done.stdout, done.stderr
+
+
+def _is_here(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:  # for another platform or Python
+        return False
+    return True

@@ -1,0 +1,332 @@
+"""The front door: what people and programs get by HTTP, before the real Triton."""
+
+import base64
+import http.client
+import io
+import json
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from conftest import python
+from PIL import Image
+from tiny_models import CLASSES, publish_all, publish_one
+
+from benchmarks.serving.trial import Load, Trial
+from nano_cv.data.imagined import noise
+from nano_cv.errors import UserError
+from nano_cv.serving import triton
+from nano_cv.serving.multipart import split_parts
+
+LIMITS = (
+    *("max_request_bytes=300000", "max_picture_pixels=200000", "receive_seconds=2"),
+    *("max_connections=1200", "answer_seconds=30", "probe_seconds=0.5", "poll_seconds=0.2"),
+)
+
+
+def picture(colour: str, size: tuple[int, int] = (64, 48), kind: str = "PNG", **more) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, colour).save(file, kind, **more)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module", params=["triton", "onnxruntime"])
+def served(request, tmp_path_factory):
+    """Both ways of answering: by Triton, and where there is none, in this process."""
+    folder = tmp_path_factory.mktemp("served")
+    publish_all(folder / "models", folder)
+    if request.param == "triton":
+        try:
+            triton.find_wheel()
+        except UserError as missing:
+            pytest.skip(str(missing))
+    with Trial(folder / "models", folder, *LIMITS, without=request.param != "triton") as trial:
+        trial.wait_ready()
+        trial.has_triton = request.param == "triton"
+        yield trial
+
+
+def test_models(served):
+    with served.page("/models") as page:
+        models = json.load(page)
+    assert [(one["name"], one["task"]) for one in models] == [
+        ("boxes_tiny", "detection"),
+        ("colours_tiny", "classification"),
+        ("masks_tiny", "segmentation"),
+        ("noise_tiny", "generation"),
+    ]
+    with served.page("/models/colours_tiny") as page:
+        shown = json.load(page)
+    assert shown["classes"] == CLASSES and shown["trained_on"] == "tiny"
+    assert shown["versions"] == ["1"] and shown["image_size"] == 32
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_classes(served, kind):
+    status, answer = served.predict("colours_tiny", picture("blue", kind=kind))
+    assert status == 200 and answer["label"] == "blue"
+    assert next(iter(answer["probabilities"])) == "blue"
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert len(served.predict("colours_tiny", picture("red"), "?top=2")[1]["probabilities"]) == 2
+
+
+def test_boxes_are_in_pixels_of_the_picture(served):
+    """Also of a photograph that lies on its side: it is turned first."""
+    status, answer = served.predict("boxes_tiny", picture("red", (320, 64)))
+    assert status == 200 and (answer["width"], answer["height"]) == (320, 64)
+    assert answer["boxes"] == [{"label": "blue", "score": 0.9, "box": [80, 16, 160, 48]}]
+    answer = served.predict("boxes_tiny", picture("red", (320, 64)), "?score=0.05")[1]
+    assert [one["score"] for one in answer["boxes"]] == [0.9, 0.1]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = picture("red", (320, 64), "JPEG", exif=exif)
+    answer = served.predict("boxes_tiny", lying)[1]
+    assert (answer["width"], answer["height"]) == (64, 320)
+    assert answer["boxes"][0]["box"] == [16, 80, 32, 240]
+
+
+def test_masks(served):
+    two = Image.new("RGB", (90, 40), "black")
+    two.paste("red", (0, 0, 45, 40))
+    file = io.BytesIO()
+    two.save(file, "PNG")
+    status, answer = served.predict("masks_tiny", file.getvalue())
+    assert status == 200 and [one["label"] for one in answer["classes"]] == CLASSES
+    assert [round(one["share"], 1) for one in answer["classes"]] == [0.5, 0.5, 0.0]
+    told = Image.open(io.BytesIO(base64.b64decode(answer["mask_png"])))
+    asked = served.predict("masks_tiny", file.getvalue(), Accept="image/png")[1]
+    for mask in (told, Image.open(io.BytesIO(asked))):
+        assert mask.size == (90, 40) and mask.getpixel((5, 5)) == 1 and mask.getpixel((85, 5)) == 0
+
+
+def test_drawings(served):
+    for model in ("colours_tiny", "boxes_tiny"):
+        status, content = served.predict(model, picture("red", (200, 100)), Accept="image/png")
+        drawn = np.asarray(Image.open(io.BytesIO(content)))
+        assert status == 200 and len(np.unique(drawn.reshape(-1, 3), axis=0)) > 5
+
+
+def test_generators(served):
+    """Class and seed by the address or as JSON; the same seed gives the same picture."""
+    ask = json.dumps({"class": "green", "seed": 7, "count": 5}).encode()
+    status, answer = served.predict("noise_tiny", ask, Content_Type="application/json")
+    assert status == 200 and answer["class"] == "green" and len(answer["pictures_png"]) == 5
+    first = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["pictures_png"][0]))))
+    expected = ((noise(7, 0, 32) + 8) * 8).clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+    assert np.abs(first.astype(int) - expected).max() <= 1
+    content = served.predict("noise_tiny", b"", "?class=green&seed=7", Accept="image/png")[1]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), first)
+
+
+def test_several_pictures(served):
+    """One that is bad fails alone."""
+    form = [
+        ("file", ("one.png", picture("red"))),
+        ("file", ("two.jpg", b"nothing")),
+        ("file", ("three.webp", picture("blue", kind="WEBP"))),
+    ]
+    answer = requests.post(f"{served.address}/models/colours_tiny/predict", files=form, timeout=20)
+    told = answer.json()["answers"]
+    assert [one["file"] for one in told] == ["one.png", "two.jpg", "three.webp"]
+    assert [one.get("label") for one in told] == ["red", None, "blue"]
+    assert "not a picture in a known format" in told[1]["error"]
+
+
+def test_parts_of_a_form_keep_every_byte():
+    content = bytes(range(256)) + b"\r\n--not it\r\n" + b"\r\r\n\n"
+    prepared = requests.Request("POST", "http://x", files={"f": ("ü.png", content)}).prepare()
+    kind, body = prepared.headers["Content-Type"], prepared.body
+    assert split_parts(kind, body)[0][1] == content
+    for wrong in (body[:-10], b"", body.replace(b"\r\n\r\n", b"\r\n")):
+        with pytest.raises(ValueError):
+            split_parts(kind, wrong)
+    with pytest.raises(ValueError, match="boundary"):
+        split_parts("multipart/form-data", body)
+
+
+PROBLEMS = [
+    ("colour", b"x", "", {}, 404, "no model 'colour'; did you mean 'colours_tiny'?"),
+    ("colours_tiny", b"no picture", "", {}, 422, "not a picture in a known format"),
+    ("colours_tiny", b"", "", {}, 422, "curl sends one by --data-binary @FILE"),
+    ("colours_tiny", bytes(300_001), "", {}, 413, "at most 300,000 bytes"),
+    ("colours_tiny", picture("red", (700, 700)), "", {}, 422, "at most 200,000 are allowed"),
+    ("colours_tiny", picture("red")[:60], "", {}, 422, "damaged or cut short"),
+    ("colours_tiny", b"x", "", {"Content_Type": "text/html"}, 415, "Content-Type: text/html"),
+    ("colours_tiny", b"x", "", {"Content_Type": "multipart/form-data"}, 422, "boundary"),
+    ("boxes_tiny", b"x", "?score=2", {}, 422, "score=2: Input should be less than or equal to 1"),
+    ("noise_tiny", b"", "?class=gren", {}, 422, "class=gren; did you mean 'green'?"),
+    ("noise_tiny", b"[" * 50_000, "", {}, 422, "the body"),
+    ("noise_tiny", b'{"seed": -1}', "", {}, 422, "seed=-1"),
+    ("noise_tiny", b'{"seed": true}', "", {}, 422, "seed=True"),
+    ("noise_tiny", b'{"shape": [9]}', "", {}, 422, "shape=[9]: Extra inputs"),
+    ("colours_tiny", b"x", "", {"Host": "evil.example"}, 421, "this server is 127.0.0.1"),
+    ("colours_tiny", b"x", "", {"Sec_Fetch_Site": "cross-site"}, 403, "other sites"),
+]
+
+
+@pytest.mark.parametrize(("model", "body", "query", "headers", "status", "said"), PROBLEMS)
+def test_problems(served, model, body, query, headers, status, said):
+    """Each is a document that says what to do, and the next request is answered."""
+    got, problem = served.predict(model, body, query, **headers)
+    assert (got, problem["status"]) == (status, status) and said in problem["detail"]
+    assert served.predict("colours_tiny", picture("red"))[0] == 200
+
+
+def test_endless_and_slow_bodies(served):
+    """More than is allowed, without saying so before; and a body that does not arrive."""
+    link = http.client.HTTPConnection("127.0.0.1", served.ports["port"], timeout=20)
+    chunks = (bytes(1000) for _ in range(400))
+    link.request("POST", "/models/colours_tiny/predict", chunks, encode_chunked=True)
+    assert link.getresponse().status == 413
+    head = b"POST /models/colours_tiny/predict HTTP/1.1\r\n"
+    head += b"Host: localhost\r\nContent-Length: 9\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", served.ports["port"]), timeout=20) as slow:
+        slow.sendall(head + b"x")
+        assert b" 408 " in slow.recv(100)
+
+
+def test_a_thousand_silent_connections(served):
+    """They hold nobody up, and are ended."""
+    links = []
+    for _ in range(1000):
+        links.append(socket.create_connection(("127.0.0.1", served.ports["port"]), timeout=20))
+        links[-1].sendall(b"GET /live HTTP/1.1\r\nHost: local")
+    assert served.predict("colours_tiny", picture("red"))[0] == 200
+    assert served.health()[0] == 200
+    assert b" 408 " in links[0].recv(100) and links[0].recv(100) == b""
+    for link in links:
+        link.close()
+    served.wait(lambda: served.health()[0] == 200)
+
+
+def test_too_many_connections(served):
+    links = [socket.create_connection(("127.0.0.1", served.ports["port"])) for _ in range(1250)]
+    links[-1].sendall(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    links[-1].settimeout(20)
+    assert b" 503 " in links[-1].recv(100)
+    for link in links:
+        link.close()
+    served.wait(lambda: served.health()[0] == 200)
+
+
+def test_health_and_metrics(served):
+    status, health = served.health()
+    assert status == 200 and health["status"] == "ok"
+    assert {name for name in health["models"] if "jpeg" not in name} - {"decode_32"} == {
+        *("boxes_tiny", "colours_tiny", "masks_tiny", "noise_tiny")
+    }
+    with served.page("/metrics") as page:
+        text = page.read().decode()
+        assert page.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert 'nano_cv_model_up{model="colours_tiny"} 1' in text
+    assert 'nano_cv_answers_total{model="colours_tiny",status="200"}' in text
+    counted = 'nv_inference_request_success{model="colours_tiny",version="1"}'
+    assert (counted in text) == served.has_triton
+    with served.page("/live") as page:
+        assert page.read() == b"live\n"
+
+
+def test_documents(served):
+    with served.page("/openapi.json") as page:
+        paths = json.load(page)["paths"]
+    assert "multipart/form-data" in str(paths["/models/{name}/predict"]["post"]["requestBody"])
+    with served.page("/docs") as page:
+        text = page.read().decode()
+        policy = page.headers["Content-Security-Policy"]
+    assert all(f"<code>{path}</code>" in text for path in paths)
+    assert "{{" not in text and "default-src 'none'" in policy
+    assert "://" not in text.replace(served.address, ""), "something comes from elsewhere"
+
+
+def test_a_new_version_is_taken_over(served, tmp_path):
+    models = served.output.parent / "models"
+    with Load(served.http_call("colours_tiny", picture("red"))) as load:
+        publish_one(models, tmp_path, "classification")
+        served.wait(lambda: served.model("colours_tiny")["versions"] == ["2"])
+        served.wait(lambda: served.health()[0] == 200)
+    assert load.good() and not load.errors()
+
+
+def test_requests_are_held_while_triton_is_started_again(served):
+    if not served.has_triton:
+        pytest.skip("there is none")
+    with Load(served.http_call("colours_tiny", picture("red"))) as load:
+        served.wait(lambda: len(load.good()) > 20)
+        served.server().kill()
+        served.wait(lambda: served.health()[1]["server_restarts"] == 1)
+        served.wait(lambda: served.health()[0] == 200, 60)
+        count = len(load.good())
+        served.wait(lambda: len(load.good()) > count + 20)
+    assert not load.errors()
+
+
+def test_curl_line(served, tmp_path):
+    """As the page shows it."""
+    (tmp_path / "photo.png").write_bytes(picture("green"))
+    line = ["curl", "-s", "--data-binary", "@photo.png"]
+    line.append(f"{served.address}/models/colours_tiny/predict")
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, timeout=20, check=True)
+    assert json.loads(done.stdout)["label"] == "green"
+
+
+def test_many_at_once(served):
+    """All are answered, each with its own answer."""
+    asked = CLASSES * 20
+    with ThreadPoolExecutor(16) as pool:
+        told = list(pool.map(lambda one: served.predict("colours_tiny", picture(one))[1], asked))
+    assert [one["label"] for one in told] == asked
+
+
+def test_memory_that_large_requests_leave(served):
+    """What was sent is not kept."""
+    import psutil
+
+    process = psutil.Process(served.process.pid)
+    served.predict("colours_tiny", bytes(290_000))
+    before = process.memory_info().rss
+    for _ in range(200):
+        served.predict("colours_tiny", bytes(290_000))
+    assert process.memory_info().rss - before < 20 * 2**20
+
+
+def test_how_to_get_triton_is_said(served):
+    said = served.output.read_text()
+    line = "onnxruntime in this process answers: the Triton server is not installed; type: poetry"
+    assert (line in said and "docker compose up" in said) != served.has_triton
+
+
+def test_sigterm_ends_what_was_begun(tmp_path):
+    publish_all(tmp_path / "models", tmp_path)
+    with Trial(tmp_path / "models", tmp_path, without=True) as trial:
+        trial.wait_ready()
+        load = Load(trial.http_call("colours_tiny", picture("red")), until_error=True)
+        with load:
+            trial.wait(lambda: len(load.good()) > 20)
+            trial.process.terminate()
+            assert trial.process.wait(20) == 0
+    gone = ("Connection refused", "RemoteDisconnected", "Broken pipe", "reset")
+    assert all(any(word in error for word in gone) for error in load.errors()), load.errors()
+
+
+def test_before_a_triton_that_runs_already(served, tmp_path):
+    if not served.has_triton:
+        pytest.skip("there is none")
+    asked = f"triton=127.0.0.1:{served.ports['grpc_port']}"
+    with Trial(tmp_path / "none", tmp_path, asked) as trial:
+        trial.wait_ready()
+        assert not trial.children(), "it starts none of its own"
+        assert trial.predict("colours_tiny", picture("blue"))[1]["label"] == "blue"
+
+
+def test_a_triton_that_is_not_there(tmp_path):
+    done = python(
+        *("serve.py", "triton=127.0.0.1:9", f"hydra.run.dir={tmp_path}"),
+        *("port=" + str(triton.free_ports(1)[0]),),
+        cwd=Path(__file__).parents[1],
+    )
+    assert done.returncode == 1 and "triton=127.0.0.1:9: no Triton server answers" in done.stderr
+    assert "Traceback" not in done.stderr

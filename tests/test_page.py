@@ -1,0 +1,222 @@
+"""The page in a real browser, before the real Triton: a test for each task."""
+
+import io
+import json
+import shlex
+import subprocess
+
+import pytest
+from chromium import PROGRAM, Chromium
+from PIL import Image
+from tiny_models import CLASSES, publish_all
+
+from benchmarks.serving.trial import Trial
+from nano_cv.errors import UserError
+from nano_cv.serving import triton
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium here")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """With Triton where there is one: to the page it makes no difference."""
+    folder = tmp_path_factory.mktemp("served")
+    publish_all(folder / "models", folder)
+    try:
+        triton.find_wheel()
+        without = False
+    except UserError:
+        without = True
+    with Trial(folder / "models", folder, without=without) as trial:
+        trial.wait_ready()
+        yield trial
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with Chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    """Half red, half black."""
+    image = Image.new("RGB", (320, 200), "black")
+    image.paste("red", (0, 0, 160, 200))
+    file = tmp_path_factory.mktemp("photo") / "my photo's.png"
+    image.save(file)
+    return file
+
+
+@pytest.fixture
+def page(served, browser):
+    """Opens the page for a model, and afterwards looks for what the browser complained of."""
+    browser.events.clear()
+
+    def open_page(model: str) -> Chromium:
+        browser.open(f"{served.address}/?model={model}")
+        browser.wait(f"document.getElementById('model')?.value === '{model}'")
+        browser.wait("document.getElementById('facts').children.length > 0")
+        return browser
+
+    yield open_page
+    assert browser.problems() == []
+    assert all(url.startswith((served.address, "data:")) for url in browser.requested())
+
+
+def text(page: Chromium, name: str) -> str:
+    return page.run(f"document.getElementById('{name}').innerText")
+
+
+def answered(page: Chromium) -> None:
+    page.wait("!document.getElementById('answer').hidden")
+    page.wait("document.getElementById('status').innerText.startsWith('Answered in ')")
+
+
+def terminal(page: Chromium, folder) -> dict:
+    """What the line says that the page shows for a terminal."""
+    line = [*shlex.split(text(page, "curl")), "--silent"]
+    return json.loads(subprocess.run(line, cwd=folder, capture_output=True, check=True).stdout)
+
+
+def rows(page: Chromium) -> list[list[str]]:
+    script = "[...document.querySelectorAll('#rows li')].map((row) => row.innerText.split('\\n'))"
+    return page.run(script)
+
+
+def test_classification(page, photo):
+    shown = page("colours_tiny")
+    assert "Trained on\ntiny" in text(shown, "facts")
+    shown.give("#file", photo)
+    answered(shown)
+    assert text(shown, "headline") == "red"
+    assert rows(shown)[0][0] == "red" and len(rows(shown)) == 3
+    assert terminal(shown, photo.parent)["label"] == "red"
+
+
+def test_detection(page, photo):
+    """The slider shows more boxes, and changes the line for the terminal."""
+    shown = page("boxes_tiny")
+    shown.give("#file", photo)
+    answered(shown)
+    assert text(shown, "headline") == "1 found" and rows(shown) == [["blue", "90 %"]]
+    assert len(terminal(shown, photo.parent)["boxes"]) == 1
+    shown.run("confidence.value = 0.05; confidence.dispatchEvent(new Event('input'))")
+    assert text(shown, "headline") == "2 found"
+    assert len(terminal(shown, photo.parent)["boxes"]) == 2
+    # Blue has the third colour of Okabe and Ito; the box is (80, 50) to (160, 150), twice as large.
+    pixel = "[...canvas.getContext('2d').getImageData({}, {}, 1, 1).data].slice(0, 3)"
+    assert shown.run(pixel.format(240, 300)) == [0, 158, 115]
+
+
+def test_segmentation(page, photo):
+    shown = page("masks_tiny")
+    shown.give("#file", photo)
+    answered(shown)
+    assert sorted(rows(shown)) == [["green", "50 %"], ["red", "50 %"]]
+    pixel = "[...canvas.getContext('2d').getImageData({}, {}, 1, 1).data].slice(0, 3)"
+    half = shown.run(pixel.format(100, 100))
+    shown.run("opacity.value = 1; opacity.dispatchEvent(new Event('input'))")
+    assert shown.run(pixel.format(100, 100)) == [86, 180, 233] != half
+    assert shown.run(pixel.format(500, 100)) == [0, 0, 0]
+    assert terminal(shown, photo.parent)["classes"][1]["share"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_generation(page, photo):
+    shown = page("noise_tiny")
+    assert shown.run("[...document.querySelectorAll('#class option')].map((one) => one.value)") == (
+        CLASSES
+    )
+    shown.run("document.getElementById('class').value = 'blue'; seed.value = 5; count.value = 3")
+    shown.run("generate.requestSubmit()")
+    answered(shown)
+    shown.wait(
+        "[...document.querySelectorAll('#made img')].every((one) => one.naturalWidth === 32)"
+    )
+    assert shown.run("document.querySelectorAll('#made img').length") == 3
+    again = terminal(shown, photo.parent)
+    assert again["class"] == "blue" and again["seed"] == 5 and len(again["pictures_png"]) == 3
+
+
+def test_dropped_pasted_and_photographed(page):
+    """Other ways to give a picture."""
+    shown = page("colours_tiny")
+    file = """(async () => {
+        const canvas = new OffscreenCanvas(64, 64), pen = canvas.getContext("2d");
+        pen.fillStyle = "%s";
+        pen.fillRect(0, 0, 64, 64);
+        const data = new DataTransfer();
+        data.items.add(new File([await canvas.convertToBlob()], "x.png", { type: "image/png" }));
+        document.dispatchEvent(new %s);
+    })()"""
+    for colour, event in (
+        ("blue", "DragEvent('drop', { dataTransfer: data })"),
+        ("lime", "ClipboardEvent('paste', { clipboardData: data })"),
+    ):
+        shown.run(file % (colour, event))
+        wanted = {"lime": "green"}.get(colour, colour)
+        shown.wait(f"headline.innerText === '{wanted}'")
+    shown.run("photograph.click()")  # the browser has a camera that sees a test picture
+    shown.wait("video.videoWidth > 0")
+    shown.run("headline.innerText = ''; shoot.click()")
+    shown.wait("headline.innerText !== ''")
+    assert shown.run("document.getElementById('camera').hidden && video.srcObject.active") is False
+
+
+def test_what_is_no_picture_is_told(page, tmp_path):
+    file = tmp_path / "broken.jpg"
+    file.write_bytes(b"no picture")
+    shown = page("colours_tiny")
+    shown.give("#file", file)
+    shown.wait("problem.innerText.includes('not a picture in a known format')")
+    assert shown.run("problem.getAttribute('role')") == "alert"
+    # The browser reports the status of the answer, which is as it should be.
+    shown.events[:] = [one for one in shown.events if one.get("method") != "Log.entryAdded"]
+
+
+def test_names_are_no_programs(served, page, tmp_path):
+    """A file's name is shown as it is."""
+    name = "<img src=x onerror=alert(1)>.png"
+    content = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(content, "PNG")
+    (tmp_path / name).write_bytes(content.getvalue())
+    shown = page("colours_tiny")
+    shown.give("#file", tmp_path / name)
+    answered(shown)
+    assert name in text(shown, "curl")
+    assert shown.run("document.querySelectorAll('img').length") == 0
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_everything_can_be_read_and_reached(page, photo, tmp_path, dark):
+    """Contrast of WCAG AA, names for all that can be operated, no scrolling sideways on a phone."""
+    shown = page("boxes_tiny")
+    shown.give("#file", photo)
+    answered(shown)
+    shown.screenshot(tmp_path / "page.png", dark)
+    contrast = """[...document.querySelectorAll("main *, header *")].filter((one) =>
+        one.checkVisibility() && [...one.childNodes].some((node) => node.nodeType === 3
+        && node.data.trim())).map((one) => {
+      const light = (colour) => {
+        const [r, g, b] = colour.match(/[\\d.]+/g).slice(0, 3).map((level) => level / 255)
+          .map((level) => level <= 0.04045 ? level / 12.92 : ((level + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
+      let ground = one;
+      while (getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)")
+        ground = ground.parentElement;
+      const pair = [getComputedStyle(one).color, getComputedStyle(ground).backgroundColor];
+      const [low, high] = pair.map(light).sort((a, b) => a - b);
+      return [(high + 0.05) / (low + 0.05), one.textContent];
+    })"""
+    measured = shown.run(contrast)
+    assert len(measured) > 15 and min(measured)[0] >= 4.5, min(measured)
+    tree = shown.call("Accessibility.getFullAXTree")["nodes"]
+    operated = ("button", "combobox", "slider", "link", "spinbutton", "image")
+    for node in tree:
+        if not node["ignored"] and node["role"]["value"] in operated:
+            assert node["name"]["value"], node
+    size = {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    shown.call("Emulation.setDeviceMetricsOverride", **size)
+    assert shown.run("document.documentElement.scrollWidth") <= 360
+    shown.call("Emulation.clearDeviceMetricsOverride")
