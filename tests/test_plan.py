@@ -78,3 +78,19 @@ def test_suppression_is_the_greedy_one(overlap):
         kept = torch.zeros(100)
         kept[batched_nms(boxes, scores, labels, overlap)] = 1
         assert torch.equal(suppress(boxes[None], labels[None], overlap)[0], kept)
+
+
+def test_fine_tuning_is_never_worse_than_the_frozen_network(run, tmp_path, monkeypatch):
+    """A learning rate that destroys all: what is kept is the frozen network and its classifier."""
+    make_flowers(tmp_path / "data" / "flowers")
+    settings = [one for one in TINY if "channels" not in one]
+    settings += ["model=timm", "model.task.network.name=test_resnet", "test=false"]
+    assert run("train", *settings, "model.task.network.dropout=0").status == 0
+    weights = tmp_path / "weights/test_resnet_flowers.safetensors"
+    weights.rename(tmp_path / "start.safetensors")
+    settings += ["model.pretrained=start.safetensors", "model.task.optimizer.lr=1"]
+    done = run("train", *settings, "model.task.ema_decay=null")
+    assert done.status == 0, done.err
+
+    assert "frozen network and logistic regression: val/accuracy" in done.out
+    assert "no epoch was better than the frozen network, which is kept" in done.out

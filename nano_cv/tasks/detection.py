@@ -43,7 +43,7 @@ class Detection(Task):
     def __init__(
         self,
         max_detections: int = 100,
-        overlap: float = 0.6,
+        overlap: float = 0.7,
         box_weight: float = 5.0,
         **options: Any,
     ) -> None:
