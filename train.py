@@ -30,6 +30,8 @@ def train(config: DictConfig) -> float:
     from nano_cv.evaluation.tracking import make_logger
     from nano_cv.tasks import weights
     from nano_cv.training import fitting, sweep
+    from nano_cv.training.plan import follow, make_plan
+    from nano_cv.training.probe import fit_probe
 
     folder, path = building.run_folder(), building.weights_file(config)
     building.rehearse(config)  # what is wrong with the settings is said before data is prepared
@@ -42,16 +44,21 @@ def train(config: DictConfig) -> float:
         keep("data", partial(contact_sheet, data.splits["train"]), folder, logger.log_drawing)
         metadata = building.make_metadata(config, data, run_id=logger.run_id)
         task = building.make_task(config, metadata)
-        building.load_pretrained(config, task)
+        pretrained = building.load_pretrained(config, task)
+        probe = fit_probe(task, data.splits) if pretrained else None
 
         learner = building.make_learner(config, task)
+        plan = make_plan(config, len(data.splits["train"]))
         trainer, keeper = fitting.make_trainer(
-            config, folder, building.sweep_folder(), logger, task
+            config, folder, building.sweep_folder(), logger, task, data, plan
         )
+        follow(plan, data, learner, str(trainer.precision))
         checkpoint = folder / "checkpoints" / "last.ckpt"
         fitting.fit(trainer, learner, data, checkpoint if config.resume else None)
-        best = fitting.restore_best(learner, keeper)
+        best = fitting.restore_best(learner, keeper, probe)
         metrics = {f"best {task.monitor}": best}
+        if probe:
+            metrics[f"frozen {task.monitor}"] = probe.accuracy
 
         own = folder / weights.WEIGHTS
         weights.save(task, own, config.half)

@@ -169,7 +169,9 @@ def rehearse(config: DictConfig) -> None:
 
     from nano_cv.training import fitting
 
-    fitting.bare_trainer(config, logger=False, enable_progress_bar=False)
+    asked = config.trainer.precision
+    precision = "32-true" if asked == "auto" else asked
+    fitting.bare_trainer(config, 1, precision, logger=False, enable_progress_bar=False)
     metadata = _metadata(config, ["a", "b"])
     try:
         with torch.device("meta"):  # takes neither time nor memory
@@ -184,15 +186,18 @@ def rehearse(config: DictConfig) -> None:
         _compare_statistics(config)
 
 
-def load_pretrained(config: DictConfig, task: "Task") -> None:
+def load_pretrained(config: DictConfig, task: "Task") -> bool:
     """Start from the weights that `model.pretrained` names: `imagenet`, or a file.
+
+    Returns:
+        Whether it names any.
 
     Raises:
         UserError: there are none, or they are those of another network.
     """
     given = config.model.get("pretrained")
     if not given:
-        return
+        return False
     if given in (True, "imagenet"):
         network: Any = task.network
         if not hasattr(network, "load_pretrained"):
@@ -200,7 +205,7 @@ def load_pretrained(config: DictConfig, task: "Task") -> None:
                 "model.pretrained=imagenet: only networks of timm have ImageNet's weights"
             )
         network.load_pretrained()
-        return
+        return True
     from safetensors.torch import load_file
 
     from nano_cv.networks.pretrained import fill
@@ -210,6 +215,7 @@ def load_pretrained(config: DictConfig, task: "Task") -> None:
     metadata = read_metadata(path)
     weights.check_network(metadata, path, config.model.name, network_options(config))
     fill(task.network, load_file(path), len(metadata.classes))
+    return True
 
 
 def _compare_statistics(config: DictConfig) -> None:

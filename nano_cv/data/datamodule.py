@@ -23,17 +23,18 @@ PATIENCE = 180  # seconds without a batch from the workers, after which the trai
 class Batches(Dataset[Batch]):
     """Pictures at one size as tensors, fetched a whole batch at a time."""
 
-    def __init__(self, resized: Resized) -> None:
-        self.resized = resized
+    def __init__(self, resized: Resized, repeats: int = 1) -> None:
+        self.resized, self.repeats = resized, repeats
 
     def __len__(self) -> int:
-        return len(self.resized)
+        return len(self.resized) * self.repeats
 
     def __getitem__(self, index: int) -> Batch:
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """uint8 images `[B, 3, S, S]`, channels-last, and targets: see `Resized.targets`."""
+        indices = [index % len(self.resized) for index in indices]
         images, targets = self.resized.fetch(indices), self.resized.targets(indices)
         if isinstance(targets, Boxes):
             return torch.from_numpy(images), Boxes(*map(torch.from_numpy, targets))
@@ -89,6 +90,7 @@ class DataModule(pl.LightningDataModule):
         self.train_size, self.detail = train_size, detail if augment else 1.0
         self.splits: dict[str, Resized] = {}
         self.data_hash = ""
+        self.repeats = 1  # how often a training picture is seen per epoch, see `training.plan`
         self.first_epoch = 0  # where a resumed training goes on; Lightning fetches before it tells
 
     @property
@@ -112,12 +114,19 @@ class DataModule(pl.LightningDataModule):
             options = (self.task, self.image_size, self.cache, self.fit, stored)
             self.splits, self.data_hash = open_splits(self.dataset, self.root, *options)
 
+    def first_batch(self) -> Batch:
+        """The first training pictures, not augmented, to try a step with."""
+        count = min(self.batch_size, len(self.splits["train"]))
+        return Batches(self.splits["train"]).__getitems__(range(count))
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Training pictures, shuffled by seed and epoch: a resumed run sees the same order."""
-        batches = Batches(self.splits["train"])
+        batches = Batches(self.splits["train"], self.repeats)
         order = self._order(batches, shuffle=True)
         order.set_epoch(self.first_epoch)
-        return self._loader(batches, sampler=order, drop_last=len(batches) >= self.batch_size)
+        # A single picture in the last batch: batch norm has nothing to compare it with.
+        alone = len(batches) % self.batch_size == 1 and len(batches) > 1 < self.batch_size
+        return self._loader(batches, sampler=order, drop_last=alone)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation pictures in the order of the list, or of the shards."""
@@ -128,7 +137,8 @@ class DataModule(pl.LightningDataModule):
         ranks = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         if not batches.resized.in_shards:
             return DistributedSampler(batches, *ranks, shuffle=shuffle, seed=self.seed)
-        shards, loading = batches.resized.pictures.shards, (self.batch_size, self.workers)
+        shards = list(batches.resized.pictures.shards) * batches.repeats
+        loading = (self.batch_size, self.workers)
         return ShardOrder(batches, shards, *loading, ranks, shuffle, self.seed)
 
     def _loader(self, batches: Batches, **options: Any) -> DataLoader[Any]:

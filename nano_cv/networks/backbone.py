@@ -63,6 +63,19 @@ class Backbone(nn.Module):
         last: Any = self.body.feature_info
         return self.body.get_submodule(last[-1]["module"])
 
+    @property
+    def classifier(self) -> nn.Module:
+        """The last layer."""
+        body: Any = self.body
+        last: nn.Module = body.get_classifier()
+        return last
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Normalised images `[B, 3, H, W]` to what the classifier sees, `[B, F]`."""
+        body: Any = self.body
+        features: Tensor = body.forward_head(body.forward_features(images), pre_logits=True)
+        return features
+
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images `[B, 3, H, W]` to logits `[B, K]`."""
         return self.body(images)
@@ -82,6 +95,5 @@ class Backbone(nn.Module):
             UserError: there are none of this name, or no network to fetch them with.
         """
         fill(self.body, imagenet_weights(self.name), IMAGENET)
-        body: Any = self.body
-        for parameter in body.get_classifier().parameters():
+        for parameter in self.classifier.parameters():
             nn.init.zeros_(parameter)  # a random one would shake what is behind it with each class

@@ -22,6 +22,7 @@ from nano_cv.tasks.task import Losses, Task
 SPREAD = 0.09  # standard deviation of a Gaussian, as a share of the box
 NARROWEST = 0.5  # the same in places of the map, so that the neighbours of a small one learn it too
 AROUND = 0.1  # where the Gaussian is higher, the box is learnt
+ROUNDS = 6  # of suppression; see `suppress`
 FARTHEST = 5.0  # logarithm of the largest distance, 600 pixels; beyond that `exp` would overflow
 
 
@@ -31,20 +32,29 @@ class Detection(Task):
     Args:
         max_detections: N, boxes predicted for each picture; most of them with scores near 0. There
             are fewer where the map has fewer places.
+        overlap: intersection over union from which on two boxes of a class are taken for the same
+            object, and the one with the lower score gives way.
         box_weight: of the GIoU loss beside that of the centres.
         **options: those of `Task`.
     """
 
     monitor = "val/mAP"
 
-    def __init__(self, max_detections: int = 100, box_weight: float = 5.0, **options: Any) -> None:
+    def __init__(
+        self,
+        max_detections: int = 100,
+        overlap: float = 0.7,
+        box_weight: float = 5.0,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
-        self.max_detections, self.box_weight = max_detections, box_weight
+        self.max_detections, self.overlap, self.box_weight = max_detections, overlap, box_weight
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         """uint8 `[B, 3, H, W]` to N boxes a picture, by falling score.
 
-        A place is a centre where no neighbour is higher, which needs no suppression afterwards.
+        A place is a centre where no neighbour is higher. On an object that fills the picture there
+        are several such places; all but the best of them get the score 0, see `suppress`.
 
         Returns:
             `BOXES` float32 `[B, N, 4]` xyxy in pixels of the input, `SCORES` float32 `[B, N]` in
@@ -62,7 +72,10 @@ class Detection(Task):
         indices = (indices - labels * places)[:, :, None].expand(-1, -1, 4)
         boxes = to_boxes(distances.float()).flatten(1, 2).gather(1, indices)
         boxes = boxes.clamp(0, self.metadata.image_size)
-        return {"BOXES": boxes, "SCORES": scores, "LABELS": labels}
+        scores = scores * suppress(boxes, labels, self.overlap)
+        scores, order = scores.topk(most, dim=1)
+        boxes = boxes.gather(1, order[:, :, None].expand(-1, -1, 4))
+        return {"BOXES": boxes, "SCORES": scores, "LABELS": labels.gather(1, order)}
 
     def training_losses(self, images: Tensor, targets: Boxes) -> Losses:
         """Losses of images `[B, 3, H, W]` in 0..255 and `Boxes` of `[B, M, 4]`."""
@@ -134,6 +147,37 @@ def to_boxes(distances: Tensor) -> Tensor:
     grid = torch.stack([columns.expand(height, width), rows[:, None].expand(height, width)], dim=-1)
     centers = (grid + 0.5) * STRIDE
     return torch.cat([centers - sides[..., :2], centers + sides[..., 2:]], dim=-1)
+
+
+def suppress(boxes: Tensor, labels: Tensor, overlap: float) -> Tensor:
+    """Non-maximum suppression in plain tensor code, which every exporter understands.
+
+    Greedy suppression takes the boxes one by one. Here all are looked at together: a box goes if a
+    better box of its class that stays overlaps it. Which boxes stay is found in rounds; the result
+    is that of the greedy algorithm unless more than `ROUNDS` boxes suppress each other in a chain
+    (Zheng et al. 2020, "Enhancing geometric factors in model learning and inference", Cluster-NMS).
+
+    Args:
+        boxes: `[B, N, 4]` xyxy, by falling score.
+        labels: int64 `[B, N]`; boxes of different classes never suppress each other.
+        overlap: the smallest intersection over union of boxes of the same object.
+
+    Returns:
+        1 for each box that stays and 0 for the others, in the dtype of the boxes, `[B, N]`.
+    """
+    first, second = boxes[:, :, None], boxes[:, None]
+    sides = torch.minimum(first[..., 2:], second[..., 2:])
+    sides = (sides - torch.maximum(first[..., :2], second[..., :2])).clamp(min=0)
+    shared = sides[..., 0] * sides[..., 1]
+    area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    union = area[:, :, None] + area[:, None] - shared
+    same = (labels[:, :, None] == labels[:, None]) & (shared > overlap * union)
+    better = torch.ones_like(shared[0]).triu(diagonal=1)  # row i is better than column j
+    beaten = same.to(boxes.dtype) * better
+    stays = torch.ones_like(area)
+    for _ in range(ROUNDS):
+        stays = 1 - (beaten * stays[:, :, None]).amax(dim=1)
+    return stays
 
 
 def draw_gaussians(targets: Boxes, height: int, width: int) -> Tensor:

@@ -33,8 +33,14 @@ from nano_cv.files import replacing
 from nano_cv.tasks.task import Task
 from nano_cv.training.callbacks import Diverged, EpochLine, GoOn, PassOn, Preview, Race
 from nano_cv.training.learner import Learner
-from nano_cv.training.processor import best_precision
+from nano_cv.training.plan import Pace, Plan
+from nano_cv.training.probe import Probe
+from nano_cv.training.processor import choose_precision
 
+OURS = (  # keys of `config.trainer` that are not Lightning's
+    *("_target_", "min_epochs", "min_steps", "minutes", "patience", "prune_after"),
+    "prune_siblings",
+)
 EXPECTED = (  # warnings of Lightning about what is meant to be so
     ".*LeafSpec.*",  # a torch class that Lightning calls by its old name
     "Checkpoint directory .* exists",  # the run that is resumed
@@ -57,7 +63,13 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def make_trainer(
-    config: DictConfig, folder: Path, sweep: Path | None, logger: Logger, task: Task
+    config: DictConfig,
+    folder: Path,
+    sweep: Path | None,
+    logger: Logger,
+    task: Task,
+    data: DataModule,
+    plan: Plan,
 ) -> tuple[pl.Trainer, ModelCheckpoint]:
     """A Trainer that keeps the best and the last epoch below `folder`, and its keeper.
 
@@ -69,6 +81,7 @@ def make_trainer(
     # Not `save_last`: that keeps the last epoch which was also the best so far.
     last = ModelCheckpoint(filename="last", **where)
     callbacks: list[pl.Callback] = [keeper, last, GoOn(), EpochLine(), LearningRateMonitor("step")]
+    callbacks.append(Pace(plan, options.minutes))
     if hasattr(task, "preview"):
         callbacks.append(Preview(folder, logger))
     if sweep:
@@ -77,11 +90,16 @@ def make_trainer(
         callbacks.append(Diverged())
     if options.patience is not None:
         callbacks.append(EarlyStopping(task.monitor, patience=options.patience, mode=task.mode))
+    precision = options.precision
+    if precision == "auto":
+        precision = choose_precision(options.accelerator, task, data.first_batch())
     terminal = sys.stderr.isatty()  # a Rich bar there, none in a file
     if terminal:
         callbacks.append(RichProgressBar(leave=False))
     trainer = bare_trainer(
         config,
+        plan.epochs,
+        precision,
         callbacks=callbacks,
         logger=PassOn(logger),
         plugins=[WholeCheckpoints()],
@@ -90,17 +108,18 @@ def make_trainer(
     return trainer, keeper
 
 
-def bare_trainer(config: DictConfig, **parts: Any) -> pl.Trainer:
-    """A Trainer of `config.trainer` with these parts.
+def bare_trainer(
+    config: DictConfig, epochs: int, precision: str = "32-true", **parts: Any
+) -> pl.Trainer:
+    """A Trainer of `config.trainer` for so many epochs in this precision, with these parts.
 
     Raises:
         UserError: this machine has no such device, or Lightning no such setting.
     """
     options: dict[str, Any] = OmegaConf.to_container(config.trainer, resolve=True)  # type: ignore[assignment]
-    for key in ("_target_", "patience", "prune_after", "prune_siblings"):  # not Lightning's
-        options.pop(key)
-    if options["precision"] == "auto":
-        options["precision"] = best_precision(options["accelerator"])
+    for key in OURS:
+        options.pop(key, None)
+    options |= {"max_epochs": epochs, "precision": precision}
     with settings_of("trainer"):
         return pl.Trainer(**options, enable_model_summary=False, **parts)
 
@@ -239,8 +258,10 @@ def _try(checkpoint: Path, learner: Learner) -> int:
     return epoch
 
 
-def restore_best(learner: Learner, keeper: ModelCheckpoint) -> float:
+def restore_best(learner: Learner, keeper: ModelCheckpoint, probe: Probe | None) -> float:
     """Put the weights of the best epoch into the task; returns the metric that chose it.
+
+    Where a frozen network was better than all epochs, it is kept instead.
 
     Raises:
         UserError: no epoch came to its end.
@@ -254,6 +275,10 @@ def restore_best(learner: Learner, keeper: ModelCheckpoint) -> float:
     learner.load_state_dict(best["state_dict"])
     task = learner.task
     score = float("nan") if keeper.best_model_score is None else float(keeper.best_model_score)
+    if probe and not score >= probe.accuracy:
+        log.info("no epoch was better than the frozen network, which is kept")
+        task.load_state_dict(probe.state)
+        score = probe.accuracy
     metrics = {task.monitor: score} if math.isfinite(score) else {}
     task.metadata = replace(task.metadata, metrics=metrics)
     return score

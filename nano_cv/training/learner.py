@@ -39,6 +39,7 @@ class Learner(pl.LightningModule):
         self.task, self.optimizer, self.warmup_epochs = task, optimizer, warmup_epochs
         self.layer_decay, self.ema_decay = layer_decay, ema_decay
         self.validated: list[Any] = []
+        self.steps: int | None = None  # of the whole training, where a budget has changed them
 
     def training_step(self, batch: tuple[Tensor, Any], _: int) -> Tensor:
         """Loss of one batch."""
@@ -71,6 +72,11 @@ class Learner(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the pictures, so that a run does not go on with others; see `fitting.fit`."""
         checkpoint["data_hash"] = self.task.metadata.data_hash
+        checkpoint["steps"] = self.steps
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the schedule that a budget has set."""
+        self.steps = checkpoint.get("steps")
 
     def configure_optimizers(self) -> Any:
         """Weight decay for matrices and kernels only; linear warm-up, then cosine to zero.
@@ -80,11 +86,11 @@ class Learner(pl.LightningModule):
         optimizer = self.optimizer(self._parameter_groups())
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_scale", 1.0)
-        steps = float(self.trainer.estimated_stepping_batches)
-        epochs = self.trainer.max_epochs or 1
-        warmup = max(1.0, self.warmup_epochs * steps / epochs)
+        planned = float(self.trainer.estimated_stepping_batches)
+        warmup = max(1.0, self.warmup_epochs * planned / (self.trainer.max_epochs or 1))
 
         def factor(step: int) -> float:
+            steps = self.steps or planned
             if step < warmup:
                 return (step + 1) / (warmup + 1)
             return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warmup) / (steps - warmup + 1)))

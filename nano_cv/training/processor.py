@@ -6,10 +6,18 @@ again. Keeping the memory about doubled the speed of LeNet (`benchmarks/training
 """
 
 import ctypes
+import logging
 import os
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:  # torch is loaded after `keep_memory`
+    from nano_cv.data.datamodule import Batch
+    from nano_cv.tasks.task import Task
+
+log = logging.getLogger(__name__)
 NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 and Arm names in /proc/cpuinfo
 
 
@@ -27,6 +35,48 @@ def keep_memory() -> None:
         libc.mallopt(mmap_max, 0)  # no mappings of their own for large blocks
         libc.mallopt(trim_threshold, -1)  # and never give the heap's end back
         libc.mallopt(top_pad, 256 * 1024 * 1024)
+
+
+def choose_precision(accelerator: str, task: "Task", batch: "Batch") -> str:
+    """The precision that trains this task fastest here.
+
+    On a processor with bfloat16 some networks are slower in it: torch's backward pass of depthwise
+    convolutions is. So a few steps are timed there.
+    """
+    best = best_precision(accelerator)
+    on_processor = best == "bf16-mixed" and not _has_other(accelerator)
+    if not on_processor:
+        return best
+    seconds = {name: _time_steps(task, batch, name == "bf16-mixed") for name in (best, "32-true")}
+    log.info(
+        "a step takes %.0f ms in bfloat16 and %.0f ms in float32",
+        *(1000 * value for value in seconds.values()),
+    )
+    return min(seconds, key=lambda name: seconds[name])
+
+
+def _time_steps(task: "Task", batch: "Batch", bfloat16: bool) -> float:
+    """Seconds of the fastest of a few training steps, without the optimiser, on a copy."""
+    import copy
+
+    import torch
+
+    trained, found = copy.deepcopy(task).train(), []
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(3):
+            start = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                losses = trained.training_losses(*batch)
+            losses["loss"].backward()
+            found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def _has_other(accelerator: str) -> bool:
+    """Whether a GPU trains, and not the processor."""
+    import torch
+
+    return accelerator in ("auto", "gpu") and torch.cuda.is_available()
 
 
 def best_precision(accelerator: str) -> str:

@@ -1,0 +1,130 @@
+"""How long a training is: small sets need many passes, large ones few.
+
+What a model needs is a number of optimiser steps. A set of 30 pictures gives two of them in an
+epoch, one of 60,000 gives thousands, so a number of epochs alone fits neither.
+"""
+
+import logging
+import time
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+
+from nano_cv.data.datamodule import DataModule
+from nano_cv.training.learner import Learner
+
+LEAST_BATCH = 4  # pictures per step, of small sets; batch norm needs some
+MEASURED = (3, 12)  # the steps between which the pace is measured; the first ones are slower
+log = logging.getLogger(__name__)
+
+
+class Plan(NamedTuple):
+    """What a training will do.
+
+    Attributes:
+        pictures: of the training split.
+        batch_size: pictures per step.
+        repeats: how often each picture is seen in one epoch.
+        epochs: how many.
+        steps: per epoch.
+    """
+
+    pictures: int
+    batch_size: int
+    repeats: int
+    epochs: int
+    steps: int
+
+
+def make_plan(config: DictConfig, pictures: int) -> Plan:
+    """The plan for a training split of so many pictures.
+
+    With `trainer.max_epochs=N` there are N epochs, and each picture is seen once in each. Without,
+    the model says how many epochs it needs at least; in each of them a small set is seen several
+    times, until there are `trainer.min_steps` steps in all. A set that is smaller than two batches
+    gets smaller batches.
+    """
+    batch, options = config.data.batch_size, config.trainer
+    if pictures < 2 * batch:
+        batch = min(batch, max(LEAST_BATCH, pictures // 8))
+    epochs = options.max_epochs or options.min_epochs
+    repeats = 1
+    if options.max_epochs is None:
+        repeats = max(1, round(options.min_steps * batch / (pictures * epochs)))
+    steps, limit = count_steps(pictures * repeats, batch), options.limit_train_batches
+    steps = min(steps, limit) if isinstance(limit, int) else max(1, int(steps * limit))
+    return Plan(pictures, batch, repeats, epochs, steps)
+
+
+def count_steps(pictures: int, batch: int) -> int:
+    """Batches of one epoch. A last batch of one picture is left out: see `DataModule`."""
+    alone = pictures % batch == 1 and pictures > 1 and batch > 1
+    return -(-pictures // batch) - alone
+
+
+def follow(plan: Plan, data: DataModule, learner: Learner, precision: str) -> None:
+    """Prepare the data for the plan, and say in one line what will happen."""
+    if plan.batch_size != data.batch_size:
+        said = "data.batch_size=%d is %d here, for there are only %d training pictures"
+        log.info(said, data.batch_size, plan.batch_size, plan.pictures)
+    data.batch_size, data.repeats = plan.batch_size, plan.repeats
+    parameters = sum(parameter.numel() for parameter in learner.parameters())
+    times = f" ({plan.repeats} times each per epoch)" if plan.repeats > 1 else ""
+    log.info(
+        "%s: %s training pictures%s, batch %d, %d epochs of %d steps, %s steps; "
+        "%s parameters, precision %s",
+        *(learner.task.metadata.name, f"{plan.pictures:,}", times, plan.batch_size, plan.epochs),
+        *(plan.steps, f"{plan.epochs * plan.steps:,}", f"{parameters:,}", precision),
+    )
+
+
+class Pace(pl.Callback):
+    """Measures the first steps: says how long all of them take, or makes them fit into a budget.
+
+    Args:
+        plan: of this training.
+        minutes: the budget of the whole training; None keeps the epochs that were planned.
+    """
+
+    def __init__(self, plan: Plan, minutes: float | None) -> None:
+        self.plan, self.minutes, self.steps = plan, minutes, 0
+        self.begun = self.measured = 0.0
+        self.resumed = False
+
+    def on_train_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+        """Look at the clock."""
+        self.begun = time.monotonic()
+        self.resumed = trainer.current_epoch > 0  # it goes on with the epochs that it had
+
+    def on_train_batch_end(self, trainer: pl.Trainer, learner: Any, *_: Any) -> None:
+        """Look at the clock after two of the first steps."""
+        self.steps += 1
+        if self.steps == MEASURED[0]:
+            self.measured = time.monotonic()
+        elif self.steps == MEASURED[1]:
+            pace = (time.monotonic() - self.measured) / (MEASURED[1] - MEASURED[0])
+            self._say(trainer, learner, pace)
+
+    def _say(self, trainer: pl.Trainer, learner: Any, pace: float) -> None:
+        validated: Any = trainer.num_val_batches
+        # Without gradients a batch takes about a third of the time.
+        epoch = self.plan.steps * pace + sum(map(int, validated)) * pace / 3
+        epochs = (trainer.max_epochs or 1) - trainer.current_epoch
+        if self.minutes and not self.resumed:
+            left = self.minutes * 60 - (time.monotonic() - self.begun)
+            epochs = max(1, int(left / epoch))
+            trainer.fit_loop.max_epochs = trainer.current_epoch + epochs
+            learner.steps = (trainer.current_epoch + epochs) * self.plan.steps
+            if epoch > left:
+                log.warning("minutes=%g: one epoch takes longer than that", self.minutes)
+        if epochs * epoch > 20:
+            log.info("%d epochs: about %s", epochs, duration(epochs * epoch))
+
+
+def duration(seconds: float) -> str:
+    """As a person says it: `40 s`, `7 min`, `2 h 05 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,107 @@
+"""Fine-tuning begins from the best classifier on frozen features, so that it cannot lose to it.
+
+Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-
+distribution": a random classifier sends large gradients into features that were right before.
+
+Shapes: N pictures, F features, K classes.
+"""
+
+import copy
+import logging
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from nano_cv.data.pictures import Resized
+from nano_cv.data.progress import track
+from nano_cv.tasks.classification import Classification
+from nano_cv.tasks.task import Task
+
+MOST = 10_000  # training pictures that are looked at, evenly
+BATCH = 32
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # of the squared weights; validation chooses
+log = logging.getLogger(__name__)
+
+
+class Probe(NamedTuple):
+    """A network as pretrained, with a classifier fitted to the new classes.
+
+    Attributes:
+        accuracy: on the validation split.
+        state: of the whole task.
+    """
+
+    accuracy: float
+    state: dict[str, Tensor]
+
+
+def fit_probe(task: Task, splits: Mapping[str, Resized]) -> Probe | None:
+    """Fit the last layer of `task` to the training pictures, all others staying as they are.
+
+    Logistic regression on standardised features; the penalty is the one of `PENALTIES` that is best
+    on the validation pictures. The random numbers of the training are not touched.
+
+    Returns:
+        None if the task is none of classification, or its network has no single last layer.
+    """
+    network: Any = task.network
+    if not (isinstance(task, Classification) and hasattr(network, "embed")):
+        return None
+    if not isinstance(network.classifier, nn.Linear):
+        return None
+    features, labels = _embed(task, splits["train"], MOST)
+    others, truth = _embed(task, splits["val"], MOST)
+    mean, scale = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6)
+    best: tuple[float, Tensor, Tensor] | None = None
+    for penalty in PENALTIES:
+        weight, bias = _fit((features - mean) / scale, labels, len(task.metadata.classes), penalty)
+        weight = weight / scale  # so that the layer takes features as they are
+        bias = bias - weight @ mean
+        right = ((others @ weight.T + bias).argmax(dim=1) == truth).float().mean().item()
+        if best is None or right > best[0]:
+            best = right, weight, bias
+    assert best
+    accuracy, weight, bias = best
+    with torch.no_grad():
+        network.classifier.weight.copy_(weight)
+        network.classifier.bias.copy_(bias)
+    log.info("frozen network and logistic regression: val/accuracy %.4f", accuracy)
+    return Probe(accuracy, copy.deepcopy(task.state_dict()))
+
+
+def _embed(task: Task, split: Resized, most: int) -> tuple[Tensor, Tensor]:
+    """Features float32 `[N, F]` and labels int64 `[N]` of a split."""
+    network: Any = task.network
+    indices = np.linspace(0, len(split) - 1, min(len(split), most)).astype(int).tolist()
+    parts = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
+    training, found = task.training, []
+    task.eval()
+    with torch.inference_mode():
+        for part in track(parts, len(parts), "Looking at the pictures"):
+            images = torch.from_numpy(split.fetch(part)).to(task.mean.device)
+            found.append(network.embed((images.float() - task.mean) / task.std).float().cpu())
+    task.train(training)
+    labels = torch.from_numpy(np.asarray(split.targets(indices)))
+    return torch.cat(found).clone(), labels
+
+
+def _fit(features: Tensor, labels: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
+    """Weight `[K, F]` and bias `[K]` of a logistic regression, by L-BFGS."""
+    weight = torch.zeros(classes, features.shape[1], requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=200, tolerance_change=1e-7, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = cross_entropy(features @ weight.T + bias, labels) + penalty * weight.square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return weight.detach(), bias.detach()
