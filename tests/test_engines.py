@@ -172,7 +172,7 @@ def test_triton_answers_as_torch(infer, server):
 def test_a_server_for_benchmarks_loads_nothing_for_others(server):
     from tritonclient.grpc import InferenceServerClient, InferenceServerException
 
-    with pytest.raises(InferenceServerException, match="load . unload is not allowed"):
+    with pytest.raises(InferenceServerException, match="unload is not allowed"):
         InferenceServerClient(server).load_model(NAME)
 
 
