@@ -38,6 +38,7 @@ CLIENTS = 64
 SILENT = 1100
 STARTED = 5.0  # seconds until all is ready, in quiet
 RESTARTED = 5.0  # seconds in which all must be well again, in quiet
+COPIED = 10.0  # seconds in which a model is noticed, copied, checked and loaded, in quiet
 CORRUPT, GOOD = "1000", "1001"  # versions dropped in, newer than any
 
 
@@ -199,7 +200,7 @@ class Faults:
             for path in self.trial.temporary.glob("*/live/*"):
                 shutil.rmtree(path)
 
-        return self.killed(strike)
+        return self.killed(strike, COPIED)
 
     def junk(self) -> Seen:
         """10,000 junk requests among good ones."""
@@ -254,7 +255,7 @@ class Faults:
             (hidden / "model.onnx").write_bytes(content)
         hidden.rename(hidden.with_name(version))
 
-    def killed(self, strike: Callable[[], None]) -> Seen:
+    def killed(self, strike: Callable[[], None], seconds: float = RESTARTED) -> Seen:
         """How long a model with four clients is away."""
         with Load(self.trial.grpc_call(self.model, self.inputs)) as load:
             self.trial.wait(lambda: len(load.good()) > 20)
@@ -267,7 +268,7 @@ class Faults:
         last = max((one.answered for one in load.answers if one.error), default=struck) - struck
         back = max(first, last)
         seen = f"all well again after {back:.1f} s; {load.errors().total()} errors until then"
-        return seen, back < RESTARTED * self.slow
+        return seen, back < seconds * self.slow
 
     def kill_stub(self) -> Seen:
         """kill -9 of the model's process under load."""

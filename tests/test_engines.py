@@ -169,6 +169,13 @@ def test_triton_answers_as_torch(infer, server):
     assert f"{NAME} at {server}" in triton_out
 
 
+def test_a_server_for_benchmarks_loads_nothing_for_others(server):
+    from tritonclient.grpc import InferenceServerClient, InferenceServerException
+
+    with pytest.raises(InferenceServerException, match="unload is not allowed"):
+        InferenceServerClient(server).load_model(NAME)
+
+
 def test_pictures_without_targets(infer, server):
     _, rows, folder = infer("engine=triton", f"server={server}", "input=data")
     assert len(rows) == 144 and "target" not in rows[0] and (folder / "predictions.png").exists()

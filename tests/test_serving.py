@@ -1,5 +1,6 @@
 """Against the real Triton, supervised: one server for the module, models of a few bytes."""
 
+import os
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import numpy as np
 import onnx
 import psutil
 import pytest
+from conftest import python
 from onnx import TensorProto, helper
 from tritonclient.grpc import service_pb2
 
@@ -273,6 +275,46 @@ def test_the_served_copy_is_private(served):
     assert (area / "live" / "scale").is_dir()
 
 
+ANOTHER_USER = """
+import os, sys
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+address, pid, area = sys.argv[1:]
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+try:
+    print(os.listdir(area))
+except PermissionError:
+    print("the served copy is closed")
+with open(f"/proc/{pid}/cmdline") as file:
+    print("a key" if "restricted" in file.read() else "no key")
+ask = service_pb2.ModelRepositoryParameter
+code = {
+    "config": ask(string_param='{"backend": "python"}'),
+    "file:1/model.py": ask(bytes_param=b"import os"),
+}
+triton = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(address))
+try:
+    request = service_pb2.RepositoryModelLoadRequest(model_name="foreign", parameters=code)
+    print(triton.RepositoryModelLoad(request))
+except grpc.RpcError as error:
+    print(error.details())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can play another user")
+def test_another_user_of_this_machine_runs_no_code(served):
+    (area,) = served.temporary.glob("nano_cv_serve_*")
+    address = f"127.0.0.1:{served.ports['grpc_port']}"
+    told = python("-c", ANOTHER_USER, address, str(served.server().pid), str(area), cwd=Path("/"))
+    assert told.stdout.splitlines() == [
+        *("the served copy is closed", "no key"),
+        "explicit model load / unload is not allowed if polling is enabled",
+    ], told.stderr
+
+
 def test_only_the_front_door_and_grpc_listen(served):
     """Triton's own HTTP would be another way in, which some requests crash."""
     processes = [psutil.Process(served.process.pid), *served.children()]
@@ -431,6 +473,17 @@ def test_a_port_that_is_taken(run, tmp_path):
         for key in ("port", "grpc_port"):
             done = run("serve", f"{key}={port}")
             assert done.status == 1 and f"{key}={port}: Address already in use" in done.err
+
+
+def test_no_model_at_all_is_not_healthy(tmp_path):
+    write_scale(tmp_path / "models" / "scale")
+    with Trial(tmp_path / "models", tmp_path, *FAST) as trial:
+        trial.wait_ready()
+        shutil.rmtree(tmp_path / "models" / "scale")
+        trial.wait_ready(503)
+        assert trial.health()[1] == {"status": "degraded", "server_restarts": 0, "models": {}}
+        write_scale(tmp_path / "models" / "scale")
+        trial.wait_ready()
 
 
 def test_nothing_to_serve(run, tmp_path):
