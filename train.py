@@ -45,7 +45,8 @@ def train(config: DictConfig) -> float:
         metadata = building.make_metadata(config, data, run_id=logger.run_id)
         task = building.make_task(config, metadata)
         pretrained = building.load_pretrained(config, task)
-        probe = fit_probe(task, data.splits) if pretrained else None
+        whole = pretrained and not building.find_limit(config)
+        probe = fit_probe(task, data.splits, config.trainer.accelerator) if whole else None
 
         learner = building.make_learner(config, task)
         plan = make_plan(config, len(data.splits["train"]))

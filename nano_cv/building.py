@@ -1,4 +1,4 @@
-"""Builds data, task and learner from a configuration; only this file and the scripts know Hydra."""
+"""Builds data, task and learner from a composed configuration."""
 
 import logging
 import re
@@ -56,8 +56,11 @@ def weights_file(config: DictConfig) -> Path:
 
 def why_not_whole(config: DictConfig) -> str | None:
     """Why this training is not to replace the weights of others, such as a limit; or None."""
-    if sweep_folder():
-        return "a run of a sweep"
+    return "a run of a sweep" if sweep_folder() else find_limit(config)
+
+
+def find_limit(config: DictConfig) -> str | None:
+    """The setting with which a training sees only a part of its pictures or epochs, or None."""
     whole: dict[str, Any] = {f"limit_{split}_batches": 1.0 for split in ("train", "val")}
     whole |= {"overfit_batches": 0.0, "max_steps": -1, "max_time": None}
     for key, value in whole.items():

@@ -96,7 +96,7 @@ def check_run(options: Options, overrides: Sequence[Override]) -> DictConfig:
 
 
 def task_name(config: Any) -> str:
-    """`classification` from `nano_cv.tasks.Classification`."""
+    """`classification` from `nano_cv.tasks.classification.Classification`."""
     return str(config["model"]["task"]["_target_"]).rpartition(".")[2].lower()
 
 

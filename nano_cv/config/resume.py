@@ -13,7 +13,9 @@ from nano_cv.errors import UserError, one_line
 FIXED = (  # a resumed run must have the same value for each key that starts so,
     *("seed", "data.", "model.", "trainer.precision", "trainer.gradient_clip_val"),
     *("trainer.limit_train_batches", "trainer.limit_val_batches"),
+    *("trainer.min_epochs", "trainer.min_steps"),  # they decide how long an epoch is
 )
+LENGTH = "trainer.max_epochs"  # may be another number; without one, epochs have another length
 MAY_CHANGE = (  # except for these. Of the data set's class only the name may change: the hash of
     # the pictures shows whether it reads others.
     *("data.root", "data.source", "data.cache", "data.workers", "data.dataset."),
@@ -63,12 +65,13 @@ def check_same(run: Path, config: DictConfig, defaults: DictConfig) -> None:
         raise UserError(f"{file}: damaged ({one_line(error)[:200]}); start anew") from error
     now, default = _leaves(config), _leaves(defaults)
     for key in sorted(now.keys() | (first.keys() & default.keys())):
-        if not key.startswith(FIXED) or key.startswith(MAY_CHANGE):
+        if not (key.startswith(FIXED) or key == LENGTH) or key.startswith(MAY_CHANGE):
             continue
         was, given = first.get(key, default.get(key, "not set")), now.get(key, "not set")
         # A limit of 1 is one batch, a limit of 1.0 is all batches, though 1 == 1.0.
         other_kind = "limit_" in key and isinstance(was, float) != isinstance(given, float)
-        if was != given or other_kind:
+        same = (was is None) == (given is None) if key == LENGTH else was == given
+        if not same or other_kind:
             raise UserError(
                 f"resume={_typed(config)}: {run} was started with {key}={was}, and now it is "
                 f"{given}; give the same again, start anew without resume=true, or name another "

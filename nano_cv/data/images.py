@@ -313,7 +313,7 @@ class Meaning(NamedTuple):
     names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """What the hash of a set is made of; it was without names from the beginning."""
+        """Text for the data hash; without `names`, so that hashes of older sets stay valid."""
         return f"Meaning(colours={self.colours}, ignore={self.ignore}, white={self.white})"
 
     def table(self) -> NDArray[np.uint8]:

@@ -45,7 +45,7 @@ class Imagined(Pictures):
 
     @property
     def pictures(self) -> Pictures:
-        """Themselves: files that are to be, and their targets."""
+        """This object: it is its own list of pictures."""
         return self
 
     def first(self, count: int) -> "Imagined":

@@ -1,11 +1,11 @@
 """The Triton model repository: config.pbtxt, labels, versions, and the ensemble that takes JPEG.
 
 An export is laid out beside the repository (in it, Triton would read even a hidden folder), checked
-there by Triton's rules, and renamed into place. Triton has one config and one set of labels for all
-versions of a model, so what is renamed last is `config.pbtxt`, which says which versions are served
-and which file has their labels: whoever looks before sees the old model, whoever looks after sees
-the new one, and a killed export leaves one of the two. The ensemble of a model whose answers change
-is taken away before, and comes back with the new one.
+there (and loaded by Triton, where it is installed), and renamed into place. Triton has one config
+and one set of labels for all versions of a model, so what is renamed last is `config.pbtxt`, which
+says which versions are served and which file has their labels: whoever looks before sees the old
+model, whoever looks after sees the new one, and a killed export leaves one of the two. The ensemble
+of a model whose answers change is taken away before, and comes back with the new one.
 """
 
 import os

@@ -189,10 +189,11 @@ class Door:
         request: Request,
         name: str,
         score: Annotated[
-            float, Query(ge=0, le=1, description="From which on a box is told of.")
+            float, Query(ge=0, le=1, description="Least score of the boxes in the answer.")
         ] = CONFIDENT,
         top: Annotated[
-            int | None, Query(ge=1, description="How many of the likeliest classes; all if none.")
+            int | None,
+            Query(ge=1, description="Number of most probable classes; all by default."),
         ] = None,
         wanted: Annotated[
             str | None, Query(alias="class", description="Of a generator: which class.")
@@ -347,7 +348,7 @@ class Door:
         return JSONResponse(content, 200 if good else 503)
 
     async def live(self) -> PlainTextResponse:
-        """That somebody is here."""
+        """Liveness: 200 as long as this process answers."""
         return PlainTextResponse("live\n")
 
     async def figures(self) -> Response:

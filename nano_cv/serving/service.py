@@ -113,7 +113,7 @@ async def _until(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> No
 
 
 def _say(config: DictConfig, backend: Backend) -> None:
-    """Where it answers."""
+    """Log the addresses and the models that are served."""
     address = f"http://{config.host}:{config.port}"
     lines = [f"page  {address}", f"API   {address}/docs"]
     if isinstance(backend, Watched):

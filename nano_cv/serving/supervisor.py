@@ -54,7 +54,7 @@ class Watched(Backend):
     def __init__(self, address: str, config: DictConfig) -> None:
         super().__init__()
         self.address, self.config, self.connection = address, config, Connection(address)
-        self.doubt = asyncio.Event()  # somebody had no answer: look at once
+        self.doubt = asyncio.Event()  # set when a request fails: probe at once
         self.up = asyncio.Event()  # cleared while the server is being started
 
     async def start(self) -> None:
@@ -92,7 +92,7 @@ class Watched(Backend):
                     model.is_now("failing", one_line(error))
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, but no longer than until somebody had no answer."""
+        """Sleep for `seconds`, or until a request fails."""
         try:
             async with asyncio.timeout(seconds):
                 await self.doubt.wait()
@@ -142,7 +142,7 @@ class Watched(Backend):
                 await self._learn(model, ready)
 
     def forget(self, name: str) -> None:
-        """Of a model that Triton no longer has, there is nothing to say."""
+        """Forget a model that Triton no longer lists."""
         del self.models[name]
         log.warning("%s: unloaded", name)
 
@@ -317,7 +317,7 @@ class Supervisor(Watched):
         self.up.set()
 
     async def _restart(self, why: str) -> None:
-        """Until it runs again."""
+        """Start Triton again, as often as needed, waiting longer each time."""
         self.state, self.restarts = "restarting", self.restarts + 1
         self.up.clear()
         while self.state == "restarting":

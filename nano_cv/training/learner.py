@@ -46,7 +46,7 @@ class Learner(pl.LightningModule):
         return self._log_losses("train", self.task.training_losses(*batch), len(batch[0]))
 
     def validation_step(self, batch: tuple[Tensor, Any], index: int) -> None:
-        """Loss of one batch, and what its metrics are made of."""
+        """Log the losses of a validation batch, and keep its results for the metrics."""
         losses, evidence = self.task.validate(*batch, index)
         self._log_losses("val", losses, len(batch[0]))
         self.validated.append(evidence)
@@ -72,10 +72,10 @@ class Learner(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the pictures, so that a run does not go on with others; see `fitting.fit`."""
         checkpoint["data_hash"] = self.task.metadata.data_hash
-        checkpoint["steps"] = self.steps
+        checkpoint["steps"], checkpoint["epochs"] = self.steps, self.trainer.max_epochs
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the schedule that a budget has set."""
+        """Keep the number of epochs that a budget in minutes has set, and its schedule."""
         self.steps = checkpoint.get("steps")
 
     def configure_optimizers(self) -> Any:

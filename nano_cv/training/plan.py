@@ -5,6 +5,7 @@ epoch, one of 60,000 gives thousands, so a number of epochs alone fits neither.
 """
 
 import logging
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -51,7 +52,7 @@ def make_plan(config: DictConfig, pictures: int) -> Plan:
     epochs = options.max_epochs or options.min_epochs
     repeats = 1
     if options.max_epochs is None:
-        repeats = max(1, round(options.min_steps * batch / (pictures * epochs)))
+        repeats = math.ceil(options.min_steps * batch / (pictures * epochs))
     steps, limit = count_steps(pictures * repeats, batch), options.limit_train_batches
     steps = min(steps, limit) if isinstance(limit, int) else max(1, int(steps * limit))
     return Plan(pictures, batch, repeats, epochs, steps)
@@ -95,7 +96,7 @@ class Pace(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
         """Look at the clock."""
         self.begun = time.monotonic()
-        self.resumed = trainer.current_epoch > 0  # it goes on with the epochs that it had
+        self.resumed = trainer.current_epoch > 0  # a resumed run keeps the epochs of its checkpoint
 
     def on_train_batch_end(self, trainer: pl.Trainer, learner: Any, *_: Any) -> None:
         """Look at the clock after two of the first steps."""

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from nano_cv.data.pictures import Resized
 from nano_cv.data.progress import track
+from nano_cv.evaluation.engines import find_device
 from nano_cv.tasks.classification import Classification
 from nano_cv.tasks.task import Task
 
@@ -39,7 +40,7 @@ class Probe(NamedTuple):
     state: dict[str, Tensor]
 
 
-def fit_probe(task: Task, splits: Mapping[str, Resized]) -> Probe | None:
+def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Probe | None:
     """Fit the last layer of `task` to the training pictures, all others staying as they are.
 
     Logistic regression on standardised features; the penalty is the one of `PENALTIES` that is best
@@ -53,6 +54,7 @@ def fit_probe(task: Task, splits: Mapping[str, Resized]) -> Probe | None:
         return None
     if not isinstance(network.classifier, nn.Linear):
         return None
+    task.to(find_device(accelerator))
     features, labels = _embed(task, splits["train"], MOST)
     others, truth = _embed(task, splits["val"], MOST)
     mean, scale = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6)
