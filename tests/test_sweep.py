@@ -209,7 +209,7 @@ hydra: {sweeper: {params: {model.task.optimiser.lr: 'interval(0.1, 0.2)'}}}
         ),
         (f"sweep=optuna {LR}=interval(1e-2,1e-3)", "from less to more is needed"),
         (f"sweep=optuna {LR}=tag(log,interval(0.0,0.1))", "and with 'log' from more than 0"),
-        ("sweep=optuna trainer.max_epochs=interval(1,3)", "are needed; type int(interval(1, 3))"),
+        ("sweep=optuna trainer.min_epochs=interval(1,3)", "are needed; type int(interval(1, 3))"),
         (f"{LR}=interval(1e-4,1e-2)", "several values; add -m to run each of them"),
         (f"-m {LR}=interval(1e-4,1e-2)", "needs a search; add sweep=optuna, or name the values"),
         ("--config-dir=mine sweep=mine", "has no 'optimiser'; did you mean 'optimizer'?"),
