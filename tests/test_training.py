@@ -57,6 +57,11 @@ def test_train_then_infer(run, flowers, tmp_path):
         assert sum(float(row[name]) for name in metadata.classes) == pytest.approx(1, abs=1e-5)
     assert (folder / "gradcam.png").exists()
 
+    said = run("infer", *TINY, f"input={flowers / 'aster'}").out.splitlines()
+    assert said[0].split() == ["file", "label", "aster", "basil", "clover"], "the answers first"
+    assert said[1].split()[:2] == ["plant001_label.png", "aster"] or "plant001" in said[1]
+    assert said[21] == "and 28 more rows"  # pictures, labels and masks of 16 plants
+
 
 def assert_averaged(folder: Path, model: str) -> None:
     """Saved are the averages of the best epoch, not the weights that the optimiser has reached."""

@@ -17,6 +17,7 @@ from nano_cv.evaluation.drawing import keep
 from nano_cv.evaluation.engines import Engine, Torch, predict_all
 from nano_cv.evaluation.inputs import Inputs
 from nano_cv.evaluation.tables import CSV, cell
+from nano_cv.evaluation.terminal import print_rows
 from nano_cv.evaluation.tracking import Logger
 from nano_cv.files import replacing
 
@@ -51,7 +52,10 @@ def evaluate(
     if metrics:
         logger.log_metrics(metrics)
         logger.log_file(write_metrics(folder / METRICS, metrics))
-    logger.log_file(write_table(folder / "predictions.csv", report.rows()))
+    rows = report.rows()
+    logger.log_file(write_table(folder / "predictions.csv", rows))
+    if config.get("input") is not None:
+        print_rows(rows)
     report.write_files(folder)
     try:
         drawings = report.drawings()

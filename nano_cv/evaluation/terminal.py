@@ -14,6 +14,7 @@ from nano_cv.evaluation import drawing, reports
 from nano_cv.metadata import Metadata
 
 WIDEST = 10  # columns
+LONGEST = 20  # rows
 
 
 def print_answers(
@@ -34,13 +35,19 @@ def print_answers(
     pictures = Pictures(Path(os.path.commonpath([file.parent for file in files])), files)
     given = dict(zip(pictures.names, answers, strict=True))
     report = reports.find(metadata.task)(metadata, predictions, pictures)
-    rows = [row | {"file": given[row["file"]]} for row in report.rows()]
-    print(printable(format_table(rows)), end="")
+    print_rows([row | {"file": given[row["file"]]} for row in report.rows()])
     if output:
         report.write_files(output)
         for name, draw in report.drawings().items():
             drawing.keep(name, draw, output)
         print(f"written to {output}")
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the first rows of a report as a table, and how many more there are."""
+    print(printable(format_table(rows[:LONGEST])), end="")
+    if len(rows) > LONGEST:
+        print(f"and {len(rows) - LONGEST:,} more rows")
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
