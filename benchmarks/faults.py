@@ -16,10 +16,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
 import numpy as np
+import psutil
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2, service_pb2
 
@@ -272,11 +274,20 @@ class Faults:
 
     def kill_stub(self) -> Seen:
         """kill -9 of the model's process under load."""
-        return self.killed(self.trial.stubs(self.model)[0].kill)
+        return self.killed(lambda: self.act_on_stub("kill"))
 
     def stop_stub(self) -> Seen:
         """SIGSTOP of the model's process under load."""
-        return self.killed(self.trial.stubs(self.model)[0].suspend)
+        return self.killed(lambda: self.act_on_stub("suspend"))
+
+    def act_on_stub(self, action: str) -> None:
+        """Call a method of the model's process, which a restart may be replacing just now."""
+        for _ in range(50):
+            with suppress(psutil.NoSuchProcess, IndexError):
+                getattr(self.trial.stubs(self.model)[0], action)()
+                return
+            time.sleep(0.1)
+        raise TimeoutError(f"{self.model}: no process for 5 s")
 
     def kill_server(self) -> Seen:
         """kill -9 of tritonserver under load."""
