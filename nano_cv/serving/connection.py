@@ -3,6 +3,7 @@
 import io
 import math
 import re
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -58,6 +59,7 @@ class Connection:
         self.channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self.triton = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
         self.answered: dict[str, int] = {}  # by each model, when it was asked last
+        self.moved: dict[str, float] = {}  # when that number was seen to grow, by a steady clock
 
     async def call(self, method: str, request: Message, seconds: float = 10) -> Any:
         """Triton's answer to a request.
@@ -99,7 +101,7 @@ class Connection:
         Raises:
             LostError: it answers nobody, or its process is gone; only a new start mends that.
         """
-        name, problem, lost = question.model_name, "", False
+        name, problem, lost, late = question.model_name, "", False, False
         try:
             await self.triton.ModelInfer(question, timeout=seconds)
         except grpc.aio.AioRpcError as error:
@@ -113,7 +115,11 @@ class Connection:
             one.inference_stats.success.count for one in await self.statistics() if one.name == name
         )
         moved, self.answered[name] = self.answered.get(name, 0) != count, count
-        if lost and not (moved and not LOST.search(problem)):
+        now = time.monotonic()
+        if moved:
+            self.moved[name] = now
+        idle = now - self.moved.setdefault(name, now)  # seconds in which it has answered nobody
+        if LOST.search(problem) or (lost and not moved and (late or idle >= seconds)):
             raise LostError(problem)
         return "" if lost else problem
 
