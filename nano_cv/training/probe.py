@@ -57,6 +57,7 @@ def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Pr
     task.to(find_device(accelerator))
     features, labels = _embed(task, splits["train"], MOST)
     others, truth = _embed(task, splits["val"], MOST)
+    task.cpu()  # what follows before the training, such as `fitting.fit`, looks at it there
     mean, scale = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6)
     best: tuple[float, Tensor, Tensor] | None = None
     for penalty in PENALTIES:
