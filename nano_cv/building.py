@@ -3,7 +3,6 @@
 import logging
 import re
 import shlex
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,28 +137,22 @@ def _metadata(
 
 def make_task(config: DictConfig, metadata: Metadata) -> "Task":
     """The task with an untrained network."""
+    settings: Any = OmegaConf.to_container(config.model.task, resolve=True)
+    own = {key: value for key, value in settings.items() if key not in OF_TRAINING}
     with settings_of(f"model={config.model.name}"):
-        return _instantiate(config, without=OF_TRAINING)(metadata=metadata)
+        return instantiate(own, _partial_=True, _convert_="all")(metadata=metadata)
 
 
 def make_learner(config: DictConfig, task: "Task") -> "Learner":
     """Lightning module that trains the task with the optimiser of `model.task`."""
     from nano_cv.training.learner import Learner
 
-    given: dict[str, Any] = {key: config.model.task.get(key) for key in OF_TRAINING}
+    settings = config.model.task
+    given = {key: settings[key] for key in OF_TRAINING if key in settings}
     with settings_of(f"model={config.model.name}"):
-        if given["optimizer"] is not None:
-            given["optimizer"] = instantiate(config.model.task.optimizer, _convert_="all")
-        known = {key: value for key, value in given.items() if key in config.model.task}
-        return Learner(task, **known)
-
-
-def _instantiate(config: DictConfig, without: Sequence[str]) -> Callable[..., Any]:
-    """The class of `model.task` with its settings, but for some of them."""
-    settings: Any = OmegaConf.to_container(config.model.task, resolve=True)
-    kept = {key: value for key, value in settings.items() if key not in without}
-    part: Callable[..., Any] = instantiate(kept, _partial_=True, _convert_="all")
-    return part
+        if "optimizer" in given:  # by itself, so that an error names its full key
+            given["optimizer"] = instantiate(settings.optimizer, _convert_="all")
+        return Learner(task, **given)
 
 
 def rehearse(config: DictConfig) -> None:

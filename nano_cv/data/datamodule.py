@@ -124,8 +124,7 @@ class DataModule(pl.LightningDataModule):
         batches = Batches(self.splits["train"], self.repeats)
         order = self._order(batches, shuffle=True)
         order.set_epoch(self.first_epoch)
-        # A single picture in the last batch: batch norm has nothing to compare it with.
-        alone = len(batches) % self.batch_size == 1 and len(batches) > 1 < self.batch_size
+        alone = leaves_one_alone(len(batches), self.batch_size)
         return self._loader(batches, sampler=order, drop_last=alone)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -166,6 +165,11 @@ class DataModule(pl.LightningDataModule):
         if self.augment and self.trainer and self.trainer.training:
             batch = self.augment(*batch, size=self.seen_size)
         return batch
+
+
+def leaves_one_alone(pictures: int, batch_size: int) -> bool:
+    """Whether the last of several batches has one picture, which batch norm cannot compare."""
+    return pictures > batch_size > 1 and pictures % batch_size == 1
 
 
 def _as_it_is(batch: Any) -> Any:

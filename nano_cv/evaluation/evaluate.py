@@ -73,9 +73,12 @@ def evaluate(
 
 def limit_count(count: int, batch_size: int, limit: float) -> int:
     """How many of `count` pictures `limit` leaves: 1.0 and less is a share, 1 and more batches."""
-    batches = -(-count // batch_size)
-    batches = limit if isinstance(limit, int) else max(1, int(batches * limit))
-    return min(count, batches * batch_size)
+    return min(count, limit_batches(-(-count // batch_size), limit) * batch_size)
+
+
+def limit_batches(batches: int, limit: float) -> int:
+    """How many of `batches` a limit leaves, as Lightning counts them."""
+    return min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
 
 
 def write_metrics(path: Path, metrics: Mapping[str, float]) -> Path:

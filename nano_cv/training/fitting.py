@@ -92,7 +92,7 @@ def make_trainer(
         callbacks.append(EarlyStopping(task.monitor, patience=options.patience, mode=task.mode))
     precision = options.precision
     if precision == "auto":
-        precision = choose_precision(options.accelerator, task, data.first_batch())
+        precision = choose_precision(options.accelerator, task, data.first_batch)
     terminal = sys.stderr.isatty()  # a Rich bar there, none in a file
     if terminal:
         callbacks.append(RichProgressBar(leave=False))
@@ -176,7 +176,7 @@ def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
     _check_size(task, data.seen_size)
     check_memory(task, min(data.batch_size, len(data.splits["train"])), data.seen_size)
     if checkpoint:
-        data.first_epoch = _check(checkpoint, learner, trainer) + 1
+        data.first_epoch = _check(checkpoint, learner, trainer.max_epochs or 0) + 1
     for said in EXPECTED:
         warnings.filterwarnings("ignore", message=said)
     try:
@@ -224,11 +224,13 @@ def _check_size(task: Task, size: int) -> None:
     task.train()
 
 
-def _check(checkpoint: Path, learner: Learner, trainer: pl.Trainer) -> int:
+def _check(checkpoint: Path, learner: Learner, epochs: int) -> int:
     """The epoch after which a checkpoint was written, if it can be resumed with this task."""
-    last = _try(checkpoint, learner, trainer)
-    _try(checkpoint.with_name("best.ckpt"), learner, trainer)  # is needed at the end
-    epochs = trainer.max_epochs or 0
+    state = _try(checkpoint, learner)
+    _try(checkpoint.with_name("best.ckpt"), learner)  # is needed at the end
+    last = int(state["epoch"])
+    if state.get("steps"):  # a budget in minutes has set the epochs
+        epochs = state["epochs"]
     if last >= epochs:
         raise UserError(
             f"trainer.max_epochs={epochs}: {checkpoint} has seen {last + 1} epochs already"
@@ -236,15 +238,12 @@ def _check(checkpoint: Path, learner: Learner, trainer: pl.Trainer) -> int:
     return last
 
 
-def _try(checkpoint: Path, learner: Learner, trainer: pl.Trainer) -> int:
-    """Fill the learner with a checkpoint; returns its epoch.
-
-    A run with a budget in minutes keeps the number of epochs that the budget gave it.
-    """
+def _try(checkpoint: Path, learner: Learner) -> dict[str, Any]:
+    """Fill the learner with a checkpoint; returns the checkpoint."""
     anew = "start anew without resume=true"
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        weights, epoch = state["state_dict"], int(state["epoch"])
+        state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        weights, _ = state["state_dict"], int(state["epoch"])
     except FileNotFoundError as error:
         raise UserError(f"{checkpoint}: not there any more; {anew}") from error
     except Exception as error:  # damage looks as it likes
@@ -256,12 +255,10 @@ def _try(checkpoint: Path, learner: Learner, trainer: pl.Trainer) -> int:
             f"{checkpoint}: cannot be resumed with these settings ({one_line(error)[:200]}); "
             f"use those of the first run, or {anew}"
         ) from error
-    if state.get("steps"):
-        trainer.fit_loop.max_epochs = state["epochs"]
     data_hash = learner.task.metadata.data_hash
     if state.get("data_hash", data_hash) != data_hash:
         raise UserError(f"{checkpoint}: learnt from other pictures or labels than these; {anew}")
-    return epoch
+    return state
 
 
 def restore_best(learner: Learner, keeper: ModelCheckpoint, probe: Probe | None) -> float:

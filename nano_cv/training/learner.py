@@ -77,6 +77,8 @@ class Learner(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the number of epochs that a budget in minutes has set, and its schedule."""
         self.steps = checkpoint.get("steps")
+        if self.steps:
+            self.trainer.fit_loop.max_epochs = checkpoint["epochs"]
 
     def configure_optimizers(self) -> Any:
         """Weight decay for matrices and kernels only; linear warm-up, then cosine to zero.

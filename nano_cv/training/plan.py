@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from nano_cv.data.datamodule import DataModule
+from nano_cv.data.datamodule import DataModule, leaves_one_alone
+from nano_cv.evaluation.evaluate import limit_batches
 from nano_cv.training.learner import Learner
 
 LEAST_BATCH = 4  # pictures per step, of small sets; batch norm needs some
@@ -53,15 +54,9 @@ def make_plan(config: DictConfig, pictures: int) -> Plan:
     repeats = 1
     if options.max_epochs is None:
         repeats = math.ceil(options.min_steps * batch / (pictures * epochs))
-    steps, limit = count_steps(pictures * repeats, batch), options.limit_train_batches
-    steps = min(steps, limit) if isinstance(limit, int) else max(1, int(steps * limit))
-    return Plan(pictures, batch, repeats, epochs, steps)
-
-
-def count_steps(pictures: int, batch: int) -> int:
-    """Batches of one epoch. A last batch of one picture is left out: see `DataModule`."""
-    alone = pictures % batch == 1 and pictures > 1 and batch > 1
-    return -(-pictures // batch) - alone
+    seen = pictures * repeats
+    steps = -(-seen // batch) - leaves_one_alone(seen, batch)
+    return Plan(pictures, batch, repeats, epochs, limit_batches(steps, options.limit_train_batches))
 
 
 def follow(plan: Plan, data: DataModule, learner: Learner, precision: str) -> None:

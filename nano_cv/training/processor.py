@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,16 +38,16 @@ def keep_memory() -> None:
         libc.mallopt(top_pad, 256 * 1024 * 1024)
 
 
-def choose_precision(accelerator: str, task: "Task", batch: "Batch") -> str:
+def choose_precision(accelerator: str, task: "Task", first_batch: Callable[[], "Batch"]) -> str:
     """The precision that trains this task fastest here.
 
     On a processor with bfloat16 some networks are slower in it: torch's backward pass of depthwise
     convolutions is. So a few steps are timed there.
     """
     best = best_precision(accelerator)
-    on_processor = best == "bf16-mixed" and not _has_other(accelerator)
-    if not on_processor:
+    if best != "bf16-mixed" or _uses_cuda(accelerator):
         return best
+    batch = first_batch()
     seconds = {name: _time_steps(task, batch, name == "bf16-mixed") for name in (best, "32-true")}
     log.info(
         "a step takes %.0f ms in bfloat16 and %.0f ms in float32",
@@ -72,8 +73,8 @@ def _time_steps(task: "Task", batch: "Batch", bfloat16: bool) -> float:
     return min(found)
 
 
-def _has_other(accelerator: str) -> bool:
-    """Whether a GPU trains, and not the processor."""
+def _uses_cuda(accelerator: str) -> bool:
+    """Whether a GPU of NVIDIA trains, and not the processor."""
     import torch
 
     return accelerator in ("auto", "gpu") and torch.cuda.is_available()
@@ -83,7 +84,7 @@ def best_precision(accelerator: str) -> str:
     """bfloat16 where the arithmetic is native, else float32: emulated it is slower, not faster."""
     import torch
 
-    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
+    if _uses_cuda(accelerator):
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
         return "32-true"
