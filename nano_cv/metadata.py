@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from safetensors import SafetensorError, safe_open
 
@@ -15,10 +15,11 @@ from nano_cv.errors import UserError, listing
 WEIGHTS = "model.safetensors"  # in the folder of every run of train.py
 # What Triton, file systems and URLs take. Triton's loading hangs for ever at a space.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,149}")
-FITS = ("stretch", "letterbox")
+Fit = Literal["stretch", "letterbox"]
 LARGEST = 2**13  # pixels, of the side of what a network sees
 # What ends a line for Python or for Triton, moves a terminal's cursor, or is no text at all.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+KEY = "contract"  # of the metadata in weights, ONNX and config.pbtxt: older files have it
 JPEG = "_from_jpeg"  # the end of the name of the ensemble that decodes for a model
 
 
@@ -93,7 +94,7 @@ class Metadata:
         if not (
             all(isinstance(text, str) and not CONTROL.search(text) for text in texts)
             and all(isinstance(number, int | float) for number in numbers)
-            and metadata.fit in FITS
+            and metadata.fit in get_args(Fit)
             and type(metadata.image_size) is int
             and 0 < metadata.image_size <= LARGEST
             and len(metadata.mean) == len(metadata.std) == 3
@@ -153,7 +154,7 @@ def read_metadata(path: Path) -> Metadata:
     """
     try:
         with safe_open(path, framework="np") as file:
-            text = (file.metadata() or {}).get("contract", "")
+            text = (file.metadata() or {}).get(KEY, "")
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file; to fetch the pretrained weights, type: dvc pull; "

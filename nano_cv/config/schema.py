@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, Validat
 from typing_extensions import TypedDict
 
 from nano_cv.errors import listing, nearest
-from nano_cv.metadata import LARGEST
+from nano_cv.metadata import LARGEST, Fit
 
 Count = Annotated[int, Ge(1)]
 Side = Annotated[int, Ge(1), Le(LARGEST)]  # pixels
@@ -30,7 +30,6 @@ Channels = Annotated[list[Count], MinLen(1)]
 Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 Means = Annotated[list[float], Field(min_length=3, max_length=3)]  # R G B
 Deviations = Annotated[list[Positive], Field(min_length=3, max_length=3)]  # R G B
-Fit = Literal["stretch", "letterbox"]
 
 
 class Section(TypedDict, total=False):

@@ -427,10 +427,10 @@ def _of_colours(image: Image.Image, meaning: Meaning, depth: int, name: str) -> 
     return mask
 
 
-def encode_mask(mask: NDArray[np.uint8]) -> bytes:
-    """A PNG that `load_mask` reads as it is, whatever the mask was drawn in."""
+def encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """RGB `[H, W, 3]` or one number per pixel `[H, W]` as a PNG; `load_mask` reads the latter."""
     content = io.BytesIO()
-    Image.fromarray(mask).save(content, "PNG")
+    Image.fromarray(pixels).save(content, "PNG")
     return content.getvalue()
 
 

@@ -218,7 +218,7 @@ class Masks:
         file = self.pictures.targets[index]
         mask = self.read(file, images.read(file))
         counts = count_labels(mask.ravel(), self.pictures.classes)
-        return Packed(".mask.png", images.encode_mask(mask), None, counts)
+        return Packed(".mask.png", images.encode_png(mask), None, counts)
 
     def read(self, file: File, content: bytes) -> NDArray[np.uint8]:
         """The mask out of the content of its file, uint8 `[H, W]`, as large as its picture.

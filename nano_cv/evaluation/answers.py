@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 
 from nano_cv.data import images
 from nano_cv.evaluation import drawing
@@ -111,11 +111,11 @@ def picture_of(
                 for label, share in zip(labels, found.scores[sure], strict=True)
             ],
         )
-        return png(drawn)
+        return images.encode_png(drawn)
     shares = outputs["CLASS_PROBS"]
     label = drawing.shown(metadata.classes[shares.argmax()])
     drawing.write(ImageDraw.Draw(image), 4, 4, f"{label} {shares.max():.0%}", "white")
-    return png(np.asarray(image))
+    return images.encode_png(np.asarray(image))
 
 
 def encoded(content: bytes) -> str:
@@ -123,24 +123,10 @@ def encoded(content: bytes) -> str:
     return base64.b64encode(content).decode()
 
 
-def made(outputs: Outputs) -> bytes:
-    """A picture that a generator has made, as a PNG."""
-    return png(outputs["IMAGES"].transpose(1, 2, 0))
-
-
-def png(pixels: NDArray[np.uint8]) -> bytes:
-    """RGB `[H, W, 3]` or grey `[H, W]` as a PNG."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
 def _png_of_mask(mask: NDArray[np.uint8]) -> bytes:
-    """A palette picture: its numbers are class indices, its colours those of all our drawings."""
-    indexed = Image.fromarray(mask)
-    indexed.putpalette(drawing.palette(256).tobytes())
+    """See `drawing.indexed`."""
     file = io.BytesIO()
-    indexed.save(file, "PNG", compress_level=1)
+    drawing.indexed(mask).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 

@@ -16,12 +16,17 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from nano_cv.errors import UserError, listing, nearest, one_line
-from nano_cv.metadata import JPEG, Metadata
+from nano_cv.metadata import JPEG, KEY, Metadata
 
 Arrays = dict[str, NDArray[Any]]
 ADDRESS = "127.0.0.1:8001"
 # How gRPC says that a connection failed; Triton's own words for a full queue have the same status.
 BROKEN = re.compile("connect|socket|reset|goaway|dns", re.IGNORECASE)
+
+
+def without_prefix(text: str) -> str:
+    """What Triton says, without the id of the request or the name of the ensemble before it."""
+    return re.sub(r"^\[request id: \S+\] |^in ensemble '[^']*', ", "", text)
 
 
 class ServerError(UserError):
@@ -111,7 +116,7 @@ class Client:
             ServerError: no such model, or one that carries no metadata.
         """
         try:
-            return Metadata.from_json(self.model(model).parameters.get("contract", ""))
+            return Metadata.from_json(self.model(model).parameters.get(KEY, ""))
         except (ValueError, TypeError) as error:
             raise ServerError(
                 f"{self.address}: the model '{model}' holds no metadata; "
@@ -208,8 +213,7 @@ class Client:
         if isinstance(error, InferenceServerException):
             text, status = error.message() or text, str(error.status())
             if "DEADLINE" not in status and not ("UNAVAILABLE" in status and BROKEN.search(text)):
-                text = re.sub(r"^\[request id: \S+\] |^in ensemble '[^']*', ", "", text)
-                return ServerError(text.partition(" NOTE:")[0])
+                return ServerError(without_prefix(text).partition(" NOTE:")[0])
         if isinstance(error, TimeoutError) or "Deadline Exceeded" in text:
             return ServerError(
                 f"{self.address}: no answer in {self.timeout:g} s; it is overloaded, or it hangs"

@@ -274,6 +274,13 @@ def outline(
     return np.asarray(canvas)
 
 
+def indexed(mask: NDArray[np.uint8]) -> Image.Image:
+    """A palette picture: its numbers are class indices, its colours those of all drawings."""
+    picture = Image.fromarray(mask)
+    picture.putpalette(palette(256).tobytes())
+    return picture
+
+
 def palette(count: int) -> NDArray[np.uint8]:
     """Colours `[count, 3]` of classes, black first.
 

@@ -16,7 +16,7 @@ from nano_cv import building
 from nano_cv.data.progress import track
 from nano_cv.errors import UserError, one_line
 from nano_cv.files import list_versions
-from nano_cv.metadata import Metadata
+from nano_cv.metadata import KEY, Metadata
 
 if TYPE_CHECKING:
     from nano_cv.tasks.task import Task
@@ -139,7 +139,7 @@ class Onnx(Engine):
         facts = self.session.get_modelmeta().custom_metadata_map
         self.precision = facts.get("precision", "float32")
         try:
-            self.metadata = Metadata.from_json(facts.get("contract", ""))
+            self.metadata = Metadata.from_json(facts.get(KEY, ""))
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"{path}: holds no metadata; export_model.py did not write this file"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from nano_cv.errors import UserError, one_line
 from nano_cv.files import replacing
-from nano_cv.metadata import Metadata
+from nano_cv.metadata import KEY, Metadata
 from nano_cv.tasks.task import Task
 
 # What NVIDIA's container of 24.10 (onnxruntime 1.19) reads; the exporter of torch 2.2 ends at 17.
@@ -72,6 +72,6 @@ def annotate(file: Path, metadata: Metadata, facts: Mapping[str, Any]) -> None:
     """Put the task's metadata and measured facts into the metadata of an ONNX file."""
     model = onnx.load(file)
     texts = {key: str(value) for key, value in facts.items()}
-    onnx.helper.set_model_props(model, {"contract": metadata.to_json(), **texts})
+    onnx.helper.set_model_props(model, {KEY: metadata.to_json(), **texts})
     with replacing(file) as temporary:
         onnx.save(model, temporary)

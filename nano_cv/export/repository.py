@@ -34,7 +34,7 @@ from nano_cv.export.triton_config import (
 )
 from nano_cv.export.validate import check_model
 from nano_cv.files import list_versions, locked
-from nano_cv.metadata import JPEG, Metadata, check_classes, check_name
+from nano_cv.metadata import JPEG, KEY, Metadata, check_classes, check_name
 
 DECODER = Path(__file__).parent / "decoder" / "model.py"
 
@@ -177,7 +177,7 @@ def _promise(file: Path) -> Any:
     """The parts of an ensemble's config that clients rely on; None if unreadable."""
     try:
         config = read_config(file)
-        metadata = Metadata.from_json(config.parameters["contract"].string_value)
+        metadata = Metadata.from_json(config.parameters[KEY].string_value)
     except (UserError, ValueError, TypeError):
         return None
     promised = replace(metadata, network={}, data_hash="", git_commit="", run_id="")

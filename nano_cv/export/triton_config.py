@@ -11,7 +11,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nano_cv.errors import UserError, first_line, nearest
 from nano_cv.files import list_versions, replacing
-from nano_cv.metadata import JPEG, Metadata
+from nano_cv.metadata import JPEG, KEY, Metadata
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg
@@ -93,7 +93,7 @@ def make_model_config(
     parameters = {
         "intra_op_thread_count": str(count_threads(triton)),
         **entries,
-        "contract": metadata.to_json(),
+        KEY: metadata.to_json(),
     }
     return {
         "name": metadata.name,
@@ -163,7 +163,7 @@ def make_ensemble_config(
         "max_batch_size": triton["max_batch_size"],
         "input": [ENCODED],
         "output": config["output"],
-        "parameters": _parameters({"contract": metadata.to_json()}),
+        "parameters": _parameters({KEY: metadata.to_json()}),
         "ensemble_scheduling": {
             "step": [
                 make_step(decoder, {"ENCODED": "ENCODED"}, {"IMAGES": "IMAGES"}),

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
+from nano_cv.errors import UserError
 from nano_cv.metadata import JPEG, Metadata
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,12 @@ class Backend(ABC):
     @abstractmethod
     async def infer(self, name: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Named inputs `[B, ...]` to named outputs `[B, ...]`; raises as `Connection.infer`."""
+
+    def check_any(self) -> None:
+        """Raise a `UserError` that names every model and its reason, if none of them is ready."""
+        if not any(model.state == "ready" for model in self.models.values()):
+            reasons = [f"{model.name}: {model.reason}" for model in self.models.values()]
+            raise UserError("\n".join(["no model can be served", *reasons]))
 
     async def figures(self) -> list[Any]:
         """Triton's counters, one entry a version of a model; empty where there is no Triton."""

@@ -15,6 +15,8 @@ from PIL import Image
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
+from nano_cv.evaluation.client import without_prefix
+
 OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),  # the default of gRPC waits up to two minutes
@@ -158,7 +160,7 @@ def _explained(error: grpc.aio.AioRpcError) -> Exception:
     gone = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     if LOST.search(text) or (gone and BROKEN.search(text)) or "no available versions" in text:
         return LostError(text)
-    return RefusedError(re.sub(r"^\[request id: \S+\] |^in ensemble '[^']*', ", "", text))
+    return RefusedError(without_prefix(text))
 
 
 def question_for(name: str, config: model_config_pb2.ModelConfig) -> service_pb2.ModelInferRequest:

@@ -40,9 +40,7 @@ class Local(Backend):
         """
         for name in repository.wanted_models(self.source, self.config.models):
             await self._load(name)
-        if not self.engines:
-            reasons = [f"{model.name}: {model.reason}" for model in self.models.values()]
-            raise UserError("\n".join(["no model can be served", *reasons]))
+        self.check_any()
         self.state = "serving"
 
     async def watch(self) -> None:

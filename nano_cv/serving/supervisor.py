@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from nano_cv.errors import UserError, one_line
-from nano_cv.metadata import Metadata
+from nano_cv.metadata import KEY, Metadata
 from nano_cv.serving import repository, triton
 from nano_cv.serving.backend import Arrays, Backend, Model
 from nano_cv.serving.checking import check
@@ -71,14 +71,9 @@ class Watched(Backend):
             ) from error
         with suppress(LostError):  # of some model, which now is known to be failing
             await self.ask_all()
-        self._check_any()
+        self.check_any()
         self.state = "serving"
         self.up.set()
-
-    def _check_any(self) -> None:
-        if not any(model.state == "ready" for model in self.models.values()):
-            reasons = [f"{model.name}: {model.reason}" for model in self.models.values()]
-            raise UserError("\n".join(["no model can be served", *reasons]))
 
     async def watch(self) -> None:
         """See `Backend`."""
@@ -156,7 +151,7 @@ class Watched(Backend):
         model.batch = max(1, config.max_batch_size)
         model.instances = sum(group.count for group in config.instance_group) * len(versions)
         try:
-            given = config.parameters["contract"].string_value
+            given = config.parameters[KEY].string_value
             model.metadata = Metadata.from_json(given) if given else None
         except (ValueError, TypeError):
             model.metadata = None
@@ -231,7 +226,7 @@ class Supervisor(Watched):
             await self._start_server()
         except LostError as error:
             await self._restart(one_line(error))
-        self._check_any()
+        self.check_any()
         self.state = "serving"
 
     async def stop(self) -> None:

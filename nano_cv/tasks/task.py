@@ -3,6 +3,7 @@
 Shapes: B pictures, H height, W width.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from nano_cv.metadata import Metadata
 Losses = dict[str, Tensor]  # "loss" is minimised; the others are its parts, for the log
 
 
-class Task(nn.Module):
+class Task(nn.Module, ABC):
     """A network, its losses, and the answers that are validated, exported and served.
 
     A task knows neither Lightning nor files: `nano_cv/training` trains it, and `nano_cv/evaluation`
@@ -56,13 +57,13 @@ class Task(nn.Module):
         size = self.metadata.image_size
         return {"IMAGES": torch.zeros(batch, 3, size, size, dtype=torch.uint8)}
 
+    @abstractmethod
     def training_losses(self, images: Tensor, targets: Any) -> Losses:
         """Losses of a training batch: images `[B, 3, H, W]` in 0..255 and their targets."""
-        raise NotImplementedError
 
+    @abstractmethod
     def validate(self, images: Tensor, targets: Any, index: int) -> tuple[Losses, Any]:
-        """Losses of validation batch number `index`, and whatever `figures` needs to know of it."""
-        raise NotImplementedError
+        """Losses of validation batch number `index`, and the results that `figures` needs."""
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
         """Metrics of the whole split by name, from the second results of `validate`.

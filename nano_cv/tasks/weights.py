@@ -20,7 +20,7 @@ from safetensors.torch import save as to_bytes
 
 from nano_cv.errors import UserError, listing
 from nano_cv.files import replacing
-from nano_cv.metadata import WEIGHTS, Metadata
+from nano_cv.metadata import KEY, WEIGHTS, Metadata
 from nano_cv.metadata import read_metadata as read_metadata
 from nano_cv.tasks.task import Task
 
@@ -46,7 +46,7 @@ def save(task: Task, path: Path, half: bool = False) -> None:
     if wrong:
         why = "are too large for float16; leave out half=true" if half else "are no finite numbers"
         raise UserError(f"{path}: not written, for {listing(wrong, most=3)} {why}")
-    content = to_bytes(tensors, metadata={"contract": task.metadata.to_json()})
+    content = to_bytes(tensors, metadata={KEY: task.metadata.to_json()})
     with replacing(path) as temporary:  # safetensors' own writing hides a full disk's OSError
         temporary.write_bytes(content)
 

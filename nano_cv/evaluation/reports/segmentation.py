@@ -124,15 +124,12 @@ class SegmentationReport(Report):
 
         Where two pictures differ by their endings alone, both keep theirs: `masks/a.jpg.png`.
         """
-        colours = drawing.palette(256).tobytes()
         stems = list(enumerate(_distinct_stems(self.pictures.names)))
         for index, stem in track(stems, len(stems), "Writing masks"):
             mask = self.restore(index)
-            indexed = Image.fromarray(mask)
-            indexed.putpalette(colours)
             image = np.asarray(images.decode(self.pictures.files[index]))
             with replacing(inside(folder / "masks", f"{stem}.png")) as temporary:
-                indexed.save(temporary, "PNG")
+                drawing.indexed(mask).save(temporary, "PNG")
             with replacing(inside(folder / "overlays", f"{stem}.jpg")) as temporary:
                 Image.fromarray(drawing.overlay(image, mask)).save(temporary, "JPEG", quality=90)
 
