@@ -4,7 +4,7 @@ import csv
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from nano_cv.data.augment import VISIBLE, Augment
 from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes, Pictures, Resized
 from nano_cv.evaluation import reports
 from nano_cv.export import precision
-from nano_cv.metadata import FITS, Metadata
+from nano_cv.metadata import Fit, Metadata
 from nano_cv.networks.centernet import CenterNet
 from nano_cv.tasks.detection import SPREAD, Detection, draw_gaussians, to_boxes
 
@@ -506,7 +506,7 @@ def test_missing_root(run):
     assert done.err == "error: data.root: needed by data=coco; add data.root=FOLDER\n"
 
 
-@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("fit", get_args(Fit))
 def test_validation_counts_as_the_test(tmp_path, fit):
     """Also boxes that reach into the margins, and the map's plateaus: the number that chooses."""
     torch.manual_seed(0)
