@@ -44,6 +44,7 @@ def train(config: DictConfig) -> float:
         keep("data", partial(contact_sheet, data.splits["train"]), folder, logger.log_drawing)
         metadata = building.make_metadata(config, data, run_id=logger.run_id)
         task = building.make_task(config, metadata)
+        building.weigh_classes(task, data)
         pretrained = building.load_pretrained(config, task)
         whole = pretrained and not building.find_limit(config)
         probe = fit_probe(task, data.splits, config.trainer.accelerator) if whole else None

@@ -1,6 +1,7 @@
 """Builds data, task and learner from a composed configuration."""
 
 import logging
+import math
 import re
 import shlex
 from pathlib import Path
@@ -15,12 +16,14 @@ from nano_cv.config.checks import task_name
 from nano_cv.data import pictures
 from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.data.store import located
-from nano_cv.errors import UserError, settings_of
+from nano_cv.errors import UserError, listing, settings_of
 from nano_cv.metadata import (
     Metadata,
+    Size,
     check_classes,
     check_name,
     git_commit,
+    height_width,
     read_metadata,
     weights_of,
 )
@@ -28,6 +31,7 @@ from nano_cv.metadata import (
 log = logging.getLogger(__name__)
 # Keys of `model.task` that the training takes, and not the task itself.
 OF_TRAINING = ("optimizer", "warmup_epochs", "layer_decay", "ema_decay")
+ROUNDED = 0.2  # by so much sides may differ where they were rounded to multiples
 READ_BY_SET = ("source", "colours", "ignore")  # keys of `data` that `data.dataset` takes over
 if TYPE_CHECKING:  # the engines without torch come through here too
     from nano_cv.data.datamodule import DataModule
@@ -78,7 +82,11 @@ def again(script: str) -> str:
 
 def make_data(config: DictConfig) -> "DataModule":
     """The DataModule for the task of the model, not yet opened."""
-    seen = {"image_size": config.model.image_size, "fit": fit_of(config)}
+    seen: dict[str, Any] = {
+        "image_size": size_of(config),
+        "shape": shape_of(config),
+        "fit": fit_of(config),
+    }
     augment = config.data.augment
     if augment is not None and "_target_" not in augment:  # only the strength that a model asks for
         seen["augment"] = None
@@ -87,8 +95,19 @@ def make_data(config: DictConfig) -> "DataModule":
     return instantiate(own | seen, task=task_name(config), _convert_="all")
 
 
+def size_of(config: DictConfig) -> Size:
+    """Side of the input of the model in pixels, or height and width."""
+    size = config.model.image_size
+    return int(size) if isinstance(size, int) else list(size)
+
+
+def shape_of(config: DictConfig) -> str:
+    """Shape of the input of the model: `square`, or that of the training `pictures`."""
+    return str(config.model.get("shape", "square"))
+
+
 def fit_of(config: DictConfig) -> str:
-    """How pictures are fitted into the square of the model, see `images.place`."""
+    """How pictures are fitted into the input of the model, see `images.place`."""
     return str(config.model.get("fit", "stretch"))
 
 
@@ -100,11 +119,12 @@ def make_pictures(config: DictConfig) -> dict[str, Pictures]:
 
 
 def open_splits(
-    config: DictConfig, task: str, size: int, cache: str | None, fit: str
+    config: DictConfig, task: str, size: Size, cache: str | None, fit: str
 ) -> tuple[dict[str, Resized], str]:
-    """All splits of the data set and its hash, as `pictures.open_splits`; loads no torch."""
+    """All splits of the data set and its hash, as `pictures.resize_splits`; loads no torch."""
     dataset = instantiate(config.data.dataset, _convert_="all")
-    return pictures.open_splits(dataset, config.data.root, task, size, cache, fit)
+    opened = pictures.open_pictures(dataset, config.data.root, task)
+    return pictures.resize_splits(opened, size, cache, fit)
 
 
 def make_metadata(config: DictConfig, data: "DataModule", run_id: str) -> Metadata:
@@ -112,27 +132,44 @@ def make_metadata(config: DictConfig, data: "DataModule", run_id: str) -> Metada
     check_name(f"{config.model.name}_{config.data.name}")
     data.setup()
     check_classes(data.classes)
-    return _metadata(config, data.classes, data.data_hash, run_id)
+    return _metadata(config, data.classes, data.image_size, data.data_hash, run_id)
 
 
 def _metadata(
-    config: DictConfig, classes: list[str], data_hash: str = "", run_id: str = ""
+    config: DictConfig, classes: list[str], size: Size, data_hash: str = "", run_id: str = ""
 ) -> Metadata:
-    options = network_options(config)
+    mean, std = statistics_of(config)
     return Metadata(
         task=task_name(config),
         model=config.model.name,
         data=config.data.name,
         classes=classes,
-        image_size=options.pop("image_size"),
-        mean=list(config.model.mean),
-        std=list(config.model.std),
+        image_size=size,
+        mean=mean,
+        std=std,
         fit=fit_of(config),
-        network=options,
+        network=network_options(config),
         data_hash=data_hash,
         git_commit=git_commit(),
         run_id=run_id,
     )
+
+
+def statistics_of(config: DictConfig) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the pixels, R G B in 0..1, that a network expects.
+
+    Where the model gives none, those that the network of timm was trained with on ImageNet.
+    """
+    mean, std = config.model.get("mean"), config.model.get("std")
+    if mean is None or std is None:
+        import timm
+        from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+        options = config.model.task.network
+        origin = timm.get_pretrained_cfg(options.get("backbone") or options.get("name") or "")
+        mean = mean or (origin.mean if origin else IMAGENET_DEFAULT_MEAN)
+        std = std or (origin.std if origin else IMAGENET_DEFAULT_STD)
+    return [float(each) for each in mean], [float(each) for each in std]
 
 
 def make_task(config: DictConfig, metadata: Metadata) -> "Task":
@@ -141,6 +178,15 @@ def make_task(config: DictConfig, metadata: Metadata) -> "Task":
     own = {key: value for key, value in settings.items() if key not in OF_TRAINING}
     with settings_of(f"model={config.model.name}"):
         return instantiate(own, _partial_=True, _convert_="all")(metadata=metadata)
+
+
+def weigh_classes(task: "Task", data: "DataModule") -> None:
+    """Make rare classes count for more in the loss, as `data.balance` says, and say how much."""
+    task.class_weights = data.class_weights()
+    if task.class_weights is not None:
+        order = task.class_weights.argsort(descending=True).tolist()
+        shown = (f"{data.classes[index]} {task.class_weights[index]:.2f}" for index in order)
+        log.info("data.balance=%s: weights in the loss: %s", data.balance, listing(shown))
 
 
 def make_learner(config: DictConfig, task: "Task") -> "Learner":
@@ -163,23 +209,23 @@ def rehearse(config: DictConfig) -> None:
     """
     import torch
 
+    from nano_cv.data.datamodule import smaller
     from nano_cv.training import fitting
 
     asked = config.trainer.precision
     precision = "32-true" if asked == "auto" else asked
     fitting.bare_trainer(config, 1, precision, logger=False, enable_progress_bar=False)
-    metadata = _metadata(config, ["a", "b"])
+    metadata = _metadata(config, ["a", "b"], size_of(config))
     try:
         with torch.device("meta"):  # takes neither time nor memory
             task = make_task(config, metadata)
     except UserError:  # a mistake, or a network that cannot be built there
         task = make_task(config, metadata)
     make_learner(config, task)
-    fitting.check_memory(task, 1, min(config.data.train_size or 2**30, metadata.image_size))
+    seen = smaller(config.data.crop, smaller(config.data.train_size, metadata.image_size))
+    fitting.check_memory(task, 1, seen)
     if config.model.get("pretrained"):
         load_pretrained(config, make_task(config, metadata))
-    if config.model.get("pretrained") in (True, "imagenet"):
-        _compare_statistics(config)
 
 
 def load_pretrained(config: DictConfig, task: "Task") -> bool:
@@ -205,28 +251,12 @@ def load_pretrained(config: DictConfig, task: "Task") -> bool:
     from safetensors.torch import load_file
 
     from nano_cv.networks.pretrained import fill
-    from nano_cv.tasks import weights
 
     path = weights_of(str(given))
     metadata = read_metadata(path)
-    weights.check_network(metadata, path, config.model.name, network_options(config))
+    _check_network(config, metadata, path)
     fill(task.network, load_file(path), len(metadata.classes))
     return True
-
-
-def _compare_statistics(config: DictConfig) -> None:
-    """Warn where the pixels are not normalised as they were when the weights were learnt."""
-    import timm
-
-    options = config.model.task.network
-    origin = timm.get_pretrained_cfg(options.get("backbone") or options.get("name"))
-    for key in ("mean", "std"):
-        trained, given = list(getattr(origin, key, ())), list(config.model[key])
-        if trained and trained != given:
-            log.warning(
-                "ImageNet's weights were trained with another normalisation; add model.%s=%s",
-                *(key, str(trained).replace(" ", "")),
-            )
 
 
 def trained_task(config: DictConfig, path: Path) -> "Task":
@@ -238,14 +268,26 @@ def trained_task(config: DictConfig, path: Path) -> "Task":
     from nano_cv.tasks import weights
 
     metadata = read_metadata(path)
-    weights.check_network(metadata, path, config.model.name, network_options(config))
+    _check_network(config, metadata, path)
     task = make_task(config, metadata)
     weights.load(task, path)
     return task
 
 
+def _check_network(config: DictConfig, metadata: Metadata, path: Path) -> None:
+    """The network about to be built must be the one that was trained; see `check_network`."""
+    from nano_cv.tasks import weights
+
+    asked, trained = size_of(config), metadata.image_size
+    rows, columns = height_width(trained)
+    # In the shape of pictures, the side that is asked for only says how many pixels there are.
+    about = isinstance(asked, int) and abs(math.sqrt(rows * columns) / asked - 1) < ROUNDED
+    size = trained if shape_of(config) == "pictures" and about else asked
+    options = network_options(config) | {"image_size": size}
+    weights.check_network(metadata, path, config.model.name, options)
+
+
 def network_options(config: DictConfig) -> dict[str, Any]:
-    """Options of the network, apart from the number of classes."""
+    """Options of the network, apart from the number of classes and the size."""
     options: Any = OmegaConf.to_container(config.model.task.network, resolve=True)
-    own = {key: value for key, value in options.items() if not key.startswith("_")}
-    return own | {"image_size": config.model.image_size}
+    return {key: value for key, value in options.items() if not key.startswith("_")}

@@ -16,7 +16,9 @@ WEIGHTS = "model.safetensors"  # in the folder of every run of train.py
 # What Triton, file systems and URLs take. Triton's loading hangs for ever at a space.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,149}")
 Fit = Literal["stretch", "letterbox"]
+Shape = Literal["square", "pictures"]  # of the input of a network
 LARGEST = 2**13  # pixels, of the side of what a network sees
+Size = int | Sequence[int]  # of what a network sees, in pixels: the side of a square, or [H, W]
 # What ends a line for Python or for Triton, moves a terminal's cursor, or is no text at all.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 KEY = "contract"  # of the metadata in weights, ONNX and config.pbtxt: older files have it
@@ -32,10 +34,10 @@ class Metadata:
         model: name of the model config, for example `lenet`.
         data: name of the data config, for example `flowers`.
         classes: class names; position is the class index.
-        image_size: side of the square input in pixels.
+        image_size: of the input in pixels: the side of a square, or height and width.
         mean: per channel R, G, B, of pixels scaled to 0..1.
         std: likewise.
-        fit: how a picture is fitted into the square, see `images.place`.
+        fit: how a picture is fitted into the input, see `images.place`.
         network: the options that the network was built with.
         data_hash: SHA-256 over the names, contents and targets of the pictures.
         git_commit: the commit trained with, `+` behind it where the tree had changes.
@@ -47,7 +49,7 @@ class Metadata:
     model: str
     data: str
     classes: list[str]
-    image_size: int
+    image_size: Size
     mean: list[float]
     std: list[float]
     fit: str = "stretch"
@@ -95,8 +97,7 @@ class Metadata:
             all(isinstance(text, str) and not CONTROL.search(text) for text in texts)
             and all(isinstance(number, int | float) for number in numbers)
             and metadata.fit in get_args(Fit)
-            and type(metadata.image_size) is int
-            and 0 < metadata.image_size <= LARGEST
+            and _is_size(metadata.image_size)
             and len(metadata.mean) == len(metadata.std) == 3
             and all(map(_is_option, metadata.network, metadata.network.values()))
         ):
@@ -115,7 +116,7 @@ def check_name(name: str) -> None:
             "1 to 150 letters (a-z, A-Z), digits, '_', '-' and '.', the first no '-' or '.', "
             "are allowed"
         )
-    elif name.endswith(JPEG) or re.fullmatch(r"decode_[0-9]+(_[a-z]+)?", name):
+    elif name.endswith(JPEG) or re.fullmatch(r"decode_[0-9]+(x[0-9]+)?(_[a-z]+)?", name):
         needed = "an exported decoder has this name"
     else:
         return
@@ -137,6 +138,19 @@ def check_classes(classes: Sequence[str]) -> None:
             f"class names {listing(map(ascii, bad))}: line breaks, tabs and other control "
             "characters are not allowed, nor a name of spaces only; rename these classes"
         )
+
+
+def height_width(size: Size) -> tuple[int, int]:
+    """Height and width in pixels; of a square, its side twice."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def _is_size(size: object) -> bool:
+    sides = [size] * 2 if type(size) is int else size
+    if not isinstance(sides, list) or len(sides) != 2:
+        return False
+    return all(type(side) is int and 0 < side <= LARGEST for side in sides)
 
 
 def _is_option(key: str, value: object) -> bool:

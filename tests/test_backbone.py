@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import shutil
 from pathlib import Path
 
 import hydra
@@ -18,6 +19,7 @@ from nano_cv.config.checks import CONFIGS
 from nano_cv.data.augment import Augment
 from nano_cv.data.pictures import Boxes
 from nano_cv.errors import UserError
+from nano_cv.metadata import read_metadata
 from nano_cv.networks.backbone import Backbone
 from nano_cv.networks.centernet import CenterNet
 from nano_cv.networks.pretrained import LITE0, PACKAGED, fill, imagenet_weights
@@ -159,11 +161,13 @@ def test_own_weights_to_start_from(run, flowers, tmp_path, model):
     assert kernels and all(torch.allclose(before[name], after[name]) for name in kernels)
 
 
-def test_other_normalisation_is_said(run, flowers):
+def test_normalisation_is_that_of_the_backbone(run, flowers):
     settings = [*BACKBONE[:-2], "model=efficientnet_lite0", "test=false", "experiment=debug"]
-    assert "another normalisation" not in run("train", *settings).out
-    done = run("train", *settings, "model.mean=[0.4,0.4,0.4]")
-    assert done.status == 0 and "add model.mean=[0.5,0.5,0.5]" in done.out
+    for given, expected in ((), [0.5] * 3), (("model.mean=[0.4,0.4,0.4]",), [0.4] * 3):
+        assert run("train", *settings, *given).status == 0
+        (file,) = flowers.parents[1].glob("runs/train/*/*/model.safetensors")
+        assert read_metadata(file).mean == expected
+        shutil.rmtree(flowers.parents[1] / "runs")
 
 
 # Fine-tuning

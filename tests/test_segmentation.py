@@ -333,12 +333,14 @@ def test_dice_by_hand():
     sure = torch.tensor([[0.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0]])  # all but the first class 0
     logits = (sure * 100).view(1, 2, 1, 4)
     masks = torch.tensor([[[1, 1, 0, 255]]])
-    # Class 0: overlap 1, areas 2 + 1. Class 1: overlap 1, areas 1 + 2. One more pixel in both.
-    assert float(dice_loss(logits, masks)) == pytest.approx(1 - 3 / 4)
+    # Class 0: overlap 1, areas 2 + 1. Class 1: overlap 1, areas 1 + 2.
+    assert float(dice_loss(logits, masks)) == pytest.approx(1 - 2 / 3)
     masks = torch.tensor([[[1, 0, 0, 0]]])
     assert float(dice_loss(logits, masks)) == pytest.approx(0, abs=1e-6)
     three = torch.cat([logits, torch.full((1, 1, 1, 4), -100.0)], dim=1)
-    assert float(dice_loss(three, masks)) == pytest.approx(0, abs=1e-6), "nowhere, claimed nowhere"
+    assert float(dice_loss(three, masks)) == pytest.approx(0, abs=1e-6), (
+        "a class that does not occur"
+    )
 
 
 def test_unknown_pixels_change_nothing():

@@ -112,8 +112,13 @@ def _check_task(options: Options, config: DictConfig) -> None:
             f"model={config.model.name} does {task}, and data={config.data.name} serves "
             f"{', '.join(config.data.tasks)} only. For {task}: {', '.join(able) or 'no set yet'}"
         )
+    if config.data.balance != "none" and task not in ("classification", "segmentation"):
+        raise UserError(
+            f"data.balance={config.data.balance}: for classification and segmentation; with "
+            f"model={config.model.name} leave it at none"
+        )
     if task == "generation":
-        for key in ("train_size", "detail"):
+        for key in ("train_size", "crop", "detail"):
             if config.data[key] not in (None, 1):
                 raise UserError(f"data.{key}: a generator learns the size that it makes")
 

@@ -15,10 +15,11 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, Validat
 from typing_extensions import TypedDict
 
 from nano_cv.errors import listing, nearest
-from nano_cv.metadata import LARGEST, Fit
+from nano_cv.metadata import LARGEST, Fit, Shape
 
 Count = Annotated[int, Ge(1)]
 Side = Annotated[int, Ge(1), Le(LARGEST)]  # pixels
+Sides = Annotated[list[Side], Field(min_length=2, max_length=2)]  # height, width
 NotNegativeInt = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0), Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Ge(0), Field(allow_inf_nan=False)]
@@ -87,7 +88,9 @@ class DataModule(Section):
     colours: dict[str, list[int]] | None
     ignore: int | list[int] | None
     dataset: Open
-    train_size: Side | None
+    train_size: Side | Sides | None
+    crop: Side | Sides | None
+    balance: Literal["none", "sqrt", "full"]
     detail: Annotated[float, Ge(1), Le(2)]
     batch_size: Count
     workers: Annotated[int, Ge(0), Le(max(16, 4 * (os.cpu_count() or 1)))]
@@ -201,9 +204,10 @@ class Model(Section):
     """A file of `configs/model/`."""
 
     name: str
-    image_size: Side
-    mean: Means
-    std: Deviations
+    image_size: Side | Sides
+    mean: Means | None
+    std: Deviations | None
+    shape: Shape
     fit: Fit
     pretrained: str | bool | None
     judge: str

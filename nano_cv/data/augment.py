@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 from nano_cv.data.images import GREY
 from nano_cv.data.pictures import NO_LABEL, Boxes
 from nano_cv.errors import UserError
+from nano_cv.metadata import Size, height_width
 
 POLICIES = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment}
 VISIBLE = 0.3  # share of a box that must stay in the picture for its object to be learnt
@@ -68,41 +69,56 @@ class Augment(nn.Module):
         self.policy = POLICIES[policy](fill=GREY) if policy else None
 
     def forward(
-        self, images: Tensor, targets: Any = None, size: int | None = None
+        self,
+        images: Tensor,
+        targets: Any = None,
+        size: Size | None = None,
+        crop: Size | None = None,
     ) -> tuple[Tensor, Any]:
         """Change pictures, and move boxes and masks along.
 
         Args:
-            images: uint8 `[B, 3, S, S]`.
-            targets: `Boxes` of `[B, M, 4]`, masks uint8 `[B, S, S]`, or anything else, which stays
+            images: uint8 `[B, 3, H, W]`.
+            targets: `Boxes` of `[B, M, 4]`, masks uint8 `[B, H, W]`, or anything else, which stays
                 as it is.
-            size: side of what comes out, in pixels; not less than half of S, for nothing smooths
-                between them. None: S.
+            size: of a whole picture as it comes out, in pixels; not less than half of H and W, for
+                nothing smooths between them. None: as large as `images`.
+            crop: of the part of it that comes out. None: all of it.
 
         Returns:
             float32 images in 0..255, and the targets. Random numbers are torch's.
         """
-        inputs, size = images.shape[-1], size or images.shape[-1]
+        whole = height_width(size or images.shape[2:])
+        height, width = height_width(crop or whole)
         boxes = targets if isinstance(targets, Boxes) else None
         masks = targets if isinstance(targets, Tensor) and targets.ndim == 3 else None
         if self.policy:
             if boxes is not None or masks is not None:
                 raise UserError("data.augment.policy: for classification only; leave it at null")
             images = torch.stack([self.policy(image) for image in images])
-        matrices = self._matrices(len(images), size, upright=boxes is not None)
-        shape = [len(images), 3, size, size]
+        matrices = self._matrices(len(images), whole, (height, width), upright=boxes is not None)
+        shape = [len(images), 3, height, width]
         grid = affine_grid(matrices, shape, align_corners=False).to(images.device)
         if boxes is None:
             moved = _sample(images.float(), grid)
         else:  # mirrored margins would show objects that have no box
             moved = _sample(images.float() - GREY, grid, padding_mode="zeros") + GREY
-            targets = _move_boxes(boxes, matrices, inputs, size)
+            targets = _move_boxes(boxes, matrices, images.shape[2:], (height, width))
         if masks is not None:
             targets = _sample(masks[:, None].float(), grid, mode="nearest")[:, 0].to(masks.dtype)
         return self._colours(moved), targets
 
-    def _matrices(self, count: int, size: int, upright: bool) -> Tensor:
-        """Output to input coordinates, from -1 to 1 over `size` pixels, `[B, 2, 3]`."""
+    def _matrices(
+        self, count: int, whole: tuple[int, int], part: tuple[int, int], upright: bool
+    ) -> Tensor:
+        """Output to input coordinates, each from -1 to 1 over its height and width, `[B, 2, 3]`.
+
+        Args:
+            count: B.
+            whole: height and width of a whole picture.
+            part: of the part that is cut out.
+            upright: whether to turn by quarters only.
+        """
         degrees = uniform(count, -self.degrees, self.degrees)
         if upright or not self.strength:
             degrees = (degrees / 90).round() * 90
@@ -112,8 +128,17 @@ class Augment(nn.Module):
         cosine, sine = angle.cos() * zoom, angle.sin() * zoom
         shift = uniform(2 * count, -2 * self.translate, 2 * self.translate).view(2, count)
         if not self.degrees and self.scale == [1, 1]:
-            shift = (shift * size / 2).round() * 2 / size
-        rows = [cosine * mirror, -sine, shift[0], sine * mirror, cosine, shift[1]]
+            sides = torch.tensor(whole[::-1]).view(2, 1)
+            shift = (shift * sides / 2).round() * 2 / sides
+        height, width = whole
+        if part != whole:
+            room = torch.tensor([1 - part[1] / width, 1 - part[0] / height]).view(2, 1)
+            shift = shift + uniform(2 * count, -1, 1).view(2, count) * room
+        # Turns are turns in pixels, not in shares of sides that differ.
+        rows = [
+            *(cosine * mirror * (part[1] / width), -sine * (part[0] / width), shift[0]),
+            *(sine * mirror * (part[1] / height), cosine * (part[0] / height), shift[1]),
+        ]
         return torch.stack(rows, dim=1).view(count, 2, 3)
 
     def _colours(self, images: Tensor) -> Tensor:
@@ -138,16 +163,20 @@ def _sample(pixels: Tensor, grid: Tensor, **options: str) -> Tensor:
     )
 
 
-def _move_boxes(targets: Boxes, matrices: Tensor, inputs: int, size: int) -> Boxes:
-    """Moved boxes; boxes that left the picture lose their label."""
+def _move_boxes(
+    targets: Boxes, matrices: Tensor, inputs: Sequence[int], outputs: Sequence[int]
+) -> Boxes:
+    """Moved boxes; boxes that left the picture lose their label. Sizes are height and width."""
     boxes, labels, ignored, _ = targets
-    corners = torch.stack([boxes[..., :2], boxes[..., 2:]], dim=2) * (2 / inputs) - 1
+    before, after = (boxes.new_tensor(size[::-1]) for size in (inputs, outputs))
+    corners = torch.stack([boxes[..., :2], boxes[..., 2:]], dim=2) * (2 / before) - 1
     # The matrices lead from output to input; not every accelerator can invert them.
     back = torch.linalg.inv(matrices[:, :, :2]).to(boxes.device)
     shift = matrices[:, None, None, :, 2].to(boxes.device)
     corners = torch.einsum("bij,bmcj->bmci", back, corners - shift)
-    moved = torch.cat([corners.amin(dim=2), corners.amax(dim=2)], dim=2).add(1).mul(size / 2)
-    inside = moved.clamp(0, size)
+    ends = after.repeat(2)
+    moved = torch.cat([corners.amin(dim=2), corners.amax(dim=2)], dim=2).add(1).mul(ends / 2)
+    inside = moved.clamp(min=0).minimum(ends)
     seen = _areas(inside) > VISIBLE * _areas(moved)
     return Boxes(inside, torch.where(seen, labels, NO_LABEL), ignored)
 

@@ -1,5 +1,6 @@
 """From a data set on disk to batches: one DataModule for every set."""
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,11 +12,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from nano_cv.data.order import ShardOrder
-from nano_cv.data.pictures import Boxes, Pictures, Resized, open_splits
+from nano_cv.data.pictures import (
+    Boxes,
+    Pictures,
+    Resized,
+    open_pictures,
+    resize_splits,
+    size_in_shape,
+)
 from nano_cv.errors import UserError
+from nano_cv.metadata import Size, height_width
 
 Batch = tuple[Tensor, Any]
 SHARED_MEMORY = Path("/dev/shm")  # where workers leave their batches, on Linux
+POWERS = {"sqrt": 0.5, "full": 1.0}  # of a class's size, by `balance`
 AHEAD = 2  # batches that each worker has ready, the DataLoader's own default
 PATIENCE = 180  # seconds without a batch from the workers, after which the training ends
 
@@ -33,7 +43,7 @@ class Batches(Dataset[Batch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """uint8 images `[B, 3, S, S]`, channels-last, and targets: see `Resized.targets`."""
+        """uint8 images `[B, 3, H, W]`, channels-last, and targets: see `Resized.targets`."""
         indices = [index % len(self.resized) for index in indices]
         images, targets = self.resized.fetch(indices), self.resized.targets(indices)
         if isinstance(targets, Boxes):
@@ -50,18 +60,23 @@ class DataModule(pl.LightningDataModule):
         task: what it is to serve now: which targets, and with them which classes.
         root: folder of the set.
         dataset: reads the `Pictures` of all splits from `root` and `task`.
-        image_size: side of the square input, in pixels.
-        fit: how a picture is fitted into the square, see `images.place`.
+        image_size: side of the square input in pixels, or height and width.
+        shape: `square`, or that of the `pictures`: then the side says only how many pixels.
+        fit: how a picture is fitted into the input, see `images.place`.
         batch_size: pictures a step.
         workers: processes that fetch batches; with a cache none are needed.
         cache: folder of decoded pictures; None decodes in every epoch.
         seed: of the order of the training pictures.
-        train_size: side of the training pictures, where it is less than `image_size`. Zooming in
-            makes what is on them larger than it will be; a smaller square makes up for it, and is
+        train_size: likewise of the training pictures, where it is less than `image_size`. Zooming
+            in makes what is on them larger than it will be; fewer pixels make up for it, and are
             quicker ("Fixing the train-test resolution discrepancy", 2019,
             https://arxiv.org/abs/1906.06423).
+        crop: likewise of the part of a training picture that is seen in one step, each time
+            another one, at the scale of the whole; None: all of it.
         detail: how many times larger than the network sees them training pictures are kept, 1 to
             2, so that the augmentation, which makes them smaller, has more to zoom into.
+        balance: `none`, or how much more an example of a rare class weighs in the loss: by the
+            inverse of the class's size (`full`), or of its square root (`sqrt`).
         augment: changes training batches; None leaves them.
     """
 
@@ -72,22 +87,26 @@ class DataModule(pl.LightningDataModule):
         task: str,
         root: str | Path,
         dataset: Callable[..., dict[str, Pictures]],
-        image_size: int,
+        image_size: Size,
+        shape: str = "square",
         fit: str = "stretch",
         batch_size: int = 32,
         workers: int = 0,
         cache: str | Path | None = None,
         seed: int = 0,
-        train_size: int | None = None,
+        train_size: Size | None = None,
+        crop: Size | None = None,
         detail: float = 1.0,
+        balance: str = "none",
         augment: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.name, self.tasks, self.root, self.dataset = name, tasks, root, dataset
-        self.task, self.image_size, self.fit = task, image_size, fit
+        self.task, self.image_size, self.shape, self.fit = task, image_size, shape, fit
         self.batch_size, self.workers = batch_size, workers
         self.cache, self.seed, self.augment = cache, seed, augment
-        self.train_size, self.detail = train_size, detail if augment else 1.0
+        self.train_size, self.crop = train_size, crop if augment else None
+        self.detail, self.balance = detail if augment else 1.0, balance
         self.splits: dict[str, Resized] = {}
         self.data_hash = ""
         self.repeats = 1  # how often a training picture is seen per epoch, see `training.plan`
@@ -99,9 +118,14 @@ class DataModule(pl.LightningDataModule):
         return self.splits["train"].pictures.classes
 
     @property
-    def seen_size(self) -> int:
-        """Side of the training pictures as the network sees them, in pixels."""
-        return min(self.train_size or self.image_size, self.image_size)
+    def whole_size(self) -> tuple[int, int]:
+        """Height and width of whole training pictures, in pixels."""
+        return smaller(self.train_size, self.image_size)
+
+    @property
+    def seen_size(self) -> tuple[int, int]:
+        """Height and width of what the network sees of training pictures, in pixels."""
+        return smaller(self.crop, self.whole_size)
 
     def setup(self, stage: str | None = None) -> None:
         """Open all splits, decoding and checking them if that has not been done before.
@@ -110,9 +134,26 @@ class DataModule(pl.LightningDataModule):
             UserError: data not there, pictures that cannot be used, classes without pictures.
         """
         if not self.splits:
-            stored = round(self.seen_size * self.detail)
-            options = (self.task, self.image_size, self.cache, self.fit, stored)
-            self.splits, self.data_hash = open_splits(self.dataset, self.root, *options)
+            pictures = open_pictures(self.dataset, self.root, self.task)
+            if self.shape == "pictures" and isinstance(self.image_size, int):
+                self.image_size = size_in_shape(pictures["train"], self.image_size)
+            stored = [round(side * self.detail) for side in self.whole_size]
+            options = (self.image_size, self.cache, self.fit, stored)
+            self.splits, self.data_hash = resize_splits(pictures, *options)
+
+    def class_weights(self) -> Tensor | None:
+        """Weights of the classes `[K]` in the loss, float32, 1 in the mean over all examples.
+
+        An example is a picture, or a pixel of a mask.
+        """
+        if self.balance == "none":
+            return None
+        counts = torch.from_numpy(self.splits["train"].count()).double()
+        weights = counts.clamp(min=1) ** -POWERS[self.balance]
+        weights[counts == 0] = 0
+        weights *= counts.sum() / (weights * counts).sum()
+        weights[counts == 0] = 1
+        return weights.float()
 
     def first_batch(self) -> Batch:
         """The first training pictures, not augmented, to try a step with."""
@@ -142,8 +183,7 @@ class DataModule(pl.LightningDataModule):
 
     def _loader(self, batches: Batches, **options: Any) -> DataLoader[Any]:
         if self.workers:
-            size = batches.resized.size
-            check_shared_memory(self.batch_size * 3 * size * size, self.workers)
+            check_shared_memory(self.batch_size * math.prod(batches.resized.shape), self.workers)
             options |= {"persistent_workers": True, "prefetch_factor": AHEAD, "timeout": PATIENCE}
         return DataLoader(
             batches, self.batch_size, num_workers=self.workers, collate_fn=_as_it_is, **options
@@ -163,8 +203,15 @@ class DataModule(pl.LightningDataModule):
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment training batches on the device that trains."""
         if self.augment and self.trainer and self.trainer.training:
-            batch = self.augment(*batch, size=self.seen_size)
+            batch = self.augment(*batch, size=self.whole_size, crop=self.seen_size)
         return batch
+
+
+def smaller(asked: Size | None, whole: Size) -> tuple[int, int]:
+    """Height and width that are asked for, but not more than those of the whole."""
+    height, width = height_width(whole)
+    rows, columns = height_width(asked or whole)
+    return min(rows, height), min(columns, width)
 
 
 def leaves_one_alone(pictures: int, batch_size: int) -> bool:

@@ -25,6 +25,7 @@ from nano_cv.data import heads, store
 from nano_cv.data.heads import ImageError as ImageError
 from nano_cv.data.store import File, Member
 from nano_cv.errors import listing
+from nano_cv.metadata import Size, height_width
 
 log = logging.getLogger(__name__)
 _said: set[str] = set()
@@ -79,7 +80,7 @@ Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; MAX_PIXELS decides, and in 
 
 def decode(
     source: File | bytes,
-    size: int | None = None,
+    size: Size | None = None,
     name: str = "picture",
     max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
@@ -99,7 +100,8 @@ def decode(
     with _named(name):
         image, head = _open(io.BytesIO(source), max_pixels)
         if size:
-            image.draft("RGB", (2 * size, 2 * size))
+            height, width = height_width(size)
+            image.draft("RGB", (2 * width, 2 * height))
         return _to_rgb(_upright(image), head.bits, name)
 
 
@@ -230,7 +232,7 @@ def say_once(what: str, *values: object) -> None:
 
 
 class Place(NamedTuple):
-    """Where in the square a picture lies, in pixels."""
+    """Where in the input of a network a picture lies, in pixels."""
 
     left: int
     top: int
@@ -238,37 +240,41 @@ class Place(NamedTuple):
     height: int
 
 
-def place(width: int, height: int, size: int, fit: str) -> Place:
-    """Where a picture of `width` x `height` lies in the square of `size`.
+def place(width: int, height: int, size: Size, fit: str) -> Place:
+    """Where a picture of `width` x `height` lies in an input of `size`.
 
-    `stretch` fills the square; `letterbox` keeps the shape and centres the picture.
+    `stretch` fills the input; `letterbox` keeps the shape and centres the picture.
     """
+    rows, columns = height_width(size)
     if fit == "stretch":
-        return Place(0, 0, size, size)
-    longest = max(width, height)
-    wide, high = max(1, round(width * size / longest)), max(1, round(height * size / longest))
-    return Place((size - wide) // 2, (size - high) // 2, wide, high)
+        return Place(0, 0, columns, rows)
+    if width * rows >= height * columns:  # the sides touch, and there are margins above and below
+        wide, high = columns, max(1, round(height * columns / width))
+    else:
+        wide, high = max(1, round(width * rows / height)), rows
+    return Place((columns - wide) // 2, (rows - high) // 2, wide, high)
 
 
-def resize(image: Image.Image, size: int, fit: str = "stretch") -> NDArray[np.uint8]:
-    """A square of uint8 `[size, size, 3]`, with an anti-aliasing bilinear filter; see `place`."""
+def resize(image: Image.Image, size: Size, fit: str = "stretch") -> NDArray[np.uint8]:
+    """uint8 `[H, W, 3]` of `size`, with an anti-aliasing bilinear filter; see `place`."""
+    rows, columns = height_width(size)
     left, top, width, height = place(*image.size, size, fit)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    if (width, height) == (size, size):
+    if (width, height) == (columns, rows):
         return np.asarray(resized)
-    square = np.full((size, size, 3), GREY, np.uint8)
-    square[top : top + height, left : left + width] = resized
-    return square
+    framed = np.full((rows, columns, 3), GREY, np.uint8)
+    framed[top : top + height, left : left + width] = resized
+    return framed
 
 
 def load(
     source: File | bytes,
-    size: int,
+    size: Size,
     name: str = "picture",
     max_pixels: int = MAX_PIXELS,
     fit: str = "stretch",
 ) -> NDArray[np.uint8]:
-    """Decode and resize one picture: uint8 RGB `[size, size, 3]`; see `decode` and `place`."""
+    """Decode and resize one picture: uint8 RGB `[H, W, 3]`; see `decode` and `place`."""
     return resize(decode(source, size, name, max_pixels), size, fit)
 
 
@@ -434,18 +440,18 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return content.getvalue()
 
 
-def resize_mask(mask: NDArray[np.uint8], size: int, fit: str) -> NDArray[np.uint8]:
-    """The mask `[H, W]` in the square `[size, size]`, by nearest pixels; margins are `IGNORE`."""
+def resize_mask(mask: NDArray[np.uint8], size: Size, fit: str) -> NDArray[np.uint8]:
+    """The mask at the size of the input, by nearest pixels; margins are `IGNORE`."""
     left, top, width, height = place(mask.shape[1], mask.shape[0], size, fit)
-    square = np.full((size, size), IGNORE, np.uint8)
+    framed = np.full(height_width(size), IGNORE, np.uint8)
     nearest = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-    square[top : top + height, left : left + width] = nearest
-    return square
+    framed[top : top + height, left : left + width] = nearest
+    return framed
 
 
 def restore_mask(mask: NDArray[np.uint8], width: int, height: int, fit: str) -> NDArray[np.uint8]:
-    """Back from the square to the size of the picture: the opposite of `resize_mask`."""
-    left, top, wide, high = place(width, height, len(mask), fit)
+    """Back from the input to the size of the picture: the opposite of `resize_mask`."""
+    left, top, wide, high = place(width, height, mask.shape, fit)
     inside = Image.fromarray(mask[top : top + high, left : left + wide])
     return np.asarray(inside.resize((width, height), Image.Resampling.NEAREST))
 

@@ -1,6 +1,6 @@
 """Pictures that do not exist yet: what a generator is asked for. Nothing here imports torch.
 
-Shapes: N pictures, S side of the square in pixels.
+Shapes: N pictures, H height and W width in pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data.pictures import Pictures, Resized
+from nano_cv.metadata import Size, height_width
 
 
-def noise(seed: int, index: int, size: int) -> NDArray[np.float32]:
-    """What picture `index` of a `seed` begins with, on any machine and engine: `[3, S, S]`."""
-    return np.random.default_rng([seed, index]).standard_normal((3, size, size), np.float32)
+def noise(seed: int, index: int, size: Size) -> NDArray[np.float32]:
+    """What picture `index` of a `seed` begins with, on any machine and engine: `[3, H, W]`."""
+    generator = np.random.default_rng([seed, index])
+    return generator.standard_normal((3, *height_width(size)), np.float32)
 
 
 class Imagined(Pictures):
@@ -24,7 +26,7 @@ class Imagined(Pictures):
     Args:
         labels: a class index each.
         classes: names of the classes.
-        size: side of the pictures in pixels.
+        size: side of the pictures in pixels, or height and width.
         seed: of the noise.
         real: splits of real pictures to compare with; None where that is not asked for.
         judge: weights of a classifier that looks at the pictures.
@@ -34,7 +36,7 @@ class Imagined(Pictures):
         self,
         labels: Sequence[int],
         classes: Sequence[str],
-        size: int,
+        size: Size,
         seed: int,
         real: Mapping[str, Resized] | None = None,
         judge: Path | None = None,
@@ -54,7 +56,7 @@ class Imagined(Pictures):
         return Imagined(self.targets[:count], *options)
 
     def inputs(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """What a generator takes: `NOISE` float32 `[N, 3, S, S]` and `LABELS` int64 `[N, 1]`."""
+        """What a generator takes: `NOISE` float32 `[N, 3, H, W]` and `LABELS` int64 `[N, 1]`."""
         start = [noise(self.seed, index, self.size) for index in indices]
         labels = np.array([[self.targets[index]] for index in indices], np.int64)
         return {"NOISE": np.stack(start), "LABELS": labels}

@@ -1,12 +1,14 @@
 """What every data set is to the rest: picture files, a target for each, and class names.
 
-Nothing here imports torch. Shapes: N pictures, S side of the square in pixels, M boxes at most.
+Nothing here imports torch. Shapes: N pictures, H and W height and width in pixels, M boxes at most.
 """
 
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,13 @@ from nano_cv.data.targets import NO_LABEL as NO_LABEL
 from nano_cv.data.targets import Boxes as Boxes
 from nano_cv.data.targets import kind_of, sha256_of
 from nano_cv.errors import UserError, listing
+from nano_cv.metadata import Size, height_width
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
+MEASURED = 500  # pictures, evenly chosen, whose shape is looked at
+STEP = 32  # pixels; height and width are multiples of it, as networks that halve five times need
+LONGEST = 4  # times the shorter side
 
 
 @dataclass(eq=False)
@@ -86,30 +92,35 @@ class Pictures:
 
 
 class Resized:
-    """`Pictures` in squares of one size, and their targets likewise.
+    """`Pictures` at one size, and their targets likewise.
 
     Args:
         pictures: which.
-        size: side of the square in pixels.
+        size: side of a square in pixels, or height and width.
         cache: folder of decoded pictures; None decodes at each `fetch`.
-        fit: how a picture is fitted into the square, see `images.place`.
+        fit: how a picture is fitted into that size, see `images.place`.
 
     Raises:
         UserError: pictures or masks that cannot be used; names them.
     """
 
     def __init__(
-        self, pictures: Pictures, size: int, cache: str | Path | None, fit: str = "stretch"
+        self, pictures: Pictures, size: Size, cache: str | Path | None, fit: str = "stretch"
     ) -> None:
         self.pictures, self.size, self.fit = pictures, size, fit
         folder = Path(cache).expanduser() if cache else None
         self.cached: Cached | None = None
         if folder:
-            self.cached = cached(pictures.files, (size, size, 3), fit, folder, self._load)
+            self.cached = cached(pictures.files, self.shape, fit, folder, self._load)
         self.fitted = kind_of(pictures.targets)(pictures, size, fit, folder)
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of a picture: `[H, W, 3]`."""
+        return *height_width(self.size), 3
 
     @property
     def in_shards(self) -> bool:
@@ -121,7 +132,7 @@ class Resized:
         return {"IMAGES": self.fetch(indices)}
 
     def fetch(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """uint8 images `[N, 3, S, S]`.
+        """uint8 images `[N, 3, H, W]`.
 
         Their pixels lie channels-last, as they were decoded and as convolutions like them.
         """
@@ -130,11 +141,11 @@ class Resized:
         else:
             files = [self.pictures.files[index] for index in indices]
             loaded = [self._load(file, images.read(file)) for file in files]
-            pixels = np.array(loaded, np.uint8).reshape(-1, self.size, self.size, 3)
+            pixels = np.array(loaded, np.uint8).reshape(-1, *self.shape)
         return pixels.transpose(0, 3, 1, 2)
 
     def targets(self, indices: Sequence[int]) -> NDArray[Any] | Boxes:
-        """The targets in pixels of the square, see `batch` of their kind in `targets.py`."""
+        """The targets in pixels of that size, see `batch` of their kind in `targets.py`."""
         return self.fitted.batch(indices)
 
     def digests(self) -> list[str]:
@@ -153,24 +164,31 @@ class Resized:
         return images.load(content, self.size, str(file), fit=self.fit)
 
 
-def open_splits(
-    dataset: Callable[..., dict[str, Pictures]],
-    root: str | Path,
-    task: str,
-    size: int,
-    cache: str | Path | None,
-    fit: str,
-    train_size: int | None = None,
-) -> tuple[dict[str, Resized], str]:
-    """Open all splits, decoding and checking them if that has not been done before.
-
-    The training pictures may be given another size.
+def size_in_shape(pictures: Pictures, size: int) -> Size:
+    """As many pixels as a square with sides of `size`, in the shape that most pictures have.
 
     Returns:
-        The splits by name, and the SHA-256 of the whole set.
+        Height and width, multiples of `STEP`; or `size` where the pictures are about square.
+    """
+    sizes = []
+    for file in pictures.files[:: max(1, len(pictures) // MEASURED)]:
+        with suppress(images.ImageError):  # is named with all others when they are decoded
+            sizes.append(images.dimensions(file))
+    if not sizes:
+        return size
+    width, height = np.median(sizes, axis=0)
+    wide = math.sqrt(min(max(width / height, 1 / LONGEST), LONGEST))
+    rows, columns = (max(1, round(side / STEP)) * STEP for side in (size / wide, size * wide))
+    return size if rows == columns else [rows, columns]
+
+
+def open_pictures(
+    dataset: Callable[..., dict[str, Pictures]], root: str | Path, task: str
+) -> dict[str, Pictures]:
+    """The splits of a data set as files, all with the same classes.
 
     Raises:
-        UserError: data not there, pictures that cannot be used, classes without pictures.
+        UserError: data not there, or splits of different classes.
     """
     root = located(root)
     pictures: dict[str, Pictures] = {}
@@ -187,6 +205,26 @@ def open_splits(
                 f"{root}: the classes of '{split}' are {listing(some.classes)}, and those of "
                 f"'train' {listing(known)}"
             )
+    return pictures
+
+
+def resize_splits(
+    pictures: Mapping[str, Pictures],
+    size: Size,
+    cache: str | Path | None,
+    fit: str,
+    train_size: Size | None = None,
+) -> tuple[dict[str, Resized], str]:
+    """All splits at one size, decoded and checked if that has not been done before.
+
+    The training pictures may be given another size.
+
+    Returns:
+        The splits by name, and the SHA-256 of the whole set.
+
+    Raises:
+        UserError: pictures that cannot be used, classes without pictures.
+    """
     sizes = {"train": train_size or size}
     splits, unusable = {}, []
     for split, some in pictures.items():

@@ -1,8 +1,8 @@
-"""Targets: what is known of the pictures of one split, brought into the square with them.
+"""Targets: what is known of the pictures of one split, brought to the network's size with them.
 
 Three kinds, one class each, with the same methods: `batch` for the batches of a training, `count`
-for each class, `fingerprints` for the hash of a set, and `pack` for shards. Shapes: N pictures, S
-side of the square in pixels, M boxes at most, K classes.
+for each class, `fingerprints` for the hash of a set, and `pack` for shards. Shapes: N pictures, H
+and W height and width in pixels, M boxes at most, K classes.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from nano_cv.data import images
 from nano_cv.data.cache import Cached, cached
 from nano_cv.data.store import File, Member
 from nano_cv.errors import listing
+from nano_cv.metadata import Size, height_width
 
 if TYPE_CHECKING:
     from nano_cv.data.pictures import Pictures  # which imports this file
@@ -38,7 +39,7 @@ class Boxes(NamedTuple):
         labels: int64 `[n]`, class indices.
         ignored: uint8 `[n]`: `COUNTED`, or `DIFFICULT` (one object) or `CROWD` (a region of many)
             for what is neither learnt nor evaluated: a prediction there is neither right nor false.
-        frames: float32 `[4]`, x1 y1 x2 y2 of the picture in the square; None if the boxes are in
+        frames: float32 `[4]`, x1 y1 x2 y2 of the picture in the input; None if the boxes are in
             pixels of the picture itself, or the picture was moved for training.
     """
 
@@ -77,7 +78,7 @@ class Packed(NamedTuple):
 
 
 class Labels:
-    """Class indices, for classification and generation; nothing to fit into the square.
+    """Class indices, for classification and generation; nothing to bring to a size.
 
     Attributes:
         counts: what is counted for each class.
@@ -85,7 +86,7 @@ class Labels:
 
     counts = "pictures"
 
-    def __init__(self, pictures: "Pictures", size: int, fit: str, folder: Path | None) -> None:
+    def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
         self.labels, self.classes = pictures.targets, pictures.classes
 
     def batch(self, indices: Sequence[int]) -> NDArray[np.int64]:
@@ -111,16 +112,16 @@ class BoxLists:
 
     Attributes:
         counts: what is counted for each class.
-        boxes: of each picture, in pixels of the square; parts outside of the picture are cut off.
+        boxes: of each picture, in pixels of the input; parts outside of the picture are cut off.
     """
 
     counts = "objects"
 
-    def __init__(self, pictures: "Pictures", size: int, fit: str, folder: Path | None) -> None:
+    def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
         self.pictures = pictures
         self.boxes = list(self._fit(size, fit))
 
-    def _fit(self, size: int, fit: str) -> Iterator[Boxes]:
+    def _fit(self, size: Size, fit: str) -> Iterator[Boxes]:
         outside = []
         for file, target in zip(self.pictures.files, self.pictures.targets, strict=True):
             width, height = images.dimensions(file)
@@ -185,23 +186,23 @@ class Masks:
 
     counts = "pixels"
 
-    def __init__(self, pictures: "Pictures", size: int, fit: str, folder: Path | None) -> None:
+    def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
         self.pictures, self.size, self.fit = pictures, size, fit
         self.picture_of = dict(zip(pictures.targets, pictures.files, strict=True))
         self.cached: Cached | None = None
         if folder:
             way = f"mask {fit} {pictures.classes} {pictures.meaning}"
-            self.cached = cached(pictures.targets, (size, size), way, folder, self._load)
+            self.cached = cached(pictures.targets, height_width(size), way, folder, self._load)
 
     def batch(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """Masks uint8 `[N, S, S]`."""
+        """Masks uint8 `[N, H, W]`."""
         if self.cached:
             return self.cached.read(indices)
         files = [self.pictures.targets[index] for index in indices]
         return np.stack([self._load(file, images.read(file)) for file in files])
 
     def count(self) -> NDArray[np.int64]:
-        """Pixels of each class `[K]`, in the square."""
+        """Pixels of each class `[K]`, at that size."""
         classes = self.pictures.classes
         masks = (self.batch([index]).ravel() for index in range(len(self.pictures)))
         return np.sum([count_labels(mask, classes) for mask in masks], axis=0)

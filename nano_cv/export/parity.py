@@ -13,6 +13,7 @@ from nano_cv.errors import UserError, listing
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.engines import Arrays, Engine, predict_all
 from nano_cv.evaluation.reports import Predictions
+from nano_cv.metadata import Size
 
 BATCHES = (1, 3)
 # Width, height and format: narrow, wide, smaller and much larger than what networks take.
@@ -26,12 +27,12 @@ ODD = (
 
 
 def load_odd(
-    files: Sequence[File], size: int, fit: str, count: int = 60
+    files: Sequence[File], size: Size, fit: str, count: int = 60
 ) -> tuple[list[str], Arrays]:
     """Real pictures as the model will meet them, some of them cut to odd sizes and encoded anew.
 
     Returns:
-        A name for each, and `IMAGES` uint8 `[N, 3, size, size]`.
+        A name for each, and `IMAGES` uint8 `[N, 3, H, W]`.
     """
     chosen = list(files[:: max(1, len(files) // count)][:count])
     names = [file.name for file in chosen]

@@ -24,7 +24,8 @@ class Samples:
 
     def __init__(self, config: DictConfig, data: DataModule, metadata: Metadata) -> None:
         # Also those of the training split are for the trained model.
-        data.train_size, data.detail = None, 1.0
+        data.train_size, data.crop, data.detail = None, None, 1.0
+        data.image_size = metadata.image_size
         data.setup()
         if data.classes != metadata.classes:
             raise UserError(

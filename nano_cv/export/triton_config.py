@@ -11,7 +11,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nano_cv.errors import UserError, first_line, nearest
 from nano_cv.files import list_versions, replacing
-from nano_cv.metadata import JPEG, KEY, Metadata
+from nano_cv.metadata import JPEG, KEY, Metadata, height_width
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, NodeArg
@@ -133,7 +133,9 @@ def make_decoder_config(
     metadata: Metadata, config: Mapping[str, Any], triton: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Config of the decoder that serves all models of an input size."""
-    size, fit = metadata.image_size, metadata.fit
+    height, width = height_width(metadata.image_size)
+    size = f"{height}" if height == width else f"{height}x{width}"
+    fit = metadata.fit
     limits = {
         "max_picture_bytes": str(triton["max_picture_bytes"]),
         "max_picture_pixels": str(triton["max_picture_pixels"]),

@@ -9,6 +9,7 @@ import timm
 from timm.models import group_parameters
 from torch import Tensor, nn
 
+from nano_cv.metadata import Size, height_width
 from nano_cv.networks.pretrained import IMAGENET, LITE0, check_name, fill, imagenet_weights
 
 
@@ -17,8 +18,8 @@ class Backbone(nn.Module):
 
     Args:
         num_classes: K.
-        image_size: side of the square input in pixels; only some networks, transformers above
-            all, want to know.
+        image_size: side of the square input in pixels, or height and width; only some networks,
+            transformers above all, want to know.
         name: in timm, for example `resnet18`; `timm.list_models()` has all.
         dropout: share of the last features dropped in training.
         drop_path: share of the residual blocks passed over in training (Huang et al. 2016).
@@ -29,7 +30,7 @@ class Backbone(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        image_size: int = 224,
+        image_size: Size = 224,
         name: str = LITE0,
         dropout: float = 0.0,
         drop_path: float = 0.0,
@@ -42,7 +43,7 @@ class Backbone(nn.Module):
             options["drop_path_rate"] = drop_path
         origin = timm.get_pretrained_cfg(name)
         if origin and origin.fixed_input_size:
-            options["img_size"] = image_size
+            options["img_size"] = height_width(image_size)
         self.name = name
         self.body: nn.Module = timm.create_model(name, **options)
         if frozen:

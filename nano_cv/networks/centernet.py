@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from nano_cv.metadata import Size
 from nano_cv.networks.blocks import convolution
 from nano_cv.networks.unet import Body
 
@@ -22,7 +23,8 @@ class CenterNet(nn.Module):
 
     Args:
         num_classes: K.
-        image_size: side of the square input in pixels; a multiple of 2 to the number of levels.
+        image_size: side of the square input in pixels, or height and width; multiples of 2 to the
+            number of levels.
         channels: outputs of each level of the U-Net; every level halves the side.
         width: channels of the two heads.
         backbone: name of a network of timm that takes the place of the U-Net's encoder.
@@ -31,7 +33,7 @@ class CenterNet(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        image_size: int = 256,
+        image_size: Size = 256,
         channels: Sequence[int] = (16, 32, 64, 128, 192),
         width: int = 64,
         backbone: str | None = None,

@@ -20,6 +20,8 @@ from torch.nn.functional import (
     scaled_dot_product_attention,
 )
 
+from nano_cv.metadata import Size, height_width
+
 GROUPS = 8
 FREQUENCIES = 64  # of the time's embedding
 
@@ -29,7 +31,8 @@ class FlowUNet(nn.Module):
 
     Args:
         num_classes: K; one more stands for "any class".
-        image_size: side of the square picture in pixels; a multiple of 2 to the number of levels.
+        image_size: side of the square picture in pixels, or height and width; multiples of 2 to the
+            number of levels.
         channels: of each level; multiples of 8. Every level halves the side, the first one by
             folding.
         width: E.
@@ -38,12 +41,12 @@ class FlowUNet(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        image_size: int = 64,
+        image_size: Size = 64,
         channels: Sequence[int] = (48, 96, 160),
         width: int = 192,
     ) -> None:
         super().__init__()
-        if image_size % 2 ** len(channels):
+        if any(side % 2 ** len(channels) for side in height_width(image_size)):
             raise ValueError(
                 f"image_size={image_size}: {len(channels)} levels need a multiple of "
                 f"{2 ** len(channels)}"

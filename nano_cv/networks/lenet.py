@@ -8,13 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from nano_cv.metadata import Size, height_width
+
 
 class LeNet(nn.Module):
     """Blocks of 3x3 convolution, leaky ReLU, 2x2 average pooling and batch norm, then one layer.
 
     Args:
         num_classes: K.
-        image_size: side of the square input in pixels.
+        image_size: side of the square input in pixels, or height and width.
         channels: outputs of each block; every block halves the side.
         dropout: share of the last features dropped in training.
     """
@@ -22,18 +24,18 @@ class LeNet(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        image_size: int = 224,
+        image_size: Size = 224,
         channels: Sequence[int] = (16, 32, 64, 128, 256),
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        side = image_size // 2 ** len(channels)
-        if side < 1:
+        height, width = (side // 2 ** len(channels) for side in height_width(image_size))
+        if min(height, width) < 1:
             raise ValueError(f"{len(channels)} blocks halve {image_size} pixels to nothing")
         inputs = [3, *channels[:-1]]
         self.features = nn.Sequential(*map(_block, inputs, channels))
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(channels[-1] * side * side, num_classes)
+        self.classifier = nn.Linear(channels[-1] * height * width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalised images `[B, 3, H, W]` to logits `[B, K]`."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from nano_cv.metadata import Size
 from nano_cv.networks.blocks import Residual, convolution
 
 
@@ -15,7 +16,7 @@ class ResNet(nn.Module):
 
     Args:
         num_classes: K.
-        image_size: side of the square input in pixels; any will do.
+        image_size: side of the square input in pixels, or height and width; any will do.
         stem: channels of the convolutions that halve the side once each, one after the other;
             without any, as for pictures of 28 pixels, the first stage sees the pixels themselves.
         channels: of each stage.
@@ -26,7 +27,7 @@ class ResNet(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        image_size: int = 128,
+        image_size: Size = 128,
         stem: Sequence[int] = (24, 32),
         channels: Sequence[int] = (32, 64, 128, 192),
         blocks: Sequence[int] = (1, 1, 1, 1),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from nano_cv.errors import UserError
+from nano_cv.metadata import Size, height_width
 from nano_cv.networks.blocks import Residual, convolution
 
 
@@ -21,7 +22,8 @@ class UNet(nn.Module):
 
     Args:
         num_classes: K.
-        image_size: side of the square input in pixels; a multiple of 2 to the number of levels.
+        image_size: side of the square input in pixels, or height and width; multiples of 2 to the
+            number of levels.
         channels: outputs of each level; every level halves the side.
         backbone: name of a network of timm that takes the place of the encoder; it has its own
             channels.
@@ -30,7 +32,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        image_size: int = 256,
+        image_size: Size = 256,
         channels: Sequence[int] = (16, 32, 64, 128, 192),
         backbone: str | None = None,
     ) -> None:
@@ -53,7 +55,7 @@ class Body(nn.Module):
     """Encoder and decoder up to features at 1/`stride` of the side.
 
     Args:
-        image_size: side of the square input in pixels.
+        image_size: side of the square input in pixels, or height and width.
         channels: outputs of each level; every level halves the side.
         stride: of the features, a power of 2; where a backbone begins with a coarser level, that
             one's.
@@ -61,7 +63,7 @@ class Body(nn.Module):
     """
 
     def __init__(
-        self, image_size: int, channels: Sequence[int], stride: int, backbone: str | None = None
+        self, image_size: Size, channels: Sequence[int], stride: int, backbone: str | None = None
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -78,7 +80,7 @@ class Body(nn.Module):
             strides = self.encoder.feature_info.reduction()
         else:
             self.encoder = Levels(channels)
-        if image_size % strides[-1]:
+        if any(side % strides[-1] for side in height_width(image_size)):
             raise ValueError(
                 f"image_size={image_size}: {len(channels)} levels need a multiple of {strides[-1]}"
             )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from nano_cv.tasks.metrics import classification_figures, confusion
+from nano_cv.tasks.metrics import classification_figures, confusion, without_prediction
 from nano_cv.tasks.task import Losses, Task
 
 
@@ -56,7 +56,9 @@ class Classification(Task):
         """Cross-entropy of images `[B, 3, H, W]` in 0..255 and int64 labels `[B]`."""
         if self.mix:
             images, labels = self.mix(images, labels)
-        loss = cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
+        loss = cross_entropy(
+            self(images), labels, self.class_weights, label_smoothing=self.label_smoothing
+        )
         return {"loss": loss}
 
     def validate(self, images: Tensor, labels: Tensor, index: int) -> tuple[Losses, Any]:
@@ -64,6 +66,12 @@ class Classification(Task):
         logits = self(images).float()
         pair = torch.stack([labels, logits.argmax(dim=1)]).cpu().numpy()
         return {"loss": cross_entropy(logits, labels)}, pair
+
+    def never_predicted(self, validated: Sequence[Any]) -> list[str]:
+        """See `Task`."""
+        classes = self.metadata.classes
+        truth, predicted = np.concatenate(validated, axis=1)
+        return without_prediction(confusion(truth, predicted, len(classes)), classes)
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
         """`accuracy` and `f1` of the report."""

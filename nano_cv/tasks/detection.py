@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, max_pool2d
 
 from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes
+from nano_cv.metadata import height_width
 from nano_cv.networks.centernet import STRIDE
 from nano_cv.tasks.metrics import Scored, detection_figures
 from nano_cv.tasks.task import Losses, Task
@@ -71,7 +72,8 @@ class Detection(Task):
         labels = torch.div(indices, places, rounding_mode="floor")
         indices = (indices - labels * places)[:, :, None].expand(-1, -1, 4)
         boxes = to_boxes(distances.float()).flatten(1, 2).gather(1, indices)
-        boxes = boxes.clamp(0, self.metadata.image_size)
+        height, width = height_width(self.metadata.image_size)
+        boxes = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height] * 2))
         scores = scores * suppress(boxes, labels, self.overlap)
         scores, order = scores.topk(most, dim=1)
         boxes = boxes.gather(1, order[:, :, None].expand(-1, -1, 4))

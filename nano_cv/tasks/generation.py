@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nano_cv.data.imagined import noise
+from nano_cv.metadata import height_width
 from nano_cv.tasks.task import Losses, Task
 
 NEAREST = 0.05  # the shortest way still to go that a mistake is divided by
@@ -73,9 +74,9 @@ class Generation(Task):
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
         """See `Task`."""
-        size = self.metadata.image_size
+        size = height_width(self.metadata.image_size)
         labels = torch.zeros(batch, 1, dtype=torch.int64)  # Triton has no `[B]`
-        return {"NOISE": torch.zeros(batch, 3, size, size), "LABELS": labels}
+        return {"NOISE": torch.zeros(batch, 3, *size), "LABELS": labels}
 
     def training_losses(self, images: Tensor, labels: Tensor) -> Losses:
         """Loss of images `[B, 3, H, W]` in 0..255 and int64 labels `[B]`, at random times."""

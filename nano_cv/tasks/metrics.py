@@ -29,6 +29,12 @@ def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDA
     return np.bincount(pairs.ravel(), minlength=classes**2).reshape(classes, classes)
 
 
+def without_prediction(counts: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
+    """Classes that occur, and were not predicted once, from a confusion matrix `[K, K]`."""
+    missed = (counts.sum(axis=1) > 0) & (counts.sum(axis=0) == 0)
+    return [classes[index] for index in np.flatnonzero(missed)]
+
+
 # Classification
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from nano_cv.data.images import IGNORE
-from nano_cv.tasks.metrics import mask_confusion, segmentation_figures
+from nano_cv.tasks.metrics import mask_confusion, segmentation_figures, without_prediction
 from nano_cv.tasks.task import Losses, Task
 
 
@@ -44,6 +44,10 @@ class Segmentation(Task):
         pair = masks.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
         return self._losses(logits, masks), mask_confusion(*pair, len(self.metadata.classes))
 
+    def never_predicted(self, validated: Sequence[Any]) -> list[str]:
+        """See `Task`."""
+        return without_prediction(np.sum(validated, axis=0), self.metadata.classes)
+
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
         """`mIoU` and `accuracy` of the report; but in the square, not at the pictures' own size."""
         figures = segmentation_figures(np.sum(validated, axis=0), self.metadata.classes)
@@ -51,7 +55,9 @@ class Segmentation(Task):
 
     def _losses(self, logits: Tensor, masks: Tensor) -> Losses:
         logits, masks = logits.float(), masks.long()
-        entropy = cross_entropy(logits, masks, ignore_index=IGNORE, reduction="sum")
+        entropy = cross_entropy(
+            logits, masks, self.class_weights, ignore_index=IGNORE, reduction="sum"
+        )
         entropy = entropy / (masks != IGNORE).sum().clamp(min=1)
         dice = dice_loss(logits, masks)
         total = entropy + self.dice_weight * dice
@@ -59,7 +65,9 @@ class Segmentation(Task):
 
 
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """1 minus the mean over classes of twice the overlap by the sum of both areas.
+    """1 minus the mean of twice the overlap by the sum of both areas, over classes that occur.
+
+    Were the others counted, a rare class would earn most by never being predicted.
 
     Args:
         logits: `[B, K, H, W]`.
@@ -69,6 +77,7 @@ def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
     probability = logits.softmax(dim=1) * known
     truth = one_hot(masks.where(known[:, 0], 0), logits.shape[1]).permute(0, 3, 1, 2) * known
     overlap = (probability * truth).sum(dim=(0, 2, 3))
-    both = probability.sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
-    # One pixel more in both: a class that is nowhere, and is claimed nowhere, is no mistake.
-    return 1 - ((2 * overlap + 1) / (both + 1)).mean()
+    area = truth.sum(dim=(0, 2, 3))
+    losses = 1 - 2 * overlap / (probability.sum(dim=(0, 2, 3)) + area).clamp(min=1)
+    occurs = area > 0
+    return (losses * occurs).sum() / occurs.sum().clamp(min=1)

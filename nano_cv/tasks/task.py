@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nano_cv.metadata import Metadata
+from nano_cv.metadata import Metadata, height_width
 
 Losses = dict[str, Tensor]  # "loss" is minimised; the others are its parts, for the log
 
@@ -32,6 +32,7 @@ class Task(nn.Module, ABC):
 
     mean: Tensor
     std: Tensor
+    class_weights: Tensor | None  # `[K]` of the loss, where classes are of unequal size
 
     def __init__(self, metadata: Metadata, network: Callable[..., nn.Module]) -> None:
         super().__init__()
@@ -43,6 +44,7 @@ class Task(nn.Module, ABC):
         for name, values in (("mean", metadata.mean), ("std", metadata.std)):
             statistic = torch.tensor(values).view(1, 3, 1, 1) * 255
             self.register_buffer(name, statistic, persistent=False)
+        self.register_buffer("class_weights", None, persistent=False)
 
     def forward(self, images: Tensor) -> Any:
         """Pixels 0..255, uint8 or float `[B, 3, H, W]`, to the raw output of the network."""
@@ -54,8 +56,8 @@ class Task(nn.Module, ABC):
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
         """The arguments of `predict` by the names that the exported model gives them."""
-        size = self.metadata.image_size
-        return {"IMAGES": torch.zeros(batch, 3, size, size, dtype=torch.uint8)}
+        size = height_width(self.metadata.image_size)
+        return {"IMAGES": torch.zeros(batch, 3, *size, dtype=torch.uint8)}
 
     @abstractmethod
     def training_losses(self, images: Tensor, targets: Any) -> Losses:
@@ -64,6 +66,10 @@ class Task(nn.Module, ABC):
     @abstractmethod
     def validate(self, images: Tensor, targets: Any, index: int) -> tuple[Losses, Any]:
         """Losses of validation batch number `index`, and the results that `figures` needs."""
+
+    def never_predicted(self, validated: Sequence[Any]) -> list[str]:
+        """Classes that occur in the split, and not once in what was predicted for it."""
+        return []
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
         """Metrics of the whole split by name, from the second results of `validate`.

@@ -30,6 +30,7 @@ from nano_cv.data.datamodule import SHARED_MEMORY, DataModule
 from nano_cv.errors import UserError, first_line, one_line, settings_of
 from nano_cv.evaluation.tracking import Logger
 from nano_cv.files import replacing
+from nano_cv.metadata import Size, height_width
 from nano_cv.tasks.task import Task
 from nano_cv.training.callbacks import Diverged, EpochLine, GoOn, PassOn, Preview, Race
 from nano_cv.training.learner import Learner
@@ -124,7 +125,7 @@ def bare_trainer(
         return pl.Trainer(**options, enable_model_summary=False, **parts)
 
 
-def check_memory(task: Task, batch: int, seen: int) -> None:
+def check_memory(task: Task, batch: int, seen: Size) -> None:
     """Refuse a training that needs more memory than this machine has.
 
     A lower bound: the weights four times, as AdamW needs them, and what convolutions and linear
@@ -133,7 +134,7 @@ def check_memory(task: Task, batch: int, seen: int) -> None:
     Args:
         task: as it is to be trained.
         batch: pictures a step.
-        seen: side of the training pictures in pixels.
+        seen: side of the training pictures in pixels, or height and width.
 
     Raises:
         UserError: more memory would be needed than there is.
@@ -150,7 +151,8 @@ def check_memory(task: Task, batch: int, seen: int) -> None:
             copy.predict(*copy.example_inputs(1).values())
         except Exception as error:  # a network may do what meta cannot: then there is no estimate
             log.debug("no estimate of memory: %s", error)
-    shrunk = (seen / task.metadata.image_size) ** 2
+    own = task.metadata.image_size
+    shrunk = math.prod(height_width(seen)) / math.prod(height_width(own))
     needed = sum(parameter.numel() for parameter in task.parameters()) * 16
     needed += int(sum(outputs.values()) * 2 * batch * shrunk)
     memory = psutil.virtual_memory().total
@@ -158,7 +160,7 @@ def check_memory(task: Task, batch: int, seen: int) -> None:
         memory = max(memory, torch.cuda.get_device_properties(0).total_memory)
     if needed > memory:
         raise UserError(
-            f"model.image_size={task.metadata.image_size}: a training with {batch} pictures a step "
+            f"model.image_size={own}: a training with {batch} pictures a step "
             f"needs more than {needed / 1e9:,.0f} GB of memory, and this machine has "
             f"{memory / 1e9:,.0f} GB; a smaller model.image_size or data.batch_size needs less"
         )
@@ -173,7 +175,7 @@ def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
         KeyboardInterrupt: the training was interrupted; its last whole epoch can be resumed.
     """
     task = learner.task
-    _check_size(task, data.seen_size)
+    _check_size(task, data)
     check_memory(task, min(data.batch_size, len(data.splits["train"])), data.seen_size)
     if checkpoint:
         data.first_epoch = _check(checkpoint, learner, trainer.max_epochs or 0) + 1
@@ -207,19 +209,21 @@ def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
         ) from error
 
 
-def _check_size(task: Task, size: int) -> None:
-    """Refuse a `train_size` that the network cannot take."""
-    if size == task.metadata.image_size:
+def _check_size(task: Task, data: DataModule) -> None:
+    """Refuse a `train_size` or `crop` that the network cannot take."""
+    size = data.seen_size
+    given = f"data.crop={data.crop}" if data.crop else f"data.train_size={data.train_size}"
+    if size == height_width(task.metadata.image_size):
         return
     task.eval()
     try:
         with torch.no_grad():
-            task(torch.zeros(1, 3, size, size))
+            task(torch.zeros(1, 3, *size))
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"data.train_size={size}: model={task.metadata.model} cannot take pictures of that "
+            f"{given}: model={task.metadata.model} cannot take pictures of that "
             f"size ({first_line(error)}). A U-Net takes multiples of 32, LeNet and transformers "
-            "only their image_size: data.train_size=null"
+            f"only their image_size: {given.partition('=')[0]}=null"
         ) from error
     task.train()
 
@@ -264,7 +268,8 @@ def _try(checkpoint: Path, learner: Learner) -> dict[str, Any]:
 def restore_best(learner: Learner, keeper: ModelCheckpoint, probe: Probe | None) -> float:
     """Put the weights of the best epoch into the task; returns the metric that chose it.
 
-    Where a frozen network was better than all epochs, it is kept instead.
+    Where no epoch was better than a frozen network, that is kept instead: of few validation
+    pictures both may get all right.
 
     Raises:
         UserError: no epoch came to its end.
@@ -278,7 +283,7 @@ def restore_best(learner: Learner, keeper: ModelCheckpoint, probe: Probe | None)
     learner.load_state_dict(best["state_dict"])
     task = learner.task
     score = float("nan") if keeper.best_model_score is None else float(keeper.best_model_score)
-    if probe and not score >= probe.accuracy:
+    if probe and not score > probe.accuracy:
         log.info("no epoch was better than the frozen network, which is kept")
         task.load_state_dict(probe.state)
         score = probe.accuracy

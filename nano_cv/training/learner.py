@@ -1,5 +1,6 @@
 """Trains any task with Lightning: optimiser, schedule, averaged weights, and what is logged."""
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from nano_cv.errors import listing
 from nano_cv.tasks.task import Losses, Task
+
+log = logging.getLogger(__name__)
 
 
 class Learner(pl.LightningModule):
@@ -68,6 +72,10 @@ class Learner(pl.LightningModule):
             torch.distributed.all_gather_object(every, parts)
             parts = [part for some in every for part in some]
         self.log_dict({f"val/{name}": value for name, value in self.task.figures(parts).items()})
+        if self.trainer.current_epoch + 1 == self.trainer.max_epochs:
+            missed = self.task.never_predicted(parts)
+            if missed:
+                log.warning("val: never predicted: %s; see data.balance", listing(missed))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note the pictures, so that a run does not go on with others; see `fitting.fit`."""
@@ -93,9 +101,11 @@ class Learner(pl.LightningModule):
 
         def factor(step: int) -> float:
             steps = self.steps or planned
-            if step < warmup:
-                return (step + 1) / (warmup + 1)
-            return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warmup) / (steps - warmup + 1)))
+            # A budget in minutes may leave a single epoch.
+            rise = min(warmup, steps / 2) if self.steps else warmup
+            if step < rise:
+                return (step + 1) / (rise + 1)
+            return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - rise) / (steps - rise + 1)))
 
         schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
         return {"optimizer": optimizer, "lr_scheduler": schedule}

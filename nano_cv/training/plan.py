@@ -43,9 +43,9 @@ def make_plan(config: DictConfig, pictures: int) -> Plan:
     """The plan for a training split of so many pictures.
 
     With `trainer.max_epochs=N` there are N epochs, and each picture is seen once in each. Without,
-    the model says how many epochs it needs at least; in each of them a small set is seen several
-    times, until there are `trainer.min_steps` steps in all. A set that is smaller than two batches
-    gets smaller batches.
+    the model says how many epochs and steps it needs at least: in each epoch a small set is seen
+    several times, and there are more epochs where that alone does not give `trainer.min_steps`. A
+    set that is smaller than two batches gets smaller batches.
     """
     batch, options = config.data.batch_size, config.trainer
     if pictures < 2 * batch:
@@ -53,9 +53,11 @@ def make_plan(config: DictConfig, pictures: int) -> Plan:
     epochs = options.max_epochs or options.min_epochs
     repeats = 1
     if options.max_epochs is None:
-        repeats = math.ceil(options.min_steps * batch / (pictures * epochs))
+        repeats = max(1, int(options.min_steps * batch / (pictures * epochs)))
     seen = pictures * repeats
     steps = -(-seen // batch) - leaves_one_alone(seen, batch)
+    if options.max_epochs is None:
+        epochs = max(epochs, math.ceil(options.min_steps / max(1, steps)))
     return Plan(pictures, batch, repeats, epochs, limit_batches(steps, options.limit_train_batches))
 
 
@@ -68,9 +70,10 @@ def follow(plan: Plan, data: DataModule, learner: Learner, precision: str) -> No
     parameters = sum(parameter.numel() for parameter in learner.parameters())
     times = f" ({plan.repeats} times each per epoch)" if plan.repeats > 1 else ""
     log.info(
-        "%s: %s training pictures%s, batch %d, %d epochs of %d steps, %s steps; "
+        "%s: %s training pictures%s, batch %d, %d epoch%s of %d steps, %s steps; "
         "%s parameters, precision %s",
         *(learner.task.metadata.name, f"{plan.pictures:,}", times, plan.batch_size, plan.epochs),
+        "s" * (plan.epochs > 1),
         *(plan.steps, f"{plan.epochs * plan.steps:,}", f"{parameters:,}", precision),
     )
 
@@ -115,7 +118,7 @@ class Pace(pl.Callback):
             if epoch > left:
                 log.warning("minutes=%g: one epoch takes longer than that", self.minutes)
         if epochs * epoch > 20:
-            log.info("%d epochs: about %s", epochs, duration(epochs * epoch))
+            log.info("%d epoch%s: about %s", epochs, "s" * (epochs > 1), duration(epochs * epoch))
 
 
 def duration(seconds: float) -> str:

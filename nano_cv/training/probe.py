@@ -43,7 +43,7 @@ class Probe(NamedTuple):
 def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Probe | None:
     """Fit the last layer of `task` to the training pictures, all others staying as they are.
 
-    Logistic regression on standardised features; the penalty is the one of `PENALTIES` that is best
+    Logistic regression on centred features; the penalty is the one of `PENALTIES` that is best
     on the validation pictures. The random numbers of the training are not touched.
 
     Returns:
@@ -58,7 +58,8 @@ def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Pr
     features, labels = _embed(task, splits["train"], MOST)
     others, truth = _embed(task, splits["val"], MOST)
     task.cpu()  # what follows before the training, such as `fitting.fit`, looks at it there
-    mean, scale = features.mean(dim=0), features.std(dim=0).clamp(min=1e-6)
+    # One scale for all features: one that hardly varied in few pictures would else be blown up.
+    mean, scale = features.mean(dim=0), features.std(dim=0).square().mean().sqrt().clamp(min=1e-6)
     best: tuple[float, Tensor, Tensor] | None = None
     for penalty in PENALTIES:
         weight, bias = _fit((features - mean) / scale, labels, len(task.metadata.classes), penalty)

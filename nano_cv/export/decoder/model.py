@@ -12,13 +12,13 @@ from nano_cv.data import images
 
 
 class TritonPythonModel:
-    """`ENCODED` BYTES `[B, 1]` (JPEG, PNG, WebP, ...) to `IMAGES` uint8 `[B, 3, size, size]`."""
+    """`ENCODED` BYTES `[B, 1]` (JPEG, PNG, WebP, ...) to `IMAGES` uint8 `[B, 3, H, W]`."""
 
     def initialize(self, args):
         """Read size and limits from the config."""
         config = json.loads(args["model_config"])
         given = {key: item["string_value"] for key, item in config["parameters"].items()}
-        self.size, self.fit = int(config["output"][0]["dims"][-1]), given["fit"]
+        self.size, self.fit = config["output"][0]["dims"][-2:], given["fit"]
         self.max_bytes = int(given["max_picture_bytes"])
         self.max_pixels = int(given["max_picture_pixels"])
 
