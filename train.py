@@ -54,7 +54,7 @@ def train(config: DictConfig) -> float:
         trainer, keeper = fitting.make_trainer(
             config, folder, building.sweep_folder(), logger, task, data, plan
         )
-        follow(plan, data, learner, str(trainer.precision))
+        follow(plan, data, learner, str(trainer.precision), pretrained)
         checkpoint = folder / "checkpoints" / "last.ckpt"
         fitting.fit(trainer, learner, data, checkpoint if config.resume else None)
         best = fitting.restore_best(learner, keeper, probe)

@@ -357,3 +357,17 @@ def test_colours():
     factor = Augment(flip=0, brightness=0.5)(grey)[0] / 100
     assert torch.allclose(factor, factor.mean().expand_as(factor)) and 0.5 <= factor.mean() <= 1.5
     assert abs(factor.mean() - 1) > 0.01
+
+
+def test_rare_classes_weigh_more(flowers):
+    """12 pictures of one class, 3 of another, none of the third, which nothing is known of."""
+    data = module(flowers, balance="none")
+    assert data.class_weights() is None
+    for balance, ratio in (("sqrt", 2), ("full", 4)):
+        data = module(flowers, balance=balance)
+        data.setup()
+        data.splits["train"].pictures.counts = np.array([12, 3, 0])
+        weights = data.class_weights()
+        assert weights[1] / weights[0] == pytest.approx(ratio)
+        assert (12 * weights[0] + 3 * weights[1]) / 15 == pytest.approx(1), "as large a loss"
+        assert weights[2] == 1

@@ -282,3 +282,18 @@ def test_diverged_weights_are_not_kept(run, flowers, tmp_path, model):
     done = run("train", *TINY_OF[model], "model.task.optimizer.lr=1e30", "data.batch_size=64")
     assert done.status == 1 and "diverged" in done.err, done.out
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("model", ["unet", "lenet"])
+def test_classes_that_are_never_predicted_are_named(run, flowers, monkeypatch, model):
+    """With no step made, a network says the same of all pictures."""
+    settings = [*TINY_OF[model], "test=false", "model.task.optimizer.lr=1e-12"]
+    done = run("train", *settings, "data.balance=full")
+    assert done.status == 0
+    assert "data.balance=full: weights in the loss: " in done.out
+    assert "val: never predicted: " in done.out
+
+
+def test_a_balance_that_a_detector_has_no_use_for(run, flowers):
+    done = run("train", *TINY_OF["centernet"], "data.balance=sqrt")
+    assert done.status == 1 and "data.balance=sqrt: for classification and segmentation" in done.err

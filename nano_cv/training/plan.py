@@ -18,6 +18,12 @@ from nano_cv.training.learner import Learner
 
 LEAST_BATCH = 4  # pictures per step, of small sets; batch norm needs some
 MEASURED = (3, 12)  # the steps between which the pace is measured; the first ones are slower
+FEW = 500  # training pictures, below which a pretrained network does much better
+PRETRAINED = {
+    "classification": "efficientnet_lite0",
+    "detection": "centernet_lite0",
+    "segmentation": "unet_lite0",
+}
 log = logging.getLogger(__name__)
 
 
@@ -61,7 +67,9 @@ def make_plan(config: DictConfig, pictures: int) -> Plan:
     return Plan(pictures, batch, repeats, epochs, limit_batches(steps, options.limit_train_batches))
 
 
-def follow(plan: Plan, data: DataModule, learner: Learner, precision: str) -> None:
+def follow(
+    plan: Plan, data: DataModule, learner: Learner, precision: str, pretrained: bool
+) -> None:
     """Prepare the data for the plan, and say in one line what will happen."""
     if plan.batch_size != data.batch_size:
         said = "data.batch_size=%d is %d here, for there are only %d training pictures"
@@ -76,6 +84,10 @@ def follow(plan: Plan, data: DataModule, learner: Learner, precision: str) -> No
         "s" * (plan.epochs > 1),
         *(plan.steps, f"{plan.epochs * plan.steps:,}", f"{parameters:,}", precision),
     )
+    better = PRETRAINED.get(learner.task.metadata.task)
+    if better and plan.pictures < FEW and not pretrained:
+        said = "few pictures to learn from: model=%s starts from ImageNet's weights and needs fewer"
+        log.info(said, better)
 
 
 class Pace(pl.Callback):
