@@ -121,10 +121,9 @@ def make_pictures(config: DictConfig) -> dict[str, Pictures]:
 def open_splits(
     config: DictConfig, task: str, size: Size, cache: str | None, fit: str
 ) -> tuple[dict[str, Resized], str]:
-    """All splits of the data set and its hash, as `pictures.resize_splits`; loads no torch."""
+    """All splits of the data set and its hash, as `pictures.open_splits`; loads no torch."""
     dataset = instantiate(config.data.dataset, _convert_="all")
-    opened = pictures.open_pictures(dataset, config.data.root, task)
-    return pictures.resize_splits(opened, size, cache, fit)
+    return pictures.open_splits(dataset, config.data.root, task, size, cache, fit)
 
 
 def make_metadata(config: DictConfig, data: "DataModule", run_id: str) -> Metadata:

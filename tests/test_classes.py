@@ -14,18 +14,12 @@ from PIL import Image
 from nano_cv.data.formats.folder import read_folder
 from nano_cv.data.formats.splitting import stable_split
 from nano_cv.data.formats.table import read_table
-from nano_cv.data.pictures import SPLITS, Pictures, Resized, open_pictures, resize_splits
+from nano_cv.data.pictures import SPLITS, Pictures, open_splits
 from nano_cv.errors import UserError
 from nano_cv.evaluation.survey import contact_sheet, survey, table
 
 folders, tables = (partial(read, task="classification") for read in (read_folder, read_table))
 COLOURS = {"cat": (200, 40, 40), "dog": (40, 200, 40)}
-
-
-def opened(root: Path, size: int, cache: Path | None = None) -> tuple[dict[str, Resized], str]:
-    """The splits of a folder of classes, and their hash."""
-    pictures = open_pictures(read_folder, root, "classification")
-    return resize_splits(pictures, size, cache, "stretch")
 
 
 def picture(file: Path, colour: tuple[int, int, int] = (9, 9, 9)) -> Path:
@@ -120,7 +114,7 @@ def test_links_that_are_read_and_links_that_are_not(tmp_path, caplog):
         (tmp_path / split / "cat").rename(tmp_path / "pool" / split)
         (tmp_path / split / "cat").symlink_to(tmp_path / "pool" / split)
     (tmp_path / "train/more").symlink_to(tmp_path / "train/dog")
-    splits, _ = opened(tmp_path, 32)
+    splits, _ = open_splits(read_folder, tmp_path, "classification", 32, None, "stretch")
     assert splits["train"].pictures.classes == ["cat", "dog"]
     said = [text for text in caplog.messages if "not followed" in text]
     assert len(said) == 1 and said[0].endswith(
@@ -288,7 +282,9 @@ def test_survey_is_shown_once(tmp_path, caplog):
     cache = tmp_path / "cache"
     caplog.set_level("INFO")
     for _ in range(2):
-        splits, data_hash = opened(tmp_path / "set", 16, cache)
+        splits, data_hash = open_splits(
+            read_folder, tmp_path / "set", "classification", 16, cache, "stretch"
+        )
         survey(splits, data_hash, cache)
     (said,) = [text for text in caplog.messages if "first time" in text]
     assert [line.split() for line in said.splitlines()[1:5]] == [
@@ -307,7 +303,7 @@ def test_table_of_many_classes_is_cut(tmp_path):
     for split in SPLITS:
         for number in range(30):
             picture(tmp_path / split / f"class{number}" / f"{split}.png")
-    splits, _ = opened(tmp_path, 16, tmp_path / "c")
+    splits, _ = open_splits(read_folder, tmp_path, "classification", 16, tmp_path / "c", "stretch")
     assert "and 10 more" in table(splits) and len(table(splits).splitlines()) == 24
 
 
@@ -332,13 +328,13 @@ def test_classes_that_a_split_lacks_are_named(tmp_path, caplog):
     shutil.rmtree(tmp_path / "val/dog")
     for split in SPLITS:
         (tmp_path / split / "owl").mkdir()
-    splits, _ = opened(tmp_path, 16)
+    splits, _ = open_splits(read_folder, tmp_path, "classification", 16, None, "stretch")
     assert splits["val"].pictures.classes == ["cat", "dog", "owl"]
     assert "no pictures in 'val' for dog" in caplog.text
     assert "classes without pictures, kept all the same: owl" in caplog.text
     picture(tmp_path / "val/owl/a.png")
     with pytest.raises(UserError, match="no pictures in 'train' for owl; every class needs some"):
-        opened(tmp_path, 16)
+        open_splits(read_folder, tmp_path, "classification", 16, None, "stretch")
 
 
 @pytest.mark.parametrize("ending", ["csv", "tsv"])

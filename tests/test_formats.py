@@ -20,6 +20,7 @@ from nano_cv.data.formats.folder_masks import read_folder_masks
 from nano_cv.data.formats.splitting import stable_split, stable_splits
 from nano_cv.data.formats.voc import CLASSES, read_voc
 from nano_cv.data.formats.yolo import read_yolo
+from nano_cv.data.images import IGNORE
 from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, SPLITS, Boxes, Pictures, open_splits
 from nano_cv.errors import UserError
 
@@ -1004,3 +1005,74 @@ def test_nuclei():
     assert counts == {"train": 464, "val": 100, "test": 100}
     assert splits["val"].classes == ["background", "nucleus"]
     assert all(target.exists() for data in splits.values() for target in data.targets)
+
+
+# Outlines become masks
+
+SQUARE = [10, 4, 30, 4, 30, 24, 10, 24]
+INNER = [16, 8, 24, 8, 24, 16, 16, 16]
+
+
+def outlined_coco(root: Path) -> None:
+    """In each picture a dog and a smaller cat on it; and in the first a group of cats."""
+    make_coco(root)
+    for split in SPLITS:
+        file = root / f"annotations/{split}.json"
+        content = json.loads(file.read_text())
+        image = [one["id"] for one in content["images"]]
+        shapes = [(3, INNER, 0), (7, SQUARE, 0)]
+        content["annotations"] = [
+            {"id": 10 * one + at, "image_id": one, "category_id": kind, "segmentation": [shape]}
+            for one in image
+            for at, (kind, shape, _) in enumerate(shapes)
+        ]
+        runs = {"size": [HEIGHT, WIDTH], "counts": [0, 2, HEIGHT * WIDTH - 2]}
+        crowd = {"id": 1, "image_id": image[0], "category_id": 3, "iscrowd": 1}
+        content["annotations"].append(crowd | {"segmentation": runs})
+        file.write_text(json.dumps(content))
+
+
+def outlined_yolo(root: Path) -> None:
+    make_yolo(root)
+    for file in root.glob("images/*/*.jpg"):
+        rows = []
+        for kind, shape in ((0, INNER), (1, SQUARE)):
+            shares = [str(at / (WIDTH, HEIGHT)[n % 2]) for n, at in enumerate(shape)]
+            rows.append(" ".join([str(kind), *shares]))
+        write(root / "labels" / file.parent.name / f"{file.stem}.txt", "\n".join(rows))
+
+
+@pytest.mark.parametrize(
+    "read, make", [(read_coco, outlined_coco), (read_yolo, outlined_yolo)], ids=["coco", "yolo"]
+)
+def test_outlines_become_masks(root, read, make):
+    make(root)
+    train = read(root, "segmentation")["train"]
+    assert train.classes == ["background", "cat", "dog"]
+    mask = train.mask(0)
+    expected = np.zeros((HEIGHT, WIDTH), np.uint8)
+    expected[4:24, 10:30] = 2
+    expected[8:16, 16:24] = 1  # the smaller one is on top
+    if read is read_coco:
+        expected[:2, 0] = IGNORE
+    assert (mask == expected).mean() > 0.98, "but for a pixel at the border"
+    assert (mask[10:14, 18:22] == 1).all() and (mask[5:7, 12:28] == 2).all()
+    written = {file: file.stat().st_mtime_ns for file in root.glob(".masks_*/*.png")}
+    assert len(written) == sum(map(len, read(root, "segmentation").values()))
+    assert written == {file: file.stat().st_mtime_ns for file in root.glob(".masks_*/*.png")}
+    splits, _ = open_splits(read, root, "segmentation", 32, None, "stretch")
+    assert splits["train"].targets([0]).shape == (1, 32, 32)
+
+
+def test_outlines_that_cannot_be_masks(root):
+    make_yolo(root)
+    with pytest.raises(UserError, match=r"have a box and no outline.*line 1.*model=centernet"):
+        read_yolo(root, "segmentation")
+    shutil.rmtree(root)
+    outlined_coco(root)
+    change(root, "annotations", 0, segmentation=[[0, 0, 1e12, 0, 1e12, 1e12], [3, 3, 4, 4]])
+    assert (read_coco(root, "segmentation")["train"].mask(0)[6, 2:6] == 1).sum() in (0, 4)
+    other = {one.name for one in root.glob(".masks_*")}
+    change(root, "annotations", 0, segmentation=[SQUARE])
+    read_coco(root, "segmentation")
+    assert {one.name for one in root.glob(".masks_*")} > other, "other labels, other masks"

@@ -182,6 +182,18 @@ def size_in_shape(pictures: Pictures, size: int) -> Size:
     return size if rows == columns else [rows, columns]
 
 
+def open_splits(
+    dataset: Callable[..., dict[str, Pictures]],
+    root: str | Path,
+    task: str,
+    size: Size,
+    cache: str | Path | None,
+    fit: str,
+) -> tuple[dict[str, Resized], str]:
+    """`open_pictures`, then `resize_splits`."""
+    return resize_splits(open_pictures(dataset, root, task), size, cache, fit)
+
+
 def open_pictures(
     dataset: Callable[..., dict[str, Pictures]], root: str | Path, task: str
 ) -> dict[str, Pictures]:

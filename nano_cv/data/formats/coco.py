@@ -10,11 +10,11 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nano_cv.data.formats import reading, splitting
+from nano_cv.data.formats import outlines, reading, splitting
 from nano_cv.data.formats.reading import Object
 from nano_cv.data.formats.splitting import Sample, called
 from nano_cv.data.pictures import COUNTED, CROWD, Pictures
@@ -36,7 +36,7 @@ OTHERS = ("captions", "image_info", "panoptic", "person_keypoints", "stuff")
 
 
 def read_coco(root: Path, task: str) -> dict[str, Pictures]:
-    """Read a set for detection.
+    """Read a set for detection; or for segmentation, where its objects have outlines.
 
     The classes are the categories of `train.json` in the order of their ids, which may have gaps;
     those that have no objects are kept, but for one that no split uses and that stands above
@@ -50,26 +50,30 @@ def read_coco(root: Path, task: str) -> dict[str, Pictures]:
     Args:
         root: folder with `annotations/train.json`, `val.json`, `test.json`, and `images/`; or a
             JSON file, with its pictures below its folder.
-        task: `detection`.
+        task: `detection` or `segmentation`.
 
     Raises:
         UserError: files missing or not as they should be; names the file and the entry.
     """
-    reading.check_task("COCO JSON", task, "detection")
+    reading.check_task("COCO JSON", task, "detection", "segmentation")
     sources = {"train": root} if root.is_file() else find_sources(root)
     if root.is_file():
         root = root.parents[root.parent.name.lower() == "annotations"]
     contents = {split: load(file) for split, file in sources.items()}
     classes = classes_of(contents, sources)
     samples = {
-        split: samples_of(contents[split], classes, root, file) for split, file in sources.items()
+        split: samples_of(contents[split], classes, root, file, task)
+        for split, file in sources.items()
     }
     found = splitting.complete(samples, sources["train"])
-    return splitting.as_pictures(root, found, classes)
+    names = outlines.add_background(classes) if task == "segmentation" else classes
+    return splitting.as_pictures(root, found, names)
 
 
-def samples_of(content: Content, classes: list[str], root: Path, source: Path) -> list[Sample]:
-    """The pictures of one JSON file with their boxes."""
+def samples_of(
+    content: Content, classes: list[str], root: Path, source: Path, task: str
+) -> list[Sample]:
+    """The pictures of one JSON file with their boxes or masks."""
     entries = content["images"]
     names = [one["file_name"] for one in entries]
     own = called_of(root, source)
@@ -81,8 +85,13 @@ def samples_of(content: Content, classes: list[str], root: Path, source: Path) -
         if all(isinstance(one.get(key), int | float) and one[key] for key in ("width", "height"))
     }
     reading.compare_sizes(source, stated)
-    objects = objects_of(content, classes, source) if entries else {}
-    targets = reading.as_boxes(source, [objects[one["id"]] for one in entries])
+    objects = objects_of(content, classes, source, task) if entries else {}
+    some = [objects[one["id"]] for one in entries]
+    targets: Sequence[Any]
+    if task == "segmentation":
+        targets = outlines.as_masks(root, source, files, some, classes)
+    else:
+        targets = reading.as_boxes(source, some)
     rows = zip(files, targets, names, strict=True)
     return [Sample(file, target, name.replace("\\", "/")) for file, target, name in rows]
 
@@ -221,8 +230,10 @@ def _kind(category: Mapping[str, Any]) -> tuple[str, str]:
     return category["name"], str(category.get("supercategory"))
 
 
-def objects_of(content: Content, classes: list[str], source: Path) -> dict[Ident, list[Object]]:
-    """The objects of each image, by its id."""
+def objects_of(
+    content: Content, classes: list[str], source: Path, task: str
+) -> dict[Ident, list[Object]]:
+    """The objects of each image, by its id; with outlines for segmentation."""
     objects: dict[Ident, list[Object]] = {one["id"]: [] for one in content["images"]}
     names = {one["id"]: one["name"] for one in content["categories"]}
     labels = {}
@@ -239,7 +250,8 @@ def objects_of(content: Content, classes: list[str], source: Path) -> dict[Ident
             raise UserError(f"{where}: there is no {lacking} in this file")
         corners = corners_of(one, where)
         ignored = CROWD if str(one.get("iscrowd")) in CROWDS else COUNTED
-        objects[image].append(Object(corners, labels[category], where, ignored))
+        outline = outline_of(one, where) if task == "segmentation" else None
+        objects[image].append(Object(corners, labels[category], where, ignored, outline))
     return objects
 
 
@@ -251,25 +263,35 @@ def corners_of(one: dict[str, Any], where: str) -> tuple[float, float, float, fl
             raise UserError(f"{where}: a bbox is [x, y, width, height], and not {one['bbox']}")
         x, y, width, height = box
         return x, y, x + width, y + height
+    outline = outline_of(one, where)
+    if not outline:
+        raise UserError(f"{where}: 'bbox' is missing or of a wrong type, and no 'segmentation'")
+    if isinstance(outline, dict):
+        from pycocotools import mask
+
+        x, y, width, height = mask.toBbox(mask.frPyObjects(outline, *outline["size"])).tolist()
+        return x, y, x + width, y + height
+    xs = [x for polygon in outline for x in polygon[::2]]
+    ys = [y for polygon in outline for y in polygon[1::2]]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def outline_of(one: dict[str, Any], where: str) -> Any:
+    """The `segmentation` of an annotation: polygons in pixels, or runs; None without any."""
     outline = one.get("segmentation")
     if isinstance(outline, dict):
-        return corners_of_runs(outline, where)
+        return check_runs(outline, where)
     if not outline or not isinstance(outline, list):
-        raise UserError(f"{where}: 'bbox' is missing or of a wrong type, and no 'segmentation'")
+        return None
     polygons = outline if isinstance(outline[0], list) else [outline]
     wrong = [p for p in polygons if not isinstance(p, list) or not p or len(p) % 2]
     if wrong:
         raise UserError(f"{where}: a polygon of 'segmentation' is [x1, y1, x2, y2, ...]")
-    points = [reading.as_numbers(polygon, where) for polygon in polygons]
-    xs = [x for polygon in points for x in polygon[::2]]
-    ys = [y for polygon in points for y in polygon[1::2]]
-    return min(xs), min(ys), max(xs), max(ys)
+    return [reading.as_numbers(polygon, where) for polygon in polygons]
 
 
-def corners_of_runs(runs: dict[str, Any], where: str) -> tuple[float, float, float, float]:
-    """The box around a mask that is given by the lengths of its runs, COCO's RLE."""
-    from pycocotools import mask
-
+def check_runs(runs: dict[str, Any], where: str) -> dict[str, Any]:
+    """A mask that is given by the lengths of its runs, COCO's RLE: its size and the lengths."""
     size, counts = runs.get("size"), runs.get("counts")
     if not (
         isinstance(size, list)
@@ -284,9 +306,7 @@ def corners_of_runs(runs: dict[str, Any], where: str) -> tuple[float, float, flo
     whole = all(type(one) is int and one >= 0 for one in counts)
     if not whole or sum(counts) != size[0] * size[1]:
         raise UserError(f"{where}: the 'counts' of a segmentation add up to its size")
-    runs = mask.frPyObjects({"size": size, "counts": counts}, *size)
-    x, y, width, height = mask.toBbox(runs).tolist()
-    return x, y, x + width, y + height
+    return {"size": size, "counts": counts}
 
 
 def runs_in(text: str) -> list[int]:

@@ -35,12 +35,14 @@ class Object(NamedTuple):
         label: class index.
         where: file and place in it, for messages.
         ignored: whether it counts, see `Boxes`.
+        outline: polygons of x1 y1 x2 y2 ... in pixels, or the runs of COCO; None: only a box.
     """
 
     corners: tuple[float, float, float, float]
     label: int
     where: str
     ignored: int = COUNTED
+    outline: Any = None
 
 
 def check_task(layout: str, task: str, *tasks: str) -> None:

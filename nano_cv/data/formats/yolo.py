@@ -8,14 +8,14 @@ width and height of the upright picture. With `kpt_shape` in `data.yaml` key poi
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from nano_cv.data import images
-from nano_cv.data.formats import reading, splitting
+from nano_cv.data.formats import outlines, reading, splitting
 from nano_cv.data.formats.reading import Object
 from nano_cv.data.formats.splitting import Sample, called
 from nano_cv.data.pictures import Pictures
@@ -28,7 +28,7 @@ YAML = ("data.yaml", "data.yml")
 
 
 def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
-    """Read a set for detection.
+    """Read a set for detection; or for segmentation, where its objects are polygons.
 
     The classes are `names` of `data.yaml`, a list or a mapping from numbers, or else the lines of
     `classes.txt` or `obj.names`; those without objects are kept. A picture without a text file has
@@ -40,12 +40,12 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
     Args:
         root: folder with `images/<split>/`, `labels/<split>/`, and the class names; or the YAML
             file itself.
-        task: `detection`.
+        task: `detection` or `segmentation`.
 
     Raises:
         UserError: files missing or not as they should be; names the file and the line.
     """
-    reading.check_task("YOLO text", task, "detection")
+    reading.check_task("YOLO text", task, "detection", "segmentation")
     source = root if root.is_file() else find_yaml(root)
     root = root.parent if root.is_file() else root
     content = read_yaml(source) if source else {}
@@ -67,15 +67,21 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
             list(read_objects(text, file, len(classes), points)) if text else []
             for file, text in zip(files, labels, strict=True)
         ]
+        targets: Sequence[Any]
+        if task == "segmentation":
+            targets = outlines.as_masks(root, folder, files, objects, classes)
+        else:
+            targets = reading.as_boxes(folder, objects)
         samples[split] = [
             Sample(file, target, reading.below(root, file))
-            for file, target in zip(files, reading.as_boxes(folder, objects), strict=True)
+            for file, target in zip(files, targets, strict=True)
         ]
     found = splitting.complete(samples, root)
     if lonely := texts.lonely(used):
         folder = label_folder(found["train"][0].file)
         log.warning("%s: %d files without a picture: %s", folder, len(lonely), listing(lonely))
-    return splitting.as_pictures(root, found, classes)
+    names = outlines.add_background(classes) if task == "segmentation" else classes
+    return splitting.as_pictures(root, found, names)
 
 
 # What data.yaml says
@@ -326,11 +332,13 @@ def read_objects(file: Path, picture: Path, classes: int, points: int = 0) -> It
             raise UserError(f"{where}: class {columns[0]}; the classes are 0 to {classes - 1}")
         if not all(-SLACK <= share <= 1 + SLACK for share in shares):
             raise UserError(f"{where}: {' '.join(columns[1:])}: shares of the picture are 0 to 1")
+        outline = None
         if len(shares) == 4:
             cx, cy, width, height = shares
             xs, ys = [cx - width / 2, cx + width / 2], [cy - height / 2, cy + height / 2]
         else:
             xs, ys = shares[::2], shares[1::2]
+            outline = [[share * size[n % 2] for n, share in enumerate(shares)]]
             xs, ys = [min(xs), max(xs)], [min(ys), max(ys)]
         (left, right), (top, bottom) = ([x * size[0] for x in xs], [y * size[1] for y in ys])
-        yield Object((left, top, right, bottom), int(label), where)
+        yield Object((left, top, right, bottom), int(label), where, outline=outline)

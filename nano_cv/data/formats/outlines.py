@@ -1,0 +1,136 @@
+"""Outlines of objects become masks: class 0 is the background, above it the classes of the set.
+
+The masks are written once, as PNG files in a hidden folder of the set, so that all that reads masks
+reads these too. The folder's name is a hash of the labels: other labels make another folder.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from nano_cv.data import images
+from nano_cv.data.formats.reading import Object
+from nano_cv.data.pictures import COUNTED
+from nano_cv.data.progress import track
+from nano_cv.errors import UserError, listing
+from nano_cv.files import make_once
+
+BACKGROUND = "background"
+SOLID = 6  # numbers of the three corners that a polygon needs to have an inside
+
+
+def add_background(classes: Sequence[str]) -> list[str]:
+    """The classes of the masks: the background first, also where a set has a class of that name."""
+    return [BACKGROUND, *(name for name in classes if name.lower() != BACKGROUND)]
+
+
+def as_masks(
+    root: Path,
+    source: Path,
+    files: Sequence[Path],
+    pictures: Sequence[Sequence[Object]],
+    classes: Sequence[str],
+) -> list[Path]:
+    """The file of a mask for each picture.
+
+    Where objects overlap, the smaller one is on top. Groups of objects (`iscrowd`) are pixels of no
+    known class.
+
+    Args:
+        root: of the set.
+        source: file or folder of the labels, for messages.
+        files: the pictures.
+        pictures: the objects of each.
+        classes: that the labels of the objects are indices of.
+
+    Raises:
+        UserError: objects without an outline, or the folder cannot be written to.
+    """
+    lacking = [one.where for objects in pictures for one in objects if not one.outline]
+    if lacking:
+        raise UserError(
+            f"{source}: {len(lacking)} objects have a box and no outline, and segmentation needs "
+            f"outlines: {listing(lacking, most=3)}; boxes are learnt by model=centernet"
+        )
+    names = add_background(classes)
+    numbers = [names.index(name) if name in names else 0 for name in classes]
+    told = [[(one.label, one.ignored, one.outline) for one in objects] for objects in pictures]
+    text = json.dumps([numbers, list(map(str, files)), told])
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder = root / f".masks_{key}"
+    try:
+        make_once(folder, partial(_write, files=files, pictures=pictures, numbers=numbers))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the masks of the outlines cannot be written ({error.strerror})"
+        ) from error
+    return [folder / f"{number}.png" for number in range(len(files))]
+
+
+def _write(
+    folder: Path,
+    files: Sequence[Path],
+    pictures: Sequence[Sequence[Object]],
+    numbers: Sequence[int],
+) -> None:
+    rows = enumerate(zip(files, pictures, strict=True))
+    for number, (file, objects) in track(rows, len(files), "Drawing masks once"):
+        try:
+            width, height = images.dimensions(file)
+        except images.ImageError:  # named with all others when the pictures are decoded
+            continue
+        mask = draw(objects, width, height, numbers)
+        (folder / f"{number}.png").write_bytes(images.encode_png(mask))
+
+
+def draw(
+    objects: Sequence[Object], width: int, height: int, numbers: Sequence[int]
+) -> NDArray[np.uint8]:
+    """The mask of a picture, uint8 `[H, W]`.
+
+    Args:
+        objects: with outlines: polygons of x1 y1 x2 y2 ... in pixels, or COCO's runs.
+        width: in pixels.
+        height: in pixels.
+        numbers: in the mask, of each class of the objects.
+    """
+    from pycocotools import mask as coco
+
+    areas = []
+    for one in objects:
+        if isinstance(one.outline, dict):
+            inside = coco.decode(coco.frPyObjects(one.outline, *one.outline["size"]))
+            inside = _fitted(inside, width, height)
+        else:
+            # Memory is needed for the length of an outline, and nothing beyond is seen.
+            near = [_clip(one, width, height) for one in one.outline if len(one) >= SOLID]
+            parts = coco.frPyObjects(near, height, width) if near else []
+            inside = (
+                coco.decode(coco.merge(parts)) if parts else np.zeros((height, width), np.uint8)
+            )
+        number = numbers[one.label] if one.ignored == COUNTED else images.IGNORE
+        areas.append((inside.astype(bool), number))
+    found = np.zeros((height, width), np.uint8)
+    for inside, number in sorted(areas, key=lambda area: -int(area[0].sum())):
+        found[inside] = number
+    return found
+
+
+def _clip(polygon: Sequence[float], width: int, height: int) -> list[float]:
+    """Corners no farther outside than the picture is large."""
+    ends = (width, height) * (len(polygon) // 2)
+    return [min(max(at, -end), 2 * end) for at, end in zip(polygon, ends, strict=True)]
+
+
+def _fitted(inside: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Runs of another size than the picture: it was made smaller after it had been labelled."""
+    if inside.shape == (height, width):
+        return inside
+    resized = Image.fromarray(inside).resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(resized)
