@@ -21,6 +21,7 @@ def train(config: DictConfig) -> float:
     from pytorch_lightning import seed_everything
 
     from nano_cv import building
+    from nano_cv.config.processes import is_first_process
     from nano_cv.evaluation.drawing import keep
     from nano_cv.evaluation.engines import Torch
     from nano_cv.evaluation.evaluate import evaluate
@@ -34,14 +35,19 @@ def train(config: DictConfig) -> float:
     from nano_cv.training.probe import fit_probe
 
     folder, path = building.run_folder(), building.weights_file(config)
-    building.rehearse(config)  # what is wrong with the settings is said before data is prepared
+    # What is wrong with the settings is said before data is prepared.
+    processes = building.rehearse(config)
     seed_everything(config.seed, workers=True, verbose=False)
+    first = is_first_process()  # it writes, draws and logs for all
+    if not first:
+        config.logger.name = "none"
 
     data = building.make_data(config)
     data.setup()
     with make_logger(config, folder, "train", data.data_hash) as logger:
-        survey(data.splits, data.data_hash, config.paths.cache)
-        keep("data", partial(contact_sheet, data.splits["train"]), folder, logger.log_drawing)
+        if first:
+            survey(data.splits, data.data_hash, config.paths.cache)
+            keep("data", partial(contact_sheet, data.splits["train"]), folder, logger.log_drawing)
         metadata = building.make_metadata(config, data, run_id=logger.run_id)
         task = building.make_task(config, metadata)
         building.weigh_classes(task, data)
@@ -50,13 +56,16 @@ def train(config: DictConfig) -> float:
         probe = fit_probe(task, data.splits, config.trainer.accelerator) if whole else None
 
         learner = building.make_learner(config, task)
-        plan = make_plan(config, len(data.splits["train"]))
+        plan = make_plan(config, len(data.splits["train"]), processes)
         trainer, keeper = fitting.make_trainer(
-            config, folder, building.sweep_folder(), logger, task, data, plan
+            config, folder, building.sweep_folder(), logger, task, data, plan, processes
         )
-        follow(plan, data, learner, str(trainer.precision), pretrained)
+        accelerator = config.trainer.accelerator
+        follow(plan, data, learner, str(trainer.precision), accelerator, pretrained)
         checkpoint = folder / "checkpoints" / "last.ckpt"
         fitting.fit(trainer, learner, data, checkpoint if config.resume else None)
+        if not first:
+            return 0.0
         best = fitting.restore_best(learner, keeper, probe)
         metrics = {f"best {task.monitor}": best}
         if probe:

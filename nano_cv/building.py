@@ -200,8 +200,11 @@ def make_learner(config: DictConfig, task: "Task") -> "Learner":
         return Learner(task, **given)
 
 
-def rehearse(config: DictConfig) -> None:
+def rehearse(config: DictConfig) -> int:
     """Build trainer and task for two classes, so that wrong settings are refused before data loads.
+
+    Returns:
+        How many processes will train.
 
     Raises:
         UserError: a device, a network, a setting or pretrained weights are missing or do not fit.
@@ -213,7 +216,7 @@ def rehearse(config: DictConfig) -> None:
 
     asked = config.trainer.precision
     precision = "32-true" if asked == "auto" else asked
-    fitting.bare_trainer(config, 1, precision, logger=False, enable_progress_bar=False)
+    trainer = fitting.bare_trainer(config, 1, precision, logger=False, enable_progress_bar=False)
     metadata = _metadata(config, ["a", "b"], size_of(config))
     try:
         with torch.device("meta"):  # takes neither time nor memory
@@ -225,6 +228,7 @@ def rehearse(config: DictConfig) -> None:
     fitting.check_memory(task, 1, seen)
     if config.model.get("pretrained"):
         load_pretrained(config, make_task(config, metadata))
+    return trainer.world_size
 
 
 def load_pretrained(config: DictConfig, task: "Task") -> bool:

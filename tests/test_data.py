@@ -12,11 +12,12 @@ import torch
 from conftest import python
 from torch.nn.functional import avg_pool2d
 
-from nano_cv.data import augment, images
+from nano_cv.data import images
 from nano_cv.data.augment import Augment
 from nano_cv.data.cache import Cached
 from nano_cv.data.datamodule import Batches, DataModule
 from nano_cv.data.formats.flowers import read_flowers
+from nano_cv.data.order import Draw
 from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.errors import UserError
 
@@ -213,7 +214,8 @@ def test_larger_pictures_to_zoom_into(flowers):
         one.setup()
     sides = {split: resized.fetch([0]).shape[-1] for split, resized in data.splits.items()}
     assert sides == {"train": 32, "val": 16, "test": 16} and data.data_hash == plain.data_hash
-    data.trainer = SimpleNamespace(training=True, world_size=1, global_rank=0)
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_idx=-1))
+    data.trainer = SimpleNamespace(training=True, world_size=1, global_rank=0, fit_loop=loop)
     seen, _ = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
     assert seen.shape[2:] == (16, 16)
 
@@ -313,7 +315,11 @@ def test_no_change_at_zero_settings():
 
 def test_mirror_turn_and_shift(monkeypatch):
     """Every random number at its upper end, so that the result is known."""
-    monkeypatch.setattr(augment, "uniform", lambda count, low, high: torch.full((count,), high))
+
+    def highest(draw: Draw, low: float, high: float, rows: int = 1) -> torch.Tensor:
+        return torch.full((rows, draw.pictures), high)
+
+    monkeypatch.setattr(Draw, "uniform", highest)
     picture = noise().float()
 
     def same(changed: torch.Tensor, expected: torch.Tensor) -> bool:

@@ -34,7 +34,7 @@ def plan(pictures: int, *settings: str):
 )
 def test_small_sets_are_seen_several_times(pictures, batch, repeats, steps, epochs):
     found = plan(pictures)
-    assert found == (pictures, batch, repeats, epochs, steps)
+    assert found[:5] == (pictures, batch, repeats, epochs, steps)
     assert found.epochs * found.steps >= 600
 
 

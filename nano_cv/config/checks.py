@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nano_cv.config import resume
 from nano_cv.config.from_weights import settings_from_weights
 from nano_cv.config.options import CONFIGS, Options, option_groups, parse_override, read_flags
+from nano_cv.config.processes import slurm_folder
 from nano_cv.config.schema import find_problems
 from nano_cv.config.space import explain_missing, find_space, sample_runs
 from nano_cv.errors import UserError
@@ -55,6 +56,13 @@ def check(script: str, arguments: list[str]) -> list[str]:
         runs = list(sample_runs([*overrides, *space], multirun))
         configs = [check_run(options, run) for run in runs]
 
+        if multirun and script == "train":
+            _check_devices(configs[0])
+        again = slurm_folder() if script == "train" and not multirun else None
+        if again and not configs[0].resume:
+            run = resume.runs_of(script, configs[0]) / again
+            begun = (run / "checkpoints" / "last.ckpt").exists()
+            return [*added, f"hydra.run.dir='{run}'", *(["resume=true"] if begun else [])]
         if not configs[0].get("resume"):
             return added
         if multirun:
@@ -121,6 +129,15 @@ def _check_task(options: Options, config: DictConfig) -> None:
         for key in ("train_size", "crop", "detail"):
             if config.data[key] not in (None, 1):
                 raise UserError(f"data.{key}: a generator learns the size that it makes")
+
+
+def _check_devices(config: DictConfig) -> None:
+    """A process of a run would start the whole sweep once more."""
+    if config.trainer.devices not in (1, "1") or config.trainer.num_nodes > 1:
+        raise UserError(
+            f"trainer.devices={config.trainer.devices}: in a sweep each run has one device; "
+            "hydra/launcher=joblib trains several runs at the same time"
+        )
 
 
 def _check_root(config: DictConfig, overrides: Sequence[Override]) -> None:

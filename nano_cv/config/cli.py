@@ -20,9 +20,11 @@ from omegaconf import DictConfig
 
 from nano_cv.config.checks import CONFIGS, check
 from nano_cv.config.options import accept_plus
+from nano_cv.config.processes import is_first_process, process_rank, quiet_settings
 from nano_cv.errors import UserError, one_line, printable
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share, the file
+ENDING = (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends the second before it takes a machine away
 Script = Callable[[DictConfig], float | None]  # a float is what a sweep looks for the most of
 
 
@@ -32,25 +34,29 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
     def decorate(function: Script) -> Callable[[], None]:
         @wraps(function)
         def job(config: DictConfig) -> float | None:
-            before = signal.getsignal(signal.SIGTERM)
+            before = {one: signal.getsignal(one) for one in ENDING}
             try:
-                # SIGTERM acts as Ctrl-C: open files are closed, and the run's record says how it
-                # ended.
-                signal.signal(signal.SIGTERM, signal.default_int_handler)
+                # They act as Ctrl-C: open files are closed, and the run's record says how it ended.
+                for one in ENDING:
+                    signal.signal(one, signal.default_int_handler)
                 return function(config)
             except (UserError, OSError, hydra.errors.InstantiationException) as error:
                 stop(error)
             except KeyboardInterrupt:
-                print(f"interrupted{resumable()}", file=sys.stderr)
+                if is_first_process():
+                    print(f"interrupted{resumable()}", file=sys.stderr)
                 sys.exit(128 + signal.SIGINT)
             finally:
-                signal.signal(signal.SIGTERM, before)
+                for one, handler in before.items():
+                    signal.signal(one, handler)
 
         @wraps(function)
         def script() -> None:
             try:
                 sys.argv[1:] = accept_plus(sys.argv[1:])
                 sys.argv[1:] += check(config_name, sys.argv[1:])
+                if not is_first_process():
+                    sys.argv[1:] += quiet_settings(sys.argv[1:])
                 whole = hydra.main(
                     version_base="1.3", config_path=str(CONFIGS), config_name=config_name
                 )
@@ -83,7 +89,8 @@ def stop(error: Exception) -> NoReturn:
     else:  # out of a worker process comes the whole traceback, the message at its end
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].rstrip()
     logging.getLogger("nano_cv").debug("stopped", exc_info=error)
-    print(printable(f"error: {message}"), file=sys.stderr)
+    who = "" if is_first_process() else f" (process {process_rank()})"
+    print(printable(f"error{who}: {message}"), file=sys.stderr)
     sys.exit(1)
 
 

@@ -32,7 +32,7 @@ def find_run(script: str, config: DictConfig) -> Path:
     Raises:
         UserError: there is no checkpoint.
     """
-    folder = Path(config.paths.runs) / script / f"{config.model.name}_{config.data.name}"
+    folder = runs_of(script, config)
     found = list(folder.glob("*/checkpoints/last.ckpt"))
     if config.resume is not True:
         folder = Path(str(config.resume)).expanduser()
@@ -42,6 +42,11 @@ def find_run(script: str, config: DictConfig) -> Path:
             f"resume={_typed(config)}: no checkpoint in {folder}; start without resume=true"
         )
     return max(found, key=lambda file: (file.stat().st_mtime_ns, file)).parents[1]
+
+
+def runs_of(script: str, config: DictConfig) -> Path:
+    """The folder with the runs of this model and data set."""
+    return Path(config.paths.runs) / script / f"{config.model.name}_{config.data.name}"
 
 
 def check_same(run: Path, config: DictConfig, defaults: DictConfig) -> None:

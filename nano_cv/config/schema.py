@@ -224,6 +224,10 @@ class Trainer(Open):
     min_epochs: Annotated[int, Ge(1), Le(1_000_000)]
     min_steps: Annotated[int, Ge(1), Le(1_000_000_000)]
     minutes: Positive | None
+    devices: int | str | list[NotNegativeInt]
+    num_nodes: Count
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
+    sync_batchnorm: bool
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
     gradient_clip_val: NotNegative | None

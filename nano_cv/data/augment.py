@@ -16,6 +16,7 @@ from torch.nn.functional import affine_grid, grid_sample
 from torchvision.transforms import v2
 
 from nano_cv.data.images import GREY
+from nano_cv.data.order import Draw
 from nano_cv.data.pictures import NO_LABEL, Boxes
 from nano_cv.errors import UserError
 from nano_cv.metadata import Size, height_width
@@ -74,6 +75,7 @@ class Augment(nn.Module):
         targets: Any = None,
         size: Size | None = None,
         crop: Size | None = None,
+        draw: Draw | None = None,
     ) -> tuple[Tensor, Any]:
         """Change pictures, and move boxes and masks along.
 
@@ -84,6 +86,7 @@ class Augment(nn.Module):
             size: of a whole picture as it comes out, in pixels; not less than half of H and W, for
                 nothing smooths between them. None: as large as `images`.
             crop: of the part of it that comes out. None: all of it.
+            draw: of random numbers, where other processes have the rest of the batch.
 
         Returns:
             float32 images in 0..255, and the targets. Random numbers are torch's.
@@ -96,7 +99,8 @@ class Augment(nn.Module):
             if boxes is not None or masks is not None:
                 raise UserError("data.augment.policy: for classification only; leave it at null")
             images = torch.stack([self.policy(image) for image in images])
-        matrices = self._matrices(len(images), whole, (height, width), upright=boxes is not None)
+        draw = draw or Draw(len(images))
+        matrices = self._matrices(draw, whole, (height, width), upright=boxes is not None)
         shape = [len(images), 3, height, width]
         grid = affine_grid(matrices, shape, align_corners=False).to(images.device)
         if boxes is None:
@@ -106,44 +110,44 @@ class Augment(nn.Module):
             targets = _move_boxes(boxes, matrices, images.shape[2:], (height, width))
         if masks is not None:
             targets = _sample(masks[:, None].float(), grid, mode="nearest")[:, 0].to(masks.dtype)
-        return self._colours(moved), targets
+        return self._colours(moved, draw), targets
 
     def _matrices(
-        self, count: int, whole: tuple[int, int], part: tuple[int, int], upright: bool
+        self, draw: Draw, whole: tuple[int, int], part: tuple[int, int], upright: bool
     ) -> Tensor:
         """Output to input coordinates, each from -1 to 1 over its height and width, `[B, 2, 3]`.
 
         Args:
-            count: B.
+            draw: of random numbers.
             whole: height and width of a whole picture.
             part: of the part that is cut out.
             upright: whether to turn by quarters only.
         """
-        degrees = uniform(count, -self.degrees, self.degrees)
+        (degrees,) = draw.uniform(-self.degrees, self.degrees)
         if upright or not self.strength:
             degrees = (degrees / 90).round() * 90
         angle = degrees * (math.pi / 180)
-        zoom = 1 / uniform(count, *self.scale)
-        mirror = 1 - 2 * (torch.rand(count) < self.flip).float()
+        (zoom,) = 1 / draw.uniform(self.scale[0], self.scale[1])
+        mirror = 1 - 2 * (draw.uniform(0, 1)[0] < self.flip).float()
         cosine, sine = angle.cos() * zoom, angle.sin() * zoom
-        shift = uniform(2 * count, -2 * self.translate, 2 * self.translate).view(2, count)
+        shift = draw.uniform(-2 * self.translate, 2 * self.translate, rows=2)
         if not self.degrees and self.scale == [1, 1]:
             sides = torch.tensor(whole[::-1]).view(2, 1)
             shift = (shift * sides / 2).round() * 2 / sides
         height, width = whole
         if part != whole:
             room = torch.tensor([1 - part[1] / width, 1 - part[0] / height]).view(2, 1)
-            shift = shift + uniform(2 * count, -1, 1).view(2, count) * room
+            shift = shift + draw.uniform(-1, 1, rows=2) * room
         # Turns are turns in pixels, not in shares of sides that differ.
         rows = [
             *(cosine * mirror * (part[1] / width), -sine * (part[0] / width), shift[0]),
             *(sine * mirror * (part[1] / height), cosine * (part[0] / height), shift[1]),
         ]
-        return torch.stack(rows, dim=1).view(count, 2, 3)
+        return torch.stack(rows, dim=1).view(-1, 2, 3)
 
-    def _colours(self, images: Tensor) -> Tensor:
+    def _colours(self, images: Tensor, draw: Draw) -> Tensor:
         def factor(span: float) -> Tensor:
-            return uniform(len(images), 1 - span, 1 + span).view(-1, 1, 1, 1).to(images.device)
+            return draw.uniform(1 - span, 1 + span).view(-1, 1, 1, 1).to(images.device)
 
         brightness, contrast, saturation = map(
             factor, (self.brightness, self.contrast, self.saturation)
@@ -183,8 +187,3 @@ def _move_boxes(
 
 def _areas(boxes: Tensor) -> Tensor:
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-
-
-def uniform(count: int, low: float, high: float) -> Tensor:
-    """`count` random numbers between `low` and `high`."""
-    return torch.rand(count) * (high - low) + low

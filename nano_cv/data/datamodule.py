@@ -9,9 +9,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
 
-from nano_cv.data.order import ShardOrder
+from nano_cv.data.order import Draw, Order, Ranks, ShardOrder
 from nano_cv.data.pictures import (
     Boxes,
     Pictures,
@@ -63,7 +63,7 @@ class DataModule(pl.LightningDataModule):
         image_size: side of the square input in pixels, or height and width.
         shape: `square`, or that of the `pictures`: then the side says only how many pixels.
         fit: how a picture is fitted into the input, see `images.place`.
-        batch_size: pictures a step.
+        batch_size: pictures per step, over all processes that train.
         workers: processes that fetch batches; with a cache none are needed.
         cache: folder of decoded pictures; None decodes in every epoch.
         seed: of the order of the training pictures.
@@ -160,33 +160,48 @@ class DataModule(pl.LightningDataModule):
         count = min(self.batch_size, len(self.splits["train"]))
         return Batches(self.splits["train"]).__getitems__(range(count))
 
+    @property
+    def ranks(self) -> Ranks:
+        """How many processes train, and which this is."""
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def count_in_step(self, index: int) -> int:
+        """Training pictures of all processes in step number `index` of an epoch."""
+        seen = len(self.splits["train"]) * self.repeats
+        return min(self.batch_size, seen - index * self.batch_size)
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Training pictures, shuffled by seed and epoch: a resumed run sees the same order."""
         batches = Batches(self.splits["train"], self.repeats)
         order = self._order(batches, shuffle=True)
         order.set_epoch(self.first_epoch)
-        alone = leaves_one_alone(len(batches), self.batch_size)
-        return self._loader(batches, sampler=order, drop_last=alone)
+        alone = leaves_too_few(len(batches), self.batch_size, self.ranks[0])
+        if alone:
+            order.leave_out(len(batches) % self.batch_size)
+        return self._loader(batches, sampler=order)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation pictures in the order of the list, or of the shards."""
         batches = Batches(self.splits["val"])
         return self._loader(batches, sampler=self._order(batches, shuffle=False))
 
-    def _order(self, batches: Batches, shuffle: bool) -> DistributedSampler[Any]:
-        ranks = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+    def _order(self, batches: Batches, shuffle: bool) -> Order:
         if not batches.resized.in_shards:
-            return DistributedSampler(batches, *ranks, shuffle=shuffle, seed=self.seed)
+            return Order(len(batches), self.ranks, shuffle, self.seed)
         shards = list(batches.resized.pictures.shards) * batches.repeats
-        loading = (self.batch_size, self.workers)
-        return ShardOrder(batches, shards, *loading, ranks, shuffle, self.seed)
+        return ShardOrder(shards, self.own_batch, self.workers, self.ranks, shuffle, self.seed)
+
+    @property
+    def own_batch(self) -> int:
+        """Pictures per step of one process."""
+        return max(1, self.batch_size // self.ranks[0])
 
     def _loader(self, batches: Batches, **options: Any) -> DataLoader[Any]:
         if self.workers:
-            check_shared_memory(self.batch_size * math.prod(batches.resized.shape), self.workers)
+            check_shared_memory(self.own_batch * math.prod(batches.resized.shape), self.workers)
             options |= {"persistent_workers": True, "prefetch_factor": AHEAD, "timeout": PATIENCE}
         return DataLoader(
-            batches, self.batch_size, num_workers=self.workers, collate_fn=_as_it_is, **options
+            batches, self.own_batch, num_workers=self.workers, collate_fn=_as_it_is, **options
         )
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -197,13 +212,18 @@ class DataModule(pl.LightningDataModule):
         """
         if self.trainer and self.trainer.training:
             batches = self.trainer.fit_loop.total_batch_idx + 1
-            torch.manual_seed(self.seed * 1_000_003 + batches * 1_009 + self.trainer.global_rank)
+            torch.manual_seed(self.seed * 1_000_003 + batches * 1_009)
         return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment training batches on the device that trains."""
         if self.augment and self.trainer and self.trainer.training:
-            batch = self.augment(*batch, size=self.whole_size, crop=self.seen_size)
+            processes, rank = self.ranks
+            index = self.trainer.fit_loop.epoch_loop.batch_idx + 1
+            draw = Draw(self.count_in_step(index), slice(rank, None, processes))
+            batch = self.augment(*batch, size=self.whole_size, crop=self.seen_size, draw=draw)
+            if processes > 1:  # of here on, such as for dropout, each process has its own numbers
+                torch.manual_seed(torch.initial_seed() + rank)
         return batch
 
 
@@ -214,9 +234,12 @@ def smaller(asked: Size | None, whole: Size) -> tuple[int, int]:
     return min(rows, height), min(columns, width)
 
 
-def leaves_one_alone(pictures: int, batch_size: int) -> bool:
-    """Whether the last of several batches has one picture, which batch norm cannot compare."""
-    return pictures > batch_size > 1 and pictures % batch_size == 1
+def leaves_too_few(pictures: int, batch_size: int, processes: int = 1) -> bool:
+    """Whether the last of several steps has too few pictures.
+
+    Batch norm cannot compare a single picture, and each process needs one.
+    """
+    return pictures > batch_size > 1 and 0 < pictures % batch_size < max(2, processes)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -21,11 +21,13 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
     RichProgressBar,
 )
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from nano_cv.config.cli import resumable
+from nano_cv.config.processes import is_first_process
 from nano_cv.data.datamodule import SHARED_MEMORY, DataModule
 from nano_cv.errors import UserError, first_line, one_line, settings_of
 from nano_cv.evaluation.tracking import Logger
@@ -36,7 +38,7 @@ from nano_cv.training.callbacks import Diverged, EpochLine, GoOn, PassOn, Previe
 from nano_cv.training.learner import Learner
 from nano_cv.training.plan import Pace, Plan
 from nano_cv.training.probe import Probe
-from nano_cv.training.processor import choose_precision
+from nano_cv.training.processor import best_precision, choose_precision
 
 OURS = (  # keys of `config.trainer` that are not Lightning's
     *("_target_", "min_epochs", "min_steps", "minutes", "patience", "prune_after"),
@@ -47,6 +49,7 @@ EXPECTED = (  # warnings of Lightning about what is meant to be so
     "Checkpoint directory .* exists",  # the run that is resumed
     "Be aware that when using `ckpt_path`",  # patience was set then, and is not now
     ".*smaller than the logging interval",  # a small data set
+    ".*recommended to use `self.log",  # figures are of all processes already
     ".*in eval mode at the start of training",  # frozen stages
 )
 log = logging.getLogger(__name__)
@@ -71,6 +74,7 @@ def make_trainer(
     task: Task,
     data: DataModule,
     plan: Plan,
+    processes: int,
 ) -> tuple[pl.Trainer, ModelCheckpoint]:
     """A Trainer that keeps the best and the last epoch below `folder`, and its keeper.
 
@@ -92,9 +96,11 @@ def make_trainer(
     if options.patience is not None:
         callbacks.append(EarlyStopping(task.monitor, patience=options.patience, mode=task.mode))
     precision = options.precision
-    if precision == "auto":
+    if precision == "auto" and processes > 1:  # who measures for himself chooses for himself
+        precision = best_precision(options.accelerator)
+    elif precision == "auto":
         precision = choose_precision(options.accelerator, task, data.first_batch)
-    terminal = sys.stderr.isatty()  # a Rich bar there, none in a file
+    terminal = sys.stderr.isatty() and is_first_process()  # a Rich bar there, none in a file
     if terminal:
         callbacks.append(RichProgressBar(leave=False))
     trainer = bare_trainer(
@@ -105,6 +111,8 @@ def make_trainer(
         logger=PassOn(logger),
         plugins=[WholeCheckpoints()],
         enable_progress_bar=terminal,
+        default_root_dir=folder,
+        use_distributed_sampler=False,  # `data/order.py` does that
     )
     return trainer, keeper
 
@@ -121,6 +129,8 @@ def bare_trainer(
     for key in OURS:
         options.pop(key, None)
     options |= {"max_epochs": epochs, "precision": precision}
+    if SLURMEnvironment.detect():  # its signals end a training as Ctrl-C does, see `config/cli.py`
+        parts["plugins"] = [*parts.get("plugins", []), SLURMEnvironment(auto_requeue=False)]
     with settings_of("trainer"):
         return pl.Trainer(**options, enable_model_summary=False, **parts)
 
@@ -176,7 +186,7 @@ def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
     """
     task = learner.task
     _check_size(task, data)
-    check_memory(task, min(data.batch_size, len(data.splits["train"])), data.seen_size)
+    check_memory(task, min(data.own_batch, len(data.splits["train"])), data.seen_size)
     if checkpoint:
         data.first_epoch = _check(checkpoint, learner, trainer.max_epochs or 0) + 1
     for said in EXPECTED:
@@ -200,6 +210,10 @@ def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
             raise UserError(
                 f"{first_line(error)}; a smaller data.batch_size or model.image_size needs less"
                 f"{resumable()}"
+            ) from error
+        if re.search("[Gg]loo|NCCL|[Cc]onnection (closed|reset) by peer", str(error)):
+            raise UserError(
+                f"another process of this training has ended, and with it the training{resumable()}"
             ) from error
         if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
             raise

@@ -45,9 +45,16 @@ class Learner(pl.LightningModule):
         self.validated: list[Any] = []
         self.steps: int | None = None  # of the whole training, where a budget has changed them
 
-    def training_step(self, batch: tuple[Tensor, Any], _: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Any], index: int) -> Tensor:
         """Loss of one batch."""
-        return self._log_losses("train", self.task.training_losses(*batch), len(batch[0]))
+        losses, pictures = self.task.training_losses(*batch), len(batch[0])
+        processes = self.trainer.world_size
+        if processes > 1:  # means over processes are to be means over pictures
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            whole = data.count_in_step(index)
+            losses = {name: one * (pictures * processes / whole) for name, one in losses.items()}
+            pictures = whole
+        return self._log_losses("train", losses, pictures)
 
     def validation_step(self, batch: tuple[Tensor, Any], index: int) -> None:
         """Log the losses of a validation batch, and keep its results for the metrics."""
@@ -57,7 +64,10 @@ class Learner(pl.LightningModule):
 
     def _log_losses(self, split: str, losses: Losses, pictures: int) -> Tensor:
         named = {f"{split}/{name}": value for name, value in losses.items()}
-        self.log_dict(named, on_step=split == "train", on_epoch=True, batch_size=pictures)
+        shared = self.trainer.world_size > 1
+        self.log_dict(
+            named, on_step=split == "train", on_epoch=True, batch_size=pictures, sync_dist=shared
+        )
         return losses["loss"]
 
     def on_validation_epoch_start(self) -> None:
@@ -71,7 +81,8 @@ class Learner(pl.LightningModule):
             every: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(every, parts)
             parts = [part for some in every for part in some]
-        self.log_dict({f"val/{name}": value for name, value in self.task.figures(parts).items()})
+        figures = self.task.figures(parts)
+        self.log_dict({f"val/{name}": value for name, value in figures.items()})
         if self.trainer.current_epoch + 1 == self.trainer.max_epochs:
             missed = self.task.never_predicted(parts)
             if missed:

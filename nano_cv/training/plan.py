@@ -10,9 +10,11 @@ import time
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
+import torch
 from omegaconf import DictConfig
 
-from nano_cv.data.datamodule import DataModule, leaves_one_alone
+from nano_cv.data.datamodule import DataModule, leaves_too_few
+from nano_cv.errors import UserError
 from nano_cv.evaluation.evaluate import limit_batches
 from nano_cv.training.learner import Learner
 
@@ -36,6 +38,7 @@ class Plan(NamedTuple):
         repeats: how often each picture is seen in one epoch.
         epochs: how many.
         steps: per epoch.
+        processes: that share each step.
     """
 
     pictures: int
@@ -43,32 +46,54 @@ class Plan(NamedTuple):
     repeats: int
     epochs: int
     steps: int
+    processes: int = 1
 
 
-def make_plan(config: DictConfig, pictures: int) -> Plan:
-    """The plan for a training split of so many pictures.
+def make_plan(config: DictConfig, pictures: int, processes: int = 1) -> Plan:
+    """The plan for a training split of so many pictures, which so many processes share.
 
     With `trainer.max_epochs=N` there are N epochs, and each picture is seen once in each. Without,
     the model says how many epochs and steps it needs at least: in each epoch a small set is seen
     several times, and there are more epochs where that alone does not give `trainer.min_steps`. A
     set that is smaller than two batches gets smaller batches.
+
+    Raises:
+        UserError: the pictures, or those of a batch, cannot be divided among the processes.
     """
     batch, options = config.data.batch_size, config.trainer
+    if batch % processes:
+        raise UserError(
+            f"data.batch_size={batch}: is for all {processes} processes together, so a multiple of "
+            f"{processes} is needed: {batch // processes * processes or processes} or "
+            f"{-(-batch // processes) * processes}"
+        )
+    if pictures < processes:
+        raise UserError(
+            f"{pictures} training pictures are too few for {processes} processes, which need one "
+            "each in every step; trainer.devices=1"
+        )
     if pictures < 2 * batch:
         batch = min(batch, max(LEAST_BATCH, pictures // 8))
+        batch = max(batch // processes, 1) * processes
     epochs = options.max_epochs or options.min_epochs
     repeats = 1
     if options.max_epochs is None:
         repeats = max(1, int(options.min_steps * batch / (pictures * epochs)))
     seen = pictures * repeats
-    steps = -(-seen // batch) - leaves_one_alone(seen, batch)
+    steps = -(-seen // batch) - leaves_too_few(seen, batch, processes)
     if options.max_epochs is None:
         epochs = max(epochs, math.ceil(options.min_steps / max(1, steps)))
-    return Plan(pictures, batch, repeats, epochs, limit_batches(steps, options.limit_train_batches))
+    steps = limit_batches(steps, options.limit_train_batches)
+    return Plan(pictures, batch, repeats, epochs, steps, processes)
 
 
 def follow(
-    plan: Plan, data: DataModule, learner: Learner, precision: str, pretrained: bool
+    plan: Plan,
+    data: DataModule,
+    learner: Learner,
+    precision: str,
+    accelerator: str,
+    pretrained: bool,
 ) -> None:
     """Prepare the data for the plan, and say in one line what will happen."""
     if plan.batch_size != data.batch_size:
@@ -77,13 +102,24 @@ def follow(
     data.batch_size, data.repeats = plan.batch_size, plan.repeats
     parameters = sum(parameter.numel() for parameter in learner.parameters())
     times = f" ({plan.repeats} times each per epoch)" if plan.repeats > 1 else ""
+    shared = f" (over {plan.processes} processes)" if plan.processes > 1 else ""
     log.info(
-        "%s: %s training pictures%s, batch %d, %d epoch%s of %d steps, %s steps; "
+        "%s: %s training pictures%s, batch %d%s, %d epoch%s of %d steps, %s steps; "
         "%s parameters, precision %s",
-        *(learner.task.metadata.name, f"{plan.pictures:,}", times, plan.batch_size, plan.epochs),
+        *(
+            learner.task.metadata.name,
+            f"{plan.pictures:,}",
+            times,
+            plan.batch_size,
+            shared,
+            plan.epochs,
+        ),
         "s" * (plan.epochs > 1),
         *(plan.steps, f"{plan.epochs * plan.steps:,}", f"{parameters:,}", precision),
     )
+    if 1 == plan.processes < torch.cuda.device_count() and accelerator in ("auto", "gpu"):
+        devices = torch.cuda.device_count()
+        log.info("1 of %d GPUs is used; for all of them: trainer.devices=%d", devices, devices)
     better = PRETRAINED.get(learner.task.metadata.task)
     if better and plan.pictures < FEW and not pretrained:
         said = "few pictures to learn from: model=%s starts from ImageNet's weights and needs fewer"
@@ -124,7 +160,8 @@ class Pace(pl.Callback):
         epochs = (trainer.max_epochs or 1) - trainer.current_epoch
         if self.minutes and not self.resumed:
             left = self.minutes * 60 - (time.monotonic() - self.begun)
-            epochs = max(1, int(left / epoch))
+            # The first process decides for all.
+            epochs = trainer.strategy.broadcast(max(1, int(left / epoch)))
             trainer.fit_loop.max_epochs = trainer.current_epoch + epochs
             learner.steps = (trainer.current_epoch + epochs) * self.plan.steps
             if epoch > left:

@@ -1,0 +1,271 @@
+"""One training by several processes: the same pictures, figures and files as by one."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY, make_flowers
+
+from nano_cv.data.augment import Augment
+from nano_cv.data.datamodule import DataModule
+from nano_cv.data.formats.flowers import read_flowers
+from nano_cv.data.order import Order, ShardOrder
+
+# A network without batch norm, whose losses are those of a single process to the last digits.
+LINEAR = """
+from torch import nn
+
+
+class Linear(nn.Sequential):
+    def __init__(self, num_classes, image_size):
+        super().__init__(nn.Flatten(), nn.Linear(3 * image_size * image_size, num_classes))
+"""
+LINEAR_YAML = """
+name: linear
+image_size: 16
+mean: [0.5, 0.5, 0.5]
+std: [0.25, 0.25, 0.25]
+task:
+  _target_: nano_cv.tasks.classification.Classification
+  network: {_target_: linear.Linear, _partial_: true}
+  optimizer: {_target_: torch.optim.AdamW, _partial_: true, lr: 1e-3}
+"""
+OPTIONS = [
+    *("--config-dir=own", "+data=flowers", "+model=linear", "data.batch_size=8", "logger=csv"),
+    *("trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.max_epochs=2"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """23 training pictures, so that the last step of an epoch has a process with one less."""
+    folder = tmp_path_factory.mktemp("processes")
+    names = make_flowers(folder / "data" / "flowers") / "train.txt"
+    names.write_text("\n".join(names.read_text().split()[:23]))
+    (folder / "own" / "model").mkdir(parents=True)
+    (folder / "own" / "model" / "linear.yaml").write_text(LINEAR_YAML)
+    (folder / "linear.py").write_text(LINEAR)
+    return folder
+
+
+def start(folder: Path, name: str, *command: str, **variables: str) -> "subprocess.Popen[str]":
+    """A training in a process of its own, with runs and weights below `name`."""
+    where = [f"paths.runs={name}/runs", f"paths.weights={name}/weights"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"} | variables
+    return subprocess.Popen(
+        [sys.executable, *command, str(ROOT / "train.py"), *OPTIONS, *where],
+        **{"cwd": folder, "env": environment, "text": True},
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True},
+    )
+
+
+def ended(running: "subprocess.Popen[str]") -> tuple[int, str]:
+    """Status and output of what `start` began."""
+    output = running.communicate(timeout=300)[0]
+    return running.returncode, output
+
+
+def figures(folder: Path) -> dict[str, list[float]]:
+    """What the only run below a folder logged, by name."""
+    (file,) = folder.glob("runs/train/linear_flowers/*/csv/version_0/metrics.csv")
+    (run,) = folder.glob("runs/train/linear_flowers/*")
+    assert len(list(folder.glob("weights/*"))) == 1
+    assert json.loads((run / "metrics.json").read_text())["test/accuracy"] > 0
+    assert [one.name for one in run.glob("*.log")] == ["train.log"]
+    found: dict[str, list[float]] = {}
+    with file.open() as rows:
+        for row in csv.DictReader(rows):
+            for name, value in row.items():
+                if value and name.startswith(("train/loss_epoch", "val/", "test/")):
+                    found.setdefault(name, []).append(float(value))
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(folder) -> dict[str, list[float]]:
+    """The figures of a single process."""
+    status, output = ended(start(folder, "alone"))
+    assert status == 0, output
+    return figures(folder / "alone")
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_as_many_processes_as_one_likes(folder, alone, processes):
+    OPTIONS.append(f"trainer.devices={processes}")
+    try:
+        status, output = ended(start(folder, f"by{processes}"))
+    finally:
+        OPTIONS.pop()
+    assert status == 0, output
+    assert f"batch 8 (over {processes} processes)" in output
+    assert output.count("epoch 1/2") == output.count("best val/accuracy") == 1
+    found = figures(folder / f"by{processes}")
+    assert found.keys() == alone.keys()
+    for name, values in alone.items():
+        assert found[name] == pytest.approx(values, rel=1e-4), name
+
+
+def free_port() -> str:
+    with socket.socket() as some:
+        some.bind(("127.0.0.1", 0))
+        return str(some.getsockname()[1])
+
+
+def both(folder: Path, name: str, by: list[tuple[list[str], dict[str, str]]]) -> list[str]:
+    """Start the two processes of a training, and wait for them."""
+    OPTIONS.append("trainer.num_nodes=2")
+    try:
+        running = [start(folder, name, *command, **variables) for command, variables in by]
+    finally:
+        OPTIONS.pop()
+    outputs = []
+    for status, output in map(ended, running):
+        assert status == 0, output
+        outputs.append(output)
+    return outputs
+
+
+def test_two_machines_by_torchrun(folder, alone):
+    """Two agents on this one."""
+    module = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+    module += ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    outputs = both(
+        folder, "torchrun", [([*module, f"--node_rank={rank}"], {}) for rank in range(2)]
+    )
+    assert sum(output.count("best val/accuracy") for output in outputs) == 1
+    assert figures(folder / "torchrun")["val/loss"] == pytest.approx(alone["val/loss"], rel=1e-4)
+
+
+def test_two_machines_by_slurm_and_a_job_that_is_started_again(folder, alone):
+    variables = {
+        **{"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "flowers"},
+        **{"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NODELIST": "127.0.0.1"},
+        **{"MASTER_PORT": free_port(), "MASTER_ADDR": "127.0.0.1", "SLURM_LOCALID": "0"},
+    }
+    tasks = [variables | {"SLURM_PROCID": str(n), "SLURM_NODEID": str(n)} for n in range(2)]
+    outputs = both(folder, "slurm", [([], one) for one in tasks])
+    assert sum(output.count("best val/accuracy") for output in outputs) == 1
+    assert figures(folder / "slurm")["val/loss"] == pytest.approx(alone["val/loss"], rel=1e-4)
+    (run,) = folder.glob("slurm/runs/train/linear_flowers/*")
+    assert run.name == "slurm_77_0"
+    assert not list(folder.glob("*.ckpt")), "the folder of the project stays clean"
+    status, output = ended(start(folder, "slurm", **{**tasks[0], "SLURM_NTASKS": "1"}))
+    assert status == 0 and "epoch 1/2" not in output, "it goes on with its own run"
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGUSR1])
+def test_one_process_ends(folder, by):
+    """All end, with one message and no traceback; by SLURM's signal the run can be resumed."""
+    OPTIONS.extend(["trainer.devices=2", "trainer.max_epochs=100000"])
+    try:
+        running = start(folder, f"killed{by}")
+    finally:
+        del OPTIONS[-2:]
+    run = folder / f"killed{by}" / "runs/train/linear_flowers"
+    deadline = time.monotonic() + 120
+    while not list(run.glob("*/checkpoints/last.ckpt")):
+        assert running.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    if by is signal.SIGKILL:
+        (child,) = children(running.pid)
+        os.kill(child, by)
+    else:
+        os.killpg(running.pid, by)
+    status, output = ended(running)
+    assert status != 0 and "Traceback" not in output, output
+    if by is signal.SIGUSR1:
+        assert output.count("interrupted; to go on from the last whole epoch") == 1
+
+
+def children(parent: int) -> list[int]:
+    """Python processes that a process has started."""
+    found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [
+        pid for pid in map(int, found) if "train.py" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]
+
+
+# Which pictures
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("shards", [None, (200, 200, 160), (2000,) * 5, (7, 90, 3, 40, 1, 60)])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_picture_once_an_epoch(processes, shards, workers):
+    count = 201 if shards is None else sum(shards)
+    numbers = np.repeat(np.arange(len(shards or ())), shards or ()).tolist()
+    orders = []
+    for rank in range(processes):
+        order = Order(count, (processes, rank))
+        if shards:
+            order = ShardOrder(numbers, 4, workers, (processes, rank))
+        order.set_epoch(3)
+        orders.append(list(order))
+        assert len(orders[-1]) == len(order)
+    assert sorted(chain.from_iterable(orders)) == list(range(count))
+    assert max(map(len, orders)) - min(map(len, orders)) <= 1, "no process waits for another"
+
+
+def test_batches_are_those_of_one_process(tmp_path):
+    """Also what the augmentation makes of the pictures."""
+    root = make_flowers(tmp_path / "data" / "flowers")
+
+    def batches(processes: int, rank: int) -> list[np.ndarray]:
+        augment = Augment(degrees=20, scale=(0.8, 1.2), translate=0.1, brightness=0.3)
+        data = DataModule(
+            *("flowers", [], "classification", root, read_flowers, 16),
+            **{"batch_size": 10, "augment": augment, "cache": tmp_path / "cache"},
+        )
+        data.setup()
+        loop = SimpleNamespace(total_batch_idx=-1, epoch_loop=SimpleNamespace(batch_idx=-1))
+        data.trainer = SimpleNamespace(
+            training=True, world_size=processes, global_rank=rank, fit_loop=loop
+        )
+        found = []
+        for index, batch in enumerate(data.train_dataloader()):
+            loop.total_batch_idx = loop.epoch_loop.batch_idx = index - 1
+            batch = data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0)
+            found.append(batch[0].numpy())
+        return found
+
+    alone = batches(1, 0)
+    shared = [batches(2, rank) for rank in range(2)]
+    assert [len(batch) for batch in alone] == [10, 10, 4]
+    for whole, first, second in zip(alone, *shared, strict=True):
+        assert np.allclose(whole[::2], first, atol=1e-3)
+        assert np.allclose(whole[1::2], second, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("trainer.devices=3",), "data.batch_size=8: is for all 3 processes together, so a mu"),
+        (("trainer.devices=40", "data.batch_size=40"), "24 training pictures are too few for 40"),
+        (("trainer.strategy=ddp_spawn",), "trainer.strategy=ddp_spawn: no such value"),
+        (("-m", "trainer.devices=2", "seed=1,2"), "in a sweep each run has one device"),
+    ],
+)
+def test_what_cannot_be_shared(run, flowers, settings, said):
+    options = [one for one in TINY if not one.startswith("data.batch")]
+    batch = () if any(one.startswith("data.batch") for one in settings) else ("data.batch_size=8",)
+    flags = [one for one in settings if one == "-m"]
+    done = run("train", *flags, *options, *batch, *settings[len(flags) :])
+    assert done.status == 1 and said in done.err, done.err
+
+
+def test_a_message_of_another_process_says_so(run, flowers, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert (
+        "error (process 1): nowhere/train.txt: not found"
+        in run("train", *TINY, "data.root=nowhere").err
+    )
