@@ -10,19 +10,23 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+import hydra
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from conftest import CONTRACT, TINY, make_flowers, run_in
 from onnx import TensorProto, helper
+from safetensors.numpy import load_file, save_file
 
+from nano_cv.config.checks import CONFIGS
 from nano_cv.errors import UserError
 from nano_cv.evaluation.engines import Onnx
 from nano_cv.export import precision, repository
+from nano_cv.export.samples import has_data
 from nano_cv.export.validate import check_repository, read_config, served_versions
 from nano_cv.files import list_versions, make_once
-from nano_cv.metadata import Metadata
+from nano_cv.metadata import Metadata, read_metadata
 from nano_cv.serving import triton
 
 PROVE = triton.prove  # before a fixture leaves it out
@@ -109,6 +113,61 @@ def test_options_reach_the_config(here, run):
     assert (policy.max_queue_size, policy.default_timeout_microseconds) == (16, 70000)
     decoder = read_config(here / "model_repository/decode_32/config.pbtxt")
     assert decoder.instance_group[0].count == 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "name", "pictures"),
+    [
+        ([], "lenet_flowers", 24 + 5),
+        (["parity=photos"], "lenet_flowers", 15 + 5),
+        (["parity=photos", "weights=mine.safetensors"], "lenet_plants", 15 + 5),
+    ],
+)
+def test_export_without_the_data_set(here, run, typed, name, pictures):
+    """Built-in pictures or any others do; also for weights of a set that is no option of data."""
+    (here / "data/flowers/aster").rename(here / "photos")
+    for plant in sorted(here.glob("photos/*"))[15:]:  # those of five plants stay, three files each
+        plant.unlink()
+    shutil.rmtree(here / "data")
+    weights = here / "weights/lenet_flowers.safetensors"
+    mine = replace(read_metadata(weights), data="plants")
+    save_file(load_file(weights), here / "mine.safetensors", {"contract": mine.to_json()})
+    done = run("export_model", *TINY, *typed)
+    assert done.status == 0, done.err
+    built_in = "no data set here, so torch and the export are compared on 24 built-in pictures"
+    assert (built_in in done.out) == (not typed)
+    model = onnx.load(here / "model_repository" / name / "1/model.onnx")
+    facts = {item.key: item.value for item in model.metadata_props}
+    assert float(facts["parity/pictures"]) == pictures
+    assert not any(key.startswith(("val/", "speed/")) for key in facts)  # nobody has measured them
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("precision=int8", "what it loses is measured on the labels of data=flowers, which is not"),
+        ("data.root=data/flowrs", "data/flowrs/train.txt: not found; to fetch the data, type: dvc"),
+        ("parity=photso", "parity=photso: no such file or folder"),
+        ("parity=text.jpg", "text.jpg: not a picture in a known format"),
+    ],
+)
+def test_what_cannot_be_without_the_data_set(here, run, typed, said):
+    shutil.rmtree(here / "data")
+    (here / "text.jpg").write_text("text")
+    done = run("export_model", *TINY, typed)
+    assert done.status == 1 and done.err.count("error: ") == 1 and said in done.err, done.err
+    assert models(here) == []
+
+
+def test_a_public_set_is_not_fetched_for_an_export(tmp_path, monkeypatch):
+    """Only what an earlier run has fetched counts as here; or a place that was typed."""
+    monkeypatch.chdir(tmp_path)
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = hydra.compose("export_model", ["data=flower_photos"])
+    Path("data/flower_photos").mkdir(parents=True)  # of a download that was broken off
+    assert not has_data(config)
+    Path("data/flower_photos/splits").mkdir()
+    assert has_data(config)
 
 
 def test_beyond_tolerance_nothing_is_published(here, run):

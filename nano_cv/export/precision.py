@@ -43,7 +43,7 @@ class Variant(NamedTuple):
 def choose(
     precision: str,
     float32: Path,
-    samples: Samples,
+    samples: Samples | None,
     threads: int,
     max_drop: float,
     calibration_pictures: int,
@@ -53,7 +53,8 @@ def choose(
     Args:
         precision: one of `PRECISIONS`, or `auto` for the fastest that passes.
         float32: the exported file; variants are written beside it.
-        samples: training pictures for the ranges of int8, validation pictures for the metric.
+        samples: training pictures for the ranges of int8, validation pictures for the metric;
+            float32 needs none.
         threads: of a session, as the server will use.
         max_drop: largest loss of the metric.
         calibration_pictures: how many of the training split.
@@ -64,6 +65,8 @@ def choose(
     Raises:
         UserError: the precision does not pass or cannot be had; says what was measured.
     """
+    if samples is None:
+        return Variant("float32", float32, {}), [Variant("float32", float32, {})]
     wanted = {"auto": PRECISIONS[1:], "float32": ()}.get(precision, (precision,))
     variants = [Variant("float32", float32, {})]
     refusals: dict[str, str] = {}  # why a precision cannot be published
@@ -88,6 +91,12 @@ def choose(
     if precision == "auto":
         return max(passing, key=lambda variant: variant.speed), variants
     return passing[-1], variants
+
+
+def list_figures(variants: Sequence[Variant], metric: str) -> dict[str, float]:
+    """Score and speed of each variant, as `val/<metric>/<precision>` and `speed/<precision>`."""
+    scores = {f"val/{metric}/{variant.precision}": variant.score for variant in variants}
+    return scores | {f"speed/{variant.precision}": variant.speed for variant in variants}
 
 
 def _why_refused(variant: Variant, float32: Variant, metric: str, max_drop: float) -> str:
