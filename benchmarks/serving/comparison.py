@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.serving.load import Call, Window, grpc_call, measure
+from benchmarks.serving.load import Call, Window, grpc_call, http_call, measure
 from benchmarks.serving.settings import Setting
 from nano_cv.data import images, store
 from nano_cv.data.imagined import Imagined
@@ -52,7 +52,13 @@ class Bench:
         return {setting: self._pixels_to(setting.model) for setting in grid}
 
     def compared(
-        self, best: Setting, default: Setting, float32: Path, prototype: bool
+        self,
+        best: Setting,
+        default: Setting,
+        float32: Path,
+        prototype: bool,
+        door: int | None,
+        ten_lines: int | None,
     ) -> dict[str, Measure]:
         """The rows that are given as shares of the first.
 
@@ -61,6 +67,8 @@ class Bench:
             default: the setting as exported.
             float32: the file for the ceiling.
             prototype: also the design to beat.
+            door: port of the front door before this Triton, if it is to be measured.
+            ten_lines: port of `ten_lines.py`, likewise.
         """
         rows = {
             "float32 onnxruntime in process, by itself": self._in_process(float32),
@@ -69,6 +77,17 @@ class Bench:
         }
         if self.content:
             rows["best, from JPEG"] = self._jpeg_to(best.model + JPEG)
+        if door:
+            path = f"/models/{best.model}/predict"
+            rows["best, from JPEG by REST"] = self._load(http_call(door, path, self.content))
+        if ten_lines:
+            pixels = self.inputs["IMAGES"].tobytes()
+            rows["ten lines of FastAPI, binary pixels"] = self._load(
+                http_call(ten_lines, "/pixels", pixels)
+            )
+            rows["ten lines of FastAPI, from JPEG"] = self._load(
+                http_call(ten_lines, "/jpeg", self.content)
+            )
         if prototype:
             rows["prototype, binary pixels"] = self._prototype()
         return rows
