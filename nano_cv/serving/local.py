@@ -12,8 +12,7 @@ from omegaconf import DictConfig
 from nano_cv.errors import UserError, one_line
 from nano_cv.evaluation.engines import Onnx
 from nano_cv.serving import repository
-from nano_cv.serving.backend import Arrays, Backend, Model
-from nano_cv.serving.connection import RefusedError
+from nano_cv.serving.backend import Arrays, Backend, Model, predict_here
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +27,6 @@ class Local(Backend):
     def __init__(self, config: DictConfig) -> None:
         super().__init__()
         self.config, self.source = config, Path(config.paths.models)
-        self.engines: dict[str, Onnx] = {}
         self.seen: dict[str, repository.Signature] = {}
         self.several = asyncio.Semaphore(os.cpu_count() or 1)
 
@@ -68,10 +66,7 @@ class Local(Backend):
     async def infer(self, name: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """See `Backend`."""
         async with self.several:
-            try:
-                return await asyncio.to_thread(self.engines[name].predict, inputs)
-            except Exception as error:  # onnxruntime has a dozen kinds
-                raise RefusedError(one_line(error)) from error
+            return await asyncio.to_thread(predict_here, self.engines[name], inputs)
 
     async def _load(self, name: str) -> None:
         """Load the newest version that can be loaded; the one that is loaded stays otherwise."""
