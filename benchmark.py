@@ -32,7 +32,7 @@ def benchmark(config: DictConfig) -> None:
         picture = comparison.pick(building.make_pictures(config)["test"].files)
 
     with tempfile.TemporaryDirectory() as temporary:
-        repository = Path(temporary)
+        repository = Path(temporary, "measured")
         models = settings.lay_out(model, file, grid, repository)
         if default not in grid:
             models += settings.lay_out(model, float32, [default], repository)
@@ -49,12 +49,17 @@ def benchmark(config: DictConfig) -> None:
             measured = rounds.take_turns(bench.settings(grid), least, most, "Settings")
             best = settings.best(measured, config.p99_limit_ms)
             with ExitStack() as servers:
-                door = ten_lines = None
+                served = ten_lines = None
                 if picture:
-                    door = servers.enter_context(processes.front_door(port, folder))
+                    chosen = Path(temporary, "chosen")
+                    settings.lay_out(model, file, [best], chosen)
+                    settings.lay_out_twin(model, file, best, chosen)
+                    door, rpc = servers.enter_context(processes.front_door(chosen, folder))
+                    address = f"{triton.LOOPBACK}:{rpc}"
+                    served = door, servers.enter_context(grpc.insecure_channel(address))
                 if prototype:
                     ten_lines = servers.enter_context(processes.ten_lines(float32, folder))
-                rows = bench.compared(best, default, float32, prototype, door, ten_lines)
+                rows = bench.compared(best, default, float32, prototype, served, ten_lines)
                 compared = rounds.take_turns(rows, least, most, "Side by side")
 
     print(table.write(folder, measured, compared))

@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 from conftest import CONTRACT, TINY, make_flowers, run_in
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import load_file, save_file
 
 from nano_cv.config.checks import CONFIGS
@@ -59,7 +59,7 @@ def test_export(here, run):
         done = run("export_model", *TINY)
         assert done.status == 0, done.err
         assert f"model_repository/lenet_flowers/{version}" in done.out
-    assert models(here) == ["decode_32", "lenet_flowers", "lenet_flowers_from_jpeg"]
+    assert models(here) == ["lenet_flowers", "lenet_flowers_from_jpeg"]
     assert not any(check_repository(here / "model_repository").values())
     folder = here / "model_repository" / "lenet_flowers"
     assert (folder / "labels.txt").read_text().split() == ["aster", "basil", "clover"]
@@ -111,8 +111,9 @@ def test_options_reach_the_config(here, run):
     assert config.parameters["intra_op_thread_count"].string_value == "3"
     policy = config.dynamic_batching.default_queue_policy
     assert (policy.max_queue_size, policy.default_timeout_microseconds) == (16, 70000)
-    decoder = read_config(here / "model_repository/decode_32/config.pbtxt")
-    assert decoder.instance_group[0].count == 3
+    twin = read_config(here / "model_repository/lenet_flowers_from_jpeg/config.pbtxt")
+    assert twin.instance_group[0].count == 3
+    assert twin.dynamic_batching.default_queue_policy == policy
 
 
 @pytest.mark.parametrize(
@@ -185,8 +186,12 @@ def test_int8_that_loses_too_much_is_not_published(here, run):
     assert models(here) == []
 
 
-def test_int8_that_passes_is_published(here, run, monkeypatch):
+@pytest.mark.parametrize(
+    ("flags", "bits"), [({"avx2"}, 7), ({"avx2", "avx512_vnni"}, 8), ({"avx_vnni"}, 8)]
+)
+def test_int8_that_passes_is_published(here, run, monkeypatch, flags, bits):
     """Whether it is faster depends on the machine; here both ways are tried."""
+    monkeypatch.setattr(precision, "processor_flags", lambda: flags)
     monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 0.9])
     done = run("export_model", *TINY, "precision=int8", "max_drop=1")
     assert done.status == 1
@@ -197,7 +202,12 @@ def test_int8_that_passes_is_published(here, run, monkeypatch):
     done = run("export_model", *TINY, "precision=auto", "max_drop=1")
     assert done.status == 0, done.err
     model = onnx.load(here / "model_repository/lenet_flowers/1/model.onnx")
-    assert {item.key: item.value for item in model.metadata_props}["precision"] == "int8"
+    facts = {item.key: item.value for item in model.metadata_props}
+    assert facts["precision"] == "int8" and float(facts["bits/int8"]) == bits
+    assert f"int8: weights of {bits} bits, for this processor has" in done.out
+    weights = [one for one in model.graph.initializer if one.data_type == TensorProto.INT8]
+    largest = max(np.abs(numpy_helper.to_array(one).astype(int)).max() for one in weights)
+    assert largest == (127 if bits == 8 else 64)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     produced = {output: node.op_type for node in model.graph.node for output in node.output}
     inputs = [produced.get(node.input[0]) for node in convolutions]
@@ -222,7 +232,7 @@ def test_triton_is_the_judge(here, run, monkeypatch):
     monkeypatch.setattr(triton, "prove", PROVE)
     done = run("export_model", *TINY)
     assert done.status == 0, done.err
-    assert "Triton has loaded decode_32, lenet_flowers, lenet_flowers_from_jpeg" in done.out
+    assert "Triton has loaded lenet_flowers_from_jpeg, lenet_flowers" in done.out
     config = repository.make_model_config
 
     def with_wrong_warmup(*given):
@@ -327,20 +337,16 @@ def killed(work: Callable[[], object], step: int) -> bool:
 
 
 def served(models: Path) -> Metadata:
-    """What is served, as Triton reads it: it must be right in itself, and the ensemble with it."""
-    folder = models / FIRST.name
+    """What is served, as Triton reads it: the model and its twin are each right in themselves."""
     assert not any(check_repository(models).values()), check_repository(models)
-    config = read_config(folder / "config.pbtxt")
-    metadata = Metadata.from_json(config.parameters["contract"].string_value)
-    (version,) = served_versions(folder, config)
-    assert Onnx(folder / f"{version}/model.onnx").metadata == metadata
-    ensemble = models / f"{FIRST.name}_from_jpeg"
-    for name in (folder, ensemble) if ensemble.exists() else (folder,):
-        config = read_config(name / "config.pbtxt")
-        promised = Metadata.from_json(config.parameters["contract"].string_value)
-        assert (promised.classes, promised.image_size) == (metadata.classes, metadata.image_size)
-        labels = (name / config.output[0].label_filename).read_text()
-        assert labels.splitlines() == metadata.classes
+    for folder in (models / f"{FIRST.name}_from_jpeg", models / FIRST.name):
+        if folder.exists():  # the twin may not be there yet
+            config = read_config(folder / "config.pbtxt")
+            metadata = Metadata.from_json(config.parameters["contract"].string_value)
+            (version,) = served_versions(folder, config)
+            assert Onnx(folder / f"{version}/model.onnx").metadata == metadata
+            labels = (folder / config.output[0].label_filename).read_text()
+            assert labels.splitlines() == metadata.classes
     return metadata
 
 
@@ -383,17 +389,16 @@ def test_killed_at_any_step_of_the_first_export(tmp_path):
     assert step > 15
 
 
-def test_new_code_of_the_decoder_is_a_new_version(tmp_path, monkeypatch):
+def test_a_twin_of_earlier_days_is_replaced(tmp_path):
+    """It was an ensemble of a decoder and the model, with an empty version."""
+    old = tmp_path / "models" / f"{FIRST.name}_from_jpeg"
+    (old / "1").mkdir(parents=True)
+    (old / "config.pbtxt").write_text('platform: "ensemble"')
     publish(tmp_path / "models", FIRST)
-    code = tmp_path / "model.py"
-    code.write_text(repository.DECODER.read_text() + "# changed\n")
-    monkeypatch.setattr(repository, "DECODER", code)
-    for _ in range(2):
-        publish(tmp_path / "models", FIRST)
-        folder = tmp_path / "models" / "decode_8"
-        assert list_versions(folder) == [1, 2]
-        assert served_versions(folder, read_config(folder / "config.pbtxt")) == [2]
-        assert (folder / "2/model.py").read_text() == code.read_text()
+    config = read_config(old / "config.pbtxt")
+    assert (config.backend, served_versions(old, config)) == ("python", [2])
+    assert (old / "2/model.py").read_text() == repository.DECODER.read_text()
+    assert served(tmp_path / "models") == FIRST
 
 
 def test_two_exports_at_once(tmp_path, monkeypatch, caplog):

@@ -57,7 +57,7 @@ class Bench:
         default: Setting,
         float32: Path,
         prototype: bool,
-        door: int | None,
+        served: tuple[int, grpc.Channel] | None,
         ten_lines: int | None,
     ) -> dict[str, Measure]:
         """The rows that are given as shares of the first.
@@ -67,7 +67,7 @@ class Bench:
             default: the setting as exported.
             float32: the file for the ceiling.
             prototype: also the design to beat.
-            door: port of the front door before this Triton, if it is to be measured.
+            served: the port of a front door that has the best setting, and the gRPC behind it.
             ten_lines: port of `ten_lines.py`, likewise.
         """
         rows = {
@@ -75,9 +75,10 @@ class Bench:
             f"default: {default.words}": self._pixels_to(default.model),
             f"best: {best.words}": self._pixels_to(best.model),
         }
-        if self.content:
-            rows["best, from JPEG"] = self._jpeg_to(best.model + JPEG)
-        if door:
+        if served:
+            door, channel = served
+            encoded = {"ENCODED": np.array([[self.content]], object)}
+            rows["best, from JPEG"] = self._load(grpc_call(channel, best.model + JPEG, encoded))
             path = f"/models/{best.model}/predict"
             rows["best, from JPEG by REST"] = self._load(http_call(door, path, self.content))
         if ten_lines:
@@ -94,10 +95,6 @@ class Bench:
 
     def _pixels_to(self, model: str) -> Measure:
         return self._load(grpc_call(self.channel, model, self.inputs))
-
-    def _jpeg_to(self, model: str) -> Measure:
-        encoded = np.array([[self.content]], object)
-        return self._load(grpc_call(self.channel, model, {"ENCODED": encoded}))
 
     def _in_process(self, file: Path) -> Measure:
         """Bare onnxruntime with its defaults, one call after the other: no server, no copies."""

@@ -11,21 +11,20 @@ from pathlib import Path
 from benchmarks.serving.load import http_call
 from nano_cv.errors import UserError
 from nano_cv.serving.process import dying_with_us
-from nano_cv.serving.triton import LOOPBACK, PROJECT, free_ports
+from nano_cv.serving.triton import PROJECT, free_ports
 
 PATIENCE = 60  # seconds until a server answers
 WORKERS = 2  # processes of the ten lines
 
 
 @contextmanager
-def front_door(triton: int, folder: Path) -> Iterator[int]:
-    """Our front door before the Triton whose gRPC is at port `triton`; yields its own port."""
-    settings = [f"triton={LOOPBACK}:{triton}", f"paths.runs={folder.absolute()}"]
-    # It asks every model now and then, which here are dozens that take the cores from each other.
-    settings += ["probe_seconds=1000000"]
-    line = [sys.executable, str(PROJECT / "serve.py"), *settings, "port={port}"]
-    with _running(line, "/models", folder / "door.log", {}) as port:
-        yield port
+def front_door(repository: Path, folder: Path) -> Iterator[tuple[int, int]]:
+    """Our `serve.py`, once every model answers; yields its ports, of HTTP and of gRPC."""
+    (rpc,) = free_ports(1)
+    settings = [f"paths.models={repository.absolute()}", f"paths.runs={folder.absolute()}"]
+    line = [sys.executable, str(PROJECT / "serve.py"), *settings, f"grpc_port={rpc}"]
+    with _running([*line, "port={port}"], "/health", folder / "door.log", {}) as port:
+        yield port, rpc
 
 
 @contextmanager

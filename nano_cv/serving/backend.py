@@ -28,7 +28,7 @@ class Model:
         reason: why it is not ready.
         versions: those that are served.
         refused: versions that are not served, and why.
-        metadata: what the model promises; None for decoders and for models that are not ours.
+        metadata: what the model promises; None for models that are not ours.
         batch: how many pictures it takes in one request.
         instances: how many processes of Triton's Python backend run it; 0 for an ensemble.
         question: the request that shows whether the model answers.
@@ -50,7 +50,7 @@ class Model:
 
     @property
     def takes_requests(self) -> bool:
-        """Whether people ask it at the front door: not a decoder, nor an ensemble with one."""
+        """Whether people ask it at the front door: not the twin of a model, nor one of others."""
         return self.metadata is not None and not self.name.endswith(JPEG)
 
     @property

@@ -72,6 +72,11 @@ class Wanted(BaseModel):
     count: int = Field(1, ge=1, le=MOST)
 
 
+Score = Annotated[float, Query(ge=0, le=1, description="Least score of the boxes in the answer.")]
+Top = Annotated[int | None, Query(ge=1, description="How many likeliest classes; all by default.")]
+Label = Annotated[str | None, Query(alias="class", description="Of a generator: which class.")]
+Seed = Annotated[int, Query(ge=0, lt=2**32, description="Of a generator.")]
+Number = Annotated[int, Query(ge=1, le=MOST, description="Of a generator.")]
 BINARY = {"type": "string", "format": "binary"}
 FORM = {"type": "object", "properties": {"file": {"type": "array", "items": BINARY}}}
 BODY = {
@@ -191,18 +196,11 @@ class Door:
         self,
         request: Request,
         name: str,
-        score: Annotated[
-            float, Query(ge=0, le=1, description="Least score of the boxes in the answer.")
-        ] = CONFIDENT,
-        top: Annotated[
-            int | None,
-            Query(ge=1, description="Number of most probable classes; all by default."),
-        ] = None,
-        wanted: Annotated[
-            str | None, Query(alias="class", description="Of a generator: which class.")
-        ] = None,
-        seed: Annotated[int, Query(ge=0, lt=2**32, description="Of a generator.")] = 0,
-        count: Annotated[int, Query(ge=1, le=MOST, description="Of a generator.")] = 1,
+        score: Score = CONFIDENT,
+        top: Top = None,
+        wanted: Label = None,
+        seed: Seed = 0,
+        count: Number = 1,
     ) -> Response:
         """The answer for one picture, or `{"answers": [...]}` for several of them."""
         status = 500

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from nano_cv.errors import UserError, one_line
 from nano_cv.evaluation.engines import Onnx
+from nano_cv.metadata import JPEG
 from nano_cv.serving import repository
 from nano_cv.serving.backend import Arrays, Backend, Model, predict_here
 
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Local(Backend):
-    """Runs the newest version of each model in onnxruntime; decoders are not needed here.
+    """Runs the newest version of each model in onnxruntime; twins that decode are not needed.
 
     Args:
         config: of `configs/serve.yaml`.
@@ -31,11 +32,7 @@ class Local(Backend):
         self.several = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def start(self) -> None:
-        """See `Backend`.
-
-        Raises:
-            UserError: there is no model that can be loaded.
-        """
+        """See `Backend`."""
         for name in repository.wanted_models(self.source, self.config.models):
             await self._load(name)
         self.check_any()
@@ -73,7 +70,7 @@ class Local(Backend):
         self.seen[name] = repository.signature(self.source / name)
         versions = repository.versions_of(self.source / name)
         files = [self.source / name / version / "model.onnx" for version in reversed(versions)]
-        if not any(file.exists() for file in files):  # a decoder or an ensemble
+        if name.endswith(JPEG) or not any(file.exists() for file in files):
             return
         model = self.models.setdefault(name, Model(name))
         model.refused = {}
