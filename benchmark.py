@@ -9,11 +9,12 @@ from nano_cv.config.cli import main
 def benchmark(config: DictConfig) -> None:
     """Serve the model under every setting at once, load them in turn, write the table."""
     import tempfile
+    from contextlib import ExitStack
     from pathlib import Path
 
     import grpc
 
-    from benchmarks.serving import comparison, rounds, settings, table
+    from benchmarks.serving import comparison, processes, rounds, settings, table
     from nano_cv import building
     from nano_cv.evaluation.engines import Onnx, find_export
     from nano_cv.serving import triton
@@ -31,7 +32,7 @@ def benchmark(config: DictConfig) -> None:
         picture = comparison.pick(building.make_pictures(config)["test"].files)
 
     with tempfile.TemporaryDirectory() as temporary:
-        repository = Path(temporary)
+        repository = Path(temporary, "measured")
         models = settings.lay_out(model, file, grid, repository)
         if default not in grid:
             models += settings.lay_out(model, float32, [default], repository)
@@ -47,8 +48,19 @@ def benchmark(config: DictConfig) -> None:
             least, most = config.min_rounds, max(config.min_rounds, config.max_rounds)
             measured = rounds.take_turns(bench.settings(grid), least, most, "Settings")
             best = settings.best(measured, config.p99_limit_ms)
-            rows = bench.compared(best, default, float32, prototype)
-            compared = rounds.take_turns(rows, least, most, "Side by side")
+            with ExitStack() as servers:
+                served = ten_lines = None
+                if picture:
+                    chosen = Path(temporary, "chosen")
+                    settings.lay_out(model, file, [best], chosen)
+                    settings.lay_out_twin(model, file, best, chosen)
+                    door, rpc = servers.enter_context(processes.front_door(chosen, folder))
+                    address = f"{triton.LOOPBACK}:{rpc}"
+                    served = door, servers.enter_context(grpc.insecure_channel(address))
+                if prototype:
+                    ten_lines = servers.enter_context(processes.ten_lines(float32, folder))
+                rows = bench.compared(best, default, float32, prototype, served, ten_lines)
+                compared = rounds.take_turns(rows, least, most, "Side by side")
 
     print(table.write(folder, measured, compared))
     if config.write:

@@ -16,12 +16,13 @@ def export_model(config: DictConfig) -> None:
     from nano_cv.evaluation.summary import summarise
     from nano_cv.evaluation.tracking import make_logger
     from nano_cv.export import graph, parity, precision, repository, triton_config
-    from nano_cv.export.samples import Samples
+    from nano_cv.export.samples import open_samples, parity_inputs
     from nano_cv.serving import triton
 
     folder, path = building.run_folder(), building.weights_file(config)
     task = building.trained_task(config, path)
-    samples = Samples(config, building.make_data(config), task.metadata)
+    samples = open_samples(config, task.metadata)
+    inputs = parity_inputs(config, task.metadata, samples)
 
     data_hash = task.metadata.data_hash
     with (
@@ -31,15 +32,14 @@ def export_model(config: DictConfig) -> None:
         file = Path(staging, "model.onnx")
         graph.export(task, file)
         trained = Torch(task, path, "cpu")
-        figures = parity.check_parity(trained, Onnx(file), *samples.load_odd(), config.tolerance)
-        figures[f"val/{samples.metric}/torch"] = samples.score(trained)
+        figures = parity.check_parity(trained, Onnx(file), *inputs, config.tolerance)
 
         threads = triton_config.count_threads(config.triton)
         gates = (threads, config.max_drop, config.calibration_pictures)
         best, variants = precision.choose(config.precision, file, samples, *gates)
-        for variant in variants:
-            figures[f"val/{samples.metric}/{variant.precision}"] = variant.score
-            figures[f"speed/{variant.precision}"] = variant.speed
+        if samples:
+            figures[f"val/{samples.metric}/torch"] = samples.score(trained)
+            figures |= precision.list_figures(variants, samples.metric)
 
         graph.annotate(best.file, task.metadata, {"precision": best.precision, **figures})
         options = (config.triton, best.entries)

@@ -29,11 +29,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.serving.load import INFER, request_of
 from benchmarks.serving.trial import OPTIONS, Load, Trial
+from nano_cv.data import images
 from nano_cv.files import list_versions
-from nano_cv.serving.connection import question_for, tiny_picture
+from nano_cv.serving.connection import question_for
 from nano_cv.serving.triton import LOOPBACK
 
 Seen = tuple[str, bool]
+TINY = images.encode_png(np.zeros((8, 8, 3), np.uint8))
 GIGABYTE = 2**30
 LIMITED = "limited"  # the model with a queue policy: 16 requests, each 50 ms
 CLIENTS = 64
@@ -147,7 +149,7 @@ class Faults:
 
     def next_one(self) -> str:
         """The answer to a good request, which must come."""
-        self.trial.http_call(self.model, tiny_picture())()()
+        self.trial.http_call(self.model, TINY)()()
         return "next one answered"
 
     def raw_http(self, head: bytes, pieces: list[bytes]) -> int:
@@ -309,7 +311,7 @@ class Faults:
     def sigterm(self) -> Seen:
         """SIGTERM under load, gRPC and the front door."""
         over_grpc = Load(self.trial.grpc_call(self.model, self.inputs), 4, until_error=True)
-        over_http = Load(self.trial.http_call(self.model, tiny_picture()), 4, until_error=True)
+        over_http = Load(self.trial.http_call(self.model, TINY), 4, until_error=True)
         with over_grpc, over_http:
             self.trial.wait(lambda: len(over_grpc.good()) > 20 and len(over_http.good()) > 20)
             start = time.monotonic()

@@ -22,7 +22,7 @@ Size = int | Sequence[int]  # of what a network sees, in pixels: the side of a s
 # What ends a line for Python or for Triton, moves a terminal's cursor, or is no text at all.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 KEY = "contract"  # of the metadata in weights, ONNX and config.pbtxt: older files have it
-JPEG = "_from_jpeg"  # the end of the name of the ensemble that decodes for a model
+JPEG = "_from_jpeg"  # the end of the name of the twin of a model that takes encoded pictures
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """One model, three engines, the same answers; two of them and the client without torch."""
 
 import csv
+import shutil
 import socket
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from nano_cv.evaluation import evaluate, reports
 from nano_cv.evaluation.client import Client, ServerError
 from nano_cv.evaluation.engines import Onnx, Torch, make_engine
 from nano_cv.export import graph
+from nano_cv.export.repository import DECODER
 from nano_cv.metadata import Metadata
 from nano_cv.serving import triton
 from nano_cv.tasks import weights
@@ -40,28 +42,16 @@ instance_group {{ count: 1 kind: KIND_CPU }}
 dynamic_batching {{ max_queue_delay_microseconds: 500 }}
 parameters {{ key: "contract" value {{ string_value: "{QUOTED}" }} }}
 """
-DECODE = """
+FROM_JPEG = f"""
 backend: "python"
-max_batch_size: 4
-input { name: "ENCODED" data_type: TYPE_STRING dims: [1] }
-output { name: "IMAGES" data_type: TYPE_UINT8 dims: [3, 32, 32] }
-instance_group { count: 1 kind: KIND_CPU }
-parameters { key: "max_picture_bytes" value { string_value: "100000" } }
-parameters { key: "max_picture_pixels" value { string_value: "1000000" } }
-parameters { key: "fit" value { string_value: "stretch" } }
-"""
-ENSEMBLE = f"""
-platform: "ensemble"
 max_batch_size: 4
 input {{ name: "ENCODED" data_type: TYPE_STRING dims: [1] }}
 output {{ name: "CLASS_PROBS" data_type: TYPE_FP32 dims: [3] }}
-ensemble_scheduling {{
-  step {{ model_name: "decode_32" model_version: -1
-    input_map {{ key: "ENCODED" value: "ENCODED" }} output_map {{ key: "IMAGES" value: "P" }} }}
-  step {{ model_name: "{NAME}" model_version: -1
-    input_map {{ key: "IMAGES" value: "P" }}
-    output_map {{ key: "CLASS_PROBS" value: "CLASS_PROBS" }} }}
-}}
+instance_group {{ count: 1 kind: KIND_CPU }}
+parameters {{ key: "max_picture_bytes" value {{ string_value: "100000" }} }}
+parameters {{ key: "max_picture_pixels" value {{ string_value: "1000000" }} }}
+parameters {{ key: "image_size" value {{ string_value: "[32, 32]" }} }}
+parameters {{ key: "fit" value {{ string_value: "stretch" }} }}
 parameters {{ key: "contract" value {{ string_value: "{QUOTED}" }} }}
 """
 
@@ -91,23 +81,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real Triton with the model, and with the ensemble that decodes for it."""
+    """The address of a real Triton with the model, and with its twin that takes pictures."""
     if sys.platform != "linux":
         pytest.skip("Triton's wheel is for Linux")
     pytest.importorskip("pytriton", reason="Triton's wheel is not installed")
     folder = tmp_path_factory.mktemp("served")
     for name, config in {
         NAME: MODEL,
-        "decode_32": DECODE,
-        f"{NAME}_from_jpeg": ENSEMBLE,
+        f"{NAME}_from_jpeg": FROM_JPEG,
+        "bare": MODEL.rpartition("parameters")[0],
     }.items():
         (folder / name / "1").mkdir(parents=True)
         (folder / name / "config.pbtxt").write_text(f'name: "{name}"\n{config}')
     exported = home / f"model_repository/{NAME}/10/model.onnx"
-    (folder / NAME / "1/model.onnx").write_bytes(exported.read_bytes())
-    decoder = ROOT / "nano_cv/export/decoder/model.py"
-    (folder / "decode_32/1/model.py").write_text(decoder.read_text())
-    models = [NAME, "decode_32", f"{NAME}_from_jpeg"]
+    models = [NAME, f"{NAME}_from_jpeg", "bare"]
+    for name in models:
+        (folder / name / "1/model.onnx").write_bytes(exported.read_bytes())
+    shutil.copy(DECODER, folder / f"{NAME}_from_jpeg/1")
     with triton.running(folder, models, folder.with_suffix(".log")) as port:
         yield f"127.0.0.1:{port}"
 
@@ -241,7 +231,7 @@ def client(server) -> Iterator[Client]:
 
 
 def test_client(client, home):
-    assert client.models() == ["decode_32", NAME, f"{NAME}_from_jpeg"]
+    assert client.models() == ["bare", NAME, f"{NAME}_from_jpeg"]
     assert client.metadata(NAME) == client.metadata(f"{NAME}_from_jpeg") == CONTRACT
     files = sorted(home.glob("data/flowers/*/*.jpg"))[:7]
     pixels = np.stack([pixels_of(file) for file in files])
@@ -282,8 +272,8 @@ def test_what_the_client_refuses(client):
         assert str(error.value) == said
     with pytest.raises(ServerError, match=f"no model 'lenet_flower'; did you mean '{NAME}'"):
         client.predict("lenet_flower", images)
-    with pytest.raises(ServerError, match="'decode_32' holds no metadata"):
-        client.metadata("decode_32")
+    with pytest.raises(ServerError, match="'bare' holds no metadata"):
+        client.metadata("bare")
 
 
 def test_servers_that_are_none():

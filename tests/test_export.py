@@ -10,19 +10,23 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
+import hydra
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from conftest import CONTRACT, TINY, make_flowers, run_in
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import load_file, save_file
 
+from nano_cv.config.checks import CONFIGS
 from nano_cv.errors import UserError
 from nano_cv.evaluation.engines import Onnx
 from nano_cv.export import precision, repository
+from nano_cv.export.samples import has_data
 from nano_cv.export.validate import check_repository, read_config, served_versions
 from nano_cv.files import list_versions, make_once
-from nano_cv.metadata import Metadata
+from nano_cv.metadata import Metadata, read_metadata
 from nano_cv.serving import triton
 
 PROVE = triton.prove  # before a fixture leaves it out
@@ -55,7 +59,7 @@ def test_export(here, run):
         done = run("export_model", *TINY)
         assert done.status == 0, done.err
         assert f"model_repository/lenet_flowers/{version}" in done.out
-    assert models(here) == ["decode_32", "lenet_flowers", "lenet_flowers_from_jpeg"]
+    assert models(here) == ["lenet_flowers", "lenet_flowers_from_jpeg"]
     assert not any(check_repository(here / "model_repository").values())
     folder = here / "model_repository" / "lenet_flowers"
     assert (folder / "labels.txt").read_text().split() == ["aster", "basil", "clover"]
@@ -107,8 +111,64 @@ def test_options_reach_the_config(here, run):
     assert config.parameters["intra_op_thread_count"].string_value == "3"
     policy = config.dynamic_batching.default_queue_policy
     assert (policy.max_queue_size, policy.default_timeout_microseconds) == (16, 70000)
-    decoder = read_config(here / "model_repository/decode_32/config.pbtxt")
-    assert decoder.instance_group[0].count == 3
+    twin = read_config(here / "model_repository/lenet_flowers_from_jpeg/config.pbtxt")
+    assert twin.instance_group[0].count == 3
+    assert twin.dynamic_batching.default_queue_policy == policy
+
+
+@pytest.mark.parametrize(
+    ("typed", "name", "pictures"),
+    [
+        ([], "lenet_flowers", 24 + 5),
+        (["parity=photos"], "lenet_flowers", 15 + 5),
+        (["parity=photos", "weights=mine.safetensors"], "lenet_plants", 15 + 5),
+    ],
+)
+def test_export_without_the_data_set(here, run, typed, name, pictures):
+    """Built-in pictures or any others do; also for weights of a set that is no option of data."""
+    (here / "data/flowers/aster").rename(here / "photos")
+    for plant in sorted(here.glob("photos/*"))[15:]:  # those of five plants stay, three files each
+        plant.unlink()
+    shutil.rmtree(here / "data")
+    weights = here / "weights/lenet_flowers.safetensors"
+    mine = replace(read_metadata(weights), data="plants")
+    save_file(load_file(weights), here / "mine.safetensors", {"contract": mine.to_json()})
+    done = run("export_model", *TINY, *typed)
+    assert done.status == 0, done.err
+    built_in = "no data set here, so torch and the export are compared on 24 built-in pictures"
+    assert (built_in in done.out) == (not typed)
+    model = onnx.load(here / "model_repository" / name / "1/model.onnx")
+    facts = {item.key: item.value for item in model.metadata_props}
+    assert float(facts["parity/pictures"]) == pictures
+    assert not any(key.startswith(("val/", "speed/")) for key in facts)  # nobody has measured them
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("precision=int8", "what it loses is measured on the labels of data=flowers, which is not"),
+        ("data.root=data/flowrs", "data/flowrs/train.txt: not found; to fetch the data, type: dvc"),
+        ("parity=photso", "parity=photso: no such file or folder"),
+        ("parity=text.jpg", "text.jpg: not a picture in a known format"),
+    ],
+)
+def test_what_cannot_be_without_the_data_set(here, run, typed, said):
+    shutil.rmtree(here / "data")
+    (here / "text.jpg").write_text("text")
+    done = run("export_model", *TINY, typed)
+    assert done.status == 1 and done.err.count("error: ") == 1 and said in done.err, done.err
+    assert models(here) == []
+
+
+def test_a_public_set_is_not_fetched_for_an_export(tmp_path, monkeypatch):
+    """Only what an earlier run has fetched counts as here; or a place that was typed."""
+    monkeypatch.chdir(tmp_path)
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = hydra.compose("export_model", ["data=flower_photos"])
+    Path("data/flower_photos").mkdir(parents=True)  # of a download that was broken off
+    assert not has_data(config)
+    Path("data/flower_photos/splits").mkdir()
+    assert has_data(config)
 
 
 def test_beyond_tolerance_nothing_is_published(here, run):
@@ -126,8 +186,12 @@ def test_int8_that_loses_too_much_is_not_published(here, run):
     assert models(here) == []
 
 
-def test_int8_that_passes_is_published(here, run, monkeypatch):
+@pytest.mark.parametrize(
+    ("flags", "bits"), [({"avx2"}, 7), ({"avx2", "avx512_vnni"}, 8), ({"avx_vnni"}, 8)]
+)
+def test_int8_that_passes_is_published(here, run, monkeypatch, flags, bits):
     """Whether it is faster depends on the machine; here both ways are tried."""
+    monkeypatch.setattr(precision, "processor_flags", lambda: flags)
     monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 0.9])
     done = run("export_model", *TINY, "precision=int8", "max_drop=1")
     assert done.status == 1
@@ -138,7 +202,12 @@ def test_int8_that_passes_is_published(here, run, monkeypatch):
     done = run("export_model", *TINY, "precision=auto", "max_drop=1")
     assert done.status == 0, done.err
     model = onnx.load(here / "model_repository/lenet_flowers/1/model.onnx")
-    assert {item.key: item.value for item in model.metadata_props}["precision"] == "int8"
+    facts = {item.key: item.value for item in model.metadata_props}
+    assert facts["precision"] == "int8" and float(facts["bits/int8"]) == bits
+    assert f"int8: weights of {bits} bits, for this processor has" in done.out
+    weights = [one for one in model.graph.initializer if one.data_type == TensorProto.INT8]
+    largest = max(np.abs(numpy_helper.to_array(one).astype(int)).max() for one in weights)
+    assert largest == (127 if bits == 8 else 64)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     produced = {output: node.op_type for node in model.graph.node for output in node.output}
     inputs = [produced.get(node.input[0]) for node in convolutions]
@@ -163,7 +232,7 @@ def test_triton_is_the_judge(here, run, monkeypatch):
     monkeypatch.setattr(triton, "prove", PROVE)
     done = run("export_model", *TINY)
     assert done.status == 0, done.err
-    assert "Triton has loaded decode_32, lenet_flowers, lenet_flowers_from_jpeg" in done.out
+    assert "Triton has loaded lenet_flowers_from_jpeg, lenet_flowers" in done.out
     config = repository.make_model_config
 
     def with_wrong_warmup(*given):
@@ -268,20 +337,16 @@ def killed(work: Callable[[], object], step: int) -> bool:
 
 
 def served(models: Path) -> Metadata:
-    """What is served, as Triton reads it: it must be right in itself, and the ensemble with it."""
-    folder = models / FIRST.name
+    """What is served, as Triton reads it: the model and its twin are each right in themselves."""
     assert not any(check_repository(models).values()), check_repository(models)
-    config = read_config(folder / "config.pbtxt")
-    metadata = Metadata.from_json(config.parameters["contract"].string_value)
-    (version,) = served_versions(folder, config)
-    assert Onnx(folder / f"{version}/model.onnx").metadata == metadata
-    ensemble = models / f"{FIRST.name}_from_jpeg"
-    for name in (folder, ensemble) if ensemble.exists() else (folder,):
-        config = read_config(name / "config.pbtxt")
-        promised = Metadata.from_json(config.parameters["contract"].string_value)
-        assert (promised.classes, promised.image_size) == (metadata.classes, metadata.image_size)
-        labels = (name / config.output[0].label_filename).read_text()
-        assert labels.splitlines() == metadata.classes
+    for folder in (models / f"{FIRST.name}_from_jpeg", models / FIRST.name):
+        if folder.exists():  # the twin may not be there yet
+            config = read_config(folder / "config.pbtxt")
+            metadata = Metadata.from_json(config.parameters["contract"].string_value)
+            (version,) = served_versions(folder, config)
+            assert Onnx(folder / f"{version}/model.onnx").metadata == metadata
+            labels = (folder / config.output[0].label_filename).read_text()
+            assert labels.splitlines() == metadata.classes
     return metadata
 
 
@@ -324,17 +389,16 @@ def test_killed_at_any_step_of_the_first_export(tmp_path):
     assert step > 15
 
 
-def test_new_code_of_the_decoder_is_a_new_version(tmp_path, monkeypatch):
+def test_a_twin_of_earlier_days_is_replaced(tmp_path):
+    """It was an ensemble of a decoder and the model, with an empty version."""
+    old = tmp_path / "models" / f"{FIRST.name}_from_jpeg"
+    (old / "1").mkdir(parents=True)
+    (old / "config.pbtxt").write_text('platform: "ensemble"')
     publish(tmp_path / "models", FIRST)
-    code = tmp_path / "model.py"
-    code.write_text(repository.DECODER.read_text() + "# changed\n")
-    monkeypatch.setattr(repository, "DECODER", code)
-    for _ in range(2):
-        publish(tmp_path / "models", FIRST)
-        folder = tmp_path / "models" / "decode_8"
-        assert list_versions(folder) == [1, 2]
-        assert served_versions(folder, read_config(folder / "config.pbtxt")) == [2]
-        assert (folder / "2/model.py").read_text() == code.read_text()
+    config = read_config(old / "config.pbtxt")
+    assert (config.backend, served_versions(old, config)) == ("python", [2])
+    assert (old / "2/model.py").read_text() == repository.DECODER.read_text()
+    assert served(tmp_path / "models") == FIRST
 
 
 def test_two_exports_at_once(tmp_path, monkeypatch, caplog):

@@ -29,7 +29,7 @@ def imported(file: Path) -> set[str]:
 def test_imports_point_one_way():
     for file in (ROOT / "nano_cv").rglob("*.py"):
         room = file.relative_to(ROOT / "nano_cv").parts[0].removesuffix(".py")
-        if room == "__init__":
+        if room == "__init__" or file.parent.name == "decoder":  # it is copied, and runs in Triton
             continue
         for other in imported(file) - {room}:
             assert ORDER.index(other) < ORDER.index(room), f"{file} imports {other}"

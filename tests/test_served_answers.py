@@ -145,7 +145,8 @@ def test_benchmark_measures_a_real_server(run, shop, tmp_path):
     assert done.status == 0, done.err
     for row in ("| float32 | 2 | 0 |", "| float32 | 2 | 700 |", "in process", "best, from JPEG"):
         assert row in done.out
-    assert "prototype, binary pixels" in done.out
+    for row in ("by REST", "prototype, binary pixels", "FastAPI, binary", "FastAPI, from JPEG"):
+        assert row in done.out
     (folder,) = tmp_path.glob("runs/benchmark/lenet_flowers/*")
     for name in ("benchmark.md", "benchmark.csv", "benchmark.png"):
         assert (folder / name).stat().st_size > 100
@@ -163,5 +164,5 @@ def test_benchmark_of_every_task(run, shop, monkeypatch, model):
     done = run("benchmark", *settings, *quick)
     assert done.status == 0, done.err
     assert "in process" in done.out and "| float32 | 1 | 0 |" in done.out
-    for row in ("best, from JPEG", "prototype, binary pixels"):
+    for row in ("best, from JPEG", "by REST", "prototype, binary pixels", "ten lines"):
         assert (row in done.out) == (model != "flow")

@@ -61,7 +61,9 @@ TORCH = SHARED | {"trainer", "logger"}
 INFER = {
     *("input", "labels", "count", "weights", "gradcam", "tta", "engine", "server"),
 }
-EXPORT = {"weights", "precision", "tolerance", "max_drop", "calibration_pictures", "triton"}
+EXPORT = {
+    *("weights", "parity", "precision", "tolerance", "max_drop", "calibration_pictures", "triton"),
+}
 GRID = {"delays_us", "instances", "threads", "batches"}
 SERVE = {
     *("models", "triton", "host", "port", "grpc_port"),

@@ -9,7 +9,7 @@ import grpc
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.serving.load import Call, Window, grpc_call, measure
+from benchmarks.serving.load import Call, Window, grpc_call, http_call, measure
 from benchmarks.serving.settings import Setting
 from nano_cv.data import images, store
 from nano_cv.data.imagined import Imagined
@@ -52,7 +52,13 @@ class Bench:
         return {setting: self._pixels_to(setting.model) for setting in grid}
 
     def compared(
-        self, best: Setting, default: Setting, float32: Path, prototype: bool
+        self,
+        best: Setting,
+        default: Setting,
+        float32: Path,
+        prototype: bool,
+        served: tuple[int, grpc.Channel] | None,
+        ten_lines: int | None,
     ) -> dict[str, Measure]:
         """The rows that are given as shares of the first.
 
@@ -61,24 +67,34 @@ class Bench:
             default: the setting as exported.
             float32: the file for the ceiling.
             prototype: also the design to beat.
+            served: the port of a front door that has the best setting, and the gRPC behind it.
+            ten_lines: port of `ten_lines.py`, likewise.
         """
         rows = {
             "float32 onnxruntime in process, by itself": self._in_process(float32),
             f"default: {default.words}": self._pixels_to(default.model),
             f"best: {best.words}": self._pixels_to(best.model),
         }
-        if self.content:
-            rows["best, from JPEG"] = self._jpeg_to(best.model + JPEG)
+        if served:
+            door, channel = served
+            encoded = {"ENCODED": np.array([[self.content]], object)}
+            rows["best, from JPEG"] = self._load(grpc_call(channel, best.model + JPEG, encoded))
+            path = f"/models/{best.model}/predict"
+            rows["best, from JPEG by REST"] = self._load(http_call(door, path, self.content))
+        if ten_lines:
+            pixels = self.inputs["IMAGES"].tobytes()
+            rows["ten lines of FastAPI, binary pixels"] = self._load(
+                http_call(ten_lines, "/pixels", pixels)
+            )
+            rows["ten lines of FastAPI, from JPEG"] = self._load(
+                http_call(ten_lines, "/jpeg", self.content)
+            )
         if prototype:
             rows["prototype, binary pixels"] = self._prototype()
         return rows
 
     def _pixels_to(self, model: str) -> Measure:
         return self._load(grpc_call(self.channel, model, self.inputs))
-
-    def _jpeg_to(self, model: str) -> Measure:
-        encoded = np.array([[self.content]], object)
-        return self._load(grpc_call(self.channel, model, {"ENCODED": encoded}))
 
     def _in_process(self, file: Path) -> Measure:
         """Bare onnxruntime with its defaults, one call after the other: no server, no copies."""

@@ -4,6 +4,7 @@ A request is serialised once and its answer read but not unpacked: the clients s
 the server, and what is to be measured is the server.
 """
 
+import http.client
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
 
 Call = Callable[[], Any]
+SPREAD = 0.02  # seconds between two connections
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
@@ -49,6 +51,30 @@ def grpc_call(channel: grpc.Channel, model: str, inputs: Mapping[str, NDArray[An
     body = request_of(model, inputs).SerializeToString()
     send = channel.unary_unary(INFER)  # bytes in, bytes out
     return lambda: send(body)
+
+
+def http_call(port: int, path: str, body: bytes = b"") -> Call:
+    """One request over HTTP on this machine, on a connection that each thread keeps.
+
+    Connections are opened one after the other: of several processes behind one port, whichever is
+    awake takes all that knock at once, and the others stay idle.
+    """
+    mine, opening = threading.local(), threading.Lock()
+
+    def call() -> bytes:
+        if not hasattr(mine, "link"):
+            with opening:
+                mine.link = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+                mine.link.connect()
+                time.sleep(SPREAD)
+        mine.link.request("POST" if body else "GET", path, body or None)
+        answer = mine.link.getresponse()
+        content: bytes = answer.read()
+        if answer.status != 200:
+            raise OSError(f"{answer.status} {content[:200]!r}")
+        return content
+
+    return call
 
 
 def measure(call: Call, clients: int, seconds: float, warmup: float = 0.3) -> Window:

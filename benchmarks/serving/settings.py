@@ -14,7 +14,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from benchmarks.serving.rounds import Figures
 from nano_cv.errors import UserError
 from nano_cv.evaluation.engines import find_export
-from nano_cv.export.triton_config import CONFIG, count_threads, make_step, read_config, write_config
+from nano_cv.export.repository import DECODER
+from nano_cv.export.triton_config import CONFIG, count_threads, read_config, write_config
 from nano_cv.files import locked
 from nano_cv.metadata import JPEG
 
@@ -71,7 +72,8 @@ def apply(config: ModelConfig, setting: Setting) -> ModelConfig:
     changed.CopyFrom(config)
     changed.max_batch_size = setting.batch
     changed.instance_group[0].count = setting.instances
-    changed.dynamic_batching.max_queue_delay_microseconds = setting.delay_us
+    if changed.HasField("dynamic_batching"):
+        changed.dynamic_batching.max_queue_delay_microseconds = setting.delay_us
     changed.parameters["intra_op_thread_count"].string_value = str(setting.threads)
     for warmup in changed.model_warmup:
         warmup.batch_size = min(warmup.batch_size, setting.batch)
@@ -93,38 +95,26 @@ def best(measured: Mapping[Setting, Figures], p99_limit_ms: float | None) -> Set
 
 
 def write_best(folder: Path, setting: Setting) -> None:
-    """Put `setting` into `config.pbtxt` of the model in `folder`."""
-    file = folder / CONFIG
-    with locked(folder.parent.resolve()):  # an export replaces it too
-        write_config(file, apply(read_config(file), setting))
+    """Put `setting` into `config.pbtxt` of the model in `folder`, and of the one from JPEG."""
+    with locked(folder.parent.resolve()):  # an export replaces them too
+        for file in (folder / CONFIG, folder.with_name(folder.name + JPEG) / CONFIG):
+            if file.exists():
+                write_config(file, apply(read_config(file), setting))
 
 
 def lay_out(folder: Path, file: Path, settings: Sequence[Setting], target: Path) -> list[str]:
-    """Lay out in `target` the model `file` of `folder` under each setting.
-
-    Each stands there by itself and behind a decoder of pictures.
-
-    Returns:
-        The names to load.
-    """
+    """Lay out in `target` the model `file` of `folder` under each setting; returns their names."""
     config = read_config(folder / CONFIG)
-    jpeg = folder.with_name(folder.name + JPEG) / CONFIG
-    ensemble = read_config(jpeg) if jpeg.exists() else None
-    names = []
     for setting in settings:
         _place(target, setting.model, apply(config, setting), folder, file)
-        names.append(setting.model)
-        if ensemble:
-            behind = ModelConfig()
-            behind.CopyFrom(ensemble)
-            behind.max_batch_size = setting.batch
-            behind.ensemble_scheduling.step[1].model_name = setting.model
-            _place(target, setting.model + JPEG, behind, folder)
-            names.append(setting.model + JPEG)
-    if ensemble:
-        decoder = ensemble.ensemble_scheduling.step[0].model_name
-        shutil.copytree(folder.with_name(decoder), target / decoder, dirs_exist_ok=True)
-    return names
+    return [setting.model for setting in settings]
+
+
+def lay_out_twin(folder: Path, file: Path, setting: Setting, target: Path) -> None:
+    """Lay out in `target` the twin of a model, which takes encoded pictures, under a setting."""
+    twin, name = folder.with_name(folder.name + JPEG), setting.model + JPEG
+    _place(target, name, apply(read_config(twin / CONFIG), setting), twin, file)
+    shutil.copy2(DECODER, target / name / "1")
 
 
 def lay_out_prototype(folder: Path, target: Path) -> list[str]:
@@ -156,8 +146,8 @@ def lay_out_prototype(folder: Path, target: Path) -> list[str]:
         | {
             "ensemble_scheduling": {
                 "step": [
-                    make_step("prototype_prepare", {"PIXELS": "PIXELS"}, {tensor: tensor}),
-                    make_step(
+                    _step("prototype_prepare", {"PIXELS": "PIXELS"}, {tensor: tensor}),
+                    _step(
                         "prototype_network",
                         {tensor: tensor},
                         {one["name"]: one["name"] for one in outputs},
@@ -199,3 +189,13 @@ def _place(
     for labels in source.glob("labels*.txt"):
         shutil.copy2(labels, target / name)
     write_config(target / name / CONFIG, config)
+
+
+def _step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, Any]:
+    """A step of an ensemble: names of the model's tensors to names of the ensemble's."""
+    return {
+        "model_name": model,
+        "model_version": -1,
+        "input_map": inputs,
+        "output_map": outputs,
+    }

@@ -20,7 +20,7 @@ import psutil
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from benchmarks.serving.load import INFER, Call, request_of
+from benchmarks.serving.load import INFER, Call, http_call, request_of
 from nano_cv.serving.process import dying_with_us
 from nano_cv.serving.triton import LOOPBACK, PROJECT, free_ports
 
@@ -198,20 +198,8 @@ class Trial:
     def http_call(self, model: str, picture: bytes) -> Callable[[], Call]:
         """The bytes of a picture, sent to the front door on connections that are kept."""
 
-        def make() -> Call:
-            link = http.client.HTTPConnection(LOOPBACK, self.ports["port"], timeout=60)
-
-            def call() -> bytes:
-                link.request("POST", f"/models/{model}/predict", picture)
-                answer = link.getresponse()
-                content = answer.read()
-                if answer.status != 200:
-                    raise OSError(f"{answer.status} {content[:200]!r}")
-                return content
-
-            return call
-
-        return make
+        path = f"/models/{model}/predict"
+        return lambda: http_call(self.ports["port"], path, picture)
 
 
 class Answer(NamedTuple):

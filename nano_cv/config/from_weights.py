@@ -66,12 +66,12 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
 
     if "data" not in given and "data.name" not in given:
         known = metadata.data in options.groups["data"]
-        asked = any(given.get(key) is not None for key in ("input", "labels", "count"))
+        asked = any(given.get(key) is not None for key in ("input", "labels", "count", "parity"))
         if not (known or asked):
             raise UserError(
                 f"weights={file}: trained on '{metadata.data}', which is no option of data; say "
                 f"where its pictures are: +data=OPTION data.root=FOLDER data.name={metadata.data}"
-                + (", or give others: input=FOLDER" if options.script == "infer" else "")
+                f", or give others: {'input' if options.script == 'infer' else 'parity'}=FOLDER"
             )
         if NAME.fullmatch(metadata.data):
             added.append(f"{'data' if known else 'data.name'}={metadata.data}")

@@ -316,6 +316,7 @@ class ExportModel(Common):
     logger: Logger
     triton: Triton
     weights: str | None
+    parity: str | None
     precision: Literal["float32", "int8", "bf16", "auto"]
     tolerance: NotNegative
     max_drop: float

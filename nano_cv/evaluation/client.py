@@ -153,11 +153,11 @@ class Client:
     ) -> list[dict[str, NDArray[Any]] | ServerError]:
         """JPEG, PNG or WebP files to the outputs of each, or the error of each, in their order.
 
-        The server decodes, in the ensemble `<model>_from_jpeg`. One request a picture, so that a
-        bad one fails alone.
+        The server decodes, in the twin `<model>_from_jpeg`. One request a picture, so that a bad
+        one fails alone.
 
         Raises:
-            ServerError: no server, or no such ensemble.
+            ServerError: no server, or no such twin.
         """
         known = self.model(f"{model}{JPEG}")
         ((name, (_, dims)),) = known.inputs.items()

@@ -148,17 +148,25 @@ def check_options(config: DictConfig) -> None:
             )
 
 
-def find_pictures(given: str) -> list[Path]:
-    """Find pictures by a file's name, a folder (with all folders below) or a pattern."""
+def find_pictures(given: str, key: str = "input") -> list[Path]:
+    """Find pictures by a file's name, a folder (with all folders below) or a pattern.
+
+    Args:
+        given: the name, folder or pattern.
+        key: the setting it was given by, for messages.
+
+    Raises:
+        UserError: there are none.
+    """
     if not given:
-        raise UserError("input=: a picture, a folder or a pattern is needed")
+        raise UserError(f"{key}=: a picture, a folder or a pattern is needed")
     path = Path(given).expanduser()
     if path.is_dir():
         images.say_what_is_passed_over(path)
         files = images.find(path)
         if not files:
             raise UserError(
-                f"input={given}: no pictures in this folder; endings known: "
+                f"{key}={given}: no pictures in this folder; endings known: "
                 + " ".join(images.EXTENSIONS)
             )
         return files
@@ -166,5 +174,5 @@ def find_pictures(given: str) -> list[Path]:
         return [path]
     files = sorted(file for file in images.matching(str(path)) if file.is_file())
     if not files:
-        raise UserError(f"input={given}: no such file or folder, and no file fits it as a pattern")
+        raise UserError(f"{key}={given}: no such file or folder, and no file fits it as a pattern")
     return files

@@ -1,11 +1,11 @@
-"""Does the exported file answer as torch does? On real pictures, of odd sizes too."""
+"""Does the exported file answer as torch does? On pictures of odd sizes and formats too."""
 
 import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from nano_cv.data import images
 from nano_cv.data.store import File
@@ -26,23 +26,52 @@ ODD = (
 )
 
 
+def draw_pictures(count: int = 24) -> list[tuple[str, bytes]]:
+    """PNG files to compare engines with where there are no photographs, each with a name.
+
+    Soft colours with rectangles and ellipses upon them, and some noise as of a camera: smooth
+    regions, edges and texture, in shapes and sizes that differ. The same on every machine.
+    """
+    drawn = []
+    for number in range(count):
+        random = np.random.default_rng(number)
+        size = width, height = random.integers(160, 640, 2).tolist()
+        colours = Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8))
+        image = colours.resize(size, Image.Resampling.BICUBIC)
+        draw = ImageDraw.Draw(image)
+        for shape in (draw.rectangle, draw.ellipse) * 3:
+            left, top = int(random.integers(width)), int(random.integers(height))
+            right, bottom = left + width // 4, top + height // 4
+            shape((left, top, right, bottom), fill=tuple(random.integers(0, 256, 3).tolist()))
+        noise = random.normal(0, number % 4 * 8, (height, width, 3))  # every fourth has none
+        pixels = (np.asarray(image) + noise).clip(0, 255).astype(np.uint8)
+        drawn.append((f"built-in picture {number}", images.encode_png(pixels)))
+    return drawn
+
+
 def load_odd(
-    files: Sequence[File], size: Size, fit: str, count: int = 60
+    pictures: Sequence[tuple[str, File | bytes]], size: Size, fit: str, count: int = 60
 ) -> tuple[list[str], Arrays]:
-    """Real pictures as the model will meet them, some of them cut to odd sizes and encoded anew.
+    """Pictures as the model will meet them, some of them cut to odd sizes and encoded anew.
+
+    Args:
+        pictures: names, and where the pictures are or their encoded bytes.
+        size: of the model's input, in pixels.
+        fit: see `images.place`.
+        count: about how many are taken, evenly from the whole list.
 
     Returns:
         A name for each, and `IMAGES` uint8 `[N, 3, H, W]`.
     """
-    chosen = list(files[:: max(1, len(files) // count)][:count])
-    names = [file.name for file in chosen]
-    pixels = [images.load(file, size, fit=fit) for file in chosen]
-    for file, (width, height, kind) in zip(chosen, ODD, strict=False):
+    chosen = list(pictures[:: max(1, len(pictures) // count)][:count])
+    names = [name for name, _ in chosen]
+    pixels = [images.load(source, size, name, fit=fit) for name, source in chosen]
+    for (name, source), (width, height, kind) in zip(chosen, ODD, strict=False):
         encoded = io.BytesIO()
         exif = Image.Exif()
         exif[images.ORIENTATION] = 6  # turned by a quarter, as telephones do
-        images.decode(file).resize((width, height)).save(encoded, kind, exif=exif)
-        names.append(f"{file.name} as {kind} of {width}x{height}")
+        images.decode(source).resize((width, height)).save(encoded, kind, exif=exif)
+        names.append(f"{name} as {kind} of {width}x{height}")
         pixels.append(images.load(encoded.getvalue(), size, names[-1], fit=fit))
     return names, {"IMAGES": np.stack(pixels).transpose(0, 3, 1, 2).copy()}
 

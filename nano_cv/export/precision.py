@@ -7,7 +7,7 @@ whether it is depends on the processor, so it is measured, never assumed.
 import logging
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,8 +21,12 @@ from nano_cv.evaluation.engines import Arrays, Engine, Onnx
 from nano_cv.export.graph import annotate
 from nano_cv.export.samples import Samples
 
+log = logging.getLogger(__name__)
 PRECISIONS = ("float32", "int8", "bf16")
 FEW_CHANNELS = 3  # of pixels: little arithmetic, and errors that reach all that follows
+# These add the products of int8 in 32 bits. Without them onnxruntime adds pairs of products in 16
+# bits, which weights of 8 bits overflow ("Quantize ONNX models", U8S8), so they take 7 bits.
+SUMS_IN_32_BITS = ("avx512_vnni", "avx_vnni", "asimddp")
 FASTMATH = {"mlas.enable_gemm_fastmath_arm64_bfloat16": "1"}
 ROUNDS, SECONDS = 7, 0.15  # of each variant in turn, so that a noisy machine is noisy for both
 
@@ -30,12 +34,14 @@ ROUNDS, SECONDS = 7, 0.15  # of each variant in turn, so that a noisy machine is
 class Variant(NamedTuple):
     """A way to run the model, by a file and session entries, and its measurements.
 
-    `score` is the validation metric; `speed` is relative to float32 on this processor.
+    `bits` are those of its weights, `score` is the validation metric, and `speed` is relative to
+    float32 on this processor.
     """
 
     precision: str
     file: Path
     entries: Mapping[str, str]
+    bits: int = 32
     score: float = float("nan")
     speed: float = 1.0
 
@@ -43,7 +49,7 @@ class Variant(NamedTuple):
 def choose(
     precision: str,
     float32: Path,
-    samples: Samples,
+    samples: Samples | None,
     threads: int,
     max_drop: float,
     calibration_pictures: int,
@@ -53,7 +59,8 @@ def choose(
     Args:
         precision: one of `PRECISIONS`, or `auto` for the fastest that passes.
         float32: the exported file; variants are written beside it.
-        samples: training pictures for the ranges of int8, validation pictures for the metric.
+        samples: training pictures for the ranges of int8, validation pictures for the metric;
+            float32 needs none.
         threads: of a session, as the server will use.
         max_drop: largest loss of the metric.
         calibration_pictures: how many of the training split.
@@ -64,6 +71,8 @@ def choose(
     Raises:
         UserError: the precision does not pass or cannot be had; says what was measured.
     """
+    if samples is None:
+        return Variant("float32", float32, {}), [Variant("float32", float32, {})]
     wanted = {"auto": PRECISIONS[1:], "float32": ()}.get(precision, (precision,))
     variants = [Variant("float32", float32, {})]
     refusals: dict[str, str] = {}  # why a precision cannot be published
@@ -90,6 +99,14 @@ def choose(
     return passing[-1], variants
 
 
+def list_figures(variants: Sequence[Variant], metric: str) -> dict[str, float]:
+    """Score, speed and bits of each variant: `val/<metric>/int8`, `speed/int8`, `bits/int8`."""
+    figures: dict[str, float] = {}
+    for name, _, _, bits, score, speed in variants:
+        figures |= {f"val/{metric}/{name}": score, f"speed/{name}": speed, f"bits/{name}": bits}
+    return figures
+
+
 def _why_refused(variant: Variant, float32: Variant, metric: str, max_drop: float) -> str:
     """The gate that a variant does not pass, and its measurements; empty if it passes both."""
     drop, times = float32.score - variant.score, f"{variant.speed:.2f} times"
@@ -112,14 +129,16 @@ def _why_refused(variant: Variant, float32: Variant, metric: str, max_drop: floa
 
 
 def _make(precision: str, float32: Path, samples: Samples, pictures: int) -> Variant:
+    flags = processor_flags()
     if precision == "int8":
+        bits, why = choose_bits(flags)
+        log.info("int8: weights of %d bits, for %s", bits, why)
         file = float32.with_name("int8.onnx")
-        quantize(float32, file, samples.load_training(pictures))
+        quantize(float32, file, samples.load_training(pictures), bits)
         annotate(file, samples.metadata, {})
-        return Variant("int8", file, {})
+        return Variant("int8", file, {}, bits)
     # onnxruntime has bfloat16 kernels for Arm only; on x86 it would refuse or emulate them.
-    cpuinfo = Path("/proc/cpuinfo")
-    if platform.machine() != "aarch64" or "bf16" not in cpuinfo.read_text().split():
+    if platform.machine() != "aarch64" or "bf16" not in flags:
         raise UserError(
             f"onnxruntime computes in bfloat16 on Arm processors that have it, and this is "
             f"{platform.machine()}; try precision=int8"
@@ -127,11 +146,30 @@ def _make(precision: str, float32: Path, samples: Samples, pictures: int) -> Var
     return Variant("bf16", float32, FASTMATH)
 
 
-def quantize(source: Path, target: Path, calibration: Arrays) -> None:
+def processor_flags() -> set[str]:
+    """What this processor can do, by the names of Linux."""
+    if (platform.system(), platform.machine()) == ("Darwin", "arm64"):
+        return {"asimddp"}  # as all of Apple's since the M1
+    cpuinfo = Path("/proc/cpuinfo")
+    return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+
+
+def choose_bits(flags: Collection[str]) -> tuple[int, str]:
+    """The bits of int8 weights on a processor with these flags, 8 or 7, and why."""
+    found = [flag for flag in SUMS_IN_32_BITS if flag in flags]
+    if found:
+        return 8, f"this processor has {found[0]}; one without it may need another export"
+    return 7, "this processor has neither VNNI nor dot products, and 8 bits could overflow its sums"
+
+
+def quantize(source: Path, target: Path, calibration: Arrays, bits: int) -> None:
     """Static int8 in QDQ form, for all convolutions and matrix products except the first.
 
-    Weights take 7 bits (`reduce_range`): processors without VNNI add pairs of products in 16 bits,
-    which 8-bit weights would overflow (onnxruntime, "Quantize ONNX models", U8S8).
+    Args:
+        source: the float32 model.
+        target: the file to write.
+        calibration: inputs, for the ranges of the activations.
+        bits: of the weights, 8 or 7, see `choose_bits`.
     """
     prepared = target.with_name("prepared.onnx")
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
@@ -147,7 +185,7 @@ def quantize(source: Path, target: Path, calibration: Arrays) -> None:
             op_types_to_quantize=["Conv", "MatMul"],
             nodes_to_exclude=_of_pixels(onnx.load(prepared)),
             per_channel=True,
-            reduce_range=True,
+            reduce_range=bits == 7,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )

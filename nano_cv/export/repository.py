@@ -1,18 +1,17 @@
-"""The Triton model repository: config.pbtxt, labels, versions, and the ensemble that takes JPEG.
+"""The Triton model repository: config.pbtxt, labels, versions, and the twin that takes JPEG.
 
 An export is laid out beside the repository (in it, Triton would read even a hidden folder), checked
 there (and loaded by Triton, where it is installed), and renamed into place. Triton has one config
 and one set of labels for all versions of a model, so what is renamed last is `config.pbtxt`, which
 says which versions are served and which file has their labels: whoever looks before sees the old
-model, whoever looks after sees the new one, and a killed export leaves one of the two. The ensemble
-of a model whose answers change is taken away before, and comes back with the new one.
+model, whoever looks after sees the new one, and a killed export leaves one of the two. The twin has
+its own copy of the network, so it is right by itself at any time.
 """
 
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,7 @@ from nano_cv.evaluation.engines import Onnx
 from nano_cv.export.triton_config import (
     CONFIG,
     LABELS,
-    make_decoder_config,
-    make_ensemble_config,
+    make_jpeg_config,
     make_model_config,
     read_config,
     served_versions,
@@ -34,7 +32,7 @@ from nano_cv.export.triton_config import (
 )
 from nano_cv.export.validate import check_model
 from nano_cv.files import list_versions, locked
-from nano_cv.metadata import JPEG, KEY, Metadata, check_classes, check_name
+from nano_cv.metadata import Metadata, check_classes, check_name
 
 DECODER = Path(__file__).parent / "decoder" / "model.py"
 
@@ -47,7 +45,7 @@ def publish(
     entries: Mapping[str, str],
     prove: Callable[[Path, Sequence[str]], None] | None = None,
 ) -> Path:
-    """Add `model` as the next version of `<model>_<data>`, and the ensemble that decodes for it.
+    """Add `model` as the next version of `<model>_<data>` and of its twin for encoded pictures.
 
     Args:
         repository: of Triton; made if it is not there.
@@ -70,14 +68,12 @@ def publish(
     config = make_model_config(metadata, Onnx(model).session, triton, entries)
     models = [config]
     if [tensor["name"] for tensor in config["input"]] == ["IMAGES"]:
-        models = [
-            make_decoder_config(metadata, config, triton),
-            config,
-            make_ensemble_config(metadata, config, triton),
-        ]
+        # First, for a twin of earlier days is an ensemble around the model, which would change it.
+        models.insert(0, make_jpeg_config(metadata, config, triton, entries))
     names = [one["name"] for one in models]
     with locked(repository), _staging(repository) as staging:
-        version = str(max([0, *list_versions(repository / metadata.name)]) + 1)
+        there = [version for name in names for version in list_versions(repository / name)]
+        version = str(max([0, *there]) + 1)
         for one in models:
             _lay_out(one, metadata.classes, model, version, staging, repository)
         problems = [f"{name}: {each}" for name in names for each in check_model(staging / name)]
@@ -88,7 +84,10 @@ def publish(
             )
         if prove:
             prove(staging, names)
-        _move(names, staging, repository)
+        for name in names:
+            _add(staging / name, repository / name)
+        for name in names:
+            _switch(staging / name, repository / name)
     return given / metadata.name / version
 
 
@@ -132,17 +131,10 @@ def _lay_out(
         repository: what is published already.
     """
     folder, target = staging / config["name"], repository / config["name"]
-    if config.get("backend") == "onnxruntime":
-        (folder / version).mkdir(parents=True)
-        shutil.copyfile(model, folder / version / "model.onnx")
-    elif config.get("backend") == "python":  # another code is another version
-        code, newest = DECODER.read_bytes(), max([0, *list_versions(target)])
-        same = _has(target / str(newest) / "model.py", code)
-        file = folder / str(newest if same else newest + 1) / "model.py"
-        file.parent.mkdir(parents=True)
-        file.write_bytes(code)
-    else:
-        (folder / "1").mkdir(parents=True)
+    (folder / version).mkdir(parents=True)
+    shutil.copyfile(model, folder / version / "model.onnx")
+    if config["backend"] == "python":
+        shutil.copyfile(DECODER, folder / version / DECODER.name)
     message = ParseDict(config, ModelConfig())
     labels = "".join(f"{label}\n" for label in classes).encode()
     for tensor in message.output:
@@ -165,36 +157,6 @@ def _name_labels(target: Path, labels: bytes, version: int) -> str:
 
 def _has(file: Path, content: bytes) -> bool:
     return file.is_file() and file.read_bytes() == content
-
-
-def _misleads(ensemble: Path, new: Path) -> bool:
-    """Whether an ensemble promises other things than its model will after this export."""
-    is_one = ensemble.name.endswith(JPEG) and (ensemble / CONFIG).exists()
-    return is_one and _promise(ensemble / CONFIG) != _promise(new / CONFIG)
-
-
-def _promise(file: Path) -> Any:
-    """The parts of an ensemble's config that clients rely on; None if unreadable."""
-    try:
-        config = read_config(file)
-        metadata = Metadata.from_json(config.parameters[KEY].string_value)
-    except (UserError, ValueError, TypeError):
-        return None
-    promised = replace(metadata, network={}, data_hash="", git_commit="", run_id="")
-    return promised, list(config.output), config.ensemble_scheduling
-
-
-def _move(names: Sequence[str], staging: Path, repository: Path) -> None:
-    """Move models from `staging` into the repository, in an order that misleads no reader."""
-    misleading = [name for name in names if _misleads(repository / name, staging / name)]
-    for name in names:
-        if name not in misleading:
-            _add(staging / name, repository / name)
-    # Two models cannot be switched in one step: for a moment no ensemble, not a wrong one.
-    for name in misleading:
-        os.rename(repository / name, staging / f"old_{name}")
-    for name in names:
-        _switch(staging / name, repository / name)
 
 
 def _add(staged: Path, target: Path) -> None:

@@ -1,5 +1,6 @@
 """`config.pbtxt`, by which Triton serves a model: made from the model's metadata, read, written."""
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -129,49 +130,37 @@ def _batching(triton: Mapping[str, Any], delay: int) -> dict[str, Any]:
     )
 
 
-def make_decoder_config(
-    metadata: Metadata, config: Mapping[str, Any], triton: Mapping[str, Any]
+def make_jpeg_config(
+    metadata: Metadata,
+    config: Mapping[str, Any],
+    triton: Mapping[str, Any],
+    entries: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Config of the decoder that serves all models of an input size."""
-    height, width = height_width(metadata.image_size)
-    size = f"{height}" if height == width else f"{height}x{width}"
-    fit = metadata.fit
-    limits = {
+    """Config of the model that takes encoded pictures, made of that of the network.
+
+    Each of its processes decodes and runs the network itself, on its share of the cores: pixels
+    that go from one process to another cost more than the gain of a common batch.
+    """
+    instances = triton["decode_instances"]
+    parameters = {
+        "image_size": json.dumps(height_width(metadata.image_size)),
+        "fit": metadata.fit,
         "max_picture_bytes": str(triton["max_picture_bytes"]),
         "max_picture_pixels": str(triton["max_picture_pixels"]),
-        "fit": fit,
+        "intra_op_thread_count": str(max(1, (os.cpu_count() or 1) // instances)),
+        **entries,
+        KEY: metadata.to_json(),
     }
-    # No dynamic batching: a picture decodes alone, and the next model batches anew.
+    batching = _batching(triton, 0)  # only for its queue policy, if there is one
     return {
-        "name": f"decode_{size}" + ("" if fit == "stretch" else f"_{fit}"),
+        "name": metadata.name + JPEG,
         "backend": "python",
         "max_batch_size": triton["max_batch_size"],
         "input": [ENCODED],
-        "output": [{key: config["input"][0][key] for key in ("name", "data_type", "dims")}],
-        "instance_group": [{"count": triton["decode_instances"], "kind": "KIND_CPU"}],
-        "parameters": _parameters(limits),
-    }
-
-
-def make_ensemble_config(
-    metadata: Metadata, config: Mapping[str, Any], triton: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Config of the ensemble: the decoder, and the model behind it."""
-    decoder = make_decoder_config(metadata, config, triton)["name"]
-    outputs = {tensor["name"]: tensor["name"] for tensor in config["output"]}
-    return {
-        "name": metadata.name + JPEG,
-        "platform": "ensemble",
-        "max_batch_size": triton["max_batch_size"],
-        "input": [ENCODED],
         "output": config["output"],
-        "parameters": _parameters({KEY: metadata.to_json()}),
-        "ensemble_scheduling": {
-            "step": [
-                make_step(decoder, {"ENCODED": "ENCODED"}, {"IMAGES": "IMAGES"}),
-                make_step(metadata.name, {"IMAGES": "IMAGES"}, outputs),
-            ]
-        },
+        "instance_group": [{"count": instances, "kind": "KIND_CPU"}],
+        "parameters": _parameters(parameters),
+        **({"dynamic_batching": batching} if len(batching) > 1 else {}),
     }
 
 
@@ -184,13 +173,3 @@ def _tensor(tensor: "NodeArg") -> dict[str, Any]:
 
 def _parameters(texts: Mapping[str, str]) -> dict[str, dict[str, str]]:
     return {key: {"string_value": value} for key, value in texts.items()}
-
-
-def make_step(model: str, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> dict[str, Any]:
-    """A step of an ensemble: names of the model's tensors to names of the ensemble's."""
-    return {
-        "model_name": model,
-        "model_version": -1,
-        "input_map": inputs,
-        "output_map": outputs,
-    }

@@ -10,8 +10,10 @@ from typing import Any
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
-from nano_cv.errors import UserError
+from nano_cv.errors import UserError, one_line
+from nano_cv.evaluation.engines import Onnx
 from nano_cv.metadata import JPEG, Metadata
+from nano_cv.serving.connection import RefusedError
 
 log = logging.getLogger(__name__)
 Arrays = Mapping[str, NDArray[Any]]
@@ -26,7 +28,7 @@ class Model:
         reason: why it is not ready.
         versions: those that are served.
         refused: versions that are not served, and why.
-        metadata: what the model promises; None for decoders and for models that are not ours.
+        metadata: what the model promises; None for models that are not ours.
         batch: how many pictures it takes in one request.
         instances: how many processes of Triton's Python backend run it; 0 for an ensemble.
         question: the request that shows whether the model answers.
@@ -48,7 +50,7 @@ class Model:
 
     @property
     def takes_requests(self) -> bool:
-        """Whether people ask it at the front door: not a decoder, nor an ensemble with one."""
+        """Whether people ask it at the front door: not the twin of a model, nor one of others."""
         return self.metadata is not None and not self.name.endswith(JPEG)
 
     @property
@@ -80,11 +82,13 @@ class Backend(ABC):
         state: `starting`, `serving`, `restarting` or `draining`.
         restarts: how often the server was started again.
         models: by name.
+        engines: models that are also open in this process, by name; the door asks these itself.
     """
 
     def __init__(self) -> None:
         self.state, self.restarts = "starting", 0
         self.models: dict[str, Model] = {}
+        self.engines: dict[str, Onnx] = {}
 
     @abstractmethod
     async def start(self) -> None:
@@ -119,3 +123,11 @@ class Backend(ABC):
         status = "ok" if good else "degraded" if self.state == "serving" else self.state
         models = {name: self.models[name].shown() for name in sorted(self.models)}
         return good, {"status": status, "server_restarts": self.restarts, "models": models}
+
+
+def predict_here(engine: Onnx, inputs: Arrays) -> dict[str, NDArray[Any]]:
+    """The outputs of an engine of this process; raises `RefusedError` where it fails."""
+    try:
+        return engine.predict(inputs)
+    except Exception as error:  # onnxruntime has a dozen kinds
+        raise RefusedError(one_line(error)) from error

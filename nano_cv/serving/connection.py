@@ -1,21 +1,20 @@
 """What is asked of a Triton over gRPC: which models it has, whether they answer, and answers."""
 
-import io
 import math
 import re
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
-from PIL import Image
 from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
 
-from nano_cv.evaluation.client import without_prefix
+from nano_cv.data import images
+from nano_cv.evaluation.client import BROKEN, without_prefix
 
 OPTIONS = [
     ("grpc.max_receive_message_length", -1),
@@ -29,7 +28,6 @@ ALIVE = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)
 CROWDED = ("Exceeds maximum queue size", "Request timeout expired")  # refused by the queue policy
 # Triton has lost the process that runs the model, or is itself gone or about to go.
 LOST = re.compile("is not healthy|Stub process|Server is stopping", re.IGNORECASE)
-BROKEN = re.compile("connect|socket|reset|goaway", re.IGNORECASE)
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -44,14 +42,6 @@ class RefusedError(Exception):
 
 class CrowdedError(Exception):
     """The model's queue is full: to be tried again later."""
-
-
-class Version(NamedTuple):
-    """One version of a model as Triton lists it; `state` is READY, LOADING or UNAVAILABLE."""
-
-    version: str
-    state: str
-    reason: str
 
 
 class Connection:
@@ -74,12 +64,15 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             raise LostError(error.details() or error.code().name) from error
 
-    async def index(self, seconds: float) -> dict[str, list[Version]]:
-        """The versions of every model that the server has, or has refused; raises `LostError`."""
-        found: dict[str, list[Version]] = {}
+    async def index(self, seconds: float) -> dict[str, list[Any]]:
+        """The versions of every model that the server has, or has refused; raises `LostError`.
+
+        Of each the number, the state (READY, LOADING or UNAVAILABLE) and the reason, as texts.
+        """
+        found: dict[str, list[Any]] = {}
         request = service_pb2.RepositoryIndexRequest()
         for one in (await self.call("RepositoryIndex", request, seconds)).models:
-            found.setdefault(one.name, []).append(Version(one.version, one.state, one.reason))
+            found.setdefault(one.name, []).append(one)
         return found
 
     async def config(self, name: str) -> model_config_pb2.ModelConfig:
@@ -178,17 +171,10 @@ def question_for(name: str, config: model_config_pb2.ModelConfig) -> service_pb2
         count = math.prod(shape)
         if dtype == "STRING":
             item.datatype = "BYTES"
-            picture = tiny_picture()
+            picture = images.encode_png(np.zeros((8, 8, 3), np.uint8))
             content = (len(picture).to_bytes(4, "little") + picture) * count
         else:
             item.datatype = dtype
             content = bytes(BYTES_OF.get(dtype, 1) * count)
         request.raw_input_contents.append(content)
     return request
-
-
-def tiny_picture() -> bytes:
-    """A valid JPEG of 8 by 8 pixels."""
-    file = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(file, "JPEG")
-    return file.getvalue()

@@ -1,7 +1,8 @@
 """The front door: one address for people (a page), programs (REST) and watchers (health, metrics).
 
-It decodes pictures by the function that training uses, asks the backend, and answers with names and
-units. Errors are problem documents (RFC 9457) that say what to do.
+It decodes pictures by the function that training uses, asks the model, and answers with names and
+units. Where the model is also open in this process, all of that is done here, in one thread. Errors
+are problem documents (RFC 9457) that say what to do.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Query, Request, Response
@@ -31,13 +32,15 @@ from nano_cv.data import images
 from nano_cv.data.imagined import Imagined
 from nano_cv.errors import listing, nearest, one_line
 from nano_cv.evaluation import answers
+from nano_cv.evaluation.engines import Onnx
 from nano_cv.evaluation.reports.detection import CONFIDENT
 from nano_cv.serving import metrics
-from nano_cv.serving.backend import Backend, Model
+from nano_cv.serving.backend import Arrays, Backend, Model, predict_here
 from nano_cv.serving.connection import CrowdedError, LostError, RefusedError
 from nano_cv.serving.multipart import split_parts
 
 log = logging.getLogger(__name__)
+Made = TypeVar("Made")
 PAGE = Path(__file__).parent / "page"
 TOLD = ("classes", "image_size", "fit", "metrics", "data_hash", "git_commit", "run_id")
 HOSTS = ("127.0.0.1", "localhost", "::1")  # names of this machine for itself
@@ -69,6 +72,11 @@ class Wanted(BaseModel):
     count: int = Field(1, ge=1, le=MOST)
 
 
+Score = Annotated[float, Query(ge=0, le=1, description="Least score of the boxes in the answer.")]
+Top = Annotated[int | None, Query(ge=1, description="How many likeliest classes; all by default.")]
+Label = Annotated[str | None, Query(alias="class", description="Of a generator: which class.")]
+Seed = Annotated[int, Query(ge=0, lt=2**32, description="Of a generator.")]
+Number = Annotated[int, Query(ge=1, le=MOST, description="Of a generator.")]
 BINARY = {"type": "string", "format": "binary"}
 FORM = {"type": "object", "properties": {"file": {"type": "array", "items": BINARY}}}
 BODY = {
@@ -188,18 +196,11 @@ class Door:
         self,
         request: Request,
         name: str,
-        score: Annotated[
-            float, Query(ge=0, le=1, description="Least score of the boxes in the answer.")
-        ] = CONFIDENT,
-        top: Annotated[
-            int | None,
-            Query(ge=1, description="Number of most probable classes; all by default."),
-        ] = None,
-        wanted: Annotated[
-            str | None, Query(alias="class", description="Of a generator: which class.")
-        ] = None,
-        seed: Annotated[int, Query(ge=0, lt=2**32, description="Of a generator.")] = 0,
-        count: Annotated[int, Query(ge=1, le=MOST, description="Of a generator.")] = 1,
+        score: Score = CONFIDENT,
+        top: Top = None,
+        wanted: Label = None,
+        seed: Seed = 0,
+        count: Number = 1,
     ) -> Response:
         """The answer for one picture, or `{"answers": [...]}` for several of them."""
         status = 500
@@ -257,20 +258,13 @@ class Door:
         score: float,
         top: int | None,
     ) -> Response:
-        promised = model.promised
         if _wants_png(request):
             if len(pictures) > 1:
                 raise Problem(422, "Several pictures", "Accept: image/png is for one picture")
             _, picture = pictures[0]
-            outputs, size = await self._ask(model, picture)
-            drawn = partial(answers.picture_of, promised, outputs, picture, size, score)
-            return Response(await self._in_thread(drawn), media_type="image/png")
-
-        async def one(picture: bytes) -> dict[str, Any]:
-            outputs, size = await self._ask(model, picture)
-            told = partial(answers.describe, promised, outputs, size, score, top)
-            return await self._in_thread(told)
-
+            draw = partial(answers.picture_of, picture=picture, score=score)
+            return Response(await self._ask(model, picture, draw), media_type="image/png")
+        one = partial(self._ask, model, tell=partial(answers.describe, score=score, top=top))
         if len(pictures) == 1:
             return JSONResponse(await one(pictures[0][1]))
 
@@ -285,23 +279,35 @@ class Door:
         found = await asyncio.gather(*(named(*part) for part in pictures))
         return JSONResponse({"answers": found})
 
-    async def _ask(self, model: Model, picture: bytes) -> tuple[answers.Outputs, answers.Size]:
-        """The outputs of the model for one picture, and the size of the picture."""
-        promised = model.promised
+    async def _ask(self, model: Model, picture: bytes, tell: Callable[..., Made]) -> Made:
+        """What `tell` makes of the model's outputs for one picture, and of the picture's size."""
+        engine = self.backend.engines.get(model.name)
+        promised = engine.metadata if engine else model.promised
 
-        def decode() -> tuple[Any, answers.Size]:
+        def decode() -> tuple[Arrays, answers.Size]:
             most = self.limits.max_picture_pixels
             square = images.load(picture, promised.image_size, max_pixels=most, fit=promised.fit)
             plain = promised.task == "classification"  # has nothing to say of places
             size = (0, 0) if plain else images.dimensions(picture)
-            return square.transpose(2, 0, 1)[None], size
+            return {"IMAGES": square.transpose(2, 0, 1)[None]}, size
+
+        def tell_of(outputs: Arrays, size: answers.Size) -> Made:
+            return tell(promised, {name: array[0] for name, array in outputs.items()}, size=size)
+
+        def answer(engine: Onnx) -> Made:
+            pixels, size = decode()
+            return tell_of(predict_here(engine, pixels), size)
 
         try:
+            if engine and model.state != "refused":  # the whole way in one thread of this process
+                return await self._in_thread(partial(answer, engine))
             pixels, size = await self._in_thread(decode)
+            outputs = await self._infer(model, pixels)
+            return await self._in_thread(partial(tell_of, outputs, size))
         except images.ImageError as error:
             raise Problem(422, "Not a usable picture", str(error)) from error
-        outputs = await self._infer(model, {"IMAGES": pixels})
-        return {name: array[0] for name, array in outputs.items()}, size
+        except RefusedError as error:
+            raise Problem(500, "The model failed", f"{model.name}: {error}") from error
 
     async def _generate(self, request: Request, model: Model, wanted: Wanted) -> Response:
         classes = model.promised.classes
@@ -339,7 +345,7 @@ class Door:
             title = "Overloaded" if isinstance(error, CrowdedError) else "Being started"
             raise Problem(503, title, f"{model.name}: {error}", retry=True) from error
 
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+    async def _in_thread(self, work: Callable[[], Made]) -> Made:
         return await asyncio.get_running_loop().run_in_executor(self.threads, work)
 
     # For watchers

@@ -11,15 +11,15 @@ from omegaconf import DictConfig
 
 from nano_cv.errors import UserError, one_line
 from nano_cv.evaluation.engines import Onnx
+from nano_cv.metadata import JPEG
 from nano_cv.serving import repository
-from nano_cv.serving.backend import Arrays, Backend, Model
-from nano_cv.serving.connection import RefusedError
+from nano_cv.serving.backend import Arrays, Backend, Model, predict_here
 
 log = logging.getLogger(__name__)
 
 
 class Local(Backend):
-    """Runs the newest version of each model in onnxruntime; decoders are not needed here.
+    """Runs the newest version of each model in onnxruntime; twins that decode are not needed.
 
     Args:
         config: of `configs/serve.yaml`.
@@ -28,16 +28,11 @@ class Local(Backend):
     def __init__(self, config: DictConfig) -> None:
         super().__init__()
         self.config, self.source = config, Path(config.paths.models)
-        self.engines: dict[str, Onnx] = {}
         self.seen: dict[str, repository.Signature] = {}
         self.several = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def start(self) -> None:
-        """See `Backend`.
-
-        Raises:
-            UserError: there is no model that can be loaded.
-        """
+        """See `Backend`."""
         for name in repository.wanted_models(self.source, self.config.models):
             await self._load(name)
         self.check_any()
@@ -68,17 +63,14 @@ class Local(Backend):
     async def infer(self, name: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """See `Backend`."""
         async with self.several:
-            try:
-                return await asyncio.to_thread(self.engines[name].predict, inputs)
-            except Exception as error:  # onnxruntime has a dozen kinds
-                raise RefusedError(one_line(error)) from error
+            return await asyncio.to_thread(predict_here, self.engines[name], inputs)
 
     async def _load(self, name: str) -> None:
         """Load the newest version that can be loaded; the one that is loaded stays otherwise."""
         self.seen[name] = repository.signature(self.source / name)
         versions = repository.versions_of(self.source / name)
         files = [self.source / name / version / "model.onnx" for version in reversed(versions)]
-        if not any(file.exists() for file in files):  # a decoder or an ensemble
+        if name.endswith(JPEG) or not any(file.exists() for file in files):
             return
         model = self.models.setdefault(name, Model(name))
         model.refused = {}

@@ -11,6 +11,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from PIL import Image
 
 from nano_cv.errors import UserError
 from nano_cv.serving import triton
@@ -29,6 +30,7 @@ async def serve(config: DictConfig) -> None:
     Raises:
         UserError: a port is taken, there is no model, or none can be served.
     """
+    Image.core.set_blocks_max(64)  # memory that Pillow keeps: halves the time of a small JPEG
     backend = _make_backend(config)
     listener = make_listener(Door(backend, config).app, config)
     stopping = _stop_on_signals()

@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from nano_cv.errors import UserError, one_line
-from nano_cv.metadata import KEY, Metadata
+from nano_cv.evaluation.engines import Onnx
+from nano_cv.export.triton_config import CONFIG, read_config, served_versions
+from nano_cv.metadata import JPEG, KEY, Metadata
 from nano_cv.serving import repository, triton
 from nano_cv.serving.backend import Arrays, Backend, Model
 from nano_cv.serving.checking import check
@@ -58,11 +60,7 @@ class Watched(Backend):
         self.up = asyncio.Event()  # cleared while the server is being started
 
     async def start(self) -> None:
-        """See `Backend`.
-
-        Raises:
-            UserError: no Triton there, or no model that answers.
-        """
+        """See `Backend`."""
         try:
             await self.look()
         except LostError as error:
@@ -214,11 +212,7 @@ class Supervisor(Watched):
         self.server = Server(line, environment, folder / "triton.log", prefix, self.area)
 
     async def start(self) -> None:
-        """See `Backend`.
-
-        Raises:
-            UserError: the server does not start, or no model can be served.
-        """
+        """See `Backend`."""
         source = self.staging.source
         names = repository.wanted_models(source, self.config.models)
         await self._take({name: repository.signature(source / name) for name in names})
@@ -359,6 +353,7 @@ class Supervisor(Watched):
         now = await asyncio.to_thread(self._signatures)
         for name in self.seen.keys() - now.keys():
             del self.seen[name]
+            self.engines.pop(name, None)
             self.staging.remove(name)
             log.warning("%s: removed from the repository", name)
         changed = {
@@ -403,10 +398,25 @@ class Supervisor(Watched):
                 log.warning("%s: version %s set aside: %s", name, version, reason)
             if good:
                 self.staging.publish(name, good)
+                await asyncio.to_thread(self._open, name)
                 if model.state == "refused":
                     model.is_now("loading")
             elif not self.staging.has(name):  # else the copy goes on serving
                 model.is_now("refused", "; ".join(model.refused.values()))
+
+    def _open(self, name: str) -> None:
+        """Open the newest version in this process too, where the door asks it without a detour."""
+        folder = self.staging.live / name
+        config = read_config(folder / CONFIG)
+        file = folder / str(max(served_versions(folder, config), default=0)) / "model.onnx"
+        entries = {key: one.string_value for key, one in config.parameters.items() if "." in key}
+        self.engines.pop(name, None)
+        if name.endswith(JPEG):
+            return
+        with suppress(UserError):  # there is none, or it is of others
+            engine = Onnx(file, 1, entries)  # the door has a thread for each core
+            if engine.metadata.task != "generation":  # which takes long: Triton's queue is for it
+                self.engines[name] = engine
 
     async def look(self) -> None:
         """See `Watched`; what Triton refused is taken away, so that the next start does without."""

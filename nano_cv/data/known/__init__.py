@@ -155,6 +155,11 @@ SETS = {
 }
 
 
+def is_fetched(root: Path, name: str) -> bool:
+    """Whether the public data set `name` lies in `root`, so that `open_known` fetches nothing."""
+    return name in SETS and (root / SETS[name].folder).is_dir()
+
+
 def open_known(
     root: Path, task: str, *, name: str, source: str | Path | None = None
 ) -> dict[str, Pictures]:

@@ -1,6 +1,6 @@
-"""Encoded pictures to pixels inside Triton, by the same function as in training.
+"""Encoded pictures to a model's answers inside Triton: decoded as in training, in one process.
 
-`export_model.py` copies this file to `model_repository/decode_<size>/1/model.py`.
+`export_model.py` copies this file beside the network, into `<model>_<data>_from_jpeg/<version>/`.
 """
 
 import json
@@ -9,23 +9,34 @@ import numpy as np
 import triton_python_backend_utils as utils
 
 from nano_cv.data import images
+from nano_cv.serving.backends.onnxruntime import model as backend
 
 
-class TritonPythonModel:
-    """`ENCODED` BYTES `[B, 1]` (JPEG, PNG, WebP, ...) to `IMAGES` uint8 `[B, 3, H, W]`."""
+class TritonPythonModel(backend.TritonPythonModel):
+    """`ENCODED` BYTES `[B, 1]` (JPEG, PNG, WebP, ...) to the outputs of `model.onnx`."""
+
+    refusals = (*backend.TritonPythonModel.refusals, images.ImageError)
 
     def initialize(self, args):
-        """Read size and limits from the config."""
+        """Read size and limits from the config, load the network, and try it once."""
         config = json.loads(args["model_config"])
         given = {key: item["string_value"] for key, item in config["parameters"].items()}
-        self.size, self.fit = config["output"][0]["dims"][-2:], given["fit"]
+        self.size, self.fit = json.loads(given["image_size"]), given["fit"]
         self.max_bytes = int(given["max_picture_bytes"])
         self.max_pixels = int(given["max_picture_pixels"])
+        network = {"input": [{"name": "IMAGES"}], "default_model_filename": "model.onnx"}
+        super().initialize(args | {"model_config": json.dumps(config | network)})
+        self._run([np.zeros((1, 3, *self.size), np.uint8)])  # its memory is planned now
 
-    def execute(self, requests):
-        """Decode the pictures of each request; a bad one fails only its own request."""
-        encoded = [utils.get_input_tensor_by_name(request, "ENCODED") for request in requests]
-        return [_respond([self._load(one) for one in some.as_numpy().ravel()]) for some in encoded]
+    def _read(self, request, name):
+        """The pixels `[B, 3, H, W]` of a request."""
+        encoded = utils.get_input_tensor_by_name(request, "ENCODED").as_numpy().ravel()
+        decoded = [self._load(one) for one in encoded]
+        bad = [f"{n}: {one}" for n, one in enumerate(decoded) if isinstance(one, Exception)]
+        if bad:
+            text = bad[0].partition(": ")[2] if len(decoded) == 1 else "; ".join(bad)
+            raise images.ImageError(text)
+        return np.ascontiguousarray(np.stack(decoded).transpose(0, 3, 1, 2))
 
     def _load(self, content):
         try:
@@ -36,12 +47,3 @@ class TritonPythonModel:
             return images.load(content, self.size, max_pixels=self.max_pixels, fit=self.fit)
         except images.ImageError as error:
             return error
-
-
-def _respond(decoded):
-    bad = [f"{n}: {one}" for n, one in enumerate(decoded) if isinstance(one, Exception)]
-    if bad:
-        text = bad[0].partition(": ")[2] if len(decoded) == 1 else "; ".join(bad)
-        return utils.InferenceResponse(error=utils.TritonError(text, utils.TritonError.INVALID_ARG))
-    pixels = np.ascontiguousarray(np.stack(decoded).transpose(0, 3, 1, 2))
-    return utils.InferenceResponse([utils.Tensor("IMAGES", pixels)])

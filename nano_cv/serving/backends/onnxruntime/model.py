@@ -2,7 +2,8 @@
 
 The wheel's Triton has no C++ backend for ONNX. This file stands in for it: it reads the same
 `config.pbtxt` (docs: triton-inference-server/onnxruntime_backend, README) and the same file,
-`<version>/model.onnx`. It runs inside Triton's stub process; nothing else imports it.
+`<version>/model.onnx`. It runs inside Triton's stub process; the models that take encoded pictures
+(`nano_cv/export/decoder/model.py`) build upon it.
 """
 
 import json
@@ -13,15 +14,6 @@ import onnxruntime
 import triton_python_backend_utils as utils
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
-DTYPES = {
-    **{f"TYPE_{kind}{bits}": f"tensor({kind.lower()}{bits})"
-       for kind in ("INT", "UINT") for bits in (8, 16, 32, 64)},
-    "TYPE_BOOL": "tensor(bool)",
-    "TYPE_FP16": "tensor(float16)",
-    "TYPE_FP32": "tensor(float)",
-    "TYPE_FP64": "tensor(double)",
-    "TYPE_STRING": "tensor(string)",
-}  # fmt: skip
 LEVELS = {  # optimization.graph.level
     -1: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     1: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
@@ -31,11 +23,13 @@ LEVELS = {  # optimization.graph.level
 class TritonPythonModel:
     """One instance of one model; Triton makes it and calls the three methods."""
 
+    refusals = (failures.InvalidArgument, UnicodeDecodeError)  # what a client did wrong
+
     def initialize(self, args):
-        """Load the model and compare it with its config, as the C++ backend does.
+        """Load the model; `export/validate.py` has compared it with its config before.
 
         Raises:
-            TritonModelException: the file cannot be loaded, or does not fit the config.
+            TritonModelException: the file cannot be loaded.
         """
         config = json.loads(args["model_config"])
         folder = Path(args["model_repository"], args["model_version"])
@@ -50,12 +44,6 @@ class TritonPythonModel:
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.strings = {item.name for item in self.session.get_inputs() if "string" in item.type}
-        problems = [
-            *_compare(config["input"], self.session.get_inputs(), self.batched, complete=True),
-            *_compare(config["output"], self.session.get_outputs(), self.batched, complete=False),
-        ]
-        if problems:
-            raise utils.TritonModelException(f"{file}: {'; '.join(problems)}")
 
     def execute(self, requests):
         """Answer each request; all of one shape run as one batch."""
@@ -67,7 +55,7 @@ class TritonPythonModel:
                 key = tuple(tensor.shape[1:] for tensor in tensors) if self.batched else position
                 groups.setdefault(key, []).append((position, tensors))
             except Exception as error:
-                responses[position] = _failure(error)
+                responses[position] = self._failure(error)
         for members in groups.values():
             for position, outputs in self._run_group(members):
                 responses[position] = self._respond(requests[position], outputs)
@@ -109,9 +97,14 @@ class TritonPythonModel:
                     )
         return outputs
 
+    def _failure(self, error):
+        bad = isinstance(error, self.refusals)
+        code = utils.TritonError.INVALID_ARG if bad else utils.TritonError.INTERNAL
+        return utils.InferenceResponse(error=utils.TritonError(str(error), code))
+
     def _respond(self, request, outputs):
         if isinstance(outputs, Exception):
-            return _failure(outputs)
+            return self._failure(outputs)
         asked = set(request.requested_output_names())
         return utils.InferenceResponse(
             [
@@ -140,33 +133,3 @@ def _options(config):
         if key.startswith(("session.", "mlas.")):  # options of onnxruntime itself
             options.add_session_config_entry(key, value)
     return options
-
-
-def _compare(configured, graph, batched, complete):
-    """What the config says of inputs or outputs and the graph does not."""
-    known = {tensor.name: tensor for tensor in graph}
-    for tensor in configured:
-        name = tensor["name"]
-        if name not in known:
-            yield f"no tensor '{name}'; the graph has {', '.join(known)}"
-            continue
-        dims = tensor.get("reshape", tensor).get("shape", tensor["dims"])
-        wanted = [-1] * batched + [int(dim) for dim in dims]
-        actual = [dim if isinstance(dim, int) else -1 for dim in known[name].shape]
-        fits = len(wanted) == len(actual) and all(
-            have in (-1, want) for want, have in zip(wanted, actual, strict=True)
-        )
-        if not fits:
-            yield f"'{name}': dims {wanted} in config.pbtxt, {actual} in the graph"
-        if DTYPES.get(tensor["data_type"]) != known[name].type:
-            kind = tensor["data_type"]
-            yield f"'{name}': {kind} in config.pbtxt, {known[name].type} in the graph"
-    missing = known.keys() - {tensor["name"] for tensor in configured}
-    if complete and missing:
-        yield f"config.pbtxt lacks {', '.join(sorted(missing))}"
-
-
-def _failure(error):
-    bad = isinstance(error, failures.InvalidArgument | UnicodeDecodeError)
-    code = utils.TritonError.INVALID_ARG if bad else utils.TritonError.INTERNAL
-    return utils.InferenceResponse(error=utils.TritonError(str(error), code))
