@@ -317,7 +317,8 @@ def test_mirror_turn_and_shift(monkeypatch):
     """Every random number at its upper end, so that the result is known."""
 
     def highest(draw: Draw, low: float, high: float, rows: int = 1) -> torch.Tensor:
-        return torch.full((rows, draw.pictures), high)
+        chance = (low, high) == (0, 1)  # of a mirror image, which is one below 1
+        return torch.full((rows, draw.pictures), 0.5 if chance else high)
 
     monkeypatch.setattr(Draw, "uniform", highest)
     picture = noise().float()
