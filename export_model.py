@@ -32,13 +32,15 @@ def export_model(config: DictConfig) -> None:
         graph.export(task, file)
         trained = Torch(task, path, "cpu")
         figures = parity.check_parity(trained, Onnx(file), *samples.load_odd(), config.tolerance)
-        figures[f"val/{samples.metric}/torch"] = samples.score(trained)
+        for metric, value in samples.score(trained).items():
+            figures[f"val/{metric}/torch"] = value
 
         threads = triton_config.count_threads(config.triton)
         gates = (threads, config.max_drop, config.calibration_pictures)
         best, variants = precision.choose(config.precision, file, samples, *gates)
         for variant in variants:
-            figures[f"val/{samples.metric}/{variant.precision}"] = variant.score
+            for metric, value in variant.scores.items():
+                figures[f"val/{metric}/{variant.precision}"] = value
             figures[f"speed/{variant.precision}"] = variant.speed
 
         graph.annotate(best.file, task.metadata, {"precision": best.precision, **figures})

@@ -60,6 +60,7 @@ SHARED = {"help", "seed", "data", "model", "paths"}
 TORCH = SHARED | {"trainer", "logger"}
 INFER = {
     *("input", "labels", "count", "weights", "gradcam", "tta", "engine", "server"),
+    "confidence",
 }
 EXPORT = {"weights", "precision", "tolerance", "max_drop", "calibration_pictures", "triton"}
 GRID = {"delays_us", "instances", "threads", "batches"}

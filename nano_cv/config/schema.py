@@ -302,6 +302,7 @@ class Infer(Common):
     labels: str | list[str] | None
     count: Annotated[int, Ge(1), Le(1_000_000)] | None
     weights: str | None
+    confidence: Share | None
     gradcam: bool
     tta: bool
 

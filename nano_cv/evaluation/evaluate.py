@@ -44,7 +44,8 @@ def evaluate(
     count = limit_count(len(inputs.pictures), size, limit)
     predictions = predict_all(engine, inputs.inputs, count, size, config.get("tta", False))
     make_report = reports.find(engine.metadata.task)
-    report = make_report(engine.metadata, predictions, inputs.pictures.first(count))
+    metadata = engine.metadata.at_confidence(config.get("confidence"))
+    report = make_report(metadata, predictions, inputs.pictures.first(count))
 
     metrics: dict[str, float] = {}
     if inputs.pictures.targets:
@@ -55,7 +56,10 @@ def evaluate(
     rows = report.rows()
     logger.log_file(write_table(folder / "predictions.csv", rows))
     if config.get("input") is not None:
-        print_rows(rows)
+        print_rows(rows, report.remarks())
+    else:
+        for remark in report.remarks():
+            log.info("%s", remark)
     report.write_files(folder)
     try:
         drawings = report.drawings()

@@ -35,7 +35,8 @@ def print_answers(
     pictures = Pictures(Path(os.path.commonpath([file.parent for file in files])), files)
     given = dict(zip(pictures.names, answers, strict=True))
     report = reports.find(metadata.task)(metadata, predictions, pictures)
-    print_rows([row | {"file": given[row["file"]]} for row in report.rows()])
+    rows = [row | {"file": given[row["file"]]} for row in report.rows()]
+    print_rows(rows, report.remarks())
     if output:
         report.write_files(output)
         for name, draw in report.drawings().items():
@@ -43,11 +44,13 @@ def print_answers(
         print(f"written to {output}")
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the first rows of a report as a table, and how many more there are."""
+def print_rows(rows: Sequence[Mapping[str, Any]], remarks: Sequence[str]) -> None:
+    """Print the first rows of a report as a table, how many more there are, and its remarks."""
     print(printable(format_table(rows[:LONGEST])), end="")
     if len(rows) > LONGEST:
         print(f"and {len(rows) - LONGEST:,} more rows")
+    for remark in remarks:
+        print(printable(remark))
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -31,7 +31,6 @@ from nano_cv.data import images
 from nano_cv.data.imagined import Imagined
 from nano_cv.errors import listing, nearest, one_line
 from nano_cv.evaluation import answers
-from nano_cv.evaluation.reports.detection import CONFIDENT
 from nano_cv.serving import metrics
 from nano_cv.serving.backend import Backend, Model
 from nano_cv.serving.connection import CrowdedError, LostError, RefusedError
@@ -172,7 +171,13 @@ class Door:
         """Classes, size of the input, where it comes from, and how well it did."""
         model = self._model(name)
         told = {key: getattr(model.promised, key) for key in TOLD}
-        shown = {"versions": model.versions, "trained_on": model.promised.data}
+        shown: dict[str, Any] = {
+            "versions": model.versions,
+            "trained_on": model.promised.data,
+        }
+        if model.promised.task == "detection":
+            thresholds = zip(told["classes"], model.promised.confidences, strict=True)
+            shown["thresholds"] = dict(thresholds)
         return _summary(model) | shown | told
 
     def _model(self, name: str) -> Model:
@@ -188,9 +193,13 @@ class Door:
         self,
         request: Request,
         name: str,
+        confidence: Annotated[
+            float | None,
+            Query(ge=0, le=1, description="Least score of boxes; by default the model's own."),
+        ] = None,
         score: Annotated[
-            float, Query(ge=0, le=1, description="Least score of the boxes in the answer.")
-        ] = CONFIDENT,
+            float | None, Query(ge=0, le=1, deprecated=True, description="Now confidence.")
+        ] = None,
         top: Annotated[
             int | None,
             Query(ge=1, description="Number of most probable classes; all by default."),
@@ -211,7 +220,8 @@ class Door:
                     response = await self._generate(request, model, _wanted(asked, body))
                 else:
                     parts = _pictures(request, body)
-                    response = await self._answer(request, model, parts, score, top)
+                    least = score if confidence is None else confidence
+                    response = await self._answer(request, model, parts, least, top)
             status = 200
             return response
         except TimeoutError:
@@ -254,21 +264,21 @@ class Door:
         request: Request,
         model: Model,
         pictures: list[tuple[str, bytes]],
-        score: float,
+        confidence: float | None,
         top: int | None,
     ) -> Response:
-        promised = model.promised
+        promised = model.promised.at_confidence(confidence)
         if _wants_png(request):
             if len(pictures) > 1:
                 raise Problem(422, "Several pictures", "Accept: image/png is for one picture")
             _, picture = pictures[0]
             outputs, size = await self._ask(model, picture)
-            drawn = partial(answers.picture_of, promised, outputs, picture, size, score)
+            drawn = partial(answers.picture_of, promised, outputs, picture, size)
             return Response(await self._in_thread(drawn), media_type="image/png")
 
         async def one(picture: bytes) -> dict[str, Any]:
             outputs, size = await self._ask(model, picture)
-            told = partial(answers.describe, promised, outputs, size, score, top)
+            told = partial(answers.describe, promised, outputs, size, top)
             return await self._in_thread(told)
 
         if len(pictures) == 1:

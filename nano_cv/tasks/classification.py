@@ -50,7 +50,10 @@ class Classification(Task):
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
         """uint8 `[B, 3, H, W]` to `CLASS_PROBS` float32 `[B, K]`, rows summing to 1."""
-        return {"CLASS_PROBS": torch.softmax(self(images).float(), dim=1)}
+        logits = self(images).float()
+        if self.metadata.temperature != 1:
+            logits = logits / self.metadata.temperature
+        return {"CLASS_PROBS": torch.softmax(logits, dim=1)}
 
     def training_losses(self, images: Tensor, labels: Tensor) -> Losses:
         """Cross-entropy of images `[B, 3, H, W]` in 0..255 and int64 labels `[B]`."""

@@ -14,7 +14,11 @@ from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import distinct
-from nano_cv.tasks.metrics import classification_figures, confusion
+from nano_cv.tasks.metrics import (
+    classification_figures,
+    confusion,
+    expected_calibration_error,
+)
 
 MOST = 24  # pictures on a sheet
 COLUMNS = ("file", "label", "target")  # of the table, before those of the classes
@@ -37,8 +41,10 @@ class ClassificationReport(Report):
         return confusion(np.asarray(self.pictures.targets), self.labels, len(self.classes))
 
     def metrics(self) -> dict[str, float]:
-        """`accuracy`, `f1` and `recall/<class>`."""
-        return classification_figures(self.counts, self.classes)
+        """`accuracy`, `f1`, `recall/<class>`, and `ece`, the expected calibration error."""
+        probabilities, truth = self.predictions["CLASS_PROBS"], np.asarray(self.pictures.targets)
+        figures = classification_figures(self.counts, self.classes)
+        return figures | {"ece": expected_calibration_error(probabilities, truth)}
 
     def rows(self) -> list[dict[str, Any]]:
         """File, predicted label, the true one if known, and the probability of each class."""
