@@ -63,7 +63,7 @@ def train(config: DictConfig) -> float:
         if probe:
             metrics[f"frozen {task.monitor}"] = probe.accuracy
         if not building.find_limit(config):
-            task.metadata, fitted = calibrate(task, data.splits["val"], config.trainer.accelerator)
+            fitted = calibrate(task, data.splits, config.coverage, config.trainer.accelerator)
             logger.log_metrics(fitted)
             metrics |= fitted
 

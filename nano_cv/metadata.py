@@ -48,6 +48,9 @@ class Metadata:
         thresholds: of a detector, the score from which on a box of each class is shown and counted;
             empty where none were fitted, as in older files.
         temperature: of a classifier, divides the logits before the softmax.
+        coverage: of a classifier, the share of pictures whose label set is to hold the true class;
+            None if there are no label sets, as in older files.
+        set_from: the probability from which on a class is in the label set; 0 puts every class in.
     """
 
     task: str
@@ -65,6 +68,8 @@ class Metadata:
     metrics: dict[str, float] = field(default_factory=dict)
     thresholds: list[float] = field(default_factory=list)
     temperature: float = 1.0
+    coverage: float | None = None
+    set_from: float | None = None
 
     @property
     def name(self) -> str:
@@ -112,6 +117,7 @@ class Metadata:
         texts += (metadata.data_hash, metadata.git_commit, metadata.run_id, *metadata.metrics)
         numbers = (*metadata.mean, *metadata.std, *metadata.metrics.values())
         numbers += (*metadata.thresholds, metadata.temperature)
+        numbers += tuple(one for one in (metadata.coverage, metadata.set_from) if one is not None)
         if not (
             all(isinstance(text, str) and not CONTROL.search(text) for text in texts)
             and all(isinstance(number, int | float) for number in numbers)
@@ -121,6 +127,9 @@ class Metadata:
             and len(metadata.thresholds) in (0, len(metadata.classes))
             and all(0 <= threshold <= 1 for threshold in metadata.thresholds)
             and 0 < metadata.temperature < math.inf
+            and (metadata.coverage is None) == (metadata.set_from is None)
+            and 0 <= (metadata.coverage or 0) <= 1
+            and 0 <= (metadata.set_from or 0) <= 1
             and all(map(_is_option, metadata.network, metadata.network.values()))
         ):
             raise ValueError("a value that train.py does not write")

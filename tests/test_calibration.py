@@ -1,18 +1,27 @@
-"""The operating point of a model: honest probabilities, thresholds of boxes, and who uses them."""
+"""The operating point: thresholds of boxes, honest probabilities, label sets, foreign pictures."""
 
+import csv
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import CONTRACT, TINY, TINY_OF
 from test_metrics import NAMES, SIDE, metadata, random_inputs, scene, seeds
+from torch import nn
 from torchmetrics.classification import MulticlassCalibrationError
 
 from nano_cv.data.pictures import COUNTED, Boxes, Pictures
+from nano_cv.errors import UserError
+from nano_cv.evaluation import reports
+from nano_cv.evaluation.answers import describe
+from nano_cv.evaluation.engines import Onnx
 from nano_cv.evaluation.reports.detection import DetectionReport
+from nano_cv.export import graph
 from nano_cv.metadata import Metadata, read_metadata
+from nano_cv.tasks import weights
 from nano_cv.tasks.classification import Classification
 from nano_cv.tasks.metrics import (
     Scored,
@@ -22,7 +31,7 @@ from nano_cv.tasks.metrics import (
     match_boxes,
     operating_figures,
 )
-from nano_cv.training.calibration import fit_temperature, softmax
+from nano_cv.training.calibration import fit_familiarity, fit_label_sets, fit_temperature, softmax
 
 
 def test_temperature_is_the_one_by_which_logits_were_made_too_sure():
@@ -174,3 +183,171 @@ def test_confidence_has_a_range(run, flowers, confidence):
     done = run("infer", *TINY_OF["centernet"], f"confidence={confidence}")
     assert done.status == 1 and done.err.startswith(f"error: confidence={confidence}: ")
     assert "needed" in done.err and done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("coverage", [0.8, 0.95])
+def test_label_sets_hold_the_true_class_as_often_as_asked(coverage):
+    """On the mean over many validation splits, and whether or not the probabilities are honest."""
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 2, (40_000, 5))
+    labels = np.array([random.choice(5, p=row) for row in softmax(logits)])
+    shares = softmax(3 * logits)
+    of_labels = shares[np.arange(len(labels)), labels]
+    reached = []
+    for part in np.split(of_labels[:20_000], 200):
+        set_from = fit_label_sets(part, coverage)
+        reached.append((of_labels[20_000:] >= set_from).mean())
+    # Of 100 pictures ceil(101 c) / 101 is promised on average.
+    assert np.mean(reached) == pytest.approx(np.ceil(101 * coverage) / 101, abs=0.005)
+
+
+def test_too_few_pictures_promise_nothing():
+    assert fit_label_sets(np.full(18, 0.5), 0.95) == 0
+    assert fit_label_sets(np.full(19, 0.5), 0.95) == pytest.approx(0.5, abs=1e-5)
+
+
+class Embedding(nn.Module):
+    """A network that shows its features: the mean colours of eight parts of the picture."""
+
+    def __init__(self, num_classes: int, image_size: int) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d((2, 4))
+        self.classifier = nn.Linear(24, num_classes)
+
+    def embed(self, images: torch.Tensor) -> torch.Tensor:
+        return self.pool(images).flatten(1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.embed(images))
+
+
+def fitted(network: Any) -> tuple[Classification, torch.Tensor, torch.Tensor]:
+    """A classifier that was calibrated to reddish pictures; such ones, and bluish ones."""
+    torch.manual_seed(0)
+    metadata = replace(CONTRACT, coverage=0.9, set_from=0.3, temperature=1.5)
+    task = Classification(metadata=metadata, network=network).eval()
+    kinds = []
+    for colour in ((230, 40, 30), (20, 40, 240)):
+        noise = torch.randint(-20, 20, (80, 3, 32, 32))
+        kinds.append((torch.tensor(colour).view(1, 3, 1, 1) + noise).clamp(0, 255).byte())
+    with torch.no_grad():
+        features, logits = task.look(kinds[0])
+        task.familiarity = fit_familiarity(features[:40], features[40:], logits[40:])
+    return task, *kinds
+
+
+def test_foreign_pictures_are_those_unlike_the_training(tmp_path):
+    """19 of 20 validation pictures pass, and the weights file holds all of it."""
+    task, known, unknown = fitted(Embedding)
+    with torch.no_grad():
+        assert (task.predict(known[40:])["FOREIGN"] > 0).sum() == 1  # of 40, 39 of which may pass
+        assert (task.predict(unknown)["FOREIGN"] > 0).all()
+        expected = task.predict(known)
+    weights.save(task, tmp_path / "model.safetensors")
+    other = Classification(
+        metadata=read_metadata(tmp_path / "model.safetensors"), network=Embedding
+    ).eval()
+    weights.load(other, tmp_path / "model.safetensors")
+    for name, one in other.predict(known).items():
+        assert torch.equal(one, expected[name])
+    # A fine-tuning from these weights takes the network alone.
+    assert set(weights.network_tensors(tmp_path / "model.safetensors")) == set(
+        task.network.state_dict()
+    )
+
+
+def plain(num_classes: int, image_size: int) -> nn.Module:
+    """A network that shows no features."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, num_classes))
+
+
+@pytest.mark.parametrize("network", [Embedding, plain])
+def test_exported_as_it_answers(tmp_path, network):
+    """And without what was fitted, as of older weights, there is one output as ever."""
+    task, known, unknown = fitted(network)
+    pixels = torch.cat([known[:3], unknown[:2]])
+    graph.export(task, tmp_path / "model.onnx")
+    answer = Onnx(tmp_path / "model.onnx").predict({"IMAGES": pixels.numpy()})
+    expected = {name: one.detach().numpy() for name, one in task.predict(pixels).items()}
+    assert list(answer) == ["CLASS_PROBS", "LABEL_SET", "FOREIGN"]
+    assert answer["LABEL_SET"].dtype == bool and answer["FOREIGN"].shape == (5, 1)
+    report = reports.find("classification")
+    for name, apart in report.compare(expected, answer).items():
+        assert apart.max() <= report.limits[name]
+    flipped = answer | {"LABEL_SET": ~answer["LABEL_SET"], "FOREIGN": answer["FOREIGN"] + 1}
+    apart = report.compare(expected, flipped)
+    assert (apart["label_set"] == 1).all() and apart["foreign"].min() > 0.9
+    task.familiarity, task.metadata = None, CONTRACT
+    graph.export(task, tmp_path / "older.onnx")
+    older = Onnx(tmp_path / "older.onnx").predict({"IMAGES": pixels.numpy()})
+    assert list(older) == ["CLASS_PROBS"]
+
+
+def test_weights_with_another_plane_are_refused(tmp_path):
+    task, _, _ = fitted(Embedding)
+    task.familiarity.plane = torch.zeros(25, 3)
+    weights.save(task, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"not the weights of this lenet: familiarity\.plane"):
+        weights.load(task, tmp_path / "model.safetensors")
+
+
+ANSWER = {
+    "CLASS_PROBS": np.float32([[0.2, 0.5, 0.3], [0.9, 0.05, 0.05]]),
+    "LABEL_SET": np.array([[False, True, True], [True, False, False]]),
+    "FOREIGN": np.float32([[-0.5], [1.5]]),
+}
+
+
+def test_report_and_json_of_label_sets_and_foreign_pictures(tmp_path):
+    metadata = replace(CONTRACT, coverage=0.9, set_from=0.25)
+    files = [tmp_path / "one.png", tmp_path / "two.png"]
+    pictures = Pictures(tmp_path, files, [2, 1], metadata.classes)
+    report = reports.find("classification")(metadata, ANSWER, pictures)
+    rows = report.rows()
+    assert [(row["label_set"], row["foreign"]) for row in rows] == [
+        ("basil; clover", "no"),
+        ("aster", "yes"),
+    ]
+    figures = report.metrics()
+    assert [figures[name] for name in ("coverage", "set_size", "familiar")] == [0.5, 1.5, 0.5]
+    assert report.remarks() == ["1 of 2 pictures are none of these: unlike the training pictures"]
+    alone = Pictures(tmp_path, files[:1])
+    first = {name: one[:1] for name, one in ANSWER.items()}
+    remarks = reports.find("classification")(metadata, first, alone).remarks()
+    assert remarks == ["label set for a coverage of 90%: basil or clover"]
+    told = [
+        describe(metadata, {name: one[index] for name, one in ANSWER.items()}, (0, 0), 1)
+        for index in range(2)
+    ]
+    assert told[0] == {
+        **{"label": "basil", "label_set": ["basil", "clover"], "foreign": False},
+        "probabilities": {"basil": 0.5},
+    }
+    assert told[1]["foreign"] is True and told[1]["label_set"] == ["aster"]
+
+
+@pytest.mark.parametrize("coverage", ["0.5", "1", "95", "most"])
+def test_coverage_has_a_range(run, flowers, coverage):
+    done = run("train", *TINY, f"coverage={coverage}")
+    assert done.status == 1 and done.err.startswith(f"error: coverage={coverage}: ")
+    assert "needed" in done.err and done.err.count("\n") == 1
+
+
+def test_label_sets_from_training_to_onnx(run, flowers, tmp_path):
+    """With both answers of a mirrored picture too; and what the settings cannot promise is said."""
+    done = run("train", *TINY, "coverage=0.8")
+    assert done.status == 0 and "label sets for a coverage of 0.8" in done.out + done.err
+    assert {"test/coverage", "test/set_size", "test/familiar"} <= set(done.out.split())
+    assert run("export_model", *TINY).status == 0
+    tables = {}
+    for asked in ("engine=torch", "engine=onnx", "tta=true"):
+        done = run("infer", *TINY, asked, f"hydra.run.dir={tmp_path / asked[-4:]}", "input=data")
+        assert done.status == 0, done.err
+        with (tmp_path / asked[-4:] / "predictions.csv").open() as file:
+            tables[asked] = list(csv.DictReader(file))
+    for row, other in zip(tables["engine=torch"], tables["engine=onnx"], strict=True):
+        assert [row["label_set"], row["foreign"]] == [other["label_set"], other["foreign"]]
+    for row in tables["tta=true"]:
+        assert row["label"] in row["label_set"].split("; ") and row["foreign"] in ("yes", "no")
+    done = run("train", *TINY, "test=false")
+    assert "coverage=0.95 takes 19 validation pictures, and there are 12" in done.out + done.err

@@ -85,7 +85,7 @@ LOAD = {
 @pytest.mark.parametrize(
     ("script", "keys"),
     [
-        ("train", TORCH | {"resume", "test", "half"}),
+        ("train", TORCH | {"resume", "test", "coverage", "half"}),
         ("infer", TORCH | INFER),
         ("export_model", TORCH | EXPORT),
         ("benchmark", SHARED | {"trainer"} | GRID | LOAD),

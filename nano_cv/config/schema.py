@@ -289,6 +289,7 @@ class Train(Common):
     logger: Logger
     resume: bool | str
     test: bool
+    coverage: Annotated[float, Gt(0.5), Lt(1)]
     half: bool
 
 

@@ -15,6 +15,7 @@ from PIL import ImageDraw
 from nano_cv.data import images
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.reports import detection
+from nano_cv.evaluation.reports.classification import NONE
 from nano_cv.metadata import Metadata
 
 Outputs = Mapping[str, NDArray[Any]]  # of one picture, without the batch dimension
@@ -40,10 +41,14 @@ def _probabilities(
 ) -> dict[str, Any]:
     shares = outputs["CLASS_PROBS"]
     order = np.argsort(-shares, kind="stable")[:top]
-    return {
-        "label": metadata.classes[order[0]],
-        "probabilities": {metadata.classes[n]: round(float(shares[n]), 6) for n in order},
-    }
+    answer: dict[str, Any] = {"label": metadata.classes[order[0]]}
+    if "LABEL_SET" in outputs:
+        likeliest = np.argsort(-shares, kind="stable")
+        answer["label_set"] = [metadata.classes[n] for n in likeliest if outputs["LABEL_SET"][n]]
+    if "FOREIGN" in outputs:
+        answer["foreign"] = bool(outputs["FOREIGN"][0] > 0)
+    shown = {metadata.classes[n]: round(float(shares[n]), 6) for n in order}
+    return answer | {"probabilities": shown}
 
 
 def _boxes(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) -> dict[str, Any]:
@@ -103,8 +108,10 @@ def picture_of(metadata: Metadata, outputs: Outputs, picture: bytes, size: Size)
         )
         return images.encode_png(drawn)
     shares = outputs["CLASS_PROBS"]
-    label = drawing.shown(metadata.classes[shares.argmax()])
-    drawing.write(ImageDraw.Draw(image), 4, 4, f"{label} {shares.max():.0%}", "white")
+    caption = f"{drawing.shown(metadata.classes[shares.argmax()])} {shares.max():.0%}"
+    if "FOREIGN" in outputs and outputs["FOREIGN"][0] > 0:
+        caption = NONE
+    drawing.write(ImageDraw.Draw(image), 4, 4, caption, "white")
     return images.encode_png(np.asarray(image))
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import printable
 from nano_cv.evaluation import drawing, reports
+from nano_cv.evaluation.tables import WORDS
 from nano_cv.metadata import Metadata
 
 WIDEST = 10  # columns
@@ -57,8 +58,10 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Lay out rows in columns; of very many classes only the most probable are shown."""
     heads = list(rows[0])
     if len(heads) > WIDEST:
-        most = sorted(heads[2:], key=lambda head: max(str(row[head]) for row in rows), reverse=True)
-        heads = heads[:2] + most[: WIDEST - 2]
+        words = [head for head in heads if head in WORDS]
+        others = [head for head in heads if head not in WORDS]
+        others.sort(key=lambda head: max(str(row[head]) for row in rows), reverse=True)
+        heads = words + others[: WIDEST - len(words)]
     lines = [heads, *([str(row[head]) for head in heads] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "".join(

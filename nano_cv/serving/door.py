@@ -38,7 +38,9 @@ from nano_cv.serving.multipart import split_parts
 
 log = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
-TOLD = ("classes", "image_size", "fit", "metrics", "data_hash", "git_commit", "run_id")
+TOLD = (
+    *("classes", "image_size", "fit", "metrics", "coverage", "data_hash", "git_commit", "run_id"),
+)
 HOSTS = ("127.0.0.1", "localhost", "::1")  # names of this machine for itself
 HELD = 8  # bodies of the largest size that may be in memory at once
 MOST = 64  # pictures in one request

@@ -171,11 +171,14 @@ const shows = {
   classification() {
     const classes = Object.entries(answer.probabilities);
     const most = at("all").dataset.all ? classes.length : LIKELIEST;
-    at("headline").textContent = answer.label;
+    const set = answer.label_set || [answer.label];
+    const few = set.length > 1 && set.length <= LIKELIEST;
+    const sure = few ? ` (coverage ${percent(about.coverage)}: ${set.join(" or ")})` : "";
+    at("headline").textContent = answer.foreign ? `none of these (nearest: ${answer.label})` : answer.label + sure;
     at("rows").replaceChildren(...classes.slice(0, most).map(([name, share]) => row(name, share, percent(share))));
     at("all").hidden = classes.length <= most;
     draw(() => {});
-    return `Your picture: ${answer.label}`;
+    return `Your picture: ${at("headline").textContent}`;
   },
   detection() {
     const least = Number(at("confidence").value);
