@@ -34,7 +34,7 @@ from nano_cv.tasks.task import Task
 BATCH = 16
 SHARPEST, FLATTEST = 1 / 8, 8.0  # temperatures
 HALVINGS = 40  # of the interval between them
-LOOKED_AT = 1_000  # training pictures that the plane of familiar features is laid through
+LOOKED_AT = 500  # training pictures that the plane of familiar features is laid through
 DIMENSIONS = 32  # of that plane
 KEPT = 0.95  # share of the validation pictures that are familiar
 log = logging.getLogger(__name__)
