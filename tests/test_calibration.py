@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CONTRACT, TINY, TINY_OF
+from conftest import CONTRACT, TINY, TINY_OF, python
 from test_metrics import NAMES, SIDE, metadata, random_inputs, scene, seeds
 from torch import nn
 from torchmetrics.classification import MulticlassCalibrationError
@@ -324,6 +324,14 @@ def test_report_and_json_of_label_sets_and_foreign_pictures(tmp_path):
         "probabilities": {"basil": 0.5},
     }
     assert told[1]["foreign"] is True and told[1]["label_set"] == ["aster"]
+
+
+@pytest.mark.parametrize("confidence", ["1.5", "high"])
+def test_confidence_of_the_client_has_a_range(tmp_path, confidence):
+    module = ("-m", "nano_cv.serving.client", "photo.jpg", "--confidence", confidence)
+    done = python(*module, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"argument --confidence: {confidence}: a number from 0 to 1 is needed" in done.stderr
 
 
 @pytest.mark.parametrize("coverage", ["0.5", "1", "95", "most"])

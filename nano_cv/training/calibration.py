@@ -67,7 +67,8 @@ def calibrate(
         features, logits = _look(task, split, len(split))
         labels = np.asarray(split.pictures.targets)
         figures = _fit_probabilities(task, logits.double().numpy(), labels, coverage)
-        learnt = _look(task, splits["train"], LOOKED_AT)[0]
+        shown = features.shape[1] > 0
+        learnt = _look(task, splits["train"], LOOKED_AT)[0] if shown else features
         task.familiarity = fit_familiarity(learnt, features, logits)
     task.cpu()
     return figures
