@@ -38,8 +38,9 @@ def export_model(config: DictConfig) -> None:
         gates = (threads, config.max_drop, config.calibration_pictures)
         best, variants = precision.choose(config.precision, file, samples, *gates)
         if samples:
-            figures[f"val/{samples.metric}/torch"] = samples.score(trained)
-            figures |= precision.list_figures(variants, samples.metric)
+            for metric, value in samples.score(trained).items():
+                figures[f"val/{metric}/torch"] = value
+            figures |= precision.list_figures(variants)
 
         graph.annotate(best.file, task.metadata, {"precision": best.precision, **figures})
         options = (config.triton, best.entries)

@@ -31,6 +31,7 @@ def train(config: DictConfig) -> float:
     from nano_cv.evaluation.tracking import make_logger
     from nano_cv.tasks import weights
     from nano_cv.training import fitting, sweep
+    from nano_cv.training.calibration import calibrate
     from nano_cv.training.plan import follow, make_plan
     from nano_cv.training.probe import fit_probe
 
@@ -70,6 +71,10 @@ def train(config: DictConfig) -> float:
         metrics = {f"best {task.monitor}": best}
         if probe:
             metrics[f"frozen {task.monitor}"] = probe.accuracy
+        if not building.find_limit(config):
+            fitted = calibrate(task, data.splits, config.coverage, config.trainer.accelerator)
+            logger.log_metrics(fitted)
+            metrics |= fitted
 
         own = folder / weights.WEIGHTS
         weights.save(task, own, config.half)

@@ -251,14 +251,13 @@ def load_pretrained(config: DictConfig, task: "Task") -> bool:
             )
         network.load_pretrained()
         return True
-    from safetensors.torch import load_file
-
     from nano_cv.networks.pretrained import fill
+    from nano_cv.tasks import weights
 
     path = weights_of(str(given))
     metadata = read_metadata(path)
     _check_network(config, metadata, path)
-    fill(task.network, load_file(path), len(metadata.classes))
+    fill(task.network, weights.network_tensors(path), len(metadata.classes))
     return True
 
 

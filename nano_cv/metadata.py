@@ -1,10 +1,11 @@
 """Metadata of a trained model: made once from the data, then saved with weights and exports."""
 
 import json
+import math
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,6 +22,7 @@ LARGEST = 2**13  # pixels, of the side of what a network sees
 Size = int | Sequence[int]  # of what a network sees, in pixels: the side of a square, or [H, W]
 # What ends a line for Python or for Triton, moves a terminal's cursor, or is no text at all.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+CONFIDENCE = 0.3  # score from which on a box is shown, where none was fitted to the class
 KEY = "contract"  # of the metadata in weights, ONNX and config.pbtxt: older files have it
 JPEG = "_from_jpeg"  # the end of the name of the twin of a model that takes encoded pictures
 
@@ -43,6 +45,12 @@ class Metadata:
         git_commit: the commit trained with, `+` behind it where the tree had changes.
         run_id: MLflow's, if tracked there.
         metrics: of the epoch that was kept, by name, such as `val/accuracy`.
+        thresholds: of a detector, the score from which on a box of each class is shown and counted;
+            empty where none were fitted, as in older files.
+        temperature: of a classifier, divides the logits before the softmax.
+        coverage: of a classifier, the share of pictures whose label set is to hold the true class;
+            None if there are no label sets, as in older files.
+        set_from: the probability from which on a class is in the label set; 0 puts every class in.
     """
 
     task: str
@@ -58,11 +66,26 @@ class Metadata:
     git_commit: str = ""
     run_id: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    thresholds: list[float] = field(default_factory=list)
+    temperature: float = 1.0
+    coverage: float | None = None
+    set_from: float | None = None
 
     @property
     def name(self) -> str:
         """`lenet_flowers`: the one name of weights, ONNX model, Triton model and MLflow model."""
         return f"{self.model}_{self.data}"
+
+    @property
+    def confidences(self) -> list[float]:
+        """The score from which on a box of each class is shown and counted."""
+        return self.thresholds or [CONFIDENCE] * len(self.classes)
+
+    def at_confidence(self, confidence: float | None) -> "Metadata":
+        """A copy that has this threshold for all classes; None keeps the model's own."""
+        if confidence is None:
+            return self
+        return replace(self, thresholds=[confidence] * len(self.classes))
 
     def to_json(self) -> str:
         """Serialise, keys in a fixed order."""
@@ -83,7 +106,7 @@ class Metadata:
         metadata = cls(
             **{each.name: given[each.name] for each in fields(cls) if each.name in given}
         )
-        lists = (metadata.classes, metadata.mean, metadata.std)
+        lists = (metadata.classes, metadata.mean, metadata.std, metadata.thresholds)
         mappings = (metadata.network, metadata.metrics)
         if not (
             all(isinstance(value, list) for value in lists)
@@ -93,12 +116,20 @@ class Metadata:
         texts = (metadata.task, metadata.model, metadata.data, metadata.fit, *metadata.classes)
         texts += (metadata.data_hash, metadata.git_commit, metadata.run_id, *metadata.metrics)
         numbers = (*metadata.mean, *metadata.std, *metadata.metrics.values())
+        numbers += (*metadata.thresholds, metadata.temperature)
+        numbers += tuple(one for one in (metadata.coverage, metadata.set_from) if one is not None)
         if not (
             all(isinstance(text, str) and not CONTROL.search(text) for text in texts)
             and all(isinstance(number, int | float) for number in numbers)
             and metadata.fit in get_args(Fit)
             and _is_size(metadata.image_size)
             and len(metadata.mean) == len(metadata.std) == 3
+            and len(metadata.thresholds) in (0, len(metadata.classes))
+            and all(0 <= threshold <= 1 for threshold in metadata.thresholds)
+            and 0 < metadata.temperature < math.inf
+            and (metadata.coverage is None) == (metadata.set_from is None)
+            and 0 <= (metadata.coverage or 0) <= 1
+            and 0 <= (metadata.set_from or 0) <= 1
             and all(map(_is_option, metadata.network, metadata.network.values()))
         ):
             raise ValueError("a value that train.py does not write")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -20,6 +21,7 @@ from nano_cv.data.augment import VISIBLE, Augment
 from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes, Pictures, Resized
 from nano_cv.evaluation import reports
 from nano_cv.export import precision
+from nano_cv.export.samples import Samples
 from nano_cv.metadata import Fit, Metadata
 from nano_cv.networks.centernet import CenterNet
 from nano_cv.tasks.detection import SPREAD, Detection, draw_gaussians, to_boxes
@@ -321,7 +323,8 @@ def test_metrics_of_known_boxes(tmp_path):
     scores = [[0.9]] * 3
 
     perfect = REPORT(CONTRACT, predicted(pictures, truth, scores), pictures).metrics()
-    assert perfect == pytest.approx({"mAP": 1, "mAP50": 1, "AP50/cat": 1, "AP50/dog": 1})
+    assert {"mAP", "mAP50", "AP50/cat", "AP50/dog", "mF1", "F1/cat", "recall/dog"} <= set(perfect)
+    assert perfect == pytest.approx(dict.fromkeys(perfect, 1))
     shifted = [one._replace(boxes=one.boxes + np.float32([10, 0, 10, 0])) for one in truth]
     near = REPORT(CONTRACT, predicted(pictures, shifted, scores), pictures).metrics()
     assert near["mAP50"] == pytest.approx(1) and near["mAP"] == pytest.approx(0.6)
@@ -333,6 +336,25 @@ def test_metrics_of_known_boxes(tmp_path):
     for found in (swapped, [boxes()] * 3):
         answer = predicted(pictures, found, [[0.9] * len(one.labels) for one in found])
         assert set(REPORT(CONTRACT, answer, pictures).metrics().values()) == {0.0}
+
+
+def test_each_class_has_its_threshold(tmp_path):
+    """What is shown, counted and drawn; and of a picture in which nothing is, it is said."""
+    truth = [boxes((0, 0, 20, 20), (30, 30, 60, 60), labels=[0, 1])] * 2
+    pictures = photographs(tmp_path, [(64, 64)] * 2, truth)
+    answer = predicted(pictures, truth, [[0.4, 0.4], [0.2, 0.1]])
+    fitted = replace(CONTRACT, thresholds=[0.3, 0.5])
+    report = REPORT(fitted, answer, pictures)
+    assert [row["label"] for row in report.rows()] == ["cat", ""]
+    metrics = report.metrics()
+    assert metrics["mAP"] == pytest.approx(1)
+    assert [metrics[f"{kind}/cat"] for kind in ("precision", "recall")] == [1, 0.5]
+    assert metrics["F1/dog"] == 0 and metrics["mF1"] == pytest.approx(1 / 3)
+    (remark,) = report.remarks()
+    assert "no box is sure enough in 1 of 2 pictures; the highest score there is 0.20" in remark
+    assert "of cat, which is shown from 0.30 on" in remark
+    shown = REPORT(fitted.at_confidence(0.1), answer, pictures)
+    assert len(shown.rows()) == 4 and shown.metrics()["mF1"] == 1 and not shown.remarks()
 
 
 def test_pictures_without_any_object(tmp_path, recwarn):
@@ -464,6 +486,16 @@ def test_boxes_in_pixels_of_any_picture(infer, tmp_path):
     assert (written["width"], written["height"]) == (128, 96)
 
 
+def test_confidence_shows_more_or_fewer_boxes(infer):
+    """Without any, the answer names the highest score."""
+    usual = [row for row in infer()[1] if row["label"]]
+    more = [row for row in infer("confidence=0.01")[1] if row["label"]]
+    assert len(more) > len(usual) and min(float(row["score"]) for row in more) < 0.1
+    out, rows, _ = infer("confidence=1", "input=data/images", "engine=onnx")
+    assert not any(row["label"] for row in rows)
+    assert "no box is sure enough in" in out and "the highest score there is 0." in out
+
+
 def test_labels_are_for_generators(infer, run):
     done = run("infer", *SETTINGS, "labels=[red]")
     assert done.status == 1 and "only a generator can be asked for pictures" in done.err
@@ -477,8 +509,19 @@ def test_int8(home, run, monkeypatch, tmp_path):
     elsewhere = f"paths.models={tmp_path}/models"
     done = run("export_model", *SETTINGS, "precision=int8", "max_drop=0.3", elsewhere)
     assert done.status == 0, done.err
-    assert "val/mAP/int8" in done.out
+    assert "val/mAP/int8" in done.out and "val/mF1/int8" in done.out
     assert (tmp_path / "models/centernet_scenes/1/model.onnx").exists()
+
+
+def test_int8_must_not_lose_f1_either(home, run, monkeypatch):
+    """A shift of all scores leaves mAP as it is, and shows fewer boxes."""
+    monkeypatch.chdir(home)
+    monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 1.5])
+    scores = iter([{"mAP": 0.9, "mF1": 0.8}, {"mAP": 0.9, "mF1": 0.8}, {"mAP": 0.9, "mF1": 0.7}])
+    monkeypatch.setattr(Samples, "score", lambda *_: next(scores))
+    done = run("export_model", *SETTINGS, "precision=int8")
+    assert done.status == 1
+    assert "precision=int8: validation mF1 falls by 0.1000 to 0.7000" in done.err
 
 
 def test_validation_without_any_object(run, tmp_path):

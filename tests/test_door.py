@@ -79,8 +79,9 @@ def test_boxes_are_in_pixels_of_the_picture(served):
     status, answer = served.predict("boxes_tiny", picture("red", (320, 64)))
     assert status == 200 and (answer["width"], answer["height"]) == (320, 64)
     assert answer["boxes"] == [{"label": "blue", "score": 0.9, "box": [80, 16, 160, 48]}]
-    answer = served.predict("boxes_tiny", picture("red", (320, 64)), "?score=0.05")[1]
-    assert [one["score"] for one in answer["boxes"]] == [0.9, 0.1]
+    for asked in ("?confidence=0.05", "?score=0.05"):  # its older name
+        answer = served.predict("boxes_tiny", picture("red", (320, 64)), asked)[1]
+        assert [one["score"] for one in answer["boxes"]] == [0.9, 0.1]
     exif = Image.Exif()
     exif[0x0112] = 6
     lying = picture("red", (320, 64), "JPEG", exif=exif)
@@ -157,7 +158,14 @@ PROBLEMS = [
     ("colours_tiny", picture("red")[:60], "", {}, 422, "damaged or cut short"),
     ("colours_tiny", b"x", "", {"Content_Type": "text/html"}, 415, "Content-Type: text/html"),
     ("colours_tiny", b"x", "", {"Content_Type": "multipart/form-data"}, 422, "boundary"),
-    ("boxes_tiny", b"x", "?score=2", {}, 422, "score=2: Input should be less than or equal to 1"),
+    (
+        "boxes_tiny",
+        b"x",
+        "?confidence=2",
+        {},
+        422,
+        "confidence=2: Input should be less than or equal to 1",
+    ),
     ("noise_tiny", b"", "?class=gren", {}, 422, "class=gren; did you mean 'green'?"),
     ("noise_tiny", b"[" * 50_000, "", {}, 422, "the body"),
     ("noise_tiny", b'{"seed": -1}', "", {}, 422, "seed=-1"),

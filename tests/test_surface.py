@@ -60,6 +60,7 @@ SHARED = {"help", "seed", "data", "model", "paths"}
 TORCH = SHARED | {"trainer", "logger"}
 INFER = {
     *("input", "labels", "count", "weights", "gradcam", "tta", "engine", "server"),
+    "confidence",
 }
 EXPORT = {
     *("weights", "parity", "precision", "tolerance", "max_drop", "calibration_pictures", "triton"),
@@ -86,7 +87,7 @@ LOAD = {
 @pytest.mark.parametrize(
     ("script", "keys"),
     [
-        ("train", TORCH | {"resume", "test", "half"}),
+        ("train", TORCH | {"resume", "test", "coverage", "half"}),
         ("infer", TORCH | INFER),
         ("export_model", TORCH | EXPORT),
         ("benchmark", SHARED | {"trainer"} | GRID | LOAD),

@@ -293,6 +293,7 @@ class Train(Common):
     logger: Logger
     resume: bool | str
     test: bool
+    coverage: Annotated[float, Gt(0.5), Lt(1)]
     half: bool
 
 
@@ -306,6 +307,7 @@ class Infer(Common):
     labels: str | list[str] | None
     count: Annotated[int, Ge(1), Le(1_000_000)] | None
     weights: str | None
+    confidence: Share | None
     gradcam: bool
     tta: bool
 

@@ -15,44 +15,45 @@ from PIL import ImageDraw
 from nano_cv.data import images
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.reports import detection
+from nano_cv.evaluation.reports.classification import NONE
 from nano_cv.metadata import Metadata
 
 Outputs = Mapping[str, NDArray[Any]]  # of one picture, without the batch dimension
 Size = tuple[int, int]  # W, H
 
 
-def describe(
-    metadata: Metadata, outputs: Outputs, size: Size, score: float, top: int | None
-) -> dict[str, Any]:
+def describe(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) -> dict[str, Any]:
     """The answer of a model to one picture as JSON has it.
 
     Args:
-        metadata: of the model.
+        metadata: of the model; its thresholds say which boxes are told of.
         outputs: of the model.
         size: of the upright picture that was sent.
-        score: from which on a box is told of.
         top: how many of the most probable classes are told; None for all.
     """
     if metadata.task not in _DESCRIBE:  # a task of your own: its outputs as they are
         return {name: values.tolist() for name, values in outputs.items()}
-    return _DESCRIBE[metadata.task](metadata, outputs, size, score, top)
+    return _DESCRIBE[metadata.task](metadata, outputs, size, top)
 
 
 def _probabilities(
-    metadata: Metadata, outputs: Outputs, size: Size, score: float, top: int | None
+    metadata: Metadata, outputs: Outputs, size: Size, top: int | None
 ) -> dict[str, Any]:
     shares = outputs["CLASS_PROBS"]
     order = np.argsort(-shares, kind="stable")[:top]
-    return {
-        "label": metadata.classes[order[0]],
-        "probabilities": {metadata.classes[n]: round(float(shares[n]), 6) for n in order},
-    }
+    answer: dict[str, Any] = {"label": metadata.classes[order[0]]}
+    if "LABEL_SET" in outputs:
+        likeliest = np.argsort(-shares, kind="stable")
+        answer["label_set"] = [metadata.classes[n] for n in likeliest if outputs["LABEL_SET"][n]]
+    if "FOREIGN" in outputs:
+        answer["foreign"] = bool(outputs["FOREIGN"][0] > 0)
+    shown = {metadata.classes[n]: round(float(shares[n]), 6) for n in order}
+    return answer | {"probabilities": shown}
 
 
-def _boxes(
-    metadata: Metadata, outputs: Outputs, size: Size, score: float, top: int | None
-) -> dict[str, Any]:
+def _boxes(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) -> dict[str, Any]:
     found = detection.in_picture(metadata, outputs, *size)
+    found = found.keep(found.are_sure(metadata.confidences))
     return {
         "width": size[0],
         "height": size[1],
@@ -63,14 +64,11 @@ def _boxes(
                 "box": [round(float(side), 1) for side in found.boxes[n]],
             }
             for n in np.argsort(-found.scores, kind="stable")
-            if found.scores[n] >= score
         ],
     }
 
 
-def _mask(
-    metadata: Metadata, outputs: Outputs, size: Size, score: float, top: int | None
-) -> dict[str, Any]:
+def _mask(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) -> dict[str, Any]:
     mask = images.restore_mask(outputs["MASK"], *size, metadata.fit)
     shares = np.bincount(mask.ravel(), minlength=len(metadata.classes)) / mask.size
     colours = drawing.palette(len(metadata.classes))
@@ -89,9 +87,7 @@ def _mask(
     }
 
 
-def picture_of(
-    metadata: Metadata, outputs: Outputs, picture: bytes, size: Size, score: float
-) -> bytes:
+def picture_of(metadata: Metadata, outputs: Outputs, picture: bytes, size: Size) -> bytes:
     """The answer as a PNG: a mask, or the picture with boxes or with the label upon it."""
     if metadata.task == "segmentation":
         return _png_of_mask(images.restore_mask(outputs["MASK"], *size, metadata.fit))
@@ -99,22 +95,23 @@ def picture_of(
     image.thumbnail((2 * drawing.SIDE, 2 * drawing.SIDE))
     if metadata.task == "detection":
         found = detection.in_picture(metadata, outputs, *size)
-        sure = found.scores >= score
+        found = found.keep(found.are_sure(metadata.confidences))
         colours = drawing.palette(len(metadata.classes) + 1)[1:]
-        labels = found.labels[sure]
         drawn = drawing.outline(
             np.asarray(image),
-            found.boxes[sure] * (image.width / size[0]),
-            [f"#{bytes(colours[label]).hex()}" for label in labels],
+            found.boxes * (image.width / size[0]),
+            [f"#{bytes(colours[label]).hex()}" for label in found.labels],
             [
                 f"{metadata.classes[label]} {share:.0%}"
-                for label, share in zip(labels, found.scores[sure], strict=True)
+                for label, share in zip(found.labels, found.scores, strict=True)
             ],
         )
         return images.encode_png(drawn)
     shares = outputs["CLASS_PROBS"]
-    label = drawing.shown(metadata.classes[shares.argmax()])
-    drawing.write(ImageDraw.Draw(image), 4, 4, f"{label} {shares.max():.0%}", "white")
+    caption = f"{drawing.shown(metadata.classes[shares.argmax()])} {shares.max():.0%}"
+    if "FOREIGN" in outputs and outputs["FOREIGN"][0] > 0:
+        caption = NONE
+    drawing.write(ImageDraw.Draw(image), 4, 4, caption, "white")
     return images.encode_png(np.asarray(image))
 
 

@@ -64,7 +64,7 @@ def predict_all(
         count: N.
         batch_size: pictures in a batch.
         tta: test-time augmentation: a classifier's answer is the mean of those for the picture and
-            for its mirror image.
+            for its mirror image; its label set holds the classes of both.
 
     Returns:
         Outputs by name, each `[N, ...]`.
@@ -76,7 +76,10 @@ def predict_all(
         answers = engine.predict(given)
         if tta:
             mirrored = engine.predict({"IMAGES": given["IMAGES"][..., ::-1].copy()})
-            answers = {name: (answers[name] + mirrored[name]) / 2 for name in answers}
+            answers = {
+                name: one | mirrored[name] if one.dtype == bool else (one + mirrored[name]) / 2
+                for name, one in answers.items()
+            }
         batches.append(answers)
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 

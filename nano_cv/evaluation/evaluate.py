@@ -16,13 +16,12 @@ from nano_cv.evaluation import reports
 from nano_cv.evaluation.drawing import keep
 from nano_cv.evaluation.engines import Engine, Torch, predict_all
 from nano_cv.evaluation.inputs import Inputs
-from nano_cv.evaluation.tables import CSV, cell
+from nano_cv.evaluation.tables import CSV, WORDS, cell
 from nano_cv.evaluation.terminal import print_rows
 from nano_cv.evaluation.tracking import Logger
 from nano_cv.files import replacing
 
 METRICS = "metrics.json"
-TEXTS = ("file", "label", "target")  # columns of words; all others hold numbers
 
 
 log = logging.getLogger(__name__)
@@ -44,7 +43,8 @@ def evaluate(
     count = limit_count(len(inputs.pictures), size, limit)
     predictions = predict_all(engine, inputs.inputs, count, size, config.get("tta", False))
     make_report = reports.find(engine.metadata.task)
-    report = make_report(engine.metadata, predictions, inputs.pictures.first(count))
+    metadata = engine.metadata.at_confidence(config.get("confidence"))
+    report = make_report(metadata, predictions, inputs.pictures.first(count))
 
     metrics: dict[str, float] = {}
     if inputs.pictures.targets:
@@ -55,7 +55,10 @@ def evaluate(
     rows = report.rows()
     logger.log_file(write_table(folder / "predictions.csv", rows))
     if config.get("input") is not None:
-        print_rows(rows)
+        print_rows(rows, report.remarks())
+    else:
+        for remark in report.remarks():
+            log.info("%s", remark)
     report.write_files(folder)
     try:
         drawings = report.drawings()
@@ -95,6 +98,6 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
         writer = csv.DictWriter(file, rows[0])
         writer.writerow({name: cell(name) for name in rows[0]})
         for row in rows:
-            words = {name: cell(row[name]) for name in TEXTS if name in row}
+            words = {name: cell(row[name]) for name in WORDS if name in row}
             writer.writerow(row | words)
     return path

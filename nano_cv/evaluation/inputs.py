@@ -126,7 +126,7 @@ def make_imagined(config: DictConfig, metadata: Metadata) -> Imagined:
 
 
 def check_options(config: DictConfig) -> None:
-    """`labels` and `count` are for generators, `gradcam` and `tta` for classifiers.
+    """Some keys are for one task only: `labels` for generators, `tta` for classifiers, and so on.
 
     Raises:
         UserError: one of them does not fit the task of the model.
@@ -141,10 +141,15 @@ def check_options(config: DictConfig) -> None:
                 else f"only a generator can be asked for pictures, and this does {task}"
             )
             raise UserError(f"{key}={config[key]}: {advice}")
-    for key in ("gradcam", "tta"):
-        if config[key] and task != "classification":
+    for key, needed in (
+        ("gradcam", "classification"),
+        ("tta", "classification"),
+        ("confidence", "detection"),
+    ):
+        if config[key] not in (None, False) and task != needed:
+            given = str(config[key]).lower()
             raise UserError(
-                f"{key}=true: is for classification, and model={config.model.name} does {task}"
+                f"{key}={given}: is for {needed}, and model={config.model.name} does {task}"
             )
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import printable
 from nano_cv.evaluation import drawing, reports
+from nano_cv.evaluation.tables import WORDS
 from nano_cv.metadata import Metadata
 
 WIDEST = 10  # columns
@@ -35,7 +36,8 @@ def print_answers(
     pictures = Pictures(Path(os.path.commonpath([file.parent for file in files])), files)
     given = dict(zip(pictures.names, answers, strict=True))
     report = reports.find(metadata.task)(metadata, predictions, pictures)
-    print_rows([row | {"file": given[row["file"]]} for row in report.rows()])
+    rows = [row | {"file": given[row["file"]]} for row in report.rows()]
+    print_rows(rows, report.remarks())
     if output:
         report.write_files(output)
         for name, draw in report.drawings().items():
@@ -43,19 +45,23 @@ def print_answers(
         print(f"written to {output}")
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the first rows of a report as a table, and how many more there are."""
+def print_rows(rows: Sequence[Mapping[str, Any]], remarks: Sequence[str]) -> None:
+    """Print the first rows of a report as a table, how many more there are, and its remarks."""
     print(printable(format_table(rows[:LONGEST])), end="")
     if len(rows) > LONGEST:
         print(f"and {len(rows) - LONGEST:,} more rows")
+    for remark in remarks:
+        print(printable(remark))
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Lay out rows in columns; of very many classes only the most probable are shown."""
     heads = list(rows[0])
     if len(heads) > WIDEST:
-        most = sorted(heads[2:], key=lambda head: max(str(row[head]) for row in rows), reverse=True)
-        heads = heads[:2] + most[: WIDEST - 2]
+        words = [head for head in heads if head in WORDS]
+        others = [head for head in heads if head not in WORDS]
+        others.sort(key=lambda head: max(str(row[head]) for row in rows), reverse=True)
+        heads = words + others[: WIDEST - len(words)]
     lines = [heads, *([str(row[head]) for head in heads] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "".join(

@@ -1,7 +1,7 @@
 """Less arithmetic for the same answers: int8 and bfloat16, kept only if they pass both gates.
 
-A variant must lose at most `max_drop` of the validation metric and be faster on this processor;
-whether it is depends on the processor, so it is measured, never assumed.
+A variant must lose at most `max_drop` of each validation metric that decides, and be faster on this
+processor; whether it is depends on the processor, so it is measured, never assumed.
 """
 
 import logging
@@ -34,15 +34,15 @@ ROUNDS, SECONDS = 7, 0.15  # of each variant in turn, so that a noisy machine is
 class Variant(NamedTuple):
     """A way to run the model, by a file and session entries, and its measurements.
 
-    `bits` are those of its weights, `score` is the validation metric, and `speed` is relative to
-    float32 on this processor.
+    `bits` are those of its weights, `scores` are the validation metrics that decide, and `speed` is
+    relative to float32 on this processor.
     """
 
     precision: str
     file: Path
     entries: Mapping[str, str]
     bits: int = 32
-    score: float = float("nan")
+    scores: Mapping[str, float] = {}
     speed: float = 1.0
 
 
@@ -62,7 +62,7 @@ def choose(
         samples: training pictures for the ranges of int8, validation pictures for the metric;
             float32 needs none.
         threads: of a session, as the server will use.
-        max_drop: largest loss of the metric.
+        max_drop: largest loss of a metric.
         calibration_pictures: how many of the training split.
 
     Returns:
@@ -85,11 +85,11 @@ def choose(
     scores = [samples.score(engine) for engine in engines]
     speeds = compare_speeds(engines, samples.validation.inputs([0]))
     variants = [
-        variant._replace(score=value, speed=speed)
-        for variant, value, speed in zip(variants, scores, speeds, strict=True)
+        variant._replace(scores=values, speed=speed)
+        for variant, values, speed in zip(variants, scores, speeds, strict=True)
     ]
     for variant in variants[1:]:
-        if why := _why_refused(variant, variants[0], samples.metric, max_drop):
+        if why := _why_refused(variant, variants[0], max_drop):
             refusals[variant.precision] = why
     if precision in refusals:
         raise UserError(f"precision={precision}: {refusals[precision]}; nothing was published")
@@ -99,31 +99,35 @@ def choose(
     return passing[-1], variants
 
 
-def list_figures(variants: Sequence[Variant], metric: str) -> dict[str, float]:
-    """Score, speed and bits of each variant: `val/<metric>/int8`, `speed/int8`, `bits/int8`."""
+def list_figures(variants: Sequence[Variant]) -> dict[str, float]:
+    """Scores, speed and bits of each variant: `val/accuracy/int8`, `speed/int8`, `bits/int8`."""
     figures: dict[str, float] = {}
-    for name, _, _, bits, score, speed in variants:
-        figures |= {f"val/{metric}/{name}": score, f"speed/{name}": speed, f"bits/{name}": bits}
+    for name, _, _, bits, scores, speed in variants:
+        figures |= {f"val/{metric}/{name}": score for metric, score in scores.items()}
+        figures |= {f"speed/{name}": speed, f"bits/{name}": bits}
     return figures
 
 
-def _why_refused(variant: Variant, float32: Variant, metric: str, max_drop: float) -> str:
-    """The gate that a variant does not pass, and its measurements; empty if it passes both."""
-    drop, times = float32.score - variant.score, f"{variant.speed:.2f} times"
-    if np.isnan(drop):
-        return (
-            f"the validation {metric} is not known here, and so not what it would lose; "
-            f"{times} as fast"
-        )
-    if drop > max_drop:
-        return (
-            f"validation {metric} falls by {drop:.4f} to {variant.score:.4f}, and "
-            f"max_drop={max_drop:g}; {times} as fast"
-        )
+def _why_refused(variant: Variant, float32: Variant, max_drop: float) -> str:
+    """The gate that a variant does not pass, and its measurements; empty if it passes all."""
+    times = f"{variant.speed:.2f} times"
+    for metric, score in variant.scores.items():
+        drop = float32.scores[metric] - score
+        if np.isnan(drop):
+            return (
+                f"the validation {metric} is not known here, and so not what it would lose; "
+                f"{times} as fast"
+            )
+        if drop > max_drop:
+            return (
+                f"validation {metric} falls by {drop:.4f} to {score:.4f}, and "
+                f"max_drop={max_drop:g}; {times} as fast"
+            )
     if variant.speed <= 1:
+        metric, score = next(iter(variant.scores.items()))
         return (
             f"{times} the speed of float32 on this processor: nothing to gain "
-            f"(validation {metric} {variant.score:.4f})"
+            f"(validation {metric} {score:.4f})"
         )
     return ""
 

@@ -47,22 +47,21 @@ class Samples:
         if metadata.task == "generation":  # its own noise, and labels as in the test split
             self.training = self.validation = of_test(config, metadata, data.splits)[0]
 
-    @property
-    def metric(self) -> str:
-        """The metric that decides; higher is better."""
-        return self.report.gate
-
     def load_training(self, count: int) -> Arrays:
         """About `count` training pictures, evenly from the whole list."""
         pictures = len(self.training.pictures)
         return self.training.inputs(range(0, pictures, max(1, pictures // count)))
 
-    def score(self, engine: Engine) -> float:
-        """`metric` of an engine on all validation pictures; NaN where it cannot be known."""
+    def score(self, engine: Engine) -> dict[str, float]:
+        """The metrics that decide, more is better, of an engine on all validation pictures.
+
+        The first is NaN where it cannot be known; further ones are then left out.
+        """
         pictures = self.validation.pictures
         predictions = predict_all(engine, self.validation.inputs, len(pictures), BATCH)
         found = self.report(self.metadata, predictions, pictures).metrics()
-        return found.get(self.metric, float("nan"))
+        further = {name: found[name] for name in self.report.further_gates if name in found}
+        return {self.report.gate: found.get(self.report.gate, float("nan"))} | further
 
 
 def has_data(config: DictConfig) -> bool:

@@ -4,6 +4,7 @@ python -m nano_cv.serving.client photo.jpg another.png --output answers
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ def main() -> None:
     parser.add_argument("--model", help="as in <model>_<data>; needed if there are several")
     parser.add_argument("--address", default=ADDRESS, help=f"of the server; {ADDRESS}")
     parser.add_argument("--output", type=Path, help="a folder for boxes, masks and drawings")
+    said = "least score of boxes, 0 to 1; by default the model's own thresholds"
+    parser.add_argument("--confidence", type=_share, metavar="SCORE", help=said)
     options = parser.parse_args()
     answers: dict[Path, Arrays] = {}
     refused = 0
@@ -41,8 +44,18 @@ def main() -> None:
     except UserError as error:
         sys.exit(printable(f"error: {error}"))
     if answers:
-        print_answers(metadata, answers, options.output)
+        print_answers(metadata.at_confidence(options.confidence), answers, options.output)
     sys.exit(1 if refused else 0)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number from 0 to 1 is needed")
+    return share
 
 
 def _choose(client: Client, asked: str | None) -> str:

@@ -33,7 +33,6 @@ from nano_cv.data.imagined import Imagined
 from nano_cv.errors import listing, nearest, one_line
 from nano_cv.evaluation import answers
 from nano_cv.evaluation.engines import Onnx
-from nano_cv.evaluation.reports.detection import CONFIDENT
 from nano_cv.serving import metrics
 from nano_cv.serving.backend import Arrays, Backend, Model, predict_here
 from nano_cv.serving.connection import CrowdedError, LostError, RefusedError
@@ -42,7 +41,9 @@ from nano_cv.serving.multipart import split_parts
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 PAGE = Path(__file__).parent / "page"
-TOLD = ("classes", "image_size", "fit", "metrics", "data_hash", "git_commit", "run_id")
+TOLD = (
+    *("classes", "image_size", "fit", "metrics", "coverage", "data_hash", "git_commit", "run_id"),
+)
 HOSTS = ("127.0.0.1", "localhost", "::1")  # names of this machine for itself
 HELD = 8  # bodies of the largest size that may be in memory at once
 MOST = 64  # pictures in one request
@@ -72,7 +73,12 @@ class Wanted(BaseModel):
     count: int = Field(1, ge=1, le=MOST)
 
 
-Score = Annotated[float, Query(ge=0, le=1, description="Least score of the boxes in the answer.")]
+Confidence = Annotated[
+    float | None, Query(ge=0, le=1, description="Least score of boxes; by default the model's own.")
+]
+OldScore = Annotated[
+    float | None, Query(ge=0, le=1, deprecated=True, description="Now called confidence.")
+]
 Top = Annotated[int | None, Query(ge=1, description="How many likeliest classes; all by default.")]
 Label = Annotated[str | None, Query(alias="class", description="Of a generator: which class.")]
 Seed = Annotated[int, Query(ge=0, lt=2**32, description="Of a generator.")]
@@ -180,7 +186,13 @@ class Door:
         """Classes, size of the input, where it comes from, and how well it did."""
         model = self._model(name)
         told = {key: getattr(model.promised, key) for key in TOLD}
-        shown = {"versions": model.versions, "trained_on": model.promised.data}
+        shown: dict[str, Any] = {
+            "versions": model.versions,
+            "trained_on": model.promised.data,
+        }
+        if model.promised.task == "detection":
+            thresholds = zip(told["classes"], model.promised.confidences, strict=True)
+            shown["thresholds"] = dict(thresholds)
         return _summary(model) | shown | told
 
     def _model(self, name: str) -> Model:
@@ -196,7 +208,8 @@ class Door:
         self,
         request: Request,
         name: str,
-        score: Score = CONFIDENT,
+        confidence: Confidence = None,
+        score: OldScore = None,
         top: Top = None,
         wanted: Label = None,
         seed: Seed = 0,
@@ -212,7 +225,8 @@ class Door:
                     response = await self._generate(request, model, _wanted(asked, body))
                 else:
                     parts = _pictures(request, body)
-                    response = await self._answer(request, model, parts, score, top)
+                    least = score if confidence is None else confidence
+                    response = await self._answer(request, model, parts, least, top)
             status = 200
             return response
         except TimeoutError:
@@ -255,16 +269,17 @@ class Door:
         request: Request,
         model: Model,
         pictures: list[tuple[str, bytes]],
-        score: float,
+        confidence: float | None,
         top: int | None,
     ) -> Response:
+        ask = partial(self._ask, model, confidence)
         if _wants_png(request):
             if len(pictures) > 1:
                 raise Problem(422, "Several pictures", "Accept: image/png is for one picture")
             _, picture = pictures[0]
-            draw = partial(answers.picture_of, picture=picture, score=score)
-            return Response(await self._ask(model, picture, draw), media_type="image/png")
-        one = partial(self._ask, model, tell=partial(answers.describe, score=score, top=top))
+            draw = partial(answers.picture_of, picture=picture)
+            return Response(await ask(picture, draw), media_type="image/png")
+        one = partial(ask, tell=partial(answers.describe, top=top))
         if len(pictures) == 1:
             return JSONResponse(await one(pictures[0][1]))
 
@@ -279,10 +294,12 @@ class Door:
         found = await asyncio.gather(*(named(*part) for part in pictures))
         return JSONResponse({"answers": found})
 
-    async def _ask(self, model: Model, picture: bytes, tell: Callable[..., Made]) -> Made:
+    async def _ask(
+        self, model: Model, confidence: float | None, picture: bytes, tell: Callable[..., Made]
+    ) -> Made:
         """What `tell` makes of the model's outputs for one picture, and of the picture's size."""
         engine = self.backend.engines.get(model.name)
-        promised = engine.metadata if engine else model.promised
+        promised = (engine.metadata if engine else model.promised).at_confidence(confidence)
 
         def decode() -> tuple[Arrays, answers.Size]:
             most = self.limits.max_picture_pixels

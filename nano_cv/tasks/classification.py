@@ -1,4 +1,4 @@
-"""Image classification: one label per picture.
+"""Image classification: one label per picture, and how sure that is.
 
 Shapes: B pictures, H height, W width, K classes.
 """
@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from nano_cv.tasks.familiarity import Familiarity
 from nano_cv.tasks.metrics import classification_figures, confusion, without_prediction
 from nano_cv.tasks.task import Losses, Task
 
@@ -25,6 +26,9 @@ class Classification(Task):
         cutmix: likewise, of the area that one picture takes of another (Yun et al. 2019). If both
             are on, each batch uses one, chosen at random.
         **options: those of `Task`.
+
+    Attributes:
+        familiarity: says which pictures are unlike those of the training; None before it is fitted.
     """
 
     monitor = "val/accuracy"
@@ -38,6 +42,7 @@ class Classification(Task):
     ) -> None:
         super().__init__(**options)
         self.label_smoothing = label_smoothing
+        self.familiarity: Familiarity | None = None
         self.mix: Callable[..., tuple[Tensor, Tensor]] | None = None
         if mixup or cutmix:
             from torchvision.transforms import v2  # takes a while, and few need it
@@ -49,8 +54,39 @@ class Classification(Task):
             )
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """uint8 `[B, 3, H, W]` to `CLASS_PROBS` float32 `[B, K]`, rows summing to 1."""
-        return {"CLASS_PROBS": torch.softmax(self(images).float(), dim=1)}
+        """uint8 `[B, 3, H, W]` to probabilities, and to what has been fitted beside them.
+
+        Returns:
+            `CLASS_PROBS` float32 `[B, K]`, rows summing to 1; `LABEL_SET` bool `[B, K]`, the
+            classes that it may be, the most probable one always among them; `FOREIGN` float32
+            `[B, 1]`, above 0 for pictures unlike those of the training.
+        """
+        if self.familiarity is None:
+            features = logits = self(images).float()
+        else:
+            features, logits = self.look(images)
+        temperature, set_from = self.metadata.temperature, self.metadata.set_from
+        shares = torch.softmax(logits if temperature == 1 else logits / temperature, dim=1)
+        outputs = {"CLASS_PROBS": shares}
+        if set_from is not None:
+            likeliest = shares >= shares.amax(dim=1, keepdim=True)
+            outputs["LABEL_SET"] = (shares >= set_from) | likeliest
+        if self.familiarity is not None:
+            outputs["FOREIGN"] = self.familiarity(features, logits)
+        return outputs
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the last layer of the network sees, float32 `[B, F]`, and its logits `[B, K]`.
+
+        F is 0 for a network that has no `embed`.
+        """
+        network: Any = self.network
+        last = getattr(network, "classifier", None)
+        if not (hasattr(network, "embed") and isinstance(last, nn.Linear)):
+            logits = self(images).float()
+            return logits[:, :0], logits
+        features = network.embed((images.float() - self.mean) / self.std)
+        return features.float(), last(features).float()
 
     def training_losses(self, images: Tensor, labels: Tensor) -> Losses:
         """Cross-entropy of images `[B, 3, H, W]` in 0..255 and int64 labels `[B]`."""

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from nano_cv.data import images
 from nano_cv.data.pictures import COUNTED, CROWD, Boxes
 
-CONFIDENT = 0.3  # score from which on a box is shown and counted
-
 
 def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
     """How often each class `[K, K]` was predicted (columns) where another is true (rows).
@@ -52,6 +50,26 @@ def classification_figures(counts: NDArray[np.int64], classes: Sequence[str]) ->
         "f1": float(f1[true + predicted > 0].mean()),
         **{f"recall/{classes[index]}": float(recall[index]) for index in np.flatnonzero(true)},
     }
+
+
+def expected_calibration_error(
+    probabilities: NDArray[Any], labels: NDArray[Any], bins: int = 15
+) -> float:
+    """How far the probability of the predicted class is from how often that class is right.
+
+    The mean over `bins` intervals of probability, each weighted by its pictures (Naeini et al.
+    2015, "Obtaining well calibrated probabilities using Bayesian binning").
+
+    Args:
+        probabilities: `[N, K]`.
+        labels: the true class of each `[N]`.
+        bins: how many intervals of equal width.
+    """
+    sure = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == labels
+    which = np.ceil(sure * bins).astype(np.int64).clip(1, bins)
+    gaps = np.bincount(which, weights=right - sure)
+    return float(np.abs(gaps).sum() / max(len(labels), 1))
 
 
 # Segmentation
@@ -95,10 +113,27 @@ class Scored(NamedTuple):
     labels: NDArray[np.int64]
     scores: NDArray[np.float32]
 
-    def from_score(self, least: float) -> "Scored":
-        """The boxes with at least this score."""
-        kept = self.scores >= least
-        return Scored(self.boxes[kept], self.labels[kept], self.scores[kept])
+    def are_sure(self, confidences: Sequence[float]) -> NDArray[np.bool_]:
+        """Whether each box `[n]` has the score that its class needs; 0 is that of no answer."""
+        return (self.scores > 0) & (self.scores >= np.asarray(confidences, np.float32)[self.labels])
+
+    def keep(self, chosen: NDArray[np.bool_]) -> "Scored":
+        """The chosen ones `[n]` of the boxes."""
+        return Scored(self.boxes[chosen], self.labels[chosen], self.scores[chosen])
+
+
+class Match(NamedTuple):
+    """Which boxes of a picture lie on which objects, at an IoU of 0.5.
+
+    Attributes:
+        right: whether each box `[n]` found an object that counts.
+        excused: whether it lies on an object that does not count, and so is no mistake.
+        finders: for each object the index of the box that found it, or -1.
+    """
+
+    right: NDArray[np.bool_]
+    excused: NDArray[np.bool_]
+    finders: NDArray[np.int64]
 
 
 class Verdict(NamedTuple):
@@ -116,11 +151,11 @@ class Evaluated(NamedTuple):
 
     Attributes:
         precision: at IoU thresholds 0.5 to 0.95 and 101 recalls: `[10, 101, K]`, -1 where unknown.
-        verdicts: of each picture, at an IoU of 0.5.
+        matches: of each picture.
     """
 
     precision: NDArray[np.float64]
-    verdicts: list[Verdict]
+    matches: list[Match]
 
 
 def detection_figures(
@@ -192,25 +227,93 @@ def match_boxes(truths: Sequence[Boxes], found: Sequence[Scored], classes: int) 
         evaluation.evaluate()
         evaluation.accumulate()
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
-    return Evaluated(precision, list(_verdicts(truths, found, evaluation.evalImgs)))
+    return Evaluated(precision, list(_read_matches(truths, found, evaluation.evalImgs)))
 
 
-def _verdicts(
+def _read_matches(
     truths: Sequence[Boxes], found: Sequence[Scored], results: Sequence[Any]
-) -> Iterator[Verdict]:
-    """Read each picture's verdict out of COCO's results, which come by class and picture."""
+) -> Iterator[Match]:
+    """Read each picture's match out of COCO's results, which come by class and picture."""
     for image, (truth, one) in enumerate(zip(truths, found, strict=True)):
-        sure = one.scores >= CONFIDENT
-        right, missed = np.zeros(len(sure), bool), truth.ignored == COUNTED
+        right, excused = np.zeros((2, len(one.scores)), bool)
+        finders = np.full(len(truth.labels), -1)
         for result in filter(None, results[image :: len(truths)]):
-            matched, ignored = result["dtMatches"][0], result["dtIgnore"][0]
+            matched, ignored = result["dtMatches"][0] > 0, result["dtIgnore"][0] > 0
             boxes = np.array(result["dtIds"], np.int64) - 1
-            right[boxes] = (matched > 0) | (ignored > 0)
+            right[boxes], excused[boxes] = matched & ~ignored, ignored
             objects = np.array(result["gtIds"], np.int64) - 1
-            box_of = result["gtMatches"][0].astype(np.int64) - 1
-            taken = box_of >= 0
-            missed[objects[taken][sure[box_of[taken]]]] = False
-        yield Verdict(right[sure], missed)
+            finders[objects] = result["gtMatches"][0].astype(np.int64) - 1
+        yield Match(right, excused, finders)
+
+
+def judge(truth: Boxes, one: Scored, match: Match, confidences: Sequence[float]) -> Verdict:
+    """What is right and what is missed in a picture if each class has this confidence threshold."""
+    sure = one.are_sure(confidences)
+    # A surer box chooses first, so leaving out the others changes nobody's object.
+    missed = (truth.ignored == COUNTED) & ~np.append(sure, False)[match.finders]
+    return Verdict((match.right | match.excused)[sure], missed)
+
+
+class Counts(NamedTuple):
+    """Of one class: boxes that count by falling score `[n]`, and how many objects there are."""
+
+    scores: NDArray[np.float32]
+    right: NDArray[np.bool_]
+    objects: int
+
+
+def count_by_class(
+    truths: Sequence[Boxes], found: Sequence[Scored], matches: Sequence[Match], classes: int
+) -> list[Counts]:
+    """Gather the boxes and objects of each class from all pictures, without those excused."""
+    counted = np.concatenate([one.labels[one.ignored == COUNTED] for one in truths])
+    labels = np.concatenate([one.labels for one in found])
+    scores = np.concatenate([one.scores for one in found])
+    right = np.concatenate([one.right for one in matches])
+    fair = ~np.concatenate([one.excused for one in matches]) & np.isfinite(scores)
+    by_class = []
+    for label in range(classes):
+        own = np.flatnonzero(fair & (labels == label))
+        own = own[np.argsort(-scores[own], kind="stable")]
+        by_class.append(Counts(scores[own], right[own], int((counted == label).sum())))
+    return by_class
+
+
+def best_threshold(counts: Counts, default: float) -> float:
+    """The confidence threshold of a class at which F1 is highest.
+
+    It lies in the middle between the last score that is kept and the next one, so that a small
+    change of the scores changes nothing. Where no box is right, it is the default.
+    """
+    scores, right, objects = counts
+    if not objects or not right.any():
+        return default
+    f1 = 2 * right.cumsum() / (np.arange(1, len(right) + 1) + objects)
+    following = np.append(scores[1:], 0)
+    f1[scores == following] = 0  # boxes of one score are kept or left out together
+    last = int(f1.argmax())
+    return (float(scores[last]) + float(following[last])) / 2
+
+
+def operating_figures(
+    by_class: Sequence[Counts], confidences: Sequence[float], classes: Sequence[str]
+) -> dict[str, float]:
+    """`mF1`, and `F1/<class>`, `precision/<class>` and `recall/<class>` at the thresholds.
+
+    A class without objects is left out. Where no box passes, its precision is 0.
+    """
+    figures: dict[str, dict[str, float]] = {"F1": {}, "precision": {}, "recall": {}}
+    for (scores, right, objects), least, name in zip(by_class, confidences, classes, strict=True):
+        if objects:
+            sure = scores >= np.float32(least)
+            hits, boxes = int(right[sure].sum()), int(sure.sum())
+            figures["F1"][name] = 2 * hits / (boxes + objects)
+            figures["precision"][name] = hits / max(boxes, 1)
+            figures["recall"][name] = hits / objects
+    mean = float(np.mean(list(figures["F1"].values()))) if figures["F1"] else 0.0
+    return {"mF1": mean} | {
+        f"{kind}/{name}": value for kind, own in figures.items() for name, value in own.items()
+    }
 
 
 def _by_class(

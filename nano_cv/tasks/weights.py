@@ -17,13 +17,17 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
+from torch import Tensor
 
 from nano_cv.errors import UserError, listing
 from nano_cv.files import replacing
 from nano_cv.metadata import KEY, WEIGHTS, Metadata
 from nano_cv.metadata import read_metadata as read_metadata
+from nano_cv.tasks.classification import Classification
+from nano_cv.tasks.familiarity import Familiarity
 from nano_cv.tasks.task import Task
 
+FAMILIARITY = "familiarity."  # begins the names of tensors that are not the network's
 log = logging.getLogger(__name__)
 
 
@@ -39,7 +43,7 @@ def save(task: Task, path: Path, half: bool = False) -> None:
     Raises:
         UserError: they are not finite numbers, so the file would be of no use.
     """
-    tensors = {name: tensor.contiguous() for name, tensor in task.network.state_dict().items()}
+    tensors = {name: tensor.contiguous() for name, tensor in _state(task).items()}
     if half:
         tensors = {name: one.half() if one.ndim > 1 else one for name, one in tensors.items()}
     wrong = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
@@ -142,15 +146,23 @@ def check_network(metadata: Metadata, path: Path, model: str, options: dict[str,
 
 
 def load(task: Task, path: Path) -> None:
-    """Fill the network of `task` from the file.
+    """Fill the network of `task` from the file, and its familiarity, if the file has one.
 
     Raises:
         UserError: the tensors are not those of this network; names some of them.
     """
     try:
-        tensors, own = load_file(path), task.network.state_dict()
+        tensors = load_file(path)
     except (SafetensorError, OSError) as error:  # since its metadata was read
         raise UserError(f"{path}: not a safetensors file, or cut short ({error})") from error
+    if isinstance(task, Classification):
+        task.familiarity = None
+        if any(name.startswith(FAMILIARITY) for name in tensors):
+            plane = tensors.get(f"{FAMILIARITY}plane")
+            last: Any = getattr(task.network, "classifier", None)
+            shape = None if plane is None else (last.in_features, plane.shape[-1])
+            task.familiarity = Familiarity(shape)
+    own = _state(task)
     wrong = sorted(tensors.keys() ^ own.keys())
     wrong += [
         name for name in tensors.keys() & own.keys() if tensors[name].shape != own[name].shape
@@ -159,4 +171,16 @@ def load(task: Task, path: Path) -> None:
         raise UserError(
             f"{path}: not the weights of this {task.metadata.model}: {listing(wrong, most=4)}"
         )
-    task.network.load_state_dict(tensors)
+    for name, tensor in own.items():
+        tensor.copy_(tensors[name])
+
+
+def _state(task: Task) -> dict[str, Tensor]:
+    """The tensors of a task by their names in the file: those of the network have no prefix."""
+    return {name.removeprefix("network."): one for name, one in task.state_dict().items()}
+
+
+def network_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of the network in a weights file."""
+    tensors = load_file(path)
+    return {name: one for name, one in tensors.items() if not name.startswith(FAMILIARITY)}

@@ -8,7 +8,7 @@ Whether torch, onnxruntime or a Triton server predicted makes no difference.
 import importlib
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,11 +34,13 @@ class Report(ABC):
 
     Attributes:
         gate: the metric that decides whether a faster export is good enough; more is better.
+        further_gates: other metrics that must not fall either, where `metrics` has them.
         limits: the largest differences, by name, that `compare` may find between torch and an
             exported model.
     """
 
     gate: ClassVar[str]
+    further_gates: ClassVar[Sequence[str]] = ()
     limits: ClassVar[Mapping[str, float]]
 
     def __init__(self, metadata: Metadata, predictions: Predictions, pictures: Pictures) -> None:
@@ -62,6 +64,10 @@ class Report(ABC):
 
         Each is drawn when it is called, so that a drawing that fails takes no other along.
         """
+
+    def remarks(self) -> list[str]:
+        """Sentences about what the table does not show; most tasks have none."""
+        return []
 
     def write_files(self, folder: Path) -> None:  # noqa: B027
         """Write files for other programs into `folder`; most tasks have none."""

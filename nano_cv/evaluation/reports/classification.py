@@ -1,5 +1,8 @@
 """Image classification: accuracy, macro F1, recall of each class, confusion matrix, mistakes.
 
+What a model says beside its probabilities is reported too: a set of labels, of which one is true as
+often as was asked for, and whether the picture is unlike those of the training.
+
 Shapes: N pictures, K classes.
 """
 
@@ -10,21 +13,30 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nano_cv.errors import listing
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
-from nano_cv.evaluation.tables import distinct
-from nano_cv.tasks.metrics import classification_figures, confusion
+from nano_cv.evaluation.tables import WORDS, distinct
+from nano_cv.tasks.metrics import (
+    classification_figures,
+    confusion,
+    expected_calibration_error,
+)
 
 MOST = 24  # pictures on a sheet
-COLUMNS = ("file", "label", "target")  # of the table, before those of the classes
+NONE = "none of these"
 
 
 class ClassificationReport(Report):
-    """Report of `CLASS_PROBS` float32 `[N, K]`; targets are class indices."""
+    """Report of `CLASS_PROBS` float32 `[N, K]`; targets are class indices.
+
+    Newer models also answer `LABEL_SET` bool `[N, K]` and `FOREIGN` float32 `[N, 1]`.
+    """
 
     gate = "accuracy"
-    limits: ClassVar = {"probability": 1e-4, "label": 0.0}
+    further_gates = ("coverage", "familiar")
+    limits: ClassVar = {"probability": 1e-4, "label": 0.0, "label_set": 0.0, "foreign": 1e-3}
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
@@ -37,27 +49,75 @@ class ClassificationReport(Report):
         return confusion(np.asarray(self.pictures.targets), self.labels, len(self.classes))
 
     def metrics(self) -> dict[str, float]:
-        """`accuracy`, `f1` and `recall/<class>`."""
-        return classification_figures(self.counts, self.classes)
+        """`accuracy`, `f1`, `recall/<class>`, and how honest the model is.
+
+        `ece` is the expected calibration error, `coverage` the share of the label sets that hold
+        the true class, `set_size` their mean size, and `familiar` the share of the pictures that
+        are not called foreign.
+        """
+        probabilities, truth = self.predictions["CLASS_PROBS"], np.asarray(self.pictures.targets)
+        figures = classification_figures(self.counts, self.classes)
+        figures["ece"] = expected_calibration_error(probabilities, truth)
+        if (sets := self.predictions.get("LABEL_SET")) is not None:
+            figures["coverage"] = float(sets[np.arange(len(truth)), truth].mean())
+            figures["set_size"] = float(sets.sum(axis=1).mean())
+        if (foreign := self.foreign) is not None:
+            figures["familiar"] = 1 - float(foreign.mean())
+        return figures
+
+    @cached_property
+    def foreign(self) -> NDArray[np.bool_] | None:
+        """Whether each picture `[N]` is unlike those of the training; None if nobody knows."""
+        scores = self.predictions.get("FOREIGN")
+        return None if scores is None else scores[:, 0] > 0
+
+    def label_set(self, index: int) -> list[str]:
+        """The classes that a picture may be of, the most probable first."""
+        shares = self.predictions["CLASS_PROBS"][index]
+        chosen = self.predictions["LABEL_SET"][index]
+        order = np.argsort(-shares, kind="stable")
+        return [self.classes[label] for label in order if chosen[label]]
 
     def rows(self) -> list[dict[str, Any]]:
-        """File, predicted label, the true one if known, and the probability of each class."""
-        rows, columns = [], distinct(self.classes, COLUMNS)
+        """A row for each picture.
+
+        File, predicted label, the true one if known, the label set and whether it is foreign if the
+        model says that, and the probability of each class.
+        """
+        rows, columns = [], distinct(self.classes, WORDS)
         for index, name in enumerate(self.pictures.names):
             row = {"file": name, "label": self.classes[self.labels[index]]}
             if self.pictures.targets:
                 row["target"] = self.classes[self.pictures.targets[index]]
+            if "LABEL_SET" in self.predictions:
+                row["label_set"] = "; ".join(self.label_set(index))
+            if self.foreign is not None:
+                row["foreign"] = "yes" if self.foreign[index] else "no"
             shares = zip(columns, self.predictions["CLASS_PROBS"][index], strict=True)
             rows.append(row | {label: f"{share:.6f}" for label, share in shares})
         return rows
+
+    def remarks(self) -> list[str]:
+        """What the answer is, in words: a label, a few labels, or none of them."""
+        count = len(self.pictures)
+        said = []
+        if self.foreign is not None and self.foreign.any():
+            which = f"{self.foreign.sum()} of {count} pictures are"
+            which = f"{self.pictures.names[0]} is" if count == 1 else which
+            said.append(f"{which} {NONE}: unlike the training pictures")
+        elif "LABEL_SET" in self.predictions and count == 1:
+            labels = listing(self.label_set(0), most=5, separator=" or ")
+            said.append(f"label set for a coverage of {self.metadata.coverage:.0%}: {labels}")
+        return said
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Confusion matrix and worst mistakes; without targets, pictures with their labels."""
         names = [drawing.shown(name) for name in self.classes]
         confidence = self.predictions["CLASS_PROBS"].max(axis=1)
+        foreign = [False] * len(self.pictures) if self.foreign is None else self.foreign
         captions = [
-            f"{names[label]} {share:.0%}"
-            for label, share in zip(self.labels, confidence, strict=True)
+            NONE if unknown else f"{names[label]} {share:.0%}"
+            for label, share, unknown in zip(self.labels, confidence, foreign, strict=True)
         ]
         if not self.pictures.targets:
             some = drawing.evenly(len(self.pictures), MOST)
@@ -76,9 +136,18 @@ class ClassificationReport(Report):
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
-        """The largest difference of a probability, and whether another class wins."""
+        """The largest difference of a probability, and whether another class wins.
+
+        Also whether the label sets differ, and how much the measures of what is foreign.
+        """
         one, other = expected["CLASS_PROBS"], actual["CLASS_PROBS"]
-        return {
+        found = {
             "probability": np.abs(one - other).max(axis=1),
             "label": (one.argmax(axis=1) != other.argmax(axis=1)).astype(np.float64),
         }
+        if "LABEL_SET" in expected:
+            differ = expected["LABEL_SET"] != actual["LABEL_SET"]
+            found["label_set"] = differ.any(axis=1).astype(np.float64)
+        if "FOREIGN" in expected:
+            found["foreign"] = np.abs(expected["FOREIGN"] - actual["FOREIGN"])[:, 0]
+        return found

@@ -1,4 +1,4 @@
-"""Object detection: COCO's mean average precision, boxes in the original picture, COCO JSON.
+"""Object detection: COCO's mean average precision, F1, boxes in the original picture, COCO JSON.
 
 Shapes: N pictures, D boxes predicted for each, n boxes of one picture, K classes.
 """
@@ -13,19 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
-from nano_cv.data.pictures import Boxes
+from nano_cv.data.pictures import COUNTED, Boxes
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.files import replacing
 from nano_cv.metadata import Metadata
 from nano_cv.tasks.metrics import (
-    CONFIDENT,
+    Counts,
     Evaluated,
     Scored,
+    Verdict,
     average_precisions,
+    count_by_class,
+    judge,
     match_boxes,
     mean_known,
+    operating_figures,
 )
 
 MOST = 12  # pictures on a sheet
@@ -39,6 +43,7 @@ class DetectionReport(Report):
     """Report of `BOXES` float32 `[N, D, 4]`, `LABELS`, `SCORES` `[N, D]`; targets are `Boxes`."""
 
     gate = "mAP"
+    further_gates = ("mF1",)
     limits: ClassVar = {"pixels": 0.1, "score": 1e-3}
 
     @cached_property
@@ -61,7 +66,7 @@ class DetectionReport(Report):
     @cached_property
     def confident(self) -> list[Scored]:
         """The boxes of each picture that are shown and counted."""
-        return [one.from_score(CONFIDENT) for one in self.found]
+        return [one.keep(one.are_sure(self.metadata.confidences)) for one in self.found]
 
     @cached_property
     def truths(self) -> list[Boxes]:
@@ -74,9 +79,26 @@ class DetectionReport(Report):
         """All boxes compared with all objects."""
         return match_boxes(self.truths, self.found, len(self.classes))
 
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        """What is right and what is missed in each picture, of the boxes that are shown."""
+        trios = zip(self.truths, self.found, self.evaluated.matches, strict=True)
+        return [judge(*trio, self.metadata.confidences) for trio in trios]
+
+    @cached_property
+    def by_class(self) -> list[Counts]:
+        """The boxes and the objects of each class."""
+        return count_by_class(self.truths, self.found, self.evaluated.matches, len(self.classes))
+
     def metrics(self) -> dict[str, float]:
-        """`mAP`, `mAP50` and `AP50/<class>`, as COCO defines them, by pycocotools."""
-        return average_precisions(self.evaluated.precision, self.classes)
+        """Figures of all boxes, and of those that are shown.
+
+        `mAP`, `mAP50` and `AP50/<class>`, as COCO defines them, by pycocotools; `mF1`,
+        `F1/<class>`, `precision/<class>` and `recall/<class>` at the model's thresholds and an IoU
+        of 0.5.
+        """
+        figures = average_precisions(self.evaluated.precision, self.classes)
+        return figures | operating_figures(self.by_class, self.metadata.confidences, self.classes)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each confident box, in pixels of the picture; one of blanks if none."""
@@ -91,12 +113,37 @@ class DetectionReport(Report):
                 rows.append(blank | {"file": name})
         return rows
 
+    def remarks(self) -> list[str]:
+        """Says where no box is shown, and the highest score there.
+
+        Of pictures whose objects are known only those with objects are looked at.
+        """
+        looked = [
+            index
+            for index in range(len(self.pictures))
+            if not self.pictures.targets or (self.truths[index].ignored == COUNTED).any()
+        ]
+        empty = [index for index in looked if not len(self.confident[index].scores)]
+        if not empty:
+            return []
+        scores = [np.nan_to_num(self.found[index].scores).max(initial=0) for index in empty]
+        index = empty[int(np.argmax(scores))]
+        label = int(self.found[index].labels[np.nan_to_num(self.found[index].scores).argmax()])
+        where = self.pictures.names[index]
+        if len(looked) > 1:
+            where = f"{len(empty)} of {len(looked)} pictures"
+        return [
+            f"no box is sure enough in {where}; the highest score there is {max(scores):.2f}, of "
+            f"{self.classes[label]}, which is shown from {self.metadata.confidences[label]:.2f} on "
+            "(confidence=0.1 shows more)"
+        ]
+
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Boxes upon pictures; with targets, pictures with most mistakes, and precision curves."""
         some = drawing.evenly(len(self.pictures), MOST)
         if not self.pictures.targets:
             return {"predictions": partial(self._draw_sheet, some)}
-        wrong = np.array([(~one.right).sum() + one.missed.sum() for one in self.evaluated.verdicts])
+        wrong = np.array([(~one.right).sum() + one.missed.sum() for one in self.verdicts])
         order = np.argsort(-wrong, kind="stable")
         return {
             "predictions": partial(self._draw_sheet, some),
@@ -112,7 +159,7 @@ class DetectionReport(Report):
             title = "green: found, red: false, yellow: missed"
             captions = [
                 f"{one.right.sum()} found, {(~one.right).sum()} false, {one.missed.sum()} missed"
-                for one in self.evaluated.verdicts
+                for one in self.verdicts
             ]
         return drawing.sheet(self.pictures, indices[:MOST], captions, self._paint, 3, title)
 
@@ -120,7 +167,7 @@ class DetectionReport(Report):
         boxes, labels, _ = self.confident[index]
         colours = [FOUND] * len(boxes)
         if self.pictures.targets:
-            truth, (right, missed) = self.truths[index], self.evaluated.verdicts[index]
+            truth, (right, missed) = self.truths[index], self.verdicts[index]
             colours = [FOUND if one else FALSE for one in right] + [MISSED] * int(missed.sum())
             boxes = np.concatenate([boxes, truth.boxes[missed]])
             labels = np.concatenate([labels, truth.labels[missed]])
@@ -155,7 +202,7 @@ class DetectionReport(Report):
         ):
             number = len(pictured) + 1
             pictured.append({"id": number, "file_name": name, "width": width, "height": height})
-            for box, label, score in zip(*one.from_score(WRITTEN), strict=True):
+            for box, label, score in zip(*one.keep(one.scores >= WRITTEN), strict=True):
                 x1, y1, x2, y2 = (round(float(value), 2) for value in box)
                 annotations.append(
                     {

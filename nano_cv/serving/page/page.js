@@ -2,7 +2,7 @@
 // Colours of Okabe and Ito (2008), in the order in which all drawings of this project use them.
 const COLOURS = ["#56b4e9", "#e69f00", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7"];
 const LIKELIEST = 5; // classes that are shown first
-const LEAST = 0.05; // score of the boxes that are fetched, so that the slider has something to show
+const LEAST = 0.01; // score of the boxes that are fetched, so that the slider has something to show
 const LONGEST = 1280; // pixels of the picture as it is drawn
 const REFRESH = 5000; // milliseconds between two looks at the list of models
 
@@ -12,6 +12,7 @@ let models = [];
 let about = {}; // of the chosen model
 let picture = null; // the file that was given last: {file, image}
 let answer = null; // to it
+let moved = false; // the slider, away from the thresholds of the model's own
 let newest = 0; // number of the last question, for an older answer may come later
 
 function make(tag, properties = {}, ...children) {
@@ -90,6 +91,8 @@ async function choose() {
       .flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]),
   );
   at("answer").hidden = at("how").hidden = true;
+  moved = false;
+  if (about.thresholds) at("confidence").value = Math.min(...Object.values(about.thresholds));
   tell(about.state === "ready" ? "" : `${about.name} is ${about.state}. ${about.reason}`);
   answer = null;
   if (picture && !generates) await ask(picture.file);
@@ -111,7 +114,7 @@ async function timed(path, options) {
 async function ask(file) {
   const image = await createImageBitmap(file).catch(() => null); // HEIC: only the server reads it
   picture = { file, image };
-  const query = about.task === "detection" ? `?score=${LEAST}` : "";
+  const query = about.task === "detection" ? `?confidence=${LEAST}` : "";
   const headers = { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" };
   const found = await timed(`/models/${about.name}/predict${query}`, { method: "POST", body: file, headers });
   if (!found) return;
@@ -143,7 +146,7 @@ function curl() {
     const wanted = { class: answer.class, seed: answer.seed, count: answer.pictures_png.length };
     return `curl --json ${quoted(JSON.stringify(wanted))} ${where}`;
   }
-  const query = about.task === "detection" ? `?score=${at("confidence").value}` : "";
+  const query = about.task === "detection" && moved ? `?confidence=${at("confidence").value}` : "";
   return `curl --data-binary @${quoted(picture.file.name || "picture.png")} ${quoted(where + query)}`;
 }
 
@@ -168,18 +171,23 @@ const shows = {
   classification() {
     const classes = Object.entries(answer.probabilities);
     const most = at("all").dataset.all ? classes.length : LIKELIEST;
-    at("headline").textContent = answer.label;
+    const set = answer.label_set || [answer.label];
+    const few = set.length > 1 && set.length <= LIKELIEST;
+    const sure = few ? ` (coverage ${percent(about.coverage)}: ${set.join(" or ")})` : "";
+    at("headline").textContent = answer.foreign ? `none of these (nearest: ${answer.label})` : answer.label + sure;
     at("rows").replaceChildren(...classes.slice(0, most).map(([name, share]) => row(name, share, percent(share))));
     at("all").hidden = classes.length <= most;
     draw(() => {});
-    return `Your picture: ${answer.label}`;
+    return `Your picture: ${at("headline").textContent}`;
   },
   detection() {
     const least = Number(at("confidence").value);
-    const boxes = answer.boxes.filter((one) => one.score >= least);
+    const boxes = answer.boxes.filter((one) => one.score >= (moved ? least : about.thresholds[one.label]));
+    const [surest] = answer.boxes;
     const colour = (label) => COLOURS[about.classes.indexOf(label) % COLOURS.length];
-    at("headline").textContent = `${boxes.length} found`;
-    at("confidence-value").textContent = percent(least);
+    at("headline").textContent =
+      boxes.length || !surest ? `${boxes.length} found` : `0 found; the highest score is ${percent(surest.score)}, ${surest.label}`;
+    at("confidence-value").textContent = moved ? percent(least) : "the model's own";
     at("rows").replaceChildren(
       ...boxes.slice(0, 50).map((one) => row(one.label, one.score, percent(one.score), colour(one.label))),
     );
@@ -306,6 +314,7 @@ at("shoot").addEventListener("click", () => attempt(shoot));
 at("stop").addEventListener("click", closeCamera);
 at("model").addEventListener("change", () => attempt(choose));
 at("generate").addEventListener("submit", (event) => { event.preventDefault(); attempt(generate); });
+at("confidence").addEventListener("input", () => { moved = true; });
 for (const id of ["confidence", "opacity"]) at(id).addEventListener("input", () => answer && show());
 at("all").addEventListener("click", () => { at("all").dataset.all = "yes"; show(); });
 at("copy").addEventListener("click", () => attempt(async () => {

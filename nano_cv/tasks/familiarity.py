@@ -1,0 +1,57 @@
+"""Whether a picture is like those of the training: part of a classifier's answer.
+
+Shapes: B pictures, F features, D dimensions of the plane, K classes.
+"""
+
+import torch
+from torch import Tensor, nn
+
+
+class Familiarity(nn.Module):
+    """Measures how unlike the training pictures a picture is.
+
+    The features of the training pictures, scaled to length 1, lie near a plane of few dimensions.
+    The distance from that plane is large for what the network has never seen (it is the residual of
+    Wang et al. 2022, "ViM: Out-of-distribution with virtual-logit matching"). Of a network that
+    shows no features the largest logit is taken, which is low for the unknown (Hendrycks et al.
+    2022, "Scaling out-of-distribution detection for real-world settings").
+
+    Args:
+        shape: F and D; None takes the logits.
+
+    Attributes:
+        center: mean of the features `[F]`, or None.
+        plane: its directions, orthonormal `[F, D]`, or None.
+        limit: the distance up to which a picture counts as familiar; a scalar.
+        spread: the standard deviation of the distance, a scalar: the unit of the result.
+    """
+
+    center: Tensor | None
+    plane: Tensor | None
+    limit: Tensor
+    spread: Tensor
+
+    def __init__(self, shape: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(shape[0]) if shape else None)
+        self.register_buffer("plane", torch.zeros(shape) if shape else None)
+        self.register_buffer("limit", torch.zeros(()))
+        self.register_buffer("spread", torch.ones(()))
+
+    def distance(self, features: Tensor, logits: Tensor) -> Tensor:
+        """How far each picture is from the training pictures, in no unit: `[B, 1]`.
+
+        Args:
+            features: `[B, F]`; without a plane they are not looked at.
+            logits: `[B, K]`.
+        """
+        if self.center is None or self.plane is None:
+            return -logits.amax(dim=1, keepdim=True)
+        length = features.square().sum(dim=1, keepdim=True).sqrt().clamp(min=1e-6)
+        offset = features / length - self.center
+        within = (offset @ self.plane).square().sum(dim=1, keepdim=True)
+        return (offset.square().sum(dim=1, keepdim=True) - within).clamp(min=0).sqrt()
+
+    def forward(self, features: Tensor, logits: Tensor) -> Tensor:
+        """How far each picture is beyond the limit `[B, 1]`; above 0 it is a foreign one."""
+        return (self.distance(features, logits) - self.limit) / self.spread

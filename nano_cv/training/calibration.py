@@ -1,0 +1,208 @@
+"""The operating point of a trained model, fitted to the validation pictures.
+
+A detector gets the confidence threshold of each class that gives the best F1. A classifier gets the
+temperature that makes its probabilities honest (Guo et al. 2017, "On calibration of modern neural
+networks", arXiv 1706.04599), label sets that hold the true class as often as was asked for, and a
+measure of how unlike the training pictures a picture is.
+
+Shapes: N pictures, F features, K classes.
+"""
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from nano_cv.data.pictures import Resized
+from nano_cv.data.progress import track
+from nano_cv.errors import listing
+from nano_cv.evaluation import reports
+from nano_cv.evaluation.engines import Torch, predict_all
+from nano_cv.metadata import CONFIDENCE
+from nano_cv.tasks.classification import Classification
+from nano_cv.tasks.familiarity import Familiarity
+from nano_cv.tasks.metrics import best_threshold, expected_calibration_error, operating_figures
+from nano_cv.tasks.task import Task
+
+BATCH = 16
+SHARPEST, FLATTEST = 1 / 8, 8.0  # temperatures
+HALVINGS = 40  # of the interval between them
+LOOKED_AT = 500  # training pictures that the plane of familiar features is laid through
+DIMENSIONS = 32  # of that plane
+KEPT = 0.95  # share of the validation pictures that are familiar
+log = logging.getLogger(__name__)
+
+
+def calibrate(
+    task: Task, splits: Mapping[str, Resized], coverage: float, accelerator: str
+) -> dict[str, float]:
+    """Fit the operating point of a trained task, and say in the log what was found.
+
+    It is kept in the task's metadata and, of a classifier, in its `familiarity`. Other tasks than
+    classification and detection have none.
+
+    Args:
+        task: with the weights that will be saved.
+        splits: `val` and `train`, the latter for the familiarity.
+        coverage: share of the pictures whose label set is to hold the true class.
+        accelerator: as for the trainer.
+
+    Returns:
+        Figures of the validation split before and after, by name.
+    """
+    if task.metadata.task not in ("classification", "detection"):
+        return {}
+    engine, split = Torch(task, Path(), accelerator), splits["val"]
+    if not isinstance(task, Classification):
+        predictions = predict_all(engine, split.inputs, len(split), BATCH)
+        figures = _fit_thresholds(task, split, predictions)
+    else:
+        features, logits = _look(task, split, len(split))
+        labels = np.asarray(split.pictures.targets)
+        figures = _fit_probabilities(task, logits.double().numpy(), labels, coverage)
+        shown = features.shape[1] > 0
+        learnt = _look(task, splits["train"], LOOKED_AT)[0] if shown else features
+        task.familiarity = fit_familiarity(learnt, features, logits)
+    task.cpu()
+    return figures
+
+
+def _fit_thresholds(task: Task, split: Resized, predictions: Any) -> dict[str, float]:
+    report: Any = reports.find("detection")(task.metadata, predictions, split.pictures)
+    thresholds = [best_threshold(one, CONFIDENCE) for one in report.by_class]
+    usual = [CONFIDENCE] * len(report.classes)
+    before, after = (
+        operating_figures(report.by_class, chosen, report.classes)["mF1"]
+        for chosen in (usual, thresholds)
+    )
+    named = [f"{name} {one:.2f}" for name, one in zip(report.classes, thresholds, strict=True)]
+    said = "boxes are shown from %s on: mean F1 of %d validation pictures %.4f; from %g on %.4f"
+    log.info(said, listing(named), len(split), after, CONFIDENCE, before)
+    task.metadata = replace(task.metadata, thresholds=thresholds)
+    return {"val/mF1_before": before, "val/mF1": after}
+
+
+def _fit_probabilities(
+    task: Task, logits: NDArray[np.float64], labels: NDArray[Any], coverage: float
+) -> dict[str, float]:
+    temperature = fit_temperature(logits, labels)
+    before = expected_calibration_error(softmax(logits), labels)
+    shares = softmax(logits / temperature)
+    after = expected_calibration_error(shares, labels)
+    said = "temperature %.3f: calibration error of %d validation pictures %.4f, was %.4f"
+    log.info(said, temperature, len(labels), after, before)
+
+    set_from = fit_label_sets(shares[np.arange(len(labels)), labels], coverage)
+    if set_from == 0:
+        needed = math.ceil(coverage / (1 - coverage) - 1e-9)
+        said = "coverage=%g takes %d validation pictures, and there are %d: label sets hold all"
+        log.warning(said, coverage, needed, len(labels))
+    else:
+        log.info("label sets for a coverage of %g: classes from %.4f on", coverage, set_from)
+    task.metadata = replace(
+        task.metadata, temperature=temperature, coverage=coverage, set_from=set_from
+    )
+    return {"val/ece_before": before, "val/ece": after}
+
+
+def fit_temperature(logits: NDArray[np.float64], labels: NDArray[Any]) -> float:
+    """The temperature with the lowest mean negative log likelihood of the labels.
+
+    With b = 1 / temperature the likelihood is convex, and its slope is the mean over all pictures
+    of the expected logit less that of the label. The zero of the slope is found by bisection.
+
+    Args:
+        logits: `[N, K]`.
+        labels: class indices `[N]`.
+
+    Returns:
+        1 where every picture is classified rightly: then the sharpest would be the best.
+    """
+    of_labels = logits[np.arange(len(labels)), labels]
+    if (of_labels >= logits.max(axis=1)).all():
+        return 1.0
+    sharp, flat = SHARPEST, FLATTEST
+    for _ in range(HALVINGS):
+        middle = float(np.sqrt(sharp * flat))
+        slope = ((softmax(logits / middle) * logits).sum(axis=1) - of_labels).mean()
+        sharp, flat = (middle, flat) if slope > 0 else (sharp, middle)
+    return round(float(np.sqrt(sharp * flat)), 6)
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logits `[N, K]` to probabilities."""
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+def fit_label_sets(shares: NDArray[np.float64], coverage: float) -> float:
+    """The probability from which on classes make a set that holds the true one often enough.
+
+    Split-conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2021, arXiv 2107.07511)
+    with the sets of Sadinle et al. 2019, which were the smallest on our sets: of so many pictures
+    as are needed for the coverage, the finite-sample quantile included, the true class has at least
+    this probability. The promise holds for pictures of the same kind as those of the validation.
+
+    Args:
+        shares: probabilities of the true classes `[N]`.
+        coverage: share of the pictures that is asked for.
+
+    Returns:
+        0 where there are too few pictures to promise that, so that all classes are in the set.
+    """
+    needed = math.ceil((len(shares) + 1) * coverage - 1e-9)
+    if needed > len(shares):
+        return 0.0
+    # A little less, for float32 rounds.
+    return max(0.0, float(np.sort(shares)[::-1][needed - 1]) - 1e-6)
+
+
+def fit_familiarity(learnt: Tensor, features: Tensor, logits: Tensor) -> Familiarity:
+    """Lay a plane through training features, and find how far from it validation pictures are.
+
+    Args:
+        learnt: of training pictures `[M, F]`; the logits are measured instead if F is 0.
+        features: of validation pictures `[N, F]`.
+        logits: of the same `[N, K]`.
+    """
+    familiarity = lay_plane(learnt) if learnt.shape[1] else Familiarity(None)
+    distances = familiarity.distance(features, logits)[:, 0].sort().values
+    last = min(math.ceil((len(distances) + 1) * KEPT), len(distances)) - 1
+    familiarity.spread = distances.std(correction=0).clamp(min=1e-6)
+    # A little more, for other engines round otherwise.
+    familiarity.limit = distances[last] + 1e-3 * familiarity.spread
+    return familiarity
+
+
+def lay_plane(features: Tensor) -> Familiarity:
+    """The familiarity whose plane lies nearest to features `[N, F]`, its limit not yet fitted.
+
+    Of few pictures it has fewer dimensions, for else the plane would just go through all of them.
+    """
+    scaled = features / features.norm(dim=1, keepdim=True).clamp(min=1e-6)
+    center = scaled.mean(dim=0)
+    dimensions = max(1, min(DIMENSIONS, len(features) // 4))
+    directions = torch.linalg.svd(scaled - center, full_matrices=False).Vh[:dimensions]
+    familiarity = Familiarity((features.shape[1], len(directions)))
+    familiarity.center, familiarity.plane = center, directions.T.contiguous()
+    return familiarity
+
+
+@torch.no_grad()
+def _look(task: Classification, split: Resized, most: int) -> tuple[Tensor, Tensor]:
+    """Features `[N, F]` and logits `[N, K]` of a split, evenly at most so many of its pictures."""
+    indices = np.linspace(0, len(split) - 1, min(len(split), most)).astype(int).tolist()
+    parts = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
+    seen = []
+    for part in track(parts, len(parts), "Calibrating"):
+        images = torch.from_numpy(split.fetch(part)).to(task.mean.device)
+        seen.append([one.float().cpu() for one in task.look(images)])
+    features, logits = map(torch.cat, zip(*seen, strict=True))
+    return features, logits
