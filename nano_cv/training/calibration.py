@@ -160,8 +160,9 @@ def fit_label_sets(shares: NDArray[np.float64], coverage: float) -> float:
     needed = math.ceil((len(shares) + 1) * coverage - 1e-9)
     if needed > len(shares):
         return 0.0
-    # A little less, for float32 rounds.
-    return max(0.0, float(np.sort(shares)[::-1][needed - 1]) - 1e-6)
+    last, following = np.append(np.sort(shares)[::-1], 0)[needed - 1 : needed + 1]
+    # A little less, for other engines round otherwise; but not down to the next picture.
+    return float(max(last - 1e-4, (last + following) / 2))
 
 
 def fit_familiarity(learnt: Tensor, features: Tensor, logits: Tensor) -> Familiarity:
