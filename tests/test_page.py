@@ -94,6 +94,30 @@ def test_classification(page, photo):
     assert terminal(shown, photo.parent)["label"] == "red"
 
 
+@pytest.mark.parametrize(
+    ("more", "headline"),
+    [
+        ("label_set: ['red'], foreign: false", "red"),
+        ("label_set: ['red', 'blue'], foreign: false", "red (coverage 90 %: red or blue)"),
+        ("label_set: ['red'], foreign: true", "none of these (nearest: red)"),
+    ],
+)
+def test_label_set_and_none_of_these(page, photo, more, headline):
+    """As a calibrated model answers; the tiny one is not."""
+    shown = page("colours_tiny")
+    shown.run(
+        "const ask = fetch; window.fetch = async (...given) => { "
+        "const answer = await ask(...given); "
+        f"const more = {{coverage: 0.9, {more}}}; const content = await answer.json(); "
+        "return new Response(JSON.stringify(Array.isArray(content) ? content "
+        ": {...content, ...more})); }"
+    )
+    shown.run("model.dispatchEvent(new Event('change'))")
+    shown.give("#file", photo)
+    answered(shown)
+    assert text(shown, "headline") == headline
+
+
 def test_detection(page, photo):
     """The slider shows more boxes, and changes the line for the terminal."""
     shown = page("boxes_tiny")
@@ -104,6 +128,9 @@ def test_detection(page, photo):
     shown.run("confidence.value = 0.05; confidence.dispatchEvent(new Event('input'))")
     assert text(shown, "headline") == "2 found"
     assert len(terminal(shown, photo.parent)["boxes"]) == 2
+    shown.run("confidence.value = 0.95; confidence.dispatchEvent(new Event('input'))")
+    assert text(shown, "headline") == "0 found; the highest score is 90 %, blue" and not rows(shown)
+    shown.run("confidence.value = 0.05; confidence.dispatchEvent(new Event('input'))")
     # Blue has the third colour of Okabe and Ito; the box is (80, 50) to (160, 150), twice as large.
     pixel = "[...canvas.getContext('2d').getImageData({}, {}, 1, 1).data].slice(0, 3)"
     assert shown.run(pixel.format(240, 300)) == [0, 158, 115]
