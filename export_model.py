@@ -47,7 +47,8 @@ def export_model(config: DictConfig) -> None:
         models = Path(config.paths.models)
         version = repository.publish(models, task.metadata, best.file, *options, triton.prove)
         logger.log_metrics(figures)
-        logger.log_model(version / "model.onnx", task.metadata.name)
+        scored = (f"val/{samples.metric}", best.score)
+        logger.log_model(version / "model.onnx", task.metadata.name, *scored)
         places: dict[str, Path | str] = {"precision": best.precision, "weights": path}
         summarise(figures, places | {"model": version, "run": folder}, logger)
 

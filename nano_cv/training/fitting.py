@@ -17,7 +17,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import (
     EarlyStopping,
-    LearningRateMonitor,
     ModelCheckpoint,
     RichProgressBar,
 )
@@ -85,7 +84,7 @@ def make_trainer(
     keeper = ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.mode, **where)
     # Not `save_last`: that keeps the last epoch which was also the best so far.
     last = ModelCheckpoint(filename="last", **where)
-    callbacks: list[pl.Callback] = [keeper, last, GoOn(), EpochLine(), LearningRateMonitor("step")]
+    callbacks: list[pl.Callback] = [keeper, last, GoOn(), EpochLine()]
     callbacks.append(Pace(plan, options.minutes))
     if hasattr(task, "preview"):
         callbacks.append(Preview(folder, logger))
