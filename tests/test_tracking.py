@@ -69,8 +69,8 @@ def test_record_of_a_training(run, flowers, tmp_path, database):
     assert len(epochs) == 2
     assert "test/accuracy" in second.data.metrics
     kept = {file.path for file in client.list_artifacts(second.info.run_id)}
-    drawn = {"data.png", "confusion_matrix.png", "worst_mistakes.png"}
-    assert kept == {*drawn, "predictions.csv", "metrics.json"}
+    drawn = {"data.png", "curves.png", "confusion_matrix.png", "worst_mistakes.png"}
+    assert kept == {*drawn, "predictions.csv", "classes.csv", "metrics.json"}
 
 
 def test_record_of_a_prediction(run, flowers, tmp_path, database):
@@ -106,9 +106,12 @@ def test_best_version_is_the_champion(tmp_path, database):
     champions = []
     with tracking.MLflow(database, "champions", "export", {"folder": str(tmp_path)}) as logger:
         for score in (0.8, 0.7, float("nan"), 0.8, 0.9):
-            logger.log_model(tmp_path / "model.onnx", "same_flowers", "val/accuracy", score)
+            logger.log_model(
+                tmp_path / "model.onnx", "same_flowers", "# Card", "val/accuracy", score
+            )
             version = logger.client.get_model_version_by_alias("same_flowers", "champion")
             champions.append(version.version)
+    assert version.description == "# Card"
     assert list(map(int, champions)) == [1, 1, 1, 4, 5]
 
 

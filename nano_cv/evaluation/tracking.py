@@ -69,14 +69,18 @@ class Logger:
     def log_file(self, file: Path) -> None:
         """Log a file."""
 
-    def log_model(self, file: Path, name: str, metric: str, score: float) -> None:
+    def log_model(
+        self, file: Path, name: str, card: str, metric: str, score: float, mode: str
+    ) -> None:
         """Log an ONNX file, and register it as the next version of `name`.
 
         Args:
             file: the ONNX file.
             name: of the model.
-            metric: name of the validation metric; more of it is better.
-            score: what this file reaches; NaN where it cannot be known.
+            card: Markdown that describes this version.
+            metric: name of the validation metric.
+            score: its value; NaN where it cannot be known.
+            mode: whether more of the metric is better, or less: `max` or `min`.
         """
 
     def finish(self, status: str) -> None:
@@ -181,9 +185,12 @@ class MLflow(Logger):
         """Store a file with the run."""
         self._call(self.client.log_artifact, self.run_id, str(file))
 
-    def log_model(self, file: Path, name: str, metric: str, score: float) -> None:
+    def log_model(
+        self, file: Path, name: str, card: str, metric: str, score: float, mode: str
+    ) -> None:
         """With its signature; the version with the best score gets the alias `champion`."""
-        self._call(_register, self.client, self.run_id, file, key(name, r"\w -"), metric, score)
+        name = key(name, r"\w -")
+        self._call(_register, self.client, self.run_id, file, name, card, metric, score, mode)
 
     def finish(self, status: str) -> None:
         """Set the state of the run, after a last try to deliver the entries that wait."""
@@ -301,7 +308,14 @@ def key(name: str, allowed: str = r"\w/. -") -> str:
 
 
 def _register(
-    client: "MlflowClient", run_id: str, file: Path, name: str, metric: str, score: float
+    client: "MlflowClient",
+    run_id: str,
+    file: Path,
+    name: str,
+    card: str,
+    metric: str,
+    score: float,
+    mode: str,
 ) -> None:
     import mlflow
     import onnx
@@ -331,12 +345,14 @@ def _register(
             pip_requirements=["onnxruntime", "onnx", "numpy"],
         )
     version, own = str(logged.registered_model_version), key(metric)
+    client.update_model_version(name, version, card)
     if isnan(score):
         return
     known = client.search_model_versions(f"name = '{name}'")
     others = [float(one.tags[own]) for one in known if own in one.tags]
     client.set_model_version_tag(name, version, own, str(score))
-    if all(score >= other for other in others):  # of equals, the newest
+    choose = max if mode == "max" else min
+    if score == choose([score, *others]):  # of equals, the newest
         client.set_registered_model_alias(name, CHAMPION, version)
 
 
