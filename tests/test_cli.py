@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, TINY, python
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from nano_cv.config import checks, options
+from nano_cv.config import checks, help, options
 from nano_cv.errors import Formatter, UserError, listing
 
 
@@ -54,6 +54,7 @@ WRONG = [  # what is typed, and what the answer must hold
     ("+model.task.network.depth=3", "model.task.network has no 'depth'; did you mean 'dropout'?"),
     ("+data.colour=red", "data.colour=red: data has no 'colour'"),
     ("lr=1e-3", "has no 'lr'; did you mean 'model.task.optimizer.lr'? Allowed: data, "),
+    ("epochs=5", "has no 'epochs'; did you mean 'trainer.max_epochs'? Allowed: data, "),
     ("resume=1", "true or false is needed, as in 'resume=False'"),
     ("trainer.max_epochs=0", "trainer.max_epochs=0: 1 or more is needed"),
     (
@@ -93,6 +94,30 @@ WRONG = [  # what is typed, and what the answer must hold
     ("-m seed=1,2 trainer.precision=32-true,8", "trainer.precision=8: no such value. Allowed: "),
     ("-m seed=1,x", "seed=x: a whole number is needed, as in 'seed=0'"),
 ]
+
+
+def test_two_choices_of_a_group(run):
+    said = run("train", "+data=folder", "+data=flowers").err
+    assert said == ("error: data=folder data=flowers: two choices of data; leave out one of them\n")
+
+
+SCRIPTS = ("train", "infer", "export_model", "serve", "benchmark", "shard")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_explains_every_key(script):
+    """With examples of this script, and with a comment from the YAML files behind each key."""
+    said = help.format_help(script, [])
+    for example in help.read_examples(script):
+        assert example in said and example.startswith(f"python {script}.py")
+    found = help.explain_keys(options.Options(script), [])
+    assert [key for key, _, comment in found if not comment] == []
+    assert all(f"{key}={value}" in said for key, value, _ in found)
+
+
+def test_help_is_about_the_chosen_model():
+    said = help.format_help("train", ["model=unet"])
+    assert "model.task.dice_weight=1.0" in said and "label_smoothing" not in said
 
 
 def test_settings_behind_a_flag(run):

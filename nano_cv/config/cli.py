@@ -57,6 +57,11 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
         def script() -> None:
             try:
                 sys.argv[1:] = accept_plus(sys.argv[1:])
+                if {"-h", "--help"} & set(sys.argv[1:]):
+                    from nano_cv.config.help import format_help
+
+                    print(format_help(config_name, sys.argv[1:]))
+                    return
                 sys.argv[1:] += check(config_name, sys.argv[1:])
                 if not is_first_process():
                     sys.argv[1:] += quiet_settings(sys.argv[1:])

@@ -144,7 +144,7 @@ class DetectionReport(Report):
         count = len(self.classes)
         objects, missed, boxes, right = np.zeros((4, count), np.int64)
         for truth, one, verdict in zip(
-            self.truths, self.confident, self.evaluated.verdicts, strict=True
+            self.truths, self.confident, self.verdicts, strict=True
         ):
             for sums, labels in (
                 (objects, truth.labels[truth.ignored == COUNTED]),
