@@ -106,9 +106,8 @@ def test_best_version_is_the_champion(tmp_path, database):
     champions = []
     with tracking.MLflow(database, "champions", "export", {"folder": str(tmp_path)}) as logger:
         for score in (0.8, 0.7, float("nan"), 0.8, 0.9):
-            logger.log_model(
-                tmp_path / "model.onnx", "same_flowers", "# Card", "val/accuracy", score
-            )
+            scored = ("# Card", "val/accuracy", score, "max")
+            logger.log_model(tmp_path / "model.onnx", "same_flowers", *scored)
             version = logger.client.get_model_version_by_alias("same_flowers", "champion")
             champions.append(version.version)
     assert version.description == "# Card"
