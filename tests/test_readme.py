@@ -67,7 +67,10 @@ def test_every_command_is_covered():
     assert set(COMMANDS) == set(matching(*ELSEWHERE, *ONE_BY_ONE, *SERVING))
 
 
-@pytest.mark.parametrize("command", matching("python train.py"))
+# `tests/test_processes.py` trains with several devices.
+@pytest.mark.parametrize(
+    "command", [command for command in matching("python train.py") if "devices" not in command]
+)
 def test_train(run, flowers, tmp_path, command):
     done = train(run, tmp_path, command)
     if "resume=true" in command:

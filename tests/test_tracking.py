@@ -95,8 +95,9 @@ def test_record_of_a_prediction_with_pictures_that_cannot_be_read(run, flowers, 
     assert {file.path for file in files} == {"predictions.csv", "predictions.png"}
 
 
-def test_best_version_is_the_champion(tmp_path, database):
+def test_best_version_is_the_champion(tmp_path, database, monkeypatch):
     """By its validation metric; of equals the newest, and never one whose metric is not known."""
+    monkeypatch.chdir(tmp_path)
     tensor = helper.make_tensor_value_info("IMAGES", TensorProto.FLOAT, [None, 3])
     answer = helper.make_tensor_value_info("ANSWER", TensorProto.FLOAT, [None, 3])
     graph = helper.make_graph(

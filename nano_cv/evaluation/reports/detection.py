@@ -143,9 +143,7 @@ class DetectionReport(Report):
         """Objects, precision and recall of confident boxes, AP50 and AP of each class."""
         count = len(self.classes)
         objects, missed, boxes, right = np.zeros((4, count), np.int64)
-        for truth, one, verdict in zip(
-            self.truths, self.confident, self.verdicts, strict=True
-        ):
+        for truth, one, verdict in zip(self.truths, self.confident, self.verdicts, strict=True):
             for sums, labels in (
                 (objects, truth.labels[truth.ignored == COUNTED]),
                 (missed, truth.labels[verdict.missed]),
