@@ -33,13 +33,13 @@ def test_plus_makes_no_difference(tmp_path, monkeypatch):
 
 
 WRONG = [  # what is typed, and what the answer must hold
-    ("modle=lenet", "has no 'modle'; did you mean 'model'? Allowed: data, experiment, "),
+    ("modle=lenet", "has no 'modle'; did you mean 'model'? Allowed: coverage, data, experiment, "),
     ("model=lenett", "no such model; did you mean 'lenet'? Allowed: centernet, "),
     ("+data=flower", "no such data; did you mean 'flowers'? Allowed: coco, "),
     ("logger=[csv,mlfow]", "no such logger; did you mean 'mlflow'? Allowed: csv, mlflow, none"),
     ("data=null", "data=None: no such data. Allowed: coco, "),
     ("~logger", "every run needs this; allowed: logger=csv, logger=mlflow, logger=none"),
-    ("zebra=1", "the configuration has no 'zebra'. Allowed: data, "),
+    ("zebra=1", "the configuration has no 'zebra'. Allowed: coverage, data, "),
     ("trainer.max_epoch=3", "trainer has no 'max_epoch'; did you mean 'max_epochs'? Allowed: "),
     ("model.task.optimizer.rl=1", "has no 'rl'; did you mean 'lr'? Allowed: _partial_, _target_"),
     ("seed.x=1", "seed has no 'x'. Allowed: nothing below it"),
@@ -53,8 +53,8 @@ WRONG = [  # what is typed, and what the answer must hold
     ("model.task.network.channels=4", "a list is needed, as in 'channels=[16, 32, 64, 128, 256]'"),
     ("+model.task.network.depth=3", "model.task.network has no 'depth'; did you mean 'dropout'?"),
     ("+data.colour=red", "data.colour=red: data has no 'colour'"),
-    ("lr=1e-3", "has no 'lr'; did you mean 'model.task.optimizer.lr'? Allowed: data, "),
-    ("epochs=5", "has no 'epochs'; did you mean 'trainer.max_epochs'? Allowed: data, "),
+    ("lr=1e-3", "has no 'lr'; did you mean 'model.task.optimizer.lr'? Allowed: coverage, data, "),
+    ("epochs=5", "has no 'epochs'; did you mean 'trainer.max_epochs'? Allowed: coverage, data, "),
     ("resume=1", "true or false is needed, as in 'resume=False'"),
     ("trainer.max_epochs=0", "trainer.max_epochs=0: 1 or more is needed"),
     (
