@@ -45,15 +45,15 @@ def make_card(metadata: Metadata, figures: Mapping[str, float]) -> str:
         if rows
         else "",
         "## Data",
-        f"- Data set: `{metadata.data}`, SHA-256 `{metadata.data_hash or 'unknown'}`.",
+        f"- Data set: `{metadata.data}`, SHA-256 `{metadata.data_hash or 'unknown'}`.\n"
         f"- {len(metadata.classes)} classes: {classes}.",
         "## Where the weights come from",
         f"- Trained with `model={metadata.model}` at commit `{metadata.git_commit or 'unknown'}`"
-        + (f", MLflow run `{metadata.run_id}`." if metadata.run_id else "."),
-        f"- Started from {metadata.pretrained or 'random weights'}.",
+        + (f", MLflow run `{metadata.run_id}`.\n" if metadata.run_id else ".\n")
+        + f"- Started from {metadata.pretrained or 'random weights'}.\n"
         "- The licence of the training pictures applies too. This program does not know it.",
         "## Limits",
-        f"- {LIMITS.get(metadata.task, 'It knows only these classes.')}",
+        f"- {LIMITS.get(metadata.task, 'It knows only these classes.')}\n"
         "- The figures hold for pictures like those of the data set. Measure on your own pictures.",
         "## How to call it",
         f"The input is {height} x {width} pixels (height x width)."

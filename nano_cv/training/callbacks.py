@@ -90,7 +90,9 @@ class Epochs(pl.Callback):
         """Keep the figures of this epoch and log its line."""
         seconds, self.started = time.monotonic() - self.started, time.monotonic()
         known = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        row = {name: known[name] for name in known if name.startswith(("train/loss", "val/"))}
+        # Lightning has each training loss three times: of the epoch under two names, of a step.
+        names = [name for name in known if not name.endswith(("_step", "_epoch"))]
+        row = {name: known[name] for name in names if name.startswith(("train/loss", "val/"))}
         row["epoch"] = trainer.current_epoch + 1
         self.rows.append(row)
         epochs = trainer.max_epochs or 0
