@@ -29,7 +29,7 @@ COMMANDS = list(dict.fromkeys(line for line in LINES if line))  # each once
 # by `.ci/run`, which sets everything up from the lock, and by the tests below.
 ELSEWHERE = (
     *("git clone", "cd ", "pipx ", "poetry ", "mlflow ui", "dvc remote", "dvc push"),
-    *("docker compose", "python benchmarks/"),
+    *("docker compose", "python benchmarks/", "torchrun ", "srun "),
 )
 ONE_BY_ONE = (
     *("python train.py", "python infer.py", "python shard.py"),
@@ -67,9 +67,10 @@ def test_every_command_is_covered():
     assert set(COMMANDS) == set(matching(*ELSEWHERE, *ONE_BY_ONE, *SERVING))
 
 
-# `tests/test_processes.py` trains with several devices.
+# `tests/test_processes.py` trains with several devices, and `tests/test_sweep.py` asks for SLURM.
 @pytest.mark.parametrize(
-    "command", [command for command in matching("python train.py") if "devices" not in command]
+    "command",
+    [one for one in matching("python train.py") if not re.search("devices|slurm", one)],
 )
 def test_train(run, flowers, tmp_path, command):
     done = train(run, tmp_path, command)
