@@ -73,5 +73,16 @@ format: .venv/installed  ## mend the style
 benchmark: .venv/installed data/flowers/train.txt  ## training speed against a plain loop
 	$(BIN)/python benchmarks/training.py
 
+# A small environment of its own: the site needs nothing of the toolkit.
+.venv-docs/installed: poetry.lock pyproject.toml .poetry/installed
+	$(PYTHON) -m venv --clear .venv-docs
+	.poetry/bin/poetry export --quiet --only docs --output .venv-docs/requirements.txt
+	.venv-docs/bin/python -m pip install --quiet --require-hashes --no-deps -r .venv-docs/requirements.txt
+	touch $@
+
+.PHONY: docs
+docs: .venv-docs/installed  ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+
 clean:  ## remove decoded pictures and tool caches; runs and weights stay
-	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis site

@@ -9,9 +9,11 @@ from nano_cv.config.cli import main
 def export_model(config: DictConfig) -> None:
     """Export, compare with torch, choose a precision, and publish the next version."""
     import tempfile
+    from math import nan
     from pathlib import Path
 
     from nano_cv import building
+    from nano_cv.evaluation.card import CARD, make_card
     from nano_cv.evaluation.engines import Onnx, Torch
     from nano_cv.evaluation.summary import summarise
     from nano_cv.evaluation.tracking import make_logger
@@ -47,7 +49,12 @@ def export_model(config: DictConfig) -> None:
         models = Path(config.paths.models)
         version = repository.publish(models, task.metadata, best.file, *options, triton.prove)
         logger.log_metrics(figures)
-        logger.log_model(version / "model.onnx", task.metadata.name)
+        card = make_card(task.metadata, figures)
+        (folder / CARD).write_text(card)
+        logger.log_file(folder / CARD)
+        measured = next(iter(task.metadata.metrics.items()), ("", nan))
+        described = (card, *measured, task.mode)
+        logger.log_model(version / "model.onnx", task.metadata.name, *described)
         places: dict[str, Path | str] = {"precision": best.precision, "weights": path}
         summarise(figures, places | {"model": version, "run": folder}, logger)
 

@@ -22,7 +22,7 @@ def train(config: DictConfig) -> float:
 
     from nano_cv import building
     from nano_cv.config.processes import is_first_process
-    from nano_cv.evaluation.drawing import keep
+    from nano_cv.evaluation.drawing import draw_epochs, keep
     from nano_cv.evaluation.engines import Torch
     from nano_cv.evaluation.evaluate import evaluate
     from nano_cv.evaluation.inputs import of_test
@@ -58,7 +58,7 @@ def train(config: DictConfig) -> float:
 
         learner = building.make_learner(config, task)
         plan = make_plan(config, len(data.splits["train"]), processes)
-        trainer, keeper = fitting.make_trainer(
+        trainer, keeper, epochs = fitting.make_trainer(
             config, folder, building.sweep_folder(), logger, task, data, plan, processes
         )
         accelerator = config.trainer.accelerator
@@ -84,6 +84,7 @@ def train(config: DictConfig) -> float:
             engine = Torch(task, path, config.trainer.accelerator)
             inputs, _ = of_test(config, metadata, data.splits)
             metrics |= evaluate(config, engine, inputs, folder, logger)
+        keep("curves", partial(draw_epochs, epochs.rows, epochs.best), folder, logger.log_drawing)
         summarise(metrics, {"weights": path, "run": folder}, logger)
     return best if task.mode == "max" else -best
 

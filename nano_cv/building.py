@@ -151,7 +151,26 @@ def _metadata(
         data_hash=data_hash,
         git_commit=git_commit(),
         run_id=run_id,
+        pretrained=describe_pretrained(config),
     )
+
+
+def describe_pretrained(config: DictConfig) -> str:
+    """The weights that a training starts from, with their licence; empty for random weights."""
+    given = config.model.get("pretrained")
+    if not given:
+        return ""
+    if given not in (True, "imagenet"):
+        metadata = read_metadata(weights_of(str(given)))
+        before = metadata.pretrained or "random weights"
+        return f"the weights of {metadata.name}, which started from {before}"
+    import timm
+
+    options = config.model.task.network
+    name = options.get("backbone") or options.get("name") or ""
+    origin = timm.get_pretrained_cfg(name)
+    licence = (origin.license if origin else None) or "not stated by timm"
+    return f"the ImageNet weights of timm's {name} (licence: {licence})"
 
 
 def statistics_of(config: DictConfig) -> tuple[list[float], list[float]]:

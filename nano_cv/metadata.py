@@ -51,6 +51,7 @@ class Metadata:
         coverage: of a classifier, the share of pictures whose label set is to hold the true class;
             None if there are no label sets, as in older files.
         set_from: the probability from which on a class is in the label set; 0 puts every class in.
+        pretrained: the weights that the training started from, with their licence; empty if none.
     """
 
     task: str
@@ -70,6 +71,7 @@ class Metadata:
     temperature: float = 1.0
     coverage: float | None = None
     set_from: float | None = None
+    pretrained: str = ""
 
     @property
     def name(self) -> str:
@@ -115,6 +117,7 @@ class Metadata:
             raise TypeError("a list or a mapping belongs there")
         texts = (metadata.task, metadata.model, metadata.data, metadata.fit, *metadata.classes)
         texts += (metadata.data_hash, metadata.git_commit, metadata.run_id, *metadata.metrics)
+        texts += (metadata.pretrained,)
         numbers = (*metadata.mean, *metadata.std, *metadata.metrics.values())
         numbers += (*metadata.thresholds, metadata.temperature)
         numbers += tuple(one for one in (metadata.coverage, metadata.set_from) if one is not None)

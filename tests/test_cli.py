@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, TINY, python
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from nano_cv.config import checks, options
+from nano_cv.config import checks, help, options
 from nano_cv.errors import Formatter, UserError, listing
 
 
@@ -33,13 +33,13 @@ def test_plus_makes_no_difference(tmp_path, monkeypatch):
 
 
 WRONG = [  # what is typed, and what the answer must hold
-    ("modle=lenet", "has no 'modle'; did you mean 'model'? Allowed: data, experiment, "),
+    ("modle=lenet", "has no 'modle'; did you mean 'model'? Allowed: coverage, data, experiment, "),
     ("model=lenett", "no such model; did you mean 'lenet'? Allowed: centernet, "),
     ("+data=flower", "no such data; did you mean 'flowers'? Allowed: coco, "),
     ("logger=[csv,mlfow]", "no such logger; did you mean 'mlflow'? Allowed: csv, mlflow, none"),
     ("data=null", "data=None: no such data. Allowed: coco, "),
     ("~logger", "every run needs this; allowed: logger=csv, logger=mlflow, logger=none"),
-    ("zebra=1", "the configuration has no 'zebra'. Allowed: data, "),
+    ("zebra=1", "the configuration has no 'zebra'. Allowed: coverage, data, "),
     ("trainer.max_epoch=3", "trainer has no 'max_epoch'; did you mean 'max_epochs'? Allowed: "),
     ("model.task.optimizer.rl=1", "has no 'rl'; did you mean 'lr'? Allowed: _partial_, _target_"),
     ("seed.x=1", "seed has no 'x'. Allowed: nothing below it"),
@@ -53,7 +53,8 @@ WRONG = [  # what is typed, and what the answer must hold
     ("model.task.network.channels=4", "a list is needed, as in 'channels=[16, 32, 64, 128, 256]'"),
     ("+model.task.network.depth=3", "model.task.network has no 'depth'; did you mean 'dropout'?"),
     ("+data.colour=red", "data.colour=red: data has no 'colour'"),
-    ("lr=1e-3", "has no 'lr'; did you mean 'model.task.optimizer.lr'? Allowed: data, "),
+    ("lr=1e-3", "has no 'lr'; did you mean 'model.task.optimizer.lr'? Allowed: coverage, data, "),
+    ("epochs=5", "has no 'epochs'; did you mean 'trainer.max_epochs'? Allowed: coverage, data, "),
     ("resume=1", "true or false is needed, as in 'resume=False'"),
     ("trainer.max_epochs=0", "trainer.max_epochs=0: 1 or more is needed"),
     (
@@ -93,6 +94,30 @@ WRONG = [  # what is typed, and what the answer must hold
     ("-m seed=1,2 trainer.precision=32-true,8", "trainer.precision=8: no such value. Allowed: "),
     ("-m seed=1,x", "seed=x: a whole number is needed, as in 'seed=0'"),
 ]
+
+
+def test_two_choices_of_a_group(run):
+    said = run("train", "+data=folder", "+data=flowers").err
+    assert said == ("error: data=folder data=flowers: two choices of data; leave out one of them\n")
+
+
+SCRIPTS = ("train", "infer", "export_model", "serve", "benchmark", "shard")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_explains_every_key(script):
+    """With examples of this script, and with a comment from the YAML files behind each key."""
+    said = help.format_help(script, [])
+    for example in help.read_examples(script):
+        assert example in said and example.startswith(f"python {script}.py")
+    found = help.explain_keys(options.Options(script), [])
+    assert [key for key, _, comment in found if not comment] == []
+    assert all(f"{key}={value}" in said for key, value, _ in found)
+
+
+def test_help_is_about_the_chosen_model():
+    said = help.format_help("train", ["model=unet"])
+    assert "model.task.dice_weight=1.0" in said and "label_smoothing" not in said
 
 
 def test_settings_behind_a_flag(run):

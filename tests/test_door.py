@@ -63,6 +63,10 @@ def test_models(served):
         shown = json.load(page)
     assert shown["classes"] == CLASSES and shown["trained_on"] == "tiny"
     assert shown["versions"] == ["1"] and shown["image_size"] == 32
+    with served.page(shown["card"]) as page:
+        assert page.headers["content-type"].startswith("text/markdown")
+        card = page.read().decode()
+    assert card.startswith("# colours_tiny\n") and "/models/colours_tiny/predict" in card
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])

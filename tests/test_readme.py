@@ -1,4 +1,4 @@
-"""What the README and `make help` tell a person to type works."""
+"""What the README, the documentation and `make help` tell a person to type works."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT, SPECIES, TINY, TINY_OF, make_flowers, python
 from PIL import Image
 from test_classes import make_csv, make_folder
@@ -17,16 +18,18 @@ from tiny_models import publish_one
 
 from benchmarks.serving.trial import Trial
 from nano_cv.serving.triton import LOOPBACK
+from tools import write_configure
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+TEXT = "\n".join(page.read_text() for page in PAGES)
+BLOCKS = re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL)
 LINES = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
 COMMANDS = list(dict.fromkeys(line for line in LINES if line))  # each once
 # Those that install, wait for a person or leave this machine; what they stand for is tested
 # by `.ci/run`, which sets everything up from the lock, and by the tests below.
 ELSEWHERE = (
     *("git clone", "cd ", "pipx ", "poetry ", "mlflow ui", "dvc remote", "dvc push"),
-    *("docker compose", "python benchmarks/"),
+    *("docker compose", "python benchmarks/", "torchrun ", "srun "),
 )
 ONE_BY_ONE = (
     *("python train.py", "python infer.py", "python shard.py"),
@@ -64,7 +67,11 @@ def test_every_command_is_covered():
     assert set(COMMANDS) == set(matching(*ELSEWHERE, *ONE_BY_ONE, *SERVING))
 
 
-@pytest.mark.parametrize("command", matching("python train.py"))
+# `tests/test_processes.py` trains with several devices, and `tests/test_sweep.py` asks for SLURM.
+@pytest.mark.parametrize(
+    "command",
+    [one for one in matching("python train.py") if not re.search("devices|slurm", one)],
+)
 def test_train(run, flowers, tmp_path, command):
     done = train(run, tmp_path, command)
     if "resume=true" in command:
@@ -188,7 +195,7 @@ def test_the_three_calls(tmp_path):
     for name, colour in (("photo.jpg", "blue"), ("another.jpg", "red")):
         Image.new("RGB", (300, 200), colour).save(tmp_path / name)
     (curl,) = matching("curl ")
-    scripts = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    scripts = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
     calls = [script for script in scripts if "127.0.0.1" in script]
     assert len(calls) == 2
     with Trial(tmp_path / "models", tmp_path) as trial:
@@ -221,14 +228,31 @@ def test_make_help_names_every_target():
         "lint",
         "format",
         "benchmark",
+        "docs",
         "clean",
     ):
         assert f"make {target}" in shown.stdout
 
 
-def test_pictures_of_the_readme_exist():
-    for path in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
-        assert (ROOT / path).exists()
+def test_links_and_pictures_exist():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert "://" in link or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_readme_is_one_screen_and_a_half():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    named = {file for entry in navigation for file in entry.values()}
+    assert named == {page.name for page in ROOT.glob("docs/*.md")}
+
+
+def test_page_of_keys_is_up_to_date():
+    """If not, type: python -m tools.write_configure."""
+    assert write_configure.FILE.read_text() == write_configure.make_page()
 
 
 @pytest.fixture(scope="module")

@@ -41,8 +41,9 @@ folder folder_masks pets shards voc voc2012 yolo
 experiment: debug
 hydra: default
 logger: csv mlflow none
-model: centernet centernet_lite0 convnext_atto efficientnet_lite0 efficientnet_lite1 flow lenet \
-lenet128 lenet64 mobilenetv3 resnet resnet18 resnet28 resnet28_large timm unet unet_lite0
+model: centernet centernet_lite0 convnext_atto efficientnet_lite0 efficientnet_lite1 flow \
+hgnetv2_b0 lenet lenet128 lenet64 mobilenetv3 mobilenetv4 resnet resnet18 resnet28 resnet28_large \
+timm unet unet_lite0
 paths: default
 pbtxt: default
 sweep: optuna

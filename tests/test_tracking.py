@@ -9,9 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import mlflow
+import onnx
 import pytest
 from conftest import TINY
 from mlflow.entities import Run
+from onnx import TensorProto, helper
 
 from nano_cv.errors import UserError
 from nano_cv.evaluation import tracking
@@ -29,10 +31,10 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('tracking') / 'my runs.db'}"
 
 
-def record(uri: str, folder: Path) -> Run:
+def record(uri: str, folder: Path, experiment_name: str = "nano-cv") -> Run:
     """The only run that was made below `folder`."""
     client = mlflow.MlflowClient(uri)
-    experiment = client.get_experiment_by_name("nano-cv")
+    experiment = client.get_experiment_by_name(experiment_name)
     assert experiment
     runs = client.search_runs([experiment.experiment_id])
     (run,) = [run for run in runs if run.data.tags["folder"].startswith(str(folder))]
@@ -40,18 +42,22 @@ def record(uri: str, folder: Path) -> Run:
 
 
 def test_record_of_a_training(run, flowers, tmp_path, database):
-    settings = [*SETTINGS, f"logger.uri='{database}'"]
+    settings = [*SETTINGS, f"logger.uri='{database}'", "trainer.log_every_n_steps=1"]
     trained = run("train", *settings, "test=false")
     assert trained.status == 0, trained.err
     first = record(database, tmp_path)
     metadata = weights.read_metadata(FILE)
-    assert metadata.run_id == first.info.run_id and first.info.run_id in trained.out
+    assert metadata.run_id == first.info.run_id
+    page = f"#/experiments/{first.info.experiment_id}/runs/{first.info.run_id}"
+    assert f"http://127.0.0.1:5000/{page}" in trained.out
+    assert re.fullmatch(r"train lenet_flowers \d\d:\d\d", first.info.run_name)
     assert first.data.tags["job"] == "train"
     assert first.data.tags["commit"] == metadata.git_commit == git_commit()
     assert first.data.tags["data_hash"] == metadata.data_hash
     assert re.fullmatch("[0-9a-f]{64}", metadata.data_hash)
     assert first.data.params["model/image_size"] == "32" and first.data.params["seed"] == "0"
-    assert first.data.metrics.keys() >= {"train/loss_epoch", "val/accuracy", "val/f1", "val/loss"}
+    shown = {"train/loss_epoch", "val/accuracy", "val/f1", "val/loss", "lr"}
+    assert first.data.metrics.keys() >= shown
 
     resumed = run("train", *settings, "resume=true", "trainer.max_epochs=2")
     assert resumed.status == 0 and "MLflow failed" not in resumed.out + resumed.err
@@ -63,15 +69,15 @@ def test_record_of_a_training(run, flowers, tmp_path, database):
     assert len(epochs) == 2
     assert "test/accuracy" in second.data.metrics
     kept = {file.path for file in client.list_artifacts(second.info.run_id)}
-    drawn = {"data.png", "confusion_matrix.png", "worst_mistakes.png"}
-    assert kept == {*drawn, "predictions.csv", "metrics.json"}
+    drawn = {"data.png", "curves.png", "confusion_matrix.png", "worst_mistakes.png"}
+    assert kept == {*drawn, "predictions.csv", "classes.csv", "metrics.json"}
 
 
 def test_record_of_a_prediction(run, flowers, tmp_path, database):
     assert run("train", *TINY, "test=false").status == 0
     done = run("infer", *SETTINGS, f"logger.uri='{database}'", "input=data/flowers/aster")
     assert done.status == 0, done.err
-    kept = record(database, tmp_path / "runs" / "infer")
+    kept = record(database, tmp_path / "runs" / "infer", "nano-cv infer")
     assert kept.info.status == "FINISHED" and kept.data.tags["job"] == "infer"
     files = mlflow.MlflowClient(database).list_artifacts(kept.info.run_id)
     assert {file.path for file in files} == {"predictions.csv", "predictions.png"}
@@ -83,10 +89,30 @@ def test_record_of_a_prediction_with_pictures_that_cannot_be_read(run, flowers, 
     (flowers / "aster" / "damaged.jpg").write_bytes(b"no picture")
     done = run("infer", *SETTINGS, f"logger.uri='{database}'", "input=data/flowers/aster")
     assert done.status == 1 and "damaged.jpg" in done.err
-    kept = record(database, tmp_path / "runs" / "infer")
+    kept = record(database, tmp_path / "runs" / "infer", "nano-cv infer")
     assert kept.info.status == "FAILED"
     files = mlflow.MlflowClient(database).list_artifacts(kept.info.run_id)
     assert {file.path for file in files} == {"predictions.csv", "predictions.png"}
+
+
+def test_best_version_is_the_champion(tmp_path, database, monkeypatch):
+    """By its validation metric; of equals the newest, and never one whose metric is not known."""
+    monkeypatch.chdir(tmp_path)
+    tensor = helper.make_tensor_value_info("IMAGES", TensorProto.FLOAT, [None, 3])
+    answer = helper.make_tensor_value_info("ANSWER", TensorProto.FLOAT, [None, 3])
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["IMAGES"], ["ANSWER"])], "same", [tensor], [answer]
+    )
+    onnx.save(helper.make_model(graph, ir_version=8), tmp_path / "model.onnx")
+    champions = []
+    with tracking.MLflow(database, "champions", "export", {"folder": str(tmp_path)}) as logger:
+        for score in (0.8, 0.7, float("nan"), 0.8, 0.9):
+            scored = ("# Card", "val/accuracy", score, "max")
+            logger.log_model(tmp_path / "model.onnx", "same_flowers", *scored)
+            version = logger.client.get_model_version_by_alias("same_flowers", "champion")
+            champions.append(version.version)
+    assert version.description == "# Card"
+    assert list(map(int, champions)) == [1, 1, 1, 4, 5]
 
 
 @pytest.mark.parametrize("method", ["log_batch", "set_terminated"])
@@ -154,7 +180,7 @@ def test_server_that_comes_back(monkeypatch, caplog):
     server.start()
     caplog.set_level("INFO", logger="nano_cv")
     uri = f"http://127.0.0.1:{server.port}"
-    with tracking.MLflow(uri, "nano-cv", {"folder": "/runs/a"}) as logger:
+    with tracking.MLflow(uri, "nano-cv", "train a_b 15:22", {"folder": "/runs/a"}) as logger:
         monkeypatch.setattr(tracking.time, "monotonic", lambda: clock[0])
         logger.log_metrics({"loss": 0.5}, 1)
         server.stop()
@@ -168,7 +194,7 @@ def test_server_that_comes_back(monkeypatch, caplog):
         clock[0] += 61
         before = int(time.time() * 1000)
         logger.log_metrics({"loss": 0.1}, 1504)
-        assert "to see it" in logger.advice()
+        assert logger.advice() == {"MLflow run": f"{uri}/#/experiments/1/runs/r"}
     server.stop()
     batches = [entry["metrics"] for path, entry in server.entries if path == "runs/log-batch"]
     assert [len(batch) for batch in batches] == [1, 1000, 503]
@@ -186,7 +212,7 @@ def test_server_that_stays_away(monkeypatch, caplog):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     server = Server()
     server.start()
-    with tracking.MLflow(f"http://127.0.0.1:{server.port}", "a", {"folder": "/b"}) as logger:
+    with tracking.MLflow(f"http://127.0.0.1:{server.port}", "a", "b", {"folder": "/b"}) as logger:
         server.stop()
         logger.log_metrics({"loss": 0.5}, 1)
     assert logger.advice() == {}

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import signal
+from math import nan
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from nano_cv.metadata import Metadata
 from nano_cv.tasks import weights
+from nano_cv.training.callbacks import Epochs
 from nano_cv.training.learner import Learner
 
 
@@ -63,6 +65,45 @@ def test_train_then_infer(run, flowers, tmp_path):
     assert said[0].split() == [*words, "aster", "basil", "clover"], "the answers first"
     assert said[1].split()[:2] == ["plant001_label.png", "aster"] or "plant001" in said[1]
     assert said[21] == "and 28 more rows"  # pictures, labels and masks of 16 plants
+
+
+def test_a_run_that_ends_tells_its_story(run, flowers, tmp_path):
+    """A line per epoch that fits a terminal, a table of classes, and learning curves.
+
+    A resumed training goes on with the epochs before the break.
+    """
+    assert run("train", *TINY, "trainer.max_epochs=2", "test=false").status == 0
+    done = run("train", *TINY, "trainer.max_epochs=4", "resume=true")
+    assert done.status == 0, done.err
+    lines = [line for line in done.out.splitlines() if " epoch " in line]
+    assert [line.split()[2] for line in lines] == ["3/4", "4/4"]
+    assert all("val/accuracy" in line and len(line) <= 80 for line in lines)
+
+    (folder,) = (tmp_path / "runs/train/lenet_flowers").iterdir()
+    assert (folder / "curves.png").stat().st_size > 0
+    states = checkpoint(tmp_path)["callbacks"].values()
+    (rows,) = [state["rows"] for state in states if "rows" in state]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    with (folder / "classes.csv").open() as file:
+        classes = list(csv.DictReader(file))
+    assert list(classes[0]) == ["class", "pictures", "precision", "recall", "f1"]
+    assert [(row["class"], row["pictures"]) for row in classes] == [
+        ("aster", "4"),
+        ("basil", "4"),
+        ("clover", "4"),
+    ]
+
+
+def test_a_start_that_fails_leaves_no_folder(run, flowers, tmp_path):
+    done = run("infer", *TINY, "input=nowhere.jpg")
+    assert done.status == 1 and not (tmp_path / "runs/infer").exists()
+
+
+def test_the_best_epoch_is_marked():
+    epochs = Epochs("val/loss", "min")
+    losses = {1: 3.0, 2: 1.0, 3: nan, 4: 1.0}
+    epochs.rows = [{"epoch": epoch, "val/loss": loss} for epoch, loss in losses.items()]
+    assert epochs.best == {"epoch": 2, "val/loss": 1}
 
 
 def assert_averaged(folder: Path, model: str) -> None:

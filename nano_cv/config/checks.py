@@ -44,6 +44,7 @@ def check(script: str, arguments: list[str]) -> list[str]:
         return []
     options = Options(script, flags["config_dir"])
     overrides = [parse_override(given) for given in flags["overrides"]]
+    _refuse_second_choices(options, overrides)
     try:
         added = settings_from_weights(options, overrides)
         overrides += map(parse_override, added)
@@ -76,6 +77,17 @@ def check(script: str, arguments: list[str]) -> list[str]:
         raise UserError(str(error)) from error
     quoted = str(folder).replace("'", r"\'")
     return [*added, f"hydra.run.dir='{quoted}'"]
+
+
+def _refuse_second_choices(options: Options, overrides: Sequence[Override]) -> None:
+    """Refuse a group that is chosen twice, of which Hydra would silently take the last."""
+    chosen: dict[str, str] = {}
+    for override in overrides:
+        group, line = override.key_or_group, str(override.input_line)
+        if group in options.own and chosen.setdefault(group, line) != line:
+            raise UserError(
+                f"{chosen[group]} {line}: two choices of {group}; leave out one of them"
+            )
 
 
 def check_run(options: Options, overrides: Sequence[Override]) -> DictConfig:

@@ -6,6 +6,7 @@ A user's mistake is answered with one line, exit status 1 and no traceback.
 import errno
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -41,10 +42,12 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                     signal.signal(one, signal.default_int_handler)
                 return function(config)
             except (UserError, OSError, hydra.errors.InstantiationException) as error:
+                _remove_empty_run()
                 stop(error)
             except KeyboardInterrupt:
                 if is_first_process():
                     print(f"interrupted{resumable()}", file=sys.stderr)
+                _remove_empty_run()
                 sys.exit(128 + signal.SIGINT)
             finally:
                 for one, handler in before.items():
@@ -54,6 +57,11 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
         def script() -> None:
             try:
                 sys.argv[1:] = accept_plus(sys.argv[1:])
+                if {"-h", "--help"} & set(sys.argv[1:]):
+                    from nano_cv.config.help import format_help
+
+                    print(format_help(config_name, sys.argv[1:]))
+                    return
                 sys.argv[1:] += check(config_name, sys.argv[1:])
                 if not is_first_process():
                     sys.argv[1:] += quiet_settings(sys.argv[1:])
@@ -69,6 +77,24 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
         return script
 
     return decorate
+
+
+def _remove_empty_run() -> None:
+    """Remove the folder of a run that has failed before it wrote anything of its own.
+
+    Of what Hydra has put there, the settings and a log, the error message says enough.
+    """
+    if not is_first_process():
+        return
+    config = HydraConfig.get()
+    folder, log = Path(config.runtime.output_dir), f"{config.job.name}.log"
+    if config.mode == RunMode.MULTIRUN or not folder.is_dir():
+        return
+    if {path.name for path in folder.iterdir()} <= {".hydra", log}:
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in folder.parents[:2]:  # of this model and data, and of this script
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
 
 
 def stop(error: Exception) -> NoReturn:

@@ -198,14 +198,25 @@ def _check_key(config: DictConfig, line: str, path: Sequence[str], groups: Seque
         meant, where = nearest(part, others), ".".join(path[:depth])
         if depth == 0:
             others += groups
-            # `lr=1e-3` means the key of that name somewhere below.
-            same = [key for key in flatten(node) if key.rpartition(".")[2] == path[-1]]
-            same = [key for key in same if not key.startswith("hydra.")]
+            same = _of_that_name(node, part) if part.rstrip("s") not in others else []
             meant = f"; did you mean '{same[0]}'?" if same else nearest(part, others)
         raise UserError(
             f"{line}: {where or 'the configuration'} has no '{part}'{meant} "
             f"Allowed: {listing(sorted(set(others)), most=40) or 'nothing below it'}"
         )
+
+
+def _of_that_name(values: Mapping[Any, Any], name: str) -> list[str]:
+    """Keys that end in `name`, as `lr` in `model.task.optimizer.lr`; else those with it as a word.
+
+    `epochs` and `epoch` are words of `trainer.max_epochs`.
+    """
+    lasts = {key: key.rpartition(".")[2] for key in flatten(values) if not key.startswith("hydra.")}
+    same = [key for key, last in lasts.items() if last == name]
+    word = name.rstrip("s")
+    return same or [
+        key for key, last in lasts.items() if word in [part.rstrip("s") for part in last.split("_")]
+    ]
 
 
 def flatten(values: Mapping[Any, Any], separator: str = ".") -> dict[str, Any]:

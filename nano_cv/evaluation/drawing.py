@@ -327,6 +327,35 @@ def curves(
     return render(figure)
 
 
+@literal
+def draw_epochs(rows: Sequence[Mapping[str, float]], best: Mapping[str, float] | None) -> Drawing:
+    """Learning curves: losses on the left, validation metrics on the right, over the epochs.
+
+    Args:
+        rows: the figures of each epoch by name, with its number as `epoch`.
+        best: the row of the best epoch, which a dashed line marks.
+    """
+    # Figures of single classes, such as `val/recall/<class>`, would be too many lines.
+    names = dict.fromkeys(name for row in rows for name in row if name.count("/") == 1)
+    losses = [name for name in names if "loss" in name]
+    parts = [losses, [name for name in names if name not in losses]]
+    figure = make_figure(10, 4.2, dpi=120)
+    for axes, part, title in zip(
+        figure.subplots(1, 2), parts, ("losses", "validation metrics"), strict=True
+    ):
+        for name in part:
+            known = [(row["epoch"], row[name]) for row in rows if name in row]
+            axes.plot(*zip(*known, strict=True), marker=".", label=shown(name))
+        if best:
+            label = f"best epoch: {best['epoch']:.0f}"
+            axes.axvline(best["epoch"], color="grey", linestyle="--", label=label)
+        axes.set(xlabel="epoch", title=title)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    return render(figure)
+
+
 def grid(pixels: NDArray[np.uint8], columns: int) -> Drawing:
     """Images uint8 `[N, 3, H, W]` side by side, without words."""
     count, _, height, width = pixels.shape

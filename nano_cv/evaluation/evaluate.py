@@ -32,8 +32,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Predict all `inputs`, then write and log their report.
 
-    Into `folder`, what matters most first: `metrics.json`, `predictions.csv`, files of the task,
-    then drawings, of which one that fails is a warning.
+    Into `folder`, what matters most first: `metrics.json`, `predictions.csv`, `classes.csv`, files
+    of the task, then drawings, of which one that fails is a warning.
 
     Returns:
         The metrics by name, `test/...`, if the pictures have targets.
@@ -54,6 +54,8 @@ def evaluate(
         logger.log_file(write_metrics(folder / METRICS, metrics))
     rows = report.rows()
     logger.log_file(write_table(folder / "predictions.csv", rows))
+    if metrics and (classes := report.class_rows()):
+        logger.log_file(write_table(folder / "classes.csv", classes))
     if config.get("input") is not None:
         print_rows(rows, report.remarks())
     else:
@@ -98,6 +100,6 @@ def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
         writer = csv.DictWriter(file, rows[0])
         writer.writerow({name: cell(name) for name in rows[0]})
         for row in rows:
-            words = {name: cell(row[name]) for name in WORDS if name in row}
+            words = {name: cell(row[name]) for name in (*WORDS, "class") if name in row}
             writer.writerow(row | words)
     return path

@@ -21,7 +21,9 @@ def summarise(
         inside = isinstance(place, Path) and place.is_relative_to(here)
         rows.append((name, str(Path(place).relative_to(here) if inside else place)))
     run = Path(places["run"])
-    written = sorted([*run.glob("*.png"), *run.glob("*.csv"), *run.glob("metrics.json")])
+    written = sorted(
+        [*run.glob("*.png"), *run.glob("*.csv"), *run.glob("metrics.json"), *run.glob("*.md")]
+    )
     rows += [("", f"  {file.name}") for file in written]
     rows += logger.advice().items()
     width = max(len(name) for name, _ in rows)

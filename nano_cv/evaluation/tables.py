@@ -1,8 +1,11 @@
 """CSV files for spreadsheets, and column names that differ from each other."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 # What begins so is a formula to a spreadsheet, blanks and signs that cannot be seen left out;
 # apostrophes before it count, so that removing one of them gives the text back.
@@ -33,3 +36,34 @@ def distinct(names: Sequence[str], reserved: Collection[str] = ()) -> list[str]:
         taken.add(free)
         found.append(free)
     return found
+
+
+def class_rows(classes: Sequence[str], columns: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """Rows of `classes.csv`, one per class.
+
+    Args:
+        classes: K names.
+        columns: `[K]` numbers by name: whole ones are written as they are, others with four
+            decimals, and NaN, which is a figure that cannot be known, as an empty cell.
+    """
+    rows: list[dict[str, Any]] = [{"class": name} for name in classes]
+    for column, values in columns.items():
+        for row, value in zip(rows, values.tolist(), strict=True):
+            whole = isinstance(value, int)
+            row[column] = value if whole else "" if np.isnan(value) else f"{value:.4f}"
+    return rows
+
+
+def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    """`part / whole`, and NaN where `whole` is 0."""
+    unknown = np.full(part.shape, np.nan)
+    return np.divide(part, whole, out=unknown, where=whole > 0)
+
+
+def counted_right(counts: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Precision and recall of each class from a confusion matrix `[K, K]`, rows the truth."""
+    right = np.diag(counts)
+    return {
+        "precision": ratio(right, counts.sum(axis=0)),
+        "recall": ratio(right, counts.sum(axis=1)),
+    }

@@ -17,6 +17,7 @@ from contextlib import nullcontext
 from functools import partial
 from hashlib import sha256
 from itertools import count, islice
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from nano_cv.files import locked
 from nano_cv.metadata import git_commit
 
 if TYPE_CHECKING:  # it takes a second to load
+    from mlflow import MlflowClient
     from mlflow.entities import Metric
 
 PAUSE = 60.0  # seconds between two tries of a server that was lost
@@ -37,6 +39,10 @@ MOST_METRICS = 100_000  # that wait for a lost server; of more the oldest are gi
 MOST_CALLS = 200  # and of all else, pictures above all
 AT_ONCE = 1000  # metrics in a request: MLflow takes no more
 LONGEST = 250  # characters of a key; MLflow takes no more
+OF_UI = "http://127.0.0.1:5000"  # where `mlflow ui` is, if not told otherwise
+# Without this tag MLflow guesses, and may open an experiment on its page for language models.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+CHAMPION = "champion"  # alias of the registered version with the best validation metric
 log = logging.getLogger(__name__)
 
 
@@ -63,8 +69,19 @@ class Logger:
     def log_file(self, file: Path) -> None:
         """Log a file."""
 
-    def log_model(self, file: Path, name: str) -> None:
-        """Log an ONNX file, and register it as the next version of `name`."""
+    def log_model(
+        self, file: Path, name: str, card: str, metric: str, score: float, mode: str
+    ) -> None:
+        """Log an ONNX file, and register it as the next version of `name`.
+
+        Args:
+            file: the ONNX file.
+            name: of the model.
+            card: Markdown that describes this version.
+            metric: name of the validation metric.
+            score: its value; NaN where it cannot be known.
+            mode: whether more of the metric is better, or less: `max` or `min`.
+        """
 
     def finish(self, status: str) -> None:
         """Say how the run ended: `FINISHED`, `FAILED` or `KILLED`."""
@@ -114,10 +131,11 @@ class MLflow(Logger):
     Args:
         uri: a database or the address of a tracking server.
         experiment: made if it is not there.
+        name: of the run.
         tags: of the run; one with the same `folder` is gone on with.
     """
 
-    def __init__(self, uri: str, experiment: str, tags: Mapping[str, str]) -> None:
+    def __init__(self, uri: str, experiment: str, name: str, tags: Mapping[str, str]) -> None:
         import mlflow
         from mlflow.tracking.context.registry import resolve_tags
 
@@ -129,9 +147,11 @@ class MLflow(Logger):
         self.given_up = 0  # entries that will never be delivered
         self.client = mlflow.MlflowClient(uri)
         found = self.client.get_experiment_by_name(experiment)
-        number = found.experiment_id if found else self.client.create_experiment(experiment)
+        number = (
+            found.experiment_id if found else self.client.create_experiment(experiment, tags=KIND)
+        )
         runs = self.client.search_runs([number], f'tags.folder = "{tags["folder"]}"', max_results=1)
-        self.resumed, name = bool(runs), Path(tags["folder"]).parent.name
+        self.resumed, self.experiment_id = bool(runs), number
         run = runs[0] if runs else self.client.create_run(number, None, resolve_tags(tags), name)
         self.run_id = run.info.run_id
 
@@ -165,9 +185,12 @@ class MLflow(Logger):
         """Store a file with the run."""
         self._call(self.client.log_artifact, self.run_id, str(file))
 
-    def log_model(self, file: Path, name: str) -> None:
-        """With its signature, registered as the next version of `name`."""
-        self._call(_register, self.run_id, file, key(name, r"\w -"))
+    def log_model(
+        self, file: Path, name: str, card: str, metric: str, score: float, mode: str
+    ) -> None:
+        """With its signature; the version with the best score gets the alias `champion`."""
+        name = key(name, r"\w -")
+        self._call(_register, self.client, self.run_id, file, name, card, metric, score, mode)
 
     def finish(self, status: str) -> None:
         """Set the state of the run, after a last try to deliver the entries that wait."""
@@ -179,13 +202,15 @@ class MLflow(Logger):
             log.warning("MLflow lacks %d entries of this run", waiting)
 
     def advice(self) -> dict[str, str]:
-        """The id of the run, and the command that shows the record."""
+        """Where the page of this run is; of a database, also the command that shows it."""
         if self.metrics or self.calls or self.given_up:
             return {}
-        return {
-            "MLflow run": self.run_id,
-            "to see it": shlex.join(["mlflow", "ui", "--backend-store-uri", self.uri]),
-        }
+        page = f"#/experiments/{self.experiment_id}/runs/{self.run_id}"
+        if self.uri.startswith("http"):
+            address = re.sub("//[^/]*@", "//", self.uri)  # a password is not printed
+            return {"MLflow run": f"{address.rstrip('/')}/{page}"}
+        command = shlex.join(["mlflow", "ui", "--backend-store-uri", self.uri])
+        return {"MLflow run": f"{OF_UI}/{page}", "after": command}
 
     def _call(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> None:
         self.given_up += len(self.calls) == MOST_CALLS
@@ -251,7 +276,12 @@ def make_logger(config: DictConfig, folder: Path, job: str, data_hash: str = "")
         logger = Csv(folder)
     elif config.logger.name == "mlflow":
         tags = {"job": job, "folder": str(folder), "commit": git_commit(), "data_hash": data_hash}
-        logger = _mlflow(config.logger.uri, config.logger.experiment, tags)
+        # Predictions and exports have experiments of their own, so that they hide no training.
+        experiment = config.logger.experiment + ("" if job == "train" else f" {job}")
+        name = f"{job} {config.model.name}_{config.data.name} {time.strftime('%H:%M')}"
+        if folder.name.isdecimal():  # the number of a run in its sweep
+            name += f" run {folder.name}"
+        logger = _mlflow(config.logger.uri, experiment, name, tags)
     logger.log_params(config)
     return logger
 
@@ -277,7 +307,16 @@ def key(name: str, allowed: str = r"\w/. -") -> str:
     return escaped or "_x_"
 
 
-def _register(run_id: str, file: Path, name: str) -> None:
+def _register(
+    client: "MlflowClient",
+    run_id: str,
+    file: Path,
+    name: str,
+    card: str,
+    metric: str,
+    score: float,
+    mode: str,
+) -> None:
     import mlflow
     import onnx
     from mlflow.models import ModelSignature
@@ -297,7 +336,7 @@ def _register(run_id: str, file: Path, name: str) -> None:
     for noisy in ("mlflow.tracking._model_registry.client", "mlflow.store.model_registry"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     with mlflow.start_run(run_id=run_id):
-        mlflow.onnx.log_model(
+        logged = mlflow.onnx.log_model(
             model,
             name=name,
             registered_model_name=name,
@@ -305,9 +344,19 @@ def _register(run_id: str, file: Path, name: str) -> None:
             # named, for else MLflow starts the model in a process of its own to see what it imports
             pip_requirements=["onnxruntime", "onnx", "numpy"],
         )
+    version, own = str(logged.registered_model_version), key(metric)
+    client.update_model_version(name, version, card)
+    if isnan(score):
+        return
+    known = client.search_model_versions(f"name = '{name}'")
+    others = [float(one.tags[own]) for one in known if own in one.tags]
+    client.set_model_version_tag(name, version, own, str(score))
+    choose = max if mode == "max" else min
+    if score == choose([score, *others]):  # of equals, the newest
+        client.set_registered_model_alias(name, CHAMPION, version)
 
 
-def _mlflow(uri: str, experiment: str, tags: dict[str, str]) -> MLflow:
+def _mlflow(uri: str, experiment: str, name: str, tags: dict[str, str]) -> MLflow:
     for noisy in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     if uri.startswith(("http://", "https://")):
@@ -323,7 +372,7 @@ def _mlflow(uri: str, experiment: str, tags: dict[str, str]) -> MLflow:
     try:
         # The runs of a sweep may start together, and only one of them can make the tables.
         with locked(Path(database)) if database else nullcontext():
-            return MLflow(uri, experiment, tags)
+            return MLflow(uri, experiment, name, tags)
     except Exception as error:  # as many kinds as there are stores
         raise UserError(
             f"logger.uri={uri}: cannot be used for tracking ({first_line(error)}); "

@@ -32,6 +32,7 @@ from nano_cv.data import images
 from nano_cv.data.imagined import Imagined
 from nano_cv.errors import listing, nearest, one_line
 from nano_cv.evaluation import answers
+from nano_cv.evaluation.card import make_card
 from nano_cv.evaluation.engines import Onnx
 from nano_cv.serving import metrics
 from nano_cv.serving.backend import Arrays, Backend, Model, predict_here
@@ -44,6 +45,7 @@ PAGE = Path(__file__).parent / "page"
 TOLD = (
     *("classes", "image_size", "fit", "metrics", "coverage", "data_hash", "git_commit", "run_id"),
 )
+MARKDOWN = "text/markdown; charset=utf-8"
 HOSTS = ("127.0.0.1", "localhost", "::1")  # names of this machine for itself
 HELD = 8  # bodies of the largest size that may be in memory at once
 MOST = 64  # pictures in one request
@@ -140,6 +142,7 @@ class Door:
         )
         app.get("/models", summary="All models")(self.list_models)
         app.get("/models/{name}", summary="What a model promises")(self.show_model)
+        app.get("/models/{name}/card", summary="The model card, as Markdown")(self.show_card)
         app.post(
             "/models/{name}/predict",
             summary="Ask a model about pictures, or for pictures",
@@ -186,14 +189,16 @@ class Door:
         """Classes, size of the input, where it comes from, and how well it did."""
         model = self._model(name)
         told = {key: getattr(model.promised, key) for key in TOLD}
-        shown: dict[str, Any] = {
-            "versions": model.versions,
-            "trained_on": model.promised.data,
-        }
+        shown: dict[str, Any] = {"versions": model.versions, "trained_on": model.promised.data}
+        shown["card"] = f"/models/{name}/card"
         if model.promised.task == "detection":
             thresholds = zip(told["classes"], model.promised.confidences, strict=True)
             shown["thresholds"] = dict(thresholds)
         return _summary(model) | shown | told
+
+    async def show_card(self, name: str) -> PlainTextResponse:
+        """Figures, data, origin and limits of a model, and how to call it."""
+        return PlainTextResponse(make_card(self._model(name).promised, {}), media_type=MARKDOWN)
 
     def _model(self, name: str) -> Model:
         able = [one.name for one in self.backend.models.values() if one.takes_requests]

@@ -3,11 +3,12 @@
 import logging
 import time
 from functools import partial
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import Logger as LightningLogger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -48,28 +49,72 @@ class PassOn(LightningLogger):
         self.logger.log_metrics(metrics, step or 0)
 
 
-class EpochLine(pl.Callback):
-    """Logs one line per epoch: metrics, seconds and time left."""
+class Epochs(pl.Callback):
+    """Keeps the figures of each epoch, and logs one line per epoch that fits 80 columns.
 
-    def __init__(self) -> None:
+    The figures are part of the checkpoint, so that a resumed training still knows its first epochs.
+
+    Args:
+        monitor: the validation metric that chooses the best epoch.
+        mode: whether more of it is better, or less: `max` or `min`.
+
+    Attributes:
+        rows: the figures of each epoch by name, and its number as `epoch`, from 1.
+    """
+
+    def __init__(self, monitor: str, mode: str) -> None:
+        self.monitor, self.mode = monitor, mode
+        self.rows: list[dict[str, float]] = []
         self.started = 0.0
+
+    @property
+    def best(self) -> dict[str, float] | None:
+        """The row of the best epoch; of equals the first."""
+        known = [row for row in self.rows if isfinite(row.get(self.monitor, nan))]
+        choose = max if self.mode == "max" else min
+        return choose(known, key=lambda row: row[self.monitor]) if known else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Put the figures into the checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the figures of the epochs before the break from the checkpoint."""
+        self.rows = state_dict["rows"]
 
     def on_train_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
         """Look at the clock."""
         self.started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
-        """Log the line of this epoch."""
+        """Keep the figures of this epoch and log its line."""
         seconds, self.started = time.monotonic() - self.started, time.monotonic()
+        known = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        # Lightning has each training loss three times: of the epoch under two names, of a step.
+        names = [name for name in known if not name.endswith(("_step", "_epoch"))]
+        row = {name: known[name] for name in names if name.startswith(("train/loss", "val/"))}
+        row["epoch"] = trainer.current_epoch + 1
+        self.rows.append(row)
         epochs = trainer.max_epochs or 0
-        left = (epochs - trainer.current_epoch - 1) * seconds
-        metrics = trainer.callback_metrics
-        shown = ["train/loss", *sorted(name for name in metrics if name.startswith("val/"))]
-        values = "  ".join(f"{key} {metrics[key]:.4f}" for key in shown if key in metrics)
-        log.info(
-            "epoch %d/%d  %s  %.0f s, %d min %02d s left",
-            *(trainer.current_epoch + 1, epochs, values, seconds, left // 60, left % 60),
-        )
+        left = round((epochs - trainer.current_epoch - 1) * seconds)
+        shown = [f"{name} {row[name]:.4f}" for name in ("train/loss", self.monitor) if name in row]
+        mark = " best" if row is self.best else ""
+        said = "epoch %d/%d  %s%s  %dm%02ds left"
+        log.info(said, row["epoch"], epochs, "  ".join(shown), mark, left // 60, left % 60)
+
+
+class Bar(RichProgressBar):
+    """Lightning's progress bar, which counts epochs from 1 as the log does, on one line."""
+
+    def __init__(self) -> None:
+        super().__init__(leave=False)
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+
+    def get_metrics(self, *_: Any) -> dict[str, Any]:
+        """Show none: they stand in the line of each epoch, and would wrap here."""
+        return {}
 
 
 class GoOn(pl.Callback):

@@ -15,12 +15,7 @@ import psutil
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import (
-    EarlyStopping,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    RichProgressBar,
-)
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -34,7 +29,7 @@ from nano_cv.evaluation.tracking import Logger
 from nano_cv.files import replacing
 from nano_cv.metadata import Size, height_width
 from nano_cv.tasks.task import Task
-from nano_cv.training.callbacks import Diverged, EpochLine, GoOn, PassOn, Preview, Race
+from nano_cv.training.callbacks import Bar, Diverged, Epochs, GoOn, PassOn, Preview, Race
 from nano_cv.training.learner import Learner
 from nano_cv.training.plan import Pace, Plan
 from nano_cv.training.probe import Probe
@@ -75,8 +70,8 @@ def make_trainer(
     data: DataModule,
     plan: Plan,
     processes: int,
-) -> tuple[pl.Trainer, ModelCheckpoint]:
-    """A Trainer that keeps the best and the last epoch below `folder`, and its keeper.
+) -> tuple[pl.Trainer, ModelCheckpoint, Epochs]:
+    """A Trainer that keeps the best and the last epoch below `folder`, its keeper and figures.
 
     As a run of the sweep whose folder is given, it stops when the others are better.
     """
@@ -85,7 +80,8 @@ def make_trainer(
     keeper = ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.mode, **where)
     # Not `save_last`: that keeps the last epoch which was also the best so far.
     last = ModelCheckpoint(filename="last", **where)
-    callbacks: list[pl.Callback] = [keeper, last, GoOn(), EpochLine(), LearningRateMonitor("step")]
+    epochs = Epochs(task.monitor, task.mode)
+    callbacks: list[pl.Callback] = [keeper, last, GoOn(), epochs]
     callbacks.append(Pace(plan, options.minutes))
     if hasattr(task, "preview"):
         callbacks.append(Preview(folder, logger))
@@ -102,7 +98,7 @@ def make_trainer(
         precision = choose_precision(options.accelerator, task, data.first_batch)
     terminal = sys.stderr.isatty() and is_first_process()  # a Rich bar there, none in a file
     if terminal:
-        callbacks.append(RichProgressBar(leave=False))
+        callbacks.append(Bar())
     trainer = bare_trainer(
         config,
         plan.epochs,
@@ -114,7 +110,7 @@ def make_trainer(
         default_root_dir=folder,
         use_distributed_sampler=False,  # `data/order.py` does that
     )
-    return trainer, keeper
+    return trainer, keeper, epochs
 
 
 def bare_trainer(

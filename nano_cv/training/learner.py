@@ -47,6 +47,9 @@ class Learner(pl.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Any], index: int) -> Tensor:
         """Loss of one batch."""
+        # One rate and not one per parameter group: all groups follow the same schedule.
+        rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
+        self.log("lr", max(rates), on_step=True, on_epoch=False)
         losses, pictures = self.task.training_losses(*batch), len(batch[0])
         processes = self.trainer.world_size
         if processes > 1:  # means over processes are to be means over pictures

@@ -58,6 +58,13 @@ class Report(ABC):
         Names of classes that are keys go through `tables.distinct`.
         """
 
+    def class_rows(self) -> list[dict[str, Any]]:
+        """Rows for `classes.csv`, one per class, for pictures with targets; most tasks have some.
+
+        They are made by `tables.class_rows`.
+        """
+        return []
+
     @abstractmethod
     def drawings(self) -> dict[str, Callable[[], "Drawing"]]:
         """Named drawings of a few of perhaps very many pictures.

@@ -17,7 +17,7 @@ from nano_cv.errors import listing
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
-from nano_cv.evaluation.tables import WORDS, distinct
+from nano_cv.evaluation.tables import WORDS, class_rows, counted_right, distinct, ratio
 from nano_cv.tasks.metrics import (
     classification_figures,
     confusion,
@@ -109,6 +109,13 @@ class ClassificationReport(Report):
             labels = listing(self.label_set(0), most=5, separator=" or ")
             said.append(f"label set for a coverage of {self.metadata.coverage:.0%}: {labels}")
         return said
+
+    def class_rows(self) -> list[dict[str, Any]]:
+        """Pictures, precision, recall and F1 of each class."""
+        true, predicted = self.counts.sum(axis=1), self.counts.sum(axis=0)
+        figures = {"pictures": true, **counted_right(self.counts)}
+        figures["f1"] = ratio(2 * np.diag(self.counts), true + predicted)
+        return class_rows(self.classes, figures)
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Confusion matrix and worst mistakes; without targets, pictures with their labels."""

@@ -17,6 +17,7 @@ from nano_cv.data.pictures import COUNTED, Boxes
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
+from nano_cv.evaluation.tables import class_rows, ratio
 from nano_cv.files import replacing
 from nano_cv.metadata import Metadata
 from nano_cv.tasks.metrics import (
@@ -137,6 +138,31 @@ class DetectionReport(Report):
             f"{self.classes[label]}, which is shown from {self.metadata.confidences[label]:.2f} on "
             "(confidence=0.1 shows more)"
         ]
+
+    def class_rows(self) -> list[dict[str, Any]]:
+        """Objects, precision and recall of confident boxes, AP50 and AP of each class."""
+        count = len(self.classes)
+        objects, missed, boxes, right = np.zeros((4, count), np.int64)
+        for truth, one, verdict in zip(self.truths, self.confident, self.verdicts, strict=True):
+            for sums, labels in (
+                (objects, truth.labels[truth.ignored == COUNTED]),
+                (missed, truth.labels[verdict.missed]),
+                (boxes, one.labels),
+                (right, one.labels[verdict.right]),
+            ):
+                sums += np.bincount(labels, minlength=count)
+        precision = np.where(self.evaluated.precision > -1, self.evaluated.precision, np.nan)
+        return class_rows(
+            self.classes,
+            {
+                "objects": objects,
+                "threshold": np.array(self.metadata.confidences),
+                "precision": ratio(right, boxes),
+                "recall": ratio(objects - missed, objects),
+                "AP50": precision[0].mean(axis=0),
+                "AP": precision.mean(axis=(0, 1)),
+            },
+        )
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Boxes upon pictures; with targets, pictures with most mistakes, and precision curves."""

@@ -18,7 +18,7 @@ from nano_cv.data.progress import track
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
-from nano_cv.evaluation.tables import distinct
+from nano_cv.evaluation.tables import class_rows, counted_right, distinct, ratio
 from nano_cv.files import inside, replacing
 from nano_cv.tasks.metrics import class_overlaps, mask_confusion, segmentation_figures
 
@@ -85,6 +85,15 @@ class SegmentationReport(Report):
             shares = zip(columns, self.measured.shares[index], strict=True)
             rows.append(row | {column: f"{share:.4f}" for column, share in shares})
         return rows
+
+    def class_rows(self) -> list[dict[str, Any]]:
+        """Share of the true pixels, precision, recall and IoU of each class."""
+        counts = self.measured.counts
+        known, overlaps = class_overlaps(counts)
+        share = ratio(counts.sum(axis=1), np.full(len(counts), counts.sum()))
+        figures = {"share_of_pixels": share, **counted_right(counts)}
+        figures["IoU"] = np.where(known, overlaps, np.nan)
+        return class_rows(self.classes, figures)
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Masks upon pictures; with targets, the worst pictures beside their truth."""

@@ -1,0 +1,126 @@
+"""What `--help` prints: examples, option groups, and each key with its comment from the YAML files.
+
+The page `docs/configure.md` is made of the same comments, by `tools/write_configure.py`.
+"""
+
+import json
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+
+from nano_cv.config.options import CONFIGS, Options, flatten, parse_override, read_flags
+
+COMMENT = re.compile(r"(?:^|\s)#\s?(.*)$")
+WIDEST = 100  # columns
+
+
+def read_comments(file: Path) -> dict[str, str]:
+    """The comment behind each key of a YAML file, such as `{"model.name": "..."}`.
+
+    A comment goes on in the lines below it that hold nothing else and begin in the same column.
+    """
+    lines = file.read_text().splitlines()
+    above = "" if lines[0].endswith("@package _global_") else _package(file)
+    node = yaml.compose(file.read_text())
+    comments = {}
+    for line, key in _keys(node, above):
+        found = COMMENT.search(lines[line])
+        if not found:
+            continue
+        parts, column = [found[1]], lines[line].rindex("#" + found[0].lstrip()[1:])
+        for below in lines[line + 1 :]:
+            if below.strip()[:1] != "#" or below.index("#") != column:
+                break
+            parts.append(below.strip()[1:].strip())
+        comments[key] = " ".join(parts)
+    return comments
+
+
+def _package(file: Path) -> str:
+    """Where the keys of a file stand: those of a script at the root, others below their group."""
+    group = file.parent.name if file.parent.parent.name == CONFIGS.name else ""
+    return {"": "", "pbtxt": "triton."}.get(group, f"{group}.")
+
+
+def _keys(node: Any, above: str) -> Iterator[tuple[int, str]]:
+    """Each key of a mapping, with its line; of several keys on one line, the first."""
+    seen = -1
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if key.start_mark.line > seen:
+            seen = key.start_mark.line
+            yield seen, f"{above}{key.value}"
+            yield from (
+                (line, inner) for line, inner in _keys(value, f"{above}{key.value}.") if line > seen
+            )
+
+
+def explain_keys(options: Options, overrides: list[Any]) -> list[tuple[str, str, str]]:
+    """Key, value and comment of everything that the script is composed of."""
+    config, own = options.compose(overrides)
+    choices = {str(key).partition("@")[0]: name for key, name in own.runtime.choices.items()}
+    chosen = [(group, choices[group]) for group in options.own if group in choices]
+    files = [CONFIGS / f"{options.script}.yaml"]
+    files += [CONFIGS / group / f"{name}.yaml" for group, name in chosen]
+    # What these files leave out, others explain: all data sets have the keys of `flowers`.
+    common = ("data/flowers", "trainer/default", "model/lenet")
+    files += [CONFIGS / f"{name}.yaml" for name in common]
+    files += sorted(CONFIGS.glob("model/*.yaml"))
+    comments: dict[str, str] = {}
+    for file in filter(Path.is_file, files):
+        comments = read_comments(file) | comments
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    values.pop("help")
+    return [
+        (key, value if isinstance(value, str) else json.dumps(value), comments.get(key, ""))
+        for key, value in flatten(values).items()
+        if not key.rpartition(".")[2].startswith("_")
+    ]
+
+
+def read_examples(script: str) -> list[str]:
+    """The commands at the head of the YAML file of a script, each with what it does."""
+    lines = (CONFIGS / f"{script}.yaml").read_text().splitlines()
+    return [line[2:] for line in lines if line.startswith("# python ")]
+
+
+def format_help(script: str, arguments: list[str]) -> str:
+    """What `--help` prints, for the settings that stand beside it.
+
+    Raises:
+        UserError: a setting beside `--help` does not exist.
+    """
+    flags = read_flags(arguments)
+    options = Options(script, flags["config_dir"])
+    overrides = [parse_override(given) for given in flags["overrides"]]
+    config, _ = options.compose(overrides)
+    width = min(WIDEST, shutil.get_terminal_size().columns)
+    parts = [
+        str(config.help),
+        "Examples:\n" + "\n".join(f"  {one}" for one in read_examples(script)),
+    ]
+    shown = [group for group in options.own if group in options.groups and group != "hydra"]
+    if shown:
+        parts.append("Groups, to choose from with GROUP=OPTION (+GROUP=OPTION is the same):")
+        names = {group: ", ".join(options.groups[group]) for group in shown}
+        parts[-1] += "".join(f"\n{_row(group, names[group], 14, width)}" for group in shown)
+    parts.append("Keys, to change with KEY=VALUE, and their values now:")
+    for key, value, comment in explain_keys(options, overrides):
+        parts[-1] += "\n" + _row(f"{key}={value}", comment, 40, width)
+    parts.append(f"python {script}.py --cfg job   prints the whole configuration as YAML.")
+    return "\n\n".join(parts)
+
+
+def _row(name: str, text: str, indent: int, width: int) -> str:
+    """A name and its text in two columns; a long name has its text in the lines below."""
+    blank = " " * indent
+    lines = textwrap.wrap(text, max(20, width - indent), break_long_words=False)
+    head = f"  {name}"
+    if len(head) < indent and lines:
+        head, lines = f"{head:<{indent}}{lines[0]}", lines[1:]
+    return "\n".join([head, *(blank + line for line in lines)])
