@@ -183,7 +183,8 @@ def test_zoom_and_shift_move_boxes_with_their_pixels(size):
 def test_what_has_left_the_picture_is_no_object(monkeypatch, left, label):
     """Shifted by a quarter to the right: of 8 columns, none or 6 are left."""
     monkeypatch.setattr(
-        "nano_cv.data.augment.uniform", lambda count, low, high: torch.full((count,), low)
+        "nano_cv.data.order.Draw.uniform",
+        lambda draw, low, high, rows=1: torch.full((rows, draw.pictures), low),
     )
     box = (left, 10, left + 8, 20)
     picture = torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)
