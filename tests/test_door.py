@@ -83,9 +83,8 @@ def test_boxes_are_in_pixels_of_the_picture(served):
     status, answer = served.predict("boxes_tiny", picture("red", (320, 64)))
     assert status == 200 and (answer["width"], answer["height"]) == (320, 64)
     assert answer["boxes"] == [{"label": "blue", "score": 0.9, "box": [80, 16, 160, 48]}]
-    for asked in ("?confidence=0.05", "?score=0.05"):  # its older name
-        answer = served.predict("boxes_tiny", picture("red", (320, 64)), asked)[1]
-        assert [one["score"] for one in answer["boxes"]] == [0.9, 0.1]
+    answer = served.predict("boxes_tiny", picture("red", (320, 64)), "?confidence=0.05")[1]
+    assert [one["score"] for one in answer["boxes"]] == [0.9, 0.1]
     exif = Image.Exif()
     exif[0x0112] = 6
     lying = picture("red", (320, 64), "JPEG", exif=exif)

@@ -42,10 +42,7 @@ from nano_cv.serving.multipart import split_parts
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 PAGE = Path(__file__).parent / "page"
-TOLD = (
-    *("classes", "image_size", "fit", "metrics", "coverage", "data_hash", "git_commit", "run_id"),
-)
-MARKDOWN = "text/markdown; charset=utf-8"
+TOLD = ["classes", "image_size", "fit", "metrics", "coverage", "data_hash", "git_commit", "run_id"]
 HOSTS = ("127.0.0.1", "localhost", "::1")  # names of this machine for itself
 HELD = 8  # bodies of the largest size that may be in memory at once
 MOST = 64  # pictures in one request
@@ -77,9 +74,6 @@ class Wanted(BaseModel):
 
 Confidence = Annotated[
     float | None, Query(ge=0, le=1, description="Least score of boxes; by default the model's own.")
-]
-OldScore = Annotated[
-    float | None, Query(ge=0, le=1, deprecated=True, description="Now called confidence.")
 ]
 Top = Annotated[int | None, Query(ge=1, description="How many likeliest classes; all by default.")]
 Label = Annotated[str | None, Query(alias="class", description="Of a generator: which class.")]
@@ -192,13 +186,15 @@ class Door:
         shown: dict[str, Any] = {"versions": model.versions, "trained_on": model.promised.data}
         shown["card"] = f"/models/{name}/card"
         if model.promised.task == "detection":
-            thresholds = zip(told["classes"], model.promised.confidences, strict=True)
-            shown["thresholds"] = dict(thresholds)
+            shown["thresholds"] = dict(
+                zip(told["classes"], model.promised.confidences, strict=True)
+            )
         return _summary(model) | shown | told
 
     async def show_card(self, name: str) -> PlainTextResponse:
         """Figures, data, origin and limits of a model, and how to call it."""
-        return PlainTextResponse(make_card(self._model(name).promised, {}), media_type=MARKDOWN)
+        card = make_card(self._model(name).promised, {})
+        return PlainTextResponse(card, media_type="text/markdown")
 
     def _model(self, name: str) -> Model:
         able = [one.name for one in self.backend.models.values() if one.takes_requests]
@@ -214,7 +210,6 @@ class Door:
         request: Request,
         name: str,
         confidence: Confidence = None,
-        score: OldScore = None,
         top: Top = None,
         wanted: Label = None,
         seed: Seed = 0,
@@ -230,8 +225,7 @@ class Door:
                     response = await self._generate(request, model, _wanted(asked, body))
                 else:
                     parts = _pictures(request, body)
-                    least = score if confidence is None else confidence
-                    response = await self._answer(request, model, parts, least, top)
+                    response = await self._answer(request, model, parts, confidence, top)
             status = 200
             return response
         except TimeoutError:
