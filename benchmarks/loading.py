@@ -1,7 +1,7 @@
 """Pictures per second that a training is given: loose files, shards in a folder, shards in a store.
 
     python benchmarks/loading.py
-    python benchmarks/loading.py --data data/photos      (train/, val/, test/, a folder a class)
+    python benchmarks/loading.py --data data/photos      (train/, val/, test/, a folder per class)
 
 Each row is the loader of `train.py` and nothing else: no network, no augmentation. The rows take
 turns, epoch by epoch, so that a machine which slows down slows all; an epoch that is not counted

@@ -1,6 +1,6 @@
 """What each part of the fine-tuning recipe brings: test accuracy with and without it, over seeds.
 
-    python benchmarks/recipes.py --data data/photos      (train/, val/, test/, a folder a class)
+    python benchmarks/recipes.py --data data/photos      (train/, val/, test/, a folder per class)
 
 Every row is `train.py` with the shipped recipe and one change, on small pictures and for few
 epochs, so that all rows with three seeds take an hour on two cores; each run has one thread. What

@@ -3,7 +3,7 @@
     git clone --depth 1 https://github.com/pytorch/vision
     python benchmarks/reference.py --script vision/references/classification --data data/photos
 
-`data/photos` holds `train/`, `val/` and `test/` with a folder a class in each. Both train from
+`data/photos` holds `train/`, `val/` and `test/` with a folder per class in each. Both train from
 random weights on the processor, each run in a process of its own, in turn (A B C A B C ...), so
 that a machine which slows down slows all. What is equal is in `commands`. What is not:
 

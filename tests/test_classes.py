@@ -1,4 +1,4 @@
-"""Pictures of one's own for classification: a folder a class, or a table; and what is shown."""
+"""Pictures of one's own for classification: a folder per class, or a table; and what is shown."""
 
 import hashlib
 import shutil
@@ -65,7 +65,7 @@ def names(pictures: Pictures) -> dict[str, list[str]]:
     return found
 
 
-# A folder a class
+# A folder per class
 
 
 def test_folders_of_splits(tmp_path):
@@ -296,7 +296,7 @@ def test_survey_is_shown_once(tmp_path, caplog):
     assert "24x20 to 24x20 pixels" in said
     sheet = contact_sheet(splits["train"])
     red, green = sheet[50, 150], sheet[160, 150]
-    assert red[0] > 150 > red[1] and green[1] > 150 > green[0], "a row a class"
+    assert red[0] > 150 > red[1] and green[1] > 150 > green[0], "a row per class"
 
 
 def test_table_of_many_classes_is_cut(tmp_path):

@@ -95,10 +95,10 @@ def test_search(run, flowers, tmp_path):
         "data.augment.strength",
     }
     assert all(f"{key}  " in done.out for key in found.best_params)
-    assert re.search(r"of runs +3, 0 of them pruned", done.out)
+    assert re.search(r"runs +3, 0 stopped early", done.out)
 
-    command = re.search(r"to train so +python train.py (.*)", done.out)
-    place = re.search(r"of runs.*\nrun +(\S+)\n", done.out)
+    command = re.search(r"train with it +python train.py (.*)", done.out)
+    place = re.search(r"runs .*\nrun +(\S+)\n", done.out)
     assert command and place
     best = scores[tmp_path / place[1]]
     again = run("train", *shlex.split(command[1]))
@@ -115,7 +115,7 @@ def test_less_of_a_loss_is_better(run, flowers, tmp_path):
     losses = [each.best for each in sweep.read(only_sweep(tmp_path)).values()]
     found = OmegaConf.load(only_sweep(tmp_path) / "optimization_results.yaml")
     assert found.best_value == pytest.approx(-min(losses))
-    assert re.search(rf"best val/loss +{min(losses):.4f}\n.*\n.*\n.*\nof runs", done.out)
+    assert re.search(rf"best val/loss +{min(losses):.4f}\n.*\n.*\n.*\nruns ", done.out)
 
 
 def test_pruned(run, flowers, tmp_path):
@@ -127,7 +127,7 @@ def test_pruned(run, flowers, tmp_path):
     scores = [sweep.read(folder)[folder / name] for name in "012"]
     assert [len(each.values) for each in scores] == [3, 3, 1]
     assert [each.pruned for each in scores] == [False, False, True]
-    assert "pruned after epoch 1: val/accuracy was" in (folder / "2/train.log").read_text()
+    assert "stopped after epoch 1: best val/accuracy" in (folder / "2/train.log").read_text()
     assert (folder / "2/model.safetensors").exists()
     tested = [path.parent.name for path in sorted(folder.glob("*/predictions.csv"))]
     assert tested == ["0", "1"]

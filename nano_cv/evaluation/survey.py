@@ -72,7 +72,7 @@ def sizes(resized: Resized) -> str:
 
 
 def contact_sheet(resized: Resized) -> Drawing:
-    """Training pictures as the network gets them: a row a class, or with their boxes or masks."""
+    """Training pictures as the network gets them: a row per class, or with their boxes or masks."""
     pictures = resized.pictures
     if resized.fitted.counts != "pictures":
         chosen = list(drawing.evenly(len(pictures), 4 * COLUMNS))

@@ -1,4 +1,4 @@
-"""Less arithmetic for the same answers: int8 and bfloat16, kept only if they pass both gates.
+"""Faster exports, int8 and bfloat16: published only if they are as good and faster.
 
 A variant must lose at most `max_drop` of each validation metric that decides, and be faster on this
 processor; whether it is depends on the processor, so it is measured, never assumed.

@@ -113,7 +113,7 @@ class Backend(ABC):
             raise UserError("\n".join(["no model can be served", *reasons]))
 
     async def figures(self) -> list[Any]:
-        """Triton's counters, one entry a version of a model; empty where there is no Triton."""
+        """Triton's counters, one entry per version of a model; empty where there is no Triton."""
         return []
 
     def health(self) -> tuple[bool, dict[str, Any]]:

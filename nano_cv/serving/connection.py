@@ -80,7 +80,7 @@ class Connection:
         return (await self.call("ModelConfig", service_pb2.ModelConfigRequest(name=name))).config
 
     async def statistics(self) -> list[Any]:
-        """Triton's counters, one entry a version; none while it does not answer."""
+        """Triton's counters, one entry per version; none while it does not answer."""
         try:
             request = service_pb2.ModelStatisticsRequest()
             return list((await self.call("ModelStatistics", request)).model_stats)

@@ -52,7 +52,7 @@ class Detection(Task):
         self.max_detections, self.overlap, self.box_weight = max_detections, overlap, box_weight
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """uint8 `[B, 3, H, W]` to N boxes a picture, by falling score.
+        """uint8 `[B, 3, H, W]` to N boxes per picture, by falling score.
 
         A place is a centre where no neighbour is higher. On an object that fills the picture there
         are several such places; all but the best of them get the score 0, see `suppress`.

@@ -203,6 +203,6 @@ class Race(pl.Callback):
         if median is None:
             return False
         sweep.write(own._replace(pruned=True), self.run)
-        said = "pruned after epoch %d: %s was %.4f at best, the median of the other runs %.4f"
+        said = "stopped after epoch %d: best %s %.4f, median of the other runs %.4f"
         log.info(said, epoch, own.metric, own.best, median)
         return True

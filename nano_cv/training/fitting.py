@@ -139,7 +139,7 @@ def check_memory(task: Task, batch: int, seen: Size) -> None:
 
     Args:
         task: as it is to be trained.
-        batch: pictures a step.
+        batch: pictures per step.
         seen: side of the training pictures in pixels, or height and width.
 
     Raises:
@@ -166,7 +166,7 @@ def check_memory(task: Task, batch: int, seen: Size) -> None:
         memory = max(memory, torch.cuda.get_device_properties(0).total_memory)
     if needed > memory:
         raise UserError(
-            f"model.image_size={own}: a training with {batch} pictures a step "
+            f"model.image_size={own}: a training with {batch} pictures per step "
             f"needs more than {needed / 1e9:,.0f} GB of memory, and this machine has "
             f"{memory / 1e9:,.0f} GB; a smaller model.image_size or data.batch_size needs less"
         )

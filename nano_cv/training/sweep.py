@@ -113,7 +113,7 @@ class Best(Callback):
         summarise(
             {f"best {runs[run].metric}": runs[run].best},
             {key: value for key, value in settings.items() if several.get(key)}
-            | {"of runs": f"{len(runs)}, {stopped} of them pruned", "run": run}
-            | {"to train so": command},
+            | {"runs": f"{len(runs)}, {stopped} stopped early", "run": run}
+            | {"train with it": command},
             Logger(),
         )

@@ -1,4 +1,4 @@
-"""A folder a class: `daisy/*.jpg`, `tulips/*.jpg`; `train/`, `val/` and `test/` above, or not."""
+"""A folder per class: `daisy/*.jpg`, `tulips/*.jpg`; `train/`, `val/` and `test/` above, or not."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +13,17 @@ from nano_cv.errors import UserError, listing, nearest
 def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     """Read a set for classification or generation.
 
-    Three layouts: `train/`, `val/` and `test/` (or as in `CALLED`) with a folder a class in each;
+    Three layouts: `train/`, `val/` and `test/` (or as in `CALLED`) with a folder per class in each;
     some of them, and what is missing is taken out of `train/` by the hash of class and file name,
-    some of each class; or one folder a class and nothing above, split by that hash. Classes are
+    some of each class; or one folder per class and nothing above, split by that hash. Classes are
     sorted by name, as numbers where all of them are numbers; those without pictures are kept.
 
     Raises:
         UserError: no folders, pictures that lie beside them, a class that `train/` has not.
     """
-    reading.check_task("A folder a class", task, "classification", "generation")
+    reading.check_task("A folder per class", task, "classification", "generation")
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder; it should hold a folder a class")
+        raise UserError(f"{root}: no such folder; it should hold a folder per class")
     inside = reading.list_folder(root)
     folders = [path for path in inside if path.is_dir()]
     given = splitting.one_for_each(splitting.group_by_split(folders))
@@ -71,7 +71,9 @@ def class_folders(folder: Path, least: int = 0) -> list[str]:
         names = [name for name in names if folder / name not in loops]
     if len(names) < least:
         there = f"only {names[0]}" if names else "none"
-        raise UserError(f"{folder}: at least two folders are needed, one a class; there is {there}")
+        raise UserError(
+            f"{folder}: at least two folders are needed, one per class; there is {there}"
+        )
     return names
 
 

@@ -29,7 +29,7 @@ def _place(picture: Path, folder: Path, split: str, label: str) -> None:
 
 
 def flower_photos(files: Files, folder: Path) -> None:
-    """Five folders, one a class, and a `LICENSE.txt` that names the photographers.
+    """Five folders, one per class, and a `LICENSE.txt` that names the photographers.
 
     Split by the names alone, as when the shipped weights were trained.
     """
