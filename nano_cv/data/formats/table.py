@@ -1,4 +1,4 @@
-"""A CSV table: a row per picture, with the columns `file`, `label` and, if there is one, `split`."""
+"""A CSV table: a row per picture, with the columns `file`, `label` and perhaps `split`."""
 
 import csv
 import io
