@@ -153,6 +153,9 @@ def test_from_export_to_answers(run, exported_once, flowers, tmp_path):
     exported = matching("python export_model.py")
     for command in sorted({without_own_keys(command) for command in exported}):
         assert train(run, tmp_path, command).status == 0
+    (tmp_path / "photos").mkdir()
+    for place in ("photo.jpg", "photos/one.jpg"):
+        shutil.copy(flowers / "daisy/plant001_rgb.jpg", tmp_path / place)
     for command in exported:
         done = run("export_model", *shlex.split(command)[2:], *small(command), "max_drop=1")
         # A tiny int8 model may be slower here, and then is not published: that is said.
@@ -164,7 +167,6 @@ def test_from_export_to_answers(run, exported_once, flowers, tmp_path):
         # So may a busy machine be beyond the limit of a quiet one.
         assert done.status == 0 or "the lowest p99 measured is" in done.err, done.err
 
-    shutil.copy(flowers / "daisy/plant001_rgb.jpg", tmp_path / "photo.jpg")
     models = tmp_path / "model_repository"
     for number, command in enumerate(matching("python serve.py")):
         folder = tmp_path / f"serve_{number}"
