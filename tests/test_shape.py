@@ -1,7 +1,5 @@
 """Inputs that are wider than high: chosen by hand or after the pictures, in training and in use."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -26,13 +24,6 @@ def test_wide_from_training_to_export(run, flowers, tmp_path, model):
     assert read_metadata(weights).image_size == [32, 64]
     done = run("export_model", *settings)
     assert done.status == 0, done.err
-    found = {}
-    for engine in ("torch", "onnx"):
-        assert run("infer", *settings, f"engine={engine}").status == 0
-        (file,) = tmp_path.glob("runs/infer/*/*/metrics.json")
-        found[engine] = json.loads(file.read_text())
-        file.unlink()
-    assert found["torch"] == pytest.approx(found["onnx"], rel=1e-2, abs=1e-2)
 
 
 @pytest.mark.parametrize(
