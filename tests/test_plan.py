@@ -55,7 +55,7 @@ def test_every_picture_is_seen_as_often_as_planned(run, tmp_path):
     """24 training pictures, nothing said of their number: as many steps as the model needs."""
     make_flowers(tmp_path / "data" / "flowers")
     settings = [one for one in TINY if "max_epochs" not in one]
-    settings += ["trainer.min_epochs=2", "trainer.min_steps=12", "logger=csv", "test=false"]
+    settings += ["trainer.min_epochs=2", "trainer.min_steps=12", "test=false"]
     assert run("train", *settings).status == 0
     (file,) = tmp_path.glob("runs/train/*/*/checkpoints/last.ckpt")
     saved = torch.load(file, weights_only=True)
