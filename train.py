@@ -59,10 +59,9 @@ def train(config: DictConfig) -> float:
         learner = building.make_learner(config, task)
         plan = make_plan(config, len(data.splits["train"]), processes)
         trainer, keeper, epochs = fitting.make_trainer(
-            config, folder, building.sweep_folder(), logger, task, data, plan, processes
+            config, folder, building.sweep_folder(), logger, task, data, plan
         )
-        accelerator = config.trainer.accelerator
-        follow(plan, data, learner, str(trainer.precision), accelerator, pretrained)
+        follow(plan, data, learner, trainer, pretrained)
         checkpoint = folder / "checkpoints" / "last.ckpt"
         fitting.fit(trainer, learner, data, checkpoint if config.resume else None)
         if not first:

@@ -164,13 +164,18 @@ def describe_pretrained(config: DictConfig) -> str:
         metadata = read_metadata(weights_of(str(given)))
         before = metadata.pretrained or "random weights"
         return f"the weights of {metadata.name}, which started from {before}"
+    name, origin = _of_timm(config)
+    licence = (origin.license if origin else None) or "not stated by timm"
+    return f"the ImageNet weights of timm's {name} (licence: {licence})"
+
+
+def _of_timm(config: DictConfig) -> tuple[str, Any]:
+    """The network of timm that a model is built upon, and what timm says of its weights."""
     import timm
 
     options = config.model.task.network
     name = options.get("backbone") or options.get("name") or ""
-    origin = timm.get_pretrained_cfg(name)
-    licence = (origin.license if origin else None) or "not stated by timm"
-    return f"the ImageNet weights of timm's {name} (licence: {licence})"
+    return name, timm.get_pretrained_cfg(name)
 
 
 def statistics_of(config: DictConfig) -> tuple[list[float], list[float]]:
@@ -180,11 +185,9 @@ def statistics_of(config: DictConfig) -> tuple[list[float], list[float]]:
     """
     mean, std = config.model.get("mean"), config.model.get("std")
     if mean is None or std is None:
-        import timm
         from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-        options = config.model.task.network
-        origin = timm.get_pretrained_cfg(options.get("backbone") or options.get("name") or "")
+        _, origin = _of_timm(config)
         mean = mean or (origin.mean if origin else IMAGENET_DEFAULT_MEAN)
         std = std or (origin.std if origin else IMAGENET_DEFAULT_STD)
     return [float(each) for each in mean], [float(each) for each in std]

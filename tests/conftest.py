@@ -61,6 +61,26 @@ CONTRACT = Metadata(
     network={"channels": [4, 8], "dropout": 0.0},
 )
 
+# A network without batch norm, whose losses do not depend on how many processes there are.
+LINEAR = """
+from torch import nn
+
+
+class Linear(nn.Sequential):
+    def __init__(self, num_classes, image_size):
+        super().__init__(nn.Flatten(), nn.Linear(3 * image_size * image_size, num_classes))
+"""
+LINEAR_YAML = """
+name: linear
+image_size: 16
+mean: [0.5, 0.5, 0.5]
+std: [0.25, 0.25, 0.25]
+task:
+  _target_: nano_cv.tasks.classification.Classification
+  network: {_target_: linear.Linear, _partial_: true}
+  optimizer: {_target_: torch.optim.AdamW, _partial_: true, lr: 1e-3}
+"""
+
 # What several processes leave to one of them, so that what these tests share is made once.
 TOGETHER = {
     # Servers in turn: a free port may be somebody else's a moment later. And what `shop` sells.

@@ -9,7 +9,7 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
-from conftest import ROOT, TINY, python
+from conftest import LINEAR, LINEAR_YAML, ROOT, TINY, python
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from nano_cv.config import checks, help, options
@@ -161,24 +161,6 @@ defaults: [flowers]
 name: shapes
 root: data/flowers
 dataset: {_target_: shapes.read_shapes}
-"""
-LINEAR = """
-from torch import nn
-
-
-class Linear(nn.Sequential):
-    def __init__(self, num_classes, image_size):
-        super().__init__(nn.Flatten(), nn.Linear(3 * image_size * image_size, num_classes))
-"""
-LINEAR_YAML = """
-name: linear
-image_size: 16
-mean: [0.5, 0.5, 0.5]
-std: [0.25, 0.25, 0.25]
-task:
-  _target_: nano_cv.tasks.classification.Classification
-  network: {_target_: linear.Linear, _partial_: true}
-  optimizer: {_target_: torch.optim.AdamW, _partial_: true, lr: 1e-3}
 """
 COUNTER_YAML = "name: counter\nimage_size: 16\ntask: {_target_: counting.Counting}\n"
 SERVES_YAML = "defaults: [flowers]\nname: bees\ntasks: [counting, classification]\n"

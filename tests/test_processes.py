@@ -14,32 +14,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY, make_flowers
+from conftest import LINEAR, LINEAR_YAML, ROOT, TINY, make_flowers
 
 from nano_cv.data.augment import Augment
 from nano_cv.data.datamodule import DataModule
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.order import Order, ShardOrder
 
-# A network without batch norm, whose losses are those of a single process to the last digits.
-LINEAR = """
-from torch import nn
-
-
-class Linear(nn.Sequential):
-    def __init__(self, num_classes, image_size):
-        super().__init__(nn.Flatten(), nn.Linear(3 * image_size * image_size, num_classes))
-"""
-LINEAR_YAML = """
-name: linear
-image_size: 16
-mean: [0.5, 0.5, 0.5]
-std: [0.25, 0.25, 0.25]
-task:
-  _target_: nano_cv.tasks.classification.Classification
-  network: {_target_: linear.Linear, _partial_: true}
-  optimizer: {_target_: torch.optim.AdamW, _partial_: true, lr: 1e-3}
-"""
 OPTIONS = [
     *("--config-dir=own", "+data=flowers", "+model=linear", "data.batch_size=8", "logger=csv"),
     *("trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.max_epochs=2"),

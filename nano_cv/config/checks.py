@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nano_cv.config import resume
 from nano_cv.config.from_weights import settings_from_weights
 from nano_cv.config.options import CONFIGS, Options, option_groups, parse_override, read_flags
-from nano_cv.config.processes import slurm_folder
+from nano_cv.config.processes import run_in, slurm_folder
 from nano_cv.config.schema import find_problems
 from nano_cv.config.space import explain_missing, find_space, sample_runs
 from nano_cv.errors import UserError
@@ -63,7 +63,7 @@ def check(script: str, arguments: list[str]) -> list[str]:
         if again and not configs[0].resume:
             run = resume.runs_of(script, configs[0]) / again
             begun = (run / "checkpoints" / "last.ckpt").exists()
-            return [*added, f"hydra.run.dir='{run}'", *(["resume=true"] if begun else [])]
+            return [*added, run_in(run), *(["resume=true"] if begun else [])]
         if not configs[0].get("resume"):
             return added
         if multirun:
@@ -75,8 +75,7 @@ def check(script: str, arguments: list[str]) -> list[str]:
         raise explain_missing(error) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(str(error)) from error
-    quoted = str(folder).replace("'", r"\'")
-    return [*added, f"hydra.run.dir='{quoted}'"]
+    return [*added, run_in(folder)]
 
 
 def _refuse_second_choices(options: Options, overrides: Sequence[Override]) -> None:

@@ -34,11 +34,17 @@ def slurm_folder() -> str | None:
     return f"slurm_{job}_{step}" if job and step.isdecimal() and int(step) < 2**31 else None
 
 
+def run_in(folder: Path) -> str:
+    """The setting of Hydra with which a run writes into this folder."""
+    quoted = str(folder).replace("'", r"\'")
+    return f"hydra.run.dir='{quoted}'"
+
+
 def quiet_settings(given: list[str]) -> list[str]:
     """Settings of Hydra with which another process than the first leaves no folder and no log."""
     added = ["hydra.output_subdir=null", "hydra.job_logging.root.level=ERROR"]
     added += ["hydra.job_logging.root.handlers=[console]", "~hydra.job_logging.handlers.file"]
     if not any(one.startswith("hydra.run.dir=") for one in given):
         folder = Path(tempfile.gettempdir(), f"nano_cv_process_{process_rank()}")
-        added.append(f"hydra.run.dir='{folder}'")
+        added.append(run_in(folder))
     return added

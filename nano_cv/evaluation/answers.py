@@ -15,7 +15,7 @@ from PIL import ImageDraw
 from nano_cv.data import images
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.reports import detection
-from nano_cv.evaluation.reports.classification import NONE
+from nano_cv.evaluation.reports.classification import NONE, label_set
 from nano_cv.metadata import Metadata
 
 Outputs = Mapping[str, NDArray[Any]]  # of one picture, without the batch dimension
@@ -43,8 +43,7 @@ def _probabilities(
     order = np.argsort(-shares, kind="stable")[:top]
     answer: dict[str, Any] = {"label": metadata.classes[order[0]]}
     if "LABEL_SET" in outputs:
-        likeliest = np.argsort(-shares, kind="stable")
-        answer["label_set"] = [metadata.classes[n] for n in likeliest if outputs["LABEL_SET"][n]]
+        answer["label_set"] = label_set(metadata.classes, outputs)
     if "FOREIGN" in outputs:
         answer["foreign"] = bool(outputs["FOREIGN"][0] > 0)
     shown = {metadata.classes[n]: round(float(shares[n]), 6) for n in order}

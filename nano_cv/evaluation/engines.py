@@ -3,6 +3,7 @@
 Only `Torch` imports torch. Shapes: B pictures, N of all.
 """
 
+import platform
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -239,6 +240,14 @@ def find_export(folder: Path, precision: str | None = None) -> Path:
             f"{folder}: no exported model in {precision}; type: {command} precision={precision}"
         )
     raise UserError(f"{folder}: no exported model; to make one, type: {command}")
+
+
+def processor_flags() -> set[str]:
+    """What this processor can do, by the names of Linux."""
+    if (platform.system(), platform.machine()) == ("Darwin", "arm64"):
+        return {"asimddp"}  # as all of Apple's since the M1
+    cpuinfo = Path("/proc/cpuinfo")
+    return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
 
 
 def find_device(accelerator: str) -> Any:

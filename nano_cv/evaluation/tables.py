@@ -52,18 +52,3 @@ def class_rows(classes: Sequence[str], columns: Mapping[str, NDArray[Any]]) -> l
             whole = isinstance(value, int)
             row[column] = value if whole else "" if np.isnan(value) else f"{value:.4f}"
     return rows
-
-
-def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    """`part / whole`, and NaN where `whole` is 0."""
-    unknown = np.full(part.shape, np.nan)
-    return np.divide(part, whole, out=unknown, where=whole > 0)
-
-
-def counted_right(counts: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """Precision and recall of each class from a confusion matrix `[K, K]`, rows the truth."""
-    right = np.diag(counts)
-    return {
-        "precision": ratio(right, counts.sum(axis=0)),
-        "recall": ratio(right, counts.sum(axis=1)),
-    }

@@ -17,7 +17,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from nano_cv.errors import UserError
-from nano_cv.evaluation.engines import Arrays, Engine, Onnx
+from nano_cv.evaluation.engines import Arrays, Engine, Onnx, processor_flags
 from nano_cv.export.graph import annotate
 from nano_cv.export.samples import Samples
 
@@ -148,14 +148,6 @@ def _make(precision: str, float32: Path, samples: Samples, pictures: int) -> Var
             f"{platform.machine()}; try precision=int8"
         )
     return Variant("bf16", float32, FASTMATH)
-
-
-def processor_flags() -> set[str]:
-    """What this processor can do, by the names of Linux."""
-    if (platform.system(), platform.machine()) == ("Darwin", "arm64"):
-        return {"asimddp"}  # as all of Apple's since the M1
-    cpuinfo = Path("/proc/cpuinfo")
-    return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
 
 
 def choose_bits(flags: Collection[str]) -> tuple[int, str]:

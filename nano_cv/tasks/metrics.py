@@ -33,6 +33,21 @@ def without_prediction(counts: NDArray[np.int64], classes: Sequence[str]) -> lis
     return [classes[index] for index in np.flatnonzero(missed)]
 
 
+def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    """`part / whole`, and NaN where `whole` is 0."""
+    unknown = np.full(part.shape, np.nan)
+    return np.divide(part, whole, out=unknown, where=whole > 0)
+
+
+def counted_right(counts: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Precision and recall of each class from a confusion matrix `[K, K]`, rows the truth."""
+    right = np.diag(counts)
+    return {
+        "precision": ratio(right, counts.sum(axis=0)),
+        "recall": ratio(right, counts.sum(axis=1)),
+    }
+
+
 # Classification
 
 

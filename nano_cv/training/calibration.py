@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from nano_cv.data.pictures import Resized
-from nano_cv.data.progress import track
 from nano_cv.errors import listing
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.engines import Torch, predict_all
@@ -30,6 +29,7 @@ from nano_cv.tasks.classification import Classification
 from nano_cv.tasks.familiarity import Familiarity
 from nano_cv.tasks.metrics import best_threshold, expected_calibration_error, operating_figures
 from nano_cv.tasks.task import Task
+from nano_cv.training.probe import look
 
 BATCH = 16
 SHARPEST, FLATTEST = 1 / 8, 8.0  # temperatures
@@ -64,11 +64,10 @@ def calibrate(
         predictions = predict_all(engine, split.inputs, len(split), BATCH)
         figures = _fit_thresholds(task, split, predictions)
     else:
-        features, logits = _look(task, split, len(split))
-        labels = np.asarray(split.pictures.targets)
-        figures = _fit_probabilities(task, logits.double().numpy(), labels, coverage)
+        features, logits, labels = look(task, split, len(split), "Calibrating")
+        figures = _fit_probabilities(task, logits.double().numpy(), labels.numpy(), coverage)
         shown = features.shape[1] > 0
-        learnt = _look(task, splits["train"], LOOKED_AT)[0] if shown else features
+        learnt = look(task, splits["train"], LOOKED_AT, "Calibrating")[0] if shown else features
         task.familiarity = fit_familiarity(learnt, features, logits)
     task.cpu()
     return figures
@@ -194,16 +193,3 @@ def lay_plane(features: Tensor) -> Familiarity:
     familiarity = Familiarity((features.shape[1], len(directions)))
     familiarity.center, familiarity.plane = center, directions.T.contiguous()
     return familiarity
-
-
-@torch.no_grad()
-def _look(task: Classification, split: Resized, most: int) -> tuple[Tensor, Tensor]:
-    """Features `[N, F]` and logits `[N, K]` of a split, evenly at most so many of its pictures."""
-    indices = np.linspace(0, len(split) - 1, min(len(split), most)).astype(int).tolist()
-    parts = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
-    seen = []
-    for part in track(parts, len(parts), "Calibrating"):
-        images = torch.from_numpy(split.fetch(part)).to(task.mean.device)
-        seen.append([one.float().cpu() for one in task.look(images)])
-    features, logits = map(torch.cat, zip(*seen, strict=True))
-    return features, logits

@@ -69,7 +69,6 @@ def make_trainer(
     task: Task,
     data: DataModule,
     plan: Plan,
-    processes: int,
 ) -> tuple[pl.Trainer, ModelCheckpoint, Epochs]:
     """A Trainer that keeps the best and the last epoch below `folder`, its keeper and figures.
 
@@ -92,7 +91,7 @@ def make_trainer(
     if options.patience is not None:
         callbacks.append(EarlyStopping(task.monitor, patience=options.patience, mode=task.mode))
     precision = options.precision
-    if precision == "auto" and processes > 1:  # who measures for himself chooses for himself
+    if precision == "auto" and plan.processes > 1:  # who measures for himself chooses for himself
         precision = best_precision(options.accelerator)
     elif precision == "auto":
         precision = choose_precision(options.accelerator, task, data.first_batch)

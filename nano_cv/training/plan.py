@@ -88,12 +88,7 @@ def make_plan(config: DictConfig, pictures: int, processes: int = 1) -> Plan:
 
 
 def follow(
-    plan: Plan,
-    data: DataModule,
-    learner: Learner,
-    precision: str,
-    accelerator: str,
-    pretrained: bool,
+    plan: Plan, data: DataModule, learner: Learner, trainer: pl.Trainer, pretrained: bool
 ) -> None:
     """Prepare the data for the plan, and say in one line what will happen."""
     if plan.batch_size != data.batch_size:
@@ -106,19 +101,12 @@ def follow(
     log.info(
         "%s: %s training pictures%s, batch %d%s, %d epoch%s of %d steps, %s steps; "
         "%s parameters, precision %s",
-        *(
-            learner.task.metadata.name,
-            f"{plan.pictures:,}",
-            times,
-            plan.batch_size,
-            shared,
-            plan.epochs,
-        ),
-        "s" * (plan.epochs > 1),
-        *(plan.steps, f"{plan.epochs * plan.steps:,}", f"{parameters:,}", precision),
+        *(learner.task.metadata.name, f"{plan.pictures:,}", times, plan.batch_size, shared),
+        *(plan.epochs, "s" * (plan.epochs > 1)),
+        *(plan.steps, f"{plan.epochs * plan.steps:,}", f"{parameters:,}", trainer.precision),
     )
-    if 1 == plan.processes < torch.cuda.device_count() and accelerator in ("auto", "gpu"):
-        devices = torch.cuda.device_count()
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    if on_gpu and 1 == plan.processes < (devices := torch.cuda.device_count()):
         log.info("1 of %d GPUs is used; for all of them: trainer.devices=%d", devices, devices)
     better = PRETRAINED.get(learner.task.metadata.task)
     if better and plan.pictures < FEW and not pretrained:

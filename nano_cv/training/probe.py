@@ -55,8 +55,9 @@ def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Pr
     if not isinstance(network.classifier, nn.Linear):
         return None
     task.to(find_device(accelerator))
-    features, labels = _embed(task, splits["train"], MOST)
-    others, truth = _embed(task, splits["val"], MOST)
+    (features, _, labels), (others, _, truth) = (
+        look(task, splits[name], MOST, "Looking at the pictures") for name in ("train", "val")
+    )
     task.cpu()  # what follows before the training, such as `fitting.fit`, looks at it there
     # One scale for all features: one that hardly varied in few pictures would else be blown up.
     mean, scale = features.mean(dim=0), features.std(dim=0).square().mean().sqrt().clamp(min=1e-6)
@@ -77,20 +78,31 @@ def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Pr
     return Probe(accuracy, copy.deepcopy(task.state_dict()))
 
 
-def _embed(task: Task, split: Resized, most: int) -> tuple[Tensor, Tensor]:
-    """Features float32 `[N, F]` and labels int64 `[N]` of a split."""
-    network: Any = task.network
+def look(
+    task: Classification, split: Resized, most: int, said: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What a classifier makes of a split, evenly of at most so many of its pictures.
+
+    Args:
+        task: seen as it predicts; its mode is given back.
+        split: with labels.
+        most: of its pictures.
+        said: beside the progress bar.
+
+    Returns:
+        Features float32 `[N, F]`, logits float32 `[N, K]`, and labels int64 `[N]`, see `task.look`.
+    """
     indices = np.linspace(0, len(split) - 1, min(len(split), most)).astype(int).tolist()
     parts = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
-    training, found = task.training, []
+    training, seen = task.training, []
     task.eval()
-    with torch.inference_mode():
-        for part in track(parts, len(parts), "Looking at the pictures"):
+    with torch.no_grad():
+        for part in track(parts, len(parts), said):
             images = torch.from_numpy(split.fetch(part)).to(task.mean.device)
-            found.append(network.embed((images.float() - task.mean) / task.std).float().cpu())
+            seen.append([one.float().cpu() for one in task.look(images)])
     task.train(training)
-    labels = torch.from_numpy(np.asarray(split.targets(indices)))
-    return torch.cat(found).clone(), labels
+    features, logits = map(torch.cat, zip(*seen, strict=True))
+    return features, logits, torch.from_numpy(np.asarray(split.targets(indices)))
 
 
 def _fit(features: Tensor, labels: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # torch is loaded after `keep_memory`
@@ -84,10 +83,10 @@ def best_precision(accelerator: str) -> str:
     """bfloat16 where the arithmetic is native, else float32: emulated it is slower, not faster."""
     import torch
 
+    from nano_cv.evaluation.engines import processor_flags
+
     if _uses_cuda(accelerator):
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
     if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
         return "32-true"
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-    return "bf16-mixed" if flags & NATIVE_BFLOAT16 else "32-true"
+    return "bf16-mixed" if processor_flags() & NATIVE_BFLOAT16 else "32-true"

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,7 @@ def read_coco(root: Path, task: str) -> dict[str, Pictures]:
         for split, file in sources.items()
     }
     found = splitting.complete(samples, sources["train"])
-    names = outlines.add_background(classes) if task == "segmentation" else classes
-    return splitting.as_pictures(root, found, names)
+    return splitting.as_pictures(root, found, outlines.classes_for(task, classes))
 
 
 def samples_of(
@@ -87,11 +86,7 @@ def samples_of(
     reading.compare_sizes(source, stated)
     objects = objects_of(content, classes, source, task) if entries else {}
     some = [objects[one["id"]] for one in entries]
-    targets: Sequence[Any]
-    if task == "segmentation":
-        targets = outlines.as_masks(root, source, files, some, classes)
-    else:
-        targets = reading.as_boxes(source, some)
+    targets = outlines.targets_for(task, root, source, files, some, classes)
     rows = zip(files, targets, names, strict=True)
     return [Sample(file, target, name.replace("\\", "/")) for file, target, name in rows]
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nano_cv.data import images
-from nano_cv.data.formats.reading import Object
-from nano_cv.data.pictures import COUNTED
+from nano_cv.data.formats.reading import Object, as_boxes
+from nano_cv.data.pictures import COUNTED, Boxes
 from nano_cv.data.progress import track
 from nano_cv.errors import UserError, listing
 from nano_cv.files import make_once
@@ -25,9 +25,25 @@ BACKGROUND = "background"
 SOLID = 6  # numbers of the three corners that a polygon needs to have an inside
 
 
-def add_background(classes: Sequence[str]) -> list[str]:
-    """The classes of the masks: the background first, also where a set has a class of that name."""
+def classes_for(task: str, classes: list[str]) -> list[str]:
+    """The classes of a set; of masks the background first, also where one is called so."""
+    if task != "segmentation":
+        return classes
     return [BACKGROUND, *(name for name in classes if name.lower() != BACKGROUND)]
+
+
+def targets_for(
+    task: str,
+    root: Path,
+    source: Path,
+    files: Sequence[Path],
+    pictures: Sequence[Sequence[Object]],
+    classes: list[str],
+) -> Sequence[Boxes] | Sequence[Path]:
+    """The boxes of each picture; for segmentation its mask, see `as_masks`."""
+    if task == "segmentation":
+        return as_masks(root, source, files, pictures, classes)
+    return as_boxes(source, pictures)
 
 
 def as_masks(
@@ -35,7 +51,7 @@ def as_masks(
     source: Path,
     files: Sequence[Path],
     pictures: Sequence[Sequence[Object]],
-    classes: Sequence[str],
+    classes: list[str],
 ) -> list[Path]:
     """The file of a mask for each picture.
 
@@ -58,7 +74,7 @@ def as_masks(
             f"{source}: {len(lacking)} objects have a box and no outline, and segmentation needs "
             f"outlines: {listing(lacking, most=3)}; boxes are learnt by model=centernet"
         )
-    names = add_background(classes)
+    names = classes_for("segmentation", classes)
     numbers = [names.index(name) if name in names else 0 for name in classes]
     told = [[(one.label, one.ignored, one.outline) for one in objects] for objects in pictures]
     text = json.dumps([numbers, list(map(str, files)), told])

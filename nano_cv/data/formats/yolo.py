@@ -8,7 +8,7 @@ width and height of the upright picture. With `kpt_shape` in `data.yaml` key poi
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +67,7 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
             list(read_objects(text, file, len(classes), points)) if text else []
             for file, text in zip(files, labels, strict=True)
         ]
-        targets: Sequence[Any]
-        if task == "segmentation":
-            targets = outlines.as_masks(root, folder, files, objects, classes)
-        else:
-            targets = reading.as_boxes(folder, objects)
+        targets = outlines.targets_for(task, root, folder, files, objects, classes)
         samples[split] = [
             Sample(file, target, reading.below(root, file))
             for file, target in zip(files, targets, strict=True)
@@ -80,8 +76,7 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
     if lonely := texts.lonely(used):
         folder = label_folder(found["train"][0].file)
         log.warning("%s: %d files without a picture: %s", folder, len(lonely), listing(lonely))
-    names = outlines.add_background(classes) if task == "segmentation" else classes
-    return splitting.as_pictures(root, found, names)
+    return splitting.as_pictures(root, found, outlines.classes_for(task, classes))
 
 
 # What data.yaml says

@@ -6,7 +6,7 @@ often as was asked for, and whether the picture is unlike those of the training.
 Shapes: N pictures, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -17,15 +17,23 @@ from nano_cv.errors import listing
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
-from nano_cv.evaluation.tables import WORDS, class_rows, counted_right, distinct, ratio
+from nano_cv.evaluation.tables import WORDS, class_rows, distinct
 from nano_cv.tasks.metrics import (
     classification_figures,
     confusion,
+    counted_right,
     expected_calibration_error,
+    ratio,
 )
 
 MOST = 24  # pictures on a sheet
 NONE = "none of these"
+
+
+def label_set(classes: Sequence[str], outputs: Predictions) -> list[str]:
+    """What one picture may be, the most probable first, by `CLASS_PROBS` and `LABEL_SET` `[K]`."""
+    order = np.argsort(-outputs["CLASS_PROBS"], kind="stable")
+    return [classes[index] for index in order if outputs["LABEL_SET"][index]]
 
 
 class ClassificationReport(Report):
@@ -73,10 +81,8 @@ class ClassificationReport(Report):
 
     def label_set(self, index: int) -> list[str]:
         """The classes that a picture may be of, the most probable first."""
-        shares = self.predictions["CLASS_PROBS"][index]
-        chosen = self.predictions["LABEL_SET"][index]
-        order = np.argsort(-shares, kind="stable")
-        return [self.classes[label] for label in order if chosen[label]]
+        outputs = {name: array[index] for name, array in self.predictions.items()}
+        return label_set(self.classes, outputs)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each picture.

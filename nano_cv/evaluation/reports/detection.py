@@ -17,7 +17,7 @@ from nano_cv.data.pictures import COUNTED, Boxes
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
-from nano_cv.evaluation.tables import class_rows, ratio
+from nano_cv.evaluation.tables import class_rows
 from nano_cv.files import replacing
 from nano_cv.metadata import Metadata
 from nano_cv.tasks.metrics import (
@@ -31,6 +31,7 @@ from nano_cv.tasks.metrics import (
     match_boxes,
     mean_known,
     operating_figures,
+    ratio,
 )
 
 MOST = 12  # pictures on a sheet

@@ -18,9 +18,15 @@ from nano_cv.data.progress import track
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
-from nano_cv.evaluation.tables import class_rows, counted_right, distinct, ratio
+from nano_cv.evaluation.tables import class_rows, distinct
 from nano_cv.files import inside, replacing
-from nano_cv.tasks.metrics import class_overlaps, mask_confusion, segmentation_figures
+from nano_cv.tasks.metrics import (
+    class_overlaps,
+    counted_right,
+    mask_confusion,
+    ratio,
+    segmentation_figures,
+)
 
 MOST = 12  # pictures on a sheet
 COLUMNS = ("file", "mIoU")  # of the table, before those of the classes
