@@ -13,7 +13,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from benchmarks.serving.rounds import Figures
 from nano_cv.errors import UserError
-from nano_cv.evaluation.engines import find_export
+from nano_cv.evaluation.opening import find_export
 from nano_cv.export.repository import DECODER
 from nano_cv.export.triton_config import CONFIG, count_threads, read_config, write_config
 from nano_cv.files import locked
