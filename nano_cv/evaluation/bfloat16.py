@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 # The parameter in `config.pbtxt` by which Triton's own OpenVINO backend is told to use bfloat16.
 HINT = "HINT_BF16"
+FASTMATH = "mlas.enable_gemm_fastmath_arm64_bfloat16"  # the session entry of onnxruntime on Arm
 MISSING = "OpenVINO is not installed; type: poetry install --extras openvino"
 
 

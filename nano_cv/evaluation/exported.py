@@ -85,7 +85,7 @@ def bfloat16_entries() -> dict[str, str]:
         UserError: it does not.
     """
     if platform.machine() == "aarch64" and "bf16" in processor_flags():
-        return {"mlas.enable_gemm_fastmath_arm64_bfloat16": "1"}
+        return {bfloat16.FASTMATH: "1"}
     if why := bfloat16.why_not():
         raise UserError(why)
     return {bfloat16.HINT: "YES"}
