@@ -20,9 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from nano_cv.data import sharding
 from nano_cv.data.datamodule import DataModule
 from nano_cv.data.formats.folder import read_folder
