@@ -214,6 +214,8 @@ def test_weights_alone_are_enough(run, flowers, tmp_path):
     """A run's folder says model, size, options and set; what is typed goes first."""
     plain = ["logger=none", "trainer.accelerator=cpu"]
     assert run("train", *TINY_OF["unet"], *plain, "test=false").status == 0
+    done = run("infer", "model=unet", *plain)  # size and options are those of the weights
+    assert done.status == 0, done.err
     (folder,) = (tmp_path / "runs/train/unet_flowers").iterdir()
     shutil.rmtree(tmp_path / "weights")
     asked = f"weights={folder.relative_to(tmp_path)}"

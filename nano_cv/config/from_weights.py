@@ -1,11 +1,12 @@
 """Settings that a weights file carries, so that nobody has to type them a second time."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.config.options import Options, parse_override
 from nano_cv.errors import UserError
@@ -15,6 +16,7 @@ from nano_cv.metadata import NAME, Metadata, read_metadata, weights_of
 def settings_from_weights(options: Options, overrides: Sequence[Override]) -> list[str]:
     """Read the model, its options, its size and the data set from the weights that are named.
 
+    Of weights that nobody names, those of model and data set, the options and the size are read.
     What was typed goes first; if it does not fit the weights, opening them will say so.
 
     Returns:
@@ -27,8 +29,12 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
     given = {each.key_or_group: each.value() for each in overrides if not each.is_sweep_override()}
     file = given.get("weights")
     reads_weights = options.script in ("infer", "export_model")
-    if not file or not reads_weights or given.get("engine") == "triton":
+    if not reads_weights or given.get("engine") == "triton":
         return []
+    if not file:
+        several = len(given) < len(overrides)
+        torch = given.get("engine", "torch") == "torch"
+        return _of_default_weights(options, overrides, given) if torch and not several else []
     added = []
     if str(file).endswith(".onnx") and options.script == "infer" and "engine" not in given:
         added.append("engine=onnx")
@@ -54,15 +60,7 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
         # A model of another name than the weights' is a mistake that opening them explains.
         same = metadata.model in (given.get("model.name"), config.model.name)
         if same or given["model"] == "timm":
-            network = {
-                f"model.task.network.{key}": value for key, value in metadata.network.items()
-            }
-            settings = {"model.image_size": metadata.image_size} | network
-            added += [
-                f"++{key}={json.dumps(value, ensure_ascii=False)}"
-                for key, value in settings.items()
-                if key not in given and OmegaConf.select(config, key) != value
-            ]
+            added += _of_network(config, metadata, given)
 
     if "data" not in given and "data.name" not in given:
         known = metadata.data in options.groups["data"]
@@ -76,6 +74,28 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
         if NAME.fullmatch(metadata.data):
             added.append(f"{'data' if known else 'data.name'}={metadata.data}")
     return added
+
+
+def _of_default_weights(
+    options: Options, overrides: Sequence[Override], given: Mapping[str, Any]
+) -> list[str]:
+    config, _ = options.compose(overrides)
+    path = Path(config.paths.weights, f"{config.model.name}_{config.data.name}.safetensors")
+    if not path.exists():
+        return []
+    metadata = read_metadata(path)
+    return _of_network(config, metadata, given) if metadata.model == config.model.name else []
+
+
+def _of_network(config: DictConfig, metadata: Metadata, given: Mapping[str, Any]) -> list[str]:
+    """Return the options and the size of a trained network, as far as `config` has others."""
+    network = {f"model.task.network.{key}": value for key, value in metadata.network.items()}
+    settings = {"model.image_size": metadata.image_size} | network
+    return [
+        f"++{key}={json.dumps(value, ensure_ascii=False)}"
+        for key, value in settings.items()
+        if key not in given and OmegaConf.select(config, key) != value
+    ]
 
 
 def _option_of(metadata: Metadata, models: Sequence[str]) -> str:
