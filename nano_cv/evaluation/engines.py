@@ -57,18 +57,11 @@ def predict_all(
     batch_size: int,
     tta: bool = False,
 ) -> dict[str, NDArray[Any]]:
-    """Run an engine in batches.
+    """The outputs of an engine for `count` pictures, by name, each `[N, ...]`; run in batches.
 
-    Args:
-        engine: which.
-        inputs: makes the inputs of the pictures with these indices.
-        count: N.
-        batch_size: pictures in a batch.
-        tta: test-time augmentation: a classifier's answer is the mean of those for the picture and
-            for its mirror image; its label set holds the classes of both.
-
-    Returns:
-        Outputs by name, each `[N, ...]`.
+    `inputs` makes the inputs of the pictures with the given indices. With `tta`, test-time
+    augmentation, the probabilities of a classifier are the mean of those for the picture and for
+    its mirror image, and its label set holds the classes of both.
     """
     parts = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     batches = []
@@ -88,10 +81,7 @@ def predict_all(
 class Torch(Engine):
     """A task in this process, in float32 whatever the training used: so all engines agree.
 
-    Args:
-        task: with its weights.
-        path: of the weights file.
-        accelerator: `auto`, `cpu`, `gpu` or `mps`, as for the trainer.
+    `accelerator` is `auto`, `cpu`, `gpu` or `mps`, as for the trainer.
 
     Raises:
         UserError: this machine has no such accelerator.
@@ -115,10 +105,7 @@ class Torch(Engine):
 class Onnx(Engine):
     """An exported file in onnxruntime, on the processor.
 
-    Args:
-        path: the ONNX file.
-        threads: of the session; 0 lets onnxruntime take all cores.
-        entries: session config entries by key.
+    With 0 `threads` onnxruntime takes all cores. `entries` are session config entries by key.
 
     Raises:
         UserError: no such file, damaged, or not written by export_model.py.
@@ -158,11 +145,7 @@ class Onnx(Engine):
 
 
 class Triton(Engine):
-    """A model on a Triton server.
-
-    Args:
-        name: of the model.
-        address: of the server's gRPC, HOST:PORT.
+    """A model on a Triton server, whose gRPC has the `address` HOST:PORT.
 
     Raises:
         UserError: no server there, no such model, or a model without metadata.
@@ -219,14 +202,10 @@ def make_engine(config: DictConfig) -> Engine:
 
 
 def find_export(folder: Path, precision: str | None = None) -> Path:
-    """The file of the newest version of an exported model.
-
-    Args:
-        folder: of the model in the repository.
-        precision: that the file must have; by default any.
+    """The ONNX file of the newest version of an exported model, in any or in a given precision.
 
     Raises:
-        UserError: no version there, or none of this precision; says what to type.
+        UserError: the folder of the model has no such version; says what to type.
     """
     for version in reversed(list_versions(folder)):
         file = folder / str(version) / "model.onnx"

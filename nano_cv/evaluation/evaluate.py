@@ -50,6 +50,9 @@ def evaluate(
     if inputs.pictures.targets:
         metrics = {f"test/{name}": value for name, value in report.metrics().items()}
     if metrics:
+        name, value = next(iter(metrics.items()))
+        report.title += f" on the test split of {config.data.name}, {count} pictures: "
+        report.title += f"{name.removeprefix('test/')} {value:.3f}"
         logger.log_metrics(metrics)
         logger.log_file(write_metrics(folder / METRICS, metrics))
     rows = report.rows()

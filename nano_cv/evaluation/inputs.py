@@ -156,9 +156,7 @@ def check_options(config: DictConfig) -> None:
 def find_pictures(given: str, key: str = "input") -> list[Path]:
     """Find pictures by a file's name, a folder (with all folders below) or a pattern.
 
-    Args:
-        given: the name, folder or pattern.
-        key: the setting it was given by, for messages.
+    Messages name the setting by its `key`.
 
     Raises:
         UserError: there are none.

@@ -72,15 +72,10 @@ class Logger:
     def log_model(
         self, file: Path, name: str, card: str, metric: str, score: float, mode: str
     ) -> None:
-        """Log an ONNX file, and register it as the next version of `name`.
+        """Log an ONNX file, and register it as the next version of the model `name`.
 
-        Args:
-            file: the ONNX file.
-            name: of the model.
-            card: Markdown that describes this version.
-            metric: name of the validation metric.
-            score: its value; NaN where it cannot be known.
-            mode: whether more of the metric is better, or less: `max` or `min`.
+        `card` describes the version in Markdown. `score` is the value of the validation `metric`,
+        NaN where it cannot be known; `mode` says whether more of it is better, `max`, or `min`.
         """
 
     def finish(self, status: str) -> None:
@@ -262,11 +257,7 @@ class MLflow(Logger):
 def make_logger(config: DictConfig, folder: Path, job: str, data_hash: str = "") -> Logger:
     """Make the logger named by `logger=mlflow|csv|none`; a resumed run continues its record.
 
-    Args:
-        config: of the script.
-        folder: of this run.
-        job: `train`, `infer`, ...
-        data_hash: of the set, if one is used.
+    `job` is `train`, `infer`, ...; `data_hash` is that of the data set, if one is used.
 
     Raises:
         UserError: the tracking server or database cannot be used.
