@@ -136,14 +136,11 @@ def keep(
     folder: Path,
     log_drawing: Callable[[str, Drawing], None] | None = None,
 ) -> None:
-    """Draw `<name>.png` into `folder` and log the picture; a failure is a warning, no error.
-
-    A picture to look at is not worth a training, or the drawings that follow.
-    """
+    """Draw `<name>.png` into `folder` and log the picture; a failure is a warning, no error."""
     try:
         drawing = draw()
         save(drawing, folder / f"{name}.png")
-    except Exception as error:  # anything that names, sizes and a full disk can cause
+    except Exception as error:  # no drawing is worth the end of a training
         log.warning("%s.png could not be drawn, and is left out: %s", name, one_line(error))
         log.debug("%s.png", name, exc_info=error)
         return

@@ -188,10 +188,8 @@ def make_engine(config: DictConfig) -> Engine:
         if config.weights:
             raise UserError("weights= has no meaning with engine=triton: the server has its own")
         return Triton(name, config.server)
-    if config.weights:
-        path = Path(str(config.weights)).expanduser()
-    else:
-        path = find_export(Path(config.paths.models) / name)
+    given = config.weights and Path(str(config.weights)).expanduser()
+    path = given or find_export(Path(config.paths.models) / name)
     engine = Onnx(path)
     if engine.metadata.model != config.model.name:
         raise UserError(

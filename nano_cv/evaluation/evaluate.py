@@ -30,13 +30,10 @@ log = logging.getLogger(__name__)
 def evaluate(
     config: DictConfig, engine: Engine, inputs: Inputs, folder: Path, logger: Logger
 ) -> dict[str, float]:
-    """Predict all `inputs`, then write and log their report.
+    """Predict all `inputs`, then write their report into `folder` and log it.
 
-    Into `folder`, what matters most first: `metrics.json`, `predictions.csv`, `classes.csv`, files
-    of the task, then drawings, of which one that fails is a warning.
-
-    Returns:
-        The metrics by name, `test/...`, if the pictures have targets.
+    What matters most is written first: metrics, tables, files of the task, and then drawings.
+    Returns the metrics by name, `test/...`, if the pictures have targets.
     """
     size = config.data.batch_size
     limit = config.trainer.limit_test_batches if inputs.pictures.targets else 1.0

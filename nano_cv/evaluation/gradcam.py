@@ -74,16 +74,8 @@ def draw_heatmaps(task: Task, inputs: Inputs, report: Report) -> Drawing:
         heated = 0.4 * image + 0.6 * 255 * colours(stretched)[..., :3]
         return [image, heated.astype(np.uint8)]
 
-    title = report.title_of(shown, "mistakes first" if pictures.targets else "the first ones")
+    title = report.title_of(shown, "mistakes first" if pictures.targets else "the first")
     title += "\nright: how much each region supports the predicted class (Grad-CAM)"
     ends = zip(("least", "most"), colours((0.0, 1.0)), strict=True)
-    return drawing.sheet(
-        pictures,
-        shown,
-        report.captions,
-        paint,
-        columns=2,
-        title=title,
-        legend=painting.key({text: tuple((255 * end[:3]).astype(int)) for text, end in ends}),
-        panels=2,
-    )
+    legend = painting.key({text: tuple((255 * end[:3]).astype(int)) for text, end in ends})
+    return drawing.sheet(pictures, shown, report.captions, paint, 2, title, legend, panels=2)

@@ -50,12 +50,9 @@ class Logger:
     """The record of a run, here of a run without tracking: nothing is kept.
 
     Subclasses keep what is logged. As a context manager, a logger ends the record.
-
-    Attributes:
-        run_id: MLflow's, if tracked there.
     """
 
-    run_id = ""
+    run_id = ""  # MLflow's, if the run is tracked there
 
     def log_params(self, config: DictConfig) -> None:
         """Log the whole configuration of the run."""
@@ -121,13 +118,9 @@ class Csv(Logger):
 
 
 class MLflow(Logger):
-    """A run in MLflow, which may fail without taking the work along, and come back.
+    """A run in MLflow, in a database or on a tracking server, which may fail and come back.
 
-    Args:
-        uri: a database or the address of a tracking server.
-        experiment: made if it is not there.
-        name: of the run.
-        tags: of the run; one with the same `folder` is gone on with.
+    The experiment is made if it is not there. A run whose tag `folder` is the same is continued.
     """
 
     def __init__(self, uri: str, experiment: str, name: str, tags: Mapping[str, str]) -> None:

@@ -120,10 +120,7 @@ class DetectionReport(Report):
         return rows
 
     def remarks(self) -> list[str]:
-        """Says where no box is shown, and the highest score there.
-
-        Of pictures whose objects are known only those with objects are looked at.
-        """
+        """In how many pictures (of those with objects, if known) no box is shown, and why."""
         looked = [
             index
             for index in range(len(self.pictures))
@@ -145,16 +142,10 @@ class DetectionReport(Report):
 
     def class_rows(self) -> list[dict[str, Any]]:
         """Objects, precision and recall of confident boxes, AP50 and AP of each class."""
-        count = len(self.classes)
-        objects, missed, boxes, right = np.zeros((4, count), np.int64)
-        for truth, one, verdict in zip(self.truths, self.confident, self.verdicts, strict=True):
-            for sums, labels in (
-                (objects, truth.labels[truth.ignored == COUNTED]),
-                (missed, truth.labels[verdict.missed]),
-                (boxes, one.labels),
-                (right, one.labels[verdict.right]),
-            ):
-                sums += np.bincount(labels, minlength=count)
+        pairs = [*zip(self.by_class, self.metadata.confidences, strict=True)]
+        sure = [one.right[one.scores >= np.float32(least)] for one, least in pairs]
+        boxes, right = np.array([[len(one), one.sum()] for one in sure]).T
+        objects = np.array([one.objects for one in self.by_class])
         precision = np.where(self.evaluated.precision > -1, self.evaluated.precision, np.nan)
         return class_rows(
             self.classes,
@@ -162,7 +153,7 @@ class DetectionReport(Report):
                 "objects": objects,
                 "threshold": np.array(self.metadata.confidences),
                 "precision": ratio(right, boxes),
-                "recall": ratio(objects - missed, objects),
+                "recall": ratio(right, objects),
                 "AP50": precision[0].mean(axis=0),
                 "AP": precision.mean(axis=(0, 1)),
             },

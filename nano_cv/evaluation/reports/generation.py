@@ -56,14 +56,12 @@ class GenerationReport(Report):
     def metrics(self) -> dict[str, float]:
         """How good the pictures are, if there are real pictures to compare with.
 
-        `accuracy` and `accuracy/<class>`: the share that the judge, a classifier trained on real
-        pictures, takes for the class asked for; `accuracy/real`: the same of the test split, its
-        limit. `fid`: Frechet distance to the training split (Heusel et al. 2017) and `precision`,
-        `recall` (Kynkaanniemi et al. 2019), all in the features of the judge: not to be compared
-        with published figures, which use Inception's. `nearest`: median distance to the nearest
-        training picture, mirrored and turned ones too, in units of that of test pictures: about 1,
-        and near 0 for copies. `copies`: the share that is nearer than half of that of any test
-        picture.
+        `accuracy`: the share that the judge, a classifier trained on real pictures, takes for the
+        class asked for; `accuracy/real`: the same of the test split. `fid` (Heusel et al. 2017),
+        `precision` and `recall` (Kynkaanniemi et al. 2019): in the features of the judge, so not to
+        be compared with published figures. `nearest`: median distance to the nearest training
+        picture, divided by that of test pictures. `copies`: the share that is nearer than half of
+        the distance of any test picture.
         """
         if not self._real:
             return {}

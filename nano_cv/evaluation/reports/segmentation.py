@@ -33,17 +33,11 @@ COLUMNS = ("file", "mIoU")  # of the table, before those of the classes
 
 
 class Measured(NamedTuple):
-    """Figures of all pictures, at their own sizes; the masks themselves would fill the memory.
+    """Figures of all pictures, at their own sizes; the masks themselves would fill the memory."""
 
-    Attributes:
-        counts: pixels of each class that are predicted (columns) as another, `[K, K]`.
-        overlaps: mean IoU of each picture `[N]`, NaN where no pixel has a known class.
-        shares: of each class in the predicted mask, `[N, K]`.
-    """
-
-    counts: NDArray[np.int64]
-    overlaps: NDArray[np.float64]
-    shares: NDArray[np.float64]
+    counts: NDArray[np.int64]  # pixels of each true class (rows) by predicted class, `[K, K]`
+    overlaps: NDArray[np.float64]  # mean IoU `[N]`, NaN where no pixel has a known class
+    shares: NDArray[np.float64]  # of each class in the predicted mask, `[N, K]`
 
 
 class SegmentationReport(Report):
@@ -116,26 +110,19 @@ class SegmentationReport(Report):
 
     def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
         """Each picture under its predicted mask; with targets, beside the true one."""
-        drawn = np.flatnonzero((self.measured.shares[indices] > 0).any(axis=0))
-        paint, captions = self._paint, [self._say_shares(row) for row in self.measured.shares]
+        shares, panels = self.measured.shares, 1
+        drawn = [np.flatnonzero((shares[indices] > 0).any(axis=0))]
+        captions = [self._say_shares(row) for row in shares]
         if self.pictures.targets:
-            paint = self._paint_beside
-            truths = [np.unique(self.pictures.mask(index)) for index in indices]
-            drawn = np.unique(np.concatenate([drawn, *truths]))
+            panels = 2
+            drawn += [np.unique(self.pictures.mask(index)) for index in indices]
             captions = [
                 f"truth | predicted, mIoU {'unknown' if np.isnan(one) else f'{one:.3f}'}"
                 for one in self.measured.overlaps
             ]
-        return drawing.sheet(
-            self.pictures,
-            indices,
-            captions,
-            paint,
-            columns=2 if self.pictures.targets else 3,
-            title=self.title_of(indices, what),
-            legend=painting.class_key(self.classes, drawn, masks=True),
-            panels=2 if self.pictures.targets else 1,
-        )
+        legend = painting.class_key(self.classes, np.concatenate(drawn), masks=True)
+        given = (captions, self._paint, 4 - panels, self.title_of(indices, what), legend, panels)
+        return drawing.sheet(self.pictures, indices, *given)
 
     def _say_shares(self, shares: NDArray[np.float64]) -> str:
         """The three classes that fill most of a picture."""
@@ -143,10 +130,8 @@ class SegmentationReport(Report):
         return ", ".join(f"{self.classes[k]} {shares[k]:.1%}" for k in first)
 
     def _paint(self, image: Drawing, index: int) -> list[Drawing]:
-        return [painting.overlay(image, self.restore(index))]
-
-    def _paint_beside(self, image: Drawing, index: int) -> list[Drawing]:
-        return [painting.overlay(image, self.pictures.mask(index)), *self._paint(image, index)]
+        truth = [self.pictures.mask(index)] if self.pictures.targets else []
+        return [painting.overlay(image, mask) for mask in (*truth, self.restore(index))]
 
     def write_files(self, folder: Path) -> None:
         """`masks/<file>.png`, palette pictures of class indices, and `overlays/<file>.jpg`.
