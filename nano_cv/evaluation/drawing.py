@@ -257,7 +257,7 @@ def lay_out(
     parts = [words(title, body.shape[1], 15), body]
     if legend is not None:
         parts.insert(1, frame(legend, body.shape[1], len(legend), "white"))
-    return np.concatenate(parts)
+    return np.pad(np.concatenate(parts), ((GAP, 0), (0, 0), (0, 0)), constant_values=255)
 
 
 def frame(picture: Drawing, width: int, height: int, colour: str = "#eeeeee") -> Drawing:
