@@ -1,4 +1,4 @@
-"""Draw the pictures of the documentation anew, with the shipped weights: `python -m tools.draw_docs`.
+"""Draw the pictures in docs/ anew, with the shipped weights: `python -m tools.draw_docs`.
 
 They are the drawings of `python infer.py +data=flowers +model=...`, with fewer pictures on a sheet.
 """
