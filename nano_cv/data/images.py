@@ -467,8 +467,8 @@ def enlarge_mask(mask: NDArray[np.uint8], width: int, height: int) -> NDArray[np
     for label in labels:
         grey = Image.fromarray(np.where(mask == label, 255, 0).astype(np.uint8))
         strength = np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR))
-        resized[strength > strongest] = label
-        strongest = np.maximum(strongest, strength)
+        np.putmask(resized, strength > strongest, label)
+        np.maximum(strongest, strength, out=strongest)
     return resized
 
 
