@@ -16,7 +16,7 @@ def infer(config: DictConfig) -> None:
     from nano_cv.evaluation.evaluate import evaluate
     from nano_cv.evaluation.inputs import check_options, select_inputs
     from nano_cv.evaluation.opening import make_engine
-    from nano_cv.evaluation.summary import summarise
+    from nano_cv.evaluation.terminal import summarise
     from nano_cv.evaluation.tracking import make_logger
 
     check_options(config)

@@ -26,8 +26,8 @@ def train(config: DictConfig) -> float:
     from nano_cv.evaluation.engines import Torch
     from nano_cv.evaluation.evaluate import evaluate
     from nano_cv.evaluation.inputs import of_test
-    from nano_cv.evaluation.summary import summarise
     from nano_cv.evaluation.survey import contact_sheet, survey
+    from nano_cv.evaluation.terminal import summarise
     from nano_cv.evaluation.tracking import make_logger
     from nano_cv.tasks import weights
     from nano_cv.training import fitting, sweep
@@ -83,7 +83,8 @@ def train(config: DictConfig) -> float:
             engine = Torch(task, path, config.trainer.accelerator)
             inputs, _ = of_test(config, metadata, data.splits)
             metrics |= evaluate(config, engine, inputs, folder, logger)
-        keep("curves", partial(draw_epochs, epochs.rows, epochs.best), folder, logger.log_drawing)
+        curves = partial(draw_epochs, epochs.rows, epochs.best, metadata.name)
+        keep("curves", curves, folder, logger.log_drawing)
         summarise(metrics, {"weights": path, "run": folder}, logger)
     return best if task.mode == "max" else -best
 

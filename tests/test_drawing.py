@@ -1,6 +1,7 @@
 """Names that people give, and very many classes: nothing that is drawn or written may fail."""
 
 import csv
+import importlib
 import json
 import time
 import tracemalloc
@@ -8,12 +9,14 @@ import tracemalloc
 import numpy as np
 import pytest
 from conftest import CONTRACT, TINY, make_flowers
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from nano_cv.data.pictures import Pictures
-from nano_cv.evaluation import drawing, summary
+from nano_cv.data import images
+from nano_cv.data.pictures import Boxes, Pictures
+from nano_cv.evaluation import drawing, painting, terminal
 from nano_cv.evaluation.evaluate import write_table
 from nano_cv.evaluation.reports.classification import ClassificationReport
+from nano_cv.evaluation.reports.detection import DetectionReport
 from nano_cv.evaluation.reports.segmentation import SegmentationReport
 from nano_cv.evaluation.tables import cell, distinct
 from nano_cv.evaluation.tracking import Logger
@@ -22,32 +25,59 @@ ODD = ["$\\frac$", "a_b^c", "%", "日本 猫", "a\nb", "\x1b[2J", "\udc80", "_hi
 
 
 def texts(monkeypatch) -> list[str]:
-    """What matplotlib is given to draw from now on, in cells and titles."""
+    """What is given to matplotlib and to Pillow from now on, as cells, titles and captions."""
     said: list[str] = []
-    for name, place in (("text", 2), ("set_title", 0)):
-        original = getattr(drawing.make_figure(1, 1, dpi=100).add_subplot().__class__, name)
+    for place, name, position in (
+        ("matplotlib.axes.Axes", "text", 3),
+        ("matplotlib.figure.Figure", "suptitle", 1),
+        ("PIL.ImageDraw.ImageDraw", "text", 2),
+    ):
+        owner = getattr(importlib.import_module(place.rpartition(".")[0]), place.split(".")[-1])
 
-        def spy(*given, _original=original, _place=place, **options):
-            said.append(given[1 + _place])
+        original = getattr(owner, name)
+
+        def spy(*given, _original=original, _position=position, **options):
+            said.append(given[_position])
             return _original(*given, **options)
 
-        monkeypatch.setattr(f"matplotlib.axes.Axes.{name}", spy)
+        monkeypatch.setattr(owner, name, spy)
     return said
+
+
+def picture(path, width=60, height=40):
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3))
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return path
+
+
+def metadata_of(task, classes):
+    return CONTRACT.__class__(**{**vars(CONTRACT), "task": task, "classes": classes})
+
+
+def boxes_report(files, boxes, scores, classes, targets=()):
+    """A report in which each picture has these boxes, in pixels of the input of the network."""
+    answer = {
+        "BOXES": np.float32([boxes] * len(files)),
+        "LABELS": np.array([[n % len(classes) for n in range(len(boxes))]] * len(files)),
+        "SCORES": np.float32([scores] * len(files)),
+    }
+    pictures = Pictures(files[0].parent, files, targets, classes)
+    return DetectionReport(metadata_of("detection", classes), answer, pictures)
 
 
 @pytest.mark.filterwarnings("error")
 def test_any_name_is_drawn_as_it_stands(tmp_path):
     counts = np.eye(len(ODD), dtype=np.int64)
     assert drawing.confusion_matrix(counts, ODD).std() > 0
-    lines = {f"{index} {name}": np.linspace(1, 0, 9) for index, name in enumerate(ODD)}
-    assert drawing.curves(lines, "recall", "precision").std() > 0
     files = [tmp_path / "$a$.jpg", tmp_path / "b_日本\n.jpg"]
     for file in files:
-        Image.new("RGB", (60, 40)).save(file)
+        picture(file)
     assert drawing.sheet(Pictures(tmp_path, files), [0, 1], ["$\\x$", "\udc80"]).std() > 0
-    image = np.zeros((64, 64, 3), np.uint8)
-    boxes = np.tile(np.float32([5, 20, 50, 60]), (len(ODD), 1))
-    assert drawing.outline(image, boxes, ["#ffffff"] * len(ODD), ODD).any()
+    boxes = [[5, 20, 50, 60]] * len(ODD)
+    targets = [Boxes(np.float32([[1, 2, 30, 30]]), np.zeros(1, int), np.zeros(1, np.uint8))] * 2
+    for known in ((), targets):
+        report = boxes_report(files, boxes, [0.9] * len(ODD), ODD, known)
+        assert all(draw().std() > 0 for draw in report.drawings().values())
 
 
 def test_what_no_font_has_is_shown_by_number():
@@ -60,10 +90,10 @@ def test_pixels_are_shown_as_shares_of_the_true_class(monkeypatch):
     said = texts(monkeypatch)
     counts = np.array([[22_014_754, 0], [1, 2]])
     drawing.confusion_matrix(counts, ["a", "b"], "pixels")
-    assert said[:4] == ["100", "0", "33.3", "66.7"] and "% of each true class" in said[4]
+    assert "% of each true class" in said[0] and said[1:5] == ["100", "0", "33.3", "66.7"]
     said.clear()
     drawing.confusion_matrix(counts, ["a", "b"])
-    assert said[:4] == ["22014754", "0", "1", "2"], "of pictures, how many"
+    assert said[1:5] == ["22014754", "0", "1", "2"], "of pictures, how many"
 
 
 def test_of_many_classes_the_most_confused_are_drawn(monkeypatch):
@@ -73,14 +103,14 @@ def test_of_many_classes_the_most_confused_are_drawn(monkeypatch):
     counts[150, 3:40] = 1  # less often, with others
     drawn = drawing.confusion_matrix(counts, [str(index) for index in range(200)])
     assert drawn.nbytes < 30e6 and "123" in said
-    assert "25 most confused of 200 classes" in said[-1]
+    assert "25 most confused of 200 classes" in said[0]
 
 
 def test_report_of_a_thousand_classes(tmp_path):
     """2,000 predictions: seconds and memory of all that is written."""
     random = np.random.default_rng(0)
     classes = [f"class{index:04d}" for index in range(1000)]
-    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    picture(tmp_path / "a.png")
     targets = random.integers(0, 1000, 2000).tolist()
     pictures = Pictures(tmp_path, [tmp_path / "a.png"] * 2000, targets, classes)
     metadata = CONTRACT.__class__(**{**vars(CONTRACT), "classes": classes})
@@ -105,7 +135,7 @@ def test_report_of_a_thousand_classes(tmp_path):
 
 def test_worst_are_printed(tmp_path, capsys):
     recalls = {f"test/recall/{name}": name / 100 for name in range(100)}
-    summary.summarise({"test/accuracy": 0.5, **recalls}, {"run": tmp_path}, Logger())
+    terminal.summarise({"test/accuracy": 0.5, **recalls}, {"run": tmp_path}, Logger())
     said = capsys.readouterr().out.splitlines()
     assert [line.split() for line in said[1:3]] == [
         ["test/recall/0", "0.0000"],
@@ -178,8 +208,98 @@ def test_segmentation_with_a_class_called_as_a_column(tmp_path):
     assert all(draw().ndim == 3 for draw in report.drawings().values())
 
 
-def test_pen_of_pillow_writes_anything():
-    canvas = Image.new("RGB", (300, 300), "white")
-    for row, text in enumerate(ODD):
-        drawing.write(ImageDraw.Draw(canvas), 2, 20 * row, text)
-    assert np.asarray(canvas).min() < 100
+@pytest.mark.parametrize("count", [1, 4, 24])
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (2000, 200), (30, 900), (300, 200)])
+def test_pictures_of_any_shape_fill_a_sheet(tmp_path, count, width, height):
+    file = picture(tmp_path / "a.png", width, height)
+    shown = []
+
+    def paint(image, index):
+        shown.append(image.shape)
+        return [image, image]
+
+    pictures = Pictures(tmp_path, [file] * count)
+    drawn = drawing.sheet(pictures, range(count), ["a"] * count, paint, panels=2)
+    assert 600 < drawn.shape[1] < 1100 and drawn.shape[0] < 700 * count
+    assert len(set(shown)) == 1 and abs(shown[0][0] / shown[0][1] / (height / width) - 1) < 0.2
+    if count == 1 and width >= height:
+        assert shown[0][1] > 300, "half of the sheet"
+
+
+def test_words_stay_inside(monkeypatch):
+    """Long names are wrapped, and then shortened; their ends are still there."""
+    said = texts(monkeypatch)
+    for name in ("W" * 300, "several words of a name " * 9, "日本" * 40, "short"):
+        drawn = drawing.words(f"{name}, probability 98%", 200, 13)
+        assert drawn.shape[1] == 200 and drawn.shape[0] <= 3 * 20
+        assert (drawn[:, :1] == 255).all() and said[-1].endswith("98%")
+    assert drawing.two_lines("a_b " * 99).count("\n") <= 1
+
+
+def test_boxes_have_scores_inside_the_picture(monkeypatch, tmp_path):
+    said = texts(monkeypatch)
+    file = picture(tmp_path / "a.png", 320, 320)
+    side = CONTRACT.image_size
+    corners = [[0, 0, 9, 9], [side - 9, 0, side, 9], [0, side - 9, 9, side], [0, 0, side, side]]
+    report = boxes_report([file], corners, [0.91, 0.82, 0.73, 0.64], ["cat", "a long name"])
+    report.drawings()["predictions"]()
+    assert {"cat 0.91", "a long name 0.82", "cat 0.73", "4 found"} <= set(said)
+    assert {"cat", "a long name"} <= set(said), "the legend"
+    assert "boxes with a score of 0.30 or more" in said
+    for box in ([0, 0, 9, 9], [90, 90, 99, 99]):
+        image, red = np.zeros((100, 100, 3), np.uint8), (255, 0, 0)
+        drawn = painting.outline(image, np.float32([box]), [red], ["0.50"])
+        assert drawn.shape == image.shape and (drawn == red).all(axis=2).sum() > 200
+
+
+def test_hundreds_of_boxes(tmp_path):
+    places = np.random.default_rng(0).random((300, 4)) * 60
+    boxes = np.concatenate([places[:, :2], places[:, :2] + 4], axis=1)
+    report = boxes_report([picture(tmp_path / "a.png")], boxes, [0.5] * 300, ["cat", "dog"])
+    start = time.process_time()
+    assert report.drawings()["predictions"]().std() > 0
+    assert time.process_time() - start < 20
+
+
+def test_no_box_names_the_highest_score(monkeypatch, tmp_path):
+    said = texts(monkeypatch)
+    file = picture(tmp_path / "a.png", 320, 320)
+    boxes_report([file], [[0, 0, 9, 9]], [0.12], ["cat"]).drawings()["predictions"]()
+    assert "no box is sure enough; the highest score is 0.12, of cat" in " ".join(said)
+
+
+def test_masks_have_a_legend(monkeypatch, tmp_path):
+    said = texts(monkeypatch)
+    classes = ["ground", *(f"class {number}" for number in range(1, 120))]
+    mask = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    pictures = Pictures(tmp_path, [picture(tmp_path / "a.png")], [], classes)
+    report = SegmentationReport(
+        metadata_of("segmentation", classes), {"MASK": mask[None]}, pictures
+    )
+    report.drawings()["predictions"]()
+    assert {"ground (not coloured)", "class 1", "and 44 more classes"} <= set(said)
+    assert "class 100" not in said
+
+
+def test_masks_are_enlarged_smoothly():
+    mask = np.zeros((8, 8), np.uint8)
+    mask[np.tril_indices(8)] = 3
+    large = images.enlarge_mask(mask, 80, 80)
+    assert set(np.unique(large)) == {0, 3}
+    steps = np.diff((large == 3).sum(axis=1))
+    assert steps.max() < 8, "no steps of ten pixels"
+    assert images.enlarge_mask(mask, 8, 8) is mask
+
+
+def test_titles_say_what_was_measured(monkeypatch, tmp_path):
+    said = texts(monkeypatch)
+    files = [picture(tmp_path / f"{name}.png") for name in "ab"]
+    answer = {"CLASS_PROBS": np.float32([[0.9, 0.1], [0.2, 0.8]])}
+    pictures = Pictures(tmp_path, files, [0, 0], ["cat", "dog"])
+    report = ClassificationReport(metadata_of("classification", ["cat", "dog"]), answer, pictures)
+    report.title = "lenet_flowers on the test split of flowers, 2 pictures: accuracy 0.500"
+    for draw in report.drawings().values():
+        draw()
+    assert said.count(report.title) == 1 and said[0].startswith("lenet_flowers on")
+    assert {"1 of 2 pictures, the most confident of 1 mistakes", "truth: cat", "b.png"} <= set(said)
+    assert "dog, probability 80%" in said

@@ -226,7 +226,7 @@ def test_server_that_stays_away(monkeypatch, caplog):
         ("training.fitting.fit", SystemExit(1), "FAILED"),
         ("training.fitting.restore_best", OSError(28, "No space left on device"), "FAILED"),
         ("tasks.weights.save", KeyboardInterrupt(), "KILLED"),
-        ("evaluation.summary.summarise", RuntimeError("a defect"), "FAILED"),
+        ("evaluation.terminal.summarise", RuntimeError("a defect"), "FAILED"),
     ],
 )
 def test_any_error_is_in_the_record(

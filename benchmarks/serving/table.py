@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.serving.rounds import Figures
 from benchmarks.serving.settings import Setting
-from nano_cv.evaluation.drawing import Drawing, literal, make_figure, render, save
+from nano_cv.evaluation.drawing import Drawing, chart_style, make_figure, render, save
 from nano_cv.evaluation.tables import CSV, cell
 from nano_cv.files import replacing
 from nano_cv.metadata import git_commit
@@ -76,7 +76,7 @@ def _values(figures: Figures) -> Sequence[float]:
     return [round(getattr(figures, column), 1) for column in COLUMNS]
 
 
-@literal
+@chart_style()
 def draw(settings: Mapping[Setting, Figures], rows: Mapping[str, Figures]) -> Drawing:
     """Throughput and p99 over the delay, a line for each number of instances, threads and batch."""
     figure = make_figure(9, 3.8, dpi=120)

@@ -452,8 +452,24 @@ def resize_mask(mask: NDArray[np.uint8], size: Size, fit: str) -> NDArray[np.uin
 def restore_mask(mask: NDArray[np.uint8], width: int, height: int, fit: str) -> NDArray[np.uint8]:
     """Back from the input to the size of the picture: the opposite of `resize_mask`."""
     left, top, wide, high = place(width, height, mask.shape, fit)
-    inside = Image.fromarray(mask[top : top + high, left : left + wide])
-    return np.asarray(inside.resize((width, height), Image.Resampling.NEAREST))
+    return enlarge_mask(mask[top : top + high, left : left + wide], width, height)
+
+
+def enlarge_mask(mask: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """Resize a mask uint8 `[h, w]` of class indices to `[height, width]`, with smooth outlines.
+
+    Each class is resized as a grey picture, and each pixel gets the class that is strongest there.
+    """
+    if mask.shape == (height, width):
+        return mask
+    labels = np.unique(mask)
+    resized, strongest = np.full((height, width), labels[0]), np.zeros((height, width), np.uint8)
+    for label in labels:
+        grey = Image.fromarray(np.where(mask == label, 255, 0).astype(np.uint8))
+        strength = np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR))
+        np.putmask(resized, strength > strongest, label)
+        np.maximum(strongest, strength, out=strongest)
+    return resized
 
 
 class Walk(NamedTuple):

@@ -6,16 +6,17 @@ Shapes: S side of the network's square, H and W of the picture that was sent.
 import base64
 import io
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageDraw
 
 from nano_cv.data import images
-from nano_cv.evaluation import drawing
+from nano_cv.data.pictures import Pictures
+from nano_cv.evaluation import painting, reports
 from nano_cv.evaluation.reports import detection
-from nano_cv.evaluation.reports.classification import NONE, label_set
+from nano_cv.evaluation.reports.classification import label_set
 from nano_cv.metadata import Metadata
 
 Outputs = Mapping[str, NDArray[Any]]  # of one picture, without the batch dimension
@@ -23,13 +24,10 @@ Size = tuple[int, int]  # W, H
 
 
 def describe(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) -> dict[str, Any]:
-    """The answer of a model to one picture as JSON has it.
+    """The outputs of a model for one picture as JSON has them.
 
-    Args:
-        metadata: of the model; its thresholds say which boxes are told of.
-        outputs: of the model.
-        size: of the upright picture that was sent.
-        top: how many of the most probable classes are told; None for all.
+    `size` is that of the upright picture that was sent, and `top` how many of the most probable
+    classes are named, None for all. The thresholds in the metadata decide which boxes are named.
     """
     if metadata.task not in _DESCRIBE:  # a task of your own: its outputs as they are
         return {name: values.tolist() for name, values in outputs.items()}
@@ -70,7 +68,7 @@ def _boxes(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) ->
 def _mask(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) -> dict[str, Any]:
     mask = images.restore_mask(outputs["MASK"], *size, metadata.fit)
     shares = np.bincount(mask.ravel(), minlength=len(metadata.classes)) / mask.size
-    colours = drawing.palette(len(metadata.classes))
+    colours = painting.palette(len(metadata.classes))
     return {
         "width": size[0],
         "height": size[1],
@@ -90,28 +88,18 @@ def picture_of(metadata: Metadata, outputs: Outputs, picture: bytes, size: Size)
     """The answer as a PNG: a mask, or the picture with boxes or with the label upon it."""
     if metadata.task == "segmentation":
         return _png_of_mask(images.restore_mask(outputs["MASK"], *size, metadata.fit))
-    image = images.decode(picture, 2 * drawing.SIDE)
-    image.thumbnail((2 * drawing.SIDE, 2 * drawing.SIDE))
-    if metadata.task == "detection":
-        found = detection.in_picture(metadata, outputs, *size)
-        found = found.keep(found.are_sure(metadata.confidences))
-        colours = drawing.palette(len(metadata.classes) + 1)[1:]
-        drawn = drawing.outline(
-            np.asarray(image),
-            found.boxes * (image.width / size[0]),
-            [f"#{bytes(colours[label]).hex()}" for label in found.labels],
-            [
-                f"{metadata.classes[label]} {share:.0%}"
-                for label, share in zip(found.labels, found.scores, strict=True)
-            ],
-        )
-        return images.encode_png(drawn)
-    shares = outputs["CLASS_PROBS"]
-    caption = f"{drawing.shown(metadata.classes[shares.argmax()])} {shares.max():.0%}"
-    if "FOREIGN" in outputs and outputs["FOREIGN"][0] > 0:
-        caption = NONE
-    drawing.write(ImageDraw.Draw(image), 4, 4, caption, "white")
-    return images.encode_png(np.asarray(image))
+    predictions = {name: values[None] for name, values in outputs.items()}
+    report = reports.find(metadata.task)(metadata, predictions, Sent(Path(), [picture]))  # type: ignore[list-item]
+    return images.encode_png(report.drawings()["predictions"]())
+
+
+class Sent(Pictures):
+    """A picture that was sent: its bytes, without a name."""
+
+    @property
+    def names(self) -> list[str]:
+        """Nothing is known."""
+        return [""]
 
 
 def encoded(content: bytes) -> str:
@@ -120,9 +108,9 @@ def encoded(content: bytes) -> str:
 
 
 def _png_of_mask(mask: NDArray[np.uint8]) -> bytes:
-    """See `drawing.indexed`."""
+    """See `painting.indexed`."""
     file = io.BytesIO()
-    drawing.indexed(mask).save(file, "PNG", compress_level=1)
+    painting.indexed(mask).save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 

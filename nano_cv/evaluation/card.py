@@ -26,12 +26,7 @@ FITTED = {
 
 
 def make_card(metadata: Metadata, figures: Mapping[str, float]) -> str:
-    """Write the card of a model as Markdown.
-
-    Args:
-        metadata: of the model.
-        figures: measured ones by name, beside those of the metadata.
-    """
+    """Write the card of a model as Markdown, with these figures beside those of its metadata."""
     height, width = height_width(metadata.image_size)
     classes = ", ".join(metadata.classes)
     known = {**metadata.metrics, **figures}

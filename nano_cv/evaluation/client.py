@@ -44,12 +44,10 @@ class Model(NamedTuple):
 
 
 class Client:
-    """Connections to one server; may be used from several threads, and as a context.
+    """Connections to the gRPC, HOST:PORT, of one server; for several threads, and as a context.
 
-    Args:
-        address: HOST:PORT of its gRPC.
-        timeout: seconds to wait for an answer.
-        concurrency: requests in flight, so that the server has batches to make and cores to fill.
+    `timeout` are seconds to wait for an answer. `concurrency` is how many requests are sent at a
+    time, so that the server has batches to make and cores to fill.
     """
 
     def __init__(self, address: str = ADDRESS, timeout: float = 30.0, concurrency: int = 8) -> None:

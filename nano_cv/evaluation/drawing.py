@@ -4,14 +4,17 @@ Matplotlib takes half a second to load, so only what draws with it imports it.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache, wraps
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from nano_cv.data import images
 from nano_cv.data.pictures import Pictures
@@ -22,13 +25,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 log = logging.getLogger(__name__)
-Given = ParamSpec("Given")
 Drawing = NDArray[np.uint8]
-OKABE_ITO = ("56b4e9", "e69f00", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
-WIDTH = 10.4  # inches of a contact sheet
-LETTERS = 14  # of a caption, that an inch has room for
-LONGEST = 24  # letters of the name of a class
-SIDE = 480  # pixels; the longest side of a picture that is drawn upon
+Font = ImageFont.FreeTypeFont
+WIDTH = 1040  # pixels of a sheet of pictures
+SIDE = 640  # pixels; the longest side of a small picture that stands alone on a sheet
+GAP = 8  # pixels between the pictures of a sheet
+LONGEST = 24  # letters in a line of the name of a class
 FEW = 12  # classes; of more, a confusion matrix leaves its noughts out
 CLASSES = 30  # in a confusion matrix; of more, only the most confused are shown
 FONTS = (  # the first comes with matplotlib; the others, for further scripts, with systems
@@ -37,73 +39,95 @@ FONTS = (  # the first comes with matplotlib; the others, for further scripts, w
 )
 
 
-def literal(draw: Callable[Given, Drawing]) -> Callable[Given, Drawing]:
-    """Draw text as it stands: `$` and `_` in the names of classes and files are not TeX."""
+@contextmanager
+def chart_style() -> Iterator[None]:
+    """Settings of matplotlib for a drawing function that this decorates.
 
-    @wraps(draw)
-    def draw_literally(*given: Given.args, **options: Given.kwargs) -> Drawing:
-        import matplotlib
+    Text is drawn as it stands: `$` and `_` in the names of classes and files are not TeX. People
+    who are colour-blind can tell the colours of the lines apart.
+    """
+    import matplotlib.style
 
-        settings: Any = {"text.parse_math": False, "text.usetex": False}
-        with matplotlib.rc_context(settings | {"font.family": known_fonts()}):
-            return draw(*given, **options)
-
-    return draw_literally
-
-
-@cache
-def known_fonts() -> list[str]:
-    """The names in `FONTS` of the fonts on this machine."""
-    from matplotlib.font_manager import fontManager
-
-    known = {font.name for font in fontManager.ttflist}
-    return [name for name in FONTS if name in known]
+    settings: Any = dict(matplotlib.style.library["tableau-colorblind10"])
+    settings |= {"text.parse_math": False, "text.usetex": False, "font.family": list(fonts())}
+    with matplotlib.rc_context(settings):
+        yield
 
 
 @cache
 def fonts() -> dict[str, frozenset[int]]:
-    """The code points that each font file has a glyph for."""
-    from matplotlib.font_manager import findfont, get_font
+    """Those of `FONTS` that this machine has, and the code points that each has a glyph for."""
+    from matplotlib.font_manager import findfont, fontManager, get_font
 
-    files = [findfont(name) for name in known_fonts()]
-    return {file: frozenset(get_font(file).get_charmap()) for file in files}
+    known = {font.name for font in fontManager.ttflist}
+    return {n: frozenset(get_font(findfont(n)).get_charmap()) for n in FONTS if n in known}
 
 
-def make_figure(width: float, height: float, dpi: int) -> "Figure":
-    """An empty figure of so many inches, whose parts make room for each other."""
+def make_figure(width: float, height: float, dpi: int, title: str = "") -> "Figure":
+    """An empty figure, width and height in inches, whose parts make room for each other."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    lines = [textwrap.fill(line, int(11 * width)) for line in title.split("\n")]
+    figure.suptitle("\n".join(lines), fontsize=11)
+    return figure
 
 
-def shown(text: str, longest: int = LONGEST, file: str = "") -> str:
+def shown(text: str, longest: int = LONGEST, font: str = "") -> str:
     """A text that can be drawn, on one line; the middle of a long text is left out.
 
-    A character that cannot be seen, or that no font (or not the font of `file`) has a glyph for,
-    becomes its escape, such as `\\n` or `\\u732b`.
+    A character that cannot be seen, or that no font (or not the given one) has a glyph for, becomes
+    its escape, such as `\\n` or `\\u732b`.
     """
-    glyphs = [fonts()[file]] if file else fonts().values()
+    glyphs = [fonts()[font]] if font else fonts().values()
     text = "".join(
         letter
-        if letter.isprintable() and any(ord(letter) in font for font in glyphs)
+        if letter.isprintable() and any(ord(letter) in known for known in glyphs)
         else letter.encode("unicode_escape").decode()
         for letter in text
     )
-    half = (longest - 1) // 2
+    half = max(1, (longest - 1) // 2)
     return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
-def write(pen: ImageDraw.ImageDraw, x: float, y: float, text: str, fill: str = "") -> None:
-    """Write a short text on a picture, upon a ground of the colour `fill` if given.
+def two_lines(name: str) -> str:
+    """The name of a class as a chart shows it; shortened to one line where two are too few."""
+    lines = textwrap.wrap(shown(name, 2 * LONGEST), LONGEST)
+    return "\n".join(lines) if len(lines) <= 2 else shown(name)
 
-    Pillow's own font has few letters, and its pen raises an error at some others.
+
+def fit(text: str, size: int, width: float, most: int = 1) -> tuple[list[str], Font]:
+    """Wrap a text to at most so many lines, in the font that has most of its letters.
+
+    No line is wider than `width` pixels. Lines end between words if there is room for that; the
+    middle of a text that is too long is left out.
     """
-    file = next((file for file, font in fonts().items() if font.issuperset(map(ord, text))), None)
-    file = file or next(iter(fonts()))
-    text, font = shown(text, file=file), ImageFont.truetype(file, 10)
-    if fill:
-        pen.rectangle(pen.textbbox((x, y), text, font=font), fill=fill)
-    pen.text((x, y), text, fill="black", font=font)
+    from matplotlib.font_manager import findfont
+
+    name = max(fonts(), key=lambda name: len(fonts()[name].intersection(map(ord, text))))
+    font, text = ImageFont.truetype(findfont(name), size), shown(text, 10**6, name)
+    lines, length = [text], font.getlength(text)
+    if length > width:
+        # Letters differ in width: from a guess that is rather too large down to what fits.
+        for letters in range(int(1.2 * len(text) * width / length) + 1, 0, -1):
+            short = shown(text, most * letters)
+            lines = textwrap.wrap(short, letters)
+            if len(lines) > most:
+                lines = [short[start : start + letters] for start in range(0, len(short), letters)]
+            if max(map(font.getlength, lines)) <= width:
+                break
+    return lines, font
+
+
+def words(text: str, width: int, size: int, most: int = 3) -> Drawing:
+    """A text as a picture of `width` pixels: black on white, centred, each line of it wrapped."""
+    fitted = [fit(line, size, width - 4, most) for line in text.split("\n") if line]
+    lines = [(line, font) for lines, font in fitted for line in lines]
+    picture = Image.new("RGB", (width, max(1, len(lines) * size * 3 // 2)), "white")
+    for row, (line, font) in enumerate(lines):
+        place = width / 2, row * size * 3 // 2
+        ImageDraw.Draw(picture).text(place, line, fill="black", font=font, anchor="ma")
+    return np.asarray(picture)
 
 
 def keep(
@@ -112,14 +136,11 @@ def keep(
     folder: Path,
     log_drawing: Callable[[str, Drawing], None] | None = None,
 ) -> None:
-    """Draw `<name>.png` into `folder` and log the picture; a failure is a warning, no error.
-
-    A picture to look at is not worth a training, or the drawings that follow.
-    """
+    """Draw `<name>.png` into `folder` and log the picture; a failure is a warning, no error."""
     try:
         drawing = draw()
         save(drawing, folder / f"{name}.png")
-    except Exception as error:  # anything that names, sizes and a full disk can cause
+    except Exception as error:  # no drawing is worth the end of a training
         log.warning("%s.png could not be drawn, and is left out: %s", name, one_line(error))
         log.debug("%s.png", name, exc_info=error)
         return
@@ -142,23 +163,20 @@ def save(drawing: Drawing, file: Path) -> None:
         Image.fromarray(drawing).save(temporary, format="PNG")
 
 
-@literal
+@chart_style()
 def confusion_matrix(
-    counts: NDArray[np.int64], classes: Sequence[str], unit: str = "pictures"
+    counts: NDArray[np.int64], classes: Sequence[str], unit: str = "pictures", title: str = ""
 ) -> Drawing:
-    """Rows are the truth, columns the prediction; colour is the share of the row.
+    """A drawing of counts `[K, K]`: rows are the truth, columns the prediction.
 
-    Args:
-        counts: of pictures or pixels, `[K, K]`.
-        classes: K names. Of more than `CLASSES` the most confused are shown, and all others as one
-            column.
-        unit: what was counted. The cells say how many pictures; of pixels, the percentage of the
-            row, for their numbers would be too long and say nothing.
+    The colour is the share of the row. The cells say how many pictures; where the `unit` is pixels,
+    the percentage of the row, because the counts would be too long to compare. Of more than
+    `CLASSES` the most confused are shown, and all others as one column.
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     rows: NDArray[np.int64] = np.arange(len(classes))
-    columns = [shown(name) for name in classes]
-    title = f"{np.trace(counts) / max(counts.sum(), 1):.1%} of {counts.sum():,} {unit} right"
+    columns = [two_lines(name) for name in classes]
+    title += f"\n{np.trace(counts) / max(counts.sum(), 1):.1%} of {counts.sum():,} {unit} right"
     if len(classes) > CLASSES:
         rows = _most_confused(counts if unit == "pictures" else shares, CLASSES - 5)
         title += f"\nthe {len(rows)} most confused of {len(classes):,} classes"
@@ -170,7 +188,9 @@ def confusion_matrix(
         ]
         counts, shares = cut
     side = max(4.0, 1.6 + 0.75 * len(columns))
-    figure = make_figure(side, side, dpi=120)
+    if unit != "pictures":
+        title += "\n% of each true class"
+    figure = make_figure(side, side, dpi=120, title=title.strip())
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
@@ -182,9 +202,6 @@ def confusion_matrix(
     axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right")
     axes.set_yticks(range(len(rows)), columns[: len(rows)])
     axes.set(xlabel="predicted", ylabel="true")
-    if unit != "pictures":
-        title += "\n% of each true class"
-    axes.set_title(title, fontsize=11)
     return render(figure)
 
 
@@ -205,49 +222,96 @@ def _most_confused(wrong: NDArray[Any], most: int) -> NDArray[np.int64]:
     return np.sort(chosen[:most])
 
 
-@literal
+def tile(pictures: Sequence[Drawing], columns: int) -> Drawing:
+    """Pictures in rows, each at the bottom left of its place, with white around them."""
+    wide = max(picture.shape[1] for picture in pictures) + GAP
+    rows = []
+    for start in range(0, len(pictures), columns):
+        row = pictures[start : start + columns]
+        canvas = np.full((max(map(len, row)) + GAP, columns * wide + GAP, 3), 255, np.uint8)
+        for place, picture in enumerate(row):
+            left = GAP + place * wide
+            canvas[-GAP - len(picture) : -GAP, left : left + picture.shape[1]] = picture
+        rows.append(canvas)
+    return np.concatenate(rows)
+
+
+def lay_out(
+    pictures: Sequence[Drawing],
+    columns: int,
+    captions: Sequence[str] = (),
+    names: Sequence[str] = (),
+    title: str = "",
+    legend: Drawing | None = None,
+) -> Drawing:
+    """A sheet of pictures of one size: a title, a legend if given, and rows of pictures.
+
+    Each picture has its caption above it and its name, such as that of its file, below it.
+    """
+    if not pictures:
+        return words(f"{title}\nnothing to show: no mistakes", WIDTH, 15)
+    wide, cells = pictures[0].shape[1], []
+    for picture, caption, name in zip_longest(pictures, captions, names, fillvalue=""):
+        cells.append(np.concatenate([words(caption, wide, 13), picture, words(name, wide, 10, 1)]))
+    body = tile(cells, min(columns, len(cells)))
+    parts = [words(title, body.shape[1], 15), body]
+    if legend is not None:
+        parts.insert(1, frame(legend, body.shape[1], len(legend), "white"))
+    return np.pad(np.concatenate(parts), ((GAP, 0), (0, 0), (0, 0)), constant_values=255)
+
+
+def frame(picture: Drawing, width: int, height: int, colour: str = "#eeeeee") -> Drawing:
+    """A picture in the middle of a larger ground."""
+    canvas = Image.new("RGB", (width, height), colour)
+    place = (width - picture.shape[1]) // 2, (height - len(picture)) // 2
+    canvas.paste(Image.fromarray(picture), place)
+    return np.asarray(canvas)
+
+
+def enlarge(pixels: NDArray[np.uint8], columns: int) -> Drawing:
+    """A picture `[3, h, w]`, as data sets and networks have it, for a sheet of so many columns."""
+    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    width = WIDTH // columns - GAP
+    return np.asarray(image.resize((width, max(1, width * image.height // image.width))))
+
+
 def sheet(
     pictures: Pictures,
     indices: Sequence[int],
     captions: Sequence[str],
-    paint: Callable[[Drawing, int], Drawing] | None = None,
+    paint: Callable[[Drawing, int], Sequence[Drawing]] = lambda image, index: [image],
     columns: int = 4,
     title: str = "",
+    legend: Drawing | None = None,
+    panels: int = 1,
 ) -> Drawing:
-    """A contact sheet of some pictures, each with its caption and its file's name.
+    """A sheet of some pictures with their captions and the names of their files.
+
+    A picture that is alone fills its sheet. Several get frames of the shape that most of them have,
+    and wide ones fewer columns.
 
     Args:
-        pictures: all of them.
+        pictures: all of them, with a caption for each.
         indices: which to show.
-        captions: of all of them.
-        paint: draws upon a picture `[H, W, 3]`, of which it is told the index.
-        columns: of the sheet.
-        title: above all of them.
+        paint: makes a picture `[H, W, 3]`, with its index, into panels that stand side by side.
+        columns: of the sheet, at most.
+        panels: how many `paint` makes.
     """
-    cells = []
+    shown = []
+    if indices:
+        sizes = [images.dimensions(pictures.files[index]) for index in indices]
+        shape = float(np.median([height / width for width, height in sizes]))
+        columns = max(1, min(columns, len(sizes), round(2 * columns * shape)))
+        wide = WIDTH // (columns * panels) - GAP
+        if len(sizes) == 1:  # a small picture is not enlarged to a blur
+            wide = min(wide, max(SIDE, 2 * max(sizes[0])) // panels)
+        high = max(1, round(wide * min(shape, 1.25)))
     for index in indices:
-        picture = images.decode(pictures.files[index], SIDE)
-        picture.thumbnail((2 * SIDE, 2 * SIDE))  # matplotlib would keep four copies of all pixels
-        cells.append(np.asarray(picture))
-    cells = [paint(image, i) if paint else image for image, i in zip(cells, indices, strict=True)]
-    names, shapes = pictures.names, [image.shape[0] / image.shape[1] for image in cells] or [0.5]
-    rows = [shapes[start : start + columns] for start in range(0, len(shapes), columns)]
-    heights = [max(row) * WIDTH / columns + 0.5 for row in rows]  # inches
-    figure = make_figure(WIDTH, sum(heights), dpi=100)
-    places = figure.add_gridspec(len(rows), columns, height_ratios=heights)
-    for position, (image, index) in enumerate(zip(cells, indices, strict=True)):
-        axes = figure.add_subplot(places[position])
-        axes.imshow(image)
-        room = int(LETTERS * WIDTH / columns)
-        lines = [shown(line, room) for line in captions[index].split("\n")]
-        axes.set_title("\n".join(lines), fontsize=9)
-        axes.set_xlabel(shown(names[index], room * 9 // 7), fontsize=7)
-        axes.set(xticks=[], yticks=[])
-    if title:
-        figure.suptitle(title, fontsize=10)
-    if not indices:
-        figure.text(0.5, 0.5, "nothing to show: no mistakes", ha="center")
-    return render(figure)
+        picture = images.decode(pictures.files[index], wide)
+        painted = paint(np.asarray(ImageOps.contain(picture, (wide - 2, high))), index)
+        shown.append(np.hstack([frame(panel, wide, high) for panel in painted]))
+    names = [pictures.names[index] for index in indices]
+    return lay_out(shown, columns, [captions[index] for index in indices], names, title, legend)
 
 
 def evenly(count: int, most: int) -> range:
@@ -255,112 +319,31 @@ def evenly(count: int, most: int) -> range:
     return range(0, count, max(1, -(-count // most)))
 
 
-def outline(
-    image: Drawing,
-    boxes: NDArray[np.float32],
-    colours: Sequence[str],
-    captions: Sequence[str] = (),
+@chart_style()
+def draw_epochs(
+    rows: Sequence[Mapping[str, float]], best: Mapping[str, float] | None, title: str = ""
 ) -> Drawing:
-    """Draw boxes `[N, 4]` xyxy upon a picture, at a size that leaves thin lines visible."""
-    scale = SIDE / max(image.shape[:2])
-    canvas = Image.fromarray(image)
-    canvas = canvas.resize((round(canvas.width * scale), round(canvas.height * scale)))
-    pen = ImageDraw.Draw(canvas)
-    for index, box in enumerate(boxes * scale):
-        pen.rectangle(box.tolist(), outline=colours[index], width=2)
-        if captions:
-            x, y = float(box[0]), max(0.0, float(box[1]) - 12)
-            write(pen, x, y, captions[index], colours[index])
-    return np.asarray(canvas)
-
-
-def indexed(mask: NDArray[np.uint8]) -> Image.Image:
-    """A palette picture: its numbers are class indices, its colours those of all drawings."""
-    picture = Image.fromarray(mask)
-    picture.putpalette(palette(256).tobytes())
-    return picture
-
-
-def palette(count: int) -> NDArray[np.uint8]:
-    """Colours `[count, 3]` of classes, black first.
-
-    Then those of Okabe and Ito (2008), which the colour-blind can tell apart, then Pascal VOC's.
-    """
-    index, colours = np.arange(count), np.zeros((count, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            colours[:, channel] |= ((index >> channel & 1) << 7 - bit).astype(np.uint8)
-        index >>= 3
-    first = [tuple(bytes.fromhex(colour)) for colour in OKABE_ITO]
-    colours[1 : len(first) + 1] = first[: max(0, count - 1)]
-    return colours
-
-
-def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
-    """A picture under the colours of its mask of class indices; class 0 stays clear.
-
-    The mask, uint8 `[h, w]`, may be larger than the picture, which was decoded to be drawn.
-    """
-    height, width = image.shape[:2]
-    mask = np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
-    strength = np.where(mask == 0, 0.0, 0.5)[..., None]
-    return (image * (1 - strength) + palette(256)[mask] * strength).astype(np.uint8)
-
-
-@literal
-def curves(
-    lines: Mapping[str, NDArray[np.float64]], xlabel: str, ylabel: str, title: str = ""
-) -> Drawing:
-    """Named lines `[N]` over 0..1; matplotlib's legend leaves out names that begin with `_`."""
-    figure = make_figure(7 if len(lines) > 4 else 5, 4.2, dpi=120)
-    axes = figure.add_subplot()
-    for index, (name, line) in enumerate(lines.items()):
-        style = "-" if index < 10 else "--"  # there are ten colours
-        axes.plot(np.linspace(0, 1, len(line)), line, style, label=shown(name, LONGEST + 8))
-    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=xlabel, ylabel=ylabel)
-    axes.set_title(title, fontsize=10)
-    axes.grid(alpha=0.3)
-    if len(lines) > 4:
-        figure.legend(fontsize=8, loc="outside right upper")
-    elif lines:
-        axes.legend(fontsize=8)
-    return render(figure)
-
-
-@literal
-def draw_epochs(rows: Sequence[Mapping[str, float]], best: Mapping[str, float] | None) -> Drawing:
     """Learning curves: losses on the left, validation metrics on the right, over the epochs.
 
-    Args:
-        rows: the figures of each epoch by name, with its number as `epoch`.
-        best: the row of the best epoch, which a dashed line marks.
+    `rows` are the figures of each epoch by name, with its number as `epoch`. A dashed line marks
+    the best epoch.
     """
     # Figures of single classes, such as `val/recall/<class>`, would be too many lines.
     names = dict.fromkeys(name for row in rows for name in row if name.count("/") == 1)
     losses = [name for name in names if "loss" in name]
     parts = [losses, [name for name in names if name not in losses]]
-    figure = make_figure(10, 4.2, dpi=120)
-    for axes, part, title in zip(
+    figure = make_figure(10, 4.2, dpi=120, title=title)
+    for axes, part, name in zip(
         figure.subplots(1, 2), parts, ("losses", "validation metrics"), strict=True
     ):
-        for name in part:
-            known = [(row["epoch"], row[name]) for row in rows if name in row]
-            axes.plot(*zip(*known, strict=True), marker=".", label=shown(name))
+        for metric in part:
+            known = [(row["epoch"], row[metric]) for row in rows if metric in row]
+            axes.plot(*zip(*known, strict=True), marker=".", label=shown(metric))
         if best:
             label = f"best epoch: {best['epoch']:.0f}"
             axes.axvline(best["epoch"], color="grey", linestyle="--", label=label)
-        axes.set(xlabel="epoch", title=title)
+        axes.set(xlabel="epoch", title=name, xlim=(0.5, len(rows) + 0.5))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     return render(figure)
-
-
-def grid(pixels: NDArray[np.uint8], columns: int) -> Drawing:
-    """Images uint8 `[N, 3, H, W]` side by side, without words."""
-    count, _, height, width = pixels.shape
-    rows = -(-count // columns)
-    canvas = np.full((rows * columns, height + 2, width + 2, 3), 255, np.uint8)
-    canvas[:count, 1:-1, 1:-1] = pixels.transpose(0, 2, 3, 1)
-    tiled = canvas.reshape(rows, columns, height + 2, width + 2, 3).transpose(0, 2, 1, 3, 4)
-    return tiled.reshape(rows * (height + 2), columns * (width + 2), 3)

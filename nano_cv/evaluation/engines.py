@@ -54,18 +54,11 @@ def predict_all(
     batch_size: int,
     tta: bool = False,
 ) -> dict[str, NDArray[Any]]:
-    """Run an engine in batches.
+    """The outputs of an engine for `count` pictures, by name, each `[N, ...]`; run in batches.
 
-    Args:
-        engine: which.
-        inputs: makes the inputs of the pictures with these indices.
-        count: N.
-        batch_size: pictures in a batch.
-        tta: test-time augmentation: a classifier's answer is the mean of those for the picture and
-            for its mirror image; its label set holds the classes of both.
-
-    Returns:
-        Outputs by name, each `[N, ...]`.
+    `inputs` makes the inputs of the pictures with the given indices. With `tta`, test-time
+    augmentation, the probabilities of a classifier are the mean of those for the picture and for
+    its mirror image, and its label set holds the classes of both.
     """
     parts = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     batches = []
@@ -85,10 +78,7 @@ def predict_all(
 class Torch(Engine):
     """A task in this process, in float32 whatever the training used: so all engines agree.
 
-    Args:
-        task: with its weights.
-        path: of the weights file.
-        accelerator: `auto`, `cpu`, `gpu` or `mps`, as for the trainer.
+    `accelerator` is `auto`, `cpu`, `gpu` or `mps`, as for the trainer.
 
     Raises:
         UserError: this machine has no such accelerator.

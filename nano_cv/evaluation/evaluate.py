@@ -30,13 +30,10 @@ log = logging.getLogger(__name__)
 def evaluate(
     config: DictConfig, engine: Engine, inputs: Inputs, folder: Path, logger: Logger
 ) -> dict[str, float]:
-    """Predict all `inputs`, then write and log their report.
+    """Predict all `inputs`, then write their report into `folder` and log it.
 
-    Into `folder`, what matters most first: `metrics.json`, `predictions.csv`, `classes.csv`, files
-    of the task, then drawings, of which one that fails is a warning.
-
-    Returns:
-        The metrics by name, `test/...`, if the pictures have targets.
+    What matters most is written first: metrics, tables, files of the task, and then drawings.
+    Returns the metrics by name, `test/...`, if the pictures have targets.
     """
     size = config.data.batch_size
     limit = config.trainer.limit_test_batches if inputs.pictures.targets else 1.0
@@ -50,6 +47,9 @@ def evaluate(
     if inputs.pictures.targets:
         metrics = {f"test/{name}": value for name, value in report.metrics().items()}
     if metrics:
+        name, value = next(iter(metrics.items()))
+        report.title += f" on the test split of {config.data.name}, {count} pictures: "
+        report.title += f"{name.removeprefix('test/')} {value:.3f}"
         logger.log_metrics(metrics)
         logger.log_file(write_metrics(folder / METRICS, metrics))
     rows = report.rows()

@@ -23,13 +23,8 @@ log = logging.getLogger(__name__)
 class Onnx(Engine):
     """An exported file in onnxruntime, on the processor.
 
-    Args:
-        path: the ONNX file.
-        threads: of the session; 0 lets onnxruntime take all cores.
-        entries: session config entries by key; by default those that the file's precision wants.
-
-    Attributes:
-        precision: `float32`, `int8`, `bf16` or `int8_bf16`.
+    With 0 `threads` onnxruntime takes all cores. `entries` are session config entries by key; by
+    default those that the file's `precision` wants: `float32`, `int8`, `bf16` or `int8_bf16`.
 
     Raises:
         UserError: no such file, damaged, or not written by export_model.py.

@@ -13,13 +13,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nano_cv.evaluation import drawing
+from nano_cv.data import images
+from nano_cv.evaluation import drawing, painting
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.inputs import Inputs
 from nano_cv.evaluation.reports import Report
+from nano_cv.evaluation.reports.classification import ClassificationReport
 from nano_cv.tasks.task import Task
 
-MOST = 24  # pictures on a sheet
+MOST = 12  # pictures on a sheet
 
 
 @contextmanager
@@ -51,21 +53,29 @@ def make_heatmaps(task: Task, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def draw_heatmaps(task: Task, inputs: Inputs, report: Report) -> Drawing:
-    """A sheet of pictures under the heat of their predicted label; mistakes come first."""
-    labels, pictures = report.predictions["CLASS_PROBS"].argmax(axis=1), report.pictures
+    """A sheet of pictures, each beside its heat map of the predicted class; mistakes come first."""
+    assert isinstance(report, ClassificationReport)
+    labels, pictures = report.labels, report.pictures
     order = np.arange(len(labels))
     if pictures.targets:
         order = np.argsort(labels == np.asarray(pictures.targets), kind="stable")
-    order = order[:MOST]
-    images = torch.from_numpy(inputs.inputs(order.tolist())["IMAGES"])
-    heat = make_heatmaps(task, images, torch.from_numpy(labels[order]))
-    heat_of = dict(zip(order, heat, strict=True))
+    shown = order[:MOST].tolist()
+    tensors = torch.from_numpy(inputs.inputs(shown)["IMAGES"])
+    heat = make_heatmaps(task, tensors, torch.from_numpy(labels[shown]))
+    heat_of = dict(zip(shown, heat.numpy(), strict=True))
+    colours = matplotlib.colormaps["inferno"]
 
-    def paint(image: Drawing, index: int) -> Drawing:
-        colours = matplotlib.colormaps["jet"](heat_of[index].numpy())[..., :3] * 255
+    def paint(image: Drawing, index: int) -> list[Drawing]:
         height, width = image.shape[:2]
-        stretched = Image.fromarray(colours.astype(np.uint8)).resize((width, height))
-        return (0.55 * image + 0.45 * np.asarray(stretched)).astype(np.uint8)
+        size, fit = task.metadata.image_size, task.metadata.fit
+        left, top, wide, high = images.place(width, height, size, fit)
+        inside = heat_of[index][top : top + high, left : left + wide]
+        stretched = np.asarray(Image.fromarray(inside).resize((width, height))).clip(0, 1)
+        heated = 0.4 * image + 0.6 * 255 * colours(stretched)[..., :3]
+        return [image, heated.astype(np.uint8)]
 
-    captions = [drawing.shown(task.metadata.classes[label]) for label in labels]
-    return drawing.sheet(pictures, order.tolist(), captions, paint)
+    title = report.title_of(shown, "mistakes first" if pictures.targets else "the first")
+    title += "\nright: how much each region supports the predicted class (Grad-CAM)"
+    ends = zip(("least", "most"), colours((0.0, 1.0)), strict=True)
+    legend = painting.key({text: tuple((255 * end[:3]).astype(int)) for text, end in ends})
+    return drawing.sheet(pictures, shown, report.captions, paint, 2, title, legend, panels=2)

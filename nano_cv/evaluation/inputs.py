@@ -37,11 +37,10 @@ class Inputs(Protocol):
 def select_inputs(
     config: DictConfig, metadata: Metadata
 ) -> tuple[Inputs, str, PicturesError | None]:
-    """Open the pictures to predict, at the size of the model.
+    """The pictures to predict, and the hash of the data set that they are from.
 
-    Returns:
-        The pictures, the hash of the set that they are from, and of `input` those that cannot be
-        used: to be raised when the others are predicted.
+    Last comes an error that names the pictures of `input` which cannot be used, if there are any.
+    It is to be raised when the others are predicted.
 
     Raises:
         UserError: no pictures there, none that can be used, or a data set of other classes.
@@ -156,9 +155,7 @@ def check_options(config: DictConfig) -> None:
 def find_pictures(given: str, key: str = "input") -> list[Path]:
     """Find pictures by a file's name, a folder (with all folders below) or a pattern.
 
-    Args:
-        given: the name, folder or pattern.
-        key: the setting it was given by, for messages.
+    Messages name the setting by its `key`.
 
     Raises:
         UserError: there are none.

@@ -32,9 +32,6 @@ class Opinion(NamedTuple):
 class Judge:
     """A trained LeNet; the features are the inputs of its last layer, averaged over the places.
 
-    Args:
-        path: of its weights.
-
     Raises:
         UserError: no such weights, or of another network.
     """

@@ -28,10 +28,8 @@ def make_engine(config: DictConfig) -> Engine:
         if config.weights:
             raise UserError("weights= has no meaning with engine=triton: the server has its own")
         return Triton(name, config.server)
-    if config.weights:
-        path = Path(str(config.weights)).expanduser()
-    else:
-        path = find_export(Path(config.paths.models) / name)
+    given = config.weights and Path(str(config.weights)).expanduser()
+    path = given or find_export(Path(config.paths.models) / name)
     from nano_cv.evaluation.exported import Onnx
 
     engine = Onnx(path)
@@ -44,11 +42,7 @@ def make_engine(config: DictConfig) -> Engine:
 
 
 class Triton(Engine):
-    """A model on a Triton server.
-
-    Args:
-        name: of the model.
-        address: of the server's gRPC, HOST:PORT.
+    """A model on a Triton server, whose gRPC has the `address` HOST:PORT.
 
     Raises:
         UserError: no server there, no such model, or a model without metadata.
@@ -76,14 +70,10 @@ class Triton(Engine):
 
 
 def find_export(folder: Path, precision: str | None = None) -> Path:
-    """The file of the newest version of an exported model.
-
-    Args:
-        folder: of the model in the repository.
-        precision: that the file must have; by default any.
+    """The ONNX file of the newest version of an exported model, in any or in a given precision.
 
     Raises:
-        UserError: no version there, or none of this precision; says what to type.
+        UserError: the folder of the model has no such version; says what to type.
     """
     from nano_cv.evaluation.exported import Onnx
 

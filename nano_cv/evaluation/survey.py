@@ -5,29 +5,25 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from nano_cv.data import images
 from nano_cv.data.pictures import Resized
-from nano_cv.data.targets import BoxLists, Masks
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.files import replacing
+from nano_cv.metadata import height_width
 
 log = logging.getLogger(__name__)
 MOST = 20  # classes that are listed or drawn
 COLUMNS = 8  # pictures in a row
-SIDE = 112  # pixels of one
 MEASURED = 500  # files whose size is looked at
 
 
 def survey(splits: Mapping[str, Resized], data_hash: str, cache: str | Path | None) -> None:
     """Log the table of a set, the first time that it is seen.
 
-    Args:
-        splits: by name.
-        data_hash: of the set; a note of it in `cache` says that it has been seen.
-        cache: folder of decoded pictures; None shows the table each time.
+    A file in `cache`, the folder of decoded pictures, is named by the hash of each set that has
+    been seen. Without a cache the table is shown each time.
     """
     seen = Path(cache).expanduser() / f"{data_hash[:24]}.txt" if cache else None
     if not (seen and seen.exists()):
@@ -73,34 +69,22 @@ def sizes(resized: Resized) -> str:
 
 def contact_sheet(resized: Resized) -> Drawing:
     """Training pictures as the network gets them: a row per class, or with their boxes or masks."""
-    pictures = resized.pictures
+    height, width = height_width(resized.size)
+    title = f"training pictures as the network sees them, {width}x{height} pixels"
     if resized.fitted.counts != "pictures":
-        chosen = list(drawing.evenly(len(pictures), 4 * COLUMNS))
-        rows = [chosen[start : start + COLUMNS] for start in range(0, len(chosen), COLUMNS)]
-        names = [""] * len(rows)
-    else:
-        labels, names = np.asarray(pictures.targets), pictures.classes[:MOST]
-        of_class = [np.flatnonzero(labels == label) for label in range(len(names))]
-        rows = [some[list(drawing.evenly(len(some), COLUMNS))].tolist() for some in of_class]
-    margin = 110 if any(names) else 0
-    sheet = Image.new("RGB", (margin + COLUMNS * SIDE, len(rows) * SIDE), "white")
-    pen = ImageDraw.Draw(sheet)
-    for top, (name, indices) in enumerate(zip(names, rows, strict=True)):
-        drawing.write(pen, 4, top * SIDE + SIDE // 2, drawing.shown(name, 17))
-        for column, index in enumerate(indices):
-            shown = Image.fromarray(painted(resized, index)).resize((SIDE - 2, SIDE - 2))
-            sheet.paste(shown, (margin + column * SIDE, top * SIDE))
-    return np.asarray(sheet)
+        from nano_cv.evaluation.painting import draw_targets
 
-
-def painted(resized: Resized, index: int) -> Drawing:
-    """One picture with its boxes or mask."""
-    image = np.ascontiguousarray(resized.fetch([index])[0].transpose(1, 2, 0))
-    fitted = resized.fitted
-    if isinstance(fitted, Masks):
-        return drawing.overlay(image, fitted.batch([index])[0])
-    if isinstance(fitted, BoxLists):
-        boxes, labels, _, _ = fitted.boxes[index]
-        colours = [f"#{drawing.OKABE_ITO[label % len(drawing.OKABE_ITO)]}" for label in labels]
-        return drawing.outline(image, boxes, colours)
-    return image
+        return draw_targets(resized, MOST, title)
+    labels, classes = np.asarray(resized.pictures.targets), resized.pictures.classes
+    if len(classes) > MOST:
+        title += f"\nthe first {MOST} of {len(classes)} classes"
+    shown, captions = [], []
+    for label, name in enumerate(classes[:MOST]):
+        some = np.flatnonzero(labels == label)
+        row = resized.fetch(some[list(drawing.evenly(len(some), COLUMNS))].tolist())
+        shown += [drawing.enlarge(pixels, COLUMNS) for pixels in row]
+        captions += [name] * len(row)
+        while len(shown) % COLUMNS:  # the next class begins a row
+            shown.append(np.full_like(shown[0], 255))
+            captions.append("")
+    return drawing.lay_out(shown, COLUMNS, captions, title=title)

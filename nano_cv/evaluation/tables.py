@@ -39,12 +39,9 @@ def distinct(names: Sequence[str], reserved: Collection[str] = ()) -> list[str]:
 
 
 def class_rows(classes: Sequence[str], columns: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:
-    """Rows of `classes.csv`, one per class.
+    """Rows of `classes.csv`, one for each of K classes, from columns of numbers `[K]` by name.
 
-    Args:
-        classes: K names.
-        columns: `[K]` numbers by name: whole ones are written as they are, others with four
-            decimals, and NaN, which is a figure that cannot be known, as an empty cell.
+    Whole numbers are written as they are, others with four decimals, unknown ones, NaN, not at all.
     """
     rows: list[dict[str, Any]] = [{"class": name} for name in classes]
     for column, values in columns.items():

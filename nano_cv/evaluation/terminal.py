@@ -1,7 +1,8 @@
-"""What a model says of picture files, as a table in the terminal."""
+"""What a script prints at its end: what a model says of pictures, metrics, and where files are."""
 
 import os
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from nano_cv.data.pictures import Pictures
 from nano_cv.errors import printable
 from nano_cv.evaluation import drawing, reports
 from nano_cv.evaluation.tables import WORDS
+from nano_cv.evaluation.tracking import Logger
 from nano_cv.metadata import Metadata
 
-WIDEST = 10  # columns
-LONGEST = 20  # rows
+WIDEST = 10  # columns of a table
+LONGEST = 20  # rows of a table
+MOST = 20  # figures of a kind, such as `test/recall/<class>`; of more,
+WORST = 5  # only the worst are printed
 
 
 def print_answers(
@@ -23,12 +27,9 @@ def print_answers(
     answers: Mapping[Path, Mapping[str, NDArray[Any]]],
     output: Path | None = None,
 ) -> None:
-    """Print the table of the task's report; write and draw the rest of the report into a folder.
+    """Print the table of the task's report; write and draw the rest of it into `output`, if given.
 
-    Args:
-        metadata: of the model.
-        answers: the outputs of the model for each picture, without the batch dimension.
-        output: the folder; by default nothing is written.
+    `answers` are the outputs of the model for each picture, without the batch dimension.
     """
     outputs = next(iter(answers.values()))
     predictions = {name: np.stack([one[name] for one in answers.values()]) for name in outputs}
@@ -69,3 +70,42 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
         + "\n"
         for line in lines
     )
+
+
+def summarise(
+    metrics: Mapping[str, float], places: Mapping[str, Path | str], logger: Logger
+) -> None:
+    """Print two columns; paths are relative to where the person stands."""
+    rows = _figures(metrics)
+    for name, place in places.items():
+        here = Path.cwd()
+        inside = isinstance(place, Path) and place.is_relative_to(here)
+        rows.append((name, str(Path(place).relative_to(here) if inside else place)))
+    run = Path(places["run"])
+    written = sorted(
+        [*run.glob("*.png"), *run.glob("*.csv"), *run.glob("metrics.json"), *run.glob("*.md")]
+    )
+    rows += [("", f"  {file.name}") for file in written]
+    rows += logger.advice().items()
+    width = max(len(name) for name, _ in rows)
+    print(printable("\n".join(f"{name:<{width}}  {text}" for name, text in rows)))
+
+
+def _figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
+    """Names and values; of very many of a kind, such as `test/recall/<class>`, the worst."""
+    kinds: dict[str, list[str]] = {}
+    for name in metrics:
+        kind = "/".join(name.split("/")[:2]) if name.count("/") > 1 else name
+        kinds.setdefault(kind, []).append(name)
+    rows = []
+    for kind, names in kinds.items():
+        few = len(names) <= MOST
+        worst = sorted(names, key=lambda name: (isnan(metrics[name]), metrics[name]))[:WORST]
+        rows += [(name, _short(metrics[name])) for name in (names if few else worst)]
+        if not few:
+            rows.append((f"{kind}/...", f"and {len(names) - WORST} more, in metrics.json"))
+    return rows
+
+
+def _short(value: float) -> str:
+    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"

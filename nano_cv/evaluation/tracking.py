@@ -50,12 +50,9 @@ class Logger:
     """The record of a run, here of a run without tracking: nothing is kept.
 
     Subclasses keep what is logged. As a context manager, a logger ends the record.
-
-    Attributes:
-        run_id: MLflow's, if tracked there.
     """
 
-    run_id = ""
+    run_id = ""  # MLflow's, if the run is tracked there
 
     def log_params(self, config: DictConfig) -> None:
         """Log the whole configuration of the run."""
@@ -72,15 +69,10 @@ class Logger:
     def log_model(
         self, file: Path, name: str, card: str, metric: str, score: float, mode: str
     ) -> None:
-        """Log an ONNX file, and register it as the next version of `name`.
+        """Log an ONNX file, and register it as the next version of the model `name`.
 
-        Args:
-            file: the ONNX file.
-            name: of the model.
-            card: Markdown that describes this version.
-            metric: name of the validation metric.
-            score: its value; NaN where it cannot be known.
-            mode: whether more of the metric is better, or less: `max` or `min`.
+        `card` describes the version in Markdown. `score` is the value of the validation `metric`,
+        NaN where it cannot be known; `mode` says whether more of it is better, `max`, or `min`.
         """
 
     def finish(self, status: str) -> None:
@@ -126,13 +118,9 @@ class Csv(Logger):
 
 
 class MLflow(Logger):
-    """A run in MLflow, which may fail without taking the work along, and come back.
+    """A run in MLflow, in a database or on a tracking server, which may fail and come back.
 
-    Args:
-        uri: a database or the address of a tracking server.
-        experiment: made if it is not there.
-        name: of the run.
-        tags: of the run; one with the same `folder` is gone on with.
+    The experiment is made if it is not there. A run whose tag `folder` is the same is continued.
     """
 
     def __init__(self, uri: str, experiment: str, name: str, tags: Mapping[str, str]) -> None:
@@ -262,11 +250,7 @@ class MLflow(Logger):
 def make_logger(config: DictConfig, folder: Path, job: str, data_hash: str = "") -> Logger:
     """Make the logger named by `logger=mlflow|csv|none`; a resumed run continues its record.
 
-    Args:
-        config: of the script.
-        folder: of this run.
-        job: `train`, `infer`, ...
-        data_hash: of the set, if one is used.
+    `job` is `train`, `infer`, ...; `data_hash` is that of the data set, if one is used.
 
     Raises:
         UserError: the tracking server or database cannot be used.

@@ -168,7 +168,10 @@ class Preview(pl.Callback):
         assert isinstance(learner, Learner)
         name = f"previews/epoch_{trainer.current_epoch + 1:03d}"
         pictures = learner.task.preview()  # type: ignore[operator]
-        grid = partial(drawing.grid, pictures, columns=8)
+        enlarged = [drawing.enlarge(picture, 8) for picture in pictures]
+        classes, title = learner.task.metadata.classes, f"epoch {trainer.current_epoch + 1}"
+        captions = [classes[number % len(classes)] for number in range(len(pictures))]
+        grid = partial(drawing.lay_out, enlarged, 8, captions, title=title)
         drawing.keep(name, grid, self.folder, self.logger.log_drawing)
 
 

@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from nano_cv.evaluation.summary import summarise
+from nano_cv.evaluation.terminal import summarise
 from nano_cv.evaluation.tracking import Logger
 from nano_cv.files import replacing
 

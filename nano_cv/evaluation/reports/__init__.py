@@ -35,6 +35,7 @@ class Report(ABC):
     Attributes:
         gate: the metric that decides whether a faster export is good enough; more is better.
         further_gates: other metrics that must not fall either, where `metrics` has them.
+        title: of all drawings: the model, and what `evaluate` has found out about it.
         limits: the largest differences, by name, that `compare` may find between torch and an
             exported model.
     """
@@ -45,7 +46,7 @@ class Report(ABC):
 
     def __init__(self, metadata: Metadata, predictions: Predictions, pictures: Pictures) -> None:
         self.metadata, self.predictions, self.pictures = metadata, predictions, pictures
-        self.classes = metadata.classes
+        self.classes, self.title = metadata.classes, metadata.name
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
@@ -71,6 +72,12 @@ class Report(ABC):
 
         Each is drawn when it is called, so that a drawing that fails takes no other along.
         """
+
+    def title_of(self, indices: Sequence[int], what: str) -> str:
+        """The title of a drawing of the pictures `indices`; `what` says which of all these are."""
+        count = len(self.pictures)
+        said = f"\n{len(indices)} of {count} pictures, {what}" if len(indices) < count else ""
+        return self.title + said
 
     def remarks(self) -> list[str]:
         """Sentences about what the table does not show; most tasks have none."""

@@ -123,29 +123,35 @@ class ClassificationReport(Report):
         figures["f1"] = ratio(2 * np.diag(self.counts), true + predicted)
         return class_rows(self.classes, figures)
 
-    def drawings(self) -> dict[str, Callable[[], Drawing]]:
-        """Confusion matrix and worst mistakes; without targets, pictures with their labels."""
-        names = [drawing.shown(name) for name in self.classes]
+    @cached_property
+    def captions(self) -> list[str]:
+        """What drawings say of each picture: the label, its probability, and the truth if known."""
         confidence = self.predictions["CLASS_PROBS"].max(axis=1)
         foreign = [False] * len(self.pictures) if self.foreign is None else self.foreign
         captions = [
-            NONE if unknown else f"{names[label]} {share:.0%}"
+            NONE if unknown else f"{self.classes[label]}, probability {share:.0%}"
             for label, share, unknown in zip(self.labels, confidence, foreign, strict=True)
         ]
         if not self.pictures.targets:
+            return captions
+        truths = [self.classes[target] for target in self.pictures.targets]
+        pairs = zip(captions, truths, strict=True)
+        return [f"{caption}\ntruth: {truth}" for caption, truth in pairs]
+
+    def drawings(self) -> dict[str, Callable[[], Drawing]]:
+        """Confusion matrix and worst mistakes; without targets, pictures with their labels."""
+        if not self.pictures.targets:
             some = drawing.evenly(len(self.pictures), MOST)
-            return {"predictions": partial(drawing.sheet, self.pictures, some, captions)}
-        targets = np.asarray(self.pictures.targets)
-        captions = [
-            f"{caption}\nis {names[target]}"
-            for caption, target in zip(captions, targets, strict=True)
-        ]
-        wrong = np.flatnonzero(self.labels != targets)
+            title = self.title_of(some, "each with the most probable class")
+            sheet = partial(drawing.sheet, self.pictures, some, self.captions, title=title)
+            return {"predictions": sheet}
+        confidence = self.predictions["CLASS_PROBS"].max(axis=1)
+        wrong = np.flatnonzero(self.labels != np.asarray(self.pictures.targets))
         worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST].tolist()
-        return {
-            "confusion_matrix": partial(drawing.confusion_matrix, self.counts, self.classes),
-            "worst_mistakes": partial(drawing.sheet, self.pictures, worst, captions),
-        }
+        title = self.title_of(worst, f"the most confident of {len(wrong)} mistakes")
+        matrix = partial(drawing.confusion_matrix, self.counts, self.classes, title=self.title)
+        sheet = partial(drawing.sheet, self.pictures, worst, self.captions, title=title)
+        return {"confusion_matrix": matrix, "worst_mistakes": sheet}
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:

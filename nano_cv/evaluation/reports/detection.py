@@ -4,7 +4,7 @@ Shapes: N pictures, D boxes predicted for each, n boxes of one picture, K classe
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from nano_cv.data import images
 from nano_cv.data.pictures import COUNTED, Boxes
-from nano_cv.evaluation import drawing
-from nano_cv.evaluation.drawing import Drawing
+from nano_cv.evaluation import drawing, painting
+from nano_cv.evaluation.drawing import Drawing, chart_style
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import class_rows
 from nano_cv.files import replacing
@@ -37,7 +37,11 @@ from nano_cv.tasks.metrics import (
 MOST = 12  # pictures on a sheet
 CURVES = 12  # lines in the drawing of precision over recall
 WRITTEN = 0.01  # score from which on a box stands in detections.json
-FOUND, FALSE, MISSED = "#33dd33", "#ff4040", "#ffd020"
+VERDICTS: Mapping[str, tuple[int, ...]] = {  # colours that the colour-blind can tell apart
+    "found": (86, 180, 233),
+    "false": (213, 94, 0),
+    "missed": (240, 228, 66),
+}
 SIDES = ("x1", "y1", "x2", "y2")
 
 
@@ -116,10 +120,7 @@ class DetectionReport(Report):
         return rows
 
     def remarks(self) -> list[str]:
-        """Says where no box is shown, and the highest score there.
-
-        Of pictures whose objects are known only those with objects are looked at.
-        """
+        """In how many pictures (of those with objects, if known) no box is shown, and why."""
         looked = [
             index
             for index in range(len(self.pictures))
@@ -128,30 +129,23 @@ class DetectionReport(Report):
         empty = [index for index in looked if not len(self.confident[index].scores)]
         if not empty:
             return []
-        scores = [np.nan_to_num(self.found[index].scores).max(initial=0) for index in empty]
-        index = empty[int(np.argmax(scores))]
-        label = int(self.found[index].labels[np.nan_to_num(self.found[index].scores).argmax()])
+        index = max(empty, key=lambda index: self._highest(index)[0])
+        score, label = self._highest(index)
         where = self.pictures.names[index]
         if len(looked) > 1:
             where = f"{len(empty)} of {len(looked)} pictures"
         return [
-            f"no box is sure enough in {where}; the highest score there is {max(scores):.2f}, of "
+            f"no box is sure enough in {where}; the highest score there is {score:.2f}, of "
             f"{self.classes[label]}, which is shown from {self.metadata.confidences[label]:.2f} on "
             "(confidence=0.1 shows more)"
         ]
 
     def class_rows(self) -> list[dict[str, Any]]:
         """Objects, precision and recall of confident boxes, AP50 and AP of each class."""
-        count = len(self.classes)
-        objects, missed, boxes, right = np.zeros((4, count), np.int64)
-        for truth, one, verdict in zip(self.truths, self.confident, self.verdicts, strict=True):
-            for sums, labels in (
-                (objects, truth.labels[truth.ignored == COUNTED]),
-                (missed, truth.labels[verdict.missed]),
-                (boxes, one.labels),
-                (right, one.labels[verdict.right]),
-            ):
-                sums += np.bincount(labels, minlength=count)
+        pairs = [*zip(self.by_class, self.metadata.confidences, strict=True)]
+        sure = [one.right[one.scores >= np.float32(least)] for one, least in pairs]
+        boxes, right = np.array([[len(one), one.sum()] for one in sure]).T
+        objects = np.array([one.objects for one in self.by_class])
         precision = np.where(self.evaluated.precision > -1, self.evaluated.precision, np.nan)
         return class_rows(
             self.classes,
@@ -159,7 +153,7 @@ class DetectionReport(Report):
                 "objects": objects,
                 "threshold": np.array(self.metadata.confidences),
                 "precision": ratio(right, boxes),
-                "recall": ratio(objects - missed, objects),
+                "recall": ratio(right, objects),
                 "AP50": precision[0].mean(axis=0),
                 "AP": precision.mean(axis=(0, 1)),
             },
@@ -168,57 +162,85 @@ class DetectionReport(Report):
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Boxes upon pictures; with targets, pictures with most mistakes, and precision curves."""
         some = drawing.evenly(len(self.pictures), MOST)
-        if not self.pictures.targets:
-            return {"predictions": partial(self._draw_sheet, some)}
-        wrong = np.array([(~one.right).sum() + one.missed.sum() for one in self.verdicts])
-        order = np.argsort(-wrong, kind="stable")
-        return {
-            "predictions": partial(self._draw_sheet, some),
-            "worst_mistakes": partial(self._draw_sheet, order[wrong[order] > 0].tolist()),
-            "precision_recall": self._draw_curves,
-        }
-
-    def _draw_sheet(self, indices: Sequence[int]) -> Drawing:
-        """Confident boxes: green as found, red as false, yellow as missed."""
-        captions = [f"{len(one.scores)} found" for one in self.confident]
-        title = ""
+        drawings: dict[str, Callable[[], Drawing]] = {}
+        drawings["predictions"] = partial(self._draw_sheet, some, "evenly chosen")
         if self.pictures.targets:
-            title = "green: found, red: false, yellow: missed"
+            wrong = np.array([(~one.right).sum() + one.missed.sum() for one in self.verdicts])
+            order = np.argsort(-wrong, kind="stable")
+            worst = order[wrong[order] > 0][:MOST].tolist()
+            drawings["worst_mistakes"] = partial(self._draw_sheet, worst, "most boxes wrong")
+            drawings["precision_recall"] = self._draw_curves
+        return drawings
+
+    def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
+        """Pictures with their confident boxes and scores, and with the objects that are missed."""
+        lowest, highest = min(self.metadata.confidences), max(self.metadata.confidences)
+        limits = f"{lowest:.2f}" if lowest == highest else f"{lowest:.2f} to {highest:.2f}"
+        title = f"{self.title_of(indices, what)}\nboxes with a score of {limits} or more"
+        if self.pictures.targets:
+            legend = painting.key(VERDICTS)
             captions = [
                 f"{one.right.sum()} found, {(~one.right).sum()} false, {one.missed.sum()} missed"
                 for one in self.verdicts
             ]
-        return drawing.sheet(self.pictures, indices[:MOST], captions, self._paint, 3, title)
+        else:
+            labels = np.concatenate([self.confident[index].labels for index in indices])
+            legend = painting.class_key(self.classes, labels)
+            captions = [self._say_found(index) for index in range(len(self.pictures))]
+        return drawing.sheet(self.pictures, indices, captions, self._paint, 3, title, legend)
 
-    def _paint(self, image: Drawing, index: int) -> Drawing:
-        boxes, labels, _ = self.confident[index]
-        colours = [FOUND] * len(boxes)
+    def _say_found(self, index: int) -> str:
+        if count := len(self.confident[index].scores):
+            return f"{count} found"
+        score, label = self._highest(index)
+        return f"no box is sure enough; the highest score is {score:.2f}, of {self.classes[label]}"
+
+    def _highest(self, index: int) -> tuple[float, int]:
+        """The highest score in a picture, and the class of this box."""
+        scores = np.nan_to_num(self.found[index].scores)
+        return float(scores.max()), int(self.found[index].labels[scores.argmax()])
+
+    def _paint(self, image: Drawing, index: int) -> list[Drawing]:
+        boxes, labels, scores = self.confident[index]
+        several = len(self.classes) > 1  # the name of the only class would hide what it names
+        captions = [
+            f"{self.classes[label]} {score:.2f}" if several else f"{score:.2f}"
+            for label, score in zip(labels, scores, strict=True)
+        ]
+        colours = painting.box_colours(labels)
         if self.pictures.targets:
             truth, (right, missed) = self.truths[index], self.verdicts[index]
-            colours = [FOUND if one else FALSE for one in right] + [MISSED] * int(missed.sum())
+            colours = [VERDICTS["found" if one else "false"] for one in right]
+            colours += [VERDICTS["missed"]] * int(missed.sum())
             boxes = np.concatenate([boxes, truth.boxes[missed]])
-            labels = np.concatenate([labels, truth.labels[missed]])
-        # With one class its name would only hide what it names.
-        captions = [self.classes[label] for label in labels] if len(self.classes) > 1 else ()
-        # A large photograph is decoded at a reduced size.
-        boxes = boxes * (image.shape[1] / self.sizes[index][0])
-        return drawing.outline(image, boxes, colours, captions)
+            captions += [self.classes[label] for label in truth.labels[missed]] * several
+        # The picture is drawn larger or smaller than its file is.
+        scale = image.shape[1] / self.sizes[index][0]
+        return [painting.outline(image, boxes * scale, colours, captions)]
 
+    @chart_style()
     def _draw_curves(self) -> Drawing:
         """Precision over recall of each class, or of the worst and of the mean of very many."""
         precision = self.evaluated.precision[0]
         known = np.flatnonzero(precision[0] > -1)
-        title, lines = "", {}
+        title, lines = self.title, {}
         if len(known) > CURVES:
-            mean = precision[:, known].mean(axis=1)
-            lines[f"{mean_known(mean):.3f} mean of all"] = mean
+            lines["mean of all"] = precision[:, known].mean(axis=1)
             averages = precision[:, known].mean(axis=0)
             known = known[np.argsort(averages, kind="stable")[: CURVES - 1]]
-            title = f"the {CURVES - 1} worst of {len(averages):,} classes, and the mean"
-        for index in known:
-            name = f"{mean_known(precision[:, index]):.3f} {self.classes[index]}"
-            lines[name] = precision[:, index]
-        return drawing.curves(lines, "recall", "precision at IoU 0.5", title)
+            title += f"\nthe {CURVES - 1} worst of {len(averages):,} classes, and the mean"
+        lines |= {self.classes[index]: precision[:, index] for index in known}
+        figure = drawing.make_figure(8, 4.8, dpi=120, title=title)
+        axes = figure.add_subplot()
+        for index, (name, line) in enumerate(lines.items()):
+            style = "-" if index < 10 else "--"  # there are ten colours
+            label = f"{mean_known(line):.3f} {drawing.two_lines(name)}"
+            axes.plot(np.linspace(0, 1, len(line)), line, style, label=label)
+        axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision at IoU 0.5")
+        axes.grid(alpha=0.3)
+        if lines:
+            figure.legend(fontsize=8, loc="outside right upper", title="AP50")
+        return drawing.render(figure)
 
     def write_files(self, folder: Path) -> None:
         """`detections.json`: COCO's format, with a `score` for each box; ids begin at 1."""

@@ -56,14 +56,12 @@ class GenerationReport(Report):
     def metrics(self) -> dict[str, float]:
         """How good the pictures are, if there are real pictures to compare with.
 
-        `accuracy` and `accuracy/<class>`: the share that the judge, a classifier trained on real
-        pictures, takes for the class asked for; `accuracy/real`: the same of the test split, its
-        limit. `fid`: Frechet distance to the training split (Heusel et al. 2017) and `precision`,
-        `recall` (Kynkaanniemi et al. 2019), all in the features of the judge: not to be compared
-        with published figures, which use Inception's. `nearest`: median distance to the nearest
-        training picture, mirrored and turned ones too, in units of that of test pictures: about 1,
-        and near 0 for copies. `copies`: the share that is nearer than half of that of any test
-        picture.
+        `accuracy`: the share that the judge, a classifier trained on real pictures, takes for the
+        class asked for; `accuracy/real`: the same of the test split. `fid` (Heusel et al. 2017),
+        `precision` and `recall` (Kynkaanniemi et al. 2019): in the features of the judge, so not to
+        be compared with published figures. `nearest`: median distance to the nearest training
+        picture, divided by that of test pictures. `copies`: the share that is nearer than half of
+        the distance of any test picture.
         """
         if not self._real:
             return {}
@@ -119,20 +117,28 @@ class GenerationReport(Report):
         # A class that comes first in a list must not fill the whole grid.
         earlier = [int((targets[:index] == label).sum()) for index, label in enumerate(targets)]
         order = np.argsort(earlier, kind="stable")
-        labels = len(set(self.pictures.targets))
-        columns = labels * max(1, 8 // labels)
-        samples = self.predictions["IMAGES"][order[:MOST]]
         drawings: dict[str, Callable[[], Drawing]] = {}
-        drawings["samples"] = partial(drawing.grid, samples, columns)
+        drawings["samples"] = partial(self._draw_samples, order[:MOST])
         if self._real:
-            pairs = partial(self._draw_beside_nearest, order[: MOST // 2])
+            pairs = partial(self._draw_beside_nearest, order[: MOST // 4])
             drawings["nearest_training_pictures"] = pairs
         return drawings
 
+    def _draw_samples(self, chosen: NDArray[np.int64]) -> Drawing:
+        labels = len(set(self.pictures.targets))
+        columns = labels * (8 // labels) if labels <= 8 else 8
+        shown = [drawing.enlarge(self.predictions["IMAGES"][index], columns) for index in chosen]
+        captions = [self.classes[self.pictures.targets[index]] for index in chosen]
+        return drawing.lay_out(shown, columns, captions, title=self.title)
+
     def _draw_beside_nearest(self, chosen: NDArray[np.int64]) -> Drawing:
-        nearest = self._real["train"].fetch(self.nearest.indices[chosen].tolist())
-        pairs = np.stack([self.predictions["IMAGES"][chosen], nearest], axis=1)
-        return drawing.grid(pairs.reshape(-1, *nearest.shape[1:]), columns=8)
+        found, train = self.nearest.indices[chosen].tolist(), self._real["train"]
+        pairs = np.concatenate([self.predictions["IMAGES"][chosen], train.fetch(found)], axis=3)
+        shown = [drawing.enlarge(pair, 4) for pair in pairs]
+        captions = [self.classes[self.pictures.targets[index]] for index in chosen]
+        names = [train.pictures.names[index] for index in found]
+        title = f"{self.title}\nleft: generated, right: the nearest training picture"
+        return drawing.lay_out(shown, 4, captions, names, title)
 
     def write_files(self, folder: Path) -> None:
         """`pictures/<class>_<number>.png`."""

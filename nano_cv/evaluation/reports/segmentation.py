@@ -15,7 +15,7 @@ from PIL import Image
 
 from nano_cv.data import images
 from nano_cv.data.progress import track
-from nano_cv.evaluation import drawing
+from nano_cv.evaluation import drawing, painting
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import class_rows, distinct
@@ -33,17 +33,11 @@ COLUMNS = ("file", "mIoU")  # of the table, before those of the classes
 
 
 class Measured(NamedTuple):
-    """Figures of all pictures, at their own sizes; the masks themselves would fill the memory.
+    """Figures of all pictures, at their own sizes; the masks themselves would fill the memory."""
 
-    Attributes:
-        counts: pixels of each class that are predicted (columns) as another, `[K, K]`.
-        overlaps: mean IoU of each picture `[N]`, NaN where no pixel has a known class.
-        shares: of each class in the predicted mask, `[N, K]`.
-    """
-
-    counts: NDArray[np.int64]
-    overlaps: NDArray[np.float64]
-    shares: NDArray[np.float64]
+    counts: NDArray[np.int64]  # pixels of each true class (rows) by predicted class, `[K, K]`
+    overlaps: NDArray[np.float64]  # mean IoU `[N]`, NaN where no pixel has a known class
+    shares: NDArray[np.float64]  # of each class in the predicted mask, `[N, K]`
 
 
 class SegmentationReport(Report):
@@ -104,35 +98,40 @@ class SegmentationReport(Report):
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Masks upon pictures; with targets, the worst pictures beside their truth."""
         some, found = drawing.evenly(len(self.pictures), MOST), self.measured
-        if not self.pictures.targets:
-            names = [drawing.shown(name, 14) for name in self.classes]
+        drawings: dict[str, Callable[[], Drawing]] = {}
+        drawings["predictions"] = partial(self._draw_sheet, some, "evenly chosen")
+        if self.pictures.targets:
+            worst = np.argsort(found.overlaps, kind="stable")[:MOST].tolist()  # NaN comes last
+            drawings["worst_mistakes"] = partial(self._draw_sheet, worst, "the lowest mIoU")
+            drawings["confusion_matrix"] = partial(
+                drawing.confusion_matrix, found.counts, self.classes, "pixels", self.title
+            )
+        return drawings
+
+    def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
+        """Each picture under its predicted mask; with targets, beside the true one."""
+        shares, panels = self.measured.shares, 1
+        drawn = [np.flatnonzero((shares[indices] > 0).any(axis=0))]
+        captions = [self._say_shares(row) for row in shares]
+        if self.pictures.targets:
+            panels = 2
+            drawn += [np.unique(self.pictures.mask(index)) for index in indices]
             captions = [
-                ", ".join(f"{names[k]} {row[k]:.0%}" for k in np.argsort(-row, kind="stable")[:2])
-                for row in found.shares
+                f"truth | predicted, mIoU {'unknown' if np.isnan(one) else f'{one:.3f}'}"
+                for one in self.measured.overlaps
             ]
-            sheet = partial(drawing.sheet, captions=captions, paint=self._paint)
-            return {"predictions": partial(sheet, self.pictures, some)}
-        captions = [
-            f"truth | predicted, mIoU {'unknown' if np.isnan(one) else f'{one:.4f}'}"
-            for one in found.overlaps
-        ]
-        worst = np.argsort(found.overlaps, kind="stable")[:MOST].tolist()  # NaN comes last
-        sheet = partial(drawing.sheet, captions=captions, paint=self._paint_beside, columns=2)
-        return {
-            "confusion_matrix": partial(
-                drawing.confusion_matrix, found.counts, self.classes, "pixels"
-            ),
-            "predictions": partial(sheet, self.pictures, some),
-            "worst_mistakes": partial(sheet, self.pictures, worst),
-        }
+        legend = painting.class_key(self.classes, np.concatenate(drawn), masks=True)
+        given = (captions, self._paint, 4 - panels, self.title_of(indices, what), legend, panels)
+        return drawing.sheet(self.pictures, indices, *given)
 
-    def _paint(self, image: Drawing, index: int) -> Drawing:
-        return drawing.overlay(image, self.restore(index))
+    def _say_shares(self, shares: NDArray[np.float64]) -> str:
+        """The three classes that fill most of a picture."""
+        first = [k for k in np.argsort(-shares, kind="stable")[:3] if shares[k] > 0]
+        return ", ".join(f"{self.classes[k]} {shares[k]:.1%}" for k in first)
 
-    def _paint_beside(self, image: Drawing, index: int) -> Drawing:
-        truth = drawing.overlay(image, self.pictures.mask(index))
-        gap = np.full((len(image), 6, 3), 255, np.uint8)
-        return np.hstack([truth, gap, self._paint(image, index)])
+    def _paint(self, image: Drawing, index: int) -> list[Drawing]:
+        truth = [self.pictures.mask(index)] if self.pictures.targets else []
+        return [painting.overlay(image, mask) for mask in (*truth, self.restore(index))]
 
     def write_files(self, folder: Path) -> None:
         """`masks/<file>.png`, palette pictures of class indices, and `overlays/<file>.jpg`.
@@ -144,9 +143,9 @@ class SegmentationReport(Report):
             mask = self.restore(index)
             image = np.asarray(images.decode(self.pictures.files[index]))
             with replacing(inside(folder / "masks", f"{stem}.png")) as temporary:
-                drawing.indexed(mask).save(temporary, "PNG")
+                painting.indexed(mask).save(temporary, "PNG")
             with replacing(inside(folder / "overlays", f"{stem}.jpg")) as temporary:
-                Image.fromarray(drawing.overlay(image, mask)).save(temporary, "JPEG", quality=90)
+                Image.fromarray(painting.overlay(image, mask)).save(temporary, "JPEG", quality=92)
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,133 @@
+"""Boxes and masks drawn upon pictures, which are uint8 RGB arrays `[H, W, 3]`."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from nano_cv.data import images
+from nano_cv.data.pictures import Resized
+from nano_cv.data.targets import BoxLists, Masks
+from nano_cv.evaluation.drawing import GAP, SIDE, Drawing, enlarge, evenly, fit, lay_out, tile
+
+OKABE_ITO = ("56b4e9", "e69f00", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
+Colour = tuple[int, ...]  # R, G, B
+NAMED = 20  # classes that a legend names
+
+
+def outline(
+    image: Drawing,
+    boxes: NDArray[np.floating],
+    colours: Sequence[Colour],
+    captions: Sequence[str] = (),
+) -> Drawing:
+    """Draw boxes `[N, 4]` xyxy with their captions upon a picture, the first boxes on top.
+
+    A caption stays inside the picture, and is left out if it would cover an earlier caption.
+    """
+    canvas = Image.fromarray(image)
+    pen, side = ImageDraw.Draw(canvas), max(canvas.size)
+    for box, colour in [*zip(boxes, colours, strict=True)][::-1]:
+        pen.rectangle(box.tolist(), outline=colour, width=max(2, side // 300))
+    taken = np.zeros((0, 4))
+    for (x1, y1, _, y2), colour, caption in zip(boxes, colours, captions, strict=False):
+        label = tag(caption, max(10, side // 70), max(60, canvas.width // 2), colour)
+        for top in (y1 - len(label), y1, y2):  # above the box, inside, below
+            left = max(0, min(round(x1), canvas.width - label.shape[1]))
+            place = np.array([left, top, left + label.shape[1], top + len(label)])
+            apart = (taken[:, :2] >= place[2:]) | (taken[:, 2:] <= place[:2])
+            if 0 <= top <= canvas.height - len(label) and apart.any(axis=1).all():
+                taken = np.vstack([taken, place])
+                canvas.paste(Image.fromarray(label), (left, round(top)))
+                break
+    return np.asarray(canvas)
+
+
+def indexed(mask: NDArray[np.uint8]) -> Image.Image:
+    """A palette picture: its numbers are class indices, its colours those of all drawings."""
+    picture = Image.fromarray(mask)
+    picture.putpalette(palette(256).tobytes())
+    return picture
+
+
+def palette(count: int) -> NDArray[np.uint8]:
+    """Colours `[count, 3]` of classes, black first.
+
+    Then those of Okabe and Ito (2008), which the colour-blind can tell apart, then Pascal VOC's.
+    """
+    index, colours = np.arange(count), np.zeros((count, 3), np.uint8)
+    for bit in range(8):
+        for channel in range(3):
+            colours[:, channel] |= ((index >> channel & 1) << 7 - bit).astype(np.uint8)
+        index >>= 3
+    first = [tuple(bytes.fromhex(colour)) for colour in OKABE_ITO]
+    colours[1 : len(first) + 1] = first[: max(0, count - 1)]
+    return colours
+
+
+def box_colours(labels: NDArray[np.integer]) -> list[Colour]:
+    """The colours of boxes of these classes; no class is black, as class 0 of masks is."""
+    return [tuple(colour) for colour in palette(257)[1 + labels % 256].tolist()]
+
+
+def tag(text: str, size: int, width: int, ground: Colour) -> Drawing:
+    """A short text, at most `width` pixels wide, as a label on a ground of a colour."""
+    (line,), font = fit(text, size, width - 4)
+    label = Image.new("RGB", (int(font.getlength(line)) + 4, size * 4 // 3), ground)
+    bright = np.dot(ground, (0.299, 0.587, 0.114)) > 110
+    middle = (2, label.height / 2)
+    ImageDraw.Draw(label).text(middle, line, "black" if bright else "white", font, anchor="lm")
+    return np.asarray(label)
+
+
+def key(colours: Mapping[str, Colour]) -> Drawing | None:
+    """A legend: names on their colours. Of very many names, the first ones."""
+    names = [*colours][:NAMED]
+    labels = [tag(name, 13, SIDE // 3, colours[name]) for name in names]
+    if len(colours) > NAMED:
+        labels.append(tag(f"and {len(colours) - NAMED} more classes", 13, SIDE, (255, 255, 255)))
+    room = SIDE // (max([label.shape[1] for label in labels], default=1) + GAP)
+    return tile(labels, min(room, len(labels))) if labels else None
+
+
+def class_key(
+    classes: Sequence[str], drawn: NDArray[np.integer], masks: bool = False
+) -> Drawing | None:
+    """The legend of the class indices that are drawn as boxes or as masks."""
+    colours, names = palette(257)[0 if masks else 1 :], dict(enumerate(classes))
+    if masks:
+        names[0], colours[0] = f"{classes[0]} (not coloured)", 255
+    found = np.unique(drawn)
+    return key({names.get(index, "unknown"): tuple(colours[index].tolist()) for index in found})
+
+
+def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
+    """A picture under the colours of its mask of class indices; class 0 stays clear.
+
+    The mask, uint8 `[h, w]`, may differ from the picture in size.
+    """
+    height, width = image.shape[:2]
+    mask = images.enlarge_mask(mask, width, height)
+    strength = np.where(mask == 0, 0.0, 0.5)[..., None]
+    return (image * (1 - strength) + palette(256)[mask] * strength).astype(np.uint8)
+
+
+def draw_targets(resized: Resized, most: int, title: str) -> Drawing:
+    """A sheet of at most so many training pictures under their true boxes or their true masks."""
+    shown, drawn, fitted = [], [np.zeros(0, np.int64)], resized.fitted
+    for index in evenly(len(resized), most):
+        pixels = resized.fetch([index])[0]
+        image = enlarge(pixels, 4)
+        if isinstance(fitted, Masks):
+            (labels,) = fitted.batch([index])
+            shown.append(overlay(image, labels))
+        else:
+            assert isinstance(fitted, BoxLists)
+            boxes, labels, _, _ = fitted.boxes[index]
+            scale = image.shape[1] / pixels.shape[2]
+            shown.append(outline(image, boxes * scale, box_colours(labels)))
+        drawn.append(np.unique(labels))
+    masks = isinstance(fitted, Masks)
+    legend = class_key(resized.pictures.classes, np.concatenate(drawn), masks)
+    return lay_out(shown, 4, title=title, legend=legend)
