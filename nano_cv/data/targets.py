@@ -1,7 +1,8 @@
 """Targets: what is known of the pictures of one split, brought to the network's size with them.
 
-Three kinds, one class each, with the same methods: `batch` for the batches of a training, `count`
-for each class, `fingerprints` for the hash of a set, and `pack` for shards. Shapes: N pictures, H
+Three kinds, one class each (a fourth is in `tags.py`), with the same methods: `batch` for the
+batches of a training, `count` for each class, `fingerprints` for the hash of a set, and `pack` for
+shards. Shapes: N pictures, H
 and W height and width in pixels, M boxes at most, K classes.
 """
 
@@ -89,7 +90,7 @@ class Labels:
     def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
         self.labels, self.classes = pictures.targets, pictures.classes
 
-    def batch(self, indices: Sequence[int]) -> NDArray[np.int64]:
+    def batch(self, indices: Sequence[int]) -> NDArray[Any]:
         """Class indices int64 `[N]`."""
         return np.array([self.labels[index] for index in indices])
 
@@ -258,7 +259,16 @@ def kind_of(targets: Sequence[Any]) -> Callable[..., Labels | BoxLists | Masks]:
     first = targets[0] if targets else None
     if isinstance(first, Boxes):
         return BoxLists
+    if are_tags(targets):
+        from nano_cv.data.tags import Tags
+
+        return Tags
     return Masks if isinstance(first, Path | Member) else Labels
+
+
+def are_tags(targets: Sequence[Any]) -> bool:
+    """Whether pictures have any number of labels: then a target is a tuple of class indices."""
+    return bool(targets) and type(targets[0]) is tuple
 
 
 def sha256_of(file: File) -> str:
