@@ -14,9 +14,9 @@ from PIL import ImageDraw
 
 from nano_cv.data import images
 from nano_cv.evaluation import drawing
-from nano_cv.evaluation.reports import detection
+from nano_cv.evaluation.reports import detection, tagging
 from nano_cv.evaluation.reports.classification import NONE, label_set
-from nano_cv.metadata import Metadata
+from nano_cv.metadata import TAGGING, Metadata
 
 Outputs = Mapping[str, NDArray[Any]]  # of one picture, without the batch dimension
 Size = tuple[int, int]  # W, H
@@ -48,6 +48,12 @@ def _probabilities(
         answer["foreign"] = bool(outputs["FOREIGN"][0] > 0)
     shown = {metadata.classes[n]: round(float(shares[n]), 6) for n in order}
     return answer | {"probabilities": shown}
+
+
+def _labels(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) -> dict[str, Any]:
+    told = _probabilities(metadata, outputs, size, top)
+    kept = {name: told[name] for name in ("foreign", "probabilities") if name in told}
+    return {"labels": tagging.found_labels(metadata, outputs)} | kept
 
 
 def _boxes(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) -> dict[str, Any]:
@@ -108,6 +114,8 @@ def picture_of(metadata: Metadata, outputs: Outputs, picture: bytes, size: Size)
         return images.encode_png(drawn)
     shares = outputs["CLASS_PROBS"]
     caption = f"{drawing.shown(metadata.classes[shares.argmax()])} {shares.max():.0%}"
+    if metadata.task == TAGGING:
+        caption = drawing.shown(", ".join(tagging.found_labels(metadata, outputs)) or tagging.NONE)
     if "FOREIGN" in outputs and outputs["FOREIGN"][0] > 0:
         caption = NONE
     drawing.write(ImageDraw.Draw(image), 4, 4, caption, "white")
@@ -128,6 +136,7 @@ def _png_of_mask(mask: NDArray[np.uint8]) -> bytes:
 
 _DESCRIBE: Mapping[str, Callable[..., dict[str, Any]]] = {
     "classification": _probabilities,
+    TAGGING: _labels,
     "detection": _boxes,
     "segmentation": _mask,
 }

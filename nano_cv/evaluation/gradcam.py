@@ -55,7 +55,9 @@ def draw_heatmaps(task: Task, inputs: Inputs, report: Report) -> Drawing:
     labels, pictures = report.predictions["CLASS_PROBS"].argmax(axis=1), report.pictures
     order = np.arange(len(labels))
     if pictures.targets:
-        order = np.argsort(labels == np.asarray(pictures.targets), kind="stable")
+        truth = map(np.atleast_1d, pictures.targets)
+        right = [label in own for label, own in zip(labels, truth, strict=True)]
+        order = np.argsort(right, kind="stable")
     order = order[:MOST]
     images = torch.from_numpy(inputs.inputs(order.tolist())["IMAGES"])
     heat = make_heatmaps(task, images, torch.from_numpy(labels[order]))

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -79,8 +80,10 @@ def contact_sheet(resized: Resized) -> Drawing:
         rows = [chosen[start : start + COLUMNS] for start in range(0, len(chosen), COLUMNS)]
         names = [""] * len(rows)
     else:
-        labels, names = np.asarray(pictures.targets), pictures.classes[:MOST]
-        of_class = [np.flatnonzero(labels == label) for label in range(len(names))]
+        labels: Any = resized.fitted.batch(range(len(pictures)))
+        names = pictures.classes[:MOST]
+        own = labels.T if labels.ndim == 2 else [labels == label for label in range(len(names))]
+        of_class = [np.flatnonzero(has) for _, has in zip(names, own, strict=False)]
         rows = [some[list(drawing.evenly(len(some), COLUMNS))].tolist() for some in of_class]
     margin = 110 if any(names) else 0
     sheet = Image.new("RGB", (margin + COLUMNS * SIDE, len(rows) * SIDE), "white")

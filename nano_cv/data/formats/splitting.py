@@ -123,9 +123,7 @@ def stable_splits(
             if not held[split]:
                 spare = [i for i in members if splits[i] not in needed or held[splits[i]] > 1]
                 splits[min(spare, key=lambda i: distance(i, split))] = split
-    for (
-        members
-    ) in groups.values():  # where pictures have several classes, one may take from another
+    for members in groups.values():  # a picture with several classes may have been moved twice
         if "train" not in {splits[index] for index in members}:
             splits[members[0]] = "train"
     return splits

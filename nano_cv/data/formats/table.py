@@ -119,7 +119,7 @@ def part_labels(rows: Sequence[Row], source: Path) -> list[Row]:
     known = listing(sorted({label for row in rows for label in row.labels}))
     if without or any(len(row.labels) > 1 for row in rows):
         how = SEPARATORS[separator] if cells else "a column of 0 and 1 for each"
-        none = f"; {without} pictures have none" if without else ""
+        none = f"; pictures with none: {without}" if without else ""
         log.info("%s: several labels per picture, %s: %s%s", source, how, known, none)
     elif not cells:
         log.info("%s: one label per picture, the column that is 1: %s", source, known)
