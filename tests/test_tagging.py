@@ -23,8 +23,8 @@ from nano_cv.evaluation.card import make_card
 from nano_cv.evaluation.engines import Onnx
 from nano_cv.evaluation.reports.tagging import TaggingReport
 from nano_cv.export import graph
+from nano_cv.tasks.metrics import average_precision, count_tags, tagging_figures
 from nano_cv.tasks.tagging import Tagging
-from nano_cv.tasks.tagging_metrics import average_precision, count_tags, tagging_figures
 
 COLOURS = {"red": 0, "green": 1, "blue": 2}
 SETS = ["", "red", "green", "red green", "blue", "red blue"]  # labels of the tiny pictures, in turn

@@ -10,7 +10,6 @@ from PIL import Image, ImageDraw
 
 from nano_cv.data import images
 from nano_cv.data.pictures import Resized
-from nano_cv.data.targets import BoxLists, Masks
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.files import replacing
@@ -99,10 +98,10 @@ def contact_sheet(resized: Resized) -> Drawing:
 def painted(resized: Resized, index: int) -> Drawing:
     """One picture with its boxes or mask."""
     image = np.ascontiguousarray(resized.fetch([index])[0].transpose(1, 2, 0))
-    fitted = resized.fitted
-    if isinstance(fitted, Masks):
+    fitted: Any = resized.fitted
+    if fitted.counts == "pixels":
         return drawing.overlay(image, fitted.batch([index])[0])
-    if isinstance(fitted, BoxLists):
+    if fitted.counts == "objects":
         boxes, labels, _, _ = fitted.boxes[index]
         colours = [f"#{drawing.OKABE_ITO[label % len(drawing.OKABE_ITO)]}" for label in labels]
         return drawing.outline(image, boxes, colours)

@@ -22,9 +22,9 @@ import numpy as np
 
 from nano_cv.data import store
 from nano_cv.data.formats import reading
+from nano_cv.data.formats.splitting import SEVERAL
 from nano_cv.data.pictures import COUNTED, SPLITS, Boxes, Pictures
 from nano_cv.data.store import Member
-from nano_cv.data.tags import SEVERAL
 from nano_cv.data.targets import are_tags
 from nano_cv.errors import UserError, listing
 

@@ -24,6 +24,7 @@ CALLED = {  # names of the splits in the sets that people have
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+SEVERAL = "several labels per picture; a generator learns from pictures with one label each"
 # Of 100 values of the hash, each split has those from the first number to below the second.
 SHARES = {"train": (0, 70), "val": (70, 85), "test": (85, 100)}
 

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from nano_cv.data.formats import reading, splitting
-from nano_cv.data.formats.splitting import Sample
+from nano_cv.data.formats.splitting import SEVERAL, Sample
 from nano_cv.data.pictures import SPLITS, Pictures
-from nano_cv.data.tags import SEVERAL
 from nano_cv.errors import UserError, listing, nearest
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,7 @@ from nano_cv.evaluation.reports import Predictions
 from nano_cv.evaluation.reports.classification import MOST, ClassificationReport, label_set
 from nano_cv.evaluation.tables import WORDS, class_rows, distinct
 from nano_cv.metadata import Metadata
-from nano_cv.tasks.metrics import Counts
-from nano_cv.tasks.tagging_metrics import count_tags, tagging_figures
+from nano_cv.tasks.metrics import Counts, count_tags, tagging_figures
 
 NONE = "no label"
 
