@@ -53,7 +53,7 @@ def _probabilities(
 def _labels(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) -> dict[str, Any]:
     told = _probabilities(metadata, outputs, size, top)
     kept = {name: told[name] for name in ("foreign", "probabilities") if name in told}
-    return {"labels": tagging.found_labels(metadata, outputs)} | kept
+    return {"labels": label_set(metadata.classes, tagging.with_labels(metadata, outputs))} | kept
 
 
 def _boxes(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) -> dict[str, Any]:
@@ -115,7 +115,8 @@ def picture_of(metadata: Metadata, outputs: Outputs, picture: bytes, size: Size)
     shares = outputs["CLASS_PROBS"]
     caption = f"{drawing.shown(metadata.classes[shares.argmax()])} {shares.max():.0%}"
     if metadata.task == TAGGING:
-        caption = drawing.shown(", ".join(tagging.found_labels(metadata, outputs)) or tagging.NONE)
+        labels = label_set(metadata.classes, tagging.with_labels(metadata, outputs))
+        caption = drawing.shown(", ".join(labels) or tagging.NONE)
     if "FOREIGN" in outputs and outputs["FOREIGN"][0] > 0:
         caption = NONE
     drawing.write(ImageDraw.Draw(image), 4, 4, caption, "white")

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,14 +40,10 @@ Record = dict[Any, Any]  # the cells of a line by the names of their columns
 
 
 class Row(NamedTuple):
-    """One picture.
+    """One picture; `where` is the line of the table, for messages.
 
-    Attributes:
-        file: its name in the table.
-        labels: its names of classes; as long as a cell is not parted, its whole text.
-        split: its split, or nothing.
-        where: the line of the table, for messages.
-        column: `label`, `labels`, or nothing where columns of 0 and 1 say the labels.
+    `labels` is the whole cell until `part_labels` parts it. `column` says which it is of: `label`,
+    `labels`, or nothing where columns of 0 and 1 say the labels.
     """
 
     file: str
@@ -218,13 +214,14 @@ def read_rows(split: str, source: Path) -> list[Row]:
     table = csv.DictReader(content, delimiter=delimiter, skipinitialspace=True)
     columns = list(table.fieldnames or [])
     reading.refuse_repeated(columns, f"{source}: two columns of one name")
-    kinds = [kind for kind in COLUMNS if not (split and kind == "split")]
-    named = {kind: find_column(kind, columns, source) for kind in kinds}
-    split_column = named.get("split", "")
-    kind = "label" if named["label"] else "labels"
+    file_column = find_column("file", columns, source)
+    kind = "label" if find_column("label", columns, source) else "labels"
+    label_column = find_column(kind, columns, source)
+    split_column = "" if split else find_column("split", columns, source)
+    named = {"file": file_column, kind: label_column, "split": split_column}
     records = list(_records(table, source))
-    flags = [] if named[kind] else find_flags(columns, records)
-    for needed, found in (("file", named["file"]), ("label", named[kind] or len(flags) > 1)):
+    flags = [] if label_column else find_flags(set(columns) - set(named.values()), records)
+    for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
         if not found:
             raise UserError(
                 f"{source}: no column '{needed}'{nearest(needed, columns)} "
@@ -245,13 +242,14 @@ def read_rows(split: str, source: Path) -> list[Row]:
                 f"Allowed: {listing(SPLITS)}"
             )
         more = [cell for cell in record.get(None, ()) if cell.strip()]
-        if more and not named["label"]:
+        if more and kind != "label":
             raise UserError(
                 f"{where}: {len(columns) + len(more)} cells, and the first line names "
                 f"{len(columns)}; labels with commas between them belong into quotes, or take '|'"
             )
-        labels = (cells[named[kind]],) if named[kind] else flagged(cells, flags, where)
-        rows.append(Row(cells[named["file"]], labels, own, where, named[kind] and kind))
+        labels = [name for name in flags if FLAGS[cells[name].lower()]]
+        labels = [cells[label_column]] if label_column else labels
+        rows.append(Row(cells[file_column], tuple(labels), own, where, label_column and kind))
     refuse_empty([row.where for row in rows if not row.file], "file")
     return rows
 
@@ -269,22 +267,20 @@ def refuse_empty(places: Sequence[str], what: str) -> None:
         raise UserError(f"{places[0]}: no {what}{more}")
 
 
-def find_flags(columns: Sequence[str], records: Sequence[tuple[str, Record]]) -> list[str]:
-    """The columns in which nothing but 0 and 1 stands, or what may be meant for one of them."""
+def find_flags(columns: Collection[str], records: Sequence[tuple[str, Record]]) -> list[str]:
+    """The columns of only 0 and 1, sorted.
+
+    Raises:
+        UserError: such a column is empty or -1 in a line.
+    """
     found = []
-    for name in columns:
-        cells = {text_of(record[name]).lower() for _, record in records}
-        if name.strip() and cells & FLAGS.keys() and cells <= FLAGS.keys() | UNKNOWN:
+    for name in sorted(filter(str.strip, columns)):
+        cells = {text_of(record[name]).lower(): where for where, record in records}
+        if cells.keys() & FLAGS.keys() and cells.keys() <= FLAGS.keys() | UNKNOWN:
             found.append(name)
+            for cell in sorted(cells.keys() - FLAGS.keys()):
+                raise UserError(f"{cells[cell]}: column '{name}' is '{cell}'; 0 or 1 is needed")
     return found
-
-
-def flagged(cells: Mapping[str, str], flags: Sequence[str], where: str) -> tuple[str, ...]:
-    """The columns of a row in which 1 stands."""
-    for name in flags:
-        if cells[name].lower() not in FLAGS:
-            raise UserError(f"{where}: column '{name}' is '{cells[name]}'; 0 or 1 is needed")
-    return tuple(name.strip() for name in flags if FLAGS[cells[name].lower()])
 
 
 def find_column(kind: str, columns: Sequence[str], source: Path) -> str:

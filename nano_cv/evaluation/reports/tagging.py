@@ -10,28 +10,25 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from nano_cv.data.pictures import Pictures
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions
-from nano_cv.evaluation.reports.classification import MOST, ClassificationReport, label_set
-from nano_cv.evaluation.tables import WORDS, class_rows, distinct
+from nano_cv.evaluation.reports.classification import MOST, ClassificationReport
+from nano_cv.evaluation.tables import class_rows
 from nano_cv.metadata import Metadata
 from nano_cv.tasks.metrics import Counts, count_tags, tagging_figures
 
 NONE = "no label"
 
 
-def found_labels(metadata: Metadata, outputs: Predictions) -> list[str]:
-    """The labels of one picture, the most probable first, by `CLASS_PROBS` `[K]`."""
-    found = at_threshold(metadata, outputs)
-    return label_set(metadata.classes, {**outputs, "LABEL_SET": found})
+def with_labels(metadata: Metadata, outputs: Predictions) -> dict[str, NDArray[Any]]:
+    """The outputs, of one picture or N, with a `LABEL_SET` by the thresholds of `metadata`.
 
-
-def at_threshold(metadata: Metadata, outputs: Predictions) -> NDArray[np.bool_]:
-    """Whether each of `CLASS_PROBS` `[..., K]` is as high as the label needs, as in the graph."""
+    They may not be those of the graph, and with `tta` the probabilities are not those of one pass.
+    """
     least = np.asarray(metadata.confidences, np.float32)
-    found: NDArray[np.bool_] = outputs["CLASS_PROBS"] >= least
-    return found
+    return {**outputs, "LABEL_SET": outputs["CLASS_PROBS"] >= least}
 
 
 class TaggingReport(ClassificationReport):
@@ -41,18 +38,17 @@ class TaggingReport(ClassificationReport):
     further_gates = ("mF1", "familiar")
     limits: ClassVar = {"probability": 1e-4, "label_set": 0.0, "foreign": 1e-3}
 
+    def __init__(self, metadata: Metadata, predictions: Predictions, pictures: Pictures) -> None:
+        super().__init__(metadata, with_labels(metadata, predictions), pictures)
+        self.found: NDArray[np.bool_] = self.predictions["LABEL_SET"]
+
     @cached_property
     def truth(self) -> NDArray[np.bool_]:
         """Which labels each picture has `[N, K]`."""
-        truth = np.zeros((len(self.pictures), len(self.classes)), bool)
+        truth = np.zeros_like(self.found)
         for row, target in zip(truth, self.pictures.targets, strict=True):
             row[list(target)] = True
         return truth
-
-    @cached_property
-    def found(self) -> NDArray[np.bool_]:
-        """Which labels each picture is given `[N, K]`; with `tta`, by the mean probabilities."""
-        return at_threshold(self.metadata, self.predictions)
 
     @cached_property
     def by_class(self) -> list[Counts]:
@@ -74,33 +70,23 @@ class TaggingReport(ClassificationReport):
             figures["familiar"] = 1 - float(self.foreign.mean())
         return figures
 
-    def label_set(self, index: int) -> list[str]:
-        """The labels of a picture, the most probable first."""
-        return found_labels(self.metadata, {"CLASS_PROBS": self.predictions["CLASS_PROBS"][index]})
+    def true_labels(self, index: int) -> list[str]:
+        """The labels that a picture has."""
+        return [self.classes[label] for label in self.pictures.targets[index]]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """A row for each picture: labels, true ones and foreign if known, all probabilities."""
-        rows, columns = [], distinct(self.classes, WORDS)
-        for index, name in enumerate(self.pictures.names):
-            row = {"file": name, "labels": "; ".join(self.label_set(index))}
-            if self.pictures.targets:
-                row["target"] = "; ".join(self.classes[one] for one in self.pictures.targets[index])
-            if self.foreign is not None:
-                row["foreign"] = "yes" if self.foreign[index] else "no"
-            shares = zip(columns, self.predictions["CLASS_PROBS"][index], strict=True)
-            rows.append(row | {label: f"{share:.6f}" for label, share in shares})
-        return rows
+    def words(self, index: int) -> dict[str, str]:
+        """The labels in the row of a picture."""
+        known = {"target": "; ".join(self.true_labels(index))} if self.pictures.targets else {}
+        return {"labels": "; ".join(self.label_set(index))} | known
 
     def remarks(self) -> list[str]:
         """Pictures unlike those of the training; the likeliest label of one picture without any."""
         said = super().remarks() if self.foreign is not None and self.foreign.any() else []
         if len(self.pictures) == 1 and not self.found.any():
-            shares, least = self.predictions["CLASS_PROBS"][0], self.metadata.confidences
-            best = int(shares.argmax())
-            said.append(
-                f"{NONE}: the most probable is {self.classes[best]}, {shares[best]:.2f}, and it is "
-                f"given from {least[best]:.2f} on"
-            )
+            best, share = int(self.labels[0]), float(self.predictions["CLASS_PROBS"].max())
+            least = self.metadata.confidences[best]
+            nearest = f"the most probable is {self.classes[best]}, {share:.2f}"
+            said.append(f"{NONE}: {nearest}, and it is given from {least:.2f} on")
         return said
 
     def class_rows(self) -> list[dict[str, Any]]:
@@ -114,15 +100,13 @@ class TaggingReport(ClassificationReport):
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Pictures with their labels; with targets, those whose labels are most wrong."""
-        sets = [self.label_set(index) for index in range(len(self.pictures))]
-        captions = [drawing.shown(", ".join(some) or NONE) for some in sets]
+        every = range(len(self.pictures))
+        captions = [drawing.shown(", ".join(self.label_set(index)) or NONE) for index in every]
         if not self.pictures.targets:
             some = drawing.evenly(len(self.pictures), MOST)
             return {"predictions": partial(drawing.sheet, self.pictures, some, captions)}
-        captions = [
-            f"{caption}\nis {', '.join(self.classes[one] for one in target) or NONE}"
-            for caption, target in zip(captions, self.pictures.targets, strict=True)
-        ]
+        truths = [", ".join(self.true_labels(index)) or NONE for index in every]
+        captions = [f"{one}\nis {truth}" for one, truth in zip(captions, truths, strict=True)]
         # The largest error of a probability decides between pictures with as many wrong labels.
         wrong = (self.found != self.truth).sum(axis=1)
         error = np.abs(self.predictions["CLASS_PROBS"] - self.truth).max(axis=1)
@@ -137,11 +121,9 @@ class TaggingReport(ClassificationReport):
         of another picture, from either engine, that is given.
         """
         found = ClassificationReport.compare(expected, actual)
-        shares, given = (
-            np.stack([expected[name], actual[name]]) for name in ("CLASS_PROBS", "LABEL_SET")
-        )
+        del found["label"]
+        names, both = ("CLASS_PROBS", "LABEL_SET"), (expected, actual)
+        shares, given = (np.stack([one[name] for one in both]) for name in names)
         least = np.where(given, shares, np.inf).min(axis=(0, 1))
-        above = np.where(given, 0, shares - least).max(axis=(0, 2)).clip(min=0)
-        return {"probability": found["probability"], "label_set": above} | {
-            name: found[name] for name in ("foreign",) if name in found
-        }
+        found["label_set"] = np.where(given, 0, shares - least).max(axis=(0, 2)).clip(min=0)
+        return found
