@@ -119,7 +119,7 @@ def test_columns_of_which_one_is_1_are_classes(tmp_path, caplog):
         ("labels", ["a,b", "a"], "line 2: 3 cells, and the first line names 2; labels with commas"),
         ("label", ["a", "b", ""], "line 4: no label"),
         ("labels", ["a", ""], "at least two labels are needed; there is a"),
-        ("labels", ['"[{]"', '"[b]"'], "not a list of labels"),
+        ("labels", ['"[(1]"', '"[b]"'], "not a list of labels"),
         ("labels,split", ["a b,train", "a,train", "b,train", "bb,val"], "line 5: 'bb'"),
     ],
 )

@@ -3,6 +3,7 @@
 A picture may have several labels: in one cell of a column `labels`, or in columns of 0 and 1.
 """
 
+import ast
 import csv
 import io
 import logging
@@ -13,8 +14,6 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import yaml
 
 from nano_cv.data.formats import reading, splitting
 from nano_cv.data.formats.splitting import SEVERAL, Sample
@@ -129,7 +128,7 @@ def find_separator(cells: Collection[str], plural: bool, source: Path) -> str:
     belongs to the name. In a column `label` a cell is one label, unless all parts of all cells with
     `|`, `;` or commas are cells of their own too. Lists in brackets are lists in both.
     """
-    if cells and all(re.fullmatch(r"\[.*\]", cell) for cell in cells):
+    if cells and all(re.fullmatch(r"\[[^][{}]*\]", cell) for cell in cells):
         return "["
     for separator in "|;, ":
         meant = {cell: parts_of(cell, separator) for cell in sorted(cells)}
@@ -152,7 +151,7 @@ def parts_of(cell: str, separator: str) -> tuple[str, ...]:
     parts = [cell]
     if separator == "[":
         with reading.well_formed(Path(cell), "a list of labels"):
-            parts = list(map(str, yaml.load(cell, yaml.BaseLoader)))
+            parts = list(map(str, ast.literal_eval(cell)))
     elif separator:
         parts = cell.split(separator)
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
