@@ -19,7 +19,7 @@ help:  ## show this list
 # it on all cores, where pip would take one for a minute and a half. Templates among the files are no Python.
 .venv/installed: poetry.lock pyproject.toml .poetry/installed
 	$(PYTHON) -m venv --clear .venv
-	.poetry/bin/poetry export --quiet --with dev,serve --extras "pretrained optuna joblib submitit heic" --output .venv/requirements.txt
+	.poetry/bin/poetry export --quiet --with dev,serve --extras "pretrained optuna joblib submitit heic openvino" --output .venv/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps -r .venv/requirements.txt
 	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	$(BIN)/python -m pip check

@@ -16,7 +16,8 @@ def benchmark(config: DictConfig) -> None:
 
     from benchmarks.serving import comparison, processes, rounds, settings, table
     from nano_cv import building
-    from nano_cv.evaluation.engines import Onnx, find_export
+    from nano_cv.evaluation.exported import Onnx
+    from nano_cv.evaluation.opening import find_export
     from nano_cv.serving import triton
 
     folder = building.run_folder()

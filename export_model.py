@@ -14,7 +14,8 @@ def export_model(config: DictConfig) -> None:
 
     from nano_cv import building
     from nano_cv.evaluation.card import CARD, make_card
-    from nano_cv.evaluation.engines import Onnx, Torch
+    from nano_cv.evaluation.engines import Torch
+    from nano_cv.evaluation.exported import Onnx
     from nano_cv.evaluation.summary import summarise
     from nano_cv.evaluation.tracking import make_logger
     from nano_cv.export import graph, parity, precision, repository, triton_config

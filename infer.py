@@ -13,9 +13,9 @@ def infer(config: DictConfig) -> None:
     keep_memory()  # before torch is loaded, if it is at all
 
     from nano_cv.building import run_folder
-    from nano_cv.evaluation.engines import make_engine
     from nano_cv.evaluation.evaluate import evaluate
     from nano_cv.evaluation.inputs import check_options, select_inputs
+    from nano_cv.evaluation.opening import make_engine
     from nano_cv.evaluation.summary import summarise
     from nano_cv.evaluation.tracking import make_logger
 

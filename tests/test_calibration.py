@@ -17,7 +17,7 @@ from nano_cv.data.pictures import COUNTED, Boxes, Pictures
 from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.answers import describe
-from nano_cv.evaluation.engines import Onnx
+from nano_cv.evaluation.exported import Onnx
 from nano_cv.evaluation.reports.detection import DetectionReport
 from nano_cv.export import graph
 from nano_cv.metadata import Metadata, read_metadata

@@ -37,12 +37,55 @@ def test_triton_has_the_mendings_of_the_bulletins():
     assert (int(year), int(month)) >= (26, 7)
 
 
-def test_the_front_door_finds_its_settings(tmp_path):
+def objects(file: str) -> dict:
+    """The objects of a file in `deploy/` by kind."""
+    text = (ROOT / "deploy" / file).read_text()
+    return {one["kind"]: one for one in yaml.safe_load_all(text)}
+
+
+def test_the_pod_is_locked_down():
+    """The fields themselves were held against the schemas of Kubernetes 1.34 and KServe."""
+    pod = objects("deployment.yaml")["Deployment"]["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    runtime = objects("kserve.yaml")["ServingRuntime"]["spec"]
+    triton, door = pod["containers"]
+    assert "--grpc-address=127.0.0.1" in triton["command"]  # nobody but the door, in the same pod
+    assert "--model-control-mode=poll" in triton["command"]
+    assert "--model-control-mode=none" in runtime["containers"][0]["command"]
+    for container in (triton, door, *runtime["containers"]):
+        assert container["image"].startswith("REGISTRY/nano-cv:")
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    for container in (triton, runtime["containers"][0]):
+        assert {"--allow-http=false", "--allow-metrics=false"} < {*container["command"]}
+    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "nano-cv-models"
+    storage = objects("kserve.yaml")["InferenceService"]["spec"]["predictor"]["model"]["storageUri"]
+    assert storage == "pvc://nano-cv-models"
+
+
+def test_the_image_for_a_cluster_has_the_files_that_compose_mounts():
+    mounted = {volume.split(":")[0] for volume in COMPOSE["services"]["door"]["volumes"]}
+    copied = re.findall(r"^COPY (\S+)", (ROOT / "deploy/Dockerfile").read_text(), re.MULTILINE)
+    kept = (ROOT / "deploy/Dockerfile.dockerignore").read_text().splitlines()
+    assert {f"./{one}" for one in copied} == mounted
+    assert {f"!{one}" for one in copied} < {*kept}
+
+
+DOORS = [
+    COMPOSE["services"]["door"]["command"],
+    objects("deployment.yaml")["Deployment"]["spec"]["template"]["spec"]["containers"][1][
+        "command"
+    ],
+]
+
+
+@pytest.mark.parametrize("command", DOORS)
+def test_the_front_door_finds_its_settings(tmp_path, command):
     """Its command is one that serve.py takes, and it then looks for that server."""
-    command = COMPOSE["services"]["door"]["command"]
     settings = [*command[2:], f"hydra.run.dir={tmp_path}", "port=0"]
     done = python("serve.py", *settings[:-1], "--cfg=job", cwd=ROOT)
-    assert done.returncode == 0 and "triton: triton:8001" in done.stdout, done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "triton: triton:8001" in done.stdout or "triton: 127.0.0.1:8001" in done.stdout
 
 
 # serve.py's imports, where only some packages can be found, as if no other were installed.

@@ -23,7 +23,9 @@ from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError
 from nano_cv.evaluation import evaluate, reports
 from nano_cv.evaluation.client import Client, ServerError
-from nano_cv.evaluation.engines import Onnx, Torch, make_engine
+from nano_cv.evaluation.engines import Torch
+from nano_cv.evaluation.exported import Onnx
+from nano_cv.evaluation.opening import make_engine
 from nano_cv.export import graph
 from nano_cv.export.repository import DECODER
 from nano_cv.metadata import Metadata

@@ -21,7 +21,8 @@ from safetensors.numpy import load_file, save_file
 
 from nano_cv.config.checks import CONFIGS
 from nano_cv.errors import UserError
-from nano_cv.evaluation.engines import Onnx
+from nano_cv.evaluation import bfloat16
+from nano_cv.evaluation.exported import Onnx
 from nano_cv.export import precision, repository
 from nano_cv.export.samples import has_data
 from nano_cv.export.validate import check_repository, read_config, served_versions
@@ -191,6 +192,7 @@ def test_int8_that_loses_too_much_is_not_published(here, run):
 )
 def test_int8_that_passes_is_published(here, run, monkeypatch, flags, bits):
     """Whether it is faster depends on the machine; here both ways are tried."""
+    monkeypatch.setattr(bfloat16, "why_not", lambda: "no bfloat16")
     monkeypatch.setattr(precision, "processor_flags", lambda: flags)
     monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 0.9])
     done = run("export_model", *TINY, "precision=int8", "max_drop=1")
@@ -205,6 +207,7 @@ def test_int8_that_passes_is_published(here, run, monkeypatch, flags, bits):
     facts = {item.key: item.value for item in model.metadata_props}
     assert facts["precision"] == "int8" and float(facts["bits/int8"]) == bits
     assert f"int8: weights of {bits} bits, for this processor has" in done.out
+    assert "precision=bf16: no bfloat16" in done.out
     weights = [one for one in model.graph.initializer if one.data_type == TensorProto.INT8]
     largest = max(np.abs(numpy_helper.to_array(one).astype(int)).max() for one in weights)
     assert largest == (127 if bits == 8 else 64)
@@ -213,6 +216,48 @@ def test_int8_that_passes_is_published(here, run, monkeypatch, flags, bits):
     inputs = [produced.get(node.input[0]) for node in convolutions]
     assert inputs[0] != "DequantizeLinear"  # the convolution of pixels stays in float32
     assert inputs[1:] == ["DequantizeLinear"] * len(inputs[1:])
+
+
+@pytest.mark.parametrize(("name", "bits"), [("bf16", 32), ("int8_bf16", 7)])
+def test_bfloat16_is_computed_by_openvino(here, run, monkeypatch, name, bits):
+    """Where the processor has none, OpenVINO computes in float32; the rest is as it would be."""
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(bfloat16, "why_not", lambda: "")
+    monkeypatch.setattr(precision, "processor_flags", set)
+    monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 1.5])
+    done = run("export_model", *TINY, f"precision={name}", "max_drop=1")
+    assert done.status == 0, done.err
+    repository = here / "model_repository"
+    assert not any(check_repository(repository).values())
+    config = read_config(repository / "lenet_flowers/config.pbtxt")
+    assert (config.backend, config.default_model_filename) == ("openvino", "model.onnx")
+    for one in models(here):  # the twin that takes JPEG computes in the same way
+        config = read_config(repository / one / "config.pbtxt")
+        assert config.parameters["HINT_BF16"].string_value == "YES"
+    engine = Onnx(repository / "lenet_flowers/1/model.onnx")
+    assert engine.precision == name and isinstance(engine.runner, bfloat16.Session)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 3, 32, 32), dtype=np.uint8)
+    expected = engine.session.run(["CLASS_PROBS"], {"IMAGES": pixels})[0]
+    found = engine.predict({"IMAGES": pixels})["CLASS_PROBS"]
+    np.testing.assert_allclose(found, expected, atol=0.01 if bits == 32 else 0.05)
+    if has_triton():
+        PROVE(repository, models(here))
+
+    monkeypatch.setattr(bfloat16, "why_not", lambda: "OpenVINO is not installed")
+    assert not isinstance(Onnx(engine.source["model"]).runner, bfloat16.Session)
+
+
+def has_triton() -> bool:
+    with suppress(UserError):
+        return bool(triton.find_wheel())
+    return False
+
+
+def test_bfloat16_that_the_processor_lacks_is_refused(here, run, monkeypatch):
+    monkeypatch.setattr(bfloat16, "why_not", lambda: "this processor does not compute in bfloat16")
+    done = run("export_model", *TINY, "precision=bf16")
+    assert done.status == 1
+    assert "precision=bf16: this processor does not compute in bfloat16; nothing was" in done.err
 
 
 def test_a_failed_publication_leaves_nothing(here, run, monkeypatch):

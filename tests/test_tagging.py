@@ -20,7 +20,7 @@ from nano_cv.data.sharding import write
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.answers import describe
 from nano_cv.evaluation.card import make_card
-from nano_cv.evaluation.engines import Onnx
+from nano_cv.evaluation.exported import Onnx
 from nano_cv.evaluation.reports.tagging import TaggingReport
 from nano_cv.export import graph
 from nano_cv.tasks.metrics import average_precision, count_tags, tagging_figures

@@ -14,7 +14,7 @@ from benchmarks.serving.settings import Setting
 from nano_cv.data import images, store
 from nano_cv.data.imagined import Imagined
 from nano_cv.data.store import File
-from nano_cv.evaluation.engines import Onnx
+from nano_cv.evaluation.exported import Onnx
 from nano_cv.metadata import JPEG, Metadata
 
 Measure = Callable[[], Window]

@@ -13,7 +13,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from benchmarks.serving.rounds import Figures
 from nano_cv.errors import UserError
-from nano_cv.evaluation.engines import find_export
+from nano_cv.evaluation.bfloat16 import FASTMATH, HINT
+from nano_cv.evaluation.opening import find_export
 from nano_cv.export.repository import DECODER
 from nano_cv.export.triton_config import CONFIG, count_threads, read_config, write_config
 from nano_cv.files import locked
@@ -74,7 +75,13 @@ def apply(config: ModelConfig, setting: Setting) -> ModelConfig:
     changed.instance_group[0].count = setting.instances
     if changed.HasField("dynamic_batching"):
         changed.dynamic_batching.max_queue_delay_microseconds = setting.delay_us
-    changed.parameters["intra_op_thread_count"].string_value = str(setting.threads)
+    if "bf16" not in setting.precision:  # float32, to be compared with an export in bfloat16
+        for key in {HINT, FASTMATH, "INFERENCE_NUM_THREADS", "NUM_STREAMS"} & {*changed.parameters}:
+            del changed.parameters[key]
+        if changed.backend == "openvino":
+            changed.backend = "onnxruntime"
+    key = "INFERENCE_NUM_THREADS" if changed.backend == "openvino" else "intra_op_thread_count"
+    changed.parameters[key].string_value = str(setting.threads)
     for warmup in changed.model_warmup:
         warmup.batch_size = min(warmup.batch_size, setting.batch)
     return changed

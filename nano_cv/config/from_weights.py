@@ -33,7 +33,7 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
     if str(file).endswith(".onnx") and options.script == "infer" and "engine" not in given:
         added.append("engine=onnx")
     if added or given.get("engine") == "onnx":
-        from nano_cv.evaluation.engines import Onnx
+        from nano_cv.evaluation.exported import Onnx
 
         metadata = Onnx(Path(str(file)).expanduser()).metadata
     else:

@@ -319,7 +319,7 @@ class ExportModel(Common):
     triton: Triton
     weights: str | None
     parity: str | None
-    precision: Literal["float32", "int8", "bf16", "auto"]
+    precision: Literal["float32", "int8", "bf16", "int8_bf16", "auto"]
     tolerance: NotNegative
     max_drop: float
     calibration_pictures: Count

@@ -1,6 +1,6 @@
 """Engines compute predictions: torch, onnxruntime or a Triton server, behind one interface.
 
-Only `Torch` imports torch. Shapes: B pictures, N of all.
+`exported` and `opening` have the others; only `Torch` imports torch. Shapes: B pictures, N of all.
 """
 
 import platform
@@ -11,13 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig
 
-from nano_cv import building
 from nano_cv.data.progress import track
-from nano_cv.errors import UserError, one_line
-from nano_cv.files import list_versions
-from nano_cv.metadata import KEY, Metadata
+from nano_cv.errors import UserError
+from nano_cv.metadata import Metadata
 
 if TYPE_CHECKING:
     from nano_cv.tasks.task import Task
@@ -110,136 +107,6 @@ class Torch(Engine):
             tensors = [torch.from_numpy(array).to(self.device) for array in inputs.values()]
             outputs = self.task.predict(*tensors)
             return {name: output.cpu().numpy() for name, output in outputs.items()}
-
-
-class Onnx(Engine):
-    """An exported file in onnxruntime, on the processor.
-
-    Args:
-        path: the ONNX file.
-        threads: of the session; 0 lets onnxruntime take all cores.
-        entries: session config entries by key.
-
-    Raises:
-        UserError: no such file, damaged, or not written by export_model.py.
-    """
-
-    def __init__(self, path: Path, threads: int = 0, entries: Mapping[str, str] | None = None):
-        import onnxruntime
-
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
-        if path.suffix == ".safetensors":
-            raise UserError(f"{path}: weights for engine=torch; engine=onnx takes a model.onnx")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        for key, value in (entries or {}).items():
-            options.add_session_config_entry(key, value)
-        providers = ["CPUExecutionProvider"]
-        try:
-            self.session = onnxruntime.InferenceSession(path, options, providers=providers)
-        except Exception as error:  # whatever damage does to a model file
-            raise UserError(f"{path}: onnxruntime cannot load it ({one_line(error)})") from error
-        facts = self.session.get_modelmeta().custom_metadata_map
-        self.precision = facts.get("precision", "float32")
-        try:
-            self.metadata = Metadata.from_json(facts.get(KEY, ""))
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"{path}: holds no metadata; export_model.py did not write this file"
-            ) from error
-        self.source = {"model": path}
-
-    def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """See `Engine`."""
-        names = [output.name for output in self.session.get_outputs()]
-        given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        return dict(zip(names, self.session.run(names, given), strict=True))
-
-
-class Triton(Engine):
-    """A model on a Triton server.
-
-    Args:
-        name: of the model.
-        address: of the server's gRPC, HOST:PORT.
-
-    Raises:
-        UserError: no server there, no such model, or a model without metadata.
-    """
-
-    def __init__(self, name: str, address: str) -> None:
-        from nano_cv.evaluation.client import Client, ServerError
-
-        self.name, self.client = name, Client(address)
-        try:
-            self.metadata = self.client.metadata(name)
-        except ServerError as error:
-            self.close()
-            text = str(error).removeprefix(f"{address}: ")
-            raise UserError(f"server={address}: {text}") from error
-        self.source = {"model": f"{name} at {address}"}
-
-    def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """See `Engine`."""
-        return self.client.infer(self.name, inputs)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self.client.close()
-
-
-def make_engine(config: DictConfig) -> Engine:
-    """Make the engine named by `engine=torch|onnx|triton`.
-
-    Raises:
-        UserError: the model is not there, or is not the one asked for; says what to type.
-    """
-    if config.gradcam and config.engine != "torch":
-        raise UserError("gradcam=true: only torch can look into a network; add engine=torch")
-    name = f"{config.model.name}_{config.data.name}"
-    if config.engine == "torch":
-        path = building.weights_file(config)
-        return Torch(building.trained_task(config, path), path, config.trainer.accelerator)
-    if config.engine == "triton":
-        if config.weights:
-            raise UserError("weights= has no meaning with engine=triton: the server has its own")
-        return Triton(name, config.server)
-    if config.weights:
-        path = Path(str(config.weights)).expanduser()
-    else:
-        path = find_export(Path(config.paths.models) / name)
-    engine = Onnx(path)
-    if engine.metadata.model != config.model.name:
-        raise UserError(
-            f"{path}: a model={engine.metadata.model}, not a model={config.model.name}; "
-            f"type +model={engine.metadata.model}"
-        )
-    return engine
-
-
-def find_export(folder: Path, precision: str | None = None) -> Path:
-    """The file of the newest version of an exported model.
-
-    Args:
-        folder: of the model in the repository.
-        precision: that the file must have; by default any.
-
-    Raises:
-        UserError: no version there, or none of this precision; says what to type.
-    """
-    for version in reversed(list_versions(folder)):
-        file = folder / str(version) / "model.onnx"
-        if not file.exists():
-            continue
-        if precision is None or Onnx(file).precision == precision:
-            return file
-    command = building.again("export_model")
-    if precision:
-        raise UserError(
-            f"{folder}: no exported model in {precision}; type: {command} precision={precision}"
-        )
-    raise UserError(f"{folder}: no exported model; to make one, type: {command}")
 
 
 def processor_flags() -> set[str]:

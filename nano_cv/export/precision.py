@@ -5,7 +5,6 @@ processor; whether it is depends on the processor, so it is measured, never assu
 """
 
 import logging
-import platform
 import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -17,17 +16,17 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from nano_cv.errors import UserError
-from nano_cv.evaluation.engines import Arrays, Engine, Onnx, processor_flags
+from nano_cv.evaluation.engines import Arrays, Engine, processor_flags
+from nano_cv.evaluation.exported import Onnx, bfloat16_entries
 from nano_cv.export.graph import annotate
 from nano_cv.export.samples import Samples
 
 log = logging.getLogger(__name__)
-PRECISIONS = ("float32", "int8", "bf16")
+PRECISIONS = ("float32", "int8", "bf16", "int8_bf16")
 FEW_CHANNELS = 3  # of pixels: little arithmetic, and errors that reach all that follows
 # These add the products of int8 in 32 bits. Without them onnxruntime adds pairs of products in 16
 # bits, which weights of 8 bits overflow ("Quantize ONNX models", U8S8), so they take 7 bits.
 SUMS_IN_32_BITS = ("avx512_vnni", "avx_vnni", "asimddp")
-FASTMATH = {"mlas.enable_gemm_fastmath_arm64_bfloat16": "1"}
 ROUNDS, SECONDS = 7, 0.15  # of each variant in turn, so that a noisy machine is noisy for both
 
 
@@ -93,6 +92,8 @@ def choose(
             refusals[variant.precision] = why
     if precision in refusals:
         raise UserError(f"precision={precision}: {refusals[precision]}; nothing was published")
+    for name, why in refusals.items():
+        log.info("precision=%s: %s", name, why)
     passing = [variant for variant in variants if variant.precision not in refusals]
     if precision == "auto":
         return max(passing, key=lambda variant: variant.speed), variants
@@ -133,21 +134,16 @@ def _why_refused(variant: Variant, float32: Variant, max_drop: float) -> str:
 
 
 def _make(precision: str, float32: Path, samples: Samples, pictures: int) -> Variant:
-    flags = processor_flags()
-    if precision == "int8":
-        bits, why = choose_bits(flags)
+    entries = bfloat16_entries() if "bf16" in precision else {}
+    if "int8" not in precision:
+        return Variant(precision, float32, entries)
+    bits, why = choose_bits(processor_flags())
+    file = float32.with_name("int8.onnx")
+    if not file.exists():
         log.info("int8: weights of %d bits, for %s", bits, why)
-        file = float32.with_name("int8.onnx")
         quantize(float32, file, samples.load_training(pictures), bits)
         annotate(file, samples.metadata, {})
-        return Variant("int8", file, {}, bits)
-    # onnxruntime has bfloat16 kernels for Arm only; on x86 it would refuse or emulate them.
-    if platform.machine() != "aarch64" or "bf16" not in flags:
-        raise UserError(
-            f"onnxruntime computes in bfloat16 on Arm processors that have it, and this is "
-            f"{platform.machine()}; try precision=int8"
-        )
-    return Variant("bf16", float32, FASTMATH)
+    return Variant(precision, file, entries, bits)
 
 
 def choose_bits(flags: Collection[str]) -> tuple[int, str]:

@@ -20,7 +20,7 @@ from google.protobuf.json_format import ParseDict
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nano_cv.errors import UserError, listing
-from nano_cv.evaluation.engines import Onnx
+from nano_cv.evaluation.exported import Onnx
 from nano_cv.export.triton_config import (
     CONFIG,
     LABELS,

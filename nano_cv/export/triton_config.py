@@ -11,6 +11,7 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nano_cv.errors import UserError, first_line, nearest
+from nano_cv.evaluation.bfloat16 import HINT
 from nano_cv.files import list_versions, replacing
 from nano_cv.metadata import JPEG, KEY, Metadata, height_width
 
@@ -91,14 +92,17 @@ def make_model_config(
         tensor["name"]: {key: tensor[key] for key in ("data_type", "dims")} | {"zero_data": True}
         for tensor in inputs
     }
+    threads, in_openvino = str(count_threads(triton)), HINT in entries
+    named = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": "1"}  # as OpenVINO names them
     parameters = {
-        "intra_op_thread_count": str(count_threads(triton)),
+        **(named if in_openvino else {"intra_op_thread_count": threads}),
         **entries,
         KEY: metadata.to_json(),
     }
     return {
         "name": metadata.name,
-        "backend": "onnxruntime",
+        "backend": "openvino" if in_openvino else "onnxruntime",
+        "default_model_filename": "model.onnx",
         "max_batch_size": batch,
         "input": inputs,
         "output": outputs,

@@ -22,7 +22,10 @@ from nano_cv.export.triton_config import CONFIG, read_config, served_versions
 from nano_cv.files import VERSION, list_versions
 from nano_cv.metadata import NAME
 
-FILES = {"onnxruntime": "model.onnx", "onnxruntime_onnx": "model.onnx", "python": "model.py"}
+FILES = {  # that a version is read from, where the config names none
+    **{"onnxruntime": "model.onnx", "onnxruntime_onnx": "model.onnx"},
+    **{"openvino": "model.xml", "python": "model.py"},
+}
 DTYPES = {"FLOAT": "TYPE_FP32", "FLOAT16": "TYPE_FP16", "DOUBLE": "TYPE_FP64"}  # others are alike
 MISREAD = re.compile(r"\s*[+-]?[0-9]")  # Triton takes `1_old` for version 1 and looks for `1`
 
@@ -102,7 +105,7 @@ def _check_names(config: ModelConfig, folder: Path) -> Iterator[str]:
     if _file(config) is None and config.platform != "ensemble":
         yield (
             f"{CONFIG}: backend: '{config.backend}' with platform: '{config.platform}'; served "
-            'here are backend: "onnxruntime", backend: "python" and platform: "ensemble"'
+            'here are backend: "onnxruntime", "openvino" or "python", and platform: "ensemble"'
         )
     for path in sorted(folder.iterdir()):
         if path.is_dir() and MISREAD.match(path.name) and not VERSION.fullmatch(path.name):

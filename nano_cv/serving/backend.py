@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2
 
 from nano_cv.errors import UserError, one_line
-from nano_cv.evaluation.engines import Onnx
+from nano_cv.evaluation.exported import Onnx
 from nano_cv.metadata import JPEG, Metadata
 from nano_cv.serving.connection import RefusedError
 

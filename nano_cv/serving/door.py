@@ -33,7 +33,7 @@ from nano_cv.data.imagined import Imagined
 from nano_cv.errors import listing, nearest, one_line
 from nano_cv.evaluation import answers
 from nano_cv.evaluation.card import make_card
-from nano_cv.evaluation.engines import Onnx
+from nano_cv.evaluation.exported import Onnx
 from nano_cv.metadata import TAGGING
 from nano_cv.serving import metrics
 from nano_cv.serving.backend import Arrays, Backend, Model, predict_here

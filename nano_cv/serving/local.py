@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from nano_cv.errors import UserError, one_line
-from nano_cv.evaluation.engines import Onnx
+from nano_cv.evaluation.exported import Onnx
 from nano_cv.metadata import JPEG
 from nano_cv.serving import repository
 from nano_cv.serving.backend import Arrays, Backend, Model, predict_here

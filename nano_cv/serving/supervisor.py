@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from nano_cv.errors import UserError, one_line
-from nano_cv.evaluation.engines import Onnx
+from nano_cv.evaluation.bfloat16 import HINT
+from nano_cv.evaluation.exported import Onnx
 from nano_cv.export.triton_config import CONFIG, read_config, served_versions
 from nano_cv.metadata import JPEG, KEY, Metadata
 from nano_cv.serving import repository, triton
@@ -409,7 +410,8 @@ class Supervisor(Watched):
         folder = self.staging.live / name
         config = read_config(folder / CONFIG)
         file = folder / str(max(served_versions(folder, config), default=0)) / "model.onnx"
-        entries = {key: one.string_value for key, one in config.parameters.items() if "." in key}
+        given = {key: one.string_value for key, one in config.parameters.items()}
+        entries = {key: text for key, text in given.items() if "." in key or key == HINT}
         self.engines.pop(name, None)
         if name.endswith(JPEG):
             return

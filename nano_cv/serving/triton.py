@@ -2,7 +2,8 @@
 
 Only the wheel's server is used, none of its Python. It has one backend, `python`; Triton lets a
 backend be written for that one, and `backends/onnxruntime/model.py` is such: it serves every model
-whose config says `backend: "onnxruntime"`, as NVIDIA's own container does, from the same files.
+whose config says `backend: "onnxruntime"` or `backend: "openvino"`, as NVIDIA's own container
+does, from the same files.
 """
 
 import ctypes.util
@@ -82,7 +83,8 @@ def make_backends(wheel: Wheel, folder: Path) -> Path:
     """Lay out the backend directory that Triton asks for, in `folder`."""
     shutil.copytree(wheel.python_backend, folder / "python")  # copies: Triton refuses links
     shutil.copy2(wheel.stub, folder / "python")
-    shutil.copytree(BACKENDS / "onnxruntime", folder / "onnxruntime")
+    for name in ("onnxruntime", "openvino"):
+        shutil.copytree(BACKENDS / "onnxruntime", folder / name)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Triton's `onnxruntime` backend, in Python: serves any ONNX model that names this backend.
+"""Triton's backends `onnxruntime` and `openvino`, in Python: any ONNX model that names one of them.
 
 The wheel's Triton has no C++ backend for ONNX. This file stands in for it: it reads the same
 `config.pbtxt` (docs: triton-inference-server/onnxruntime_backend, README) and the same file,
@@ -13,6 +13,8 @@ import numpy as np
 import onnxruntime
 import triton_python_backend_utils as utils
 from onnxruntime.capi import onnxruntime_pybind11_state as failures
+
+from nano_cv.evaluation import bfloat16
 
 LEVELS = {  # optimization.graph.level
     -1: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -38,12 +40,14 @@ class TritonPythonModel:
             self.session = onnxruntime.InferenceSession(
                 str(file), _options(config), providers=["CPUExecutionProvider"]
             )
+            self.strings = {one.name for one in self.session.get_inputs() if "string" in one.type}
+            if config["backend"] == "openvino" or bfloat16.HINT in _parameters(config):
+                self.session = bfloat16.Session(file, _threads(config))
         except Exception as error:  # whatever damage does to a model file
             raise utils.TritonModelException(f"{file}: {error}") from error
         self.batched = config["max_batch_size"] > 0
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
-        self.strings = {item.name for item in self.session.get_inputs() if "string" in item.type}
 
     def execute(self, requests):
         """Answer each request; all of one shape run as one batch."""
@@ -115,11 +119,20 @@ class TritonPythonModel:
         )
 
 
+def _parameters(config):
+    return {key: item["string_value"] for key, item in config.get("parameters", {}).items()}
+
+
+def _threads(config):
+    """Threads of one instance, by the keys of both backends; 0 takes all cores."""
+    given = _parameters(config)
+    return int(given.get("INFERENCE_NUM_THREADS") or given.get("intra_op_thread_count") or 0)
+
+
 def _options(config):
     """What `config.pbtxt` sets, under the keys of the C++ backend."""
-    options = onnxruntime.SessionOptions()
-    given = {key: item["string_value"] for key, item in config.get("parameters", {}).items()}
-    options.intra_op_num_threads = int(given.get("intra_op_thread_count", 0))
+    options, given = onnxruntime.SessionOptions(), _parameters(config)
+    options.intra_op_num_threads = _threads(config)
     options.inter_op_num_threads = int(given.get("inter_op_thread_count", 0))
     if int(given.get("execution_mode", 0)):
         options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL

@@ -1,0 +1,58 @@
+"""OpenVINO computes exported models in bfloat16 on x86 processors that have it.
+
+onnxruntime has kernels for bfloat16 on Arm only. Triton's Python backend uses this file too, so it
+imports nothing that a server does not need.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# The parameter in `config.pbtxt` by which Triton's own OpenVINO backend is told to use bfloat16.
+HINT = "HINT_BF16"
+FASTMATH = "mlas.enable_gemm_fastmath_arm64_bfloat16"  # the session entry of onnxruntime on Arm
+MISSING = "OpenVINO is not installed; type: poetry install --extras openvino"
+
+
+def why_not() -> str:
+    """The reason why OpenVINO does not compute in bfloat16 here; empty where it does."""
+    try:
+        from openvino import Core
+    except ImportError:
+        return MISSING
+    if "BF16" not in Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return "this processor does not compute in bfloat16 (it has no avx512_bf16 or amx_bf16)"
+    return ""
+
+
+class Session:
+    """An ONNX model in OpenVINO, used like a session of onnxruntime. Several threads may use it.
+
+    Args:
+        file: the ONNX model.
+        threads: that it computes with; 0 takes all cores.
+
+    Raises:
+        RuntimeError: OpenVINO is not installed, or cannot read the model.
+    """
+
+    def __init__(self, file: Path, threads: int) -> None:
+        try:
+            from openvino import Core
+        except ImportError as error:
+            raise RuntimeError(MISSING) from error
+        settings = {
+            "INFERENCE_PRECISION_HINT": "bf16",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False,  # each of several instances would take the first cores
+        }
+        self.model = Core().compile_model(file, "CPU", settings)
+
+    def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
+        """The named outputs for the named inputs, each `[B, ...]`."""
+        found = self.model.infer_new_request(dict(inputs))
+        return [np.array(found[name]) for name in outputs]  # copies: the request's memory ends

@@ -1,0 +1,91 @@
+"""The engine of exported models in this process: onnxruntime, or OpenVINO for bfloat16.
+
+Shapes: B pictures.
+"""
+
+import logging
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nano_cv.errors import UserError, one_line
+from nano_cv.evaluation import bfloat16
+from nano_cv.evaluation.engines import Arrays, Engine, processor_flags
+from nano_cv.metadata import KEY, Metadata
+
+log = logging.getLogger(__name__)
+
+
+class Onnx(Engine):
+    """An exported file in onnxruntime, on the processor.
+
+    Args:
+        path: the ONNX file.
+        threads: of the session; 0 lets onnxruntime take all cores.
+        entries: session config entries by key; by default those that the file's precision wants.
+
+    Attributes:
+        precision: `float32`, `int8`, `bf16` or `int8_bf16`.
+
+    Raises:
+        UserError: no such file, damaged, or not written by export_model.py.
+    """
+
+    def __init__(self, path: Path, threads: int = 0, entries: Mapping[str, str] | None = None):
+        import onnxruntime
+
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        if path.suffix == ".safetensors":
+            raise UserError(f"{path}: weights for engine=torch; engine=onnx takes a model.onnx")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        for key, value in (entries or {}).items():
+            if key != bfloat16.HINT:
+                options.add_session_config_entry(key, value)
+        providers = ["CPUExecutionProvider"]
+        try:
+            self.session = onnxruntime.InferenceSession(path, options, providers=providers)
+        except Exception as error:  # whatever damage does to a model file
+            raise UserError(f"{path}: onnxruntime cannot load it ({one_line(error)})") from error
+        facts = self.session.get_modelmeta().custom_metadata_map
+        self.precision = facts.get("precision", "float32")
+        try:
+            self.metadata = Metadata.from_json(facts.get(KEY, ""))
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{path}: holds no metadata; export_model.py did not write this file"
+            ) from error
+        self.source = {"model": path}
+        if entries is None and "bf16" in self.precision:
+            try:
+                entries = bfloat16_entries()
+            except UserError as error:
+                log.warning("%s: computed in float32 and not in bfloat16: %s", path, error)
+        # The session above has the metadata, and says what is wrong with the file.
+        self.runner = (
+            bfloat16.Session(path, threads) if bfloat16.HINT in (entries or {}) else self.session
+        )
+
+    def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """See `Engine`."""
+        names = [output.name for output in self.session.get_outputs()]
+        given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        return dict(zip(names, self.runner.run(names, given), strict=True))
+
+
+def bfloat16_entries() -> dict[str, str]:
+    """The session entries with which this processor computes in bfloat16.
+
+    Raises:
+        UserError: it does not.
+    """
+    if platform.machine() == "aarch64" and "bf16" in processor_flags():
+        return {bfloat16.FASTMATH: "1"}
+    if why := bfloat16.why_not():
+        raise UserError(why)
+    return {bfloat16.HINT: "YES"}

@@ -1,0 +1,101 @@
+"""Opens the engine that a command line asks for: torch, an exported model or a server."""
+
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+
+from nano_cv import building
+from nano_cv.errors import UserError
+from nano_cv.evaluation.engines import Arrays, Engine, Torch
+from nano_cv.files import list_versions
+
+
+def make_engine(config: DictConfig) -> Engine:
+    """Make the engine named by `engine=torch|onnx|triton`.
+
+    Raises:
+        UserError: the model is not there, or is not the one asked for; says what to type.
+    """
+    if config.gradcam and config.engine != "torch":
+        raise UserError("gradcam=true: only torch can look into a network; add engine=torch")
+    name = f"{config.model.name}_{config.data.name}"
+    if config.engine == "torch":
+        path = building.weights_file(config)
+        return Torch(building.trained_task(config, path), path, config.trainer.accelerator)
+    if config.engine == "triton":
+        if config.weights:
+            raise UserError("weights= has no meaning with engine=triton: the server has its own")
+        return Triton(name, config.server)
+    if config.weights:
+        path = Path(str(config.weights)).expanduser()
+    else:
+        path = find_export(Path(config.paths.models) / name)
+    from nano_cv.evaluation.exported import Onnx
+
+    engine = Onnx(path)
+    if engine.metadata.model != config.model.name:
+        raise UserError(
+            f"{path}: a model={engine.metadata.model}, not a model={config.model.name}; "
+            f"type +model={engine.metadata.model}"
+        )
+    return engine
+
+
+class Triton(Engine):
+    """A model on a Triton server.
+
+    Args:
+        name: of the model.
+        address: of the server's gRPC, HOST:PORT.
+
+    Raises:
+        UserError: no server there, no such model, or a model without metadata.
+    """
+
+    def __init__(self, name: str, address: str) -> None:
+        from nano_cv.evaluation.client import Client, ServerError
+
+        self.name, self.client = name, Client(address)
+        try:
+            self.metadata = self.client.metadata(name)
+        except ServerError as error:
+            self.close()
+            text = str(error).removeprefix(f"{address}: ")
+            raise UserError(f"server={address}: {text}") from error
+        self.source = {"model": f"{name} at {address}"}
+
+    def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """See `Engine`."""
+        return self.client.infer(self.name, inputs)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
+
+def find_export(folder: Path, precision: str | None = None) -> Path:
+    """The file of the newest version of an exported model.
+
+    Args:
+        folder: of the model in the repository.
+        precision: that the file must have; by default any.
+
+    Raises:
+        UserError: no version there, or none of this precision; says what to type.
+    """
+    from nano_cv.evaluation.exported import Onnx
+
+    for version in reversed(list_versions(folder)):
+        file = folder / str(version) / "model.onnx"
+        if not file.exists():
+            continue
+        if precision is None or Onnx(file).precision == precision:
+            return file
+    command = building.again("export_model")
+    if precision:
+        raise UserError(
+            f"{folder}: no exported model in {precision}; type: {command} precision={precision}"
+        )
+    raise UserError(f"{folder}: no exported model; to make one, type: {command}")
