@@ -16,15 +16,7 @@ from numpy.typing import NDArray
 from nano_cv.data import images
 from nano_cv.data.cache import Cached, cached
 from nano_cv.data.store import File
-from nano_cv.data.targets import (
-    COUNTED,
-    NO_LABEL,
-    Boxes,
-    Labels,
-    Packed,
-    count_labels,
-    sha256_of,
-)
+from nano_cv.data.targets import COUNTED, NO_LABEL, Boxes, Labels, Packed, count_labels, sha256_of
 from nano_cv.errors import listing
 from nano_cv.metadata import Size, height_width
 

@@ -66,7 +66,8 @@ def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Pr
         weight = weight / scale  # so that the layer takes features as they are
         bias = bias - weight @ mean
         figures = task.figures([task.compare(others @ weight.T + bias, truth)])
-        score = figures[task.monitor.removeprefix("val/")]
+        # In 32 bits, as Lightning has the metrics of the epochs that it is compared with.
+        score = float(np.float32(figures[task.monitor.removeprefix("val/")]))
         if best is None or score > best[0]:
             best = score, weight, bias
     assert best
