@@ -243,7 +243,7 @@ def test_health_and_metrics(served):
     status, health = served.health()
     assert status == 200 and health["status"] == "ok"
     assert {name for name in health["models"] if "jpeg" not in name} - {"decode_32"} == {
-        *("boxes_tiny", "colours_tiny", "masks_tiny", "noise_tiny")
+        *("boxes_tiny", "colours_tiny", "masks_tiny", "noise_tiny", "tags_tiny")
     }
     with served.page("/metrics") as page:
         text = page.read().decode()
