@@ -457,20 +457,20 @@ def restore_mask(mask: NDArray[np.uint8], width: int, height: int, fit: str) -> 
 
 
 class Walk(NamedTuple):
-    """Files and folders below a folder, hidden ones left out.
+    """Files and folders below a folder, hidden ones left out. Texts, for there may be a million.
 
     Attributes:
         folders: each real folder once, as it was first met, the given one first.
-        files: sorted.
+        files: sorted folder by folder, as paths are.
         loops: links to folders that were not followed: they lead to a folder of the set, or above
             it, or to one that another link has led to.
         broken: links that lead nowhere.
     """
 
-    folders: list[Path]
-    files: list[Path]
-    loops: list[Path]
-    broken: list[Path]
+    folders: list[str]
+    files: list[str]
+    loops: list[str]
+    broken: list[str]
 
 
 def walk(folder: Path, root: Path | None = None) -> Walk:
@@ -482,26 +482,34 @@ def walk(folder: Path, root: Path | None = None) -> Walk:
             folder above both, would give the cats the pictures of the dogs.
     """
     found, own = Walk([], [], [], []), os.path.realpath(root or folder)
-    seen: set[str] = set()
-    for base, names, files in os.walk(folder, followlinks=True):
-        here, real = Path(base), os.path.realpath(base)
-        found.folders.append(here)
+    seen, left = set[str](), [str(folder)]
+    while left:
+        base = left.pop()
+        real = os.path.realpath(base)
+        found.folders.append(base)
         seen.add(real)
+        try:
+            entries = sorted(os.scandir(base), key=lambda entry: entry.name)
+        except OSError:  # not readable, or no folder
+            continue
         inside = []
-        for path in (here / name for name in sorted(names) if not name.startswith(".")):
-            target, link = os.path.realpath(path), path.is_symlink()
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir():
+                # Only links are asked whether they lead somewhere: that takes a look at the disk.
+                lost = entry.is_symlink() and not os.path.exists(entry.path)
+                (found.broken if lost else found.files).append(entry.path)
+                continue
+            link, target = entry.is_symlink(), os.path.realpath(entry.path)
             above = link and (_holds(target, real) or _holds(target, own) or _holds(own, target))
             if above or target in seen:
-                found.loops.extend([path] if link else [])
+                found.loops.extend([entry.path] if link else [])
             else:
-                inside.append(path.name)
+                inside.append(entry.path)
                 seen.add(target)
-        names[:] = inside
-        for name in files:
-            if not name.startswith("."):
-                kind = found.files if (here / name).exists() else found.broken
-                kind.append(here / name)
-    found.files.sort()
+        left += reversed(inside)
+    found.files.sort(key=lambda path: path.replace(os.sep, "\0"))
     return found
 
 
@@ -518,13 +526,17 @@ def find(
     Raises:
         ImageError: a name that is not UTF-8, and so fits into no table.
     """
-    found = [path for path in walk(folder, root).files if path.suffix.lower() in endings]
+    found = [path for path in walk(folder, root).files if _ending(path) in endings]
     for path in found:
         try:
-            str(path).encode()
+            path.encode()
         except UnicodeEncodeError:
             raise ImageError(f"{os.fsencode(path)!r}: a name that is not UTF-8") from None
-    return found
+    return list(map(Path, found))
+
+
+def _ending(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
 
 
 def say_what_is_passed_over(folder: Path, read: Iterable[File] = ()) -> None:
@@ -538,14 +550,14 @@ def say_what_is_passed_over(folder: Path, read: Iterable[File] = ()) -> None:
     found = walk(folder)
     used = list(map(str, read)) if found.loops else []
     loops = [link for link in found.loops if not any(one.startswith(f"{link}/") for one in used)]
-    unread = [path for path in found.files if path.suffix.lower() in NOT_READ]
+    unread = [path for path in found.files if _ending(path) in NOT_READ]
     for what, paths in (
         ("files are in formats that are not read; save them as JPEG or PNG", unread),
         ("links lead nowhere", found.broken),
         ("links lead to folders of the set, or above it, and are not followed", loops),
     ):
         if paths:
-            names = listing((path.relative_to(folder).as_posix() for path in paths), most=5)
+            names = listing((Path(path).relative_to(folder).as_posix() for path in paths), most=5)
             log.warning("%s: %d %s: %s", folder, len(paths), what, names)
 
 
@@ -558,5 +570,5 @@ def matching(pattern: str) -> list[Path]:
     after = parts[at + 1 :] or ("*",)
     for base in glob(str(Path(*parts[:at]))):
         for folder in walk(Path(base)).folders:
-            found.update(matching(os.path.join(escape(str(folder)), *after)))
+            found.update(matching(os.path.join(escape(folder), *after)))
     return sorted(found)

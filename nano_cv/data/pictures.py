@@ -76,12 +76,16 @@ class Pictures:
         Never upwards: what is drawn of a picture is written under its name into some folder.
         """
         root = os.path.join(os.path.abspath(self.root), "")
-        return [
-            file.name
-            if isinstance(file, Member)
-            else os.path.abspath(file).removeprefix(root).replace(os.sep, "/").lstrip("/")
-            for file in self.files
-        ]
+
+        def name(file: File) -> str:
+            if isinstance(file, Member):
+                return file.name
+            text = str(file)
+            if not text.startswith(root) or ".." in text:  # rarely; and this takes longer
+                text = os.path.abspath(file)
+            return text.removeprefix(root).replace(os.sep, "/").lstrip("/")
+
+        return list(map(name, self.files))
 
     def first(self, count: int) -> "Pictures":
         """The first `count` of them."""

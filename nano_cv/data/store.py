@@ -148,8 +148,9 @@ def stamp(file: File) -> str:
     """A text that changes when the file does."""
     if isinstance(file, Member):
         return file.sha256
-    status = file.stat()
-    return f"{file.absolute()}\0{status.st_size}\0{status.st_mtime_ns}"
+    status = os.stat(file)
+    path = file if file.is_absolute() else file.absolute()
+    return f"{path}\0{status.st_size}\0{status.st_mtime_ns}"
 
 
 def _parts(place: str) -> tuple[str, str]:

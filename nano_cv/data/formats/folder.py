@@ -44,7 +44,7 @@ def samples_in(folder: Path, classes: Sequence[str], training: Path, root: Path)
     """The pictures of a split by class, which must be one of `classes`, those in `training`."""
     names = class_folders(folder)
     samples = [
-        Sample(file, label, reading.below(training, file))
+        Sample(file, label, reading.below(folder, file))
         for label, name in enumerate(classes)
         if name in names
         for file in images.find(folder / name, root=root)
@@ -68,7 +68,7 @@ def class_folders(folder: Path, least: int = 0) -> list[str]:
     names = [path.name for path in found if path.is_dir()]
     if any(path.is_symlink() for path in found):
         loops = images.walk(folder).loops  # links to other classes, or to the folder itself
-        names = [name for name in names if folder / name not in loops]
+        names = [name for name in names if str(folder / name) not in loops]
     if len(names) < least:
         there = f"only {names[0]}" if names else "none"
         raise UserError(
