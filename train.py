@@ -69,7 +69,7 @@ def train(config: DictConfig) -> float:
         best = fitting.restore_best(learner, keeper, probe)
         metrics = {f"best {task.monitor}": best}
         if probe:
-            metrics[f"frozen {task.monitor}"] = probe.accuracy
+            metrics[f"frozen {task.monitor}"] = probe.score
         if not building.find_limit(config):
             fitted = calibrate(task, data.splits, config.coverage, config.trainer.accelerator)
             logger.log_metrics(fitted)

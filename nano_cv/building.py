@@ -4,6 +4,8 @@ import logging
 import math
 import re
 import shlex
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,10 @@ from nano_cv.config.checks import task_name
 from nano_cv.data import pictures
 from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.data.store import located
+from nano_cv.data.targets import are_tags
 from nano_cv.errors import UserError, listing, settings_of
 from nano_cv.metadata import (
+    TAGGING,
     Metadata,
     Size,
     check_classes,
@@ -131,7 +135,24 @@ def make_metadata(config: DictConfig, data: "DataModule", run_id: str) -> Metada
     check_name(f"{config.model.name}_{config.data.name}")
     data.setup()
     check_classes(data.classes)
-    return _metadata(config, data.classes, data.image_size, data.data_hash, run_id)
+    made = _metadata(config, data.classes, data.image_size, data.data_hash, run_id)
+    if are_tags(data.splits["train"].pictures.targets):
+        return replace(made, task=TAGGING, thresholds=[0.5] * len(data.classes))
+    return made
+
+
+def check_labels(
+    config: DictConfig, metadata: Metadata, splits: Mapping[str, Resized], advice: str
+) -> None:
+    """Refuse a data set with other classes than the weights, or with another number per picture."""
+    there, many = splits["train"].pictures, ("one label per picture", "several labels per picture")
+    known, found = listing(metadata.classes), listing(there.classes)
+    if metadata.classes == there.classes:
+        known, found = many[metadata.task == TAGGING], many[are_tags(there.targets)]
+    if metadata.classes != there.classes or known != found:
+        raise UserError(
+            f"the weights know {known}, and data={config.data.name} has {found}; {advice}"
+        )
 
 
 def _metadata(
@@ -197,6 +218,8 @@ def make_task(config: DictConfig, metadata: Metadata) -> "Task":
     """The task with an untrained network."""
     settings: Any = OmegaConf.to_container(config.model.task, resolve=True)
     own = {key: value for key, value in settings.items() if key not in OF_TRAINING}
+    if metadata.task == TAGGING:  # the data set decides, see `make_metadata`
+        own["_target_"] = "nano_cv.tasks.tagging.Tagging"
     with settings_of(f"model={config.model.name}"):
         return instantiate(own, _partial_=True, _convert_="all")(metadata=metadata)
 

@@ -23,6 +23,7 @@ Size = int | Sequence[int]  # of what a network sees, in pixels: the side of a s
 # What ends a line for Python or for Triton, moves a terminal's cursor, or is no text at all.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 CONFIDENCE = 0.3  # score from which on a box is shown, where none was fitted to the class
+TAGGING = "tagging"  # the task of a classifier of pictures with several labels each
 KEY = "contract"  # of the metadata in weights, ONNX and config.pbtxt: older files have it
 JPEG = "_from_jpeg"  # the end of the name of the twin of a model that takes encoded pictures
 
@@ -32,7 +33,8 @@ class Metadata:
     """Classes, sizes and origin of a model, read by evaluation, export and serving.
 
     Attributes:
-        task: `classification`, ...; the lower-case name of the task's class.
+        task: `classification`, ...; the lower-case name of the task's class. `tagging` is a
+            classification with several labels per picture.
         model: name of the model config, for example `lenet`.
         data: name of the data config, for example `flowers`.
         classes: class names; position is the class index.
@@ -46,7 +48,8 @@ class Metadata:
         run_id: MLflow's, if tracked there.
         metrics: of the epoch that was kept, by name, such as `val/accuracy`.
         thresholds: of a detector, the score from which on a box of each class is shown and counted;
-            empty where none were fitted, as in older files.
+            empty where none were fitted, as in older files. With several labels per picture, the
+            probability from which on a picture has each label.
         temperature: of a classifier, divides the logits before the softmax.
         coverage: of a classifier, the share of pictures whose label set is to hold the true class;
             None if there are no label sets, as in older files.

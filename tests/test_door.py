@@ -58,6 +58,7 @@ def test_models(served):
         ("colours_tiny", "classification"),
         ("masks_tiny", "segmentation"),
         ("noise_tiny", "generation"),
+        ("tags_tiny", "tagging"),
     ]
     with served.page("/models/colours_tiny") as page:
         shown = json.load(page)
@@ -76,6 +77,20 @@ def test_classes(served, kind):
     assert next(iter(answer["probabilities"])) == "blue"
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert len(served.predict("colours_tiny", picture("red"), "?top=2")[1]["probabilities"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("colour", "labels"), [("black", []), ("red", ["red"]), ("#80b0ff", ["blue", "green", "red"])]
+)
+def test_several_labels(served, colour, labels):
+    status, answer = served.predict("tags_tiny", picture(colour))
+    assert status == 200 and list(answer) == ["labels", "probabilities"]
+    assert answer["labels"] == labels and set(answer["probabilities"]) == set(CLASSES)
+    assert served.predict("tags_tiny", picture(colour), "?confidence=1")[1]["labels"] == (
+        labels[:1] if labels else []
+    )
+    status, content = served.predict("tags_tiny", picture(colour), Accept="image/png")
+    assert status == 200 and content[1:4] == b"PNG"
 
 
 def test_boxes_are_in_pixels_of_the_picture(served):
@@ -228,7 +243,7 @@ def test_health_and_metrics(served):
     status, health = served.health()
     assert status == 200 and health["status"] == "ok"
     assert {name for name in health["models"] if "jpeg" not in name} - {"decode_32"} == {
-        *("boxes_tiny", "colours_tiny", "masks_tiny", "noise_tiny")
+        *("boxes_tiny", "colours_tiny", "masks_tiny", "noise_tiny", "tags_tiny")
     }
     with served.page("/metrics") as page:
         text = page.read().decode()

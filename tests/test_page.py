@@ -118,6 +118,16 @@ def test_label_set_and_none_of_these(page, photo, more, headline):
     assert text(shown, "headline") == headline
 
 
+def test_several_labels(page, photo):
+    """Every label has a bar that says from which probability on it is given."""
+    shown = page("tags_tiny")
+    shown.give("#file", photo)
+    answered(shown)
+    assert text(shown, "headline") == "red" and len(rows(shown)) == 3
+    assert rows(shown)[0] == ["red", "50 %, needs 50 %"]
+    assert terminal(shown, photo.parent)["labels"] == ["red"]
+
+
 def test_detection(page, photo):
     """The slider shows more boxes, and changes the line for the terminal."""
     shown = page("boxes_tiny")

@@ -45,6 +45,23 @@ def classifier() -> tuple[list, list, list, list]:
     return nodes, [IMAGES], out, [constant("scale", np.array(0.05, np.float32))]
 
 
+def tagger() -> tuple[list, list, list, list]:
+    """The labels are the colours that are more than half as strong as they can be."""
+    nodes = [
+        helper.make_node("Cast", ["IMAGES"], ["x"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[2, 3], keepdims=0),
+        helper.make_node("Div", ["mean", "most"], ["CLASS_PROBS"]),
+        helper.make_node("GreaterOrEqual", ["CLASS_PROBS", "half"], ["LABEL_SET"]),
+    ]
+    out = [
+        helper.make_tensor_value_info("CLASS_PROBS", TensorProto.FLOAT, ["B", 3]),
+        helper.make_tensor_value_info("LABEL_SET", TensorProto.BOOL, ["B", 3]),
+    ]
+    levels = {"most": 255, "half": 0.5}
+    constants = [constant(name, np.array(one, np.float32)) for name, one in levels.items()]
+    return nodes, [IMAGES], out, constants
+
+
 def detector() -> tuple[list, list, list, list]:
     """Always the two `BOXES`, of the scores 0.9 and 0.1 and the classes blue and red."""
     parts = {
@@ -108,6 +125,7 @@ def generator() -> tuple[list, list, list, list]:
 
 TASKS = {
     "classification": ("colours", classifier),
+    "tagging": ("tags", tagger),
     "detection": ("boxes", detector),
     "segmentation": ("masks", segmenter),
     "generation": ("noise", generator),
@@ -115,7 +133,7 @@ TASKS = {
 
 
 def publish_all(repository: Path, folder: Path) -> Path:
-    """`colours_tiny`, `boxes_tiny`, `masks_tiny` and `noise_tiny`, and their decoders."""
+    """A model of each task, such as `colours_tiny` and `tags_tiny`, and their decoders."""
     for task in TASKS:
         publish_one(repository, folder, task)
     return repository
@@ -127,7 +145,8 @@ def publish_one(
     """One more version of the model of a task; of another name or size if that is given."""
     usual, make = TASKS[task]
     model = model or usual
-    metadata = Metadata(task, model, data, CLASSES, size, [0.5] * 3, [0.5] * 3)
+    least = [0.5] * 3 if task == "tagging" else []
+    metadata = Metadata(task, model, data, CLASSES, size, [0.5] * 3, [0.5] * 3, thresholds=least)
     nodes, inputs, outputs, constants = make()
     inputs = [images_of(size) if one.name == "IMAGES" else one for one in inputs]
     graph = helper.make_graph(nodes, model, inputs, outputs, constants)

@@ -44,8 +44,9 @@ class Pictures:
         root: folder that the names of the files are relative to.
         files: where the pictures are.
         targets: one for each file; empty if nothing is known, as for pictures to predict. A class
-            index for classification and generation, `Boxes` for detection, and for segmentation the
-            file of a mask: uint8, a class index at each pixel, 255 where none is known.
+            index for classification and generation, or a tuple of them where pictures have several
+            labels; `Boxes` for detection; and for segmentation the file of a mask: uint8, a class
+            index at each pixel, 255 where none is known.
         classes: class names; position is the class index.
         meaning: what the pixels of the masks stand for.
         shards: number of the archive that each picture lies in; empty for loose files.

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from nano_cv.data import images
 from nano_cv.data.pictures import Pictures
 from nano_cv.evaluation import painting, reports
-from nano_cv.evaluation.reports import detection
+from nano_cv.evaluation.reports import detection, tagging
 from nano_cv.evaluation.reports.classification import label_set
-from nano_cv.metadata import Metadata
+from nano_cv.metadata import TAGGING, Metadata
 
 Outputs = Mapping[str, NDArray[Any]]  # of one picture, without the batch dimension
 Size = tuple[int, int]  # W, H
@@ -46,6 +46,12 @@ def _probabilities(
         answer["foreign"] = bool(outputs["FOREIGN"][0] > 0)
     shown = {metadata.classes[n]: round(float(shares[n]), 6) for n in order}
     return answer | {"probabilities": shown}
+
+
+def _labels(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) -> dict[str, Any]:
+    told = _probabilities(metadata, outputs, size, top)
+    kept = {name: told[name] for name in ("foreign", "probabilities") if name in told}
+    return {"labels": label_set(metadata.classes, tagging.with_labels(metadata, outputs))} | kept
 
 
 def _boxes(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) -> dict[str, Any]:
@@ -116,6 +122,7 @@ def _png_of_mask(mask: NDArray[np.uint8]) -> bytes:
 
 _DESCRIBE: Mapping[str, Callable[..., dict[str, Any]]] = {
     "classification": _probabilities,
+    TAGGING: _labels,
     "detection": _boxes,
     "segmentation": _mask,
 }

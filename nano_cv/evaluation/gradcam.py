@@ -58,7 +58,9 @@ def draw_heatmaps(task: Task, inputs: Inputs, report: Report) -> Drawing:
     labels, pictures = report.labels, report.pictures
     order = np.arange(len(labels))
     if pictures.targets:
-        order = np.argsort(labels == np.asarray(pictures.targets), kind="stable")
+        truth = map(np.atleast_1d, pictures.targets)
+        right = [label in own for label, own in zip(labels, truth, strict=True)]
+        order = np.argsort(right, kind="stable")
     shown = order[:MOST].tolist()
     tensors = torch.from_numpy(inputs.inputs(shown)["IMAGES"])
     heat = make_heatmaps(task, tensors, torch.from_numpy(labels[shown]))

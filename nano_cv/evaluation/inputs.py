@@ -81,14 +81,10 @@ def open_readable(
 
 
 def _open_splits(config: DictConfig, metadata: Metadata) -> tuple[dict[str, Resized], str]:
-    options = (metadata.task, metadata.image_size, config.data.cache, metadata.fit)
+    options = (task_name(config), metadata.image_size, config.data.cache, metadata.fit)
     splits, data_hash = building.open_splits(config, *options)
-    classes = splits["test"].pictures.classes
-    if classes != metadata.classes:
-        raise UserError(
-            f"the weights know {listing(metadata.classes)}, and data={config.data.name} has "
-            f"{listing(classes)}; for pictures of other classes use input=FOLDER"
-        )
+    advice = "for pictures of other classes use input=FOLDER"
+    building.check_labels(config, metadata, splits, advice)
     return splits, data_hash
 
 

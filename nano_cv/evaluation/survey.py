@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,12 +76,13 @@ def contact_sheet(resized: Resized) -> Drawing:
         from nano_cv.evaluation.painting import draw_targets
 
         return draw_targets(resized, MOST, title)
-    labels, classes = np.asarray(resized.pictures.targets), resized.pictures.classes
+    classes = resized.pictures.classes
+    labels: Any = resized.fitted.batch(range(len(resized)))  # `[N]`, or with several `[N, K]`
     if len(classes) > MOST:
         title += f"\nthe first {MOST} of {len(classes)} classes"
     shown, captions = [], []
     for label, name in enumerate(classes[:MOST]):
-        some = np.flatnonzero(labels == label)
+        some = np.flatnonzero(labels[:, label] if labels.ndim == 2 else labels == label)
         row = resized.fetch(some[list(drawing.evenly(len(some), COLUMNS))].tolist())
         shown += [drawing.enlarge(pixels, COLUMNS) for pixels in row]
         captions += [name] * len(row)

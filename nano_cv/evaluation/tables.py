@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 FORMULA = re.compile(
     r"'*(?:[\t\r]|[\s\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\ufeff]*[=+\-@\uff0b\uff0d\uff1d\uff20])"
 )
-WORDS = ("file", "label", "target", "label_set", "foreign")  # columns of words, in this order
+# Columns of words, in their order.
+WORDS = ("file", "label", "labels", "target", "label_set", "foreign")
 # How to open one; a name that is no Unicode is written with escapes.
 CSV: Any = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
 

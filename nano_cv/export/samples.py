@@ -11,7 +11,7 @@ from nano_cv import building
 from nano_cv.data.datamodule import DataModule
 from nano_cv.data.imagined import Imagined
 from nano_cv.data.store import File, located
-from nano_cv.errors import UserError, listing
+from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.engines import Arrays, Engine, predict_all
 from nano_cv.evaluation.inputs import Inputs, find_pictures, of_test
@@ -35,11 +35,8 @@ class Samples:
         data.train_size, data.crop, data.detail = None, None, 1.0
         data.image_size = metadata.image_size
         data.setup()
-        if data.classes != metadata.classes:
-            raise UserError(
-                f"the weights know {listing(metadata.classes)}, and data={data.name} has "
-                f"{listing(data.classes)}; export with the data that they were trained on"
-            )
+        advice = "export with the data that they were trained on"
+        building.check_labels(config, metadata, data.splits, advice)
         self.metadata = metadata
         self.report = reports.find(metadata.task)
         self.training: Inputs = data.splits["train"]

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--model", help="as in <model>_<data>; needed if there are several")
     parser.add_argument("--address", default=ADDRESS, help=f"of the server; {ADDRESS}")
     parser.add_argument("--output", type=Path, help="a folder for boxes, masks and drawings")
-    said = "least score of boxes, 0 to 1; by default the model's own thresholds"
+    said = "least score of boxes or several labels, 0 to 1; by default the model's own thresholds"
     parser.add_argument("--confidence", type=_share, metavar="SCORE", help=said)
     options = parser.parse_args()
     answers: dict[Path, Arrays] = {}

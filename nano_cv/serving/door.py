@@ -34,6 +34,7 @@ from nano_cv.errors import listing, nearest, one_line
 from nano_cv.evaluation import answers
 from nano_cv.evaluation.card import make_card
 from nano_cv.evaluation.exported import Onnx
+from nano_cv.metadata import TAGGING
 from nano_cv.serving import metrics
 from nano_cv.serving.backend import Arrays, Backend, Model, predict_here
 from nano_cv.serving.connection import CrowdedError, LostError, RefusedError
@@ -185,7 +186,7 @@ class Door:
         told = {key: getattr(model.promised, key) for key in TOLD}
         shown: dict[str, Any] = {"versions": model.versions, "trained_on": model.promised.data}
         shown["card"] = f"/models/{name}/card"
-        if model.promised.task == "detection":
+        if model.promised.task in ("detection", TAGGING):
             shown["thresholds"] = dict(
                 zip(told["classes"], model.promised.confidences, strict=True)
             )
@@ -303,7 +304,7 @@ class Door:
         def decode() -> tuple[Arrays, answers.Size]:
             most = self.limits.max_picture_pixels
             square = images.load(picture, promised.image_size, max_pixels=most, fit=promised.fit)
-            plain = promised.task == "classification"  # has nothing to say of places
+            plain = promised.task in ("classification", TAGGING)  # has nothing to say of places
             size = (0, 0) if plain else images.dimensions(picture)
             return {"IMAGES": square.transpose(2, 0, 1)[None]}, size
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -65,15 +66,19 @@ class Classification(Task):
             features = logits = self(images).float()
         else:
             features, logits = self.look(images)
-        temperature, set_from = self.metadata.temperature, self.metadata.set_from
-        shares = torch.softmax(logits if temperature == 1 else logits / temperature, dim=1)
-        outputs = {"CLASS_PROBS": shares}
-        if set_from is not None:
-            likeliest = shares >= shares.amax(dim=1, keepdim=True)
-            outputs["LABEL_SET"] = (shares >= set_from) | likeliest
+        outputs = self.answer(logits)
         if self.familiarity is not None:
             outputs["FOREIGN"] = self.familiarity(features, logits)
         return outputs
+
+    def answer(self, logits: Tensor) -> dict[str, Tensor]:
+        """Logits float32 `[B, K]` to `CLASS_PROBS` and `LABEL_SET`, see `predict`."""
+        temperature, set_from = self.metadata.temperature, self.metadata.set_from
+        shares = torch.softmax(logits if temperature == 1 else logits / temperature, dim=1)
+        if set_from is None:
+            return {"CLASS_PROBS": shares}
+        likeliest = shares >= shares.amax(dim=1, keepdim=True)
+        return {"CLASS_PROBS": shares, "LABEL_SET": (shares >= set_from) | likeliest}
 
     def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the last layer of the network sees, float32 `[B, F]`, and its logits `[B, K]`.
@@ -92,16 +97,22 @@ class Classification(Task):
         """Cross-entropy of images `[B, 3, H, W]` in 0..255 and int64 labels `[B]`."""
         if self.mix:
             images, labels = self.mix(images, labels)
-        loss = cross_entropy(
-            self(images), labels, self.class_weights, label_smoothing=self.label_smoothing
-        )
-        return {"loss": loss}
+        return {"loss": self.loss(self(images), labels, self.class_weights, self.label_smoothing)}
+
+    def loss(
+        self, logits: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
+    ) -> Tensor:
+        """Cross-entropy of logits `[B, K]` and labels, with weights `[K]` of the classes."""
+        return cross_entropy(logits, labels, weights, label_smoothing=smoothing)
 
     def validate(self, images: Tensor, labels: Tensor, index: int) -> tuple[Losses, Any]:
         """Cross-entropy without smoothing; and true and predicted labels int64 `[2, B]`."""
         logits = self(images).float()
-        pair = torch.stack([labels, logits.argmax(dim=1)]).cpu().numpy()
-        return {"loss": cross_entropy(logits, labels)}, pair
+        return {"loss": self.loss(logits, labels)}, self.compare(logits, labels)
+
+    def compare(self, logits: Tensor, labels: Tensor) -> NDArray[Any]:
+        """What `figures` needs: true and predicted labels int64 `[2, B]`."""
+        return torch.stack([labels, logits.argmax(dim=1)]).cpu().numpy()
 
     def never_predicted(self, validated: Sequence[Any]) -> list[str]:
         """See `Task`."""

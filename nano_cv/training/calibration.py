@@ -24,7 +24,7 @@ from nano_cv.data.pictures import Resized
 from nano_cv.errors import listing
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.engines import Torch, predict_all
-from nano_cv.metadata import CONFIDENCE
+from nano_cv.metadata import TAGGING
 from nano_cv.tasks.classification import Classification
 from nano_cv.tasks.familiarity import Familiarity
 from nano_cv.tasks.metrics import best_threshold, expected_calibration_error, operating_figures
@@ -57,33 +57,37 @@ def calibrate(
     Returns:
         Figures of the validation split before and after, by name.
     """
-    if task.metadata.task not in ("classification", "detection"):
-        return {}
-    engine, split = Torch(task, Path(), accelerator), splits["val"]
-    if not isinstance(task, Classification):
+    engine, split, figures = Torch(task, Path(), accelerator), splits["val"], dict[str, float]()
+    tagging = task.metadata.task == TAGGING
+    if tagging or task.metadata.task == "detection":
         predictions = predict_all(engine, split.inputs, len(split), BATCH)
         figures = _fit_thresholds(task, split, predictions)
-    else:
+    if isinstance(task, Classification):
         features, logits, labels = look(task, split, len(split), "Calibrating")
-        figures = _fit_probabilities(task, logits.double().numpy(), labels.numpy(), coverage)
+        if not tagging:
+            figures = _fit_probabilities(task, logits.double().numpy(), labels.numpy(), coverage)
         shown = features.shape[1] > 0
         learnt = look(task, splits["train"], LOOKED_AT, "Calibrating")[0] if shown else features
-        task.familiarity = fit_familiarity(learnt, features, logits)
+        if shown or not tagging:
+            task.familiarity = fit_familiarity(learnt, features, logits)
+        else:  # logits alone are low also where a familiar picture has no label
+            log.info("foreign pictures are not recognised: this network shows no features")
     task.cpu()
     return figures
 
 
 def _fit_thresholds(task: Task, split: Resized, predictions: Any) -> dict[str, float]:
-    report: Any = reports.find("detection")(task.metadata, predictions, split.pictures)
-    thresholds = [best_threshold(one, CONFIDENCE) for one in report.by_class]
-    usual = [CONFIDENCE] * len(report.classes)
+    report: Any = reports.find(task.metadata.task)(task.metadata, predictions, split.pictures)
+    usual = task.metadata.confidences
+    thresholds = list(map(best_threshold, report.by_class, usual))
     before, after = (
         operating_figures(report.by_class, chosen, report.classes)["mF1"]
         for chosen in (usual, thresholds)
     )
     named = [f"{name} {one:.2f}" for name, one in zip(report.classes, thresholds, strict=True)]
-    said = "boxes are shown from %s on: mean F1 of %d validation pictures %.4f; from %g on %.4f"
-    log.info(said, listing(named), len(split), after, CONFIDENCE, before)
+    said = "%s are shown from %s on: mean F1 of %d validation pictures %.4f; from %g on %.4f"
+    what = "labels" if task.metadata.task == TAGGING else "boxes"
+    log.info(said, what, listing(named), len(split), after, usual[0], before)
     task.metadata = replace(task.metadata, thresholds=thresholds)
     return {"val/mF1_before": before, "val/mF1": after}
 

@@ -292,10 +292,10 @@ def restore_best(learner: Learner, keeper: ModelCheckpoint, probe: Probe | None)
     learner.load_state_dict(best["state_dict"])
     task = learner.task
     score = float("nan") if keeper.best_model_score is None else float(keeper.best_model_score)
-    if probe and not score > probe.accuracy:
+    if probe and not score > probe.score:
         log.info("no epoch was better than the frozen network, which is kept")
         task.load_state_dict(probe.state)
-        score = probe.accuracy
+        score = probe.score
     metrics = {task.monitor: score} if math.isfinite(score) else {}
     task.metadata = replace(task.metadata, metrics=metrics)
     return score

@@ -22,7 +22,7 @@ LEAST_BATCH = 4  # pictures per step, of small sets; batch norm needs some
 MEASURED = (3, 12)  # the steps between which the pace is measured; the first ones are slower
 FEW = 500  # training pictures, below which a pretrained network does much better
 PRETRAINED = {
-    "classification": "efficientnet_lite0",
+    **{"classification": "efficientnet_lite0", "tagging": "efficientnet_lite0"},
     "detection": "centernet_lite0",
     "segmentation": "unet_lite0",
 }

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from nano_cv.data.pictures import Resized
 from nano_cv.data.progress import track
@@ -32,11 +31,11 @@ class Probe(NamedTuple):
     """A network as pretrained, with a classifier fitted to the new classes.
 
     Attributes:
-        accuracy: on the validation split.
+        score: the metric that chooses the best epoch, on the validation split.
         state: of the whole task.
     """
 
-    accuracy: float
+    score: float
     state: dict[str, Tensor]
 
 
@@ -63,19 +62,21 @@ def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Pr
     mean, scale = features.mean(dim=0), features.std(dim=0).square().mean().sqrt().clamp(min=1e-6)
     best: tuple[float, Tensor, Tensor] | None = None
     for penalty in PENALTIES:
-        weight, bias = _fit((features - mean) / scale, labels, len(task.metadata.classes), penalty)
+        weight, bias = _fit(task, (features - mean) / scale, labels, penalty)
         weight = weight / scale  # so that the layer takes features as they are
         bias = bias - weight @ mean
-        right = ((others @ weight.T + bias).argmax(dim=1) == truth).float().mean().item()
-        if best is None or right > best[0]:
-            best = right, weight, bias
+        figures = task.figures([task.compare(others @ weight.T + bias, truth)])
+        # In 32 bits, as Lightning has the metrics of the epochs that it is compared with.
+        score = float(np.float32(figures[task.monitor.removeprefix("val/")]))
+        if best is None or score > best[0]:
+            best = score, weight, bias
     assert best
-    accuracy, weight, bias = best
+    score, weight, bias = best
     with torch.no_grad():
         network.classifier.weight.copy_(weight)
         network.classifier.bias.copy_(bias)
-    log.info("frozen network and logistic regression: val/accuracy %.4f", accuracy)
-    return Probe(accuracy, copy.deepcopy(task.state_dict()))
+    log.info("frozen network and logistic regression: %s %.4f", task.monitor, score)
+    return Probe(score, copy.deepcopy(task.state_dict()))
 
 
 def look(
@@ -90,7 +91,7 @@ def look(
         said: beside the progress bar.
 
     Returns:
-        Features float32 `[N, F]`, logits float32 `[N, K]`, and labels int64 `[N]`, see `task.look`.
+        Features float32 `[N, F]`, logits float32 `[N, K]`, see `task.look`, and the labels.
     """
     indices = np.linspace(0, len(split) - 1, min(len(split), most)).astype(int).tolist()
     parts = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
@@ -105,17 +106,19 @@ def look(
     return features, logits, torch.from_numpy(np.asarray(split.targets(indices)))
 
 
-def _fit(features: Tensor, labels: Tensor, classes: int, penalty: float) -> tuple[Tensor, Tensor]:
+def _fit(
+    task: Classification, features: Tensor, labels: Tensor, penalty: float
+) -> tuple[Tensor, Tensor]:
     """Weight `[K, F]` and bias `[K]` of a logistic regression, by L-BFGS."""
-    weight = torch.zeros(classes, features.shape[1], requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
+    weight = torch.zeros(len(task.metadata.classes), features.shape[1], requires_grad=True)
+    bias = torch.zeros(len(weight), requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=200, tolerance_change=1e-7, line_search_fn="strong_wolfe"
     )
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = cross_entropy(features @ weight.T + bias, labels) + penalty * weight.square().sum()
+        value = task.loss(features @ weight.T + bias, labels) + penalty * weight.square().sum()
         value.backward()
         return value
 

@@ -22,8 +22,10 @@ import numpy as np
 
 from nano_cv.data import store
 from nano_cv.data.formats import reading
+from nano_cv.data.formats.splitting import SEVERAL
 from nano_cv.data.pictures import COUNTED, SPLITS, Boxes, Pictures
 from nano_cv.data.store import Member
+from nano_cv.data.targets import are_tags
 from nano_cv.errors import UserError, listing
 
 FORMAT = 1  # raise it when the index changes
@@ -52,6 +54,8 @@ def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
         except (TypeError, ValueError, OverflowError, KeyError, IndexError) as error:
             place = f"{folder}/{split}.json"
             raise UserError(f"{place}: not an index of shards: {error!r}") from error
+    if task == "generation" and are_tags(found["train"].targets):
+        raise UserError(f"{root}: {SEVERAL}")
     return found
 
 
@@ -83,9 +87,12 @@ def as_pictures(folder: str, index: Mapping[str, Any]) -> Pictures:
         files.append(member(archives[shard], name, (start, size, digest), width, height))
         if isinstance(target, dict):
             target = as_boxes(target)
+        elif isinstance(target, list) and index["task"] == "classification":
+            target = tuple(map(int, target))
         elif isinstance(target, list):
             target = member(archives[shard], f"mask of {name}", target, width, height)
         known = target.labels if isinstance(target, Boxes) else [target]
+        known = target if are_tags([target]) else known
         right = all(one in range(len(names)) for one in known if not isinstance(one, Member))
         if not right or isinstance(target, float):
             raise ValueError(f"{name} has label {listing(known)} of {len(names)} classes")

@@ -8,12 +8,14 @@ import logging
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from nano_cv.data.images import INDICES, Meaning
 from nano_cv.data.pictures import SPLITS, Pictures
+from nano_cv.data.targets import are_tags
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,7 @@ CALLED = {  # names of the splits in the sets that people have
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+SEVERAL = "several labels per picture; a generator learns from pictures with one label each"
 # Of 100 values of the hash, each split has those from the first number to below the second.
 SHARES = {"train": (0, 70), "val": (70, 85), "test": (85, 100)}
 
@@ -90,7 +93,7 @@ def stable_split(name: str, missing: Iterable[str] = ("val", "test")) -> str:
 
 def stable_splits(
     names: Sequence[str],
-    labels: Sequence[Hashable] | None = None,
+    labels: Sequence[Collection[Hashable]] | None = None,
     missing: Sequence[str] = ("val", "test"),
 ) -> list[str]:
     """Choose a split for each picture by `stable_split`, but leave no split empty.
@@ -101,25 +104,29 @@ def stable_splits(
 
     Args:
         names: of the pictures, relative to the set, with forward slashes.
-        labels: the class of each; None stratifies by nothing.
+        labels: the classes of each, one or several; None stratifies by nothing.
         missing: the splits that are taken out of these pictures; the rest is `train`.
     """
     splits = [stable_split(name, missing) for name in names]
     groups: dict[Hashable, list[int]] = defaultdict(list)
-    for index, label in enumerate(labels or [None] * len(names)):
-        groups[label].append(index)
+    for index, own in enumerate(labels or [()] * len(names)):
+        for label in own or [None]:
+            groups[label].append(index)
 
     def distance(index: int, split: str) -> tuple[int, int]:
         (start, end), number = SHARES[split], _hash(names[index])
         return max(start - number % 100, number % 100 - end + 1, 0), number
 
-    for members in groups.values():
+    for members in sorted(groups.values(), key=len, reverse=True):  # the rarest class decides last
         needed = ["train", *missing][: len(members)]
         for split in needed:
             held = Counter(splits[index] for index in members)
             if not held[split]:
                 spare = [i for i in members if splits[i] not in needed or held[splits[i]] > 1]
                 splits[min(spare, key=lambda i: distance(i, split))] = split
+    for members in groups.values():  # a picture with several classes may have been moved twice
+        if "train" not in {splits[index] for index in members}:
+            splits[members[0]] = "train"
     return splits
 
 
@@ -131,7 +138,8 @@ def complete(
     Args:
         given: the pictures of each split that there is; of a set without splits, all as `train`.
         source: where they were found, for messages.
-        classes: class names, if the targets are class indices: each split gets some of each class.
+        classes: class names, if the targets are class indices, or tuples of them: each split gets
+            some of each class.
 
     Raises:
         UserError: there is nothing to train with.
@@ -144,7 +152,9 @@ def complete(
     if not missing:
         return found
     samples = found["train"]
-    labels = [classes[sample.target] for sample in samples] if classes else None
+    targets = [sample.target for sample in samples]
+    own = targets if are_tags(targets) else [(target,) for target in targets]
+    labels = own if classes else None
     splits = stable_splits([sample.name for sample in samples], labels, missing)
     for split in ("train", *missing):
         found[split] = [s for s, one in zip(samples, splits, strict=True) if one == split]
@@ -156,7 +166,8 @@ def complete(
         ", ".join(f"{share} % {split}" for split, share in shares.items()),
         ", ".join(str(len(found[split])) for split in shares),
     )
-    few = [name for name, count in Counter(labels or ()).items() if count <= len(missing)]
+    counts = Counter(chain.from_iterable(labels or ()))
+    few = [classes[label] for label, count in counts.items() if count <= len(missing)]
     if few:
         log.warning("%s: too few pictures to have some in every split: %s", source, listing(few))
     return {split: found[split] for split in SPLITS}

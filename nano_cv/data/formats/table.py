@@ -1,16 +1,22 @@
-"""A CSV table: a row per picture, with the columns `file`, `label` and perhaps `split`."""
+"""A CSV table: a row per picture, with the columns `file`, `label` and perhaps `split`.
 
+A picture may have several labels: in one cell of a column `labels`, or in columns of 0 and 1.
+"""
+
+import ast
 import csv
 import io
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from nano_cv.data.formats import reading, splitting
-from nano_cv.data.formats.splitting import Sample
+from nano_cv.data.formats.splitting import SEVERAL, Sample
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.errors import UserError, listing, nearest
 
@@ -19,18 +25,31 @@ log = logging.getLogger(__name__)
 COLUMNS = {
     "file": "file filename file_name image image_name image_path img img_path path filepath",
     "label": "label class category target class_name category_name label_name species",
+    "labels": "labels tags classes categories targets class_names category_names label_names",
     "split": "split set subset partition fold",
 }
 ENDINGS = (".csv", ".tsv")
+SEPARATORS = {  # of labels in a cell, and how they are called
+    **{"|": "separated by '|'", ";": "separated by semicolons", ",": "separated by commas"},
+    **{" ": "separated by spaces", "[": "in lists", "": "or none"},
+}
+FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+UNKNOWN = {"", "-1", "-1.0"}  # in a column of 0 and 1
+Record = dict[Any, Any]  # the cells of a line by the names of their columns
 
 
 class Row(NamedTuple):
-    """One picture; `where` is the line of the table, for messages."""
+    """One picture; `where` is the line of the table, for messages.
+
+    `labels` is the whole cell until `part_labels` parts it. `column` says which it is of: `label`,
+    `labels`, or nothing where columns of 0 and 1 say the labels.
+    """
 
     file: str
-    label: str
+    labels: tuple[str, ...]
     split: str
     where: str
+    column: str
 
 
 def read_table(root: Path, task: str) -> dict[str, Pictures]:
@@ -40,24 +59,31 @@ def read_table(root: Path, task: str) -> dict[str, Pictures]:
     the column `split` says which. A split that is missing is taken out of `train`, or out of the
     rows without a split, by the hash of the file names, some of each class. Files are relative to
     the folder of the table. Classes are the labels of the training split, sorted, as numbers where
-    all are numbers; 1.0 is 1. Columns may be separated by commas, semicolons or tabs.
+    all are numbers; 1.0 is 1. Columns may be separated by commas, semicolons or tabs. Targets are
+    tuples of class indices if some pictures have several labels, see `part_labels`.
 
     Raises:
         UserError: columns, pictures or labels missing; names table and line.
     """
     reading.check_task("A CSV table", task, "classification", "generation")
     tables = {"": root} if root.is_file() else find_tables(root)
+    source = next(iter(tables.values())) if len(tables) == 1 else root
     root = root.parent if root.is_file() else root
-    every = whole_numbers([row for one in tables.items() for row in read_rows(*one)], root)
+    every = part_labels([row for one in tables.items() for row in read_rows(*one)], source)
+    every = whole_numbers(every, root)
+    several = any(len(row.labels) != 1 for row in every)
+    if several and task == "generation":
+        raise UserError(f"{source}: {SEVERAL}")
     files = find_files(every, tables, root)
     # Of rows without a split, `train` gets some of each class.
-    learnt = {row.label for row in every if row.split in ("train", "")}
+    learnt = {label for row in every if row.split in ("train", "") for label in row.labels}
     classes = reading.sort_classes(learnt, root)
     samples: dict[str, list[Sample]] = {split: [] for split in ("", *SPLITS)}
     for row, file in zip(every, files, strict=True):
         name = reading.below(root, root / row.file.replace("\\", "/"))
-        label = reading.class_index(row.label, classes, row.where) if learnt else 0
-        samples[row.split].append(Sample(file, label, name))
+        index_of = partial(reading.class_index, classes=classes, where=row.where)
+        own = tuple(sorted(map(index_of, row.labels))) if learnt else (0,)
+        samples[row.split].append(Sample(file, own if several else own[0], name))
     if unknown := samples.pop(""):
         for split, some in splitting.complete({"train": unknown}, root, classes).items():
             samples[split] += some
@@ -65,6 +91,70 @@ def read_table(root: Path, task: str) -> dict[str, Pictures]:
     if len(classes) < 2:
         raise UserError(f"{root}: at least two labels are needed; there is {listing(classes)}")
     return splitting.as_pictures(root, found, classes)
+
+
+def part_labels(rows: Sequence[Row], source: Path) -> list[Row]:
+    """The rows with the labels that their cells hold; a line in the log says if they are several.
+
+    Columns of 0 and 1 have been read already. Where exactly one of them is 1 in every row, each
+    picture has one label.
+
+    Raises:
+        UserError: a cell is empty, and nothing else says that a picture may have no label.
+    """
+    cells = {row.labels[0] for row in rows if row.column} - {""}
+    plural = all(row.column == "labels" for row in rows if row.column)
+    separator = find_separator(cells, plural, source)
+    if not (separator or plural):
+        refuse_empty([row.where for row in rows if row.labels == ("",)], "label")
+    meant = {cell: parts_of(cell, separator) for cell in cells} | {"": ()}
+    rows = [row._replace(labels=meant[row.labels[0]]) if row.column else row for row in rows]
+    without = sum(not row.labels for row in rows)
+    known = listing(sorted({label for row in rows for label in row.labels}))
+    if without or any(len(row.labels) > 1 for row in rows):
+        how = SEPARATORS[separator] if cells else "a column of 0 and 1 for each"
+        none = f"; pictures with none: {without}" if without else ""
+        log.info("%s: several labels per picture, %s: %s%s", source, how, known, none)
+    elif not cells:
+        log.info("%s: one label per picture, the column that is 1: %s", source, known)
+    return rows
+
+
+def find_separator(cells: Collection[str], plural: bool, source: Path) -> str:
+    """The key of `SEPARATORS` by which the labels in a cell are parted; empty where a cell is one.
+
+    In a column with a name in the plural these are `|` and `;`, and also commas and spaces if more
+    than half of the parts occur in several different cells: in "tench, Tinca tinca" the comma
+    belongs to the name. In a column `label` a cell is one label, unless all parts of all cells with
+    `|`, `;` or commas are cells of their own too. Lists in brackets are lists in both.
+    """
+    if cells and all(re.fullmatch(r"\[[^][{}]*\]", cell) for cell in cells):
+        return "["
+    for separator in "|;, ":
+        meant = {cell: parts_of(cell, separator) for cell in sorted(cells)}
+        several = [cell for cell, parts in meant.items() if len(parts) > 1]
+        seen = Counter(part for parts in meant.values() for part in parts)
+        shared = 2 * sum(count > 1 for count in seen.values()) > len(seen)
+        alone = all(part in cells for cell in several for part in meant[cell])
+        sure = separator in "|;"
+        if several and ((sure or shared) if plural else (alone and separator != " ")):
+            return separator
+        if several and (plural or alone or (sure and shared)):
+            advice = "separate them by '|'" if plural else "call the column 'labels'"
+            log.info("%s: '%s' is one label; if it is several, %s", source, several[0], advice)
+            break
+    return ""
+
+
+def parts_of(cell: str, separator: str) -> tuple[str, ...]:
+    """The labels in a cell, each of them once."""
+    parts = [cell]
+    if separator == "[":
+        with reading.well_formed(Path(cell), "a list of labels"):
+            parts = list(map(str, ast.literal_eval(cell)))
+    elif separator:
+        parts = cell.split(separator)
+    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
 
 
 def find_tables(root: Path) -> dict[str, Path]:
@@ -103,14 +193,14 @@ def whole_numbers(rows: list[Row], source: Path) -> list[Row]:
     pandas writes them so where some cells of the column were empty. Where one number is written in
     several ways, as 7.0 and 007, the labels may be names, and stay.
     """
-    plain = {row.label: re.sub(r"\.0+$", "", row.label) for row in rows}
+    plain = {label: re.sub(r"\.0+$", "", label) for row in rows for label in row.labels}
     pointed = [label for label, one in plain.items() if label != one]
     whole = all(re.fullmatch("[0-9]+", one) for one in plain.values())
     one_way = whole and len(set(map(int, plain.values()))) == len(set(plain.values()))
     if not (pointed and one_way):
         return rows
     log.info("%s: labels are whole numbers: %s is %s", source, pointed[0], plain[pointed[0]])
-    return [row._replace(label=plain[row.label]) for row in rows]
+    return [row._replace(labels=tuple(plain[one] for one in row.labels)) for row in rows]
 
 
 def read_rows(split: str, source: Path) -> list[Row]:
@@ -124,56 +214,92 @@ def read_rows(split: str, source: Path) -> list[Row]:
     columns = list(table.fieldnames or [])
     reading.refuse_repeated(columns, f"{source}: two columns of one name")
     file_column = find_column("file", columns, source)
-    label_column = find_column("label", columns, source)
+    kind = "label" if find_column("label", columns, source) else "labels"
+    label_column = find_column(kind, columns, source)
     split_column = "" if split else find_column("split", columns, source)
-    renamed = {"file": file_column, "label": label_column, "split": split_column}
-    said = [f"'{name}' is the {kind}" for kind, name in renamed.items() if name not in ("", kind)]
+    named = {"file": file_column, kind: label_column, "split": split_column}
+    records = list(_records(table, source))
+    flags = [] if label_column else find_flags(set(columns) - set(named.values()), records)
+    for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
+        if not found:
+            raise UserError(
+                f"{source}: no column '{needed}'{nearest(needed, columns)} "
+                f"The first line names the columns: {listing(columns) or 'it is empty'}; needed "
+                "are file,label and for several splits in one table, split"
+            )
+    said = [f"'{name}' is the {kind}" for kind, name in named.items() if name not in ("", kind)]
     if said:
         log.info("%s: column %s", source, listing(said))
-    rows, empty = [], []
-    for row in _records(table, source):
-        where = f"{source}, line {table.line_num}"
-        file, label = ((row[name] or "").strip() for name in (file_column, label_column))
-        if not file or not label or label.lower() == "nan" or file.lower() == "nan":
-            empty.append((where, "label" if file and file.lower() != "nan" else "file"))
-            continue
-        given = ((split_column and row.get(split_column)) or "").strip()
+    rows = []
+    for where, record in records:
+        cells = {name: text_of(record[name]) for name in columns}
+        given = cells[split_column] if split_column else ""
         own = split or (splitting.called(given) if given else "")
         if own is None:
             raise UserError(
                 f"{where}: {split_column} '{given}'{nearest(given, SPLITS)} "
                 f"Allowed: {listing(SPLITS)}"
             )
-        rows.append(Row(file, label, own, where))
-    if empty:
-        more = f" ({len(empty)} such lines; remove or complete them)" if len(empty) > 1 else ""
-        raise UserError(f"{empty[0][0]}: no {empty[0][1]}{more}")
+        more = [cell for cell in record.get(None, ()) if cell.strip()]
+        if more and kind != "label":
+            raise UserError(
+                f"{where}: {len(columns) + len(more)} cells, and the first line names "
+                f"{len(columns)}; labels with commas between them belong into quotes, or take '|'"
+            )
+        labels = [name for name in flags if FLAGS[cells[name].lower()]]
+        labels = [cells[label_column]] if label_column else labels
+        rows.append(Row(cells[file_column], tuple(labels), own, where, label_column and kind))
+    refuse_empty([row.where for row in rows if not row.file], "file")
     return rows
 
 
-def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
-    """The column for the file, the label or the split; the last may be missing: an empty name.
+def text_of(cell: str | None) -> str:
+    """The text of a cell; nothing if it is missing, or NaN."""
+    text = (cell or "").strip()
+    return "" if text.lower() == "nan" else text
+
+
+def refuse_empty(places: Sequence[str], what: str) -> None:
+    """Raise a `UserError` if there are lines in which a cell is empty."""
+    if places:
+        more = f" ({len(places)} such lines; remove or complete them)" if len(places) > 1 else ""
+        raise UserError(f"{places[0]}: no {what}{more}")
+
+
+def find_flags(columns: Collection[str], records: Sequence[tuple[str, Record]]) -> list[str]:
+    """The columns of only 0 and 1, sorted.
 
     Raises:
-        UserError: none, or several.
+        UserError: such a column is empty or -1 in a line.
+    """
+    found = []
+    for name in sorted(filter(str.strip, columns)):
+        cells = {text_of(record[name]).lower(): where for where, record in records}
+        if cells.keys() & FLAGS.keys() and cells.keys() <= FLAGS.keys() | UNKNOWN:
+            found.append(name)
+            for cell in sorted(cells.keys() - FLAGS.keys()):
+                raise UserError(f"{cells[cell]}: column '{name}' is '{cell}'; 0 or 1 is needed")
+    return found
+
+
+def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
+    """The column for the file, the label, the labels or the split; an empty name if there is none.
+
+    Raises:
+        UserError: several.
     """
     if kind in columns:
         return kind
     found = [name for name in columns if name.strip().lower() in COLUMNS[kind].split()]
     if len(found) > 1:
         raise UserError(f"{source}: each could be the {kind}: {listing(found)}; call one '{kind}'")
-    if not found and kind != "split":
-        raise UserError(
-            f"{source}: no column '{kind}'{nearest(kind, columns)} "
-            f"The first line names the columns: {listing(columns) or 'it is empty'}; needed are "
-            "file,label and for several splits in one table, split"
-        )
     return found[0] if found else ""
 
 
-def _records(table: "csv.DictReader[str]", source: Path) -> Iterator[dict[str, str | None]]:
+def _records(table: "csv.DictReader[str]", source: Path) -> Iterator[tuple[str, Record]]:
     try:
-        yield from table
+        for record in table:
+            yield f"{source}, line {table.line_num}", record
     except csv.Error as error:
         raise UserError(
             f"{source}, line {table.line_num}: {error}; a quote may stand alone"

@@ -92,16 +92,21 @@ class ClassificationReport(Report):
         """
         rows, columns = [], distinct(self.classes, WORDS)
         for index, name in enumerate(self.pictures.names):
-            row = {"file": name, "label": self.classes[self.labels[index]]}
-            if self.pictures.targets:
-                row["target"] = self.classes[self.pictures.targets[index]]
-            if "LABEL_SET" in self.predictions:
-                row["label_set"] = "; ".join(self.label_set(index))
+            row = {"file": name} | self.words(index)
             if self.foreign is not None:
                 row["foreign"] = "yes" if self.foreign[index] else "no"
             shares = zip(columns, self.predictions["CLASS_PROBS"][index], strict=True)
             rows.append(row | {label: f"{share:.6f}" for label, share in shares})
         return rows
+
+    def words(self, index: int) -> dict[str, str]:
+        """The labels in the row of a picture."""
+        words = {"label": self.classes[self.labels[index]]}
+        if self.pictures.targets:
+            words["target"] = self.classes[self.pictures.targets[index]]
+        if "LABEL_SET" in self.predictions:
+            words["label_set"] = "; ".join(self.label_set(index))
+        return words
 
     def remarks(self) -> list[str]:
         """What the answer is, in words: a label, a few labels, or none of them."""

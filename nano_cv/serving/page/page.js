@@ -180,6 +180,22 @@ const shows = {
     draw(() => {});
     return `Your picture: ${at("headline").textContent}`;
   },
+  tagging() {
+    const classes = Object.entries(answer.probabilities);
+    const most = at("all").dataset.all ? classes.length : Math.max(LIKELIEST, answer.labels.length);
+    const foreign = answer.foreign ? " (unlike the training pictures)" : "";
+    at("headline").textContent = (answer.labels.join(", ") || "no label") + foreign;
+    at("rows").replaceChildren(
+      // A label below its threshold is grey.
+      ...classes.slice(0, most).map(([name, share]) => {
+        const colour = answer.labels.includes(name) ? COLOURS[0] : "var(--quiet)";
+        return row(name, share, `${percent(share)}, needs ${percent(about.thresholds[name])}`, colour);
+      }),
+    );
+    at("all").hidden = classes.length <= most;
+    draw(() => {});
+    return `Your picture: ${at("headline").textContent}`;
+  },
   detection() {
     const least = Number(at("confidence").value);
     const boxes = answer.boxes.filter((one) => one.score >= (moved ? least : about.thresholds[one.label]));

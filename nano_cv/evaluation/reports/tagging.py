@@ -1,0 +1,143 @@
+"""Classification with several labels per picture: mean average precision, F1, worst mistakes.
+
+Shapes: N pictures, K classes.
+"""
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nano_cv.data.pictures import Pictures
+from nano_cv.evaluation import drawing
+from nano_cv.evaluation.drawing import Drawing
+from nano_cv.evaluation.reports import Predictions
+from nano_cv.evaluation.reports.classification import MOST, ClassificationReport
+from nano_cv.evaluation.reports.classification import NONE as OF_NONE
+from nano_cv.evaluation.tables import class_rows
+from nano_cv.metadata import Metadata
+from nano_cv.tasks.metrics import Counts, count_tags, tagging_figures
+
+NONE = "no label"
+
+
+def with_labels(metadata: Metadata, outputs: Predictions) -> dict[str, NDArray[Any]]:
+    """The outputs, of one picture or N, with a `LABEL_SET` by the thresholds of `metadata`.
+
+    They may not be those of the graph, and with `tta` the probabilities are not those of one pass.
+    """
+    least = np.asarray(metadata.confidences, np.float32)
+    return {**outputs, "LABEL_SET": outputs["CLASS_PROBS"] >= least}
+
+
+class TaggingReport(ClassificationReport):
+    """Report of `CLASS_PROBS` float32 `[N, K]`; targets are tuples of class indices."""
+
+    gate = "mAP"
+    further_gates = ("mF1", "familiar")
+    limits: ClassVar = {"probability": 1e-4, "label_set": 0.0, "foreign": 1e-3}
+
+    def __init__(self, metadata: Metadata, predictions: Predictions, pictures: Pictures) -> None:
+        super().__init__(metadata, with_labels(metadata, predictions), pictures)
+        self.found: NDArray[np.bool_] = self.predictions["LABEL_SET"]
+
+    @cached_property
+    def truth(self) -> NDArray[np.bool_]:
+        """Which labels each picture has `[N, K]`."""
+        truth = np.zeros_like(self.found)
+        for row, target in zip(truth, self.pictures.targets, strict=True):
+            row[list(target)] = True
+        return truth
+
+    @cached_property
+    def by_class(self) -> list[Counts]:
+        """The pictures of each class by falling probability."""
+        return count_tags(self.truth, self.predictions["CLASS_PROBS"])
+
+    def metrics(self) -> dict[str, float]:
+        """Figures of all probabilities, and of the labels at the thresholds.
+
+        `mAP` and `AP/<class>` are average precisions. `mF1` is the mean of `F1/<class>`, and `F1`
+        that of all labels together; `exact` is the share of the pictures whose labels are all
+        right; `familiar` as for a classifier.
+        """
+        figures = tagging_figures(self.by_class, self.metadata.confidences, self.classes)
+        right = (self.found & self.truth).sum()
+        figures["F1"] = float(2 * right / max(self.found.sum() + self.truth.sum(), 1))
+        figures["exact"] = float((self.found == self.truth).all(axis=1).mean())
+        if self.foreign is not None:
+            figures["familiar"] = 1 - float(self.foreign.mean())
+        return figures
+
+    def true_labels(self, index: int) -> list[str]:
+        """The labels that a picture has."""
+        return [self.classes[label] for label in self.pictures.targets[index]]
+
+    def words(self, index: int) -> dict[str, str]:
+        """The labels in the row of a picture."""
+        known = {"target": "; ".join(self.true_labels(index))} if self.pictures.targets else {}
+        return {"labels": "; ".join(self.label_set(index))} | known
+
+    def remarks(self) -> list[str]:
+        """Pictures unlike those of the training; the likeliest label of one picture without any."""
+        said = super().remarks() if self.foreign is not None and self.foreign.any() else []
+        if len(self.pictures) == 1 and not self.found.any():
+            best, share = int(self.labels[0]), float(self.predictions["CLASS_PROBS"].max())
+            least = self.metadata.confidences[best]
+            nearest = f"the most probable is {self.classes[best]}, {share:.2f}"
+            said.append(f"{NONE}: {nearest}, and it is given from {least:.2f} on")
+        return said
+
+    def class_rows(self) -> list[dict[str, Any]]:
+        """Pictures, precision, recall, F1, average precision and threshold of each class."""
+        figures, columns = self.metrics(), {"pictures": self.truth.sum(axis=0)}
+        for kind in ("precision", "recall", "F1", "AP"):
+            known = [figures.get(f"{kind}/{name}", np.nan) for name in self.classes]
+            columns[kind] = np.array(known)
+        columns["threshold"] = np.array(self.metadata.confidences)
+        return class_rows(self.classes, columns)
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """What drawings say of each picture: its labels, and the true ones if known."""
+        foreign = [False] * len(self.pictures) if self.foreign is None else self.foreign
+        captions = [
+            OF_NONE if unknown else ", ".join(self.label_set(index)) or NONE
+            for index, unknown in enumerate(foreign)
+        ]
+        if not self.pictures.targets:
+            return captions
+        truths = (", ".join(self.true_labels(index)) or NONE for index in range(len(captions)))
+        return [f"{one}\ntruth: {truth}" for one, truth in zip(captions, truths, strict=True)]
+
+    def drawings(self) -> dict[str, Callable[[], Drawing]]:
+        """Pictures with their labels; with targets, those whose labels are most wrong."""
+        if not self.pictures.targets:
+            some = drawing.evenly(len(self.pictures), MOST)
+            title = self.title_of(some, "each with its labels")
+            sheet = partial(drawing.sheet, self.pictures, some, self.captions, title=title)
+            return {"predictions": sheet}
+        # The largest error of a probability decides between pictures with as many wrong labels.
+        wrong = (self.found != self.truth).sum(axis=1)
+        error = np.abs(self.predictions["CLASS_PROBS"] - self.truth).max(axis=1)
+        worst = [index for index in np.lexsort((-error, -wrong)).tolist() if wrong[index]]
+        title = self.title_of(worst[:MOST], f"the worst of {len(worst)} with wrong labels")
+        sheet = partial(drawing.sheet, self.pictures, worst[:MOST], self.captions, title=title)
+        return {"worst_mistakes": sheet}
+
+    @staticmethod
+    def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
+        """See `ClassificationReport`; a label whose probability is its threshold may differ.
+
+        `label_set` is by how much a label that is not given is more probable than the same label
+        of another picture, from either engine, that is given.
+        """
+        found = ClassificationReport.compare(expected, actual)
+        del found["label"]
+        names, both = ("CLASS_PROBS", "LABEL_SET"), (expected, actual)
+        shares, given = (np.stack([one[name] for one in both]) for name in names)
+        least = np.where(given, shares, np.inf).min(axis=(0, 1))
+        found["label_set"] = np.where(given, 0, shares - least).max(axis=(0, 2)).clip(min=0)
+        return found

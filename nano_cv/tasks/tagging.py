@@ -1,0 +1,69 @@
+"""Image classification with several labels per picture: a sigmoid and a threshold for each label.
+
+`building.make_task` takes it in the place of `Classification` where the data set has such pictures.
+Shapes: B pictures, K classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from nano_cv.tasks.classification import Classification
+from nano_cv.tasks.metrics import count_tags, tagging_figures
+
+
+class Tagging(Classification):
+    """Binary cross-entropy for each label; mean average precision on the validation split.
+
+    Its labels are uint8 `[B, K]`, 1 where a picture has the label.
+
+    Args:
+        **options: those of `Classification`; each label is smoothed by itself.
+    """
+
+    monitor = "val/mAP"
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if self.mix:  # torchvision of Intel Macs refuses such labels: now, and not in the training
+            self.mix(torch.zeros(2, 3, 8, 8), torch.zeros(2, len(self.metadata.classes)))
+
+    def answer(self, logits: Tensor) -> dict[str, Tensor]:
+        """Logits float32 `[B, K]` to outputs.
+
+        Returns:
+            `CLASS_PROBS` float32 `[B, K]`, each label by itself, so that rows sum to anything;
+            `LABEL_SET` bool `[B, K]`, the labels at or above their own threshold, perhaps none.
+        """
+        shares = logits.sigmoid()
+        return {
+            "CLASS_PROBS": shares,
+            "LABEL_SET": shares >= shares.new_tensor(self.metadata.confidences),
+        }
+
+    def loss(
+        self, logits: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
+    ) -> Tensor:
+        """Binary cross-entropy; the weights `[K]` are those of the pictures that have the label."""
+        targets = labels.float() * (1 - smoothing) + smoothing / 2
+        return binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
+
+    def compare(self, logits: Tensor, labels: Tensor) -> NDArray[Any]:
+        """True labels and probabilities, float32 `[2, B, K]`."""
+        return torch.stack([labels.float(), logits.sigmoid()]).cpu().numpy()
+
+    def never_predicted(self, validated: Sequence[Any]) -> list[str]:
+        """None: every label is predicted once its threshold has been fitted."""
+        return []
+
+    def figures(self, validated: Sequence[Any]) -> dict[str, float]:
+        """`mAP` of the report, and its `mF1` before the thresholds are fitted."""
+        truth, shares = np.concatenate(validated, axis=1)
+        classes, least = self.metadata.classes, self.metadata.confidences
+        figures = tagging_figures(count_tags(truth > 0, shares), least, classes)
+        return {name: figures[name] for name in ("mAP", "mF1")}

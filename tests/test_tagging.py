@@ -1,0 +1,325 @@
+"""Several labels per picture: how tables say it, what is learnt, and what is answered."""
+
+import csv
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONTRACT, TINY
+from sklearn.metrics import average_precision_score, f1_score
+from test_calibration import Embedding, plain
+from test_classes import picture, refused
+
+from nano_cv.data.formats.shards import read_shards
+from nano_cv.data.formats.table import read_table
+from nano_cv.data.pictures import SPLITS, Pictures, open_splits
+from nano_cv.data.sharding import write
+from nano_cv.evaluation import reports
+from nano_cv.evaluation.answers import describe
+from nano_cv.evaluation.card import make_card
+from nano_cv.evaluation.exported import Onnx
+from nano_cv.evaluation.reports.tagging import TaggingReport
+from nano_cv.export import graph
+from nano_cv.tasks.metrics import average_precision, count_tags, tagging_figures
+from nano_cv.tasks.tagging import Tagging
+
+COLOURS = {"red": 0, "green": 1, "blue": 2}
+SETS = ["", "red", "green", "red green", "blue", "red blue"]  # labels of the tiny pictures, in turn
+
+
+def make_tags(root, count: int = 12, header: str = "file,labels,split") -> None:
+    """Pictures of noise, bright in the colours that are their labels."""
+    rows = [header]
+    random = np.random.default_rng(0)
+    for split in SPLITS:
+        for number in range(count):
+            labels = SETS[number % len(SETS)].split()
+            colour = [220 if name in labels else 40 for name in COLOURS]
+            noisy = tuple(int(one + random.integers(-30, 31)) for one in colour)
+            picture(root / f"{split}{number}.png", noisy)
+            rows.append(f"{split}{number}.png,{' '.join(labels)},{split}")
+    (root / "tags.csv").write_text("\n".join(rows))
+
+
+def read(root, header: str, cells: list[str], task: str = "classification"):
+    """The labels of each picture by name, as strings, or tuples of them where there are several."""
+    for number in range(len(cells)):
+        picture(root / f"{number}.png")
+    rows = [f"{number}.png,{cell}" for number, cell in enumerate(cells)]
+    (root / "labels.csv").write_text("\n".join([f"file,{header}", *rows]))
+    found = {}
+    for pictures in read_table(root, task).values():
+        for name, target in zip(pictures.names, pictures.targets, strict=True):
+            one = pictures.classes
+            several = isinstance(target, tuple)
+            found[int(name[:-4])] = tuple(one[n] for n in target) if several else one[target]
+    return [found[number] for number in range(len(cells))]
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "said", "expected"),
+    [
+        ("labels", ["a", "b", "a b", ""], "separated by spaces", ["a", "b", "a,b", ""]),
+        ("Tags", ["a|c c", "b", "a"], "separated by '|'", ["a,c c", "b", "a"]),
+        ("labels", ["a; b;", "b", "a;b;a"], "separated by semicolons", ["a,b", "b", "a,b"]),
+        ("labels", ['"a b,c"', "c", '"c, a b"'], "by commas: a b, c", ["a b,c", "c", "a b,c"]),
+        ("labels", ["\"['a', 'b']\"", "[]", '"[""b""]"'], "in lists", ["a,b", "", "b"]),
+        ("labels", ["a", "", "b"], "or none: a, b; pictures with none: 1", ["a", "", "b"]),
+        ("label", ["a|b", "b", "a", "nan"], "separated by '|'", ["a,b", "b", "a", ""]),
+        ("label", ['"a,b"', "b", "a"], "separated by commas", ["a,b", "b", "a"]),
+        ("a,b", ["1,0.0", "True,1", "0,0"], "a column of 0 and 1 for each", ["a", "a,b", ""]),
+    ],
+)
+def test_tables_of_several_labels(tmp_path, caplog, header, cells, said, expected):
+    caplog.set_level("INFO")
+    found = read(tmp_path, header, cells)
+    assert "labels.csv: several labels per picture, " in caplog.text and said in caplog.text
+    assert [",".join(one) for one in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "said"),
+    [
+        ("label", ["rose hip", "rose", "daisy"], ""),
+        (
+            "label",
+            ["fire truck", "fire", "truck"],
+            "'fire truck' is one label; if it is several, call",
+        ),
+        ("label", ['"tench, Tinca tinca"', '"goldfish, Carassius"'], ""),
+        ("label", ["black cat", "white cat", "black dog", "white dog"], ""),
+        ("labels", ['"tench, Tinca tinca"', '"goldfish, Carassius"'], "separate them by '|'"),
+        ("labels", ["stop sign", "traffic light"], "separate them by '|'"),
+        ("labels", ["cat", "dog"], ""),
+    ],
+)
+def test_tables_of_one_label(tmp_path, caplog, header, cells, said):
+    caplog.set_level("INFO")
+    assert read(tmp_path, header, cells) == [cell.strip('"') for cell in cells]
+    assert said in caplog.text and "several labels per picture" not in caplog.text
+    assert bool(said) == ("is one label; if it is several" in caplog.text)
+
+
+def test_columns_of_which_one_is_1_are_classes(tmp_path, caplog):
+    caplog.set_level("INFO")
+    found = read(tmp_path, "MEL,NV,age", ["1.0,0.0,70", "0.0,1.0,1", "0.0,1.0,0"])
+    assert found == ["MEL", "NV", "NV"]
+    assert "one label per picture, the column that is 1: MEL, NV" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("header", "cells", "said"),
+    [
+        ("a,b", ["1,0", "0,-1"], "line 3: column 'b' is '-1'; 0 or 1 is needed"),
+        ("a,b", ["1,0", "0,"], "line 3: column 'b' is ''; 0 or 1 is needed"),
+        ("a", ["1", "0"], "no column 'label'"),
+        ("labels", ["a,b", "a"], "line 2: 3 cells, and the first line names 2; labels with commas"),
+        ("label", ["a", "b", ""], "line 4: no label"),
+        ("labels", ["a", ""], "at least two labels are needed; there is a"),
+        ("labels", ['"[(1]"', '"[b]"'], "not a list of labels"),
+        ("labels,split", ["a b,train", "a,train", "b,train", "bb,val"], "line 5: 'bb'"),
+    ],
+)
+def test_refused_tables(tmp_path, header, cells, said):
+    assert said in refused(lambda: read(tmp_path, header, cells))
+
+
+def test_a_generator_refuses_several_labels(tmp_path):
+    make_tags(tmp_path)
+    assert "one label each" in refused(partial(read_table, tmp_path, "generation"))
+    splits, _ = open_splits(read_table, tmp_path, "classification", 16, None, "stretch")
+    write(splits, "classification", str(tmp_path / "shards"), 10**6)
+    assert "one label each" in refused(partial(read_shards, tmp_path / "shards", "generation"))
+
+
+def test_the_same_set_in_shards(tmp_path):
+    make_tags(tmp_path)
+    loose, expected = open_splits(read_table, tmp_path, "classification", 16, None, "stretch")
+    write(loose, "classification", str(tmp_path / "shards"), 10**6)
+    packed, found = open_splits(
+        read_shards, str(tmp_path / "shards"), "classification", 16, None, "stretch"
+    )
+    assert found == expected
+    assert packed["val"].targets([0, 3]).tolist() == [[0, 0, 0], [0, 1, 1]]
+    assert packed["train"].count().tolist() == loose["train"].count().tolist() == [4, 4, 6]
+    for wrong in ([9], ["x"], [[0]]):
+        index = json.loads((tmp_path / "shards/val.json").read_text())
+        index["pictures"][0][-1] = wrong
+        (tmp_path / "shards/val.json").write_text(json.dumps(index))
+        assert "not an index of shards" in refused(
+            partial(read_shards, tmp_path / "shards", "classification")
+        )
+
+
+def test_every_split_has_pictures_of_each_label(tmp_path, caplog):
+    """The hash decides, and a label of three pictures has one in each split all the same."""
+    cells = [" ".join(name for n, name in enumerate("abcd") if one >> n & 1) for one in range(60)]
+    cells = [f"{one} rare" if n in (7, 8, 9) else one for n, one in enumerate(cells)]
+    cells = [f"{one} single" if n == 11 else one for n, one in enumerate(cells)]
+    read(tmp_path, "labels", cells)
+    found = read_table(tmp_path, "classification")
+    for label in range(5):
+        assert all(any(label in one for one in some.targets) for some in found.values()), label
+    assert any(5 in one for one in found["train"].targets)
+    assert "too few pictures to have some in every split: single" in caplog.text
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_figures_are_those_of_scikit_learn(seed):
+    """Equal probabilities too, and a label that no picture has."""
+    random = np.random.default_rng(seed)
+    shares = random.integers(0, 20, (60, 4)).astype(np.float32) / 20
+    truth = random.random((60, 4)) < shares
+    truth[:, 3] = False
+    figures = tagging_figures(count_tags(truth, shares), [0.3, 0.5, 0.7, 0.5], list("abcd"))
+    expected = [average_precision_score(truth[:, k], shares[:, k]) for k in range(3)]
+    assert [figures[f"AP/{name}"] for name in "abc"] == pytest.approx(expected)
+    assert figures["mAP"] == pytest.approx(np.mean(expected)) and "AP/d" not in figures
+    found = shares >= np.float32([0.3, 0.5, 0.7, 0.5])
+    macro = f1_score(truth[:, :3], found[:, :3], average="macro")
+    assert figures["mF1"] == pytest.approx(macro)
+    metadata = tagger(classes=list("abcd"), thresholds=[0.3, 0.5, 0.7, 0.5])
+    targets = [tuple(np.flatnonzero(row).tolist()) for row in truth]
+    report = TaggingReport(metadata, {"CLASS_PROBS": shares}, Pictures("", [None] * 60, targets))
+    micro = report.metrics()
+    assert micro["F1"] == pytest.approx(f1_score(truth, found, average="micro"))
+    assert micro["exact"] == pytest.approx((truth == found).all(axis=1).mean())
+
+
+def test_average_precision_by_hand():
+    """Of the pictures 1 0 1 by falling probability: (1/1 + 2/3) / 2."""
+    (counts,) = count_tags(np.array([[True], [False], [True]]), np.float32([[0.9], [0.5], [0.2]]))
+    assert average_precision(counts) == pytest.approx(5 / 6)
+
+
+def tagger(**fields):
+    return replace(CONTRACT, **({"task": "tagging", "thresholds": [0.3, 0.6, 0.5]} | fields))
+
+
+SHARES = np.float32([[0.31, 0.9, 0.49], [0.1, 0.59, 0.2]])
+
+
+@pytest.mark.parametrize(
+    ("index", "labels", "remark"),
+    [
+        (0, ["basil", "aster"], []),
+        (1, [], ["no label: the most probable is basil, 0.59, and it is given from 0.60 on"]),
+    ],
+)
+def test_answers_about_one_picture(tmp_path, index, labels, remark):
+    metadata, one = tagger(), {"CLASS_PROBS": SHARES[index]}
+    told = describe(metadata, {**one, "FOREIGN": np.float32([1])}, (0, 0), 2)
+    assert list(told) == ["labels", "foreign", "probabilities"] and told["labels"] == labels
+    assert next(iter(told["probabilities"])) == "basil" and len(told["probabilities"]) == 2
+    predictions = {"CLASS_PROBS": SHARES[index : index + 1]}
+    report = TaggingReport(metadata, predictions, Pictures(tmp_path, [tmp_path / "a.png"]))
+    assert report.remarks() == remark and report.rows()[0]["labels"] == "; ".join(labels)
+    assert "any number of them, or none" in make_card(metadata, {})
+
+
+def test_parity_takes_label_sets_apart_only_at_their_threshold():
+    expected = {"CLASS_PROBS": SHARES, "LABEL_SET": np.float32([0.3, 0.6, 0.5]) <= SHARES}
+    near = SHARES.copy()
+    near[1, 1] = 0.60001
+    actual = {"CLASS_PROBS": near, "LABEL_SET": near >= np.float32([0.3, 0.6, 0.5])}
+    assert TaggingReport.compare(expected, actual)["label_set"].max() == 0
+    wrong = {"CLASS_PROBS": SHARES, "LABEL_SET": np.float32([0.05, 0.6, 0.5]) <= SHARES}
+    assert TaggingReport.compare(expected, wrong)["label_set"].max() == pytest.approx(0)
+    wrong["LABEL_SET"] = np.float32([0.32, 0.6, 0.5]) <= SHARES
+    assert TaggingReport.compare(expected, wrong)["label_set"].max() == pytest.approx(0)
+    wrong["LABEL_SET"] = ~expected["LABEL_SET"]
+    assert TaggingReport.compare(expected, wrong)["label_set"].max() > 0.1
+
+
+@pytest.mark.parametrize("network", [Embedding, plain])
+def test_the_task(tmp_path, network):
+    """Losses, mixed pictures, and an export that answers as torch does."""
+    torch.manual_seed(0)
+    task = Tagging(
+        metadata=tagger(), network=network, label_smoothing=0.1, mixup=0.4, cutmix=0.4
+    ).eval()
+    images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    labels = torch.randint(0, 2, (6, 3), dtype=torch.uint8)
+    task.class_weights = torch.tensor([0.5, 1, 2])
+    assert task.training_losses(images.float(), labels)["loss"].isfinite()
+    logits = torch.tensor([[2.0, -1, 0]])
+    given = torch.tensor([[1, 0, 0]], dtype=torch.uint8)
+    by_hand = -(logits[0].sigmoid()[0].log() + (-logits[0, 1:]).sigmoid().log().sum()) / 3
+    assert task.loss(logits, given) == pytest.approx(float(by_hand))
+    weights = torch.tensor([2.0, 5, 5])  # of pictures that have the label: only the first counts
+    by_hand -= logits[0].sigmoid()[0].log() / 3
+    assert task.loss(logits, given, weights) == pytest.approx(float(by_hand))
+    graph.export(task, tmp_path / "model.onnx")
+    answer = Onnx(tmp_path / "model.onnx").predict({"IMAGES": images.numpy()})
+    expected = {name: one.detach().numpy() for name, one in task.predict(images).items()}
+    assert list(answer) == ["CLASS_PROBS", "LABEL_SET"] and answer["LABEL_SET"].dtype == bool
+    for name, apart in reports.find("tagging").compare(expected, answer).items():
+        assert apart.max() <= reports.find("tagging").limits[name]
+
+
+def test_from_training_to_onnx(run, tmp_path):
+    make_tags(tmp_path / "set")
+    tiny = [*TINY, "+data=csv", "data.root=set", "data.name=tags"]
+    done = run("train", *tiny, "trainer.max_epochs=2", "data.balance=sqrt")
+    assert done.status == 0, done.err
+    said = done.out + done.err
+    for part in (
+        *("several labels per picture, separated by spaces: blue, green, red", "val/mAP"),
+        *("labels are shown from blue", "foreign pictures are not recognised", "test/exact"),
+        *("weights in the loss: ", "test/F1 ", "test/AP/red"),
+    ):
+        assert part in said
+    assert "never predicted" not in said
+    assert run("export_model", *tiny, "precision=auto").status == 0
+    tables = {}
+    for asked in (["engine=torch"], ["engine=onnx"], ["tta=true", "gradcam=true"]):
+        folder = tmp_path / asked[0][-4:]
+        done = run("infer", *tiny, *asked, f"hydra.run.dir={folder}")
+        assert done.status == 0, done.err
+        for name in ("worst_mistakes.png", "metrics.json"):
+            assert (folder / name).exists()
+        assert (folder / "gradcam.png").exists() == (len(asked) > 1)
+        for name in ("predictions.csv", "classes.csv"):
+            with (folder / name).open() as file:
+                tables[asked[0], name] = list(csv.DictReader(file))
+    rows = tables["engine=torch", "predictions.csv"]
+    for row, other in zip(rows, tables["engine=onnx", "predictions.csv"], strict=True):
+        assert row["labels"] == other["labels"] and row["target"] == other["target"]
+    assert list(rows[0]) == ["file", "labels", "target", "blue", "green", "red"]
+    columns = ["class", "pictures", "precision", "recall", "F1", "AP", "threshold"]
+    assert list(tables["engine=torch", "classes.csv"][0]) == columns
+    # Another table with the same classes, but one label per picture; and a mirror image.
+    rows = [f"{split}{n}.png,{name},{split}" for split in SPLITS for name, n in COLOURS.items()]
+    (tmp_path / "set/tags.csv").write_text("\n".join(["file,label,split", *rows]))
+    for script in ("infer", "export_model"):
+        done = run(script, *tiny)
+        wanted = "the weights know several labels per picture, and data=tags has one label"
+        assert done.status == 1 and wanted in done.err
+    done = run("infer", *tiny, "input=set/test0.png")
+    assert done.status == 0 and "labels" in done.out
+
+
+def test_mixing_that_cannot_be(monkeypatch):
+    """As torchvision of Intel Macs refuses it: said before the training."""
+    from torchvision.transforms import v2
+
+    def refuse(*_):
+        raise ValueError("labels tensor should be of shape (batch_size,)")
+
+    monkeypatch.setattr(v2.MixUp, "forward", refuse)
+    with pytest.raises(ValueError, match="batch_size"):
+        Tagging(metadata=tagger(), network=plain, mixup=1.0)
+
+
+def test_a_probe_of_several_labels(tmp_path):
+    """The frozen network is judged by the metric that chooses the best epoch."""
+    from nano_cv.training.probe import fit_probe
+
+    make_tags(tmp_path)
+    splits, _ = open_splits(read_table, tmp_path, "classification", 32, None, "stretch")
+    task = Tagging(metadata=tagger(classes=["blue", "green", "red"]), network=Embedding)
+    probe = fit_probe(task, splits, "cpu")
+    assert probe is not None and probe.score == pytest.approx(1.0)
