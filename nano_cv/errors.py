@@ -1,4 +1,4 @@
-"""Errors of the user, shown as one message without a traceback."""
+"""Errors of the user, which are shown as a message without a traceback."""
 
 import logging
 import re

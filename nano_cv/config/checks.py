@@ -120,7 +120,7 @@ def task_name(config: Any) -> str:
 
 
 def _check_task(options: Options, config: DictConfig) -> None:
-    """Check that the data set serves the model's task; else the message names sets that do."""
+    """Check that the data set serves the model's task; the message names sets that would."""
     task = task_name(config)
     if task not in config.data.tasks:
         able = []

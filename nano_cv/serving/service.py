@@ -1,4 +1,4 @@
-"""One run of `serve.py`, from the settings to the last request."""
+"""A run of `serve.py`, from the settings to the last request."""
 
 import asyncio
 import logging

@@ -64,7 +64,7 @@ class Staging:
         return (self.live / name).exists()
 
     def set_aside(self, name: str, version: str) -> bool:
-        """Remove a version that Triton refused, unless no other is left; return whether it did."""
+        """Remove a version that Triton refused, if others are left; return whether it is gone."""
         folder = self.live / name
         if not (folder / version).is_dir() or versions_of(folder) == [version]:
             return False
