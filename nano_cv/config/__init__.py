@@ -1,4 +1,4 @@
-"""Turns a command line into a checked configuration, or into a single error message.
+"""Configuration: a command line goes in; a checked configuration or an error message comes out.
 
 Read the modules in this order: `cli` runs a script, `checks` makes all checks, `options` composes
 the YAML files, `schema` has the type of every key, and `space`, `from_weights` and `resume` handle

@@ -139,7 +139,7 @@ def _check_task(options: Options, config: DictConfig) -> None:
     if task == "generation":
         for key in ("train_size", "crop", "detail"):
             if config.data[key] not in (None, 1):
-                raise UserError(f"data.{key}: a generator learns the size that it makes")
+                raise UserError(f"data.{key}: not for generators, which learn at their image_size")
 
 
 def _check_devices(config: DictConfig) -> None:
@@ -162,8 +162,8 @@ def _check_root(config: DictConfig, overrides: Sequence[Override]) -> None:
         )
     if "://" in str(config.data.root) and "shards" not in config.data.dataset._target_:
         raise UserError(
-            f"data.root={config.data.root}: a store is read by data=shards, and shard.py "
-            "writes what it reads"
+            f"data.root={config.data.root}: a store is read by data=shards only; "
+            "shard.py writes shards"
         )
 
 

@@ -150,8 +150,8 @@ class Options:
         name = override.key_or_group
         if name in self.groups and name not in self.own:
             raise UserError(
-                f"{override.input_line}: {self.script}.py takes no {name}; what it takes is said "
-                f"by: python {self.script}.py --help"
+                f"{override.input_line}: {self.script}.py takes no {name}; to list its settings, "
+                f"type: python {self.script}.py --help"
             )
         if name not in self.own:
             return

@@ -114,7 +114,7 @@ def _check_interval(override: Override, config: DictConfig, searches: bool) -> N
     if not searches:
         raise UserError(f"{line}: an interval needs a search; add sweep=optuna, or name the values")
     if start >= end or ("log" in interval.tags and start <= 0):
-        raise UserError(f"{line}: from less to more is needed, and with 'log' from more than 0")
+        raise UserError(f"{line}: the smaller number goes first, and with 'log' it is above 0")
     if isinstance(start, float) and isinstance(
         OmegaConf.select(config, override.key_or_group), int
     ):

@@ -364,7 +364,7 @@ def load_mask(
         if meaning.white:
             mask = mask == IGNORE
         if mask.min() < 0 or mask.max() > 255:
-            raise ImageError(f"a mask has class indices of 0 to 255, and this {mask.max()}")
+            raise ImageError(f"class indices in a mask are 0 to 255; this mask has {mask.max()}")
         return meaning.table()[mask.astype(np.uint8)]
 
 
@@ -373,15 +373,15 @@ def _of_numbers(image: Image.Image, depth: int, name: str) -> NDArray[Any]:
     if image.mode == "P" or image.mode == "1" or image.mode == "L" or image.mode[0] == "I":
         return np.array(image, np.uint8 if image.mode == "1" else None)
     if image.mode not in ("LA", "RGB", "RGBA"):
-        raise ImageError(f"a mask has one number a pixel, and this is {image.mode}")
+        raise ImageError(f"a mask has one number per pixel, and this image is {image.mode}")
     if depth == 16:
         raise ImageError("16 bits in each of several channels; save it with one channel")
     bands = [np.asarray(band) for band in image.split()]
     if image.mode != "LA" and not all(np.array_equal(bands[0], band) for band in bands[1:3]):
         shown = ", ".join(f"{n}: {list(colour)}" for colour, n in _colours_in(image)[:8])
         raise ImageError(
-            "a mask in colours, and no class has one; say which: "
-            f"'data.colours={{CLASS: [R,G,B], ...}}'; here there are, by pixels, {shown}"
+            "a mask in colours, but no class has a colour; add them: "
+            f"'data.colours={{CLASS: [R,G,B], ...}}'; this mask has, by pixels, {shown}"
         )
     if image.mode != "RGB" and bands[0][bands[-1] < 255].any():
         raise ImageError("a mask with numbers behind transparent pixels; save it without alpha")
@@ -416,7 +416,7 @@ def _of_colours(image: Image.Image, meaning: Meaning, depth: int, name: str) -> 
             return numbers
         if are_indices and image.mode != "P" and not np.array_equal(numbers, mask):
             raise ImageError(
-                "its grey levels may be class indices or colours of classes, which are others; "
+                "its grey levels may be class indices or colours, which are different classes; "
                 "save all masks in colours, or give no colours"
             )
     if (mask < 0).any():

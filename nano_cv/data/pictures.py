@@ -254,7 +254,7 @@ def resize_splits(
     for pair in twice[:10]:
         log.warning("The same picture in two splits: %s", pair)
     if twice:
-        log.warning("%d pictures stand in two splits: test figures will flatter", len(twice))
+        log.warning("%d pictures are in two splits: test metrics will be too good", len(twice))
     return splits, data_hash
 
 

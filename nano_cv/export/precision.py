@@ -116,7 +116,7 @@ def _why_refused(variant: Variant, float32: Variant, max_drop: float) -> str:
         drop = float32.scores[metric] - score
         if np.isnan(drop):
             return (
-                f"the validation {metric} is not known here, and so not what it would lose; "
+                f"the validation {metric} is not known here, so its decrease cannot be measured; "
                 f"{times} as fast"
             )
         if drop > max_drop:

@@ -102,9 +102,9 @@ def open_samples(config: DictConfig, metadata: Metadata) -> Samples | None:
         if here:
             raise
         raise UserError(
-            f"precision={config.precision}: what it loses is measured on the labels of "
+            f"precision={config.precision}: its metrics are measured on the labels of "
             f"data={config.data.name}, which is not here; bring it, or use precision=float32, "
-            f"which needs none ({error})"
+            f"which needs no labels ({error})"
         ) from error
 
 

@@ -20,10 +20,10 @@ AT_ONCE = 64  # images in memory at a time
 
 def main() -> None:
     """Print the server's answer per image file; exit with status 1 if a file was refused."""
-    parser = argparse.ArgumentParser(description="What a Triton server says of pictures.")
+    parser = argparse.ArgumentParser(description="Ask a Triton server about pictures.")
     parser.add_argument("files", nargs="+", type=Path, metavar="photo.jpg")
-    parser.add_argument("--model", help="as in <model>_<data>; needed if there are several")
-    parser.add_argument("--address", default=ADDRESS, help=f"of the server; {ADDRESS}")
+    parser.add_argument("--model", help="<model>_<data>; needed if the server has several models")
+    parser.add_argument("--address", default=ADDRESS, help=f"HOST:PORT of the server; {ADDRESS}")
     parser.add_argument("--output", type=Path, help="a folder for boxes, masks and drawings")
     said = "least score of boxes, 0 to 1; by default the model's own thresholds"
     parser.add_argument("--confidence", type=_share, metavar="SCORE", help=said)

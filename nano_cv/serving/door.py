@@ -76,14 +76,14 @@ Confidence = Annotated[
     float | None, Query(ge=0, le=1, description="Least score of boxes; by default the model's own.")
 ]
 Top = Annotated[int | None, Query(ge=1, description="How many likeliest classes; all by default.")]
-Label = Annotated[str | None, Query(alias="class", description="Of a generator: which class.")]
-Seed = Annotated[int, Query(ge=0, lt=2**32, description="Of a generator.")]
-Number = Annotated[int, Query(ge=1, le=MOST, description="Of a generator.")]
+Label = Annotated[str | None, Query(alias="class", description="For a generator: the class.")]
+Seed = Annotated[int, Query(ge=0, lt=2**32, description="For a generator: seed of the noise.")]
+Number = Annotated[int, Query(ge=1, le=MOST, description="For a generator: how many pictures.")]
 BINARY = {"type": "string", "format": "binary"}
 FORM = {"type": "object", "properties": {"file": {"type": "array", "items": BINARY}}}
 BODY = {
     "requestBody": {
-        "description": "The bytes of a picture, or several as a form; of a generator its settings.",
+        "description": "A picture's bytes, or several pictures as a form; a generator's settings.",
         "content": {
             "image/*": {"schema": BINARY},
             "multipart/form-data": {"schema": FORM},
@@ -91,7 +91,7 @@ BODY = {
         },
     },
     "responses": {
-        "200": {"description": "What the model says.", "content": {"image/png": {}}},
+        "200": {"description": "The model's answer.", "content": {"image/png": {}}},
         "default": {
             "description": "An error, and what to do: 404, 408, 413, 415, 422, 500, 503, 504.",
             "content": {"application/problem+json": {}},

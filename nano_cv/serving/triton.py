@@ -185,7 +185,7 @@ def prove(repository: Path, models: Sequence[str]) -> None:
     try:
         find_wheel()
     except UserError as error:
-        log.info("Not proved by loading it, only checked: %s", error)
+        log.info("Only checked, not loaded into a Triton: %s", error)
         return
     try:
         with (

@@ -73,7 +73,7 @@ def read_folder_masks(
     void = [index for index, name in enumerate(meaning.names) if name.lower() in UNKNOWN]
     if void := [index for index in void if index not in meaning.ignore]:
         log.warning(
-            "%s: learnt as a class: %s; if nothing is known of its pixels, add data.ignore=%s",
+            "%s: learnt as a class: %s; if its pixels have no known class, add data.ignore=%s",
             *(root, listing(meaning.names[index] for index in void)),
             void[0] if len(void) == 1 else str(void).replace(" ", ""),
         )
