@@ -119,7 +119,7 @@ class Door:
 
     Args:
         backend: the backend that runs the models.
-        config: of `configs/serve.yaml`, for the limits of a request.
+        config: the configuration of `configs/serve.yaml`, for the limits of a request.
     """
 
     def __init__(self, backend: Backend, config: DictConfig) -> None:

@@ -22,7 +22,7 @@ class Local(Backend):
     """Backend that runs the newest version of each model in onnxruntime, without JPEG twins.
 
     Args:
-        config: of `configs/serve.yaml`.
+        config: the configuration of `configs/serve.yaml`.
     """
 
     def __init__(self, config: DictConfig) -> None:

@@ -51,7 +51,7 @@ class Watched(Backend):
 
     Args:
         address: HOST:PORT of Triton's gRPC endpoint.
-        config: of `configs/serve.yaml`.
+        config: the configuration of `configs/serve.yaml`.
     """
 
     def __init__(self, address: str, config: DictConfig) -> None:
@@ -185,7 +185,7 @@ class Supervisor(Watched):
 
     Args:
         wheel: from `triton.find_wheel`.
-        config: of `configs/serve.yaml`.
+        config: the configuration of `configs/serve.yaml`.
         folder: the folder for Triton's log.
     """
 

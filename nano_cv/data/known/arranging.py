@@ -58,7 +58,7 @@ def flowers102(files: Files, folder: Path) -> None:
 def pets(files: Files, folder: Path) -> None:
     """Arrange images by breed, masks of background and pet, and lists, for `read_folder_masks`.
 
-    In the official trimaps 1 is pet, 2 is background, and 3 is an unknown seam around the pet.
+    In the official trimaps 1 is pet, 2 is background, and 3 a seam around the pet of unknown class.
     """
     raw = folder / "raw"
     for name in ("images.tar.gz", "annotations.tar.gz"):
@@ -97,7 +97,7 @@ def read_pets(root: Path, task: str) -> dict[str, Pictures]:
 
 
 def voc2012(files: Files, folder: Path) -> None:
-    """Arrange the lists of VOC 2012, whose official `val` becomes `test`, as no test labels exist.
+    """Arrange the lists of VOC 2012: `val` becomes `test`, as the test labels are not public.
 
     The hash of the names takes `val` out of the official `train`. The official lists stay beside
     the new lists as `official_train.txt` and `official_val.txt`.

@@ -57,7 +57,7 @@ def lying_in(source: str | Path, url: str) -> Path:
 
 
 def fetch(url: str, file: Path, digest: str, size: int | None = None) -> Path:
-    """Download `url` to `file`, unless the file exists; it gets its name after the digest's check.
+    """Download `url` to `file`, unless `file` exists; it appears only once its digest is right.
 
     The bytes of a broken download stay in `.<name>.part`, and the next download continues there.
 
