@@ -1,4 +1,4 @@
-"""Builds data, task and learner from a composed configuration."""
+"""Builds the data, the task and the learner from a composed configuration."""
 
 import logging
 import math
@@ -33,41 +33,41 @@ from nano_cv.metadata import (
 )
 
 log = logging.getLogger(__name__)
-# Keys of `model.task` that the training takes, and not the task itself.
+# Keys of `model.task` for the learner, which the task itself does not take.
 OF_TRAINING = ("optimizer", "warmup_epochs", "layer_decay", "ema_decay")
-ROUNDED = 0.2  # by so much sides may differ where they were rounded to multiples
+ROUNDED = 0.2  # largest relative difference of sizes that rounding to multiples explains
 READ_BY_SET = ("source", "colours", "ignore")  # keys of `data` that `data.dataset` takes over
-if TYPE_CHECKING:  # the engines without torch come through here too
+if TYPE_CHECKING:  # these import torch, and engines without torch use this module too
     from nano_cv.data.datamodule import DataModule
     from nano_cv.tasks.task import Task
     from nano_cv.training.learner import Learner
 
 
 def run_folder() -> Path:
-    """Where this run writes."""
+    """Return the folder that this run writes to."""
     return Path(HydraConfig.get().runtime.output_dir)
 
 
 def sweep_folder() -> Path | None:
-    """Folder of this run's sweep, or None."""
+    """Return the folder of the sweep that this run belongs to, or None."""
     config = HydraConfig.get()
     return Path(config.sweep.dir).absolute() if config.mode == RunMode.MULTIRUN else None
 
 
 def weights_file(config: DictConfig) -> Path:
-    """The weights file: `weights/<model>_<data>.safetensors`, or the one of `weights=`."""
+    """Return the weights file: `weights=` or `weights/<model>_<data>.safetensors`."""
     if config.get("weights"):
         return weights_of(str(config.weights))
     return Path(config.paths.weights) / f"{config.model.name}_{config.data.name}.safetensors"
 
 
 def why_not_whole(config: DictConfig) -> str | None:
-    """Why this training is not to replace the weights of others, such as a limit; or None."""
+    """Return why this training must not replace the shared weights, such as a limit; or None."""
     return "a run of a sweep" if sweep_folder() else find_limit(config)
 
 
 def find_limit(config: DictConfig) -> str | None:
-    """The setting with which a training sees only a part of its pictures or epochs, or None."""
+    """Return the first setting that cuts a training short, such as a limit of batches, or None."""
     whole: dict[str, Any] = {f"limit_{split}_batches": 1.0 for split in ("train", "val")}
     whole |= {"overfit_batches": 0.0, "max_steps": -1, "max_time": None}
     for key, value in whole.items():
@@ -78,21 +78,21 @@ def find_limit(config: DictConfig) -> str | None:
 
 
 def again(script: str) -> str:
-    """The command of another script for the same data and model."""
+    """Return the command line of another script for the same data and model."""
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     same = [each for each in given if re.match(r"[+]*(data|model|paths)[.=@]", each)]
     return shlex.join(["python", f"{script}.py", *same])
 
 
 def make_data(config: DictConfig) -> "DataModule":
-    """The DataModule for the task of the model, not yet opened."""
+    """Make the DataModule for the task of the model, not yet opened."""
     seen: dict[str, Any] = {
         "image_size": size_of(config),
         "shape": shape_of(config),
         "fit": fit_of(config),
     }
     augment = config.data.augment
-    if augment is not None and "_target_" not in augment:  # only the strength that a model asks for
+    if augment is not None and "_target_" not in augment:  # only the strength that a model sets
         seen["augment"] = None
     options: Any = OmegaConf.to_container(config.data, resolve=True)
     own = {key: value for key, value in options.items() if key not in READ_BY_SET}
@@ -100,23 +100,23 @@ def make_data(config: DictConfig) -> "DataModule":
 
 
 def size_of(config: DictConfig) -> Size:
-    """Side of the input of the model in pixels, or height and width."""
+    """Return the side of the model's input in pixels, or height and width."""
     size = config.model.image_size
     return int(size) if isinstance(size, int) else list(size)
 
 
 def shape_of(config: DictConfig) -> str:
-    """Shape of the input of the model: `square`, or that of the training `pictures`."""
+    """Return the shape of the model's input: `square`, or the training images' (`pictures`)."""
     return str(config.model.get("shape", "square"))
 
 
 def fit_of(config: DictConfig) -> str:
-    """How pictures are fitted into the input of the model, see `images.place`."""
+    """Return how images are fitted into the input of the model, see `images.place`."""
     return str(config.model.get("fit", "stretch"))
 
 
 def make_pictures(config: DictConfig) -> dict[str, Pictures]:
-    """The splits of the data set as files; loads no torch."""
+    """Return the splits of the data set as files; loads no torch."""
     root = located(config.data.root)
     dataset = instantiate(config.data.dataset, _convert_="all")
     return dataset(root=root, task=task_name(config))
@@ -125,13 +125,13 @@ def make_pictures(config: DictConfig) -> dict[str, Pictures]:
 def open_splits(
     config: DictConfig, task: str, size: Size, cache: str | None, fit: str
 ) -> tuple[dict[str, Resized], str]:
-    """All splits of the data set and its hash, as `pictures.open_splits`; loads no torch."""
+    """Return all splits of the data set and its hash; see `pictures.open_splits`; no torch."""
     dataset = instantiate(config.data.dataset, _convert_="all")
     return pictures.open_splits(dataset, config.data.root, task, size, cache, fit)
 
 
 def make_metadata(config: DictConfig, data: "DataModule", run_id: str) -> Metadata:
-    """Metadata of the model to be trained on `data`."""
+    """Make the metadata of the model that will be trained on `data`."""
     check_name(f"{config.model.name}_{config.data.name}")
     data.setup()
     check_classes(data.classes)
@@ -177,7 +177,7 @@ def _metadata(
 
 
 def describe_pretrained(config: DictConfig) -> str:
-    """The weights that a training starts from, with their licence; empty for random weights."""
+    """Describe the weights that a training starts from, with licence; "" for random weights."""
     given = config.model.get("pretrained")
     if not given:
         return ""
@@ -191,7 +191,7 @@ def describe_pretrained(config: DictConfig) -> str:
 
 
 def _of_timm(config: DictConfig) -> tuple[str, Any]:
-    """The network of timm that a model is built upon, and what timm says of its weights."""
+    """Return the name of a model's timm network, and timm's description of its weights."""
     import timm
 
     options = config.model.task.network
@@ -200,9 +200,9 @@ def _of_timm(config: DictConfig) -> tuple[str, Any]:
 
 
 def statistics_of(config: DictConfig) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of the pixels, R G B in 0..1, that a network expects.
+    """Return mean and standard deviation of pixels (R G B in 0..1) as the network expects them.
 
-    Where the model gives none, those that the network of timm was trained with on ImageNet.
+    If the model gives none, they are the values of the timm network's training on ImageNet.
     """
     mean, std = config.model.get("mean"), config.model.get("std")
     if mean is None or std is None:
@@ -215,7 +215,7 @@ def statistics_of(config: DictConfig) -> tuple[list[float], list[float]]:
 
 
 def make_task(config: DictConfig, metadata: Metadata) -> "Task":
-    """The task with an untrained network."""
+    """Make the task with an untrained network."""
     settings: Any = OmegaConf.to_container(config.model.task, resolve=True)
     own = {key: value for key, value in settings.items() if key not in OF_TRAINING}
     if metadata.task == TAGGING:  # the data set decides, see `make_metadata`
@@ -225,7 +225,7 @@ def make_task(config: DictConfig, metadata: Metadata) -> "Task":
 
 
 def weigh_classes(task: "Task", data: "DataModule") -> None:
-    """Make rare classes count for more in the loss, as `data.balance` says, and say how much."""
+    """Give rare classes more weight in the loss, as `data.balance` says, and log the weights."""
     task.class_weights = data.class_weights()
     if task.class_weights is not None:
         order = task.class_weights.argsort(descending=True).tolist()
@@ -234,22 +234,22 @@ def weigh_classes(task: "Task", data: "DataModule") -> None:
 
 
 def make_learner(config: DictConfig, task: "Task") -> "Learner":
-    """Lightning module that trains the task with the optimiser of `model.task`."""
+    """Make the Lightning module that trains the task with the optimiser of `model.task`."""
     from nano_cv.training.learner import Learner
 
     settings = config.model.task
     given = {key: settings[key] for key in OF_TRAINING if key in settings}
     with settings_of(f"model={config.model.name}"):
-        if "optimizer" in given:  # by itself, so that an error names its full key
+        if "optimizer" in given:  # separately, so that an error has its full key
             given["optimizer"] = instantiate(settings.optimizer, _convert_="all")
         return Learner(task, **given)
 
 
 def rehearse(config: DictConfig) -> int:
-    """Build trainer and task for two classes, so that wrong settings are refused before data loads.
+    """Build trainer and task for two classes, to refuse wrong settings before the data loads.
 
     Returns:
-        How many processes will train.
+        The number of processes that will train.
 
     Raises:
         UserError: a device, a network, a setting or pretrained weights are missing or do not fit.
@@ -266,7 +266,7 @@ def rehearse(config: DictConfig) -> int:
     try:
         with torch.device("meta"):  # takes neither time nor memory
             task = make_task(config, metadata)
-    except UserError:  # a mistake, or a network that cannot be built there
+    except UserError:  # a wrong setting, or a network that cannot be built on "meta"
         task = make_task(config, metadata)
     make_learner(config, task)
     seen = smaller(config.data.crop, smaller(config.data.train_size, metadata.image_size))
@@ -277,13 +277,13 @@ def rehearse(config: DictConfig) -> int:
 
 
 def load_pretrained(config: DictConfig, task: "Task") -> bool:
-    """Start from the weights that `model.pretrained` names: `imagenet`, or a file.
+    """Fill the task with the weights that `model.pretrained` names: `imagenet`, or a file.
 
     Returns:
-        Whether it names any.
+        Whether `model.pretrained` names any weights.
 
     Raises:
-        UserError: there are none, or they are those of another network.
+        UserError: there are no such weights, or they belong to another network.
     """
     given = config.model.get("pretrained")
     if not given:
@@ -307,10 +307,10 @@ def load_pretrained(config: DictConfig, task: "Task") -> bool:
 
 
 def trained_task(config: DictConfig, path: Path) -> "Task":
-    """The task with the weights of the file at `path`.
+    """Make the task and fill it with the weights of the file at `path`.
 
     Raises:
-        UserError: no such file, damaged, or weights of another network; says what to type.
+        UserError: the file is missing, damaged, or has the weights of another network.
     """
     from nano_cv.tasks import weights
 
@@ -322,12 +322,12 @@ def trained_task(config: DictConfig, path: Path) -> "Task":
 
 
 def _check_network(config: DictConfig, metadata: Metadata, path: Path) -> None:
-    """The network about to be built must be the one that was trained; see `check_network`."""
+    """Check that the configured network is the trained network; see `weights.check_network`."""
     from nano_cv.tasks import weights
 
     asked, trained = size_of(config), metadata.image_size
     rows, columns = height_width(trained)
-    # In the shape of pictures, the side that is asked for only says how many pixels there are.
+    # With `shape: pictures`, the configured side only sets the number of pixels.
     about = isinstance(asked, int) and abs(math.sqrt(rows * columns) / asked - 1) < ROUNDED
     size = trained if shape_of(config) == "pictures" and about else asked
     options = network_options(config) | {"image_size": size}
@@ -335,6 +335,6 @@ def _check_network(config: DictConfig, metadata: Metadata, path: Path) -> None:
 
 
 def network_options(config: DictConfig) -> dict[str, Any]:
-    """Options of the network, apart from the number of classes and the size."""
+    """Return the options of the network, apart from the number of classes and the size."""
     options: Any = OmegaConf.to_container(config.model.task.network, resolve=True)
     return {key: value for key, value in options.items() if not key.startswith("_")}

@@ -1,4 +1,4 @@
-"""Errors of the user, shown as one message without a traceback."""
+"""Errors of the user, which are shown as a message without a traceback."""
 
 import logging
 import re
@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
-# Control characters but tab and line break, separators of lines, and marks that turn text around:
-# in a file name they would move the cursor, set the window's title, or hide what stands before.
+# Control characters except tab and line break, line separators, and marks that reverse text: in a
+# file name they could move the cursor, set the window's title, or hide the text before them.
 UNSEEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     r"\ud800-\udfff]"
@@ -15,12 +15,12 @@ UNSEEN = re.compile(
 
 
 class UserError(Exception):
-    """A user's mistake. The message says what was given, what is allowed, and what to type."""
+    """Mistake of the user; the message says what was given, what is allowed, what to type."""
 
 
 @contextmanager
 def settings_of(group: str) -> Iterator[None]:
-    """Turn errors of what is built inside into a `UserError` that names the option group.
+    """Turn errors raised inside the block into a `UserError` that names the option group.
 
     Lightning's exception is recognised by its name, because importing it would load torch.
     """
@@ -34,7 +34,7 @@ def settings_of(group: str) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Replace characters that cannot be seen by their escapes, such as `\\x1b`."""
+    """Replace invisible characters by their escapes, such as `\\x1b`."""
     return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -42,7 +42,7 @@ class Formatter(logging.Formatter):
     """Formatter of all log lines, in the terminal and in files; see `printable`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format a record, with invisible characters shown."""
+        """Format a record, with escapes for invisible characters."""
         return printable(super().format(record))
 
 
@@ -57,7 +57,7 @@ def first_line(error: BaseException) -> str:
 
 
 def why_unreachable(address: str, seconds: float = 5) -> str:
-    """The reason why no HTTP server answers at an address; an empty text where one does."""
+    """Return the reason why no HTTP server answers at a URL; empty if a server answers."""
     import http.client
     import urllib.error
     import urllib.request
@@ -66,13 +66,13 @@ def why_unreachable(address: str, seconds: float = 5) -> str:
         with urllib.request.urlopen(address, timeout=seconds):
             return ""
     except urllib.error.HTTPError:
-        return ""  # the server answers, whatever it thinks of this page
+        return ""  # the server answers, even if with an error
     except (OSError, ValueError, http.client.HTTPException) as error:
         return str(getattr(error, "reason", None) or one_line(error))
 
 
 def nearest(given: str, allowed: Iterable[str]) -> str:
-    """`; did you mean 'x'?` if one of `allowed` is spelt like `given`, else a full stop."""
+    """Return `; did you mean 'x'?` if `allowed` has a name spelt like `given`, else a full stop."""
     close = get_close_matches(given, list(allowed), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else "."
 

@@ -1,4 +1,4 @@
-"""Writes files and folders whole or not at all, by one process at a time."""
+"""Writes files and folders whole or not at all, one process at a time."""
 
 import logging
 import os
@@ -15,21 +15,20 @@ from filelock import FileLock, Timeout
 from nano_cv.errors import UserError
 
 log = logging.getLogger(__name__)
-VERSION = re.compile(r"[1-9][0-9]{0,17}")  # the name of a version's folder, as Triton reads it
+VERSION = re.compile(r"[1-9][0-9]{0,17}")  # folder names that Triton takes for versions
 
 
 def list_versions(folder: Path) -> list[int]:
-    """The versions of an exported model, ascending; none where there is no such folder."""
+    """Return the versions of an exported model, ascending; empty if there is no folder."""
     names = [path.name for path in folder.glob("[1-9]*") if path.is_dir()]
     return sorted(int(name) for name in names if VERSION.fullmatch(name))
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return the path of `name` in `folder`.
+    """Return the path of `name` in `folder`, where the name may come from a stranger.
 
     Raises:
-        UserError: the path would lie outside of the folder. Names may come from a stranger's data
-            set or model.
+        UserError: the path would lie outside of the folder.
     """
     path = folder / name
     if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
@@ -39,7 +38,7 @@ def inside(folder: Path, name: str) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; renamed to `path` on success, removed on any failure.
+    """Yield a temporary path, which is renamed to `path` on success, and removed on any failure.
 
     Temporary files that a killed process left for the same `path` are removed.
     """
@@ -65,14 +64,14 @@ def locked(path: Path) -> Iterator[None]:
     """Let one process at a time work on `path`; the others wait and say so in the log.
 
     The lock is a file `.NAME.lock` beside `path`, which its holder removes in the end. A waiter
-    whose lock file was removed creates a new one (filelock looks at its number of links).
+    whose lock file was removed creates a new file (filelock looks at the number of links).
 
     Raises:
         OSError: the lock file cannot be created.
     """
     file = path.with_name(f".{path.name}.lock")
     try:
-        file.touch()  # where nobody can make a file, as in /proc, FileLock would try for ever
+        file.touch()  # in a folder that takes no files, as /proc, FileLock would try for ever
     except OSError as error:
         error.filename = str(path)
         raise
@@ -101,7 +100,7 @@ def make_once(folder: Path, make: Callable[[Path], None]) -> Path:
     temporary = folder.with_name(f".{folder.name}.tmp")
     with locked(folder):
         if not folder.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)  # of a killed process
+            shutil.rmtree(temporary, ignore_errors=True)  # may be left by a killed process
             temporary.mkdir()
             try:
                 make(temporary)

@@ -1,4 +1,4 @@
-"""Metadata of a trained model: made once from the data, then saved with weights and exports."""
+"""Metadata of a trained model, made once from the data, and saved with weights and exports."""
 
 import json
 import math
@@ -14,18 +14,18 @@ from safetensors import SafetensorError, safe_open
 from nano_cv.errors import UserError, listing
 
 WEIGHTS = "model.safetensors"  # in the folder of every run of train.py
-# What Triton, file systems and URLs take. Triton's loading hangs for ever at a space.
+# Names that Triton, file systems and URLs accept. With a space, Triton's loading hangs for ever.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,149}")
 Fit = Literal["stretch", "letterbox"]
-Shape = Literal["square", "pictures"]  # of the input of a network
-LARGEST = 2**13  # pixels, of the side of what a network sees
-Size = int | Sequence[int]  # of what a network sees, in pixels: the side of a square, or [H, W]
-# What ends a line for Python or for Triton, moves a terminal's cursor, or is no text at all.
+Shape = Literal["square", "pictures"]  # of a network's input; `pictures`: as the training images
+LARGEST = 2**13  # pixels, the longest side of a network's input
+Size = int | Sequence[int]  # of a network's input in pixels: the side of a square, or [H, W]
+# Characters that end a line for Python or Triton, move a terminal's cursor, or are no text at all.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-CONFIDENCE = 0.3  # score from which on a box is shown, where none was fitted to the class
-TAGGING = "tagging"  # the task of a classifier of pictures with several labels each
-KEY = "contract"  # of the metadata in weights, ONNX and config.pbtxt: older files have it
-JPEG = "_from_jpeg"  # the end of the name of the twin of a model that takes encoded pictures
+CONFIDENCE = 0.3  # default of the least score with which a box is shown
+TAGGING = "tagging"  # the task of a classifier with several labels per image
+KEY = "contract"  # key of the metadata in weights, ONNX and config.pbtxt, kept for older files
+JPEG = "_from_jpeg"  # suffix of the twin of a model, which takes encoded images
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,22 @@ class Metadata:
         model: name of the model config, for example `lenet`.
         data: name of the data config, for example `flowers`.
         classes: class names; position is the class index.
-        image_size: of the input in pixels: the side of a square, or height and width.
-        mean: per channel R, G, B, of pixels scaled to 0..1.
-        std: likewise.
-        fit: how a picture is fitted into the input, see `images.place`.
+        image_size: size of the input in pixels: the side of a square, or height and width.
+        mean: mean of the channels R, G, B, of pixels scaled to 0..1.
+        std: standard deviation of the channels R, G, B, of pixels scaled to 0..1.
+        fit: how an image is fitted into the input, see `images.place`.
         network: the options that the network was built with.
-        data_hash: SHA-256 over the names, contents and targets of the pictures.
-        git_commit: the commit trained with, `+` behind it where the tree had changes.
-        run_id: MLflow's, if tracked there.
-        metrics: of the epoch that was kept, by name, such as `val/accuracy`.
-        thresholds: of a detector, the score from which on a box of each class is shown and counted;
-            empty where none were fitted, as in older files. With several labels per picture, the
-            probability from which on a picture has each label.
+        data_hash: SHA-256 over the names, contents and targets of the images.
+        git_commit: the commit of the training code, with `+` if the tree had changes.
+        run_id: id of the run in MLflow, if tracked there.
+        metrics: metrics of the epoch that was kept, by name, such as `val/accuracy`.
+        thresholds: of a detector, per class the least score of a box that is shown and counted;
+            empty if none were fitted, as in older files. With several labels per image, the least
+            probability with which an image gets each label.
         temperature: of a classifier, divides the logits before the softmax.
-        coverage: of a classifier, the share of pictures whose label set is to hold the true class;
+        coverage: of a classifier, the share of images whose label set should hold the true class;
             None if there are no label sets, as in older files.
-        set_from: the probability from which on a class is in the label set; 0 puts every class in.
+        set_from: least probability of a class in the label set; 0 puts every class in.
         pretrained: the weights that the training started from, with their licence; empty if none.
     """
 
@@ -78,22 +78,22 @@ class Metadata:
 
     @property
     def name(self) -> str:
-        """`lenet_flowers`: the one name of weights, ONNX model, Triton model and MLflow model."""
+        """Name of weights, ONNX model, Triton model and MLflow model, such as `lenet_flowers`."""
         return f"{self.model}_{self.data}"
 
     @property
     def confidences(self) -> list[float]:
-        """The score from which on a box of each class is shown and counted."""
+        """Least score of a box that is shown and counted, per class."""
         return self.thresholds or [CONFIDENCE] * len(self.classes)
 
     def at_confidence(self, confidence: float | None) -> "Metadata":
-        """A copy that has this threshold for all classes; None keeps the model's own."""
+        """Return a copy with this threshold for all classes; None keeps the model's thresholds."""
         if confidence is None:
             return self
         return replace(self, thresholds=[confidence] * len(self.classes))
 
     def to_json(self) -> str:
-        """Serialise, keys in a fixed order."""
+        """Serialise as JSON, with keys in a fixed order."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -101,9 +101,9 @@ class Metadata:
         """Read the JSON of `to_json`; unknown fields of newer versions are left out.
 
         Raises:
-            ValueError: anything else. What is read here becomes settings of a command line, so a
-                network option is a number, a word or a list of those.
-            TypeError: likewise.
+            ValueError: the text is not such JSON. Network options become settings of a command
+                line, so each must be a number, a word or a list of numbers and words.
+            TypeError: a value has the wrong type.
         """
         given = json.loads(text)
         if not isinstance(given, dict):
@@ -143,10 +143,10 @@ class Metadata:
 
 
 def check_name(name: str) -> None:
-    """Refuse a name `<model>_<data>` that Triton could not serve, or that export gives to others.
+    """Check that Triton can serve the name `<model>_<data>`, and that it is no decoder's name.
 
     Raises:
-        UserError: says which characters are allowed, and which settings make the name.
+        UserError: the message says which characters are allowed, and which settings make the name.
     """
     if not NAME.fullmatch(name):
         needed = (
@@ -164,10 +164,10 @@ def check_name(name: str) -> None:
 
 
 def check_classes(classes: Sequence[str]) -> None:
-    """Refuse class names that a file with a line for each could not hold, or a terminal show.
+    """Check that class names fit into a file with a line per class, and into a terminal.
 
     Raises:
-        UserError: names them, control characters escaped.
+        UserError: the message lists the bad names, with control characters escaped.
     """
     bad = [name for name in classes if not name.strip() or CONTROL.search(name)]
     if bad:
@@ -178,7 +178,7 @@ def check_classes(classes: Sequence[str]) -> None:
 
 
 def height_width(size: Size) -> tuple[int, int]:
-    """Height and width in pixels; of a square, its side twice."""
+    """Return height and width in pixels of a size; both are the side for a square."""
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
 
@@ -198,10 +198,10 @@ def _is_option(key: str, value: object) -> bool:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """The metadata of a weights file; loads no torch.
+    """Read the metadata of a weights file; loads no torch.
 
     Raises:
-        UserError: no such file, not safetensors, cut short, or without a metadata.
+        UserError: the file is missing, cut short, not safetensors, or without metadata.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -220,10 +220,10 @@ def read_metadata(path: Path) -> Metadata:
 
 
 def weights_of(given: str) -> Path:
-    """The weights file that a person means: the file itself, or the folder of its run.
+    """Return the weights file for a setting that names the file itself or the folder of its run.
 
     Raises:
-        UserError: a folder without weights, or a checkpoint; says what to give instead.
+        UserError: a folder without weights, or a checkpoint; the message says what to give instead.
     """
     path = Path(given).expanduser()
     run = path if path.is_dir() else path.parent.parent
@@ -239,7 +239,7 @@ def weights_of(given: str) -> Path:
 
 
 def git_commit() -> str:
-    """The short commit of this checkout, `+` behind it where tracked files differ; else empty."""
+    """Return the short commit of this checkout, with `+` if tracked files differ; empty if none."""
 
     def git(*arguments: str) -> str:
         command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]

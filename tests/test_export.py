@@ -147,7 +147,7 @@ def test_export_without_the_data_set(here, run, typed, name, pictures):
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("precision=int8", "what it loses is measured on the labels of data=flowers, which is not"),
+        ("precision=int8", "its metrics are measured on the labels of data=flowers, which is not"),
         ("data.root=data/flowrs", "data/flowrs/train.txt: not found; to fetch the data, type: dvc"),
         ("parity=photso", "parity=photso: no such file or folder"),
         ("parity=text.jpg", "text.jpg: not a picture in a known format"),

@@ -154,7 +154,7 @@ REFUSED = {
         "numbers behind transparent pixels",
     ),
     "colours": (lambda: saved(palette().convert("RGB")), "'data.colours={CLASS: [R,G,B]"),
-    "over 255": (lambda: saved(Image.fromarray(np.full((9, 9), 300, np.uint16))), "this 300"),
+    "over 255": (lambda: saved(Image.fromarray(np.full((9, 9), 300, np.uint16))), "mask has 300"),
     "too many pixels": (lambda: saved(Image.new("1", (12_000, 12_000))), "at most 134,217,728"),
 }
 
@@ -209,7 +209,7 @@ def test_masks_in_colours(tmp_path, table, caplog):
     for index in range(3):
         assert np.array_equal(pictures.mask(index), INDEX)
         assert np.array_equal(pictures.first(3).mask(index), INDEX), "what reports are given"
-    assert "learnt as a class: void; if nothing is known of its pixels, add data.ignore=2" in (
+    assert "learnt as a class: void; if its pixels have no known class, add data.ignore=2" in (
         caplog.text
     )
     caplog.clear()

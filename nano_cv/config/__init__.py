@@ -1,6 +1,6 @@
-"""Configuration: what a person typed goes in; a checked configuration or one message comes out.
+"""Configuration: a command line goes in; a checked configuration or an error message comes out.
 
-Read it in this order: `cli` runs a script, `checks` tells the story of a check, `options` composes
-the YAML files, `schema` knows every key, `space`, `from_weights` and `resume` know what sweeps,
-weights and resumed runs ask for. Nothing here imports torch.
+Read the modules in this order: `cli` runs a script, `checks` makes all checks, `options` composes
+the YAML files, `schema` has the type of every key, and `space`, `from_weights` and `resume` handle
+sweeps, weights files and resumed runs. Nothing here imports torch.
 """

@@ -1,7 +1,7 @@
 """Finds mistakes in a command line in half a second, before torch is loaded.
 
-A misspelt option, key or value is answered with the nearest spelling and what is allowed; so is a
-model that the data set cannot serve, and a folder that cannot be written to.
+For a misspelt option, key or value, the message has the nearest spelling and what is allowed. A
+model that the data set cannot serve and a folder that cannot be written to are refused as well.
 """
 
 import tempfile
@@ -26,15 +26,15 @@ from nano_cv.metadata import NAME, check_name
 
 __all__ = ["CONFIGS", "check", "option_groups", "task_name"]
 
-WRITTEN = {"train": ("runs", "weights"), "export_model": ("runs", "models")}  # keys of `paths`
+WRITTEN = {"train": ("runs", "weights"), "export_model": ("runs", "models")}  # folders in `paths`
 
 
 def check(script: str, arguments: list[str]) -> list[str]:
-    """Compose what a command line asks for and check it, without importing torch.
+    """Compose the configuration of a command line and check it, without importing torch.
 
     Returns:
-        What to add to the command line: the settings that are part of the weights, if weights were
-        named, and the folder of the run to resume, if that was asked for.
+        Settings to add to the command line: those of the weights file, if `weights=` was given, and
+        the folder of the run to resume, if a run is resumed.
 
     Raises:
         UserError: something is wrong with the command line.
@@ -49,7 +49,7 @@ def check(script: str, arguments: list[str]) -> list[str]:
         added = settings_from_weights(options, overrides)
         overrides += map(parse_override, added)
 
-        # A sweep is checked by so few runs that each of its values is in one of them.
+        # To check a sweep, a few runs are enough in which each value occurs.
         single = [override for override in overrides if not override.is_sweep_override()]
         config, own = options.compose(single)
         multirun = flags["multirun"] or own.mode == RunMode.MULTIRUN
@@ -79,7 +79,7 @@ def check(script: str, arguments: list[str]) -> list[str]:
 
 
 def _refuse_second_choices(options: Options, overrides: Sequence[Override]) -> None:
-    """Refuse a group that is chosen twice, of which Hydra would silently take the last."""
+    """Refuse two choices of the same group, of which Hydra would silently take the last."""
     chosen: dict[str, str] = {}
     for override in overrides:
         group, line = override.key_or_group, str(override.input_line)
@@ -90,7 +90,7 @@ def _refuse_second_choices(options: Options, overrides: Sequence[Override]) -> N
 
 
 def check_run(options: Options, overrides: Sequence[Override]) -> DictConfig:
-    """Compose the configuration of one run and check it.
+    """Compose the configuration of a single run and check it.
 
     Raises:
         UserError: a value has the wrong type or range, or two settings do not go together.
@@ -115,12 +115,12 @@ def check_run(options: Options, overrides: Sequence[Override]) -> DictConfig:
 
 
 def task_name(config: Any) -> str:
-    """`classification` from `nano_cv.tasks.classification.Classification`."""
+    """Return the task, as `classification` for `nano_cv.tasks.classification.Classification`."""
     return str(config["model"]["task"]["_target_"]).rpartition(".")[2].lower()
 
 
 def _check_task(options: Options, config: DictConfig) -> None:
-    """The data set must serve the model's task; if it does not, the message names sets that do."""
+    """Check that the data set serves the model's task; the message names sets that would."""
     task = task_name(config)
     if task not in config.data.tasks:
         able = []
@@ -139,11 +139,11 @@ def _check_task(options: Options, config: DictConfig) -> None:
     if task == "generation":
         for key in ("train_size", "crop", "detail"):
             if config.data[key] not in (None, 1):
-                raise UserError(f"data.{key}: a generator learns the size that it makes")
+                raise UserError(f"data.{key}: not for generators, which learn at their image_size")
 
 
 def _check_devices(config: DictConfig) -> None:
-    """A process of a run would start the whole sweep once more."""
+    """Refuse several devices in a sweep, as each further process would start the whole sweep."""
     if config.trainer.devices not in (1, "1") or config.trainer.num_nodes > 1:
         raise UserError(
             f"trainer.devices={config.trainer.devices}: in a sweep each run has one device; "
@@ -152,8 +152,8 @@ def _check_devices(config: DictConfig) -> None:
 
 
 def _check_root(config: DictConfig, overrides: Sequence[Override]) -> None:
-    """A data set needs a folder, unless other pictures are given; only shards lie in a store."""
-    # The YAML files could say `???`, but then the root of another set could not be taken over.
+    """Check that the data set has a root, unless other images are given; only shards take a URL."""
+    # With `???` in the YAML files, a data set could not take over the root of another set.
     asked = any(config.get(key) is not None for key in ("input", "labels", "count"))
     if config.data.root is None and not asked:
         options = [each.value() for each in overrides if each.key_or_group == "data"]
@@ -162,19 +162,19 @@ def _check_root(config: DictConfig, overrides: Sequence[Override]) -> None:
         )
     if "://" in str(config.data.root) and "shards" not in config.data.dataset._target_:
         raise UserError(
-            f"data.root={config.data.root}: a store is read by data=shards, and shard.py "
-            "writes what it reads"
+            f"data.root={config.data.root}: a store is read by data=shards only; "
+            "shard.py writes shards"
         )
 
 
 def _check_writable(config: Any, keys: Sequence[str]) -> None:
-    """A folder that cannot be written to is found now, not after the training."""
+    """Check that the folders of `paths` can be written to, before a long training starts."""
     for key in keys:
         folder = Path(config["paths"][key]).absolute()
         existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
         try:
             with tempfile.TemporaryFile(dir=existing) as probe:
-                probe.write(bytes(2**14))  # about what Hydra will write before anything else
+                probe.write(bytes(2**14))  # about as many bytes as Hydra writes at the start
         except OSError as error:
             raise UserError(
                 f"paths.{key}={config['paths'][key]}: {existing} cannot be written to "

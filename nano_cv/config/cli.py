@@ -1,4 +1,4 @@
-"""The command line of every script: check it, let Hydra compose and run, end in one message.
+"""Runs a script from its command line: checks the settings, lets Hydra compose, calls the function.
 
 A user's mistake is answered with one line, exit status 1 and no traceback.
 """
@@ -24,20 +24,20 @@ from nano_cv.config.options import accept_plus
 from nano_cv.config.processes import is_first_process, process_rank, quiet_settings
 from nano_cv.errors import UserError, one_line, printable
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share, the file
-ENDING = (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends the second before it takes a machine away
-Script = Callable[[DictConfig], float | None]  # a float is what a sweep looks for the most of
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file too large
+ENDING = (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends SIGUSR1 before it takes a machine away
+Script = Callable[[DictConfig], float | None]  # a sweep searches for the largest float
 
 
 def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
-    """Make a script of a function: `@main("train")` composes `configs/train.yaml` for it."""
+    """Turn a function into a script: `@main("train")` passes it the composed `train.yaml`."""
 
     def decorate(function: Script) -> Callable[[], None]:
         @wraps(function)
         def job(config: DictConfig) -> float | None:
             before = {one: signal.getsignal(one) for one in ENDING}
             try:
-                # They act as Ctrl-C: open files are closed, and the run's record says how it ended.
+                # As after Ctrl-C, files are closed, and the run's record says how the run ended.
                 for one in ENDING:
                     signal.signal(one, signal.default_int_handler)
                 return function(config)
@@ -80,9 +80,9 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
 
 
 def _remove_empty_run() -> None:
-    """Remove the folder of a run that has failed before it wrote anything of its own.
+    """Remove the folder of a run that has failed before it wrote any file.
 
-    Of what Hydra has put there, the settings and a log, the error message says enough.
+    Hydra's own files in the folder, the settings and a log, say no more than the error message.
     """
     if not is_first_process():
         return
@@ -92,19 +92,19 @@ def _remove_empty_run() -> None:
         return
     if {path.name for path in folder.iterdir()} <= {".hydra", log}:
         shutil.rmtree(folder, ignore_errors=True)
-        for parent in folder.parents[:2]:  # of this model and data, and of this script
+        for parent in folder.parents[:2]:  # the folders of this model and data, and of this script
             if parent.is_dir() and not any(parent.iterdir()):
                 parent.rmdir()
 
 
 def stop(error: Exception) -> NoReturn:
-    """Say what went wrong in one message and end the process with status 1."""
+    """Print an error in a single line and end the process with status 1."""
     if isinstance(error, OSError):
-        if error.errno is None:  # a defect, not a full disk or a closed folder
+        if error.errno is None:  # a defect of the code, not a full disk or a closed folder
             raise error
         full, where = error.errno in FULL, error.filename
         if full and not where and HydraConfig.initialized():
-            where = HydraConfig.get().runtime.output_dir  # of a checkpoint, most likely
+            where = HydraConfig.get().runtime.output_dir  # most likely a checkpoint was written
         message = f"{where}: " if where else ""
         message += os.strerror(error.errno) + (f"; free some space{resumable()}" if full else "")
     elif isinstance(error, hydra.errors.InstantiationException):
@@ -112,7 +112,7 @@ def stop(error: Exception) -> NoReturn:
             raise error
         cause, key = error.__cause__ or error, str(error).rpartition("full_key: ")[2]
         message = f"{key}: {one_line(cause)}"
-    else:  # out of a worker process comes the whole traceback, the message at its end
+    else:  # an error of a worker process has the whole traceback, with the message at its end
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].rstrip()
     logging.getLogger("nano_cv").debug("stopped", exc_info=error)
     who = "" if is_first_process() else f" (process {process_rank()})"
@@ -121,7 +121,7 @@ def stop(error: Exception) -> NoReturn:
 
 
 def resumable() -> str:
-    """Say how to resume this run, if it has a checkpoint; the runs of a sweep cannot be resumed."""
+    """Return a hint how to resume this run if it has a checkpoint, or where a sweep's runs lie."""
     if not HydraConfig.initialized():
         return ""
     if HydraConfig.get().mode == RunMode.MULTIRUN:

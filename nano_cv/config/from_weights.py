@@ -1,4 +1,4 @@
-"""Settings that a weights file carries, so that nobody has to type them a second time."""
+"""Reads settings from the metadata of a weights file, so that nobody has to type them again."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,13 +14,13 @@ from nano_cv.metadata import NAME, Metadata, read_metadata, weights_of
 
 
 def settings_from_weights(options: Options, overrides: Sequence[Override]) -> list[str]:
-    """Read the model, its options, its size and the data set from the weights that are named.
+    """Read the model, its options, its size and the data set from the file of `weights=`.
 
-    Of weights that nobody names, those of model and data set, the options and the size are read.
-    What was typed goes first; if it does not fit the weights, opening them will say so.
+    Without `weights=`, the options and the size are read from the file of this model and data set.
+    Typed settings take precedence; if they do not fit the weights, opening the weights fails.
 
     Returns:
-        What to add to the command line.
+        Settings to add to the command line.
 
     Raises:
         UserError: there are no such weights, or no config for their model or data set; the message
@@ -57,7 +57,7 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
             )
     if given["model"] in models:
         config, _ = options.compose([parse_override(f"model={given['model']}")])
-        # A model of another name than the weights' is a mistake that opening them explains.
+        # If the weights belong to a model of another name, opening them explains the mistake.
         same = metadata.model in (given.get("model.name"), config.model.name)
         if same or given["model"] == "timm":
             added += _of_network(config, metadata, given)
@@ -79,6 +79,7 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
 def _of_default_weights(
     options: Options, overrides: Sequence[Override], given: Mapping[str, Any]
 ) -> list[str]:
+    """Return the settings of `weights/<model>_<data>.safetensors`; none if there is no such file."""
     config, _ = options.compose(overrides)
     path = Path(config.paths.weights, f"{config.model.name}_{config.data.name}.safetensors")
     if not path.exists():
@@ -88,7 +89,7 @@ def _of_default_weights(
 
 
 def _of_network(config: DictConfig, metadata: Metadata, given: Mapping[str, Any]) -> list[str]:
-    """Return the options and the size of a trained network, as far as `config` has others."""
+    """Return the options and the image size of a trained network that differ from `config`."""
     network = {f"model.task.network.{key}": value for key, value in metadata.network.items()}
     settings = {"model.image_size": metadata.image_size} | network
     return [
@@ -99,6 +100,6 @@ def _of_network(config: DictConfig, metadata: Metadata, given: Mapping[str, Any]
 
 
 def _option_of(metadata: Metadata, models: Sequence[str]) -> str:
-    """The option of the group `model`; what `timm` builds is called after its network."""
+    """Return the option of the group `model`; models of `timm` are named after their network."""
     called_so = metadata.network.get("name") == metadata.model
     return "timm" if metadata.model not in models and called_so else metadata.model

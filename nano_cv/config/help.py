@@ -1,6 +1,6 @@
-"""What `--help` prints: examples, option groups, and each key with its comment from the YAML files.
+"""Makes the text of `--help`: examples, option groups, and keys with comments of the YAML files.
 
-The page `docs/configure.md` is made of the same comments, by `tools/write_configure.py`.
+`tools/write_configure.py` makes the page `docs/configure.md` from the same comments.
 """
 
 import json
@@ -21,9 +21,9 @@ WIDEST = 100  # columns
 
 
 def read_comments(file: Path) -> dict[str, str]:
-    """The comment behind each key of a YAML file, such as `{"model.name": "..."}`.
+    """Return the comment behind each key of a YAML file, such as `{"model.name": "..."}`.
 
-    A comment goes on in the lines below it that hold nothing else and begin in the same column.
+    A comment goes on in the next lines if they hold only comments that begin in the same column.
     """
     lines = file.read_text().splitlines()
     above = "" if lines[0].endswith("@package _global_") else _package(file)
@@ -43,13 +43,13 @@ def read_comments(file: Path) -> dict[str, str]:
 
 
 def _package(file: Path) -> str:
-    """Where the keys of a file stand: those of a script at the root, others below their group."""
+    """Return the prefix of a file's keys: empty for a script, else the group, as `model.`."""
     group = file.parent.name if file.parent.parent.name == CONFIGS.name else ""
     return {"": "", "pbtxt": "triton."}.get(group, f"{group}.")
 
 
 def _keys(node: Any, above: str) -> Iterator[tuple[int, str]]:
-    """Each key of a mapping, with its line; of several keys on one line, the first."""
+    """Yield line and full name of each key of a mapping; only the first key of a line."""
     seen = -1
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
         if key.start_mark.line > seen:
@@ -61,13 +61,13 @@ def _keys(node: Any, above: str) -> Iterator[tuple[int, str]]:
 
 
 def explain_keys(options: Options, overrides: list[Any]) -> list[tuple[str, str, str]]:
-    """Key, value and comment of everything that the script is composed of."""
+    """Return key, value and comment of every setting of the script."""
     config, own = options.compose(overrides)
     choices = {str(key).partition("@")[0]: name for key, name in own.runtime.choices.items()}
     chosen = [(group, choices[group]) for group in options.own if group in choices]
     files = [CONFIGS / f"{options.script}.yaml"]
     files += [CONFIGS / group / f"{name}.yaml" for group, name in chosen]
-    # What these files leave out, others explain: all data sets have the keys of `flowers`.
+    # Keys without a comment are explained in other files: all data sets have those of `flowers`.
     common = ("data/flowers", "trainer/default", "model/lenet")
     files += [CONFIGS / f"{name}.yaml" for name in common]
     files += sorted(CONFIGS.glob("model/*.yaml"))
@@ -84,13 +84,13 @@ def explain_keys(options: Options, overrides: list[Any]) -> list[tuple[str, str,
 
 
 def read_examples(script: str) -> list[str]:
-    """The commands at the head of the YAML file of a script, each with what it does."""
+    """Return the example commands, with explanations, at the head of a script's YAML file."""
     lines = (CONFIGS / f"{script}.yaml").read_text().splitlines()
     return [line[2:] for line in lines if line.startswith("# python ")]
 
 
 def format_help(script: str, arguments: list[str]) -> str:
-    """What `--help` prints, for the settings that stand beside it.
+    """Return the text of `--help`, with the values of the settings typed beside `--help`.
 
     Raises:
         UserError: a setting beside `--help` does not exist.
@@ -117,7 +117,7 @@ def format_help(script: str, arguments: list[str]) -> str:
 
 
 def _row(name: str, text: str, indent: int, width: int) -> str:
-    """A name and its text in two columns; a long name has its text in the lines below."""
+    """Return a name and its text in two columns; after a long name the text starts a new line."""
     blank = " " * indent
     lines = textwrap.wrap(text, max(20, width - indent), break_long_words=False)
     head = f"  {name}"

@@ -1,4 +1,4 @@
-"""The command line in parts, and the YAML files of `configs/` that Hydra composes by it."""
+"""Parses a command line, and composes the YAML files of `configs/` by it, as Hydra does."""
 
 import json
 import re
@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def accept_plus(arguments: list[str]) -> list[str]:
-    """Turn `+data=flowers` into `data=flowers` for every option group: Hydra alone takes only one.
+    """Turn `+data=flowers` into `data=flowers`, for Hydra accepts only one of the two spellings.
 
     A `~` at the start of a value becomes the home folder, which neither the shell nor Hydra does.
     """
@@ -35,10 +35,10 @@ def read_flags(arguments: list[str]) -> dict[str, Any]:
 
     Returns:
         `overrides`, the KEY=VALUE arguments; `multirun` and `config_dir`; and `question`, whether
-        Hydra is asked to explain something, so that no run will start.
+        Hydra will only print information, so that no run will start.
 
     Raises:
-        UserError: there is no such flag, or a setting stands behind one.
+        UserError: there is no such flag, or a setting stands behind a flag.
     """
     parser = ArgumentParser(add_help=False)
     parser.add_argument("overrides", nargs="*")
@@ -52,7 +52,7 @@ def read_flags(arguments: list[str]) -> dict[str, Any]:
         ("-sc", "--shell-completion"),
     ):
         parser.add_argument(*names, dest="question", action="store_true")
-    # The rest is read by Hydra only, and is named here to be no mistake.
+    # Only Hydra reads these flags; they are listed here so that they are not refused.
     for names in (("-r", "--run"), ("--resolve",)):
         parser.add_argument(*names, action="store_true")
     for names in (("-c", "--cfg"), ("-p", "--package"), ("-cp", "--config-path")):
@@ -70,10 +70,10 @@ def read_flags(arguments: list[str]) -> dict[str, Any]:
 
 
 def parse_override(given: str) -> Override:
-    """Read one KEY=VALUE argument.
+    """Parse a KEY=VALUE argument.
 
     Raises:
-        UserError: Hydra cannot read it; the message shows how to quote the value.
+        UserError: Hydra cannot parse it; the message shows how to quote the value.
     """
     try:
         return OverridesParser.create().parse_override(given)
@@ -96,7 +96,7 @@ def option_groups(folders: Sequence[Path]) -> dict[str, list[str]]:
 
 
 class Options:
-    """The YAML files that one script can be composed of.
+    """Option groups of a script, and the composition of its configuration.
 
     Attributes:
         script: `train`, `infer`, ...
@@ -114,7 +114,7 @@ class Options:
         keys = [str(key) for item in defaults if item != "_self_" for key in item]
         self.own = [key.split()[-1].partition("@")[0] for key in keys]  # `optional GROUP@PLACE`
         self._places = ",".join(f"file://{folder.resolve()}" for folder in folders[1:])
-        # To compose takes a quarter of a second, about as long as all other checks together.
+        # Composing takes a quarter of a second, about as long as all other checks together.
         self._composed = cache(self._compose)
 
     def _compose(self, *lines: str) -> DictConfig:
@@ -150,8 +150,8 @@ class Options:
         name = override.key_or_group
         if name in self.groups and name not in self.own:
             raise UserError(
-                f"{override.input_line}: {self.script}.py takes no {name}; what it takes is said "
-                f"by: python {self.script}.py --help"
+                f"{override.input_line}: {self.script}.py takes no {name}; to list its settings, "
+                f"type: python {self.script}.py --help"
             )
         if name not in self.own:
             return
@@ -207,9 +207,9 @@ def _check_key(config: DictConfig, line: str, path: Sequence[str], groups: Seque
 
 
 def _of_that_name(values: Mapping[Any, Any], name: str) -> list[str]:
-    """Keys that end in `name`, as `lr` in `model.task.optimizer.lr`; else those with it as a word.
+    """Return keys that end in `.name`, or else keys whose last part has the word `name`.
 
-    `epochs` and `epoch` are words of `trainer.max_epochs`.
+    `lr` ends `model.task.optimizer.lr`; `epochs` and `epoch` are words of `trainer.max_epochs`.
     """
     lasts = {key: key.rpartition(".")[2] for key in flatten(values) if not key.startswith("hydra.")}
     same = [key for key, last in lasts.items() if last == name]

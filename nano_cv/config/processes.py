@@ -1,47 +1,47 @@
-"""Which of several processes of one training this is; known before torch is loaded.
+"""Tells the processes of a training apart, before torch is loaded.
 
-torchrun, SLURM and Lightning say so in the environment.
+torchrun, SLURM and Lightning number the processes by environment variables.
 """
 
 import os
 import tempfile
 from pathlib import Path
 
-RANKS = ("RANK", "SLURM_PROCID")  # set by torchrun; by srun
+RANKS = ("RANK", "SLURM_PROCID")  # set by torchrun, and by srun
 
 
 def process_rank() -> int:
-    """The number of this process among those that train one model together; 0 if it is alone."""
+    """Return the number of this process among all processes of a training; 0 if it is alone."""
     for name in RANKS:
-        # An interactive shell of SLURM has a number too, and is alone.
+        # A program in an interactive shell of SLURM has a number too, although it is alone.
         alone = name.startswith("SLURM") and os.environ.get("SLURM_NTASKS", "1") == "1"
         if name in os.environ and not alone:
             return int(os.environ[name])
-    if "LOCAL_RANK" not in os.environ:  # which Lightning sets in the processes that it starts
+    if "LOCAL_RANK" not in os.environ:  # Lightning sets it in the processes that it starts
         return 0
     return int(os.environ.get("NODE_RANK", 0)) or int(os.environ["LOCAL_RANK"])
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes, draws and logs."""
+    """Return whether this process is number 0, which alone writes, draws and logs."""
     return process_rank() == 0
 
 
 def slurm_folder() -> str | None:
-    """Name of the folder of a run that srun starts: the same when SLURM starts the job again."""
+    """Return the folder name of a run that srun starts, the same after a restart of the job."""
     job, step = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_STEP_ID", "")
-    # Larger numbers are those of the batch script and of interactive shells.
+    # Batch scripts and interactive shells have larger step numbers.
     return f"slurm_{job}_{step}" if job and step.isdecimal() and int(step) < 2**31 else None
 
 
 def run_in(folder: Path) -> str:
-    """The setting of Hydra with which a run writes into this folder."""
+    """Return the setting of Hydra with which a run writes into `folder`."""
     quoted = str(folder).replace("'", r"\'")
     return f"hydra.run.dir='{quoted}'"
 
 
 def quiet_settings(given: list[str]) -> list[str]:
-    """Settings of Hydra with which another process than the first leaves no folder and no log."""
+    """Return Hydra settings for all processes but the first, to leave no folder and no log."""
     added = ["hydra.output_subdir=null", "hydra.job_logging.root.level=ERROR"]
     added += ["hydra.job_logging.root.handlers=[console]", "~hydra.job_logging.handlers.file"]
     if not any(one.startswith("hydra.run.dir=") for one in given):

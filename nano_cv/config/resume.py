@@ -1,4 +1,4 @@
-"""Finds the run that `resume=` goes on with, and refuses settings that differ from its own."""
+"""Finds the run that `resume=` continues, and refuses settings that differ from the run's."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from yaml import YAMLError
 from nano_cv.config.options import flatten
 from nano_cv.errors import UserError, one_line
 
-FIXED = (  # a resumed run must have the same value for each key that starts so,
+FIXED = (  # a resumed run must have the same value for each key with these prefixes,
     *("seed", "data.", "model.", "trainer.precision", "trainer.gradient_clip_val"),
     *("trainer.limit_train_batches", "trainer.limit_val_batches"),
     *("trainer.min_epochs", "trainer.min_steps"),  # they decide how long an epoch is
 )
-LENGTH = "trainer.max_epochs"  # may be another number; without one, epochs have another length
-MAY_CHANGE = (  # except for these. Of the data set's class only the name may change: the hash of
-    # the pictures shows whether it reads others.
+LENGTH = "trainer.max_epochs"  # may be another number; with null, epochs have another length
+MAY_CHANGE = (  # except for these. A change of `data.dataset` is allowed, as the hash of the images
+    # shows whether other images are read.
     *("data.root", "data.source", "data.cache", "data.workers", "data.dataset."),
 )
 
@@ -25,8 +25,8 @@ MAY_CHANGE = (  # except for these. Of the data set's class only the name may ch
 def find_run(script: str, config: DictConfig) -> Path:
     """Find the folder of the run to resume.
 
-    It is the one that `resume=FOLDER` names, or the newest run of this model and data set that has
-    a checkpoint. The checkpoint's time stamp decides, because the local time in the names of
+    The run is named by `resume=FOLDER`, or else is the newest run of this model and data set that
+    has a checkpoint. The checkpoint's time stamp decides, because the local time in the names of
     folders goes back an hour in autumn.
 
     Raises:
@@ -45,7 +45,7 @@ def find_run(script: str, config: DictConfig) -> Path:
 
 
 def runs_of(script: str, config: DictConfig) -> Path:
-    """The folder with the runs of this model and data set."""
+    """Return the folder with the runs of this model and data set."""
     return Path(config.paths.runs) / script / f"{config.model.name}_{config.data.name}"
 
 
@@ -55,8 +55,8 @@ def check_same(run: Path, config: DictConfig, defaults: DictConfig) -> None:
     Args:
         run: folder of the run.
         config: the configuration now.
-        defaults: the same without what was typed. A setting that this version has and the run had
-            not counts as its default; a setting that this version has no more does not count.
+        defaults: the configuration without typed settings. A setting that did not exist yet when
+            the run began counts as its default; a setting that no longer exists is ignored.
 
     Raises:
         UserError: a setting differs, or the record of the settings is damaged.

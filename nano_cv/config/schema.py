@@ -1,8 +1,8 @@
 """Every key of the configuration, with its type and the range of its values.
 
-Hydra composes the configuration from `configs/` and the command line. This schema is held against
-it before torch is loaded, so a wrong value is answered in half a second. A new key stands in two
-places: its YAML file, and the class below that has the name of what it configures.
+Hydra composes the configuration from `configs/` and the command line. The configuration is checked
+against this schema before torch is loaded, so a wrong value is answered in half a second. A new key
+needs two entries: in its YAML file, and in the class below named after the class it configures.
 """
 
 import os
@@ -26,7 +26,7 @@ NotNegative = Annotated[float, Ge(0), Field(allow_inf_nan=False)]
 Share = Annotated[float, Ge(0), Le(1)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 Port = Annotated[int, Ge(1), Le(65535)]
-Batches = Count | Annotated[float, Gt(0), Le(1)]  # a number of batches, or a share of all
+Batches = Count | Annotated[float, Gt(0), Le(1)]  # a number of batches, or a share of all batches
 Channels = Annotated[list[Count], MinLen(1)]
 Pair = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 Means = Annotated[list[float], Field(min_length=3, max_length=3)]  # R G B
@@ -34,7 +34,7 @@ Deviations = Annotated[list[Positive], Field(min_length=3, max_length=3)]  # R G
 
 
 class Section(TypedDict, total=False):
-    """A part of the configuration. A key that is not listed is refused; any may be left out."""
+    """Part of the configuration; unknown keys are refused, and known keys may be left out."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
     _target_: str
@@ -43,14 +43,14 @@ class Section(TypedDict, total=False):
 
 
 class Open(TypedDict, total=False):
-    """A part with further keys, such as a class of your own."""
+    """Part of the configuration that takes unknown keys too, such as for a class of your own."""
 
     __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
     _target_: str
 
 
 def by_target(*sections: Any) -> Any:
-    """One of `sections`, chosen by the class that `_target_` names; `Open` for any other class."""
+    """Return a union of `sections`, chosen by the class of `_target_`; `Open` for other classes."""
     known = {section.__name__: section for section in sections}
 
     def name(value: Any) -> str:
@@ -181,7 +181,7 @@ class Classification(Task):
 class Detection(Task):
     """`nano_cv.tasks.detection.Detection`."""
 
-    max_detections: Annotated[int, Ge(1), Le(1_000)]  # pairs of them are compared
+    max_detections: Annotated[int, Ge(1), Le(1_000)]  # limited, as all pairs of boxes are compared
     overlap: Share
     box_weight: NotNegative
 
@@ -283,7 +283,7 @@ class Common(Section):
     seed: Seed
     data: by_target(DataModule)  # type: ignore[valid-type]
     model: Model
-    trainer: Trainer  # a model also says how long it is trained
+    trainer: Trainer  # in all scripts, as the YAML files of models set the length of a training
     paths: Paths
 
 
@@ -379,7 +379,7 @@ SCRIPTS: dict[str, Any] = {
     "serve": Serve,
 }
 
-NEEDED = {  # what to say of pydantic's kinds of errors; `{}` is the limit
+NEEDED = {  # message for each of pydantic's kinds of errors; `{}` is the limit
     "int_type": "a whole number is needed",
     "int_from_float": "a whole number is needed",
     "float_type": "a number is needed",
@@ -399,12 +399,12 @@ LIMITS = ("gt", "ge", "lt", "le", "min_length", "max_length")
 
 
 def find_problems(script: str, config: DictConfig, defaults: DictConfig) -> list[str]:
-    """Hold a composed configuration against the schema.
+    """Check a composed configuration against the schema.
 
     Args:
         script: `train`, `infer`, ...
-        config: to be checked.
-        defaults: the same without what was typed, to show how a value is written.
+        config: the configuration to check.
+        defaults: the configuration without typed settings, for examples in messages.
 
     Returns:
         A message for each key that is wrong, such as `seed=-1: 0 or more is needed`.
@@ -417,7 +417,7 @@ def find_problems(script: str, config: DictConfig, defaults: DictConfig) -> list
         for one in error.errors(include_url=False):
             path, above, value = _locate(values, one["loc"])
             section = OmegaConf.select(config, ".".join(path[:-1])) if path[:-1] else config
-            # A key that only repeats the value of another one is not named a second time.
+            # A key that only repeats another key's value is not reported a second time.
             if one["type"] == "missing" or OmegaConf.is_interpolation(section, path[-1]):
                 continue
             key = ".".join(path)
@@ -430,10 +430,10 @@ def find_problems(script: str, config: DictConfig, defaults: DictConfig) -> list
 
 
 def _locate(values: Any, location: tuple[int | str, ...]) -> tuple[list[str], Any, Any]:
-    """Find a place that pydantic names: the path of its key, the section around it, its value.
+    """Translate a location of pydantic: the path of a key, the section around the key, its value.
 
-    Pydantic also names members of unions, which are no keys, and positions in a list, which is
-    shown as a whole.
+    The location may contain members of unions, which are no keys, and positions in a list, which
+    is shown as a whole.
     """
     path, above, value = [], values, values
     for part in location:
@@ -444,7 +444,7 @@ def _locate(values: Any, location: tuple[int | str, ...]) -> tuple[list[str], An
 
 
 def _explain(path: list[str], above: Any, value: Any, kind: str, limits: Mapping[str, Any]) -> str:
-    """Say what is needed instead, such as `1 or more is needed`, for a kind of pydantic's error."""
+    """Return a message for pydantic's kind of error, such as `1 or more is needed`."""
     if kind == "extra_forbidden":
         others = [name for name in above if name != path[-1] and not name.startswith("_")]
         where = ".".join(path[:-1]) or "the configuration"

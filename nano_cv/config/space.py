@@ -1,7 +1,7 @@
-"""The search space of a sweep, checked before the sweep starts.
+"""Checks the search space of a sweep before the sweep starts.
 
-`lr=1e-3,3e-4` tries two values, `lr=interval(1e-4, 1e-2)` searches a range. The space stands in
-`configs/sweep/`; what stands on the command line replaces it.
+`lr=1e-3,3e-4` tries two values, `lr=interval(1e-4, 1e-2)` searches a range. The search space is
+read from `configs/sweep/`; keys on the command line replace it.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.errors import UserError, nearest
 
-INSTALL = {  # how to install those plugins of Hydra that are optional
+INSTALL = {  # how to install the optional plugins of Hydra
     "hydra/sweeper/optuna": "poetry install --extras optuna",
     "hydra/launcher/joblib": "poetry install --extras joblib",
     "hydra/launcher/submitit_local": "poetry install --extras submitit",
@@ -24,7 +24,7 @@ INSTALL = {  # how to install those plugins of Hydra that are optional
 
 
 def explain_missing(error: MissingConfigException) -> UserError:
-    """Say why there is no such option: misspelt, or its plugin is not installed."""
+    """Explain why an option does not exist: it is misspelt, or its plugin is not installed."""
     group, _, option = str(error.missing_cfg_file).rpartition("/")
     if command := INSTALL.get(f"{group}/{option}"):
         return UserError(f"{group}={option} is not installed; type: {command}")
@@ -37,7 +37,7 @@ def explain_missing(error: MissingConfigException) -> UserError:
 
 
 def find_space(config: DictConfig, own: DictConfig, given: Sequence[Override]) -> list[Override]:
-    """Return what the sweeper adds to the command line, whose own keys replace its ranges.
+    """Return the sweeper's ranges, except for keys that the command line replaces.
 
     Args:
         config: the configuration of the script.
@@ -45,7 +45,7 @@ def find_space(config: DictConfig, own: DictConfig, given: Sequence[Override]) -
         given: the command line.
 
     Raises:
-        UserError: the sweeper cannot work like that.
+        UserError: the sweeper or its launcher cannot work with these settings.
     """
     sweeper, keys = own.sweeper, {override.key_or_group for override in given}
     lines = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
@@ -66,10 +66,10 @@ def find_space(config: DictConfig, own: DictConfig, given: Sequence[Override]) -
 
 
 def sample_runs(overrides: Sequence[Override], multirun: bool) -> Iterator[list[Override]]:
-    """Choose a few runs of a sweep for checking: each value and each end of a range is in one.
+    """Yield a few runs of a sweep to check, in which each value and end of a range occurs.
 
     Raises:
-        UserError: there are several values, but several runs were not asked for.
+        UserError: a key has several values, but no sweep was requested.
     """
     parser, choices = OverridesParser.create(), []
     for override in overrides:
@@ -114,7 +114,7 @@ def _check_interval(override: Override, config: DictConfig, searches: bool) -> N
     if not searches:
         raise UserError(f"{line}: an interval needs a search; add sweep=optuna, or name the values")
     if start >= end or ("log" in interval.tags and start <= 0):
-        raise UserError(f"{line}: from less to more is needed, and with 'log' from more than 0")
+        raise UserError(f"{line}: the smaller number goes first, and with 'log' it is above 0")
     if isinstance(start, float) and isinstance(
         OmegaConf.select(config, override.key_or_group), int
     ):

@@ -1,9 +1,9 @@
-"""Random changes to a whole batch at once, each picture with its own, where the model trains.
+"""Augmentation: random changes to the images of a batch, on the device where the model trains.
 
-One affine resampling does mirror, turn, zoom and shift together: a picture is interpolated once,
-and boxes and masks move along.
+A single affine resampling does mirror, turn, zoom and shift together, so an image is interpolated
+only once. Boxes and masks are moved by the same transform.
 
-Shapes: B pictures, H height, W width, M boxes at most.
+Shapes: B images, H height, W width, M boxes at most.
 """
 
 import math
@@ -22,27 +22,27 @@ from nano_cv.errors import UserError
 from nano_cv.metadata import Size, height_width
 
 POLICIES = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment}
-VISIBLE = 0.3  # share of a box that must stay in the picture for its object to be learnt
+VISIBLE = 0.3  # share of a box that must stay in the image for its object to be learnt
 
 
 class Augment(nn.Module):
-    """Geometry and colour; every option at 0 (or a scale of 1) leaves the pictures as they are.
+    """Changes of geometry and colour; an option at 0 (or a scale of 1) changes nothing.
 
     Args:
         flip: chance of a mirror image.
-        degrees: turn by up to so much in either direction; boxes, which must stay upright, and
-            pictures at `strength` 0 are turned by whole quarters within that.
-        scale: zoom between these factors.
-        translate: shift by up to this share of the side; by whole pixels if nothing turns or zooms,
-            so that small pictures stay sharp.
-        brightness: scale pixels by 1 - b to 1 + b.
-        contrast: scale the distance from the picture's mean grey likewise.
-        saturation: scale the distance from the pixel's own grey likewise.
+        degrees: largest turn in either direction; images with boxes, which must stay upright, and
+            images at `strength` 0 are turned by whole quarters within this range.
+        scale: smallest and largest factor of the zoom.
+        translate: largest shift as a share of the side; by whole pixels if nothing turns or zooms,
+            so that small images stay sharp.
+        brightness: b scales pixels by a factor of 1 - b to 1 + b.
+        contrast: scales the distance from the image's mean grey by such a factor.
+        saturation: scales the distance from the pixel's own grey by such a factor.
         policy: `trivial` (Müller and Hutter 2021, TrivialAugment) or `rand` (Cubuk et al. 2020,
-            RandAugment): one or two strong changes to each picture before all others; only for
-            pictures whose target has no place in them.
-        strength: of all but mirror, turn and policy: 1 as given above; 0 leaves only what gives a
-            picture that a camera could have taken, pixel for pixel.
+            RandAugment): one or two strong changes to each image before all others; only for
+            targets without positions in the image, such as classes.
+        strength: factor for all options but flip, degrees and policy: 1 keeps them as given; 0
+            leaves only mirror images, quarter turns and the policy.
     """
 
     def __init__(
@@ -77,16 +77,16 @@ class Augment(nn.Module):
         crop: Size | None = None,
         draw: Draw | None = None,
     ) -> tuple[Tensor, Any]:
-        """Change pictures, and move boxes and masks along.
+        """Change images, and move their boxes and masks along.
 
         Args:
             images: uint8 `[B, 3, H, W]`.
-            targets: `Boxes` of `[B, M, 4]`, masks uint8 `[B, H, W]`, or anything else, which stays
-                as it is.
-            size: of a whole picture as it comes out, in pixels; not less than half of H and W, for
-                nothing smooths between them. None: as large as `images`.
-            crop: of the part of it that comes out. None: all of it.
-            draw: of random numbers, where other processes have the rest of the batch.
+            targets: `Boxes` of `[B, M, 4]`, masks uint8 `[B, H, W]`, or other targets, which stay
+                as they are.
+            size: size of a whole image in the output, in pixels; at least half of H and W, because
+                the resampling does not smooth. None: the size of `images`.
+            crop: size of the random part of the image that is returned. None: the whole image.
+            draw: source of random numbers, for a batch that several processes share.
 
         Returns:
             float32 images in 0..255, and the targets. Random numbers are torch's.
@@ -105,7 +105,7 @@ class Augment(nn.Module):
         grid = affine_grid(matrices, shape, align_corners=False).to(images.device)
         if boxes is None:
             moved = _sample(images.float(), grid)
-        else:  # mirrored margins would show objects that have no box
+        else:  # grey margins, because mirrored margins would show objects that have no box
             moved = _sample(images.float() - GREY, grid, padding_mode="zeros") + GREY
             targets = _move_boxes(boxes, matrices, images.shape[2:], (height, width))
         if masks is not None:
@@ -115,13 +115,13 @@ class Augment(nn.Module):
     def _matrices(
         self, draw: Draw, whole: tuple[int, int], part: tuple[int, int], upright: bool
     ) -> Tensor:
-        """Output to input coordinates, each from -1 to 1 over its height and width, `[B, 2, 3]`.
+        """Draw affine matrices `[B, 2, 3]` from output to input coordinates, both in -1..1.
 
         Args:
-            draw: of random numbers.
-            whole: height and width of a whole picture.
-            part: of the part that is cut out.
-            upright: whether to turn by quarters only.
+            draw: source of random numbers.
+            whole: height and width of a whole image, in pixels.
+            part: height and width of the part that is cut out, in pixels.
+            upright: whether to turn by whole quarters only.
         """
         (degrees,) = draw.uniform(-self.degrees, self.degrees)
         if upright or not self.strength:
@@ -138,7 +138,7 @@ class Augment(nn.Module):
         if part != whole:
             room = torch.tensor([1 - part[1] / width, 1 - part[0] / height]).view(2, 1)
             shift = shift + draw.uniform(-1, 1, rows=2) * room
-        # Turns are turns in pixels, not in shares of sides that differ.
+        # The factors of both sides make a turn keep its shape if height and width differ.
         rows = [
             *(cosine * mirror * (part[1] / width), -sine * (part[0] / width), shift[0]),
             *(sine * mirror * (part[1] / height), cosine * (part[0] / height), shift[1]),
@@ -152,7 +152,7 @@ class Augment(nn.Module):
         brightness, contrast, saturation = map(
             factor, (self.brightness, self.contrast, self.saturation)
         )
-        # Rec. 601 luma; blending towards it is linear, so all three changes are one expression:
+        # Rec. 601 luma. Blending towards grey is linear, so all three changes are an expression:
         # out = brightness * (mean + contrast * (grey + saturation * (x - grey) - mean))
         weights = images.new_tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
         grey = (images * weights).sum(dim=1, keepdim=True)
@@ -170,11 +170,11 @@ def _sample(pixels: Tensor, grid: Tensor, **options: str) -> Tensor:
 def _move_boxes(
     targets: Boxes, matrices: Tensor, inputs: Sequence[int], outputs: Sequence[int]
 ) -> Boxes:
-    """Moved boxes; boxes that left the picture lose their label. Sizes are height and width."""
+    """Move boxes; boxes that have left the image lose their label. Sizes are height and width."""
     boxes, labels, ignored, _ = targets
     before, after = (boxes.new_tensor(size[::-1]) for size in (inputs, outputs))
     corners = torch.stack([boxes[..., :2], boxes[..., 2:]], dim=2) * (2 / before) - 1
-    # The matrices lead from output to input; not every accelerator can invert them.
+    # The matrices map output to input. They are inverted on the CPU, as some accelerators cannot.
     back = torch.linalg.inv(matrices[:, :, :2]).to(boxes.device)
     shift = matrices[:, None, None, :, 2].to(boxes.device)
     corners = torch.einsum("bij,bmcj->bmci", back, corners - shift)

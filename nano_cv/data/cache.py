@@ -1,10 +1,10 @@
-"""Pictures and masks decoded and resized once, kept as one uint8 array on disk.
+"""Cache of images and masks, decoded and resized once, as a uint8 array on disk.
 
-An epoch then costs a read instead of hundreds of JPEG decodes: on two cores this is the difference
-between a processor that trains and one that unpacks pictures.
+With the cache, an epoch reads a file instead of decoding hundreds of JPEG files. On two cores the
+decoding would take the time that the training needs.
 
-The array is read, not mapped into memory: a process dies of a bus error where a mapped file is cut
-short. Each picture has a checksum, which is compared when a process first reads it.
+The array is read, not mapped into memory, because a process dies of a bus error if a mapped file is
+cut short. Each image has a checksum, which is compared when a process first reads the image.
 """
 
 import hashlib
@@ -25,24 +25,24 @@ from nano_cv.data.store import File, stamp
 from nano_cv.files import replacing
 
 log = logging.getLogger(__name__)
-FORMAT = 4  # raise it when decoding, resizing or the files change, so that old ones are not used
-DAMAGED = ".damaged"  # an empty file beside an array that the next start makes anew
+FORMAT = 4  # raise it when decoding, resizing or the files change, so that no old array is used
+DAMAGED = ".damaged"  # an empty file with this ending marks an array that the next start rebuilds
 
 
-Load = Callable[[File, bytes], NDArray[np.uint8]]  # a file and its content to pixels
+Load = Callable[[File, bytes], NDArray[np.uint8]]  # turns a file and its content into pixels
 
 
 class Cached:
-    """Decoded pictures on disk, with the SHA-256 of each original file.
+    """Array of decoded images on disk, with the SHA-256 of each original file.
 
     Args:
-        path: of the array; `.json` beside it holds the digests and checksums.
-        files: what it was made of.
-        load: makes it again where it is damaged.
+        path: file of the array; `.json` beside it holds the digests and checksums.
+        files: the original files.
+        load: decodes an image again if the array is damaged.
 
     Raises:
-        ValueError: it is not whole, or not such an array.
-        OSError: it is not there.
+        ValueError: the file is not whole, or not such an array.
+        OSError: the file does not exist.
     """
 
     def __init__(self, path: Path, files: Sequence[File], load: Load) -> None:
@@ -51,11 +51,11 @@ class Cached:
             np.lib.format.read_magic(file)
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             self.start = file.tell()
-            self.descriptor = os.dup(file.fileno())  # of an open file, even if it is then removed
+            self.descriptor = os.dup(file.fileno())  # stays valid even if the file is removed
         self.path, self.files, self.load, self.shape = path, files, load, shape[1:]
         self.digests, self.checksums = beside["digests"], beside["checksums"]
         self.checked = np.zeros(len(files), bool)
-        self.size = int(np.prod(self.shape))  # bytes of one picture
+        self.size = int(np.prod(self.shape))  # bytes of an image
         whole = os.fstat(self.descriptor).st_size == self.start + len(files) * self.size
         counts = {len(files), shape[0], len(self.digests), len(self.checksums)}
         if dtype != np.uint8 or len(counts) > 1 or not whole:
@@ -69,18 +69,18 @@ class Cached:
         return {name: value for name, value in vars(self).items() if name != "descriptor"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the file again in a worker process that was not forked."""
+        """Open the file again in a worker process, which has unpickled this object."""
         vars(self).update(state)
         self.descriptor = os.open(self.path, os.O_RDONLY)
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """The pixels of some pictures, uint8 `[N, *shape]`.
+        """Return the pixels of the images at `indices`, uint8 `[N, *shape]`.
 
-        A damaged picture is decoded again, with a warning, and the array is given up: the next
-        start makes it anew.
+        A damaged image is decoded again, with a warning, and the array is marked: the next start
+        builds a new array.
 
         Raises:
-            ImageError: the picture's own file is not there any more, or damaged.
+            ImageError: the original file of a damaged image is missing or damaged too.
         """
         pixels = np.empty((len(indices), *self.shape), np.uint8)
         for row, index in enumerate(indices):
@@ -97,21 +97,21 @@ class Cached:
         mark = self.path.with_suffix(DAMAGED)
         if not mark.exists():
             log.warning("%s: damaged; what is damaged is decoded again", self.path)
-            mark.touch()  # the array itself stays: workers may have to open it yet
+            mark.touch()  # the array itself stays, as workers may still have to open it
         return self.load(file, images.read(file))
 
 
 def cached(
     files: Sequence[File], shape: Sequence[int], way: str, folder: Path, load: Load
 ) -> Cached:
-    """Return the pixels of `files`, decoding them if that has not been done before.
+    """Return the cached pixels of `files`; decodes the files if there is no cache of them yet.
 
-    The array is keyed by names, sizes and dates of the files, and by `shape` and `way`, which names
-    what `load` does. It appears under its name only when whole, so a kill or a second process at
-    the same moment does no harm.
+    The array's name depends on names, sizes and dates of the files, on `shape`, and on `way`, which
+    describes `load`. The array gets its name only when whole, so a kill or a second process at the
+    same moment does no harm.
 
     Raises:
-        UserError: some files cannot be used; all of them are named.
+        UserError: some files cannot be used; the message names all of them.
         OSError: the disk is full or the folder not writable; nothing is left behind.
     """
     path = folder / f"{_key(files, f'{FORMAT} {list(shape)} {way} {images.MAX_PIXELS}')}.npy"
@@ -121,7 +121,7 @@ def cached(
             return Cached(path, files, load)
     except FileNotFoundError:
         pass  # not made yet
-    except (ValueError, EOFError, TypeError, KeyError):  # cut by a power failure
+    except (ValueError, EOFError, TypeError, KeyError):  # cut short, as by a power failure
         log.warning("%s: damaged; the pictures are decoded again", path)
     _build(files, tuple(shape), path, load)
     mark.unlink(missing_ok=True)

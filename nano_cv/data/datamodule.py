@@ -1,4 +1,4 @@
-"""From a data set on disk to batches: one DataModule for every set."""
+"""Lightning DataModule that turns any data set on disk into batches."""
 
 import math
 import shutil
@@ -25,13 +25,13 @@ from nano_cv.metadata import Size, height_width
 
 Batch = tuple[Tensor, Any]
 SHARED_MEMORY = Path("/dev/shm")  # where workers leave their batches, on Linux
-POWERS = {"sqrt": 0.5, "full": 1.0}  # of a class's size, by `balance`
+POWERS = {"sqrt": 0.5, "full": 1.0}  # exponents of a class's size in its weight, by `balance`
 AHEAD = 2  # batches that each worker has ready, the DataLoader's own default
 PATIENCE = 180  # seconds without a batch from the workers, after which the training ends
 
 
 class Batches(Dataset[Batch]):
-    """Pictures at one size as tensors, fetched a whole batch at a time."""
+    """Dataset of images of equal size as tensors, from which whole batches are fetched."""
 
     def __init__(self, resized: Resized, repeats: int = 1) -> None:
         self.resized, self.repeats = resized, repeats
@@ -43,7 +43,7 @@ class Batches(Dataset[Batch]):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """uint8 images `[B, 3, H, W]`, channels-last, and targets: see `Resized.targets`."""
+        """Return uint8 images `[B, 3, H, W]`, channels-last, and targets; see `Resized.targets`."""
         indices = [index % len(self.resized) for index in indices]
         images, targets = self.resized.fetch(indices), self.resized.targets(indices)
         if isinstance(targets, Boxes):
@@ -52,31 +52,31 @@ class Batches(Dataset[Batch]):
 
 
 class DataModule(pl.LightningDataModule):
-    """Splits of a data set, decoded once, checked on first use, augmented by the batch.
+    """Splits of a data set, decoded once, checked on first use, and augmented per batch.
 
     Args:
-        name: what the set is called; half of the trained model's name.
-        tasks: what the set can serve; the command line checks a model against it.
-        task: what it is to serve now: which targets, and with them which classes.
+        name: name of the set, the second half of the trained model's name.
+        tasks: tasks that the set has targets for; the command line checks the model's task.
+        task: the task to serve now, which decides targets and classes.
         root: folder of the set.
         dataset: reads the `Pictures` of all splits from `root` and `task`.
         image_size: side of the square input in pixels, or height and width.
-        shape: `square`, or that of the `pictures`: then the side says only how many pixels.
-        fit: how a picture is fitted into the input, see `images.place`.
-        batch_size: pictures per step, over all processes that train.
-        workers: processes that fetch batches; with a cache none are needed.
-        cache: folder of decoded pictures; None decodes in every epoch.
-        seed: of the order of the training pictures.
-        train_size: likewise of the training pictures, where it is less than `image_size`. Zooming
-            in makes what is on them larger than it will be; fewer pixels make up for it, and are
-            quicker ("Fixing the train-test resolution discrepancy", 2019,
+        shape: `square`, or `pictures` for the images' own shape, with about as many pixels.
+        fit: how an image is fitted into the input, see `images.place`.
+        batch_size: images per step, over all processes that train.
+        workers: number of processes that fetch batches; with a cache none are needed.
+        cache: folder of decoded images; None decodes in every epoch.
+        seed: seed of the order of the training images.
+        train_size: size of training images in pixels, if smaller than `image_size`. The zoom of the
+            augmentation enlarges objects beyond their later size; smaller images make up for this,
+            and train faster ("Fixing the train-test resolution discrepancy", 2019,
             https://arxiv.org/abs/1906.06423).
-        crop: likewise of the part of a training picture that is seen in one step, each time
-            another one, at the scale of the whole; None: all of it.
-        detail: how many times larger than the network sees them training pictures are kept, 1 to
-            2, so that the augmentation, which makes them smaller, has more to zoom into.
-        balance: `none`, or how much more an example of a rare class weighs in the loss: by the
-            inverse of the class's size (`full`), or of its square root (`sqrt`).
+        crop: size in pixels of the random part of a training image that a step sees, at the scale
+            of the whole image; None: the whole image.
+        detail: factor of 1 to 2 by which stored training images are larger than the network's
+            input, so that the augmentation, which makes them smaller, has details to zoom into.
+        balance: `none`, or how the weight of an example in the loss falls with its class's size:
+            by the inverse of the size (`full`), or of its square root (`sqrt`).
         augment: changes training batches; None leaves them.
     """
 
@@ -110,7 +110,7 @@ class DataModule(pl.LightningDataModule):
         self.splits: dict[str, Resized] = {}
         self.data_hash = ""
         self.repeats = 1  # how often a training picture is seen per epoch, see `training.plan`
-        self.first_epoch = 0  # where a resumed training goes on; Lightning fetches before it tells
+        self.first_epoch = 0  # of a resumed training; Lightning loads data before it sets the epoch
 
     @property
     def classes(self) -> list[str]:
@@ -119,19 +119,19 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def whole_size(self) -> tuple[int, int]:
-        """Height and width of whole training pictures, in pixels."""
+        """Height and width of whole training images, in pixels."""
         return smaller(self.train_size, self.image_size)
 
     @property
     def seen_size(self) -> tuple[int, int]:
-        """Height and width of what the network sees of training pictures, in pixels."""
+        """Height and width of training images as the network sees them, in pixels."""
         return smaller(self.crop, self.whole_size)
 
     def setup(self, stage: str | None = None) -> None:
-        """Open all splits, decoding and checking them if that has not been done before.
+        """Open all splits, decoding and checking them the first time.
 
         Raises:
-            UserError: data not there, pictures that cannot be used, classes without pictures.
+            UserError: missing data, images that cannot be used, or classes without images.
         """
         if not self.splits:
             pictures = open_pictures(self.dataset, self.root, self.task)
@@ -142,9 +142,9 @@ class DataModule(pl.LightningDataModule):
             self.splits, self.data_hash = resize_splits(pictures, *options)
 
     def class_weights(self) -> Tensor | None:
-        """Weights of the classes `[K]` in the loss, float32, 1 in the mean over all examples.
+        """Return class weights for the loss, float32 `[K]`, whose mean over all examples is 1.
 
-        An example is a picture, or a pixel of a mask.
+        An example is an image, or a pixel of a mask.
         """
         if self.balance == "none":
             return None
@@ -156,22 +156,22 @@ class DataModule(pl.LightningDataModule):
         return weights.float()
 
     def first_batch(self) -> Batch:
-        """The first training pictures, not augmented, to try a step with."""
+        """Return the first training images as a batch, not augmented, to try a step."""
         count = min(self.batch_size, len(self.splits["train"]))
         return Batches(self.splits["train"]).__getitems__(range(count))
 
     @property
     def ranks(self) -> Ranks:
-        """How many processes train, and which this is."""
+        """Number of processes that train, and the number of this process."""
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
     def count_in_step(self, index: int) -> int:
-        """Training pictures of all processes in step number `index` of an epoch."""
+        """Return the number of training images of all processes in step `index` of an epoch."""
         seen = len(self.splits["train"]) * self.repeats
         return min(self.batch_size, seen - index * self.batch_size)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Training pictures, shuffled by seed and epoch: a resumed run sees the same order."""
+        """Load training images, shuffled by seed and epoch, so that resuming keeps the order."""
         batches = Batches(self.splits["train"], self.repeats)
         order = self._order(batches, shuffle=True)
         order.set_epoch(self.first_epoch)
@@ -181,7 +181,7 @@ class DataModule(pl.LightningDataModule):
         return self._loader(batches, sampler=order)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Validation pictures in the order of the list, or of the shards."""
+        """Load validation images in the order of the list, or of the shards."""
         batches = Batches(self.splits["val"])
         return self._loader(batches, sampler=self._order(batches, shuffle=False))
 
@@ -193,7 +193,7 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def own_batch(self) -> int:
-        """Pictures per step of one process."""
+        """Images per step and process."""
         return max(1, self.batch_size // self.ranks[0])
 
     def _loader(self, batches: Batches, **options: Any) -> DataLoader[Any]:
@@ -205,10 +205,10 @@ class DataModule(pl.LightningDataModule):
         )
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Seed by batch, so that a resumed run draws the same numbers as an unbroken one.
+        """Seed torch per batch, so that a resumed run draws the numbers of an unbroken run.
 
-        Here, for augmentation comes next, and not where an epoch starts: Lightning leaves out those
-        hooks when it resumes.
+        This hook comes just before the augmentation. Hooks at the start of an epoch would not do,
+        as Lightning leaves them out when it resumes.
         """
         if self.trainer and self.trainer.training:
             batches = self.trainer.fit_loop.total_batch_idx + 1
@@ -216,28 +216,28 @@ class DataModule(pl.LightningDataModule):
         return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment training batches on the device that trains."""
+        """Augment a training batch on the device that trains."""
         if self.augment and self.trainer and self.trainer.training:
             processes, rank = self.ranks
             index = self.trainer.fit_loop.epoch_loop.batch_idx + 1
             draw = Draw(self.count_in_step(index), slice(rank, None, processes))
             batch = self.augment(*batch, size=self.whole_size, crop=self.seen_size, draw=draw)
-            if processes > 1:  # of here on, such as for dropout, each process has its own numbers
+            if processes > 1:  # from here on, as for dropout, each process draws its own numbers
                 torch.manual_seed(torch.initial_seed() + rank)
         return batch
 
 
 def smaller(asked: Size | None, whole: Size) -> tuple[int, int]:
-    """Height and width that are asked for, but not more than those of the whole."""
+    """Return height and width of `asked`, limited to those of `whole`."""
     height, width = height_width(whole)
     rows, columns = height_width(asked or whole)
     return min(rows, height), min(columns, width)
 
 
 def leaves_too_few(pictures: int, batch_size: int, processes: int = 1) -> bool:
-    """Whether the last of several steps has too few pictures.
+    """Return whether the last of several steps has too few images.
 
-    Batch norm cannot compare a single picture, and each process needs one.
+    Batch norm needs at least two images, and each process needs one.
     """
     return pictures > batch_size > 1 and 0 < pictures % batch_size < max(2, processes)
 
@@ -247,10 +247,10 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def check_shared_memory(size: int, workers: int) -> None:
-    """Batches of `size` bytes must fit where workers leave them; else a training waits for ever.
+    """Check that batches of `size` bytes fit into shared memory, or the workers wait for ever.
 
     Raises:
-        UserError: there is too little shared memory; says what to do.
+        UserError: there is too little shared memory; the message says what to do.
     """
     if not SHARED_MEMORY.is_dir():  # macOS has no such folder
         return

@@ -1,9 +1,9 @@
-"""Reads the head of a picture file and refuses pictures that would cost too much to decode.
+"""Reads the head of an image file and refuses images that would cost too much to decode.
 
-Pillow decodes metadata before anybody can ask for the size of a picture: it unpacks the text of a
-PNG, joins the comments of a GIF one by one, and copies whatever a directory of a TIFF points to, as
-often as it points there. Files of a few megabytes thus take minutes or gigabytes. So metadata are
-left out here, but for the orientation, and what remains is counted.
+Pillow decodes metadata before it tells the size of an image: it unpacks the text of a PNG, joins
+the comments of a GIF one by one, and copies all data that a directory of a TIFF points to, as often
+as it points there. Files of a few megabytes can thus take minutes or gigabytes. So this module
+removes metadata, except the orientation, and limits the number of the remaining parts.
 """
 
 import io
@@ -15,39 +15,39 @@ from typing import BinaryIO, NamedTuple
 
 from nano_cv.errors import UserError
 
-MAX_SCANS = 100  # of a JPEG; libjpeg-turbo's tools and libtiff stop there too. Real ones have 10
+MAX_SCANS = 100  # of a JPEG, as in libjpeg-turbo's tools and libtiff; real files have about 10
 MAX_PARTS = 100_000  # chunks, segments, blocks or strips: each costs Python microseconds
 MAX_HEAD = 64 * 1024  # bytes before the pixels of a PPM
-MAX_TEXT = 4 * 1024 * 1024  # bytes of a PPM of written numbers: Python reads 2 million a second
+MAX_TEXT = 4 * 1024 * 1024  # bytes of a PPM in text form, of which Python reads 2 million a second
 MAX_EXTRA = 1024 * 1024  # bytes of metadata that may hold the orientation
 JPEG, PNG, GIF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8"
 AVIFS = (b"ftypavif", b"ftypavis", b"ftypmif1", b"ftypmsf1")
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Of a PNG: what pixels depend on, and the texts that may hold an orientation.
+# Chunks of a PNG that pixels depend on, and texts of a PNG that may hold an orientation.
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS")
 PNG_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
-# Of a JPEG: the segments of applications that colours or orientation depend on.
+# Application segments of a JPEG that colours or orientation depend on.
 EXIF = b"Exif\0\0"
 JPEG_KEPT = {0xE0: b"JFIF", 0xE1: b"http://ns.adobe.com/xap/1.0/\0", 0xEE: b"Adobe"}
-MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # but for those that stand amid pixels
+MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # except restart markers, which lie amid pixels
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 BITS, TILE, MAX_SAMPLE = 258, (322, 323), 281  # tags of a TIFF
-PARTS_OF_TIFF = (273, 279, 324, 325)  # where its strips or tiles lie, and their lengths
+PARTS_OF_TIFF = (273, 279, 324, 325)  # tags with offsets and lengths of strips or tiles
 
 
 class ImageError(UserError):
-    """A picture that cannot be used, and why."""
+    """Image that cannot be used; the message says why."""
 
 
 class Head(NamedTuple):
-    """Of a picture file.
+    """Head of an image file.
 
     Attributes:
-        stream: what is left of the file, for Pillow to open.
-        depth: bits of a sample in the file; 8 where the format has no other.
-        bits: how many of 16 the file says that its levels use, 8 to 16; 0 where it does not say.
-        tile: pixels of a tile, which is decoded as a whole; 0 if there are none.
-        scans: how often a JPEG passes over all of its pixels.
+        stream: the file without most metadata, for Pillow to open.
+        depth: bits of a sample in the file; 8 for formats that only have 8.
+        bits: number of the 16 bits that levels use, as the file states: 8 to 16; 0 if unstated.
+        tile: pixels of a tile, which is decoded as a whole; 0 if there are no tiles.
+        scans: number of scans of a JPEG, each of which passes over all pixels.
     """
 
     stream: BinaryIO
@@ -58,14 +58,14 @@ class Head(NamedTuple):
 
 
 def read(stream: BinaryIO, pixels: bool = True) -> Head:
-    """Look at a picture file, without decoding anything.
+    """Read the head of an image file, without decoding pixels.
 
     Args:
-        stream: of the file, at its beginning.
-        pixels: whether the picture is to be decoded, or only asked for its size.
+        stream: the file, at its beginning.
+        pixels: whether the image will be decoded, and not only measured.
 
     Raises:
-        ImageError: it has too many parts, or promises more than it holds.
+        ImageError: the file has too many parts, or states more data than it holds.
     """
     start = stream.read(8)
     stream.seek(0)
@@ -84,7 +84,7 @@ def read(stream: BinaryIO, pixels: bool = True) -> Head:
     if re.match(rb"P[1-6fF]\s", start):
         _check_ppm(stream)
         stream.seek(0)
-    if stream.read(12)[4:] in AVIFS:  # Pillow reads its EXIF while opening it
+    if stream.read(12)[4:] in AVIFS:  # checked here, as Pillow reads the EXIF while opening
         content = stream.read()
         for found in re.finditer(b"II\\*\0|MM\0\\*", content):
             directory(io.BytesIO(content[found.start() :]))
@@ -93,7 +93,7 @@ def read(stream: BinaryIO, pixels: bool = True) -> Head:
 
 
 def _png(stream: BinaryIO, pixels: bool) -> Head:
-    """IHDR, palette and transparency, metadata with the orientation, and then the pixels."""
+    """Keep a PNG's IHDR, palette, transparency, orientation and pixels."""
     stream.seek(len(PNG))
     before, data, depth, bits, parts = [PNG], list[bytes](), 8, 0, 0
     while len(head := stream.read(8)) == 8:
@@ -122,12 +122,12 @@ def _png(stream: BinaryIO, pixels: bool) -> Head:
             length -= 4
         stream.seek(length + 4, io.SEEK_CUR)
     if not pixels:
-        data.append(b"\0\0\0\0IDAT\x35\xaf\x06\x1e")  # Pillow reads up to it
+        data.append(b"\0\0\0\0IDAT\x35\xaf\x06\x1e")  # an empty chunk, where Pillow stops reading
     return Head(io.BytesIO(b"".join(before + data)), depth, bits)
 
 
 def _unpacks(kind: bytes, content: bytes) -> bool:
-    """Whether the text of a PNG is whole and stays below Pillow's limit once it is unpacked."""
+    """Return whether the text of a PNG is whole, and below Pillow's limit once unpacked."""
     rest = content.partition(b"\0")[2]
     if kind == b"tEXt" or (kind == b"iTXt" and rest[:1] == b"\0"):
         return True
@@ -141,9 +141,9 @@ def _unpacks(kind: bytes, content: bytes) -> bool:
 
 
 def _jpeg(stream: BinaryIO, pixels: bool) -> Head:
-    """Without the segments of applications; then the scans are counted.
+    """Drop a JPEG's application segments, except for colours and orientation, and count scans.
 
-    Each scan passes over the whole picture, however few bytes it has.
+    Each scan passes over the whole image, however few bytes the scan has.
     """
     content = stream.read() if pixels else stream.read(MAX_EXTRA // 4)
     kept, position, parts, has_exif = [content[:2]], 2, 0, False
@@ -165,7 +165,7 @@ def _jpeg(stream: BinaryIO, pixels: bool) -> Head:
         body = content[start + 4 : start + 40]
         is_exif = marker == 0xE1 and body.startswith(EXIF)
         of_pixels = marker < 0xE0 or body.startswith(JPEG_KEPT.get(marker, b"\xff no such"))
-        if is_exif and not has_exif:  # Pillow reads it while opening the file
+        if is_exif and not has_exif:  # checked here, as Pillow reads the EXIF while opening
             has_exif = True
             with suppress(ImageError):
                 directory(io.BytesIO(content[start + 4 + len(EXIF) : position]))
@@ -173,7 +173,7 @@ def _jpeg(stream: BinaryIO, pixels: bool) -> Head:
         if of_pixels:
             kept.append(content[start:position])
     rest = content[start:]
-    scans = rest.count(b"\xff\xda")  # or a few more, by chance, in what stands behind the picture
+    scans = rest.count(b"\xff\xda")  # may count a few too many, in data behind the image
     scans = _scans(rest) if scans > MAX_SCANS // 8 else scans
     if scans > MAX_SCANS:
         raise ImageError(f"a JPEG of more than {MAX_SCANS} scans; save it again")
@@ -181,7 +181,7 @@ def _jpeg(stream: BinaryIO, pixels: bool) -> Head:
 
 
 def _scans(content: bytes) -> int:
-    """How many there are up to the end of the picture; previews may stand behind it."""
+    """Count a JPEG's scans up to the end of the image, as previews may follow behind."""
     scans, position = 0, 0
     while (found := MARKER.search(content, position)) and scans <= MAX_SCANS:
         start, marker = found.start(), content[found.start() + 1]
@@ -193,7 +193,7 @@ def _scans(content: bytes) -> int:
 
 
 def _gif(stream: BinaryIO) -> Head:
-    """The first picture, without comments."""
+    """Keep the first image of a GIF, without comments; refuse animations."""
     content, parts = stream.read(), 0
     start = position = 13 + (3 << (content[10] & 7) + 1 if content[10:11] > b"\x7f" else 0)
     kept = [content[:position]]
@@ -211,7 +211,7 @@ def _gif(stream: BinaryIO) -> Head:
         start = position
         if kind == b"!":
             position = after_blocks(position + 2)
-            if content[start + 1 : start + 2] != b"\xf9":  # says what is transparent
+            if content[start + 1 : start + 2] != b"\xf9":  # the block of transparency is kept
                 continue
         else:
             if seen:
@@ -224,7 +224,7 @@ def _gif(stream: BinaryIO) -> Head:
 
 
 def _check_ppm(stream: BinaryIO) -> None:
-    """Pillow reads comments byte by byte, and numbers that are written out in Python."""
+    """Refuse a PPM with long comments or much text, which Pillow reads slowly, in Python."""
     start = stream.read(MAX_HEAD)
     numbers = re.sub(rb"#[^\r\n]*", b"", start).split(None, 4)[1:]
     if len(start) == MAX_HEAD and len(numbers) < (2 if start[1:2] in b"14" else 3):
@@ -234,11 +234,11 @@ def _check_ppm(stream: BinaryIO) -> None:
 
 
 def directory(stream: BinaryIO) -> dict[int, int]:
-    """The first directory of a TIFF, or of EXIF, which is one: the first value of each tag.
+    """Return the first value of each tag in the first directory of a TIFF, or of EXIF data.
 
     Raises:
-        ImageError: its entries, which do not overlap in an honest file, point to more data than
-            the file has; or there are too many strips.
+        ImageError: the entries point to more data in total than the file has, though entries of an
+            honest file do not overlap; or there are too many strips.
     """
     end = stream.seek(0, io.SEEK_END)
     stream.seek(0)

@@ -1,7 +1,7 @@
-"""The only way from a file or bytes to pixels.
+"""Decodes images and masks; the only way in this package from a file or bytes to pixels.
 
-Data sets, `infer.py`, the client and the server's decoder all come through here, so a model sees in
-service what it saw in training. Pillow and NumPy only: the serving side has no torch.
+Data sets, `infer.py`, the client and the server's decoder all use this module, so a model sees the
+same pixels in service as in training. Pillow and NumPy only: the serving side has no torch.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ from nano_cv.metadata import Size, height_width
 
 log = logging.getLogger(__name__)
 _said: set[str] = set()
-HEIC = (".heic", ".heif", ".hif")  # of iPhones
-ENDINGS = {  # by format; not EPS or PDF, which are programs, and no icons, which are several
+HEIC = (".heic", ".heif", ".hif")  # photographs of iPhones
+ENDINGS = {  # by format; no EPS or PDF, which are programs, and no icons, which hold several images
     "AVIF": (".avif",),
     "BMP": (".bmp",),
     "DIB": (".dib",),
@@ -54,14 +54,14 @@ NOT_READ = (
     *(() if "HEIF" in ENDINGS else HEIC),
     *(".jxl", ".psd", ".svg", ".pdf", ".eps", ".ico", ".exr", ".dcm", ".qoi"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw"),
-)  # of files that are named where a folder is opened
-LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "TGA", "TIFF")  # those that masks may have
+)  # endings of files that a warning names where a folder is opened
+LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "TGA", "TIFF")  # formats that masks may have
 MAX_BYTES = 512 * 1024 * 1024  # of a file
-MAX_PIXELS = 128 * 1024 * 1024  # 400 MB once decoded; a decompression bomb beyond that
-LARGER = {"JPEG2000": 4, "AVIF": 2, "HEIF": 2}  # so many times the memory of others while decoding
-SCANS = 16  # of the largest JPEG allowed; a smaller one may have as many more
-MAX_SIDE = 65_535  # pixels; what a JPEG can have
-ORIENTATION = 0x0112  # of EXIF; from 5 on the picture lies on its side
+MAX_PIXELS = 128 * 1024 * 1024  # 400 MB once decoded; larger images count as decompression bombs
+LARGER = {"JPEG2000": 4, "AVIF": 2, "HEIF": 2}  # memory while decoding, relative to other formats
+SCANS = 16  # of a JPEG with MAX_PIXELS; a smaller JPEG may have more, in proportion
+MAX_SIDE = 65_535  # pixels; the longest side that JPEG allows
+ORIENTATION = 0x0112  # tag of EXIF; with values from 5 on the image lies on its side
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -71,11 +71,11 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-MIN_SIDE = 8  # pixels; below that it is a tracking pixel or a broken thumbnail, not a picture
+MIN_SIDE = 8  # pixels; smaller files are tracking pixels or broken thumbnails
 CAMERA = 12  # bits that most cameras use of 16
-GREY = 114  # of the margins of a letterbox
-IGNORE = 255  # in masks: pixels of no known class
-Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit; MAX_PIXELS decides, and in its own words
+GREY = 114  # level of the margins of a letterbox
+IGNORE = 255  # value in masks of pixels of no known class
+Image.MAX_IMAGE_PIXELS = None  # switches off Pillow's own limit, in favour of MAX_PIXELS
 
 
 def decode(
@@ -84,16 +84,16 @@ def decode(
     name: str = "picture",
     max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
-    """Decode one picture to upright 8-bit RGB.
+    """Decode an image to upright 8-bit RGB.
 
     EXIF orientation is applied, 16-bit grey is scaled to 8 bit, CMYK and palettes are converted,
     transparency is laid over white. With `size`, a JPEG may be decoded at a reduced scale that is
-    still at least twice `size`, which makes large photographs several times quicker. `name` is
-    what messages call a picture that comes as bytes.
+    still at least twice `size`, which makes large photographs several times quicker. `name` stands
+    in messages for an image that is given as bytes.
 
     Raises:
-        ImageError: missing, unreadable, truncated, animated, smaller than `MIN_SIDE`, or over one
-            of the limits above and in `heads`; the message begins with the file's name.
+        ImageError: missing, unreadable, truncated, animated, smaller than `MIN_SIDE`, or over a
+            limit above or in `heads`; the message begins with the file's name.
     """
     if not isinstance(source, bytes):
         return decode(read(source), size, str(source), max_pixels)
@@ -106,7 +106,7 @@ def decode(
 
 
 def read(file: File) -> bytes:
-    """The bytes of a picture file; raises `ImageError` where it is missing or not readable."""
+    """Read the bytes of an image file; raises `ImageError` if the file cannot be read."""
     try:
         _check(file)
         content = file.read_bytes()
@@ -118,7 +118,7 @@ def read(file: File) -> bytes:
 
 
 def _check(file: File) -> None:
-    """Refuse what is too large, and pipes and devices: reading one may wait for ever."""
+    """Refuse files that are too large, and pipes and devices, whose reading may wait for ever."""
     status = None if isinstance(file, Member) else os.stat(file)
     with _named(str(file)):
         if status and not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
@@ -148,7 +148,7 @@ def _named(name: str) -> Iterator[None]:
 
 
 def _open(stream: BinaryIO, max_pixels: int, pixels: bool = True) -> tuple[Image.Image, heads.Head]:
-    """Pillow's picture, not yet decoded, after all limits were asked."""
+    """Open an image with Pillow, not yet decoded, and check it against all limits."""
     length = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     if not length:
@@ -172,15 +172,15 @@ def _open(stream: BinaryIO, max_pixels: int, pixels: bool = True) -> tuple[Image
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 to 8, from EXIF or XMP; of TIFF 1, for Pillow turns that itself."""
+    """Return the orientation, 1 to 8, from EXIF or XMP; 1 for TIFF, which Pillow turns itself."""
     if image.format == "TIFF":
         return 1
     exif = image.info.get("exif")
-    raw = image.info.get("Raw profile type exif")  # as ImageMagick writes it into a PNG
+    raw = image.info.get("Raw profile type exif")  # ImageMagick writes EXIF so into a PNG
     try:
         exif = bytes.fromhex("".join(raw.split("\n")[3:])) if raw and not exif else exif
         found = heads.directory(io.BytesIO((exif or b"").removeprefix(b"Exif\0\0")))
-    except (ValueError, ImageError):  # damaged: as if there were none
+    except (ValueError, ImageError):  # damaged EXIF counts as no EXIF
         found = {}
     if ORIENTATION not in found:
         text = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
@@ -191,7 +191,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Decoded, and turned as EXIF says."""
+    """Decode an image, and turn it as EXIF says."""
     image.load()
     turn = UPRIGHT.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
@@ -204,7 +204,7 @@ def _to_rgb(image: Image.Image, bits: int, name: str) -> Image.Image:
         levels = np.array(image)
         if levels.min() < 0 or levels.max() > 65535:
             raise ImageError("32-bit pixels; save it with 8 or 16 bits")
-        # A camera of 12 bits writes 0 to 4095 and most often does not say so.
+        # A camera of 12 bits writes levels of 0 to 4095, mostly without stating the bits.
         used = bits or CAMERA
         if levels.max() >= 1 << used:
             used = 16
@@ -225,14 +225,14 @@ def _to_rgb(image: Image.Image, bits: int, name: str) -> Image.Image:
 
 
 def say_once(what: str, *values: object) -> None:
-    """Log an assumption about pictures, once per process."""
+    """Log an assumption about images, once per process."""
     if what not in _said:
         _said.add(what)
         log.info(what, *values)
 
 
 class Place(NamedTuple):
-    """Where in the input of a network a picture lies, in pixels."""
+    """Rectangle of an image in the input of a network, in pixels."""
 
     left: int
     top: int
@@ -241,14 +241,14 @@ class Place(NamedTuple):
 
 
 def place(width: int, height: int, size: Size, fit: str) -> Place:
-    """Where a picture of `width` x `height` lies in an input of `size`.
+    """Return where an image of `width` x `height` pixels lies in an input of `size`.
 
-    `stretch` fills the input; `letterbox` keeps the shape and centres the picture.
+    `stretch` fills the input; `letterbox` keeps the image's shape and centres the image.
     """
     rows, columns = height_width(size)
     if fit == "stretch":
         return Place(0, 0, columns, rows)
-    if width * rows >= height * columns:  # the sides touch, and there are margins above and below
+    if width * rows >= height * columns:  # as wide as the input, with margins above and below
         wide, high = columns, max(1, round(height * columns / width))
     else:
         wide, high = max(1, round(width * rows / height)), rows
@@ -256,7 +256,7 @@ def place(width: int, height: int, size: Size, fit: str) -> Place:
 
 
 def resize(image: Image.Image, size: Size, fit: str = "stretch") -> NDArray[np.uint8]:
-    """uint8 `[H, W, 3]` of `size`, with an anti-aliasing bilinear filter; see `place`."""
+    """Resize to uint8 `[H, W, 3]` with an anti-aliasing bilinear filter; see `place`."""
     rows, columns = height_width(size)
     left, top, width, height = place(*image.size, size, fit)
     resized = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -274,15 +274,15 @@ def load(
     max_pixels: int = MAX_PIXELS,
     fit: str = "stretch",
 ) -> NDArray[np.uint8]:
-    """Decode and resize one picture: uint8 RGB `[H, W, 3]`; see `decode` and `place`."""
+    """Decode and resize an image to uint8 RGB `[H, W, 3]`; see `decode` and `place`."""
     return resize(decode(source, size, name, max_pixels), size, fit)
 
 
 def dimensions(file: File | bytes, name: str = "picture") -> tuple[int, int]:
-    """Width and height of the upright picture, from the file's head alone.
+    """Return width and height of the upright image in pixels, from the file's head alone.
 
     Raises:
-        ImageError: missing, not a picture, or over a limit; `name` is that of mere bytes.
+        ImageError: missing, no image, or over a limit; messages call bytes `name`.
     """
     if isinstance(file, Member):
         return file.width, file.height
@@ -307,10 +307,10 @@ class Meaning(NamedTuple):
     """Meaning of the pixel values of a set's masks.
 
     Attributes:
-        colours: the colour of each class, in their order; without any, a pixel is a class index.
-        ignore: indices that mean: not known. They are no classes; those above them move down.
-        white: whether the masks are drawn in 0 and 255, and 255 is class 1.
-        names: of the colours, for messages.
+        colours: the colour of each class, in their order; if empty, a pixel is a class index.
+        ignore: indices of unknown pixels. They are no classes; indices above them move down.
+        white: whether the masks are drawn in 0 and 255, so that 255 is class 1.
+        names: the class names of the colours, for messages.
     """
 
     colours: tuple[tuple[int, int, int], ...] = ()
@@ -319,11 +319,11 @@ class Meaning(NamedTuple):
     names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Text for the data hash; without `names`, so that hashes of older sets stay valid."""
+        """Return the text for the data hash, without `names`, so that older hashes stay valid."""
         return f"Meaning(colours={self.colours}, ignore={self.ignore}, white={self.white})"
 
     def table(self) -> NDArray[np.uint8]:
-        """The class of each number in a mask, uint8 `[256]`."""
+        """Return a table, uint8 `[256]`, of the class index for each value in a mask."""
         table = np.full(256, IGNORE, np.uint8)
         known = [index for index in range(IGNORE) if index not in self.ignore]
         table[known] = np.arange(len(known))
@@ -336,10 +336,10 @@ INDICES = Meaning()
 def load_mask(
     source: File | bytes, name: str = "mask", meaning: Meaning = INDICES
 ) -> NDArray[np.uint8]:
-    """The class index of each pixel, uint8 `[H, W]`, upright; `IGNORE` where it is not known.
+    """Load a mask: the class index of each upright pixel, uint8 `[H, W]`, `IGNORE` if unknown.
 
-    From a palette (its indices), black and white, grey of 8 or 16 bits, grey saved as colours, or
-    colours that `meaning` knows. Alpha must be opaque, or the pixels behind it 0.
+    A mask may have a palette (its indices count), black and white, grey of 8 or 16 bits, grey saved
+    as colours, or colours that `meaning` knows. Transparent pixels must be 0.
 
     Raises:
         ImageError: missing, damaged, a format that changes pixels, colours that have no class,
@@ -360,28 +360,28 @@ def load_mask(
         else:
             mask = _of_numbers(image, head.depth, name)
         if mask.dtype != np.uint8 and not set(np.unique(mask)) - {0, 65535}:
-            mask = mask >> 8  # white of 16 bits
+            mask = mask >> 8  # 65535, white of 16 bits, becomes 255
         if meaning.white:
             mask = mask == IGNORE
         if mask.min() < 0 or mask.max() > 255:
-            raise ImageError(f"a mask has class indices of 0 to 255, and this {mask.max()}")
+            raise ImageError(f"class indices in a mask are 0 to 255; this mask has {mask.max()}")
         return meaning.table()[mask.astype(np.uint8)]
 
 
 def _of_numbers(image: Image.Image, depth: int, name: str) -> NDArray[Any]:
-    """Class index of each pixel of a mask without colours."""
+    """Return the class index of each pixel of a mask without colours."""
     if image.mode == "P" or image.mode == "1" or image.mode == "L" or image.mode[0] == "I":
         return np.array(image, np.uint8 if image.mode == "1" else None)
     if image.mode not in ("LA", "RGB", "RGBA"):
-        raise ImageError(f"a mask has one number a pixel, and this is {image.mode}")
+        raise ImageError(f"a mask has one number per pixel, and this image is {image.mode}")
     if depth == 16:
         raise ImageError("16 bits in each of several channels; save it with one channel")
     bands = [np.asarray(band) for band in image.split()]
     if image.mode != "LA" and not all(np.array_equal(bands[0], band) for band in bands[1:3]):
         shown = ", ".join(f"{n}: {list(colour)}" for colour, n in _colours_in(image)[:8])
         raise ImageError(
-            "a mask in colours, and no class has one; say which: "
-            f"'data.colours={{CLASS: [R,G,B], ...}}'; here there are, by pixels, {shown}"
+            "a mask in colours, but no class has a colour; add them: "
+            f"'data.colours={{CLASS: [R,G,B], ...}}'; this mask has, by pixels, {shown}"
         )
     if image.mode != "RGB" and bands[0][bands[-1] < 255].any():
         raise ImageError("a mask with numbers behind transparent pixels; save it without alpha")
@@ -390,7 +390,7 @@ def _of_numbers(image: Image.Image, depth: int, name: str) -> NDArray[Any]:
 
 
 def _colours_in(image: Image.Image) -> list[tuple[tuple[int, ...], int]]:
-    """Colours and how many pixels have them, the most frequent first."""
+    """Return each colour with its number of pixels, the most frequent first."""
     pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
     found, counts = np.unique(pixels, axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")
@@ -398,9 +398,9 @@ def _colours_in(image: Image.Image) -> list[tuple[tuple[int, ...], int]]:
 
 
 def _of_colours(image: Image.Image, meaning: Meaning, depth: int, name: str) -> NDArray[Any]:
-    """The position of each pixel's colour among those of the classes.
+    """Return the class index of each pixel's colour.
 
-    Numbers of a palette or of grey may be class indices all the same, where they are no colours.
+    Values of a palette or of grey may be class indices all the same, if no class has such colours.
     """
     colours = meaning.colours
     pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
@@ -416,7 +416,7 @@ def _of_colours(image: Image.Image, meaning: Meaning, depth: int, name: str) -> 
             return numbers
         if are_indices and image.mode != "P" and not np.array_equal(numbers, mask):
             raise ImageError(
-                "its grey levels may be class indices or colours of classes, which are others; "
+                "its grey levels may be class indices or colours, which are different classes; "
                 "save all masks in colours, or give no colours"
             )
     if (mask < 0).any():
@@ -434,14 +434,14 @@ def _of_colours(image: Image.Image, meaning: Meaning, depth: int, name: str) -> 
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """RGB `[H, W, 3]` or one number per pixel `[H, W]` as a PNG; `load_mask` reads the latter."""
+    """Encode RGB `[H, W, 3]`, or a mask `[H, W]` for `load_mask`, as PNG."""
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG")
     return content.getvalue()
 
 
 def resize_mask(mask: NDArray[np.uint8], size: Size, fit: str) -> NDArray[np.uint8]:
-    """The mask at the size of the input, by nearest pixels; margins are `IGNORE`."""
+    """Resize a mask to the input's size by nearest pixels; margins are `IGNORE`."""
     left, top, width, height = place(mask.shape[1], mask.shape[0], size, fit)
     framed = np.full(height_width(size), IGNORE, np.uint8)
     nearest = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
@@ -450,7 +450,7 @@ def resize_mask(mask: NDArray[np.uint8], size: Size, fit: str) -> NDArray[np.uin
 
 
 def restore_mask(mask: NDArray[np.uint8], width: int, height: int, fit: str) -> NDArray[np.uint8]:
-    """Back from the input to the size of the picture: the opposite of `resize_mask`."""
+    """Resize a mask from the input's size back to the image's: the opposite of `resize_mask`."""
     left, top, wide, high = place(width, height, mask.shape, fit)
     return enlarge_mask(mask[top : top + high, left : left + wide], width, height)
 
@@ -473,13 +473,13 @@ def enlarge_mask(mask: NDArray[np.uint8], width: int, height: int) -> NDArray[np
 
 
 class Walk(NamedTuple):
-    """Files and folders below a folder, hidden ones left out. Texts, for there may be a million.
+    """Files and folders below a folder, without hidden ones, as texts, for there may be a million.
 
     Attributes:
-        folders: each real folder once, as it was first met, the given one first.
-        files: sorted folder by folder, as paths are.
+        folders: each real folder once, by the path where it was first met, the root first.
+        files: paths of files, sorted as `Path` objects are.
         loops: links to folders that were not followed: they lead to a folder of the set, or above
-            it, or to one that another link has led to.
+            the set, or to a folder that another link has led to.
         broken: links that lead nowhere.
     """
 
@@ -490,12 +490,12 @@ class Walk(NamedTuple):
 
 
 def walk(folder: Path, root: Path | None = None) -> Walk:
-    """Everything below `folder`. Links to folders outside of the set are followed, each one once.
+    """List all files below `folder`; links to folders outside of the set are followed once each.
 
     Args:
-        folder: where to look.
-        root: of the set, if `folder` is a part of it. A link in `cats/` to `dogs/`, or to the
-            folder above both, would give the cats the pictures of the dogs.
+        folder: the folder to search.
+        root: root of the set, if `folder` is a part of the set. A link in `cats/` to `dogs/`, or to
+            the folder above both, would give the cats the images of the dogs.
     """
     found, own = Walk([], [], [], []), os.path.realpath(root or folder)
     seen, left = set[str](), [str(folder)]
@@ -506,14 +506,14 @@ def walk(folder: Path, root: Path | None = None) -> Walk:
         seen.add(real)
         try:
             entries = sorted(os.scandir(base), key=lambda entry: entry.name)
-        except OSError:  # not readable, or no folder
+        except OSError:  # a folder that is not readable, or no folder at all
             continue
         inside = []
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if not entry.is_dir():
-                # Only links are asked whether they lead somewhere: that takes a look at the disk.
+                # Only for links, because `exists` reads the disk.
                 lost = entry.is_symlink() and not os.path.exists(entry.path)
                 (found.broken if lost else found.files).append(entry.path)
                 continue
@@ -530,17 +530,17 @@ def walk(folder: Path, root: Path | None = None) -> Walk:
 
 
 def _holds(folder: str, other: str) -> bool:
-    """Whether `other` is that folder or lies in it; both are real paths."""
+    """Return whether `other` is `folder` or lies in it; both are real paths."""
     return os.path.commonpath([folder, other]) == folder
 
 
 def find(
     folder: Path, endings: tuple[str, ...] = EXTENSIONS, root: Path | None = None
 ) -> list[Path]:
-    """All pictures below `folder`, by their endings, sorted; see `walk`.
+    """Find all images below `folder` by their endings, sorted; see `walk`.
 
     Raises:
-        ImageError: a name that is not UTF-8, and so fits into no table.
+        ImageError: a name is not UTF-8, so no table could hold the name.
     """
     found = [path for path in walk(folder, root).files if _ending(path) in endings]
     for path in found:
@@ -556,12 +556,12 @@ def _ending(path: str) -> str:
 
 
 def say_what_is_passed_over(folder: Path, read: Iterable[File] = ()) -> None:
-    """Name what looks like pictures below `folder` and is not read; for sets that are opened.
+    """Warn of files and links below `folder` that look like images but are not read.
 
     Args:
-        folder: of the set.
-        read: the pictures of the set, if it has been opened: a link that leads back into the set
-            may be the only way to some of them.
+        folder: root of the set.
+        read: the images of the set, if it could be opened: a link that leads back into the set may
+            be the only way to some images.
     """
     found = walk(folder)
     used = list(map(str, read)) if found.loops else []
@@ -578,7 +578,7 @@ def say_what_is_passed_over(folder: Path, read: Iterable[File] = ()) -> None:
 
 
 def matching(pattern: str) -> list[Path]:
-    """Files that match a pattern; `**` stands for each real folder once, see `walk`."""
+    """Find files by a pattern, in which `**` visits each real folder once; see `walk`."""
     parts = Path(pattern).parts
     if "**" not in parts:
         return [Path(path) for path in glob(pattern)]

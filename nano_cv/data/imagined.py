@@ -1,6 +1,6 @@
-"""Pictures that do not exist yet: what a generator is asked for. Nothing here imports torch.
+"""Inputs of a generator: labels and noise to make images from. Nothing here imports torch.
 
-Shapes: N pictures, H height and W width in pixels.
+Shapes: N images, H height and W width in pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,21 +15,21 @@ from nano_cv.metadata import Size, height_width
 
 
 def noise(seed: int, index: int, size: Size) -> NDArray[np.float32]:
-    """What picture `index` of a `seed` begins with, on any machine and engine: `[3, H, W]`."""
+    """Draw the noise of image `index` of a `seed`, `[3, H, W]`, the same on every machine."""
     generator = np.random.default_rng([seed, index])
     return generator.standard_normal((3, *height_width(size)), np.float32)
 
 
 class Imagined(Pictures):
-    """Labels to make pictures of; they also are the inputs of a generator.
+    """List of images that a generator is to make, with the inputs of the generator.
 
     Args:
-        labels: a class index each.
+        labels: a class index per image.
         classes: names of the classes.
-        size: side of the pictures in pixels, or height and width.
-        seed: of the noise.
-        real: splits of real pictures to compare with; None where that is not asked for.
-        judge: weights of a classifier that looks at the pictures.
+        size: side of the images in pixels, or height and width.
+        seed: seed of the noise.
+        real: splits of real images to compare with; None to compare with none.
+        judge: weights of a classifier that classifies the images.
     """
 
     def __init__(
@@ -47,16 +47,16 @@ class Imagined(Pictures):
 
     @property
     def pictures(self) -> Pictures:
-        """This object: it is its own list of pictures."""
+        """The object itself, which is both the inputs and the list of images."""
         return self
 
     def first(self, count: int) -> "Imagined":
-        """The first `count` of them."""
+        """Return the first `count` images of the list."""
         options = (self.classes, self.size, self.seed, self.real, self.judge)
         return Imagined(self.targets[:count], *options)
 
     def inputs(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """What a generator takes: `NOISE` float32 `[N, 3, H, W]` and `LABELS` int64 `[N, 1]`."""
+        """Return inputs of a generator: `NOISE` float32 `[N, 3, H, W]`, `LABELS` int64 `[N, 1]`."""
         start = [noise(self.seed, index, self.size) for index in indices]
         labels = np.array([[self.targets[index]] for index in indices], np.int64)
         return {"NOISE": np.stack(start), "LABELS": labels}

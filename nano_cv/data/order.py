@@ -1,4 +1,4 @@
-"""In which order training meets the pictures: the same, however many processes share it."""
+"""Order of the images in a training, independent of the number of processes that share it."""
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, zip_longest
@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-WINDOW = 4  # shards whose pictures are mixed; store.HELD must be more
-Ranks = tuple[int, int]  # how many processes there are, and which this is
+WINDOW = 4  # number of shards whose images are mixed; store.HELD must be larger
+Ranks = tuple[int, int]  # number of processes, and the number of this process
 
 
 class Order(Sampler[int]):
-    """A new order in each epoch, of which each process takes every n-th picture.
+    """Sampler with a new order in each epoch, of which each of n processes takes every n-th image.
 
-    So the batches of all processes together are those of a single one. No picture is met twice, so
-    the last batch of a process may have one picture less than that of another.
+    So the batches of all processes together equal the batches of a single process. No image is seen
+    twice, so the last batches of two processes may differ by an image.
 
     Args:
-        count: of pictures.
-        ranks: how many processes there are, and which this is.
-        shuffle: whether to mix.
-        seed: of the order.
+        count: number of images.
+        ranks: number of processes, and the number of this process.
+        shuffle: whether to shuffle the images.
+        seed: seed of the order.
     """
 
     def __init__(self, count: int, ranks: Ranks = (1, 0), shuffle: bool = True, seed: int = 0):
@@ -32,11 +32,11 @@ class Order(Sampler[int]):
         self.left_out = 0
 
     def leave_out(self, count: int) -> None:
-        """End each epoch so many pictures earlier, others each time if they are mixed."""
+        """Leave out the last `count` images of each epoch, random images if shuffled."""
         self.left_out = count
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order; called by Lightning."""
+        """Set the epoch, on which the order depends; called by Lightning."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -53,21 +53,21 @@ class Order(Sampler[int]):
 
 
 class ShardOrder(Order):
-    """An order in which each worker of a DataLoader reads shards of its own, a few at a time.
+    """Sampler for which each worker of a DataLoader reads shards of its own, a few at a time.
 
-    The shards are dealt to the workers of all processes; a worker mixes the pictures of `WINDOW`
+    The shards are dealt to the workers of all processes; a worker mixes the images of `WINDOW`
     shards, and the batches of all workers follow each other in turn, as a DataLoader hands them
-    out. A process that was dealt too many pictures leaves the last of them to others, so that all
-    take equally many steps. The order depends on seed, epoch, and the numbers of workers and
-    processes only.
+    out. A process that was dealt too many images gives its last images to other processes, so that
+    all take equally many steps. The order depends only on seed, epoch, and the numbers of workers
+    and processes.
 
     Args:
-        shards: number of the shard of each picture; those of one shard follow each other.
-        batch_size: pictures per batch of one process.
-        workers: of the DataLoader.
-        ranks: how many processes there are, and which this is.
-        shuffle: whether to mix; else shards and pictures keep their order.
-        seed: of the order.
+        shards: number of the shard of each image; images of the same shard follow each other.
+        batch_size: images per batch and process.
+        workers: number of workers of the DataLoader.
+        ranks: number of processes, and the number of this process.
+        shuffle: whether to shuffle; else shards and images keep their order.
+        seed: seed of the order.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ShardOrder(Order):
         random = np.random.default_rng((self.seed, self.epoch))
         processes, rank = self.ranks
         streams, count = processes * self.workers, len(self.members)
-        if count < streams:  # so few that every worker may hold all of them
+        if count < streams:  # so few shards that every worker can hold all of them
             return super().__iter__()
         dealt = random.permutation(count) if self.shuffle else np.arange(count)
         every = [[self.members[one] for one in dealt[start::streams]] for start in range(streams)]
@@ -102,9 +102,9 @@ class ShardOrder(Order):
         return iter(order[: len(self)].tolist())
 
     def _leveled(self, streams: list[list[NDArray[np.int64]]]) -> list[list[NDArray[np.int64]]]:
-        """The shards of each worker of all processes, so that processes have equally many pictures.
+        """Move images between workers, so that all processes have equally many images.
 
-        What a process has too many of is cut from the end of its last shards.
+        Surplus images are cut from the end of the last shards of a process.
         """
         processes = self.ranks[0]
         if processes == 1:
@@ -141,19 +141,19 @@ class ShardOrder(Order):
 
 
 class Draw(NamedTuple):
-    """Random numbers for the pictures of one process out of a batch that several processes share.
+    """Random numbers for this process's images of a batch that several processes share.
 
-    All of them draw the numbers of the whole batch, so that each picture gets the same ones however
-    many processes there are.
+    Every process draws the numbers of the whole batch, so that each image gets the same numbers for
+    any number of processes.
 
     Attributes:
-        pictures: how many are in the whole batch.
-        own: those of this process.
+        pictures: number of images in the whole batch.
+        own: the positions of this process's images in the batch.
     """
 
     pictures: int
     own: slice = slice(None)
 
     def uniform(self, low: float, high: float, rows: int = 1) -> Tensor:
-        """Numbers between `low` and `high`, `[rows, B]`."""
+        """Draw numbers between `low` and `high`, float32 `[rows, B]`, B images of this process."""
         return (torch.rand(rows * self.pictures) * (high - low) + low).view(rows, -1)[:, self.own]

@@ -1,6 +1,6 @@
-"""What every data set is to the rest: picture files, a target for each, and class names.
+"""Splits of a data set, the same for every format: image files, their targets, and class names.
 
-Nothing here imports torch. Shapes: N pictures, H and W height and width in pixels, M boxes at most.
+Nothing here imports torch. Shapes: N images, H and W height and width in pixels, M boxes at most.
 """
 
 import hashlib
@@ -31,26 +31,26 @@ from nano_cv.metadata import Size, height_width
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
-MEASURED = 500  # pictures, evenly chosen, whose shape is looked at
-STEP = 32  # pixels; height and width are multiples of it, as networks that halve five times need
-LONGEST = 4  # times the shorter side
+MEASURED = 500  # number of images, evenly chosen, whose shape is measured
+STEP = 32  # pixels; networks that halve the side five times need multiples of 32
+LONGEST = 4  # the longer side is at most so many times the shorter side
 
 
 @dataclass(eq=False)
 class Pictures:
-    """One split of a data set: picture files, a target for each, and class names.
+    """Split of a data set: image files, a target per file, and class names.
 
     Attributes:
         root: folder that the names of the files are relative to.
-        files: where the pictures are.
-        targets: one for each file; empty if nothing is known, as for pictures to predict. A class
-            index for classification and generation, or a tuple of them where pictures have several
-            labels; `Boxes` for detection; and for segmentation the file of a mask: uint8, a class
-            index at each pixel, 255 where none is known.
+        files: the image files.
+        targets: a target per file; empty if unknown, as for images to predict. A class index for
+            classification and generation, or a tuple of class indices for several labels per image;
+            `Boxes` for detection; and for segmentation the file of a mask: uint8, a class index at
+            each pixel, 255 where the class is unknown.
         classes: class names; position is the class index.
-        meaning: what the pixels of the masks stand for.
-        shards: number of the archive that each picture lies in; empty for loose files.
-        counts: pictures, objects or pixels of each class `[K]`; None where nobody has counted.
+        meaning: meaning of the pixel values in the masks.
+        shards: number of the archive that each image lies in; empty for loose files.
+        counts: images, objects or pixels per class `[K]`; None if not counted yet.
     """
 
     root: Path
@@ -65,15 +65,15 @@ class Pictures:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], Any]:
-        """The picture at its own size, uint8 `[3, H, W]`, and its target."""
+        """Return an image at its own size, uint8 `[3, H, W]`, and its target."""
         pixels = np.array(images.decode(self.files[index])).transpose(2, 0, 1)
         return pixels, self.targets[index] if self.targets else None
 
     @property
     def names(self) -> list[str]:
-        """The files relative to `root`, or to the root of the disk; with forward slashes.
+        """Paths of the files relative to `root`, or else to the disk's root; forward slashes.
 
-        Never upwards: what is drawn of a picture is written under its name into some folder.
+        A name never leads upwards, because drawings are written under these names into folders.
         """
         root = os.path.join(os.path.abspath(self.root), "")
 
@@ -81,32 +81,32 @@ class Pictures:
             if isinstance(file, Member):
                 return file.name
             text = str(file)
-            if not text.startswith(root) or ".." in text:  # rarely; and this takes longer
+            if not text.startswith(root) or ".." in text:  # rare, for `abspath` takes longer
                 text = os.path.abspath(file)
             return text.removeprefix(root).replace(os.sep, "/").lstrip("/")
 
         return list(map(name, self.files))
 
     def first(self, count: int) -> "Pictures":
-        """The first `count` of them."""
+        """Return a copy with the first `count` images only."""
         return replace(self, files=self.files[:count], targets=self.targets[:count])
 
     def mask(self, index: int) -> NDArray[np.uint8]:
-        """Of segmentation: the class index of each pixel, uint8 `[H, W]`."""
+        """Load the mask of an image, for segmentation: class indices, uint8 `[H, W]`."""
         return images.load_mask(self.targets[index], meaning=self.meaning)
 
 
 class Resized:
-    """`Pictures` at one size, and their targets likewise.
+    """Images and targets of a split, resized to equal size.
 
     Args:
-        pictures: which.
+        pictures: the split.
         size: side of a square in pixels, or height and width.
-        cache: folder of decoded pictures; None decodes at each `fetch`.
-        fit: how a picture is fitted into that size, see `images.place`.
+        cache: folder of decoded images; None decodes at each `fetch`.
+        fit: how an image is fitted into `size`, see `images.place`.
 
     Raises:
-        UserError: pictures or masks that cannot be used; names them.
+        UserError: images or masks cannot be used; the message names them.
     """
 
     def __init__(
@@ -124,22 +124,22 @@ class Resized:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Of a picture: `[H, W, 3]`."""
+        """Shape of an image: height, width, 3."""
         return *height_width(self.size), 3
 
     @property
     def in_shards(self) -> bool:
-        """Whether pictures are read out of archives each time, so that their order matters."""
+        """Whether images are read from archives each time, so that their order matters."""
         return bool(self.pictures.shards) and not self.cached
 
     def inputs(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """What a model of pictures takes: `IMAGES`, see `fetch`."""
+        """Return a model's inputs for the images at `indices`: `IMAGES`, see `fetch`."""
         return {"IMAGES": self.fetch(indices)}
 
     def fetch(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        """uint8 images `[N, 3, H, W]`.
+        """Return the images at `indices`, uint8 `[N, 3, H, W]`.
 
-        Their pixels lie channels-last, as they were decoded and as convolutions like them.
+        Their memory is channels-last, as images are decoded, and as convolutions are fastest.
         """
         if self.cached:
             pixels = self.cached.read(indices)
@@ -150,17 +150,17 @@ class Resized:
         return pixels.transpose(0, 3, 1, 2)
 
     def targets(self, indices: Sequence[int]) -> NDArray[Any] | Boxes:
-        """The targets in pixels of that size, see `batch` of their kind in `targets.py`."""
+        """Return the targets in pixels of `size`; see the `batch` methods in `targets.py`."""
         return self.fitted.batch(indices)
 
     def digests(self) -> list[str]:
-        """The SHA-256 of each file."""
+        """Return the SHA-256 of each image file."""
         if self.cached:
             return self.cached.digests
         return [sha256_of(file) for file in self.pictures.files]
 
     def count(self) -> NDArray[np.int64]:
-        """How often each class occurs: pictures, objects or pixels, `[K]`."""
+        """Count the images, objects or pixels of each class, `[K]`."""
         if self.pictures.counts is not None:
             return self.pictures.counts
         return self.fitted.count()
@@ -170,14 +170,14 @@ class Resized:
 
 
 def size_in_shape(pictures: Pictures, size: int) -> Size:
-    """As many pixels as a square with sides of `size`, in the shape that most pictures have.
+    """Choose a size with the median shape of the images, and about `size` x `size` pixels.
 
     Returns:
-        Height and width, multiples of `STEP`; or `size` where the pictures are about square.
+        Height and width, multiples of `STEP`; or `size` if the images are about square.
     """
     sizes = []
     for file in pictures.files[:: max(1, len(pictures) // MEASURED)]:
-        with suppress(images.ImageError):  # is named with all others when they are decoded
+        with suppress(images.ImageError):  # bad images are reported later, when all are decoded
             sizes.append(images.dimensions(file))
     if not sizes:
         return size
@@ -195,23 +195,23 @@ def open_splits(
     cache: str | Path | None,
     fit: str,
 ) -> tuple[dict[str, Resized], str]:
-    """`open_pictures`, then `resize_splits`."""
+    """Open the splits of a data set and resize them; see `open_pictures` and `resize_splits`."""
     return resize_splits(open_pictures(dataset, root, task), size, cache, fit)
 
 
 def open_pictures(
     dataset: Callable[..., dict[str, Pictures]], root: str | Path, task: str
 ) -> dict[str, Pictures]:
-    """The splits of a data set as files, all with the same classes.
+    """Read the splits of a data set as files, and check that they have the same classes.
 
     Raises:
-        UserError: data not there, or splits of different classes.
+        UserError: missing data, or splits with different classes.
     """
     root = located(root)
     pictures: dict[str, Pictures] = {}
     try:
         pictures = dataset(root=root, task=task)
-    finally:  # it may be why the set cannot be opened
+    finally:  # also after an error, as files that are not read may be its cause
         if isinstance(root, Path) and root.is_dir():
             read = (file for some in pictures.values() for file in some.files)
             images.say_what_is_passed_over(root, read)
@@ -232,15 +232,15 @@ def resize_splits(
     fit: str,
     train_size: Size | None = None,
 ) -> tuple[dict[str, Resized], str]:
-    """All splits at one size, decoded and checked if that has not been done before.
+    """Resize all splits, and check them; decodes images that are not cached yet.
 
-    The training pictures may be given another size.
+    Training images get `train_size`, if it is given.
 
     Returns:
         The splits by name, and the SHA-256 of the whole set.
 
     Raises:
-        UserError: pictures that cannot be used, classes without pictures.
+        UserError: images that cannot be used, or classes without images.
     """
     sizes = {"train": train_size or size}
     splits, unusable = {}, []
@@ -255,22 +255,21 @@ def resize_splits(
     for pair in twice[:10]:
         log.warning("The same picture in two splits: %s", pair)
     if twice:
-        log.warning("%d pictures stand in two splits: test figures will flatter", len(twice))
+        log.warning("%d pictures are in two splits: test metrics will be too good", len(twice))
     return splits, data_hash
 
 
 def check(splits: Mapping[str, Resized]) -> tuple[str, list[str]]:
-    """Look for what would spoil a training: classes without pictures, and leaks between splits.
+    """Check for faults that would spoil a training: classes without images, leaks between splits.
 
-    A class that a split has nothing of is named in a warning, and so is a test split without
-    pictures.
+    A class that does not occur in a split causes a warning, and so does an empty test split.
 
     Returns:
-        The SHA-256 of the whole set, and the pictures that stand in more than one split, named.
+        The SHA-256 of the whole set, and descriptions of the images in more than one split.
 
     Raises:
-        UserError: no pictures to train or to validate with, or a class that occurs in val or test
-            has no training pictures.
+        UserError: no images to train or to validate with, or a class that occurs in val or test has
+            no training images.
     """
     total, twice = hashlib.sha256(), []
     seen: dict[str, tuple[str, str]] = {}
@@ -287,7 +286,7 @@ def check(splits: Mapping[str, Resized]) -> tuple[str, list[str]]:
 
 
 def check_classes(splits: Mapping[str, Resized]) -> None:
-    """Name the classes that a split lacks; see `check`."""
+    """Check that the splits have images of all classes; see `check`."""
     root, classes = splits["train"].pictures.root, splits["train"].pictures.classes
     for split, use in (("train", "to learn from"), ("val", "to choose the best epoch by")):
         if split in splits and not len(splits[split]):

@@ -1,4 +1,4 @@
-"""Many pictures in threads, in their order; those that cannot be used are named all at once."""
+"""Prepares many images in threads; reports all images that cannot be used in a single error."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,16 +9,16 @@ from nano_cv.data.images import ImageError
 from nano_cv.data.progress import track
 from nano_cv.errors import UserError, listing
 
-AT_ONCE = 64  # in memory before they are taken
+AT_ONCE = 64  # results held in memory until the caller takes them
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
 class PicturesError(UserError):
-    """Some pictures cannot be used.
+    """Some images cannot be used.
 
     Attributes:
-        broken: why, by their position among all.
+        broken: the reason for each bad image, by its position in the list.
     """
 
     def __init__(self, broken: Mapping[int, str], count: int) -> None:
@@ -32,10 +32,10 @@ class PicturesError(UserError):
 def prepared(
     items: Sequence[Given], prepare: Callable[[Given], Made], description: str
 ) -> Iterator[Made]:
-    """What `prepare` makes of each item, in their order, with progress.
+    """Yield `prepare(item)` of each item, in order, with a progress bar.
 
     Raises:
-        PicturesError: after the last one, if `prepare` raised an `ImageError` for some; names them.
+        PicturesError: after the last item, if `prepare` raised an `ImageError` for some items.
     """
 
     def attempt(item: Given) -> Made | ImageError:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with time left in a terminal, silence in a log file."""
+"""Progress bars of long work with the time left, which appear in a terminal only."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -12,14 +12,14 @@ T = TypeVar("T")
 
 
 def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
-    """Pass `items` on, counting them on standard error."""
+    """Yield `items`, with a progress bar on standard error."""
     with Progress(disable=not sys.stderr.isatty(), transient=True) as progress:
         yield from progress.track(items, total=total, description=description)
 
 
 @contextmanager
 def bytes_of(total: int | None, done: int, description: str) -> Iterator[Callable[[int], None]]:
-    """Yield what to call with the number of bytes that have come; `total` may be unknown."""
+    """Yield a function to call with each number of received bytes; `total` may be unknown."""
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, disable=not sys.stderr.isatty(), transient=True) as progress:
         task = progress.add_task(description, total=total, completed=done)
@@ -28,7 +28,7 @@ def bytes_of(total: int | None, done: int, description: str) -> Iterator[Callabl
 
 @contextmanager
 def reading(file: Path, description: str) -> Iterator[BinaryIO]:
-    """A file to read, counting how far one has come."""
+    """Open a file for reading, with a progress bar."""
     with (
         Progress(disable=not sys.stderr.isatty(), transient=True) as progress,
         progress.open(file, "rb", description=description) as content,

@@ -1,4 +1,4 @@
-"""Writing shards, for `shard.py`; what they are is said in `shards.py`."""
+"""Writes a data set as shards, for `shard.py`; their format is described in `formats/shards.py`."""
 
 import hashlib
 import io
@@ -21,13 +21,13 @@ from nano_cv.files import make_once
 
 
 class Item(NamedTuple):
-    """One picture on its way into an archive.
+    """Image and target to write into an archive.
 
     Attributes:
-        name: relative to the root of its set.
-        content: the bytes of its file.
-        size: width and height of the upright picture, in pixels.
-        target: what is known of it.
+        name: path of the image relative to the root of the set.
+        content: the bytes of the image file.
+        size: width and height of the upright image, in pixels.
+        target: the target of the image, packed for the archive.
     """
 
     name: str
@@ -37,12 +37,12 @@ class Item(NamedTuple):
 
 
 class Archives:
-    """The tar archives of one split, written one after the other, and the rows of its index.
+    """Tar archives of a split, written one after the other, and the rows of the split's index.
 
     Args:
-        folder: where they go, a path or URL.
-        split: what their names begin with.
-        most: bytes of one; a picture that would go beyond begins the next.
+        folder: path or URL of the folder for the archives.
+        split: name of the split, with which the names of the archives begin.
+        most: largest size of an archive in bytes; an image beyond this begins the next archive.
     """
 
     def __init__(self, folder: str, split: str, most: int) -> None:
@@ -52,7 +52,7 @@ class Archives:
         self._begin()
 
     def add(self, item: Item) -> None:
-        """Add a picture and its target, by the names that WebDataset has for them."""
+        """Add an image and its target, under names as in WebDataset."""
         if self.tar.offset and self.tar.offset + len(item.content) > self.most:
             self.finish()
         key, target = f"{len(self.rows):08d}", item.target
@@ -62,7 +62,7 @@ class Archives:
         self.rows.append([len(self.shards), item.name, *place, *item.size, entry])
 
     def finish(self) -> None:
-        """Write the archive that is begun."""
+        """Write the current archive, and begin the next."""
         self.tar.close()
         name, content = f"{self.split}-{len(self.shards):05d}.tar", self.buffer.getvalue()
         store.write(f"{self.folder}/{name}", content)
@@ -74,26 +74,26 @@ class Archives:
         self.tar = tarfile.TarFile(fileobj=self.buffer, mode="w", format=tarfile.USTAR_FORMAT)
 
     def _put(self, name: str, content: bytes) -> tuple[int, int, str]:
-        """Where the content begins, how long it is, and its SHA-256."""
+        """Add a file; return start and length of its content in bytes, and its SHA-256."""
         member = tarfile.TarInfo(name)
         member.size = len(content)
-        start = self.tar.offset + tarfile.BLOCKSIZE  # behind the head
+        start = self.tar.offset + tarfile.BLOCKSIZE  # the content begins behind a tar header
         self.tar.addfile(member, io.BytesIO(content))
         return start, len(content), hashlib.sha256(content).hexdigest()
 
 
 def write(splits: Mapping[str, Resized], task: str, output: str, most: int) -> None:
-    """Write all splits of a set as shards of at most `most` bytes, and a picture.
+    """Write all splits of a set as shards of about `most` bytes.
 
-    In a folder they appear all together or not at all; in a store the indices come last, and what
-    has none is no set.
+    In a folder the shards appear all together or not at all. In a store the indices are written
+    last, so that an unfinished set has none and cannot be read.
 
     Raises:
-        UserError: there is something already; pictures that cannot be used; the store refuses.
+        UserError: the output exists, images cannot be used, or the store refuses.
         OSError: the disk is full.
     """
     refuse_existing(output)
-    if most > 10**9:  # far enough below `store.MAX_SHARD`: the last target may go beyond
+    if most > 10**9:  # far below `store.MAX_SHARD`, because the last target may exceed `most`
         raise UserError(f"shard_mb={most / 1e6:g}: at most 1000 are allowed")
     if output.startswith(store.S3):
         _write(splits, task, output, most)
@@ -105,12 +105,12 @@ def write(splits: Mapping[str, Resized], task: str, output: str, most: int) -> N
             ours.append(folder)
 
         make_once(Path(output), make)
-        if not ours:  # another process wrote there meanwhile
+        if not ours:  # another process has written the same folder meanwhile
             refuse_existing(output)
 
 
 def refuse_existing(output: str) -> None:
-    """Raise a `UserError` where there is something already; worth a look before a set is opened."""
+    """Raise a `UserError` if the output exists; called early too, before a set is opened."""
     remote = output.startswith(store.S3)
     if store.exists(f"{output}/train.json") if remote else os.path.lexists(output):
         raise UserError(f"output={output}: there is one already; remove it, or choose another")
@@ -138,7 +138,7 @@ def _write(splits: Mapping[str, Resized], task: str, folder: str, most: int) -> 
 
 
 def _items(resized: Resized, split: str) -> Iterator[Item]:
-    """Every picture, checked; those for training are shuffled, for a training mixes few shards."""
+    """Yield all images, checked; training images are shuffled, as a training mixes few shards."""
     order = np.arange(len(resized))
     if split == "train":
         order = np.random.default_rng(0).permutation(order)

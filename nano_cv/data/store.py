@@ -1,4 +1,4 @@
-"""Where the bytes of a set lie: a folder, or an S3-compatible store, `s3://bucket/folder`.
+"""Reads and writes files of a data set in a folder or an S3-compatible store, `s3://bucket/folder`.
 
 boto3 and not fsspec: s3fs has an event loop in a thread. The forked workers of a DataLoader inherit
 the loop without the thread, and wait for ever (https://github.com/fsspec/s3fs/issues/914). boto3
@@ -17,16 +17,16 @@ from typing import Any, NamedTuple
 from nano_cv.errors import UserError, first_line
 
 S3 = "s3://"
-TRIES = 3  # to read an answer; boto3 itself repeats what fails before there is one
-HELD = 5  # shards in memory, of each process
-MAX_SHARD = 2 * 1024**3  # bytes: a shard is read whole
+TRIES = 3  # to read the body of an answer; boto3 itself only repeats requests without an answer
+HELD = 5  # shards in memory per process
+MAX_SHARD = 2 * 1024**3  # bytes; limited, because a shard is read whole
 
 
 def located(root: str | Path) -> str | Path:
-    """The root of a set: a URL as it is, a path with its `~` resolved.
+    """Return the root of a set: an `s3://` URL unchanged, or a path with its `~` resolved.
 
     Raises:
-        UserError: a URL of something else, or a slip in one.
+        UserError: the root is another or a misspelt URL.
     """
     if re.match(r"(?!s3://)[a-z0-9]{2,}:/", str(root)):
         raise UserError(f"{root}: neither a folder nor s3://BUCKET/FOLDER")
@@ -34,10 +34,10 @@ def located(root: str | Path) -> str | Path:
 
 
 def read(place: str, start: int = 0, size: int | None = None) -> bytes:
-    """Bytes of a file or an object, from `start` on, all of them or `size`.
+    """Read a file or an object from byte `start` on, to its end or `size` bytes.
 
     Raises:
-        UserError: not there, not readable, shorter than that; the store does not answer.
+        UserError: missing, not readable, or too short; or the store does not answer.
     """
     if place.startswith(S3):
         content = _fetch(place, start, size)
@@ -57,8 +57,8 @@ def write(place: str, content: bytes) -> None:
     """Write a file or an object.
 
     Raises:
-        UserError: the store does not take it.
-        OSError: the disk does not.
+        UserError: the store refuses.
+        OSError: the file cannot be written.
     """
     if not place.startswith(S3):
         Path(place).write_bytes(content)
@@ -67,7 +67,7 @@ def write(place: str, content: bytes) -> None:
 
 
 def exists(place: str) -> bool:
-    """Whether the file or object is there."""
+    """Return whether a file or an object exists."""
     if not place.startswith(S3):
         return Path(place).exists()
     key = _parts(place)[1]
@@ -76,17 +76,17 @@ def exists(place: str) -> bool:
 
 
 class Member(NamedTuple):
-    """A picture or mask in a shard, used like a `Path`.
+    """Image or mask in a shard, used like a `Path`.
 
     Attributes:
         shard: path or URL of the tar archive.
-        shard_size: in bytes.
-        name: of the picture, relative to the root of the set that it came from.
-        start: where in the shard its bytes begin.
-        size: how many there are.
-        sha256: of them.
-        width: of the upright picture, in pixels.
-        height: likewise.
+        shard_size: size of the archive in bytes.
+        name: path of the image, relative to the root of the original set.
+        start: position in the shard of the first byte.
+        size: number of bytes.
+        sha256: SHA-256 of the bytes.
+        width: width of the upright image, in pixels.
+        height: height of the upright image, in pixels.
     """
 
     shard: str
@@ -102,15 +102,15 @@ class Member(NamedTuple):
         return f"{self.shard}/{self.name}"
 
     def read_bytes(self) -> bytes:
-        """Its bytes; see `Held`."""
+        """Read the bytes of the image or mask; see `Held`."""
         return HOLDING.read(self)
 
 
 class Held:
     """The last few shards that this process has read, in memory.
 
-    Who asks for one picture of a shard gets its bytes alone; who asks for a second one will want
-    more, and a store gives a whole shard in the time of a few pictures.
+    The first request for an image of a shard reads only the image's bytes. The second request reads
+    the whole shard, as more requests will follow, and a shard takes the time of a few images.
     """
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class Held:
         os.register_at_fork(after_in_child=lambda: setattr(self, "lock", Lock()))
 
     def read(self, member: Member) -> bytes:
-        """The bytes of a member."""
+        """Return the bytes of a member."""
         shard, start, size = member.shard, member.start, member.size
         with self.lock:
             if shard in self.asked:
@@ -140,12 +140,12 @@ File = Path | Member
 
 
 def size(file: File) -> int:
-    """In bytes."""
+    """Return the size of a file in bytes."""
     return file.size if isinstance(file, Member) else file.stat().st_size
 
 
 def stamp(file: File) -> str:
-    """A text that changes when the file does."""
+    """Return a text that changes whenever the file changes."""
     if isinstance(file, Member):
         return file.sha256
     status = os.stat(file)
@@ -165,7 +165,7 @@ def _fetch(place: str, start: int, size: int | None) -> bytes:
 
 
 def _ask(place: str, method: str, **options: Any) -> dict[str, Any]:
-    """What the store answers, a `Body` as bytes; asked again where one breaks off."""
+    """Send a request; return the store's answer, with a `Body` as bytes, read again if cut off."""
     bucket, client = _parts(place)[0], _client(os.getpid())
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
@@ -189,7 +189,7 @@ def _ask(place: str, method: str, **options: Any) -> dict[str, Any]:
 
 @cache
 def _client(process: int) -> Any:
-    """One for each process: connections do not outlive a fork."""
+    """Make a client per process, because connections do not survive a fork."""
     try:
         import boto3
     except ImportError as error:

@@ -1,7 +1,7 @@
-"""From a task's `predict` to an ONNX file with its metadata.
+"""Exports a task's `predict` to an ONNX file, with the task's metadata inside.
 
-What is exported is what was evaluated: normalisation, network and post-processing in one graph, so
-that a client sends uint8 pixels and reads answers. The batch is dynamic, all other sizes fixed.
+The graph holds all that was evaluated: normalisation, network and post-processing. So a client
+sends uint8 pixels and reads answers. The batch size is dynamic, all other sizes are fixed.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ from nano_cv.files import replacing
 from nano_cv.metadata import KEY, Metadata
 from nano_cv.tasks.task import Task
 
-# What NVIDIA's container of 24.10 (onnxruntime 1.19) reads; the exporter of torch 2.2 ends at 17.
+# NVIDIA's container 24.10 (onnxruntime 1.19) reads up to 20; torch 2.2 can write up to 17.
 OPSET, OPSET_TORCHSCRIPT = 20, 17
 
 
 class _Predict(nn.Module):
-    """A module whose forward is `predict`, for torch exports the forward of a module."""
+    """Module whose `forward` is the task's `predict`, because torch exports a `forward`."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def export(task: Task, file: Path) -> None:
     """Write `task.predict` and the task's metadata as an ONNX file, and check the file.
 
     Raises:
-        UserError: torch cannot express this network as ONNX; says what it stumbled over.
+        UserError: torch cannot express this network as ONNX; the message holds torch's error.
     """
     task.eval()
     inputs = task.example_inputs(2)
@@ -52,7 +52,7 @@ def export(task: Task, file: Path) -> None:
         batch = torch.export.Dim("batch")
         names |= {"dynamo": True, "opset_version": OPSET, "external_data": False}
         names |= {"dynamic_shapes": (tuple({0: batch} for _ in inputs),)}
-    else:  # Intel Macs end at torch 2.2, whose exporter traces
+    else:  # torch 2.2, the last for Intel Macs, can only export by tracing
         names |= {"opset_version": OPSET_TORCHSCRIPT}
         if "dynamo" in inspect.signature(torch.onnx.export).parameters:
             names |= {"dynamo": False}
@@ -60,7 +60,7 @@ def export(task: Task, file: Path) -> None:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            # `eval` also for the wrapper: torch 2.2 puts all of it back into the mode it came in.
+            # `eval` also for the wrapper, for torch 2.2 restores the wrapper's mode everywhere.
             torch.onnx.export(_Predict(task).eval(), tuple(inputs.values()), str(file), **names)
         onnx.checker.check_model(str(file), full_check=True)
     except Exception as error:  # the exporter fails in as many ways as there are operators
@@ -69,7 +69,7 @@ def export(task: Task, file: Path) -> None:
 
 
 def annotate(file: Path, metadata: Metadata, facts: Mapping[str, Any]) -> None:
-    """Put the task's metadata and measured facts into the metadata of an ONNX file."""
+    """Replace the metadata of an ONNX file by the task's metadata and measured `facts`."""
     model = onnx.load(file)
     texts = {key: str(value) for key, value in facts.items()}
     onnx.helper.set_model_props(model, {KEY: metadata.to_json(), **texts})

@@ -1,4 +1,4 @@
-"""Does the exported file answer as torch does? On pictures of odd sizes and formats too."""
+"""Check that the exported file answers as torch does, also on images of odd sizes and formats."""
 
 import io
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from nano_cv.evaluation.reports import Predictions
 from nano_cv.metadata import Size
 
 BATCHES = (1, 3)
-# Width, height and format: narrow, wide, smaller and much larger than what networks take.
+# Width, height and format of images that are narrow, wide, small, or larger than a model's input.
 ODD = (
     (97, 131, "JPEG"),
     (500, 333, "PNG"),
@@ -27,10 +27,10 @@ ODD = (
 
 
 def draw_pictures(count: int = 24) -> list[tuple[str, bytes]]:
-    """PNG files to compare engines with where there are no photographs, each with a name.
+    """Draw PNG images, each with a name, to compare engines where there are no photographs.
 
-    Soft colours with rectangles and ellipses upon them, and some noise as of a camera: smooth
-    regions, edges and texture, in shapes and sizes that differ. The same on every machine.
+    The images have soft colours, rectangles and ellipses, and some noise like a camera's: smooth
+    regions, edges and texture. Their shapes differ, and they are the same on every machine.
     """
     drawn = []
     for number in range(count):
@@ -43,7 +43,7 @@ def draw_pictures(count: int = 24) -> list[tuple[str, bytes]]:
             left, top = int(random.integers(width)), int(random.integers(height))
             right, bottom = left + width // 4, top + height // 4
             shape((left, top, right, bottom), fill=tuple(random.integers(0, 256, 3).tolist()))
-        noise = random.normal(0, number % 4 * 8, (height, width, 3))  # every fourth has none
+        noise = random.normal(0, number % 4 * 8, (height, width, 3))  # none in every fourth image
         pixels = (np.asarray(image) + noise).clip(0, 255).astype(np.uint8)
         drawn.append((f"built-in picture {number}", images.encode_png(pixels)))
     return drawn
@@ -52,16 +52,16 @@ def draw_pictures(count: int = 24) -> list[tuple[str, bytes]]:
 def load_odd(
     pictures: Sequence[tuple[str, File | bytes]], size: Size, fit: str, count: int = 60
 ) -> tuple[list[str], Arrays]:
-    """Pictures as the model will meet them, some of them cut to odd sizes and encoded anew.
+    """Load images, and add copies of some of them in odd sizes, formats and orientations.
 
     Args:
-        pictures: names, and where the pictures are or their encoded bytes.
+        pictures: name and file (or encoded bytes) of each image.
         size: of the model's input, in pixels.
         fit: see `images.place`.
-        count: about how many are taken, evenly from the whole list.
+        count: about how many images to take, evenly from the whole list.
 
     Returns:
-        A name for each, and `IMAGES` uint8 `[N, 3, H, W]`.
+        A name per image, and `IMAGES` uint8 `[N, 3, H, W]`.
     """
     chosen = list(pictures[:: max(1, len(pictures) // count)][:count])
     names = [name for name, _ in chosen]
@@ -69,7 +69,7 @@ def load_odd(
     for (name, source), (width, height, kind) in zip(chosen, ODD, strict=False):
         encoded = io.BytesIO()
         exif = Image.Exif()
-        exif[images.ORIENTATION] = 6  # turned by a quarter, as telephones do
+        exif[images.ORIENTATION] = 6  # a quarter turn, as in the photographs of telephones
         images.decode(source).resize((width, height)).save(encoded, kind, exif=exif)
         names.append(f"{name} as {kind} of {width}x{height}")
         pixels.append(images.load(encoded.getvalue(), size, names[-1], fit=fit))
@@ -79,21 +79,21 @@ def load_odd(
 def check_parity(
     torch: Engine, onnx: Engine, names: Sequence[str], inputs: Arrays, tolerance: float
 ) -> dict[str, float]:
-    """Run both engines, the exported one at the batch sizes of `BATCHES`.
+    """Compare the answers of torch with those of the exported file at the sizes `BATCHES`.
 
     Args:
-        torch: with the trained weights.
-        onnx: the file exported from it.
-        names: of the inputs.
-        inputs: arrays `[N, ...]`.
-        tolerance: times what the task's report allows.
+        torch: the engine with the trained weights.
+        onnx: the engine with the exported file.
+        names: a name per input, for messages.
+        inputs: arrays `[N, ...]` by name.
+        tolerance: factor for the limits of the task's report.
 
     Returns:
-        For each figure of the report's `compare`, the largest over all inputs and batches as
-        `parity/<figure>`; and `parity/pictures`, how many there were.
+        For each difference of the report's `compare`, the largest over all inputs and batch sizes
+        as `parity/<name>`; and the number of inputs as `parity/pictures`.
 
     Raises:
-        UserError: they differ by more; names the pictures that differ most.
+        UserError: a difference is above its limit; the message names the worst inputs.
     """
     report = reports.find(torch.metadata.task)
 

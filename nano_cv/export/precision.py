@@ -1,7 +1,7 @@
-"""Faster exports, int8 and bfloat16: published only if they are as good and faster.
+"""Faster exports in int8 and bfloat16, published only if they are as good, and faster.
 
 A variant must lose at most `max_drop` of each validation metric that decides, and be faster on this
-processor; whether it is depends on the processor, so it is measured, never assumed.
+processor. Speed depends on the processor, so it is measured, never assumed.
 """
 
 import logging
@@ -23,17 +23,17 @@ from nano_cv.export.samples import Samples
 
 log = logging.getLogger(__name__)
 PRECISIONS = ("float32", "int8", "bf16", "int8_bf16")
-FEW_CHANNELS = 3  # of pixels: little arithmetic, and errors that reach all that follows
-# These add the products of int8 in 32 bits. Without them onnxruntime adds pairs of products in 16
-# bits, which weights of 8 bits overflow ("Quantize ONNX models", U8S8), so they take 7 bits.
+FEW_CHANNELS = 3  # a convolution of pixels saves little time in int8, and its errors spread far
+# Processor flags of instructions that add int8 products in 32 bits. Without them onnxruntime adds
+# pairs of products in 16 bits, which 8-bit weights overflow ("Quantize ONNX models", U8S8).
 SUMS_IN_32_BITS = ("avx512_vnni", "avx_vnni", "asimddp")
-ROUNDS, SECONDS = 7, 0.15  # of each variant in turn, so that a noisy machine is noisy for both
+ROUNDS, SECONDS = 7, 0.15  # variants take turns, so that noise of the machine meets all of them
 
 
 class Variant(NamedTuple):
-    """A way to run the model, by a file and session entries, and its measurements.
+    """Way to run the model (a file and session entries), with its measurements.
 
-    `bits` are those of its weights, `scores` are the validation metrics that decide, and `speed` is
+    `bits` is the width of a weight, `scores` are the validation metrics that decide, and `speed` is
     relative to float32 on this processor.
     """
 
@@ -53,22 +53,22 @@ def choose(
     max_drop: float,
     calibration_pictures: int,
 ) -> tuple[Variant, list[Variant]]:
-    """Make the variants for a `precision` and measure them against float32.
+    """Make the variants for a `precision`, measure them against float32, and choose one.
 
     Args:
-        precision: one of `PRECISIONS`, or `auto` for the fastest that passes.
+        precision: one of `PRECISIONS`, or `auto` for the fastest variant that passes.
         float32: the exported file; variants are written beside it.
-        samples: training pictures for the ranges of int8, validation pictures for the metric;
-            float32 needs none.
-        threads: of a session, as the server will use.
+        samples: training images for the ranges of int8, validation images for the metrics; float32
+            needs none.
+        threads: threads of a session, as the server will use.
         max_drop: largest loss of a metric.
-        calibration_pictures: how many of the training split.
+        calibration_pictures: number of training images for the ranges of int8.
 
     Returns:
-        The variant to publish, and all that were measured, float32 first.
+        The variant to publish, and all measured variants, float32 first.
 
     Raises:
-        UserError: the precision does not pass or cannot be had; says what was measured.
+        UserError: the precision cannot be made or does not pass; the message has the measurements.
     """
     if samples is None:
         return Variant("float32", float32, {}), [Variant("float32", float32, {})]
@@ -101,7 +101,7 @@ def choose(
 
 
 def list_figures(variants: Sequence[Variant]) -> dict[str, float]:
-    """Scores, speed and bits of each variant: `val/accuracy/int8`, `speed/int8`, `bits/int8`."""
+    """Return scores, speed and bits of each variant, as `val/accuracy/int8` or `speed/int8`."""
     figures: dict[str, float] = {}
     for name, _, _, bits, scores, speed in variants:
         figures |= {f"val/{metric}/{name}": score for metric, score in scores.items()}
@@ -110,13 +110,13 @@ def list_figures(variants: Sequence[Variant]) -> dict[str, float]:
 
 
 def _why_refused(variant: Variant, float32: Variant, max_drop: float) -> str:
-    """The gate that a variant does not pass, and its measurements; empty if it passes all."""
+    """Return why a variant is refused, with its measurements; empty if the variant passes."""
     times = f"{variant.speed:.2f} times"
     for metric, score in variant.scores.items():
         drop = float32.scores[metric] - score
         if np.isnan(drop):
             return (
-                f"the validation {metric} is not known here, and so not what it would lose; "
+                f"the validation {metric} is not known here, so its decrease cannot be measured; "
                 f"{times} as fast"
             )
         if drop > max_drop:
@@ -147,7 +147,7 @@ def _make(precision: str, float32: Path, samples: Samples, pictures: int) -> Var
 
 
 def choose_bits(flags: Collection[str]) -> tuple[int, str]:
-    """The bits of int8 weights on a processor with these flags, 8 or 7, and why."""
+    """Return the bits of int8 weights (8 or 7) for a processor with these flags, and the reason."""
     found = [flag for flag in SUMS_IN_32_BITS if flag in flags]
     if found:
         return 8, f"this processor has {found[0]}; one without it may need another export"
@@ -155,19 +155,19 @@ def choose_bits(flags: Collection[str]) -> tuple[int, str]:
 
 
 def quantize(source: Path, target: Path, calibration: Arrays, bits: int) -> None:
-    """Static int8 in QDQ form, for all convolutions and matrix products except the first.
+    """Quantise convolutions (except of pixels) and matrix products to static int8 in QDQ form.
 
     Args:
         source: the float32 model.
         target: the file to write.
-        calibration: inputs, for the ranges of the activations.
-        bits: of the weights, 8 or 7, see `choose_bits`.
+        calibration: inputs for the ranges of the activations.
+        bits: bits of a weight, 8 or 7, see `choose_bits`.
     """
     prepared = target.with_name("prepared.onnx")
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     root = logging.getLogger()
     level = root.level
-    root.setLevel(logging.ERROR)  # onnxruntime logs its advice there
+    root.setLevel(logging.ERROR)  # silences advice that onnxruntime logs to the root logger
     try:
         quantize_static(
             str(prepared),
@@ -196,7 +196,7 @@ def _of_pixels(model: onnx.ModelProto) -> list[str]:
 
 
 class _Reader(CalibrationDataReader):
-    """Feeds calibration inputs four at a time."""
+    """Reader that feeds calibration inputs four at a time."""
 
     def __init__(self, inputs: Arrays) -> None:
         self.inputs, self.position = inputs, 0
@@ -211,7 +211,7 @@ class _Reader(CalibrationDataReader):
 
 
 def compare_speeds(engines: Sequence[Engine], inputs: Arrays) -> list[float]:
-    """Runs a second of each, relative to the first: medians of interleaved rounds."""
+    """Return each engine's speed relative to the first: medians of interleaved rounds."""
     if len(engines) == 1:  # nothing to compare
         return [1.0]
     seconds: list[list[float]] = [[] for _ in engines]

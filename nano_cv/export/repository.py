@@ -1,11 +1,11 @@
-"""The Triton model repository: config.pbtxt, labels, versions, and the twin that takes JPEG.
+"""Publishes an export to a Triton model repository: the model, and a twin that takes JPEG files.
 
-An export is laid out beside the repository (in it, Triton would read even a hidden folder), checked
-there (and loaded by Triton, where it is installed), and renamed into place. Triton has one config
-and one set of labels for all versions of a model, so what is renamed last is `config.pbtxt`, which
-says which versions are served and which file has their labels: whoever looks before sees the old
-model, whoever looks after sees the new one, and a killed export leaves one of the two. The twin has
-its own copy of the network, so it is right by itself at any time.
+An export is laid out beside the repository (inside, Triton would read even a hidden folder),
+checked there (and loaded by Triton, where Triton is installed), and renamed into place. All
+versions of a model share `config.pbtxt`, which says which versions are served and which file has
+their labels. So `config.pbtxt` is renamed last: a server that looks before sees the old model, a
+server that looks after sees the new model, and a killed export leaves a whole model. The twin has
+its own copy of the network, so the twin is sound at any time too.
 """
 
 import os
@@ -45,15 +45,15 @@ def publish(
     entries: Mapping[str, str],
     prove: Callable[[Path, Sequence[str]], None] | None = None,
 ) -> Path:
-    """Add `model` as the next version of `<model>_<data>` and of its twin for encoded pictures.
+    """Add `model` as the next version of `<model>_<data>` and of its twin for encoded images.
 
     Args:
-        repository: of Triton; made if it is not there.
-        metadata: what the model promises.
+        repository: the model repository of Triton; created if missing.
+        metadata: the metadata of the model.
         model: an ONNX file.
         triton: the options of `configs/pbtxt`.
-        entries: session entries that the model wants, see `precision.py`.
-        prove: loads models of a repository into a server; raises where it refuses one.
+        entries: session entries that the model needs, see `precision.py`.
+        prove: loads models of a repository into a server; raises if the server refuses a model.
 
     Returns:
         The folder of the new version.
@@ -64,11 +64,11 @@ def publish(
     check_name(metadata.name)
     check_classes(metadata.classes)
     repository.mkdir(parents=True, exist_ok=True)
-    repository, given = repository.resolve(), repository  # beside a link may be another disk
+    repository, given = repository.resolve(), repository  # a link may lie on another disk
     config = make_model_config(metadata, Onnx(model).session, triton, entries)
     models = [config]
     if [tensor["name"] for tensor in config["input"]] == ["IMAGES"]:
-        # First, for a twin of earlier days is an ensemble around the model, which would change it.
+        # The twin first, for an older twin is an ensemble around the model and changes with it.
         models.insert(0, make_jpeg_config(metadata, config, triton, entries))
     names = [one["name"] for one in models]
     with locked(repository), _staging(repository) as staging:
@@ -93,10 +93,10 @@ def publish(
 
 @contextmanager
 def _staging(repository: Path) -> Iterator[Path]:
-    """An empty folder beside the repository. A folder found here was left by a killed export.
+    """Yield an empty folder beside the repository; removes what a killed export left there.
 
     Raises:
-        UserError: the repository is a disk of its own, so nothing beside it can be renamed into it.
+        UserError: the repository is a disk of its own, so no folder can be renamed into it.
     """
     folder = repository.with_name(f".{repository.name}.export")
     if repository.stat().st_dev != repository.parent.stat().st_dev:
@@ -120,15 +120,15 @@ def _lay_out(
     staging: Path,
     repository: Path,
 ) -> None:
-    """Write the folder of a model below `staging`, whole, as for the first of its name.
+    """Write the folder of a model below `staging`, complete, as for a new model.
 
     Args:
-        config: of the model.
-        classes: for the file of labels, if the config names one.
-        model: the ONNX file, for the model that has it.
-        version: for that model.
-        staging: of this export.
-        repository: what is published already.
+        config: the config of the model.
+        classes: class names for the file of labels, if the config names such a file.
+        model: the ONNX file.
+        version: the number of the new version.
+        staging: the folder of this export.
+        repository: the model repository, with the models published before.
     """
     folder, target = staging / config["name"], repository / config["name"]
     (folder / version).mkdir(parents=True)
@@ -145,10 +145,10 @@ def _lay_out(
 
 
 def _name_labels(target: Path, labels: bytes, version: int) -> str:
-    """The name of the labels' file in a published model.
+    """Choose the name of the labels' file in a published model.
 
-    The labels that are there may be read until the end, so other labels get another name, such as
-    labels_3.txt where the classes of version 3 are not those of the first.
+    The old labels may be read until `config.pbtxt` is replaced, so other labels get another name,
+    such as labels_3.txt if the classes of version 3 differ from those of version 1.
     """
     names = chain([LABELS], (f"labels_{number}.txt" for number in count(version)))
     free = (name for name in names if not (target / name).exists() or _has(target / name, labels))
@@ -160,19 +160,19 @@ def _has(file: Path, content: bytes) -> bool:
 
 
 def _add(staged: Path, target: Path) -> None:
-    """Put the new versions and labels of a model beside the old ones.
+    """Move the new version and labels of a model into the published model's folder.
 
-    The config that is there is told first to go on serving what it serves.
+    Before that, the old config is changed to list the versions that it serves by number.
     """
     if not target.exists():
-        return  # all of it comes with the switch
+        return  # `_switch` moves the whole folder of a new model
     parts = [part for part in staged.iterdir() if part.name != CONFIG]
     parts = [part for part in parts if part.is_file() or not (target / part.name).exists()]
     if any(part.is_dir() for part in parts):
         try:
             config = read_config(target / CONFIG)
         except UserError:
-            pass  # missing or damaged: no server has it
+            pass  # missing or damaged, so no server uses this config
         else:
             config.version_policy.specific.versions[:] = served_versions(target, config)
             write_config(target / CONFIG, config)
@@ -181,8 +181,8 @@ def _add(staged: Path, target: Path) -> None:
 
 
 def _switch(staged: Path, target: Path) -> None:
-    """Replace the old config by the new; both name only files that exist."""
+    """Replace the old config by the new config; both name only files that exist."""
     if not target.exists():
         os.rename(staged, target)
-    elif not _has(target / CONFIG, (staged / CONFIG).read_bytes()):  # the same needs no reload
+    elif not _has(target / CONFIG, (staged / CONFIG).read_bytes()):  # spares a needless reload
         os.replace(staged / CONFIG, target / CONFIG)

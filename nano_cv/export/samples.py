@@ -1,4 +1,4 @@
-"""Inputs to measure an export with: odd, training and validation pictures, or noise."""
+"""Opens inputs for the checks of an export: training and validation images, or a generator's."""
 
 import logging
 import re
@@ -19,19 +19,19 @@ from nano_cv.export import parity
 from nano_cv.metadata import Metadata
 
 log = logging.getLogger(__name__)
-COMPARED = 16  # generated pictures, which cost more than others
-BATCH = 16  # pictures
+COMPARED = 16  # generated images to compare, fewer than of other tasks, as each takes longer
+BATCH = 16  # images
 
 
 class Samples:
-    """Inputs of a model from the data that it was trained on, with labels.
+    """Training and validation splits of the data set that a model was trained on.
 
     Raises:
         UserError: the data has other classes than the model.
     """
 
     def __init__(self, config: DictConfig, data: DataModule, metadata: Metadata) -> None:
-        # Also those of the training split are for the trained model.
+        # Training images too are shown as the trained model sees images: whole, and not cropped.
         data.train_size, data.crop, data.detail = None, None, 1.0
         data.image_size = metadata.image_size
         data.setup()
@@ -41,18 +41,18 @@ class Samples:
         self.report = reports.find(metadata.task)
         self.training: Inputs = data.splits["train"]
         self.validation: Inputs = data.splits["val"]
-        if metadata.task == "generation":  # its own noise, and labels as in the test split
+        if metadata.task == "generation":  # the inputs are noise, with the test split's labels
             self.training = self.validation = of_test(config, metadata, data.splits)[0]
 
     def load_training(self, count: int) -> Arrays:
-        """About `count` training pictures, evenly from the whole list."""
+        """Load about `count` training images, evenly from the whole list."""
         pictures = len(self.training.pictures)
         return self.training.inputs(range(0, pictures, max(1, pictures // count)))
 
     def score(self, engine: Engine) -> dict[str, float]:
-        """The metrics that decide, more is better, of an engine on all validation pictures.
+        """Return an engine's metrics that decide (more is better), over all validation images.
 
-        The first is NaN where it cannot be known; further ones are then left out.
+        The first metric is NaN if it cannot be computed; further metrics are then left out.
         """
         pictures = self.validation.pictures
         predictions = predict_all(engine, self.validation.inputs, len(pictures), BATCH)
@@ -62,31 +62,31 @@ class Samples:
 
 
 def has_data(config: DictConfig) -> bool:
-    """Whether the data set is here, so that nothing need be fetched to open it.
+    """Return whether the data set is on this machine, so that opening it fetches nothing.
 
-    A place that was typed counts as here: a slip in it is for the data set to say.
+    A `data.root` or `data.source` that was typed counts: the data set itself reports a wrong path.
     """
     typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     if any(re.match(r"[+]*data[.](root|source)=", each) for each in typed):
         return True
     root = config.data.root and located(config.data.root)
-    if not isinstance(root, Path):  # a store on the net, or no place at all
+    if not isinstance(root, Path):  # an object store (counts as here), or no root at all
         return bool(root)
     dataset = config.data.dataset
     if dataset._target_ == "nano_cv.data.known.open_known":
-        from nano_cv.data.known import is_fetched  # and all formats with it
+        from nano_cv.data.known import is_fetched  # imported late, as it loads all formats
 
         return is_fetched(root, dataset.name)
     return root.exists()
 
 
 def open_samples(config: DictConfig, metadata: Metadata) -> Samples | None:
-    """The data set of the configuration, where it is here or needed; else None.
+    """Open the data set of the configuration if it is on this machine or needed; else None.
 
-    A float32 export needs no labels, and so no data set; the gates of other precisions do.
+    A float32 export needs no labels, and so no data set; the gates of other precisions need both.
 
     Raises:
-        UserError: the data set cannot be used, or is needed and not here.
+        UserError: the data set cannot be used, or is needed but missing.
     """
     if metadata.task == "generation" and config.parity is not None:
         raise UserError(f"parity={config.parity}: a generator takes no pictures; leave it out")
@@ -99,19 +99,19 @@ def open_samples(config: DictConfig, metadata: Metadata) -> Samples | None:
         if here:
             raise
         raise UserError(
-            f"precision={config.precision}: what it loses is measured on the labels of "
+            f"precision={config.precision}: its metrics are measured on the labels of "
             f"data={config.data.name}, which is not here; bring it, or use precision=float32, "
-            f"which needs none ({error})"
+            f"which needs no labels ({error})"
         ) from error
 
 
 def parity_inputs(
     config: DictConfig, metadata: Metadata, samples: Samples | None
 ) -> tuple[list[str], Arrays]:
-    """Inputs to compare torch and the export on, with their names.
+    """Return names and arrays of the inputs on which torch and the export are compared.
 
-    They are the pictures of `parity`, else those of the validation split, else built-in ones. A
-    generator gets noise, and labels as in the test split or each of its classes in turn.
+    The inputs are the images of `parity=`, else of the validation split, else built-in images.
+    A generator gets noise, with labels as in the test split or else each class in turn.
     """
     size = metadata.image_size
     pictures: list[tuple[str, File | bytes]]

@@ -1,4 +1,4 @@
-"""`config.pbtxt`, by which Triton serves a model: made from the model's metadata, read, written."""
+"""Makes, reads and writes `config.pbtxt`, the file that tells Triton how to serve a model."""
 
 import json
 import os
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
 ENCODED = {"name": "ENCODED", "data_type": "TYPE_STRING", "dims": [1]}
-DTYPES = {  # of ONNX, as onnxruntime names them; the rest are alike
+DTYPES = {  # Triton's name of each dtype of onnxruntime; other names differ only by case
     "tensor(float)": "TYPE_FP32",
     "tensor(float16)": "TYPE_FP16",
     "tensor(double)": "TYPE_FP64",
@@ -32,7 +32,7 @@ def read_config(file: Path) -> ModelConfig:
     """Parse a `config.pbtxt`.
 
     Raises:
-        UserError: it cannot be read or parsed; says where, and which field may have been meant.
+        UserError: the file cannot be read or parsed; names the line, and the nearest field.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def read_config(file: Path) -> ModelConfig:
 
 
 def _meant(said: str) -> str:
-    """The known field or value whose spelling is nearest to that in an error of protobuf."""
+    """Return a hint: the known field or value spelt most like the unknown name in an error."""
     found = re.search(r'(Message|Enum) type "([\w.]+)" has no \w+ named "?(\w+)', said)
     pool = ModelConfig.DESCRIPTOR.file.pool
     if found and found[1] == "Enum":
@@ -60,7 +60,7 @@ def _meant(said: str) -> str:
 
 
 def served_versions(folder: Path, config: ModelConfig) -> list[int]:
-    """Versions served by the version policy, ascending."""
+    """Return the versions that the version policy serves, ascending."""
     present = list_versions(folder)
     policy = config.version_policy
     if policy.HasField("specific"):
@@ -81,7 +81,7 @@ def make_model_config(
     triton: Mapping[str, Any],
     entries: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Config of an ONNX model, derived from its graph."""
+    """Make the config of an ONNX model from the inputs and outputs of its graph."""
     batch, instances = triton["max_batch_size"], triton["instances"]
     inputs = [_tensor(tensor) for tensor in session.get_inputs()]
     outputs = [_tensor(tensor) for tensor in session.get_outputs()]
@@ -109,7 +109,7 @@ def make_model_config(
         "instance_group": [{"count": instances, "kind": "KIND_CPU"}],
         "dynamic_batching": _batching(triton, triton["max_queue_delay_us"]),
         "parameters": _parameters(parameters),
-        # The first requests would otherwise pay for onnxruntime's memory plan of each batch size.
+        # Without warm-up the first requests would wait for onnxruntime's memory plan.
         "model_warmup": [
             {"name": f"batch of {size}", "batch_size": size, "inputs": zeros}
             for size in sorted({1, batch})
@@ -118,12 +118,12 @@ def make_model_config(
 
 
 def count_threads(triton: Mapping[str, Any]) -> int:
-    """Threads of an instance: the cores divided by instances, unless the options say so."""
+    """Return the threads per instance: `threads` of the options, or cores divided by instances."""
     return int(triton["threads"] or max(1, (os.cpu_count() or 1) // triton["instances"]))
 
 
 def _batching(triton: Mapping[str, Any], delay: int) -> dict[str, Any]:
-    """Dynamic batching, with a queue policy only if the options set any of its keys."""
+    """Return `dynamic_batching`, with a queue policy only if the options set any of its keys."""
     policy = {
         "max_queue_size": triton["max_queue_size"],
         "default_timeout_microseconds": triton["queue_timeout_us"],
@@ -140,10 +140,10 @@ def make_jpeg_config(
     triton: Mapping[str, Any],
     entries: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Config of the model that takes encoded pictures, made of that of the network.
+    """Make the config of the twin that takes encoded images, from the network's `config`.
 
-    Each of its processes decodes and runs the network itself, on its share of the cores: pixels
-    that go from one process to another cost more than the gain of a common batch.
+    Each process of the twin decodes images and runs the network, on its share of the cores: sending
+    pixels from process to process would cost more time than a common batch would gain.
     """
     instances = triton["decode_instances"]
     parameters = {

@@ -1,9 +1,9 @@
 """Check a Triton model repository without a server: `python -m nano_cv.export.validate FOLDER`.
 
-Where Triton is installed, `triton.prove` loads an export and Triton itself judges it. This check
-holds what Triton does not say, or says too late: names and files with which a load waits for ever,
-and tensors that differ from the ONNX graph, which the wheel's server would find at the first
-request and NVIDIA's container at the load.
+Where Triton is installed, `triton.prove` loads an export, so Triton itself judges it. This check
+finds errors that Triton reports too late or never: names and files with which a load waits for
+ever, and tensors that differ from the ONNX graph, which the wheel's server would report at the
+first request, and NVIDIA's container at the load.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from nano_cv.export.triton_config import CONFIG, read_config, served_versions
 from nano_cv.files import VERSION, list_versions
 from nano_cv.metadata import NAME
 
-FILES = {  # that a version is read from, where the config names none
+FILES = {  # default name of a version's file, by backend or platform
     **{"onnxruntime": "model.onnx", "onnxruntime_onnx": "model.onnx"},
     **{"openvino": "model.xml", "python": "model.py"},
 }
@@ -31,14 +31,14 @@ MISREAD = re.compile(r"\s*[+-]?[0-9]")  # Triton takes `1_old` for version 1 and
 
 
 class Tensor(NamedTuple):
-    """Type and dimensions of an input or output; a dimension of -1 is of any size."""
+    """Dtype and dimensions of an input or output; a dimension of -1 may have any size."""
 
     dtype: str
     dims: list[int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line for each model, or for each of its problems; returns the exit status."""
+    """Print a line per sound model and per problem; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m nano_cv.export.validate",
         description="Check a Triton model repository; no server is needed. "
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def check_repository(repository: Path) -> dict[str, list[str]]:
-    """The problems of every model, by its name; hidden folders are exports under way.
+    """Return the problems of every model, by name; skips hidden folders.
 
     Raises:
         UserError: `repository` is no folder, cannot be read, or has no model.
@@ -76,12 +76,12 @@ def check_repository(repository: Path) -> dict[str, list[str]]:
 def check_model(
     folder: Path, repository: Path | None = None, versions: Sequence[int] | None = None
 ) -> list[str]:
-    """The problems of one model, each naming file and field; none if a server can have it.
+    """Return the problems of a model, each with file and field; empty if the model is sound.
 
     Args:
-        folder: of the model; a hidden one need not have the model's name.
+        folder: the model's folder; a hidden folder need not have the model's name.
         repository: where the steps of an ensemble are; by default the folder's parent.
-        versions: to be checked; by default those that are served.
+        versions: the versions to check; by default the versions that the config serves.
     """
     try:
         config = read_config(folder / CONFIG)
@@ -116,7 +116,7 @@ def _check_names(config: ModelConfig, folder: Path) -> Iterator[str]:
 
 
 def _file(config: ModelConfig) -> str | None:
-    """The file of a version, `model.onnx` or `model.py`; None for an ensemble."""
+    """Return the file name of a version, such as `model.onnx`; None for an ensemble."""
     return config.default_model_filename or FILES.get(config.backend or config.platform)
 
 
@@ -133,7 +133,7 @@ def _check_labels(file: Path, dims: Sequence[int]) -> Iterator[str]:
 
 
 def _check_steps(config: ModelConfig, repository: Path) -> Iterator[str]:
-    """The models of an ensemble must be there; whether they fit each other, Triton says itself."""
+    """Yield missing models of an ensemble; Triton itself reports whether the models fit."""
     names = sorted(path.parent.name for path in repository.glob(f"[!.]*/{CONFIG}"))
     for number, step in enumerate(config.ensemble_scheduling.step):
         if step.model_name not in names:
@@ -155,16 +155,16 @@ def _check_versions(
 
 
 def _check_graph(config: ModelConfig, file: Path, name: str) -> Iterator[str]:
-    """Inputs and outputs of the config must be those of the ONNX file."""
+    """Yield the inputs and outputs of the config that differ from those of the ONNX file."""
     try:
         model = onnx.load(file)
         onnx.checker.check_model(model)
-        # onnxruntime infers shapes too, so a server may know more than the file says
+        # onnxruntime infers shapes too, so a server may know more shapes than the file states.
         graph = onnx.shape_inference.infer_shapes(model).graph
-        weights = {tensor.name for tensor in graph.initializer}  # in old files also inputs
+        weights = {tensor.name for tensor in graph.initializer}  # old files list them as inputs
         inputs = {one.name: _of_graph(one) for one in graph.input if one.name not in weights}
         outputs = {one.name: _of_graph(one) for one in graph.output}
-    except Exception as error:  # each kind of damage has its own
+    except Exception as error:  # the kind of exception depends on the damage
         yield f"{name}: not a valid ONNX model: {first_line(error)}"
         return
     for missing in sorted(inputs.keys() - {tensor.name for tensor in config.input}):
@@ -195,7 +195,7 @@ def _of_graph(value: onnx.ValueInfoProto) -> Tensor:
 def _compare(
     at: str, given: Any, needed: Tensor, name: str, batched: bool, narrower: bool
 ) -> Iterator[str]:
-    """How a tensor of the config differs; `narrower`: it may fix sizes that the graph leaves."""
+    """Yield how a tensor of the config differs; `narrower` lets the config fix free sizes."""
     kinds = {number: name for name, number in schema.DataType.items()}
     dtype = kinds.get(given.data_type, str(given.data_type))
     if dtype != needed.dtype:

@@ -1,4 +1,4 @@
-"""Any network of the timm library by its name (Wightman 2019, "PyTorch image models").
+"""Classifiers of the timm library, chosen by name (Wightman 2019, "PyTorch image models").
 
 Shapes: B pictures, C channels, H height, W width, K classes.
 """
@@ -14,16 +14,16 @@ from nano_cv.networks.pretrained import IMAGENET, LITE0, check_name, fill, image
 
 
 class Backbone(nn.Module):
-    """A classifier of timm's.
+    """Classifier of the timm library.
 
     Args:
-        num_classes: K.
-        image_size: side of the square input in pixels, or height and width; only some networks,
-            transformers above all, want to know.
-        name: in timm, for example `resnet18`; `timm.list_models()` has all.
+        num_classes: number of classes K.
+        image_size: side of the square input in pixels, or height and width; used only by networks
+            with a fixed input size, mostly transformers.
+        name: name of the network in timm, for example `resnet18`; see `timm.list_models()`.
         dropout: share of the last features dropped in training.
-        drop_path: share of the residual blocks passed over in training (Huang et al. 2016).
-        frozen: number of stages, from the stem on, that are not trained. Pretrained ones detect
+        drop_path: share of the residual blocks skipped in training (Huang et al. 2016).
+        frozen: number of stages, from the stem on, that are not trained. Pretrained stages detect
             edges and textures, which any photograph has, and each step is about twice as fast.
     """
 
@@ -49,7 +49,7 @@ class Backbone(nn.Module):
         if frozen:
             matcher: Any = self.body.group_matcher
             stages = group_parameters(self.body, matcher(coarse=True))
-            if frozen >= len(stages):  # the last holds the classifier
+            if frozen >= len(stages):  # the last stage holds the classifier
                 raise ValueError(
                     f"frozen={frozen}: {name} has {len(stages)} stages, one must learn"
                 )
@@ -60,29 +60,29 @@ class Backbone(nn.Module):
 
     @property
     def features(self) -> nn.Module:
-        """The last stage with spatial features `[B, C, h, w]`, for Grad-CAM."""
+        """Last stage with spatial features `[B, C, h, w]`, for Grad-CAM."""
         last: Any = self.body.feature_info
         return self.body.get_submodule(last[-1]["module"])
 
     @property
     def classifier(self) -> nn.Module:
-        """The last layer."""
+        """Last layer, which turns features into logits."""
         body: Any = self.body
         last: nn.Module = body.get_classifier()
         return last
 
     def embed(self, images: Tensor) -> Tensor:
-        """Normalised images `[B, 3, H, W]` to what the classifier sees, `[B, F]`."""
+        """Turn normalised images `[B, 3, H, W]` into the classifier's input features `[B, F]`."""
         body: Any = self.body
         features: Tensor = body.forward_head(body.forward_features(images), pre_logits=True)
         return features
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images `[B, 3, H, W]` to logits `[B, K]`."""
+        """Turn normalised images `[B, 3, H, W]` into logits `[B, K]`."""
         return self.body(images)
 
     def train(self, mode: bool = True) -> "Backbone":
-        """As every module's; statistics of frozen batch norms stay as they are."""
+        """Set the training mode, in which frozen batch norms keep their statistics."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
@@ -90,11 +90,11 @@ class Backbone(nn.Module):
         return self
 
     def load_pretrained(self) -> None:
-        """Fill all with weights learnt on ImageNet, but the classifier with zeros.
+        """Fill the network with weights learnt on ImageNet, and the classifier with zeros.
 
         Raises:
-            UserError: there are none of this name, or no network to fetch them with.
+            UserError: timm has no weights of this network, or they cannot be fetched.
         """
         fill(self.body, imagenet_weights(self.name), IMAGENET)
         for parameter in self.classifier.parameters():
-            nn.init.zeros_(parameter)  # a random one would shake what is behind it with each class
+            nn.init.zeros_(parameter)  # random values would disturb the pretrained layers at first

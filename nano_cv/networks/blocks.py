@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: He et al. 2015, "Deep residual learning".
+    """Two 3x3 convolutions plus a shortcut (He et al. 2015, "Deep residual learning").
 
-    Where the shape changes, the shortcut averages before it projects (He et al. 2018, "Bag of
-    tricks", ResNet-D).
+    If the shape changes, the shortcut averages pixels before it projects channels (He et al. 2018,
+    "Bag of tricks", ResNet-D).
 
     Args:
-        inputs: channels that come in.
-        outputs: channels that go out.
-        stride: 2 halves the side.
+        inputs: number of input channels.
+        outputs: number of output channels.
+        stride: 2 halves height and width.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -24,18 +24,18 @@ class Residual(nn.Module):
         self.second = _normed(outputs, outputs, kernel_size=3)
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or inputs != outputs:
-            # Rounded up as convolutions do, so that odd sides fit.
+            # `ceil_mode` rounds odd sides up, as the strided convolution does.
             pooled = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
             self.shortcut = nn.Sequential(pooled, _normed(inputs, outputs, kernel_size=1))
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[B, inputs, H, W]` to `[B, outputs, H/stride, W/stride]`."""
+        """Turn features `[B, inputs, H, W]` into `[B, outputs, H/stride, W/stride]`."""
         return self.activation(self.shortcut(features) + self.second(self.first(features)))
 
 
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """3x3 convolution, batch norm, ReLU."""
+    """Return a 3x3 convolution with batch norm and ReLU."""
     return nn.Sequential(
         *_normed(inputs, outputs, kernel_size=3, stride=stride), nn.ReLU(inplace=True)
     )

@@ -1,6 +1,6 @@
-"""CenterNet: an object is the point at its centre. Zhou et al. 2019, "Objects as points".
+"""CenterNet, which finds objects by their centres (Zhou et al. 2019, "Objects as points").
 
-The four distances to the sides of the box are learnt as in TTFNet (Liu et al. 2020,
+The four distances from a centre to the sides of the box are learnt as in TTFNet (Liu et al. 2020,
 "Training-time-friendly network"), which needs a tenth of the epochs.
 
 Shapes: B pictures, H height, W width, K classes.
@@ -15,19 +15,19 @@ from nano_cv.metadata import Size
 from nano_cv.networks.blocks import convolution
 from nano_cv.networks.unet import Body
 
-STRIDE = 4  # pixels of the input between two places where a centre can be
+STRIDE = 4  # pixels of the input between two positions of the output maps
 
 
 class CenterNet(nn.Module):
-    """A map of centres for each class, and distances from each place to the sides of its box.
+    """Detector with a heat map of centres per class, and the distances to the sides of the boxes.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         image_size: side of the square input in pixels, or height and width; multiples of 2 to the
             number of levels.
-        channels: outputs of each level of the U-Net; every level halves the side.
-        width: channels of the two heads.
-        backbone: name of a network of timm that takes the place of the U-Net's encoder.
+        channels: output channels of each level of the U-Net; every level halves the side.
+        width: channels inside the two heads.
+        backbone: name of a network of timm that replaces the U-Net's encoder.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class CenterNet(nn.Module):
         self.body = Body(image_size, channels, stride=STRIDE, backbone=backbone)
         self.centers = self._head(width, num_classes)
         self.distances = self._head(width, 4)
-        # So that a young network claims 1 % everywhere, not 50 % (Lin et al. 2017, focal loss).
+        # An untrained network then predicts 1 % everywhere, not 50 % (Lin et al. 2017, focal loss).
         nn.init.constant_(self.centers[-1].bias, -math.log(99))  # type: ignore[arg-type]
 
     def _head(self, width: int, outputs: int) -> nn.Sequential:
@@ -51,7 +51,7 @@ class CenterNet(nn.Module):
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised images `[B, 3, H, W]` to two maps at a quarter of the side.
+        """Turn normalised images `[B, 3, H, W]` into two maps at a quarter of the side.
 
         Returns:
             Logits of centres `[B, K, H/4, W/4]`, and the logarithms of the distances to left, top,

@@ -1,8 +1,8 @@
-"""U-Net that predicts the noise-free picture, given a noisy one, its time and its class.
+"""U-Net that predicts the noise-free image, given a noisy image, its time and its class.
 
-Ho et al. 2020, "Denoising diffusion probabilistic models", in small: residual blocks whose group
-norm is scaled and shifted by time and class (Dhariwal and Nichol 2021), attention where the picture
-is smallest. Pixels are first folded 2x2 into channels: a quarter of the places, and of the cost.
+A small network after Ho et al. 2020, "Denoising diffusion probabilistic models": residual blocks
+whose group norm is scaled and shifted by time and class (Dhariwal and Nichol 2021), attention at
+the lowest resolution. Pixels are first folded 2x2 into channels, which quarters positions and cost.
 
 Shapes: B pictures, C channels, H height, W width, K classes, E width of the embedding.
 """
@@ -23,19 +23,19 @@ from torch.nn.functional import (
 from nano_cv.metadata import Size, height_width
 
 GROUPS = 8
-FREQUENCIES = 64  # of the time's embedding
+FREQUENCIES = 64  # sines and as many cosines embed the time
 
 
 class FlowUNet(nn.Module):
-    """The clean picture.
+    """U-Net that predicts the noise-free image.
 
     Args:
-        num_classes: K; one more stands for "any class".
-        image_size: side of the square picture in pixels, or height and width; multiples of 2 to the
+        num_classes: number of classes K; label K means "any class".
+        image_size: side of the square image in pixels, or height and width; multiples of 2 to the
             number of levels.
-        channels: of each level; multiples of 8. Every level halves the side, the first one by
-            folding.
-        width: E.
+        channels: channels of each level, multiples of 8. Every level halves the side, the first
+            level by folding.
+        width: width E of the embedding.
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class FlowUNet(nn.Module):
         nn.init.zeros_(self.leave[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, pictures: Tensor, times: Tensor, labels: Tensor) -> Tensor:
-        """Noisy pictures `[B, 3, H, W]`, times `[B]` in 0..1, int64 labels `[B]`, K for any.
+        """Predict from noisy images `[B, 3, H, W]`, times `[B]` in 0..1, and int64 labels `[B]`.
 
         Returns:
-            The picture as it would be without noise, `[B, 3, H, W]`.
+            The noise-free images `[B, 3, H, W]`.
         """
         condition = self.time(waves(times)) + self.label(labels)
         features, skips = self.enter(pixel_unshuffle(pictures, 2)), []
@@ -94,7 +94,7 @@ class FlowUNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut, told the time and the class."""
+    """Residual block whose second group norm is scaled and shifted by time and class."""
 
     def __init__(self, inputs: int, outputs: int, width: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class Block(nn.Module):
         nn.init.zeros_(self.second.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor, condition: Tensor) -> Tensor:
-        """`[B, C, H, W]` and `[B, E]` to `[B, outputs, H, W]`."""
+        """Turn features `[B, C, H, W]` and a condition `[B, E]` into `[B, outputs, H, W]`."""
         hidden = self.first(self.activation(self.first_norm(features)))
         scale, shift = self.condition(condition)[:, :, None, None].chunk(2, dim=1)
         hidden = self.activation(self.second_norm(hidden) * (1 + scale) + shift)
@@ -119,7 +119,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every place looks at every other one (Vaswani et al. 2017), with four heads."""
+    """Self-attention between all positions, with four heads (Vaswani et al. 2017)."""
 
     def __init__(self, width: int, heads: int = 4) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.answer.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
-        """`[B, C, H, W]` to the same."""
+        """Turn features `[B, C, H, W]` into features of the same shape."""
         batch, width, height, across = features.shape
         parts = self.ask(self.norm(features)).view(batch, 3, self.heads, width // self.heads, -1)
         query, key, value = parts.transpose(3, 4).unbind(dim=1)
@@ -140,7 +140,7 @@ class Attention(nn.Module):
 
 
 def waves(times: Tensor) -> Tensor:
-    """Times `[B]` in 0..1 as sines and cosines of many frequencies `[B, 2 * FREQUENCIES]`."""
+    """Embed times `[B]` in 0..1 as sines and cosines, `[B, 2 * FREQUENCIES]`."""
     exponents = torch.arange(FREQUENCIES, device=times.device) / FREQUENCIES
     angles = 1000 * times[:, None] * torch.exp(-math.log(10_000) * exponents)
     return torch.cat([angles.sin(), angles.cos()], dim=1)

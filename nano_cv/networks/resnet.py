@@ -1,4 +1,4 @@
-"""ResNet, as small as one likes: He et al. 2015, "Deep residual learning".
+"""ResNet with configurable depth and width (He et al. 2015, "Deep residual learning").
 
 Shapes: B pictures, H height, W width, K classes.
 """
@@ -12,15 +12,15 @@ from nano_cv.networks.blocks import Residual, convolution
 
 
 class ResNet(nn.Module):
-    """A stem, stages of residual blocks, each but the first halves the side, and one layer.
+    """Classifier with a stem, stages of residual blocks, and a linear layer.
 
     Args:
-        num_classes: K.
-        image_size: side of the square input in pixels, or height and width; any will do.
-        stem: channels of the convolutions that halve the side once each, one after the other;
-            without any, as for pictures of 28 pixels, the first stage sees the pixels themselves.
-        channels: of each stage.
-        blocks: in each stage.
+        num_classes: number of classes K.
+        image_size: side of the square input in pixels, or height and width; any size works.
+        stem: channels of the stem's convolutions, each of which halves the side. With an empty
+            list, as for images of 28 pixels, the first stage sees the pixels themselves.
+        channels: channels of each stage; every stage but the first halves the side.
+        blocks: number of residual blocks in each stage.
         dropout: share of the last features dropped in training.
     """
 
@@ -51,6 +51,6 @@ class ResNet(nn.Module):
         self.classifier = nn.Linear(width, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images `[B, 3, H, W]` to logits `[B, K]`."""
+        """Turn normalised images `[B, 3, H, W]` into logits `[B, K]`."""
         features = self.features(images).mean(dim=(2, 3))
         return self.classifier(self.dropout(features))

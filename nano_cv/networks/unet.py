@@ -1,4 +1,4 @@
-"""U-Net: an encoder that halves the side level by level, a decoder that climbs back.
+"""U-Net: an encoder that halves the side at each level, and a decoder that doubles it again.
 
 Ronneberger et al. 2015, "U-Net"; residual blocks after He et al. 2015; skips are added, not
 concatenated, as in Lin et al. 2017 (feature pyramids): half the arithmetic of the decoder.
@@ -18,15 +18,15 @@ from nano_cv.networks.blocks import Residual, convolution
 
 
 class UNet(nn.Module):
-    """A logit for each class at each pixel.
+    """U-Net that predicts a logit for each class at each pixel.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         image_size: side of the square input in pixels, or height and width; multiples of 2 to the
             number of levels.
-        channels: outputs of each level; every level halves the side.
-        backbone: name of a network of timm that takes the place of the encoder; it has its own
-            channels.
+        channels: output channels of each level; every level halves the side.
+        backbone: name of a network of timm that replaces the encoder; then `channels` are not
+            used.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class UNet(nn.Module):
         self.classifier = nn.Conv2d(self.body.outputs, num_classes, kernel_size=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images `[B, 3, H, W]` to logits `[B, K, H, W]`."""
+        """Turn normalised images `[B, 3, H, W]` into logits `[B, K, H, W]`."""
         logits = self.classifier(self.body(images))
         scale = float(self.body.stride)
         return interpolate(logits, scale_factor=scale, mode="bilinear", align_corners=False)
@@ -52,13 +52,13 @@ class UNet(nn.Module):
 
 
 class Body(nn.Module):
-    """Encoder and decoder up to features at 1/`stride` of the side.
+    """Encoder and decoder of a U-Net, which end at features at 1/`stride` of the side.
 
     Args:
         image_size: side of the square input in pixels, or height and width.
-        channels: outputs of each level; every level halves the side.
-        stride: of the features, a power of 2; where a backbone begins with a coarser level, that
-            one's.
+        channels: output channels of each level; every level halves the side.
+        stride: pixels per position of the features, a power of 2; if the first level of a backbone
+            is coarser, the stride of that level.
         backbone: name of a network of timm for the encoder; then `channels` are not used.
     """
 
@@ -70,7 +70,7 @@ class Body(nn.Module):
         strides = [2 ** (level + 1) for level in range(len(channels))]
         self.encoder: Any
         if backbone:
-            import timm  # takes two seconds, and few need it
+            import timm  # imported late, as the import takes two seconds
 
             from nano_cv.networks.pretrained import check_name
 
@@ -86,7 +86,7 @@ class Body(nn.Module):
             )
         if strides[-1] < stride:
             raise ValueError(f"channels={list(channels)}: too few levels, {stride} pixels a place")
-        # The level whose side the decoder climbs back to.
+        # Index of the level at whose resolution the decoder ends.
         self.first = next(level for level, given in enumerate(strides) if given >= stride)
         self.stride = strides[self.first]
         skips = channels[self.first : -1][::-1]
@@ -98,7 +98,7 @@ class Body(nn.Module):
         self.outputs = channels[self.first]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images `[B, 3, H, W]` to features `[B, outputs, H/stride, W/stride]`."""
+        """Turn normalised images `[B, 3, H, W]` into `[B, outputs, H/stride, W/stride]`."""
         features, *skips = self.encoder(images)[self.first :][::-1]
         for lateral, block, skip in zip(self.lateral, self.decoder, skips, strict=True):
             features = block(skip + interpolate(lateral(features), scale_factor=2.0))
@@ -108,7 +108,7 @@ class Body(nn.Module):
         """Fill the backbone with weights learnt on ImageNet.
 
         Raises:
-            UserError: there is no backbone, or there are no such weights.
+            UserError: there is no backbone, or its weights cannot be had.
         """
         from nano_cv.networks.pretrained import LITE0, fill_encoder, imagenet_weights
 
@@ -121,10 +121,10 @@ class Body(nn.Module):
 
 
 class Levels(nn.ModuleList):
-    """An encoder of residual blocks.
+    """Encoder of residual blocks.
 
     Args:
-        channels: outputs of each level; every level halves the side.
+        channels: output channels of each level; every level halves the side.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -132,14 +132,14 @@ class Levels(nn.ModuleList):
         super().__init__(
             nn.Sequential(
                 convolution(inputs[level], width, stride=2),
-                # At the largest sides a block costs much and sees little.
+                # At the highest resolutions a block costs much and adds little context.
                 *([Residual(width, width)] if level >= 2 else []),
             )
             for level, width in enumerate(channels)
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised images `[B, 3, H, W]` to the features of each level."""
+        """Turn normalised images `[B, 3, H, W]` into the features of each level."""
         levels = []
         for block in self:
             images = block(images)

@@ -1,4 +1,4 @@
-"""What the front door asks for answers: a Triton of ours, a Triton elsewhere, or this process."""
+"""Base class of the backends that run the models: our Triton, another Triton, or this process."""
 
 import logging
 import time
@@ -21,19 +21,19 @@ Arrays = Mapping[str, NDArray[Any]]
 
 @dataclass
 class Model:
-    """What is known of one model.
+    """State of one model in the repository, as the backend knows it.
 
     Attributes:
         state: `loading`, `ready`, `failing` (loaded, but gives no answer) or `refused`.
-        reason: why it is not ready.
-        versions: those that are served.
-        refused: versions that are not served, and why.
-        metadata: what the model promises; None for models that are not ours.
-        batch: how many pictures it takes in one request.
-        instances: how many processes of Triton's Python backend run it; 0 for an ensemble.
-        question: the request that shows whether the model answers.
-        last_good: when it last answered, in seconds since 1970.
-        strikes: how often it has stopped the server without one answer in between.
+        reason: why the model is not ready.
+        versions: the versions that are served.
+        refused: the reason for each version that is not served.
+        metadata: the metadata saved with the model; None for models that nano-cv did not export.
+        batch: largest number of images in one request.
+        instances: number of processes of Triton's Python backend per model; 0 for an ensemble.
+        question: a test request, which shows whether the model answers.
+        last_good: time of the last answer, in seconds since 1970.
+        strikes: how often the model has stopped the server since its last answer.
     """
 
     name: str
@@ -50,17 +50,17 @@ class Model:
 
     @property
     def takes_requests(self) -> bool:
-        """Whether people ask it at the front door: not the twin of a model, nor one of others."""
+        """Whether the front door offers the model: not for `_from_jpeg` twins or foreign models."""
         return self.metadata is not None and not self.name.endswith(JPEG)
 
     @property
     def promised(self) -> Metadata:
-        """The metadata of a model that has some."""
+        """The metadata, for code that only handles models with metadata."""
         assert self.metadata is not None
         return self.metadata
 
     def is_now(self, state: str, reason: str = "") -> None:
-        """Change the state, and log what has changed."""
+        """Set state and reason, and log them if either has changed."""
         if state == "ready":
             self.last_good, self.strikes = time.time(), 0
         if (state, reason) != (self.state, self.reason):
@@ -69,20 +69,20 @@ class Model:
         self.state, self.reason = state, reason
 
     def shown(self) -> dict[str, Any]:
-        """For the health page."""
+        """Return the model's entry in the JSON of `/health`."""
         good = self.last_good and time.localtime(self.last_good)
         known = {key: getattr(self, key) for key in ("state", "reason", "versions", "refused")}
         return known | {"last_good_answer": good and time.strftime("%Y-%m-%dT%H:%M:%S%z", good)}
 
 
 class Backend(ABC):
-    """Answers requests, and knows of each model whether it would.
+    """A way to run the models; answers requests and tracks the state of each model.
 
     Attributes:
         state: `starting`, `serving`, `restarting` or `draining`.
         restarts: how often the server was started again.
-        models: by name.
-        engines: models that are also open in this process, by name; the door asks these itself.
+        models: the state of each model, by name.
+        engines: models that are also open in this process, by name; the door calls these directly.
     """
 
     def __init__(self) -> None:
@@ -92,32 +92,32 @@ class Backend(ABC):
 
     @abstractmethod
     async def start(self) -> None:
-        """Get ready; raises `UserError` where nothing can be served."""
+        """Load the models; raises `UserError` if no model can be served."""
 
     @abstractmethod
     async def watch(self) -> None:
-        """Keep everything ready until cancelled."""
+        """Keep the models ready, and take over changes, until the task is cancelled."""
 
     @abstractmethod
     async def stop(self) -> None:
-        """End what was started, once requests in flight are answered."""
+        """Answer the requests in flight, then end every process that `start` has started."""
 
     @abstractmethod
     async def infer(self, name: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Named inputs `[B, ...]` to named outputs `[B, ...]`; raises as `Connection.infer`."""
+        """Run a model: named inputs and outputs `[B, ...]`; raises as `Connection.infer` does."""
 
     def check_any(self) -> None:
-        """Raise a `UserError` that names every model and its reason, if none of them is ready."""
+        """Raise a `UserError` that names every model and its reason, if no model is ready."""
         if not any(model.state == "ready" for model in self.models.values()):
             reasons = [f"{model.name}: {model.reason}" for model in self.models.values()]
             raise UserError("\n".join(["no model can be served", *reasons]))
 
     async def figures(self) -> list[Any]:
-        """Triton's counters, one entry per version of a model; empty where there is no Triton."""
+        """Return Triton's counters, an entry per version of a model; empty without a Triton."""
         return []
 
     def health(self) -> tuple[bool, dict[str, Any]]:
-        """Whether every model answers (and there is one), and what is known of each."""
+        """Return whether all models (at least one) answer, and the JSON of `/health`."""
         ready = [model.state == "ready" for model in self.models.values()]
         good = self.state == "serving" and any(ready) and all(ready)
         status = "ok" if good else "degraded" if self.state == "serving" else self.state
@@ -126,7 +126,7 @@ class Backend(ABC):
 
 
 def predict_here(engine: Onnx, inputs: Arrays) -> dict[str, NDArray[Any]]:
-    """The outputs of an engine of this process; raises `RefusedError` where it fails."""
+    """Run a model that is open in this process; raises `RefusedError` if the model fails."""
     try:
         return engine.predict(inputs)
     except Exception as error:  # onnxruntime has a dozen kinds

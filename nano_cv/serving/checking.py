@@ -1,4 +1,4 @@
-"""The check of models before Triton sees them, in a process of its own: damage may crash it."""
+"""Check of models before Triton loads them, in a separate process that a bad file may crash."""
 
 import asyncio
 import json
@@ -16,11 +16,11 @@ CHECK_SECONDS = 120
 
 
 async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, dict[str, str]]:
-    """What is wrong with each version of each model; an empty text if nothing is.
+    """Return the problems of each version of each model, as an empty text for a sound version.
 
     Args:
-        source: the repository, in which the parts of an ensemble are.
-        copies: the folder of each model that is to be checked.
+        source: the model repository, in which the check finds the parts of an ensemble.
+        copies: the folder of each model to check, by the model's name.
     """
     versions = {name: versions_of(folder) or ["-"] for name, folder in copies.items()}
     jobs = [(name, version) for name in copies for version in versions[name]]
@@ -52,15 +52,15 @@ async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, dict[str,
 
 
 def main() -> None:
-    """Print what is wrong with each folder and version named, as a line of JSON each.
+    """Print the problems of each folder and version of the command line, one JSON text per line.
 
-    The exporter's rules first, and then onnxruntime itself, which is what will load the file.
+    The exporter's rules come first, then onnxruntime, because it will load the file in the end.
     """
     import onnxruntime
 
     from nano_cv.export.validate import check_model
 
-    onnxruntime.set_default_logger_severity(4)  # what it says, it says in the exception too
+    onnxruntime.set_default_logger_severity(4)  # its log only repeats the exception's text
 
     source, *words = sys.argv[1:]
     for folder, version in zip(words[::2], words[1::2], strict=True):

@@ -1,4 +1,4 @@
-"""The answers of a Triton server to picture files, in the terminal. Imports no torch.
+"""Command that sends images to a Triton server and prints the answers. Imports no torch.
 
 python -m nano_cv.serving.client photo.jpg another.png --output answers
 """
@@ -15,15 +15,15 @@ from nano_cv.evaluation.client import ADDRESS, Arrays, Client, ServerError
 from nano_cv.evaluation.terminal import print_answers
 from nano_cv.metadata import JPEG
 
-AT_ONCE = 64  # pictures in memory
+AT_ONCE = 64  # images in memory at a time
 
 
 def main() -> None:
-    """Print what the server says of picture files; status 1 if one of them was refused."""
-    parser = argparse.ArgumentParser(description="What a Triton server says of pictures.")
+    """Print the server's answer per image file; exit with status 1 if a file was refused."""
+    parser = argparse.ArgumentParser(description="Ask a Triton server about pictures.")
     parser.add_argument("files", nargs="+", type=Path, metavar="photo.jpg")
-    parser.add_argument("--model", help="as in <model>_<data>; needed if there are several")
-    parser.add_argument("--address", default=ADDRESS, help=f"of the server; {ADDRESS}")
+    parser.add_argument("--model", help="<model>_<data>; needed if the server has several models")
+    parser.add_argument("--address", default=ADDRESS, help=f"HOST:PORT of the server; {ADDRESS}")
     parser.add_argument("--output", type=Path, help="a folder for boxes, masks and drawings")
     said = "least score of boxes or several labels, 0 to 1; by default the model's own thresholds"
     parser.add_argument("--confidence", type=_share, metavar="SCORE", help=said)
@@ -59,7 +59,7 @@ def _share(text: str) -> float:
 
 
 def _choose(client: Client, asked: str | None) -> str:
-    """The model that was asked for, or the only one; a generator takes no pictures."""
+    """Return the model named `asked`, or else the only model that takes images."""
     able = [name.removesuffix(JPEG) for name in client.models() if name.endswith(JPEG)]
     if asked in able:
         return asked
@@ -78,7 +78,7 @@ def _choose(client: Client, asked: str | None) -> str:
 def _ask(
     client: Client, model: str, files: Sequence[Path]
 ) -> Iterator[tuple[Path, Arrays | UserError]]:
-    """Each file with its outputs, or with what is wrong with it."""
+    """Yield each file with its outputs, or with the error that explains why it has none."""
     contents: dict[Path, bytes] = {}
     for file in files:
         try:

@@ -1,4 +1,4 @@
-"""What is asked of a Triton over gRPC: which models it has, whether they answer, and answers."""
+"""gRPC connection to a Triton server: lists its models, tests them, and runs them."""
 
 import math
 import re
@@ -18,7 +18,7 @@ from nano_cv.evaluation.client import BROKEN, without_prefix
 
 OPTIONS = [
     ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),  # the default of gRPC waits up to two minutes
+    ("grpc.initial_reconnect_backoff_ms", 100),  # by default gRPC waits up to two minutes
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
 BYTES_OF = {"BOOL": 1, "FP16": 2, "BF16": 2, "FP32": 4, "FP64": 8} | {
@@ -33,31 +33,31 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class LostError(Exception):
-    """The server, or the process that runs the model, is gone: the request may be sent again."""
+    """The server or the model's process is gone, so the same request may be sent again."""
 
 
 class RefusedError(Exception):
-    """The model does not take this request, or has no answer to it; says why."""
+    """The model refuses the request or fails while it runs; the message says why."""
 
 
 class CrowdedError(Exception):
-    """The model's queue is full: to be tried again later."""
+    """The model's queue is full, so the client should try again later."""
 
 
 class Connection:
-    """A connection to one server, which comes back by itself; belongs to the running event loop."""
+    """gRPC connection to one server; reconnects by itself, and is bound to the running loop."""
 
     def __init__(self, address: str) -> None:
         self.channel = grpc.aio.insecure_channel(address, options=OPTIONS)
         self.triton = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
-        self.answered: dict[str, int] = {}  # by each model, when it was asked last
-        self.moved: dict[str, float] = {}  # when that number was seen to grow, by a steady clock
+        self.answered: dict[str, int] = {}  # answers that Triton had counted, at the last `ask`
+        self.moved: dict[str, float] = {}  # monotonic time at which `ask` last saw the count grow
 
     async def call(self, method: str, request: Message, seconds: float = 10) -> Any:
-        """Triton's answer to a request.
+        """Send a request and return Triton's answer.
 
         Raises:
-            LostError: it has none; says why.
+            LostError: Triton gives no answer; the message says why.
         """
         try:
             return await getattr(self.triton, method)(request, timeout=seconds)
@@ -65,9 +65,9 @@ class Connection:
             raise LostError(error.details() or error.code().name) from error
 
     async def index(self, seconds: float) -> dict[str, list[Any]]:
-        """The versions of every model that the server has, or has refused; raises `LostError`.
+        """Return the versions of each model, loaded or refused, by name; raises `LostError`.
 
-        Of each the number, the state (READY, LOADING or UNAVAILABLE) and the reason, as texts.
+        A version has the texts `version`, `state` (READY, LOADING or UNAVAILABLE) and `reason`.
         """
         found: dict[str, list[Any]] = {}
         request = service_pb2.RepositoryIndexRequest()
@@ -76,11 +76,11 @@ class Connection:
         return found
 
     async def config(self, name: str) -> model_config_pb2.ModelConfig:
-        """The configuration of a model that is loaded; raises `LostError`."""
+        """Return the configuration of a loaded model; raises `LostError`."""
         return (await self.call("ModelConfig", service_pb2.ModelConfigRequest(name=name))).config
 
     async def statistics(self) -> list[Any]:
-        """Triton's counters, one entry per version; none while it does not answer."""
+        """Return Triton's counters, an entry per version; empty while Triton does not answer."""
         try:
             request = service_pb2.ModelStatisticsRequest()
             return list((await self.call("ModelStatistics", request)).model_stats)
@@ -88,13 +88,13 @@ class Connection:
             return []
 
     async def ask(self, question: service_pb2.ModelInferRequest, seconds: float) -> str:
-        """What is wrong with the model's answer; nothing if it is alive.
+        """Send a test request; return the problem with the answer, or "" if the model is alive.
 
-        A full or slow queue is no fault as long as the model has answered somebody since it was
-        last asked.
+        A full or slow queue is no fault as long as the model has answered any client since its
+        last test.
 
         Raises:
-            LostError: it answers nobody, or its process is gone; only a new start mends that.
+            LostError: the model answers no client, or its process is gone; Triton must restart.
         """
         name, problem, lost, late = question.model_name, "", False, False
         try:
@@ -113,19 +113,19 @@ class Connection:
         now = time.monotonic()
         if moved:
             self.moved[name] = now
-        idle = now - self.moved.setdefault(name, now)  # seconds in which it has answered nobody
+        idle = now - self.moved.setdefault(name, now)  # seconds without an answer to any client
         if LOST.search(problem) or (lost and not moved and (late or idle >= seconds)):
             raise LostError(problem)
         return "" if lost else problem
 
     async def infer(self, name: str, inputs: Arrays, seconds: float) -> dict[str, NDArray[Any]]:
-        """Named inputs `[B, ...]` to named outputs `[B, ...]`.
+        """Run a model: named inputs `[B, ...]` to named outputs `[B, ...]`.
 
         Raises:
             LostError: the server or the model's process is gone; the request may be sent again.
-            CrowdedError: the queue is full.
-            RefusedError: the model does not take this, or fails at it.
-            TimeoutError: no answer in time.
+            CrowdedError: the model's queue is full.
+            RefusedError: the model refuses the inputs or fails while it runs.
+            TimeoutError: no answer came within `seconds`.
         """
         request = service_pb2.ModelInferRequest(model_name=name)
         for key, array in inputs.items():
@@ -157,9 +157,9 @@ def _explained(error: grpc.aio.AioRpcError) -> Exception:
 
 
 def question_for(name: str, config: model_config_pb2.ModelConfig) -> service_pb2.ModelInferRequest:
-    """A request that the model should be able to answer.
+    """Make a test request that a sound model can answer.
 
-    Zeros in the shapes of the config, 1 where they are free; for bytes a tiny picture.
+    Inputs are zeros in the shapes of the config, with 1 for free dimensions; a tiny PNG for bytes.
     """
     request = service_pb2.ModelInferRequest(model_name=name)
     for tensor in config.input:

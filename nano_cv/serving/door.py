@@ -1,7 +1,7 @@
-"""The front door: one address for people (a page), programs (REST) and watchers (health, metrics).
+"""Front door: the HTTP server for people (a page), programs (REST), health checks and metrics.
 
-It decodes pictures by the function that training uses, asks the model, and answers with names and
-units. Where the model is also open in this process, all of that is done here, in one thread. Errors
+The door decodes images with the function that training uses, runs the model, and answers with
+names and units. If the model is also open in this process, a single thread does all of this. Errors
 are problem documents (RFC 9457) that say what to do.
 """
 
@@ -44,14 +44,14 @@ log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 PAGE = Path(__file__).parent / "page"
 TOLD = ["classes", "image_size", "fit", "metrics", "coverage", "data_hash", "git_commit", "run_id"]
-HOSTS = ("127.0.0.1", "localhost", "::1")  # names of this machine for itself
-HELD = 8  # bodies of the largest size that may be in memory at once
-MOST = 64  # pictures in one request
+HOSTS = ("127.0.0.1", "localhost", "::1")  # names by which this machine calls itself
+HELD = 8  # number of largest bodies that may be in memory at once
+MOST = 64  # images in one request
 KINDS_OF_BODIES = (
     *("image/", "application/octet-stream", "multipart/form-data"),
-    "application/x-www-form-urlencoded",  # as curl calls any body
+    "application/x-www-form-urlencoded",  # what curl sends for any body
 )
-# Nothing but our own files: what the page shows of a user's file or class cannot become a program.
+# Only our own files may run, so a file name or class name on the page cannot become a program.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -65,7 +65,7 @@ LOCKED = {
 
 
 class Wanted(BaseModel):
-    """What a generator is asked for."""
+    """Settings of a request to a generator: class, seed, and number of images."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
     label: str | None = Field(None, alias="class")
@@ -77,14 +77,14 @@ Confidence = Annotated[
     float | None, Query(ge=0, le=1, description="Least score of boxes; by default the model's own.")
 ]
 Top = Annotated[int | None, Query(ge=1, description="How many likeliest classes; all by default.")]
-Label = Annotated[str | None, Query(alias="class", description="Of a generator: which class.")]
-Seed = Annotated[int, Query(ge=0, lt=2**32, description="Of a generator.")]
-Number = Annotated[int, Query(ge=1, le=MOST, description="Of a generator.")]
+Label = Annotated[str | None, Query(alias="class", description="For a generator: the class.")]
+Seed = Annotated[int, Query(ge=0, lt=2**32, description="For a generator: seed of the noise.")]
+Number = Annotated[int, Query(ge=1, le=MOST, description="For a generator: how many pictures.")]
 BINARY = {"type": "string", "format": "binary"}
 FORM = {"type": "object", "properties": {"file": {"type": "array", "items": BINARY}}}
 BODY = {
     "requestBody": {
-        "description": "The bytes of a picture, or several as a form; of a generator its settings.",
+        "description": "A picture's bytes, or several pictures as a form; a generator's settings.",
         "content": {
             "image/*": {"schema": BINARY},
             "multipart/form-data": {"schema": FORM},
@@ -92,7 +92,7 @@ BODY = {
         },
     },
     "responses": {
-        "200": {"description": "What the model says.", "content": {"image/png": {}}},
+        "200": {"description": "The model's answer.", "content": {"image/png": {}}},
         "default": {
             "description": "An error, and what to do: 404, 408, 413, 415, 422, 500, 503, 504.",
             "content": {"application/problem+json": {}},
@@ -102,37 +102,37 @@ BODY = {
 
 
 class Problem(Exception):  # noqa: N818  # RFC 9457 calls it so
-    """An error that the client is told of as a problem document."""
+    """Error that the client receives as a problem document."""
 
     def __init__(self, status: int, title: str, detail: str, retry: bool = False) -> None:
         super().__init__(detail)
         self.status, self.title, self.detail, self.retry = status, title, detail, retry
 
     def response(self) -> JSONResponse:
-        """The document of RFC 9457."""
+        """Return the problem document of RFC 9457 as an HTTP response."""
         content = {"title": self.title, "status": self.status, "detail": self.detail}
         headers = {"Retry-After": "1"} if self.retry else {}
         return JSONResponse(content, self.status, headers, media_type="application/problem+json")
 
 
 class Door:
-    """Answers HTTP requests by asking a backend.
+    """FastAPI application that answers HTTP requests with the models of a backend.
 
     Args:
-        backend: has the models.
-        config: of `configs/serve.yaml`, for the limits of a request.
+        backend: the backend that runs the models.
+        config: the configuration of `configs/serve.yaml`, for the limits of a request.
     """
 
     def __init__(self, backend: Backend, config: DictConfig) -> None:
         self.backend, self.limits = backend, config
-        self.held = 0  # bytes of bodies that are in memory
-        self.answered: Counter[tuple[str, int]] = Counter()  # by model and status
+        self.held = 0  # bytes of all request bodies in memory
+        self.answered: Counter[tuple[str, int]] = Counter()  # answers by model and HTTP status
         self.threads = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
         app = FastAPI(
             title="nano-cv",
             summary="Ask computer-vision models about pictures.",
             version="1",
-            docs_url=None,  # FastAPI's own page fetches programs from elsewhere
+            docs_url=None,  # FastAPI's own page loads scripts from other sites
             redoc_url=None,
         )
         app.get("/models", summary="All models")(self.list_models)
@@ -159,11 +159,11 @@ class Door:
     # The page and the documentation
 
     async def page(self) -> FileResponse:
-        """The page for people."""
+        """Return the page for people."""
         return FileResponse(PAGE / "index.html")
 
     async def docs(self, request: Request) -> HTMLResponse:
-        """The calls as a plain page; /openapi.json is the same for programs."""
+        """Return a plain page that lists the calls; /openapi.json lists them for programs."""
         rows = "".join(
             f"<tr><td>{method.upper()}</td><td><code>{path}</code></td><td>{one['summary']}</td></tr>"
             for path, methods in self.app.openapi()["paths"].items()
@@ -176,12 +176,12 @@ class Door:
     # The models
 
     async def list_models(self) -> list[dict[str, Any]]:
-        """Every model that takes requests, ready or not."""
+        """Return a summary of every model that takes requests, ready or not."""
         models = sorted(self.backend.models.items())
         return [_summary(model) for _, model in models if model.takes_requests]
 
     async def show_model(self, name: str) -> dict[str, Any]:
-        """Classes, size of the input, where it comes from, and how well it did."""
+        """Return a model's classes, input size, origin and metrics."""
         model = self._model(name)
         told = {key: getattr(model.promised, key) for key in TOLD}
         shown: dict[str, Any] = {"versions": model.versions, "trained_on": model.promised.data}
@@ -193,7 +193,7 @@ class Door:
         return _summary(model) | shown | told
 
     async def show_card(self, name: str) -> PlainTextResponse:
-        """Figures, data, origin and limits of a model, and how to call it."""
+        """Return the model card: metrics, data, origin and limits, and how to call the model."""
         card = make_card(self._model(name).promised, {})
         return PlainTextResponse(card, media_type="text/markdown")
 
@@ -216,7 +216,7 @@ class Door:
         seed: Seed = 0,
         count: Number = 1,
     ) -> Response:
-        """The answer for one picture, or `{"answers": [...]}` for several of them."""
+        """Return the answer for a single image, or `{"answers": [...]}` for several images."""
         status = 500
         try:
             model = self._model(name)
@@ -240,7 +240,7 @@ class Door:
 
     @asynccontextmanager
     async def _body(self, request: Request) -> AsyncIterator[bytes]:
-        """The body of a request, read within its limits; its bytes count until it is done with."""
+        """Yield a request's body, read within the limits; `held` counts its bytes meanwhile."""
         most = self.limits.max_request_bytes
         stated = request.headers.get("content-length", "")
         size = int(stated) if stated.isdecimal() else most
@@ -289,7 +289,7 @@ class Door:
             except Problem as problem:
                 if problem.status != 422:
                     raise
-                return {"file": file, "error": problem.detail}  # it fails alone
+                return {"file": file, "error": problem.detail}  # the other images still count
 
         found = await asyncio.gather(*(named(*part) for part in pictures))
         return JSONResponse({"answers": found})
@@ -297,14 +297,15 @@ class Door:
     async def _ask(
         self, model: Model, confidence: float | None, picture: bytes, tell: Callable[..., Made]
     ) -> Made:
-        """What `tell` makes of the model's outputs for one picture, and of the picture's size."""
+        """Run a model on an image; return what `tell` makes of the outputs and the image's size."""
         engine = self.backend.engines.get(model.name)
         promised = (engine.metadata if engine else model.promised).at_confidence(confidence)
 
         def decode() -> tuple[Arrays, answers.Size]:
             most = self.limits.max_picture_pixels
             square = images.load(picture, promised.image_size, max_pixels=most, fit=promised.fit)
-            plain = promised.task in ("classification", TAGGING)  # has nothing to say of places
+            # These answers have no pixel positions.
+            plain = promised.task in ("classification", TAGGING)
             size = (0, 0) if plain else images.dimensions(picture)
             return {"IMAGES": square.transpose(2, 0, 1)[None]}, size
 
@@ -316,7 +317,7 @@ class Door:
             return tell_of(predict_here(engine, pixels), size)
 
         try:
-            if engine and model.state != "refused":  # the whole way in one thread of this process
+            if engine and model.state != "refused":  # decoding to answer in a single thread
                 return await self._in_thread(partial(answer, engine))
             pixels, size = await self._in_thread(decode)
             outputs = await self._infer(model, pixels)
@@ -365,40 +366,40 @@ class Door:
     async def _in_thread(self, work: Callable[[], Made]) -> Made:
         return await asyncio.get_running_loop().run_in_executor(self.threads, work)
 
-    # For watchers
+    # Health and metrics
 
     async def health(self) -> JSONResponse:
-        """Every model, and 200 only if there is one and all of them answer."""
+        """Return the state of every model, with status 200 if all (at least one) answer."""
         good, content = self.backend.health()
         return JSONResponse(content, 200 if good else 503)
 
     async def live(self) -> PlainTextResponse:
-        """Liveness: 200 as long as this process answers."""
+        """Return status 200 as long as this process answers."""
         return PlainTextResponse("live\n")
 
     async def figures(self) -> Response:
-        """Triton's counters, which models answer, and our own answers by status."""
+        """Return metrics for Prometheus; see `metrics.render`."""
         ours = [(name, status, n) for (name, status), n in sorted(self.answered.items())]
         return Response(await metrics.render(self.backend, ours), media_type=metrics.TEXT)
 
 
 class Guard:
-    """Refuses what another site's page may have sent, and locks our own page down.
+    """Middleware that refuses requests from other sites' pages, and locks our own page down.
 
     Args:
-        app: what is guarded.
-        hosts: names under which this server may be asked; None for any.
+        app: the application behind the guard.
+        hosts: host names that a request may use for this server; None for any.
     """
 
     def __init__(self, app: ASGIApp, hosts: tuple[str, ...] | None) -> None:
         self.app, self.hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Refuse a request, or pass it on and add the headers `LOCKED` to the response."""
         headers = Headers(scope=scope)
         refused = None
         if self.hosts and urlsplit(f"//{headers.get('host', '')}").hostname not in self.hosts:
-            # A name on the net may be made to lead here, so that its pages could read answers.
+            # DNS rebinding: a site whose name resolves to this machine could read our answers.
             refused = Problem(421, "Unknown host", f"this server is {listing(self.hosts)}")
         elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             refused = Problem(403, "Another site", "pages of other sites may not use this server")
@@ -425,12 +426,12 @@ def _summary(model: Model) -> dict[str, Any]:
 
 
 def _wants_png(request: Request) -> bool:
-    """Whether a PNG is asked for by name: browsers and curl accept anything."""
+    """Return whether the request names PNG; browsers and curl accept anything by default."""
     return "image/png" in request.headers.get("accept", "")
 
 
 def _pictures(request: Request, body: bytes) -> list[tuple[str, bytes]]:
-    """The name and the bytes of each picture in the body."""
+    """Return the name and the encoded bytes of each image in the body."""
     kind = request.headers.get("content-type", "application/octet-stream")
     if not kind.lower().startswith(KINDS_OF_BODIES):
         raise Problem(
@@ -453,7 +454,7 @@ def _pictures(request: Request, body: bytes) -> list[tuple[str, bytes]]:
 
 
 def _wanted(asked: Mapping[str, Any], body: bytes) -> Wanted:
-    """What a generator is asked for, in the address or as JSON."""
+    """Return a generator's settings, from the query of the URL and from a JSON body."""
     try:
         return Wanted.model_validate({**asked, **(from_json(body) if body else {})})
     except ValidationError as error:
@@ -463,7 +464,7 @@ def _wanted(asked: Mapping[str, Any], body: bytes) -> Wanted:
 
 
 def _said(errors: Iterable[Mapping[str, Any]]) -> str:
-    """What pydantic says of values, each with its name."""
+    """Return pydantic's errors in one line, each with the name of the value."""
     texts = (f"{one['loc'][-1]}={one.get('input')}: {one['msg']}" for one in errors)
     return listing(texts, separator="; ")
 

@@ -1,4 +1,4 @@
-"""uvicorn on one address, with a limit that it lacks: a request must have arrived in time."""
+"""HTTP server: uvicorn, plus a time limit for the arrival of a request, which uvicorn lacks."""
 
 import asyncio
 import logging
@@ -14,26 +14,26 @@ from omegaconf import DictConfig
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 KEEP_ALIVE = 60  # seconds that an idle connection is kept between two requests
-HEAD_BYTES = 32 * 1024  # of a request line and its headers
-GRACE = 5  # seconds beyond those in which the door itself refuses a slow body
+HEAD_BYTES = 32 * 1024  # largest request line with its headers
+GRACE = 5  # seconds more than the door's own limit, so that the door refuses a slow body first
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 in which every request must have arrived in time.
+    """HTTP/1.1 protocol that closes a connection whose request does not arrive in time.
 
-    uvicorn lets a client hold a connection for ever that sends nothing, or a byte now and then.
+    uvicorn alone lets a client that sends nothing, or a byte now and then, connect for ever.
     """
 
     seconds = 30.0
     arriving: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """A request is expected from now on."""
+        """Start the clock for the first request."""
         super().connection_made(transport)
         self.arriving = self.loop.call_later(self.seconds + GRACE, self._late)
 
     def data_received(self, data: bytes) -> None:
-        """Part of a request, or all of it."""
+        """Stop the clock once a request is complete, and start it with the next request."""
         super().data_received(data)
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self._arrived()
@@ -41,7 +41,7 @@ class Protocol(H11Protocol):
             self.arriving = self.loop.call_later(self.seconds + GRACE, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is expected any more."""
+        """Stop the clock."""
         self._arrived()
         super().connection_lost(exc)
 
@@ -59,16 +59,16 @@ class Protocol(H11Protocol):
 
 
 class Listener(uvicorn.Server):
-    """uvicorn, which leaves signals to us."""
+    """uvicorn server that installs no signal handlers."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Not here: `serve.py` stops this and Triton in order."""
+        """Capture no signals, because `service.serve` stops this server and Triton in order."""
         yield
 
 
 def make_listener(app: FastAPI, config: DictConfig) -> Listener:
-    """A server of `app` with the limits of `configs/serve.yaml`, which is yet to be started."""
+    """Return a server of `app` with the limits of `configs/serve.yaml`, not yet started."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # clients' mistakes are no news
     connections = _raise_file_limit(config.max_connections)
     return Listener(
@@ -92,7 +92,7 @@ def make_listener(app: FastAPI, config: DictConfig) -> Listener:
 
 
 def _raise_file_limit(needed: int) -> int:
-    """As many open files as the system allows; returns how many connections fit into them."""
+    """Raise the limit of open files for `needed` connections; return how many will fit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = needed + 256 if hard == resource.RLIM_INFINITY else min(needed + 256, hard)
     if wanted > soft:

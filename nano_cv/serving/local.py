@@ -1,4 +1,4 @@
-"""The models of the repository in this process: where there is no Triton, such as on a Mac."""
+"""Backend that runs the models in this process, where there is no Triton, such as on a Mac."""
 
 import asyncio
 import logging
@@ -19,10 +19,10 @@ log = logging.getLogger(__name__)
 
 
 class Local(Backend):
-    """Runs the newest version of each model in onnxruntime; twins that decode are not needed.
+    """Backend that runs the newest version of each model in onnxruntime, without JPEG twins.
 
     Args:
-        config: of `configs/serve.yaml`.
+        config: the configuration of `configs/serve.yaml`.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -66,7 +66,7 @@ class Local(Backend):
             return await asyncio.to_thread(predict_here, self.engines[name], inputs)
 
     async def _load(self, name: str) -> None:
-        """Load the newest version that can be loaded; the one that is loaded stays otherwise."""
+        """Load the newest version that is sound; if there is none, keep the loaded version."""
         self.seen[name] = repository.signature(self.source / name)
         versions = repository.versions_of(self.source / name)
         files = [self.source / name / version / "model.onnx" for version in reversed(versions)]

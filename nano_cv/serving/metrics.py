@@ -1,13 +1,13 @@
-"""Figures for Prometheus: Triton's counters, which come over gRPC, and what Triton cannot know."""
+"""Metrics for Prometheus: Triton's counters, read over gRPC, and counters of the front door."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from nano_cv.serving.backend import Backend
 
-TEXT = "text/plain; version=0.0.4; charset=utf-8"  # what Prometheus expects
+TEXT = "text/plain; version=0.0.4; charset=utf-8"  # the content type that Prometheus expects
 
-# Under the names that Triton's own endpoint gives them; durations are in microseconds.
+# The names are those of Triton's own /metrics; durations are in microseconds.
 COUNTERS: dict[str, Callable[[Any], float]] = {
     "request_success": lambda one: one.inference_stats.success.count,
     "request_failure": lambda one: one.inference_stats.fail.count,
@@ -22,11 +22,11 @@ COUNTERS: dict[str, Callable[[Any], float]] = {
 
 
 async def render(backend: Backend, answers: Iterable[tuple[str, int, int]]) -> str:
-    """The page `/metrics`.
+    """Return the text of `/metrics`.
 
     Args:
-        backend: whose models they are.
-        answers: of the front door: model, status and how often.
+        backend: the backend whose models are counted.
+        answers: the front door's answers as model, HTTP status and count.
     """
     figures = await backend.figures()
     lines: list[str] = []

@@ -1,23 +1,23 @@
-"""The parts of a form (RFC 7578): the files in it, and nothing else."""
+"""Parser of forms (`multipart/form-data`, RFC 7578) that reads only the files in them."""
 
 from email.message import Message
 from email.parser import HeaderParser
 
-MOST = 256  # parts
+MOST = 256  # parts of a form
 
 
 def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
-    """The name and the content of each file of a form.
+    """Return the name and the content of each file in a form.
 
     Raises:
-        ValueError: the body is not the form that its head promises.
+        ValueError: the body is not the form that its Content-Type promises.
     """
     head = Message()
     head["Content-Type"] = content_type
     boundary = head.get_boundary()
     if not boundary:
         raise ValueError("multipart/form-data needs a boundary")
-    # Each boundary begins a line; the first may begin the body.
+    # Each boundary begins a line. The first may begin the body, hence the line break before it.
     pieces = (b"\r\n" + body).split(b"\r\n--" + boundary.encode(), MOST)
     if len(pieces) > MOST or len(pieces) < 3 or not pieces[-1].startswith(b"--"):
         raise ValueError("the form is cut short, or has too many parts")

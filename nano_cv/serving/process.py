@@ -1,4 +1,4 @@
-"""The Triton process: started so that it dies with us, watched, stopped, and cleared up after."""
+"""Process of tritonserver, started so that it ends whenever this process does, even if killed."""
 
 import asyncio
 import os
@@ -17,8 +17,8 @@ from nano_cv.serving.triton import PROJECT
 SHARED_MEMORY = Path("/dev/shm")
 POLL_SECONDS = 0.05
 
-# Started through this line, for a signal at the parent's death outlives `exec`, and Python between
-# `fork` and `exec` in a process with threads may hang.
+# Program that asks Linux to kill it when its parent dies, and then becomes the wanted command. It
+# is a program because a `preexec_fn` (Python between `fork` and `exec`) may hang with threads.
 STARTER = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -26,7 +26,7 @@ if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
 
-# Outlives us, if need be: a stub that was just being started does not notice the end of its server.
+# Program that clears up after us: a stub that is just starting misses the end of its server.
 CARETAKER = """
 import glob, os, shutil, signal, sys
 sys.stdin.read()  # ends when the supervisor does, however it ends
@@ -41,12 +41,12 @@ shutil.rmtree(sys.argv[3], ignore_errors=True)
 
 
 def dying_with_us(line: Sequence[str]) -> list[str]:
-    """The command line that runs `line` and is killed when this process ends, however it ends."""
+    """Return a command that runs `line` and is killed when this process ends, for any reason."""
     return [sys.executable, "-I", "-S", "-c", STARTER, str(os.getpid()), *line]
 
 
 class Server:
-    """One tritonserver at a time, and the stub processes that run its models."""
+    """Process of tritonserver and the stub processes that run its models."""
 
     def __init__(
         self,
@@ -56,14 +56,14 @@ class Server:
         prefix: str,
         area: Path,
     ) -> None:
-        """Nothing is started yet.
+        """Remember the command; `start` runs it.
 
         Args:
             line: from `triton.command`.
             environment: from `triton.environment`.
-            log: the file to which the output is added.
-            prefix: how the names of its shared memory begin.
-            area: the folder to be removed if we are killed.
+            log: the file to which the server's output is appended.
+            prefix: start of the file names of the server's shared memory.
+            area: the folder to remove if this process is killed.
         """
         self.line, self.environment, self.log, self.area = line, environment, log, area
         self.memory = SHARED_MEMORY / prefix
@@ -71,7 +71,7 @@ class Server:
         self.caretaker: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the process; `stop` or `kill` the last one before."""
+        """Start tritonserver; call `stop` or `kill` first if it was started before."""
         self._clear()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -81,7 +81,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for us, not for the requests in flight
+                start_new_session=True,  # so that Ctrl-C does not end the requests in flight
             )
         words = [str(self.process.pid), str(self.memory), str(self.area)]
         self.caretaker = subprocess.Popen(
@@ -92,13 +92,13 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Of the process that was started."""
+        """Process id of tritonserver."""
         assert self.process is not None
         return self.process.pid
 
     @property
     def ended(self) -> str:
-        """How the process ended, or nothing while it runs."""
+        """How tritonserver ended, such as `ended by SIGKILL`; empty while it runs."""
         if self.process is None:
             return "not started"
         status = self.process.poll()
@@ -107,7 +107,7 @@ class Server:
         return f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
 
     def stubs(self, repository: Path) -> dict[str, set[psutil.Process]]:
-        """The stub processes of each model; their first argument is the model's file."""
+        """Return each model's stub processes, whose first argument is the model's file."""
         found: dict[str, set[psutil.Process]] = {}
         for number in _children(self.pid) if self.process else []:
             try:
@@ -115,11 +115,11 @@ class Server:
                 file = Path(child.cmdline()[1])
                 found.setdefault(file.relative_to(repository).parts[0], set()).add(child)
             except (psutil.Error, IndexError, ValueError):
-                continue  # gone, or not yet more than a copy of the server
+                continue  # the child has ended, or has only just been forked from the server
         return found
 
     async def stop(self, seconds: float) -> None:
-        """Let it answer what is in flight, for `seconds` at most, and clear up."""
+        """Stop tritonserver, with at most `seconds` for the requests in flight, and clear up."""
         if self.process and not self.ended:
             end = time.monotonic() + seconds
             self.process.terminate()
@@ -128,9 +128,9 @@ class Server:
         self.kill()
 
     def kill(self) -> None:
-        """End the process and its stubs at once, and clear up."""
+        """Kill tritonserver and its stubs at once, and clear up."""
         if self.process:
-            with suppress(ProcessLookupError):  # the group: a stub that hangs notices nothing
+            with suppress(ProcessLookupError):  # the whole group, for a hanging stub stays alive
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
             self.process = None
@@ -141,7 +141,7 @@ class Server:
         self._clear()
 
     def tail(self, lines: int = 8) -> str:
-        """The end of the log."""
+        """Return the last lines of the server's log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def _clear(self) -> None:
@@ -150,19 +150,19 @@ class Server:
 
 
 def _children(pid: int) -> list[int]:
-    """The child processes, by what each thread has: psutil would look at the whole machine."""
+    """Return the ids of child processes from the threads of `pid`: psutil scans the machine."""
     found: list[int] = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # a thread that has ended since
+        with suppress(OSError):  # the thread may have ended since
             found += map(int, file.read_text().split())
-    if not found:  # not every kernel tells
+    if not found:  # some kernels have no such file
         with suppress(psutil.Error):
             found = [child.pid for child in psutil.Process(pid).children()]
     return found
 
 
 def is_stopped(process: psutil.Process) -> bool:
-    """Whether it was sent SIGSTOP."""
+    """Return whether the process is stopped, as by SIGSTOP."""
     try:
         return process.status() == psutil.STATUS_STOPPED
     except psutil.Error:

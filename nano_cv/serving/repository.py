@@ -1,4 +1,4 @@
-"""The model repository on disk: what there is to serve, and whether it has changed."""
+"""Reads a model repository on disk: which models to serve, and whether their files changed."""
 
 import os
 from collections.abc import Iterable
@@ -12,10 +12,10 @@ Signature = frozenset[tuple[str, int, int, int]]
 
 
 def wanted_models(repository: Path, names: Iterable[str] | None) -> list[str]:
-    """The models to serve: all, or `names` and the models that those are made of.
+    """Return the models to serve: all, or `names` plus the parts of the ensembles among them.
 
     Raises:
-        UserError: there are none, or not these.
+        UserError: the repository has no model, or lacks a model of `names`.
     """
     found = [folder.name for folder in folders(repository)]
     if not found:
@@ -41,7 +41,7 @@ def wanted_models(repository: Path, names: Iterable[str] | None) -> list[str]:
 
 
 def folders(repository: Path) -> list[Path]:
-    """The folder of each model."""
+    """Return the folder of each model; empty if there is no repository."""
     if not repository.is_dir():
         return []
     items = sorted(repository.iterdir())
@@ -49,16 +49,16 @@ def folders(repository: Path) -> list[Path]:
 
 
 def parts_of(folder: Path) -> list[str]:
-    """The models of an ensemble; nothing if it is none."""
+    """Return the names of the models in an ensemble; empty for any other model."""
     try:
         config = read_config(folder / CONFIG)
     except UserError:
-        return []  # the check will say what is wrong with it
+        return []  # the check of the model will report the error
     return [step.model_name for step in config.ensemble_scheduling.step]
 
 
 def signature(folder: Path) -> Signature:
-    """Changes whenever a file of the model does."""
+    """Return name, size, time and inode of each file of a model, to notice changes."""
     found = set()
     for root, names, files in os.walk(folder):
         names[:] = [name for name in names if not name.startswith(".")]
@@ -66,7 +66,7 @@ def signature(folder: Path) -> Signature:
             try:
                 status = os.stat(os.path.join(root, name))
             except OSError:
-                continue  # removed while we looked: the next look will tell
+                continue  # removed a moment ago; the next signature will differ
             size = 0 if name in names else status.st_size
             mtime = 0 if name in names else status.st_mtime_ns
             found.add((os.path.join(root, name), size, mtime, status.st_ino))
@@ -74,5 +74,5 @@ def signature(folder: Path) -> Signature:
 
 
 def versions_of(folder: Path) -> list[str]:
-    """The version folders, oldest first."""
+    """Return the version numbers of a model as texts, oldest first."""
     return [str(version) for version in list_versions(folder)]

@@ -1,4 +1,4 @@
-"""One run of `serve.py`, from the settings to the last request."""
+"""A run of `serve.py`, from the settings to the last request."""
 
 import asyncio
 import logging
@@ -25,10 +25,10 @@ log = logging.getLogger(__name__)
 
 
 async def serve(config: DictConfig) -> None:
-    """Open the front door, start what answers behind it, and keep it until it is time to stop.
+    """Open the front door, start the backend, and serve until a signal asks to stop.
 
     Raises:
-        UserError: a port is taken, there is no model, or none can be served.
+        UserError: a port is taken, there is no model, or no model can be served.
     """
     Image.core.set_blocks_max(64)  # memory that Pillow keeps: halves the time of a small JPEG
     backend = _make_backend(config)
@@ -46,12 +46,12 @@ async def serve(config: DictConfig) -> None:
             log.info("stopping: requests in flight have %g s; Ctrl-C ends them now", seconds)
         backend.state = "draining"
         listener.should_exit = True
-        await open_door  # Triton is still needed for what came in by the door
+        await open_door  # before the backend stops, which the requests in flight still need
         await backend.stop()
 
 
 def _make_backend(config: DictConfig) -> Backend:
-    """A Triton that runs already, one of our own, or onnxruntime in this process."""
+    """Return the backend: a Triton that runs already, our own Triton, or onnxruntime here."""
     if config.triton:
         check_ports(config, "port")
         return Watched(config.triton, config)
@@ -69,10 +69,10 @@ def _make_backend(config: DictConfig) -> Backend:
 
 
 def check_ports(config: DictConfig, *keys: str) -> None:
-    """Make sure that the ports that `keys` of the configuration name are free.
+    """Check that the ports that `keys` of the configuration name are free.
 
     Raises:
-        UserError: one is taken, is none, or is given twice.
+        UserError: a port is taken, is not allowed, or is given twice.
     """
     if len({config[key] for key in keys}) < len(keys):
         raise UserError(f"{' and '.join(keys)} are both {config.port}; each needs its own")
@@ -87,13 +87,13 @@ def check_ports(config: DictConfig, *keys: str) -> None:
 
 
 def _stop_on_signals() -> asyncio.Event:
-    """What is set at the first SIGTERM or Ctrl-C; the second ends everything at once."""
+    """Return an event that SIGTERM or Ctrl-C sets; a second signal ends this process at once."""
     stopping = asyncio.Event()
 
     def signalled() -> None:
         if stopping.is_set():
             log.warning("killed; requests in flight are lost")
-            os._exit(128 + signal.SIGINT)  # with which all that we have started ends too
+            os._exit(128 + signal.SIGINT)  # the processes that we have started end with this one
         stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -102,7 +102,7 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 async def _until(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Until `work` is done or fails, or it is time to stop."""
+    """Run `work` until it ends or `stopping` is set; raises what `work` raises."""
     tasks = [asyncio.create_task(one) for one in (stopping.wait(), work)]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -115,7 +115,7 @@ async def _until(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> No
 
 
 def _say(config: DictConfig, backend: Backend) -> None:
-    """Log the addresses and the models that are served."""
+    """Log the addresses of the server and the names of the models that it serves."""
     address = f"http://{config.host}:{config.port}"
     lines = [f"page  {address}", f"API   {address}/docs"]
     if isinstance(backend, Watched):

@@ -1,8 +1,8 @@
-"""The copy of the repository that Triton reads: only what has passed the check is in it.
+"""Copy of the model repository for Triton, with only the versions that have passed the check.
 
-Triton never sees the user's folder, so a file that is damaged while it serves, or a version that
-was refused, cannot keep a restarted server from serving what it served before. The copy lies in a
-private folder, which only its owner can enter.
+Triton never reads the user's repository, so neither a file that is damaged there during serving
+nor a refused version can keep a restarted server from serving what it served before. The copy lies
+in a private folder, which only its owner can enter.
 """
 
 import compileall
@@ -19,33 +19,33 @@ HERE, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
 class Staging:
-    """The copy, in a folder `live`, and what is being made ready for it, in a folder `new`."""
+    """Copy of the repository in a folder `live`; models are prepared for it in a folder `new`."""
 
     def __init__(self, source: Path, area: Path) -> None:
         self.source, self.area = source, area
         self.live, self.new = area / "live", area / "new"
 
     def copy(self, name: str) -> Path:
-        """Copy a model from the source; returns the copy.
+        """Copy a model from the source into `new`, and return the folder of the copy.
 
         Raises:
-            OSError: the source is being changed.
+            OSError: the source was changed during the copy.
         """
         copied = self.new / name
         shutil.rmtree(copied, ignore_errors=True)
-        for folder in (self.live, self.new):  # they may have been deleted
+        for folder in (self.live, self.new):  # a cleaner of /tmp may have deleted them
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             shutil.copytree(self.source / name, copied, ignore=HIDDEN)
-        except shutil.Error as error:  # a list of all that went wrong
+        except shutil.Error as error:  # holds a list of all errors; the first is reported
             raise OSError(*error.args[0][0][2:], str(self.source / name)) from error
-        # A model in Python would write its bytecode beside itself when it is first imported, and
-        # Triton would take that for a change, and load the model again.
+        # A model in Python would write its bytecode beside itself at its first import. Triton
+        # would take the new file for a change, and load the model again.
         compileall.compile_dir(copied, quiet=2)
         return copied
 
     def publish(self, name: str, versions: Iterable[str]) -> None:
-        """Put `versions` of the copy where Triton looks, all in one step: it may look just now."""
+        """Move `versions` of a copy from `new` to `live` in one step, for Triton may be reading."""
         copied, live = self.new / name, self.live / name
         for version in set(versions_of(copied)) - set(versions):
             shutil.rmtree(copied / version)
@@ -60,11 +60,11 @@ class Staging:
         shutil.rmtree(copied, ignore_errors=True)
 
     def has(self, name: str) -> bool:
-        """Whether Triton has anything of it."""
+        """Return whether the folder for Triton has this model."""
         return (self.live / name).exists()
 
     def set_aside(self, name: str, version: str) -> bool:
-        """Take away a version that Triton refused, if an older one is left to serve."""
+        """Remove a version that Triton refused, if others are left; return whether it is gone."""
         folder = self.live / name
         if not (folder / version).is_dir() or versions_of(folder) == [version]:
             return False
@@ -72,8 +72,8 @@ class Staging:
         return True
 
     def remove(self, name: str) -> None:
-        """Take a model away."""
-        if self.has(name):  # in one step, as above
+        """Remove a model from the folder for Triton."""
+        if self.has(name):  # renamed first, so that Triton never sees half of a model
             (self.live / name).rename(self.new / f".{name}")
             shutil.rmtree(self.new / f".{name}")
         shutil.rmtree(self.new / name, ignore_errors=True)

@@ -1,12 +1,12 @@
-"""Keeps a Triton serving: what Triton itself does not notice is noticed and mended here.
+"""Backends that use a Triton server; `Supervisor` restarts Triton after failures.
 
-A process of its Python backend that dies stays dead in Triton, whose ready endpoints go on saying
-yes; one that hangs can abort the server. So every model is asked a real question every two seconds,
-the processes are counted, and whatever is lost is mended in one way: the whole server is started
-again, which takes some seconds, while the front door holds the requests.
+Triton never restarts a process of its Python backend that has died, and its ready endpoints go on
+saying yes; a process that hangs can abort the server. So the supervisor sends every model a test
+request every two seconds and counts the processes. After any loss it starts the whole server again,
+which takes some seconds, while the front door holds the requests.
 
-Triton polls a private copy of the repository. In this mode no client can have a model loaded, which
-would be a way to run code here. The repository is watched: what is new in it and sound is copied.
+Triton polls a private copy of the repository. In this mode no client can make Triton load a model,
+which would be a way to run code here. New and changed models are checked, then copied.
 """
 
 import asyncio
@@ -39,25 +39,25 @@ from nano_cv.serving.staging import Staging
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25  # between two looks at the processes
-START_SECONDS = 120  # Triton is there when all models are loaded
-STRIKES = 2  # a model that has stopped the server so often without an answer is set aside
-QUIET_SECONDS = 60  # after which the next start need not wait
-LONGEST_WAIT = 30  # seconds between two starts; the first is at once, each further one later
-KILLS = 2  # a request during which the server was lost so often is not sent again
+START_SECONDS = 120  # limit of a start, which ends when all models are loaded
+STRIKES = 2  # a model that stops the server this often without an answer is set aside
+QUIET_SECONDS = 60  # a restart so long after the last starts without a wait
+LONGEST_WAIT = 30  # seconds before a restart; the wait begins at 0 and grows with each restart
+KILLS = 2  # a request during which the server was lost this often is not sent again
 
 
 class Watched(Backend):
-    """A Triton that somebody else keeps: its models are asked, and nothing can be mended.
+    """Backend that uses a Triton started by somebody else, which it tests but cannot restart.
 
     Args:
-        address: HOST:PORT of its gRPC.
-        config: of `configs/serve.yaml`.
+        address: HOST:PORT of Triton's gRPC endpoint.
+        config: the configuration of `configs/serve.yaml`.
     """
 
     def __init__(self, address: str, config: DictConfig) -> None:
         super().__init__()
         self.address, self.config, self.connection = address, config, Connection(address)
-        self.doubt = asyncio.Event()  # set when a request fails: probe at once
+        self.doubt = asyncio.Event()  # set when a request fails, to test the models at once
         self.up = asyncio.Event()  # cleared while the server is being started
 
     async def start(self) -> None:
@@ -68,7 +68,7 @@ class Watched(Backend):
             raise UserError(
                 f"triton={self.address}: no Triton server answers there by gRPC ({one_line(error)})"
             ) from error
-        with suppress(LostError):  # of some model, which now is known to be failing
+        with suppress(LostError):  # raised for a lost model, whose state is now `failing`
             await self.ask_all()
         self.check_any()
         self.state = "serving"
@@ -86,7 +86,7 @@ class Watched(Backend):
                     model.is_now("failing", one_line(error))
 
     async def _pause(self, seconds: float) -> None:
-        """Sleep for `seconds`, or until a request fails."""
+        """Sleep for `seconds`, or shorter if a request fails meanwhile."""
         try:
             async with asyncio.timeout(seconds):
                 await self.doubt.wait()
@@ -99,7 +99,7 @@ class Watched(Backend):
         await self.connection.channel.close()
 
     async def infer(self, name: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """See `Backend`; where the server is lost meanwhile, the request is sent again."""
+        """See `Backend`; the request is sent again if the server is lost meanwhile."""
         restarts = self.restarts
         while True:
             await self.up.wait()
@@ -107,7 +107,7 @@ class Watched(Backend):
                 return await self.connection.infer(name, inputs, self.config.answer_seconds)
             except LostError:
                 if self.restarts - restarts >= KILLS:
-                    raise  # it may be this request that the server cannot bear
+                    raise  # this request may be the cause, so it must not stop the server again
                 self.doubt.set()
                 await asyncio.sleep(0.1)
 
@@ -116,7 +116,7 @@ class Watched(Backend):
         return await self.connection.statistics()
 
     async def look(self) -> None:
-        """Learn from Triton which models it has, and of each that is new, what it promises."""
+        """Update the states of all models from Triton's index, and read configs of new versions."""
         index = await self.connection.index(self.config.probe_deadline_seconds)
         for name in self.models.keys() - index.keys():
             self.forget(name)
@@ -141,11 +141,11 @@ class Watched(Backend):
         log.warning("%s: unloaded", name)
 
     async def _learn(self, model: Model, versions: list[str]) -> None:
-        """Read the configuration of a version that is new."""
+        """Read the configuration of a model that has new versions."""
         try:
             config = await self.connection.config(model.name)
         except LostError:
-            return  # unloaded since: the next look will tell
+            return  # the model was unloaded a moment ago; the next look will see that
         model.question, model.versions = question_for(model.name, config), versions
         model.batch = max(1, config.max_batch_size)
         model.instances = sum(group.count for group in config.instance_group) * len(versions)
@@ -158,10 +158,10 @@ class Watched(Backend):
             model.is_now("loading")
 
     async def ask_all(self) -> None:
-        """Ask every model a question.
+        """Send a test request to every model that is loaded.
 
         Raises:
-            LostError: some model answers nobody; names it.
+            LostError: models answer no client; the message names them.
         """
         asked = [model for model in self.models.values() if model.question is not None]
         lost = [why for why in await asyncio.gather(*map(self._ask, asked)) if why]
@@ -169,7 +169,7 @@ class Watched(Backend):
             raise LostError("; ".join(lost))
 
     async def _ask(self, model: Model) -> str:
-        """Why only a new start of the server would mend this model; nothing if it needs none."""
+        """Test a model; return the reason to restart the server, empty if there is none."""
         assert model.question is not None
         try:
             problem = await self.connection.ask(model.question, self.config.probe_deadline_seconds)
@@ -181,24 +181,24 @@ class Watched(Backend):
 
 
 class Supervisor(Watched):
-    """Our own Triton, which is started, watched, started again and stopped.
+    """Backend that starts a Triton of its own, watches it, restarts it, and stops it.
 
     Args:
         wheel: from `triton.find_wheel`.
-        config: of `configs/serve.yaml`.
-        folder: for the log.
+        config: the configuration of `configs/serve.yaml`.
+        folder: the folder for Triton's log.
     """
 
     def __init__(self, wheel: triton.Wheel, config: DictConfig, folder: Path) -> None:
         super().__init__(f"{triton.LOOPBACK}:{config.grpc_port}", config)
-        self.restarted, self.wait = -1e9, 0.0  # when, and after how long a wait
-        self.area = Path(tempfile.mkdtemp(prefix="nano_cv_serve_"))  # for its owner alone
-        # systemd clears /tmp of what is old, but not below a folder that is locked.
+        self.restarted, self.wait = -1e9, 0.0  # time of the last restart, and the wait before it
+        self.area = Path(tempfile.mkdtemp(prefix="nano_cv_serve_"))  # only its owner can enter
+        # systemd deletes old files in /tmp, but not below a folder that is locked.
         self.lock = os.open(self.area, os.O_RDONLY)
         fcntl.flock(self.lock, fcntl.LOCK_SH)
         self.staging = Staging(Path(config.paths.models), self.area)
-        self.seen: dict[str, repository.Signature] = {}  # of the models that were checked
-        self.lacking: set[str] = set()  # models with too few processes, at the last look
+        self.seen: dict[str, repository.Signature] = {}  # signature of each model when checked
+        self.lacking: set[str] = set()  # models that had too few processes at the last look
         prefix = f"nano_cv_{config.grpc_port}_"
         line = triton.command(
             wheel,
@@ -245,14 +245,14 @@ class Supervisor(Watched):
                 why = await self._until_lost()
             except LostError as error:
                 why = one_line(error)
-            except (OSError, psutil.Error) as error:  # of this machine: too many open files
+            except (OSError, psutil.Error) as error:  # such as too many open files
                 log.warning("the watch goes on: %s", one_line(error))
                 await asyncio.sleep(LOOK_SECONDS)
                 continue
             await self._restart(why)
 
     async def _until_lost(self) -> str:
-        """Look at the processes and ask the models; returns why a new start is needed."""
+        """Watch the processes and test the models; return the reason once a restart is needed."""
         asked = 0.0
         while True:
             doubted = self.doubt.is_set()
@@ -267,14 +267,14 @@ class Supervisor(Watched):
                 await self.ask_all()
 
     def _lost_process(self) -> str:
-        """Which process was stopped, or is missing: Triton starts it no more."""
+        """Say which process is stopped or missing, for Triton restarts none; empty if all run."""
         stubs = self.server.stubs(self.staging.live)
         processes = [process for some in stubs.values() for process in some]
         for process in (psutil.Process(self.server.pid), *processes):
             if is_stopped(process):
                 return f"process {process.pid} was stopped"
-        # A model that is being loaded again has more of them, one that was unloaded fewer: only
-        # who lacks some at two looks, and is still ready, has lost them.
+        # While a model is loaded again or unloaded, the number of its processes changes. So only
+        # a ready model that lacks processes at two looks in a row has lost them.
         before = self.lacking
         self.lacking = {
             name
@@ -285,16 +285,16 @@ class Supervisor(Watched):
         return f"{lost[0]}: a process died" if lost else ""
 
     async def _start_server(self) -> None:
-        """Start the process and wait until it has loaded or refused every model.
+        """Start Triton and wait until it has loaded or refused every model.
 
         Raises:
-            UserError: it does not come up.
+            UserError: Triton ends, or is not ready in `START_SECONDS`.
         """
         self.lacking = set()
         self.server.start()
         end = time.monotonic() + START_SECONDS
         for model in self.models.values():
-            model.question = None  # to be learnt anew
+            model.question = None  # so that `look` reads the model's configuration again
         while True:
             with suppress(LostError):
                 await self.look()
@@ -307,7 +307,7 @@ class Supervisor(Watched):
         self.up.set()
 
     async def _restart(self, why: str) -> None:
-        """Start Triton again, as often as needed, waiting longer each time."""
+        """Restart Triton until a start succeeds, with a longer wait before each attempt."""
         self.state, self.restarts = "restarting", self.restarts + 1
         self.up.clear()
         while self.state == "restarting":
@@ -328,7 +328,7 @@ class Supervisor(Watched):
                 why = one_line(error)
 
     def _strike(self, why: str) -> None:
-        """Set aside a model that takes the whole server down each time it is served."""
+        """Set aside a model that has taken the whole server down `STRIKES` times."""
         for model in self.models.values():
             if model.state == "failing" and why.startswith(f"{model.name}: "):
                 model.strikes += 1
@@ -344,13 +344,13 @@ class Supervisor(Watched):
             await asyncio.sleep(self.config.poll_seconds)
             try:
                 last = await self._take_changes(last)
-            except OSError as error:  # of this machine, such as too many open files
+            except OSError as error:  # such as too many open files
                 log.warning("the repository is looked at again: %s", one_line(error))
 
     async def _take_changes(
         self, last: dict[str, repository.Signature]
     ) -> dict[str, repository.Signature]:
-        """Take over what has changed and is now as it was at the `last` look; returns this look."""
+        """Take over models that changed, but not since the `last` look; return this look."""
         now = await asyncio.to_thread(self._signatures)
         for name in self.seen.keys() - now.keys():
             del self.seen[name]
@@ -362,14 +362,14 @@ class Supervisor(Watched):
             for name, signature in now.items()
             if self.seen.get(name) != signature or self._copy_is_gone(name)
         }
-        # Whoever copies files in may not have ended: so only what is as it was before.
+        # Somebody may still be copying files in, so a model must be the same at two looks.
         settled = {name: one for name, one in changed.items() if last.get(name) == one}
         if settled:
             await self._take(settled)
         return now
 
     def _copy_is_gone(self, name: str) -> bool:
-        """Whether somebody has deleted what Triton reads, such as by clearing old files."""
+        """Return whether the copy that Triton reads was deleted, as by a cleaner of old files."""
         model = self.models.get(name)
         return model is not None and model.state != "refused" and not self.staging.has(name)
 
@@ -377,19 +377,19 @@ class Supervisor(Watched):
         source = self.staging.source
         try:
             names = repository.wanted_models(source, self.config.models)
-        except UserError:  # all is gone, or one that was asked for: serve what is left
+        except UserError:  # some or all models are gone: serve those that are left
             left = {folder.name for folder in repository.folders(source)}
             names = [name for name in self.seen if name in left]
         return {name: repository.signature(source / name) for name in names}
 
     async def _take(self, signatures: dict[str, repository.Signature]) -> None:
-        """Copy and check models, and put what is sound of them where Triton looks."""
+        """Copy and check models, and publish their sound versions to Triton."""
         copies: dict[str, Path] = {}
         for name, signature in signatures.items():
             try:
                 copies[name] = await asyncio.to_thread(self.staging.copy, name)
                 self.seen[name] = signature
-            except OSError as error:  # it will be looked at again
+            except OSError as error:  # the next look tries the model again
                 log.warning("%s: %s", name, one_line(error))
         for name, found in (await check(self.staging.source, copies)).items():
             good = [version for version, reason in found.items() if not reason]
@@ -406,7 +406,7 @@ class Supervisor(Watched):
                 model.is_now("refused", "; ".join(model.refused.values()))
 
     def _open(self, name: str) -> None:
-        """Open the newest version in this process too, where the door asks it without a detour."""
+        """Open the newest version in this process too, for the door to run without gRPC."""
         folder = self.staging.live / name
         config = read_config(folder / CONFIG)
         file = folder / str(max(served_versions(folder, config), default=0)) / "model.onnx"
@@ -415,13 +415,13 @@ class Supervisor(Watched):
         self.engines.pop(name, None)
         if name.endswith(JPEG):
             return
-        with suppress(UserError):  # there is none, or it is of others
-            engine = Onnx(file, 1, entries)  # the door has a thread for each core
-            if engine.metadata.task != "generation":  # which takes long: Triton's queue is for it
+        with suppress(UserError):  # no ONNX file, or a model that nano-cv did not export
+            engine = Onnx(file, 1, entries)  # one thread, as the door runs one per core
+            if engine.metadata.task != "generation":  # slow, so it belongs in Triton's queue
                 self.engines[name] = engine
 
     async def look(self) -> None:
-        """See `Watched`; what Triton refused is taken away, so that the next start does without."""
+        """See `Watched`; also remove versions that Triton refused, for the next start."""
         await super().look()
         for name, model in self.models.items():
             for version, reason in model.refused.items():
@@ -429,7 +429,7 @@ class Supervisor(Watched):
                     log.warning("%s: version %s set aside: %s", name, version, reason)
 
     def forget(self, name: str) -> None:
-        """See `Watched`; what is in the repository stays known, with the reason why it is away."""
+        """See `Watched`; a model that is still in the repository keeps its entry and reason."""
         model = self.models[name]
         if name not in self.seen:
             super().forget(name)

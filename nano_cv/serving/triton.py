@@ -1,9 +1,9 @@
 """The Triton server of the `nvidia-pytriton` wheel, started on a model repository.
 
-Only the wheel's server is used, none of its Python. It has one backend, `python`; Triton lets a
-backend be written for that one, and `backends/onnxruntime/model.py` is such: it serves every model
-whose config says `backend: "onnxruntime"` or `backend: "openvino"`, as NVIDIA's own container
-does, from the same files.
+Only the wheel's server is used, none of its Python code. The server has a single backend, `python`,
+for which other backends can be written. `backends/onnxruntime/model.py` is such a backend: it
+serves every model whose config says `backend: "onnxruntime"` or `backend: "openvino"`, from the
+same files as NVIDIA's own container does.
 """
 
 import ctypes.util
@@ -30,14 +30,14 @@ from nano_cv.errors import UserError
 
 log = logging.getLogger(__name__)
 BACKENDS = Path(__file__).parent / "backends"
-# Decoders in the repository import `nano_cv.data.images`. The stub is an isolated Python: it knows
-# no PYTHONPATH, but has the folder that the server was started in on its path.
+# Decoders in the repository import `nano_cv.data.images`. The stub is an isolated Python, which
+# ignores PYTHONPATH, but has the folder on its path in which the server was started.
 PROJECT = Path(__file__).parents[2]
 LOOPBACK = "127.0.0.1"
 
 
 class Wheel(NamedTuple):
-    """Where the parts of the server lie."""
+    """Paths of the parts of the server in the installed wheel."""
 
     server: Path
     python_backend: Path
@@ -46,10 +46,10 @@ class Wheel(NamedTuple):
 
 
 def find_wheel() -> Wheel:
-    """The installed server.
+    """Return the paths of the installed server.
 
     Raises:
-        UserError: there is none for this platform or this Python; says what to type instead.
+        UserError: no server for this platform or Python; the message says what to type instead.
     """
     spec = importlib.util.find_spec("pytriton")  # found, not imported
     container = "or serve from NVIDIA's container: docker compose up"
@@ -80,7 +80,7 @@ def find_wheel() -> Wheel:
 
 
 def make_backends(wheel: Wheel, folder: Path) -> Path:
-    """Lay out the backend directory that Triton asks for, in `folder`."""
+    """Fill `folder` as Triton's backend directory, and return it."""
     shutil.copytree(wheel.python_backend, folder / "python")  # copies: Triton refuses links
     shutil.copy2(wheel.stub, folder / "python")
     for name in ("onnxruntime", "openvino"):
@@ -89,19 +89,19 @@ def make_backends(wheel: Wheel, folder: Path) -> Path:
 
 
 def environment(wheel: Wheel) -> dict[str, str]:
-    """Of the server and its stubs: this Python's packages, the wheel's libraries."""
+    """Return the server's environment, with this Python's packages and the wheel's libraries."""
     path = [sysconfig.get_path("scripts"), os.environ.get("PATH", "")]
     return os.environ | {
         "LD_LIBRARY_PATH": f"{wheel.libraries}{os.pathsep}{_python_library().parent}",
         "PATH": os.pathsep.join(path),
         "VIRTUAL_ENV": sys.prefix,
-        "PILLOW_BLOCKS_MAX": "64",  # memory that Pillow keeps: halves the time of a small JPEG
+        "PILLOW_BLOCKS_MAX": "64",  # Pillow keeps memory: halves the time of a small JPEG
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 
 
 def _python_library() -> Path:
-    """What the stub, a program around Python, is linked with; not every Python has it."""
+    """Return the path of libpython, which the stub is linked with; some Pythons lack the file."""
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     return Path(sysconfig.get_config_var("LIBDIR"), f"libpython{version}.so.1.0")
 
@@ -114,18 +114,18 @@ def command(
     exit_timeout: int = 30,
     poll: bool = False,
 ) -> list[str]:
-    """The command line: gRPC on the loopback, and nothing else that listens.
+    """Return the command line of tritonserver, which listens only for gRPC on the loopback.
 
-    In both modes below no client can have a model loaded. In Triton's third, "explicit", it could:
-    a model may be a program, so whoever reaches the port would run code in our name.
+    In the modes "poll" and "none" no client can make Triton load a model. In the mode "explicit" a
+    client could, and a model may be a program: whoever reaches the port would run code in our name.
 
     Args:
         wheel: from `find_wheel`.
         backends: from `make_backends`.
-        repository: the model repository; all of it is loaded.
-        port: of gRPC.
+        repository: the model repository, of which Triton loads all models.
+        port: the port of gRPC.
         exit_timeout: seconds that requests in flight have when the server is told to stop.
-        poll: whether to take over what changes in the repository.
+        poll: whether Triton takes over changes in the repository.
     """
     return [
         str(wheel.server),
@@ -137,7 +137,7 @@ def command(
         f"--exit-timeout-secs={exit_timeout}",
         # Two kinds of HTTP request crash this version, and /metrics is HTTP too.
         *("--allow-http=false", "--allow-metrics=false"),
-        # Else eight requests stay allocated as they were: one of 300 MiB left 460 MiB, now 140.
+        # By default memory of eight requests stays allocated: 460 MiB after 300 MiB, now 140 MiB.
         "--grpc-infer-allocation-pool-size=0",
         f"--grpc-address={LOOPBACK}",
         f"--grpc-port={port}",
@@ -148,12 +148,12 @@ def command(
 def running(
     repository: Path, models: Iterable[str], log: Path, patience: float = 120
 ) -> Iterator[int]:
-    """A server without supervision: yields its gRPC port once all models are ready.
+    """Run a server without supervision; yields its gRPC port once all models are ready.
 
-    For benchmarks, and to prove an export by loading it.
+    For benchmarks and for `prove`.
 
     Raises:
-        UserError: Triton refuses a model, and why; or it is not ready in `patience` seconds.
+        UserError: Triton refuses a model, or is not ready in `patience` seconds.
     """
     wheel, models = find_wheel(), list(models)
     (port,) = free_ports(1)
@@ -175,17 +175,17 @@ def running(
 
 
 def prove(repository: Path, models: Sequence[str]) -> None:
-    """Load models into a server of their own: Triton is the judge of what it can serve.
+    """Prove that Triton can serve the models of a repository by loading them into a new server.
 
-    Where Triton is not installed, a line says so; what stays is the offline check of the export.
+    Where Triton is not installed, a log line says that only the offline check was made.
 
     Raises:
-        UserError: Triton refuses one of them, and why.
+        UserError: Triton refuses a model; the message says why.
     """
     try:
         find_wheel()
     except UserError as error:
-        log.info("Not proved by loading it, only checked: %s", error)
+        log.info("Only checked, not loaded into a Triton: %s", error)
         return
     try:
         with (
@@ -198,7 +198,7 @@ def prove(repository: Path, models: Sequence[str]) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on."""
+    """Return `count` free ports of the loopback address."""
     sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
     ports = [one.getsockname()[1] for one in sockets]
     for one in sockets:
@@ -209,10 +209,10 @@ def free_ports(count: int) -> list[int]:
 def _await(
     server: subprocess.Popen[bytes], port: int, models: list[str], patience: float, log: Path
 ) -> None:
-    """Wait until the server answers, which it does when it has loaded or refused every model.
+    """Wait until the server answers, which means that it has loaded or refused every model.
 
     Raises:
-        UserError: Triton has refused some, in its own words; or it took too long.
+        UserError: Triton has refused a model, or is not ready in `patience` seconds.
     """
     end = time.monotonic() + patience
     with grpc.insecure_channel(f"{LOOPBACK}:{port}") as channel:
@@ -231,7 +231,7 @@ def _await(
 
 
 def _reason(name: str, log: Path) -> str:
-    """Why Triton refused a model, from its log: the index has no reasons of damaged configs."""
+    """Return why Triton refused a model, from its log, as the index omits damaged configs."""
     lines = log.read_text(errors="replace").splitlines()
     about = [line for line in lines if line[:1] in "EI" and re.search(rf"\b{name}\b.*:", line)]
     said = about[-1].partition("] ")[2].strip('"') if about else "refused"

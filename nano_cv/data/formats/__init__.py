@@ -1,4 +1,4 @@
-"""Formats: a folder as some program wrote it goes in; pictures with targets come out, per split.
+"""Readers of data set formats, which turn a folder into `Pictures` per split.
 
 One file per format.
 """

@@ -1,9 +1,9 @@
-"""COCO JSON: `annotations/<split>.json`, and pictures in `images/`.
+"""Reader of COCO JSON: `annotations/<split>.json`, and images in `images/`.
 
-Or as CVAT, Roboflow, Label Studio, FiftyOne and COCO itself lay it out: see `find_sources` and
-`folders_of`.
+The layouts of CVAT, Roboflow, Label Studio, FiftyOne and COCO itself are read too; see
+`find_sources` and `folders_of`.
 
-Boxes are x, y, width and height in pixels, from 0 at the upper left corner of the picture.
+Boxes are x, y, width and height in pixels, from 0 at the upper left corner of the image.
 """
 
 import json
@@ -24,36 +24,36 @@ log = logging.getLogger(__name__)
 Content = dict[str, list[dict[str, Any]]]
 Ident = int | str
 IDENT = int | str | float
-FIELDS: dict[str, dict[str, Any]] = {  # what is read, and its type
+FIELDS: dict[str, dict[str, Any]] = {  # needed fields of each list, with their types
     "categories": {"id": IDENT, "name": str | int},
     "images": {"id": IDENT, "file_name": str},
     "annotations": {"image_id": IDENT, "category_id": IDENT},
 }
-RUN = "[P-o]{0,6}[0-O]"  # in the text of a mask: letters from P on say that more follow
+RUN = "[P-o]{0,6}[0-O]"  # a run in the text of a mask, in which letters from P on mean "goes on"
 CROWDS = ("1", "True", "true", "1.0")  # values of `iscrowd`; some programs write text
-# What COCO calls its other files: of the same pictures, without boxes or with fewer classes.
+# Prefixes of COCO's other files for the same images, without boxes or with fewer classes.
 OTHERS = ("captions", "image_info", "panoptic", "person_keypoints", "stuff")
 
 
 def read_coco(root: Path, task: str) -> dict[str, Pictures]:
     """Read a set for detection; or for segmentation, where its objects have outlines.
 
-    The classes are the categories of `train.json` in the order of their ids, which may have gaps;
-    those that have no objects are kept, but for one that no split uses and that stands above
-    others, as Roboflow writes it. A split without a file is taken out of `train` by the hash of the
-    file names; so are all three if there is one file alone.
+    The classes are the categories of `train.json` in the order of their ids, which may have gaps.
+    Categories without objects are kept, except an unused supercategory, as Roboflow writes one. A
+    split without a file is taken out of `train` by the hash of the file names; so are all three
+    splits if there is only a single file.
 
-    Groups of objects (`iscrowd`) are not learnt, and what is predicted there is neither right nor
-    false. Boxes of no size are left out with a warning. An object without `bbox` gets the box
+    Groups of objects (`iscrowd`) are not learnt, and predictions there count as neither right nor
+    wrong. Boxes of no size are left out with a warning. An object without `bbox` gets the box
     around its `segmentation`.
 
     Args:
         root: folder with `annotations/train.json`, `val.json`, `test.json`, and `images/`; or a
-            JSON file, with its pictures below its folder.
+            JSON file, with its images below its folder.
         task: `detection` or `segmentation`.
 
     Raises:
-        UserError: files missing or not as they should be; names the file and the entry.
+        UserError: files are missing or malformed; the message names the file and the entry.
     """
     reading.check_task("COCO JSON", task, "detection", "segmentation")
     sources = {"train": root} if root.is_file() else find_sources(root)
@@ -72,7 +72,7 @@ def read_coco(root: Path, task: str) -> dict[str, Pictures]:
 def samples_of(
     content: Content, classes: list[str], root: Path, source: Path, task: str
 ) -> list[Sample]:
-    """The pictures of one JSON file with their boxes or masks."""
+    """Return the images of a JSON file with their boxes or masks."""
     entries = content["images"]
     names = [one["file_name"] for one in entries]
     own = called_of(root, source)
@@ -92,7 +92,7 @@ def samples_of(
 
 
 def called_of(root: Path, source: Path) -> str | None:
-    """Split in the name of a JSON file, or else of its folder; None without any."""
+    """Return the split in the name of a JSON file or its folder; None if there is no split."""
     words = {called(word) for word in re.split(r"[^a-z0-9]+", source.stem.lower())} - {None}
     if len(words) == 1:
         return words.pop()
@@ -100,7 +100,7 @@ def called_of(root: Path, source: Path) -> str | None:
 
 
 def find_sources(root: Path) -> dict[str, Path]:
-    """JSON files below `root` by split; a file without a split in its name is `train`.
+    """Find the JSON files below `root` by split; a file without a split in its name is `train`.
 
     Raises:
         UserError: there is no file to train with, or several are for the same split.
@@ -127,7 +127,7 @@ def find_sources(root: Path) -> dict[str, Path]:
 
 
 def _only(files: list[Path], split: str | None) -> Path | None:
-    """The file with objects among all files of one split."""
+    """Choose the file with objects among the JSON files of a split."""
     plain = [file for file in files if not file.stem.startswith(OTHERS)]
     files = plain or [file for file in files if not file.stem.startswith(OTHERS[:3])]
     if len(files) > 1 or (files and split is None):
@@ -137,14 +137,14 @@ def _only(files: list[Path], split: str | None) -> Path | None:
 
 
 def read_json(file: Path) -> Any:
-    """Content of a JSON file."""
+    """Read the content of a JSON file."""
     text = reading.read_text(file)
     with reading.well_formed(file, "JSON"):
         return json.loads(text)
 
 
 def has_objects(file: Path) -> bool:
-    """Whether a JSON file has COCO's lists, with boxes or outlines."""
+    """Return whether a JSON file has COCO's lists, with boxes or outlines."""
     try:
         content = read_json(file)
     except UserError:
@@ -160,9 +160,9 @@ def has_objects(file: Path) -> bool:
 
 
 def load(file: Path) -> Content:
-    """Lists of a COCO file; entries without a needed field are refused.
+    """Load the lists of a COCO file; refuses entries without a needed field.
 
-    Ids may be whole numbers, written as such, as text or with a point: 1, "1" and 1.0 are the same.
+    An id may be a number or text: 1, "1" and 1.0 are the same id.
     """
     content = read_json(file)
     for key, fields in FIELDS.items():
@@ -190,7 +190,7 @@ def load(file: Path) -> Content:
 
 
 def ident(value: int | str | float) -> Ident:
-    """The same id for 1, '1' and 1.0, which different programs write."""
+    """Return the same id for 1, '1' and 1.0, as different programs write them."""
     if isinstance(value, float):
         return int(value) if value.is_integer() else str(value)
     if isinstance(value, str) and re.fullmatch(r"0|-?[1-9]\d{0,17}", value.strip()):
@@ -199,7 +199,7 @@ def ident(value: int | str | float) -> Ident:
 
 
 def classes_of(contents: Mapping[str, Content], sources: Mapping[str, Path]) -> list[str]:
-    """The names of the categories of `train`, in the order of their ids."""
+    """Return the names of the categories of `train`, in the order of their ids."""
     train = contents["train"]["categories"]
     ordered = sorted(train, key=lambda one: (isinstance(one["id"], str), one["id"]))
     used = set()
@@ -228,7 +228,7 @@ def _kind(category: Mapping[str, Any]) -> tuple[str, str]:
 def objects_of(
     content: Content, classes: list[str], source: Path, task: str
 ) -> dict[Ident, list[Object]]:
-    """The objects of each image, by its id; with outlines for segmentation."""
+    """Return the objects of each image, by the image's id; with outlines for segmentation."""
     objects: dict[Ident, list[Object]] = {one["id"]: [] for one in content["images"]}
     names = {one["id"]: one["name"] for one in content["categories"]}
     labels = {}
@@ -251,7 +251,7 @@ def objects_of(
 
 
 def corners_of(one: dict[str, Any], where: str) -> tuple[float, float, float, float]:
-    """x1, y1, x2, y2 of an annotation, from its `bbox` or else around its `segmentation`."""
+    """Return x1, y1, x2, y2 in pixels of an annotation's `bbox`, or else of its outline."""
     if one.get("bbox"):
         box = reading.as_numbers(one["bbox"] if isinstance(one["bbox"], list) else ["?"], where)
         if len(box) != 4:
@@ -272,7 +272,7 @@ def corners_of(one: dict[str, Any], where: str) -> tuple[float, float, float, fl
 
 
 def outline_of(one: dict[str, Any], where: str) -> Any:
-    """The `segmentation` of an annotation: polygons in pixels, or runs; None without any."""
+    """Return an annotation's `segmentation`: polygons in pixels, or runs; None if there is none."""
     outline = one.get("segmentation")
     if isinstance(outline, dict):
         return check_runs(outline, where)
@@ -286,7 +286,7 @@ def outline_of(one: dict[str, Any], where: str) -> Any:
 
 
 def check_runs(runs: dict[str, Any], where: str) -> dict[str, Any]:
-    """A mask that is given by the lengths of its runs, COCO's RLE: its size and the lengths."""
+    """Check a mask in COCO's run-length encoding (RLE), and return its size and run lengths."""
     size, counts = runs.get("size"), runs.get("counts")
     if not (
         isinstance(size, list)
@@ -305,10 +305,10 @@ def check_runs(runs: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def runs_in(text: str) -> list[int]:
-    """Lengths of the runs in COCO's compressed text, which pycocotools does not check.
+    """Decode the lengths of the runs in COCO's compressed text, which pycocotools does not check.
 
-    A run is a signed number in groups of five bits, the lowest first. From the fourth run on it is
-    the difference to the run two before.
+    A run is a signed number in groups of five bits, the lowest first. From the fourth run on, the
+    number is the difference to the run two before.
     """
     runs: list[int] = []
     for letters in re.findall(RUN, text):
@@ -321,7 +321,7 @@ def runs_in(text: str) -> list[int]:
 
 
 def folders_of(root: Path, source: Path, split: str | None) -> list[Path]:
-    """The folders that the `file_name` of a JSON file may be relative to, likeliest first."""
+    """List folders that a `file_name` in a JSON file may be relative to, the likeliest first."""
     named = [
         folder
         for base in (root / "images", root)

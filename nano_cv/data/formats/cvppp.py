@@ -1,6 +1,6 @@
-"""The CVPPP leaf segmentation challenge (Minervini et al. 2016): rosette plants from above.
+"""Reader of the CVPPP leaf segmentation challenge (Minervini et al. 2016): plants from above.
 
-`A1/plant001_rgb.png` with `plant001_label.png` beside it, a number a leaf, and so on to `A4/`.
+Beside each `A1/plant001_rgb.png` (up to `A4/`) lies `plant001_label.png` with a number per leaf.
 """
 
 from collections.abc import Sequence
@@ -24,18 +24,18 @@ CLASSES = {"detection": ["leaf"], "segmentation": ["background", "plant"]}
 
 
 def read_cvppp(root: Path, task: str) -> dict[str, Pictures]:
-    """Read the set; targets are its folders, the boxes of leaves, or masks.
+    """Read the set; the targets are the folders as classes, boxes of leaves, or masks of plants.
 
-    There is no official split with labels, so the hash of folder and name decides. Many pictures
-    show one plant on different days, and such may stand in different splits: test figures flatter.
+    There is no official split with labels, so the hash of folder and name decides. Many images show
+    the same plant on different days and may fall into different splits: test metrics flatter.
 
     Args:
-        root: folder with `A1/` to `A4/`, or some of them. For segmentation `masks/` is written
-            there once: plant is where some leaf is.
-        task: says which targets.
+        root: folder with `A1/` to `A4/`, or some of them. For segmentation, masks are written once
+            to `masks/` there; a pixel of any leaf is `plant`.
+        task: the task, which decides the targets.
 
     Raises:
-        UserError: not there, or pictures without labels; says where to get them.
+        UserError: missing images or labels; the message says where to get the set.
     """
     files = sorted(root.glob("A[0-9]*/*_rgb.png"))
     if not files:
@@ -60,17 +60,17 @@ def read_cvppp(root: Path, task: str) -> dict[str, Pictures]:
 
 
 def name_of(file: Path) -> str:
-    """`A1/plant001` of `A1/plant001_rgb.png`; each folder counts its plants from 1."""
+    """Return `A1/plant001` for `A1/plant001_rgb.png`, since every folder has a plant001."""
     return f"{file.parent.name}/{file.name.removesuffix('_rgb.png')}"
 
 
 def label_of(file: Path) -> Path:
-    """The file with the leaves of a picture."""
+    """Return the label image of an image, which has a number per leaf."""
     return file.with_name(file.name.replace("_rgb.png", "_label.png"))
 
 
 def make_masks(folder: Path, files: Sequence[Path]) -> None:
-    """Write 0 for background and 1 for plant."""
+    """Write a mask per image into `folder`, with 0 for background and 1 for plant."""
     for file in track(files, len(files), "Writing masks once"):
         place = folder / f"{name_of(file)}.png"
         place.parent.mkdir(exist_ok=True)

@@ -1,8 +1,8 @@
-"""The `flowers` set: rendered pictures of potted plants from above, 4 species, for every task.
+"""Reader of the `flowers` set: rendered plants of 4 species, seen from above, for every task.
 
-The layout is that of the CVPPP leaf-segmentation challenge (Minervini et al. 2016): a folder a
-kind of plant, `plant001_rgb.jpg` in it, and beside it `plant001_label.png` with a number a leaf,
-`plant001_centers.png`, and `plant001_mask.png` with background, leaf and blossom.
+The layout is that of the CVPPP leaf-segmentation challenge (Minervini et al. 2016): a folder per
+species, with images `plant001_rgb.jpg`, and beside each `plant001_label.png` with a number per
+leaf, `plant001_centers.png`, and `plant001_mask.png` with background, leaf and blossom.
 """
 
 from collections.abc import Sequence
@@ -15,26 +15,26 @@ from nano_cv.data import images
 from nano_cv.data.pictures import COUNTED, SPLITS, Boxes, Pictures
 from nano_cv.errors import UserError, listing
 
-SPECK = 64  # pixels; less is what shows of a leaf between others, not a leaf that one sees
+SPECK = 64  # pixels; smaller regions are parts of leaves that other leaves hide
 CLASSES = {"detection": ["leaf"], "segmentation": ["background", "leaf", "blossom"]}
 
 
 def read_flowers(root: Path, task: str) -> dict[str, Pictures]:
-    """Read the set; targets are species, the boxes of leaves, or masks.
+    """Read the set; the targets are species, boxes of leaves, or masks.
 
     Args:
-        root: folder with `train.txt`, `val.txt`, `test.txt` and a folder a species.
-        task: says which targets.
+        root: folder with `train.txt`, `val.txt`, `test.txt` and a folder per species.
+        task: the task, which decides the targets.
 
     Raises:
-        UserError: the data has not been pulled, or some files of it are missing.
+        UserError: the data has not been pulled, or some files are missing.
     """
     species = sorted(folder.name for folder in root.glob("[!.]*") if folder.is_dir())
     return {split: read_split(root, split, task, species) for split in SPLITS}
 
 
 def read_split(root: Path, split: str, task: str, species: list[str]) -> Pictures:
-    """The pictures that `<split>.txt` names, `<species>/plant001` a line."""
+    """Read the images that `<split>.txt` lists, a line `<species>/plant001` per image."""
     try:
         names = (root / f"{split}.txt").read_text().split()
     except FileNotFoundError:
@@ -60,9 +60,9 @@ def read_split(root: Path, split: str, task: str, species: list[str]) -> Picture
 
 
 def boxes_of_instances(file: Path, smallest: int = SPECK) -> Boxes:
-    """The boxes around the instances of a mask with a number each, all of class 0.
+    """Return boxes of class 0 around the instances of a mask, which has a number per instance.
 
-    Those of fewer than `smallest` pixels are left out.
+    Instances of fewer than `smallest` pixels are left out.
     """
     instances = images.load_mask(file)
     boxes = []

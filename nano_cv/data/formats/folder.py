@@ -1,4 +1,4 @@
-"""A folder per class: `daisy/*.jpg`, `tulips/*.jpg`; `train/`, `val/` and `test/` above, or not."""
+"""Reader of a folder per class, as `daisy/*.jpg`, also inside `train/`, `val/` and `test/`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +13,13 @@ from nano_cv.errors import UserError, listing, nearest
 def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     """Read a set for classification or generation.
 
-    Three layouts: `train/`, `val/` and `test/` (or as in `CALLED`) with a folder per class in each;
-    some of them, and what is missing is taken out of `train/` by the hash of class and file name,
-    some of each class; or one folder per class and nothing above, split by that hash. Classes are
-    sorted by name, as numbers where all of them are numbers; those without pictures are kept.
+    The root has folders `train/`, `val/` and `test/` (or names as in `CALLED`) with a folder per
+    class in each, or it has the folders of the classes itself. Images of a missing split are taken
+    out of `train/`, or out of all images, class by class, by the hash of class and file name.
+    Classes are sorted by name, or as numbers if all are numbers; classes without images are kept.
 
     Raises:
-        UserError: no folders, pictures that lie beside them, a class that `train/` has not.
+        UserError: no folders, images that lie beside them, or a class that `train/` lacks.
     """
     reading.check_task("A folder per class", task, "classification", "generation")
     if not root.is_dir():
@@ -41,7 +41,7 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
 
 
 def samples_in(folder: Path, classes: Sequence[str], training: Path, root: Path) -> list[Sample]:
-    """The pictures of a split by class, which must be one of `classes`, those in `training`."""
+    """Return the images of a split; refuses classes that the `training` folder does not have."""
     names = class_folders(folder)
     samples = [
         Sample(file, label, reading.below(folder, file))
@@ -57,7 +57,7 @@ def samples_in(folder: Path, classes: Sequence[str], training: Path, root: Path)
 
 
 def class_folders(folder: Path, least: int = 0) -> list[str]:
-    """The names of the class folders in `folder`; no pictures may lie beside them."""
+    """Return the names of the class folders in `folder`; refuses images beside them."""
     found = reading.list_folder(folder)
     loose = [path.name for path in found if is_picture(path)]
     if loose:
@@ -78,5 +78,5 @@ def class_folders(folder: Path, least: int = 0) -> list[str]:
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a path has the ending of a picture."""
+    """Return whether a path has the ending of an image."""
     return path.suffix.lower() in images.EXTENSIONS

@@ -1,7 +1,7 @@
-"""Pictures and masks in two folders: `images/a.jpg` and `masks/a.png`.
+"""Reader of images and masks in two folders: `images/a.jpg` and `masks/a.png`.
 
-A mask has a class index at each pixel, 255 where none is known, at the size of its picture; or it
-has a colour for each class.
+A mask has the size of its image, and at each pixel a class index (255 where the class is unknown)
+or the colour of a class.
 """
 
 import csv
@@ -22,8 +22,8 @@ from nano_cv.errors import UserError, listing
 log = logging.getLogger(__name__)
 LOSSY = images.ENDINGS["JPEG"]
 LOSSLESS = tuple(ending for form in images.LOSSLESS for ending in images.ENDINGS[form])
-UNKNOWN = ("void", "unlabelled", "unlabeled", "ignore", "_ignore_")  # classes of unknown pixels
-TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")  # of CamVid, and of CVAT
+UNKNOWN = ("void", "unlabelled", "unlabeled", "ignore", "_ignore_")  # class names of unknown pixels
+TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")  # colours of CamVid, and of CVAT
 Colours = dict[str, tuple[int, int, int]]
 
 
@@ -35,21 +35,21 @@ def read_folder_masks(
 ) -> dict[str, Pictures]:
     """Read a set for segmentation.
 
-    `train.txt`, `val.txt` and `test.txt` name the pictures, one a line, with or without the ending;
-    without lists the folders `images/train/` and so on do, if all pictures lie in such. A split
-    that is missing is taken out of `train`, or out of all pictures, by the hash of the file names.
-    The classes are those of `colours`, or of one of `TABLES`, or of `classes.txt`, one a line;
-    without any, every mask is read, and they are `class 0` to the highest index.
+    `train.txt`, `val.txt` and `test.txt` list the images of a split, one per line, with or without
+    ending. Without lists, the folders `images/train/` and so on are the splits, if they hold all
+    images. A missing split is taken out of `train`, or out of all images, by the hash of the file
+    names. The classes are those of `colours`, or of a file of `TABLES`, or of `classes.txt`, one
+    per line; without any, all masks are read, and the classes are `class 0` to the highest index.
 
     Args:
         root: folder with `images/` and `masks/`.
         task: `segmentation`.
         colours: the colour of each class in the masks, `{road: [128, 64, 128]}`.
-        ignore: indices of pixels of which nothing is known, as 255 means.
+        ignore: further values that mean an unknown class, as 255 does.
 
     Raises:
-        UserError: pictures without masks or the reverse, lists of what is not there, masks in 0 and
-            255 of more than two classes, or as JPEG.
+        UserError: images without masks or the reverse, lists that name missing images, masks in 0
+            and 255 of more than two classes, or JPEG masks.
     """
     reading.check_task("A folder of masks", task, "segmentation")
     pictures = reading.find_pictures(root / "images")
@@ -73,7 +73,7 @@ def read_folder_masks(
     void = [index for index, name in enumerate(meaning.names) if name.lower() in UNKNOWN]
     if void := [index for index in void if index not in meaning.ignore]:
         log.warning(
-            "%s: learnt as a class: %s; if nothing is known of its pixels, add data.ignore=%s",
+            "%s: learnt as a class: %s; if its pixels have no known class, add data.ignore=%s",
             *(root, listing(meaning.names[index] for index in void)),
             void[0] if len(void) == 1 else str(void).replace(" ", ""),
         )
@@ -91,7 +91,7 @@ def read_folder_masks(
 
 
 def group_by_folder(names: Iterable[str]) -> dict[str, list[str]]:
-    """Names by the split that they begin with, as `train/a`; all as `train` if one does not."""
+    """Group names such as `train/a` by split; all are `train` if a name begins with no split."""
     groups: dict[str | None, list[str]] = {}
     for name in names:
         groups.setdefault(splitting.called(name.split("/")[0]), []).append(name)
@@ -101,10 +101,10 @@ def group_by_folder(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def find_masks(folder: Path, pictures: Collection[str]) -> dict[str, Path]:
-    """The masks by the names of their pictures; `a_mask.gif` is that of `a` if all end in `_mask`.
+    """Find the masks by the names of their images; a common suffix such as `_mask` is dropped.
 
     Raises:
-        UserError: JPEG files alone: they have other numbers than were drawn.
+        UserError: all masks are JPEG files, which do not keep the numbers that were drawn.
     """
     found = reading.find_pictures(folder)
     masks = {name: file for name, file in found.items() if file.suffix.lower() in LOSSLESS}
@@ -130,9 +130,9 @@ def meaning_of(
     colours: Mapping[str, Sequence[int]] | None = None,
     ignore: int | Sequence[int] | None = None,
 ) -> tuple[list[str], Meaning]:
-    """Class names and what the pixels of the masks mean, from the settings or a file in `root`.
+    """Return class names and the meaning of the masks' pixels, from settings or a file in `root`.
 
-    `classes` are those that are named elsewhere; they choose and order those of a file.
+    `classes` are the names of `classes.txt`, which select and order the names of a colour table.
     """
     indices = (ignore,) if isinstance(ignore, int) else tuple(ignore or ())
     wrong = [str(index) for index in indices if not 0 <= index <= 255]
@@ -162,7 +162,7 @@ def meaning_of(
 
 
 def colour_of(values: Sequence[object], where: str) -> tuple[int, int, int]:
-    """Red, green and blue, 0 to 255."""
+    """Return red, green and blue, 0 to 255, after a check of the values."""
     if isinstance(values, str) or len(values) != 3:
         raise UserError(f"{where}: a colour is [red, green, blue], and not: {values}")
     red, green, blue = numbers = [int(one) for one in reading.as_numbers(values, where)]
@@ -172,7 +172,7 @@ def colour_of(values: Sequence[object], where: str) -> tuple[int, int, int]:
 
 
 def read_colours(file: Path) -> Colours:
-    """Names and colours: `name,r,g,b`, `name:r,g,b::` or `r g b name`, one a line."""
+    """Read class names and colours, per line `name,r,g,b`, `name:r,g,b::` or `r g b name`."""
     found: Colours = {}
     for number, line in enumerate(reading.read_text(file).splitlines(), start=1):
         where, line = f"{file}: line {number}", line.strip()
@@ -181,7 +181,7 @@ def read_colours(file: Path) -> Colours:
         if file.suffix == ".csv":
             cells = [cell.strip() for cell in next(csv.reader([line]))]
             if number == 1 and len(cells) > 3 and not cells[1].isdecimal():
-                continue  # its head: name,r,g,b
+                continue  # the header of the table: name,r,g,b
             name, values = cells[0], cells[1:4]
         elif file.name == "labelmap.txt":
             name, _, rest = line.partition(":")
@@ -196,12 +196,12 @@ def read_colours(file: Path) -> Colours:
 
 
 def white_objects(masks: Iterable[Path], classes: Sequence[str]) -> bool:
-    """Whether the masks are drawn in 0 and 255 (65535) alone, so that 255 is the object.
+    """Return whether the masks have the values 0 and 255 (65535) only, so that 255 is the object.
 
-    One mask with another value shows that this is not so; most often that is the first.
+    Reading stops at the first mask with another value, mostly the first mask of all.
 
     Raises:
-        UserError: they are, and there are not two classes.
+        UserError: the masks have these values only, but there are not two classes.
     """
     white = None
     for file in masks:
@@ -220,7 +220,7 @@ def white_objects(masks: Iterable[Path], classes: Sequence[str]) -> bool:
 
 
 def numbered(masks: Iterable[Path], meaning: Meaning = images.INDICES) -> list[str]:
-    """`class 0` to the highest index that occurs.
+    """Return the names `class 0` to `class N`, where N is the highest index in the masks.
 
     Raises:
         UserError: most indices below the highest never occur, so they are hardly class indices.

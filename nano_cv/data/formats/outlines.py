@@ -1,7 +1,7 @@
-"""Outlines of objects become masks: class 0 is the background, above it the classes of the set.
+"""Draws masks from outlines of objects: class 0 is the background, then follow the set's classes.
 
-The masks are written once, as PNG files in a hidden folder of the set, so that all that reads masks
-reads these too. The folder's name is a hash of the labels: other labels make another folder.
+The masks are written once, as PNG files in a hidden folder of the set, so that they are read like
+any other masks. The folder's name is a hash of the labels, so changed labels get another folder.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ from nano_cv.errors import UserError, listing
 from nano_cv.files import make_once
 
 BACKGROUND = "background"
-SOLID = 6  # numbers of the three corners that a polygon needs to have an inside
+SOLID = 6  # least length of a polygon's list of coordinates, which are three corners
 
 
 def classes_for(task: str, classes: list[str]) -> list[str]:
-    """The classes of a set; of masks the background first, also where one is called so."""
+    """Return the classes of a set; for segmentation `background` comes first, and only once."""
     if task != "segmentation":
         return classes
     return [BACKGROUND, *(name for name in classes if name.lower() != BACKGROUND)]
@@ -40,7 +40,7 @@ def targets_for(
     pictures: Sequence[Sequence[Object]],
     classes: list[str],
 ) -> Sequence[Boxes] | Sequence[Path]:
-    """The boxes of each picture; for segmentation its mask, see `as_masks`."""
+    """Return the boxes of each image; for segmentation the file of its mask, see `as_masks`."""
     if task == "segmentation":
         return as_masks(root, source, files, pictures, classes)
     return as_boxes(source, pictures)
@@ -53,17 +53,17 @@ def as_masks(
     pictures: Sequence[Sequence[Object]],
     classes: list[str],
 ) -> list[Path]:
-    """The file of a mask for each picture.
+    """Write a mask per image, unless written before, and return the files of the masks.
 
-    Where objects overlap, the smaller one is on top. Groups of objects (`iscrowd`) are pixels of no
-    known class.
+    Where objects overlap, the smaller object is on top. Pixels of groups (`iscrowd`) have no known
+    class.
 
     Args:
-        root: of the set.
+        root: root folder of the set.
         source: file or folder of the labels, for messages.
-        files: the pictures.
-        pictures: the objects of each.
-        classes: that the labels of the objects are indices of.
+        files: the image files.
+        pictures: the objects of each image.
+        classes: class names, to which the labels of the objects are indices.
 
     Raises:
         UserError: objects without an outline, or the folder cannot be written to.
@@ -99,7 +99,7 @@ def _write(
     for number, (file, objects) in track(rows, len(files), "Drawing masks once"):
         try:
             width, height = images.dimensions(file)
-        except images.ImageError:  # named with all others when the pictures are decoded
+        except images.ImageError:  # bad images are reported later, when all are decoded
             continue
         mask = draw(objects, width, height, numbers)
         (folder / f"{number}.png").write_bytes(images.encode_png(mask))
@@ -108,13 +108,13 @@ def _write(
 def draw(
     objects: Sequence[Object], width: int, height: int, numbers: Sequence[int]
 ) -> NDArray[np.uint8]:
-    """The mask of a picture, uint8 `[H, W]`.
+    """Draw the mask of an image, uint8 `[H, W]`.
 
     Args:
-        objects: with outlines: polygons of x1 y1 x2 y2 ... in pixels, or COCO's runs.
-        width: in pixels.
-        height: in pixels.
-        numbers: in the mask, of each class of the objects.
+        objects: objects with outlines: polygons of x1 y1 x2 y2 ... in pixels, or COCO's runs.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
+        numbers: the number in the mask for each label of the objects.
     """
     from pycocotools import mask as coco
 
@@ -124,7 +124,7 @@ def draw(
             inside = coco.decode(coco.frPyObjects(one.outline, *one.outline["size"]))
             inside = _fitted(inside, width, height)
         else:
-            # Memory is needed for the length of an outline, and nothing beyond is seen.
+            # Clipped, as drawing takes memory for parts of an outline far outside of the image.
             near = [_clip(one, width, height) for one in one.outline if len(one) >= SOLID]
             parts = coco.frPyObjects(near, height, width) if near else []
             inside = (
@@ -139,13 +139,13 @@ def draw(
 
 
 def _clip(polygon: Sequence[float], width: int, height: int) -> list[float]:
-    """Corners no farther outside than the picture is large."""
+    """Limit the corners of a polygon to at most the image's size outside of the image."""
     ends = (width, height) * (len(polygon) // 2)
     return [min(max(at, -end), 2 * end) for at, end in zip(polygon, ends, strict=True)]
 
 
 def _fitted(inside: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Runs of another size than the picture: it was made smaller after it had been labelled."""
+    """Resize a decoded mask to the image's size, if the image was resized after its labelling."""
     if inside.shape == (height, width):
         return inside
     resized = Image.fromarray(inside).resize((width, height), Image.Resampling.NEAREST)

@@ -1,6 +1,6 @@
-"""What the readers of all formats share: text files, class names, pictures by name, boxes.
+"""Functions for the readers of all formats: text files, class names, images by name, boxes.
 
-Whatever is wrong is a `UserError` that names the file, and the line or object in it.
+Every fault of the data raises a `UserError` that names the file, and the line or object in it.
 """
 
 import codecs
@@ -28,14 +28,14 @@ Item = TypeVar("Item", bound=Hashable)
 
 
 class Object(NamedTuple):
-    """One object of a picture.
+    """Labelled object in an image.
 
     Attributes:
-        corners: x1, y1, x2, y2 in pixels of the upright picture.
+        corners: x1, y1, x2, y2 in pixels of the upright image.
         label: class index.
-        where: file and place in it, for messages.
-        ignored: whether it counts, see `Boxes`.
-        outline: polygons of x1 y1 x2 y2 ... in pixels, or the runs of COCO; None: only a box.
+        where: label file and position in the file, for messages.
+        ignored: whether the object counts, see `Boxes`.
+        outline: polygons of x1 y1 x2 y2 ... in pixels, or COCO's runs; None if only a box is known.
     """
 
     corners: tuple[float, float, float, float]
@@ -46,7 +46,7 @@ class Object(NamedTuple):
 
 
 def check_task(layout: str, task: str, *tasks: str) -> None:
-    """Refuse a task that the layout has no targets for."""
+    """Raise a `UserError` if the layout has no targets for the task."""
     if task not in tasks:
         raise UserError(f"{layout} has targets for {listing(tasks)}, and the task is {task}")
 
@@ -55,7 +55,7 @@ def check_task(layout: str, task: str, *tasks: str) -> None:
 
 
 def read_bytes(file: Path) -> bytes:
-    """The content of a file; where it is missing, its neighbours are named."""
+    """Read the bytes of a file; if the file is missing, the error lists similar files beside it."""
     try:
         return file.read_bytes()
     except OSError as error:
@@ -65,25 +65,25 @@ def read_bytes(file: Path) -> bytes:
 
 
 def read_text(file: Path) -> str:
-    """The content of a text file in UTF-8, or in UTF-16 with a byte-order mark."""
+    """Read a text file in UTF-8, or in UTF-16 with a byte-order mark."""
     content = read_bytes(file)
-    # Windows' programs put a mark in front: PowerShell that of UTF-16, editors that of UTF-8.
+    # Programs of Windows put a mark in front: PowerShell the UTF-16 mark, editors the UTF-8 mark.
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     with well_formed(file, "UTF-8 text"):
         return content.decode("utf-16" if wide else "utf-8-sig")
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a text file that are not empty, without space around them."""
+    """Read the lines of a text file, without empty lines and without space around lines."""
     return [line.strip() for line in read_text(file).splitlines() if line.strip()]
 
 
 @contextmanager
 def well_formed(file: Path, form: str) -> Iterator[None]:
-    """Turn errors of JSON, YAML and XML parsers into a `UserError` that names the file.
+    """Turn errors of JSON, YAML and XML parsers into a `UserError` with the file's name.
 
-    Such are numbers of too many digits, the 30th of February, brackets without end, and unknown
-    encodings.
+    Parsers also fail at numbers of too many digits, the 30th of February, endless brackets, and
+    unknown encodings.
     """
     try:
         yield
@@ -95,7 +95,7 @@ def well_formed(file: Path, form: str) -> Iterator[None]:
 
 
 def read_classes(file: Path) -> list[str]:
-    """Class names, one per line; leading numbers as in `0 background` are dropped."""
+    """Read class names from a file with a name per line; drops numbers as in `0 background`."""
     names = read_lines(file)
     numbered = [name.split(maxsplit=1) for name in names]
     if all(len(parts) == 2 and parts[0] == str(i) for i, parts in enumerate(numbered)):
@@ -104,7 +104,7 @@ def read_classes(file: Path) -> list[str]:
 
 
 def check_class_names(names: Sequence[str], source: Path) -> list[str]:
-    """The class names; refused if empty or repeated."""
+    """Return the class names as a list; refuses an empty list and repeated names."""
     if not names:
         raise UserError(f"{source}: no class names")
     refuse_repeated(names, f"{source}: the same class twice")
@@ -112,18 +112,18 @@ def check_class_names(names: Sequence[str], source: Path) -> list[str]:
 
 
 def refuse_repeated(items: Iterable[Item], fault: str) -> None:
-    """Raise a `UserError` that begins with `fault` if something occurs more than once."""
+    """Raise a `UserError` that begins with `fault` if an item occurs more than once."""
     if twice := repeated(items):
         raise UserError(f"{fault}: {listing(twice)}")
 
 
 def repeated(items: Iterable[Item]) -> list[Item]:
-    """The items that occur more than once."""
+    """Return the items that occur more than once."""
     return [item for item, count in Counter(items).items() if count > 1]
 
 
 def sort_classes(names: Iterable[str], source: Path) -> list[str]:
-    """Class names sorted; as numbers, with a notice, where all of them are numbers."""
+    """Sort class names; if all are numbers, sort them as numbers, with a warning."""
     by_name = sorted(names)
     if not all(map(str.isdecimal, by_name)):
         return by_name
@@ -134,7 +134,7 @@ def sort_classes(names: Iterable[str], source: Path) -> list[str]:
 
 
 def class_index(name: str, classes: Sequence[str], where: str) -> int:
-    """The position of a class name, or a `UserError` with the name that is spelt like it."""
+    """Return the position of a class name; a `UserError` suggests the nearest spelling."""
     if name not in classes:
         known = f"not one of the classes ({listing(classes)})"
         raise UserError(f"{where}: '{name}' is {known}{nearest(name, classes)}")
@@ -145,14 +145,14 @@ def class_index(name: str, classes: Sequence[str], where: str) -> int:
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """What lies in `folder`, sorted; without hidden things and what macOS adds to archives."""
+    """List a folder, sorted, without hidden files and without macOS's `__MACOSX`."""
     if not folder.is_dir():
         return []
     return [path for path in sorted(folder.glob("[!.]*")) if path.name != "__MACOSX"]
 
 
 def find_pictures(folder: Path) -> dict[str, Path]:
-    """All pictures below `folder`, by their path there without its ending; sorted."""
+    """Find all images below `folder`, by their relative path without ending, sorted."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; the pictures belong there")
     found: dict[str, Path] = {}
@@ -168,14 +168,14 @@ def find_pictures(folder: Path) -> dict[str, Path]:
 
 
 def find_listed(source: Path, lines: Sequence[str], found: Mapping[str, Path]) -> list[str]:
-    """The keys of `found` that a list file names, with or without the ending of the picture.
+    """Return the keys of `found` that a list file names, with or without endings.
 
-    A list may also have paths, as `images/a.jpg`, and that of the mask behind each, as CamVid's.
+    A line may also be a path such as `images/a.jpg`, followed by the path of a mask, as in CamVid.
 
     Args:
         source: the list file, for messages.
-        lines: what it says.
-        found: the pictures, see `find_pictures`.
+        lines: the lines of the list file.
+        found: the images, see `find_pictures`.
     """
     endings = {name: name for name in found}
     endings |= {name + file.suffix: name for name, file in found.items()}
@@ -198,15 +198,15 @@ def find_listed(source: Path, lines: Sequence[str], found: Mapping[str, Path]) -
 
 
 def below(root: Path, file: Path) -> str:
-    """Path from `root` to a file with forward slashes, whose hash chooses the split."""
+    """Return the path from `root` to a file with forward slashes; its hash chooses the split."""
     text, start = str(file), os.path.join(root, "")
-    if text.startswith(start) and ".." not in text:  # nearly always, and much sooner found
+    if text.startswith(start) and ".." not in text:  # the usual case, much faster than `relpath`
         return text.removeprefix(start).replace(os.sep, "/")
     return Path(os.path.relpath(file, root)).as_posix()
 
 
 def find_existing(name: str, folders: Iterable[Path]) -> Path | None:
-    """The file or folder of that name in the first of the folders that has it.
+    """Find the file or folder `name` in the first of the folders that has it; None if none does.
 
     Absolute paths, `~` and Windows' backslashes are understood.
     """
@@ -226,22 +226,22 @@ def find_named(
     split: str | None = None,
     places: Sequence[str] = (),
 ) -> list[Path]:
-    """The picture files that a label file names, in their order.
+    """Find the image files that a label file names, in the order of the names.
 
-    They are looked for in `folders`. The rest, written on another machine or without their endings
-    (`C:\\set\\train\\a.jpg`, `../upload/a.jpg`, `a`), may lie anywhere below `root`, but not in the
-    folder of another split: the one whose path ends like the one given is taken.
+    Images are first searched in `folders`. Names of other machines or without endings
+    (`C:\\set\\train\\a.jpg`, `../upload/a.jpg`, `a`) match images anywhere below `root`, except in
+    the folder of another split; among several images, the longest common end of the paths decides.
 
     Args:
         source: the label file.
-        names: of the pictures, as it says them.
-        folders: that they may be relative to, likeliest first.
-        root: of the set.
-        split: which these pictures are, if that is known.
-        places: where in the label file each name stands, for messages.
+        names: the names of the images in the label file.
+        folders: folders that names may be relative to, the likeliest first.
+        root: root of the set.
+        split: the split of these images, if known.
+        places: position of each name in the label file, for messages.
 
     Raises:
-        UserError: a picture is not there, or two fit equally well.
+        UserError: an image is missing, or two images fit equally well.
     """
     files = [find_existing(name, folders) for name in names]
     lost = [index for index, file in enumerate(files) if not (file and file.is_file())]
@@ -253,7 +253,7 @@ def find_named(
     moved: list[str] = []
     for index in lost:
         path = PurePosixPath(names[index].strip().replace("\\", "/"))
-        # A split that the path names, or else that of the label file, is not mistaken for another.
+        # The split in the path, or else the split of the label file, excludes images of others.
         own = next(filter(None, map(called, reversed(path.parent.parts))), split)
         fitting: dict[int, list[Path]] = defaultdict(list)
         for file in called_so.get(path.name, []):
@@ -291,7 +291,7 @@ def find_named(
 
 
 def as_numbers(values: Sequence[Any], where: str) -> list[float]:
-    """The values as finite floats."""
+    """Return the values as finite floats; raises a `UserError` if that fails."""
     try:
         found = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):
@@ -302,11 +302,11 @@ def as_numbers(values: Sequence[Any], where: str) -> list[float]:
 
 
 def as_boxes(source: Path, pictures: Iterable[Sequence[Object]]) -> list[Boxes]:
-    """The target of each picture; objects of no width or height are left out, with a warning.
+    """Return the boxes of each image; warns of objects without width or height, and drops them.
 
     Args:
         source: the file or folder of the labels, for the warning.
-        pictures: the objects of each; none is fine.
+        pictures: the objects of each image, which may have none.
     """
     flat, targets = [], []
     for objects in pictures:
@@ -324,10 +324,10 @@ def as_boxes(source: Path, pictures: Iterable[Sequence[Object]]) -> list[Boxes]:
 
 
 def compare_sizes(source: Path, stated: Mapping[Path, tuple[float, float]]) -> None:
-    """Warn of pictures of other sizes than the label files state: boxes may lie elsewhere there.
+    """Warn of images of other sizes than the label files state, for their boxes may be wrong.
 
-    So it is with pictures that were made smaller after they had been labelled, or that were
-    labelled lying on their sides. Pictures that cannot be read are left to those who decode them.
+    This happens to images that were resized after labelling, or that were labelled lying on their
+    sides. Images that cannot be read are skipped; decoding them raises an error later.
     """
     others = []
     for file, (width, height) in stated.items():

@@ -1,15 +1,15 @@
-"""A set in shards: tar archives of some hundred pictures, in a folder or an S3-compatible store.
+"""Reader of shards: tar archives of some hundred images, in a folder or an S3-compatible store.
 
     train.json  train-00000.tar  train-00001.tar ...  val.json  val-00000.tar  test.json ...
 
-A store, or the common disk of a cluster, gives one large file much sooner than many small ones, and
-nothing of the set need lie on the disk of who trains. The archives are laid out as WebDataset's
+A store, or the shared disk of a cluster, delivers a large file much faster than many small files,
+and the training machine needs no disk space for the set. The archives have the layout of WebDataset
 (https://github.com/webdataset/webdataset), `00000012.jpg` beside `00000012.cls`, `.json` or
-`.mask.png`, so others read them too. Beside them an index says what lies where, so that here they
-are what every other set is: pictures by number.
+`.mask.png`, so other programs can read them too. Beside the archives, an index per split has the
+position of each image, so that images can be read by number, as in every other format.
 
-Neither WebDataset itself reads them nor litdata: the one runs commands that stand in a URL, and
-both unpickle what an archive says.
+This package does not read shards by WebDataset or litdata: WebDataset runs commands that stand in a
+URL, and both unpickle content of archives.
 """
 
 import json
@@ -29,20 +29,20 @@ from nano_cv.data.targets import are_tags
 from nano_cv.errors import UserError, listing
 
 FORMAT = 1  # raise it when the index changes
-ARCHIVE = re.compile(r"[\w.-]+\.tar")  # a file in the folder of the index
-PICTURE = re.compile(r"(?!/)[^\\\x00-\x1f\x7f]+")  # a path below it; on Windows `\` parts one
+ARCHIVE = re.compile(r"[\w.-]+\.tar")  # name of an archive in the folder of the index
+PICTURE = re.compile(r"(?!/)[^\\\x00-\x1f\x7f]+")  # relative path; no `\`, which splits on Windows
 KEYS = ("format", "task", "classes", "counts", "shards", "pictures")
 
 
 def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
-    """Read a set in shards, for the task that it was written for.
+    """Read a set in shards, for the task of its targets.
 
     Args:
         root: folder, or `s3://bucket/folder`.
-        task: one that the set has targets for; generation takes those of classification.
+        task: the task, for which the set must have targets; see `targets_of`.
 
     Raises:
-        UserError: no index there, or none that can be used; targets of another task.
+        UserError: an index is missing or malformed, or the targets are of another task.
     """
     folder = str(root if str(root).startswith(store.S3) else Path(root).absolute()).rstrip("/")
     indices = {split: read_index(f"{folder}/{split}.json") for split in SPLITS}
@@ -60,10 +60,10 @@ def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
 
 
 def as_pictures(folder: str, index: Mapping[str, Any]) -> Pictures:
-    """Pictures of an index.
+    """Return the `Pictures` of an index.
 
     Raises:
-        ValueError: or another error, where it was not written by `shard.py`.
+        ValueError: or another error, if the index was not written by `shard.py`.
         UserError: an archive is too large.
     """
     names = index["classes"]
@@ -103,9 +103,9 @@ def as_pictures(folder: str, index: Mapping[str, Any]) -> Pictures:
 
 
 def as_boxes(target: Mapping[str, Any]) -> Boxes:
-    """The boxes that an index tells of; all of them count if it has no list `ignored`.
+    """Return the boxes of an image in an index.
 
-    Older versions wrote none.
+    Without a list `ignored`, which older versions did not write, all boxes count.
     """
     boxes = np.array(target["boxes"], np.float32).reshape(-1, 4)
     labels = np.array(target["labels"], np.int64).reshape(len(boxes))
@@ -114,10 +114,10 @@ def as_boxes(target: Mapping[str, Any]) -> Boxes:
 
 
 def check_name(name: Any, allowed: re.Pattern[str]) -> None:
-    """A name must not lead out of its folder: the set may come from anybody.
+    """Check that a name, which may come from a stranger, does not lead out of its folder.
 
     Raises:
-        ValueError: it could, or it is no text.
+        ValueError: the name could lead out of the folder, or is no text.
     """
     parts = name.split("/") if isinstance(name, str) else [""]
     wrong = any(part in ("", ".", "..") or len(part.encode()) > 200 for part in parts)
@@ -128,10 +128,10 @@ def check_name(name: Any, allowed: re.Pattern[str]) -> None:
 def member(
     archive: tuple[str, int], name: str, place: Sequence[Any], width: Any, height: Any
 ) -> Member:
-    """A file in an archive; `place` is where it begins, how long it is, and its SHA-256.
+    """Return a file in an archive; `place` is its start, its length in bytes, and its SHA-256.
 
     Raises:
-        ValueError: it would reach out of the archive, or has no size.
+        ValueError: the file would reach out of the archive, or the image has no width or height.
     """
     (path, whole), (start, size, digest) = archive, place
     start, size, width, height = int(start), int(size), int(width), int(height)
@@ -141,7 +141,7 @@ def member(
 
 
 def read_index(place: str) -> dict[str, Any]:
-    """Content of `<split>.json`."""
+    """Read an index, `<split>.json`."""
     try:
         index: dict[str, Any] = json.loads(store.read(place))
         missing = [key for key in KEYS if key not in index]
@@ -159,5 +159,5 @@ def read_index(place: str) -> dict[str, Any]:
 
 
 def targets_of(task: str) -> str:
-    """Task with the same targets: generation uses those of classification."""
+    """Return the task whose targets a task uses: generation uses those of classification."""
     return "classification" if task == "generation" else task

@@ -1,6 +1,6 @@
-"""Splits: what they are called, and how pictures that come without one are divided.
+"""Recognises splits by their names, and divides images that come without splits.
 
-Every format ends here: it gives the pictures of the splits that a set has, and gets back all three.
+Every reader passes the images of the splits that a set has, and gets back all three splits.
 """
 
 import hashlib
@@ -19,23 +19,23 @@ from nano_cv.data.targets import are_tags
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
-CALLED = {  # names of the splits in the sets that people have
+CALLED = {  # names of the splits that are common in data sets
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
 SEVERAL = "several labels per picture; a generator learns from pictures with one label each"
-# Of 100 values of the hash, each split has those from the first number to below the second.
+# Each split gets the images whose hash, modulo 100, lies in this range (the end is excluded).
 SHARES = {"train": (0, 70), "val": (70, 85), "test": (85, 100)}
 
 
 class Sample(NamedTuple):
-    """A picture while its set is read.
+    """Image with its target, while a set is read.
 
     Attributes:
-        file: the picture.
+        file: the image file.
         target: see `Pictures.targets`.
-        name: what is hashed to choose a split; the same on every machine.
+        name: the name whose hash chooses the split; the same on every machine.
     """
 
     file: Path
@@ -44,13 +44,13 @@ class Sample(NamedTuple):
 
 
 def called(name: str) -> str | None:
-    """Split meant by a name such as `Train`, `valid` or COCO's `val2017`, or None."""
+    """Return the split meant by a name such as `Train`, `valid` or COCO's `val2017`, or None."""
     bare = re.sub(r"(19|20)\d\d$", "", name.lower())
     return next((split for split, names in CALLED.items() if bare in names), None)
 
 
 def group_by_split(paths: Iterable[Path]) -> dict[str, list[Path]]:
-    """The folders and files that are named after a split, by split; others are left out."""
+    """Group the folders and files named after a split by split; drop all others."""
     found: dict[str, list[Path]] = {}
     for path in sorted(paths):
         if split := called(path.name if path.is_dir() else path.stem):
@@ -59,10 +59,10 @@ def group_by_split(paths: Iterable[Path]) -> dict[str, list[Path]]:
 
 
 def one_for_each(groups: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
-    """The only path of each split.
+    """Return the path of each split, which must be its only path.
 
     Raises:
-        UserError: a split has several.
+        UserError: a split has several paths.
     """
     for split, paths in groups.items():
         refuse_several(paths, f"the split '{split}'")
@@ -70,7 +70,7 @@ def one_for_each(groups: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
 
 
 def refuse_several(paths: Sequence[Path], what: str) -> None:
-    """Raise a `UserError` if more than one path could be meant by `what`."""
+    """Raise a `UserError` if there are several candidates for the path described by `what`."""
     if len(paths) > 1:
         raise UserError(f"{listing(paths)}: each could be {what}; leave one of them there")
 
@@ -82,9 +82,9 @@ def warn_of_others(folder: Path, others: Iterable[Path]) -> None:
 
 
 def stable_split(name: str, missing: Iterable[str] = ("val", "test")) -> str:
-    """Choose `train` or one of the `missing` splits by the SHA-256 of a name alone.
+    """Choose `train` or one of the `missing` splits by the SHA-256 of a name.
 
-    A picture therefore stays in its split when others come or go, on every machine.
+    So an image stays in its split when other images come or go, and on every machine.
     """
     place = _hash(name) % 100
     split = next(split for split, (_, end) in SHARES.items() if place < end)
@@ -96,16 +96,16 @@ def stable_splits(
     labels: Sequence[Collection[Hashable]] | None = None,
     missing: Sequence[str] = ("val", "test"),
 ) -> list[str]:
-    """Choose a split for each picture by `stable_split`, but leave no split empty.
+    """Choose a split for each image by `stable_split`, but leave no split empty.
 
-    With labels this holds for each class: a class of three pictures has one in each split, a class
-    of two has them in `train` and the first of `missing`. Where the hash leaves a split without
-    pictures, those whose hash lies nearest to its share are moved there.
+    With labels this holds for each class: a class of three images has one in each split, a class of
+    two images has them in `train` and the first of `missing`. If the hash leaves a split empty, the
+    image whose hash lies nearest to the split's range is moved there.
 
     Args:
-        names: of the pictures, relative to the set, with forward slashes.
-        labels: the classes of each, one or several; None stratifies by nothing.
-        missing: the splits that are taken out of these pictures; the rest is `train`.
+        names: names of the images, relative to the set, with forward slashes.
+        labels: the classes of each image, one or several; None does not distinguish classes.
+        missing: the splits that are taken out of these images; the rest is `train`.
     """
     splits = [stable_split(name, missing) for name in names]
     groups: dict[Hashable, list[int]] = defaultdict(list)
@@ -133,16 +133,16 @@ def stable_splits(
 def complete(
     given: Mapping[str, Sequence[Sample]], source: Path, classes: Sequence[str] = ()
 ) -> dict[str, list[Sample]]:
-    """Return all three splits; missing or empty ones are taken out of `train` by `stable_splits`.
+    """Return all three splits; takes missing splits out of `train` by `stable_splits`.
 
     Args:
-        given: the pictures of each split that there is; of a set without splits, all as `train`.
-        source: where they were found, for messages.
-        classes: class names, if the targets are class indices, or tuples of them: each split gets
-            some of each class.
+        given: the images of each existing split; for a set without splits, all images as `train`.
+        source: file or folder of the set, for messages.
+        classes: class names, if targets are class indices, or tuples of class indices; each split
+            then gets all classes.
 
     Raises:
-        UserError: there is nothing to train with.
+        UserError: there are no images to train with.
     """
     found = {split: list(given[split]) for split in SPLITS if given.get(split)}
     if "train" not in found:
@@ -179,7 +179,7 @@ def as_pictures(
     classes: list[str],
     meaning: Meaning = INDICES,
 ) -> dict[str, Pictures]:
-    """Return what a format reads: the `Pictures` of each split."""
+    """Return the `Pictures` of each split."""
     return {
         split: Pictures(root, [s.file for s in some], [s.target for s in some], classes, meaning)
         for split, some in samples.items()
@@ -187,6 +187,6 @@ def as_pictures(
 
 
 def _hash(name: str) -> int:
-    # macOS takes the accents of file names apart.
+    # Normalised, because macOS stores accents in file names as separate characters.
     text = unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass")
     return int(hashlib.sha256(text).hexdigest(), 16)

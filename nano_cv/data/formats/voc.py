@@ -1,9 +1,9 @@
-"""PASCAL VOC: `JPEGImages/`, an XML file of boxes or a palette PNG each, lists in `ImageSets/`.
+"""Reader of PASCAL VOC: `JPEGImages/`, XML files of boxes or palette PNGs, lists in `ImageSets/`.
 
-Or pictures and XML files as labelImg and Roboflow leave them: see `find_pairs`.
+Images and XML files as labelImg and Roboflow write them are read too; see `find_pairs`.
 
-Pixels are counted from 1 and the last one is inside, so a box from 1 to 2 is two pixels wide; here
-it is from 0 to 2.
+VOC counts pixels from 1, and the last pixel is inside, so a box from 1 to 2 is two pixels wide.
+This reader converts such a box to 0 to 2.
 """
 
 import logging
@@ -34,23 +34,23 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 def read_voc(root: Path, task: str) -> dict[str, Pictures]:
     """Read a set for detection or segmentation.
 
-    The classes are those of `classes.txt`, one a line; without that file, for detection all names
-    that occur in any split, sorted, and for segmentation the 21 of VOC with the background first.
-    For detection `background` is no class. Objects marked as difficult are not learnt, and what is
-    predicted there is neither right nor false; a name that only they have is no class. The second
-    column of a list is passed over.
+    The classes are those of `classes.txt`, one per line. Without that file, they are for detection
+    all names that occur in any split, sorted, and for segmentation the 21 classes of VOC with the
+    background first. For detection `background` is no class. Objects marked as difficult are not
+    learnt, and predictions there count as neither right nor wrong; a name that only such objects
+    have is no class. The second column of a list is ignored.
 
     A split without a list is taken out of `train` by the hash of the file names; without any list,
-    all three are taken out of the pictures that are labelled.
+    all three splits are taken out of the labelled images.
 
     Args:
         root: folder with `JPEGImages/`, `Annotations/*.xml` and `ImageSets/Main/<split>.txt`, or
             `SegmentationClass/*.png` and `ImageSets/Segmentation/<split>.txt`; for detection also
-            with pictures and XML files side by side.
+            with images and XML files side by side.
         task: `detection` or `segmentation`.
 
     Raises:
-        UserError: files missing or not as they should be; names the file and the object.
+        UserError: files are missing or malformed; the message names the file and the object.
     """
     reading.check_task("PASCAL VOC", task, *SETS)
     own = root / "classes.txt"
@@ -77,13 +77,13 @@ def read_voc(root: Path, task: str) -> dict[str, Pictures]:
     return splitting.as_pictures(root, splitting.complete(samples, root), classes, meaning)
 
 
-Pairs = list[tuple[Path, Path]]  # of pictures and their XML files or masks
+Pairs = list[tuple[Path, Path]]  # images with their XML files or masks
 
 
 def read_boxes(
     pairs: Mapping[str, Pairs], classes: list[str], root: Path
 ) -> tuple[list[str], dict[str, list[Boxes]]]:
-    """The class names, found if none are given, and the boxes of the pictures of each split."""
+    """Return class names (from the labels if `classes` is empty) and the boxes of each split."""
     labelled = {split: [read_xml(label) for _, label in some] for split, some in pairs.items()}
     every = [one for some in labelled.values() for file in some for one in file.objects]
     if not classes:
@@ -111,10 +111,10 @@ def read_boxes(
 
 
 def find_pairs(root: Path, task: str) -> dict[str, Pairs]:
-    """The pictures of each split that there is, with their labels; without splits as `train`.
+    """Find the images of each existing split with their labels; without splits, all as `train`.
 
-    Splits are the lists of `ImageSets/`, or folders such as `train/`. In each folder the pictures
-    lie in `JPEGImages/` or `images/` and the XML files in `Annotations/`, or all side by side.
+    Splits are the lists of `ImageSets/`, or folders such as `train/`. In each folder the images lie
+    in `JPEGImages/` or `images/` and the XML files in `Annotations/`, or all side by side.
     """
     if not root.is_dir():
         raise UserError(f"{root}/JPEGImages: no such folder; the pictures belong there")
@@ -139,7 +139,7 @@ def find_pairs(root: Path, task: str) -> dict[str, Pairs]:
 
 
 def side_by_side(folder: Path) -> Pairs:
-    """The pictures in a folder, or in `images/` there, that have XML files."""
+    """Find the images with XML files in a folder, or in `images/` and `annotations/` there."""
     inside = {path.name.lower(): path for path in sorted(folder.iterdir()) if path.is_dir()}
     pictures = next((inside[name] for name in ("jpegimages", "images") if name in inside), folder)
     labels = next(
@@ -149,10 +149,10 @@ def side_by_side(folder: Path) -> Pairs:
 
 
 def pair_by_name(found: Mapping[str, Path], folder: Path, ending: str, source: Path) -> Pairs:
-    """Pictures with a label of the same name; pictures and labels without a partner are named.
+    """Pair images with labels of the same name; warns of images and labels without a partner.
 
-    A picture without an XML file is left out: programs that write them write one for a picture
-    without objects too, so its objects may not have been marked yet.
+    An image without an XML file is left out: labelling programs write a file even for an image
+    without objects, so the image is probably not labelled yet.
     """
     labels = {
         file.relative_to(folder).with_suffix("").as_posix(): file
@@ -175,9 +175,9 @@ def pair_by_name(found: Mapping[str, Path], folder: Path, ending: str, source: P
 
 
 def read_lists(root: Path, kind: str, found: Mapping[str, Path]) -> dict[str, list[str]]:
-    """The names of the pictures of each split that has a list in `ImageSets/`.
+    """Read the names of the images of each split that has a list in `ImageSets/`.
 
-    VOC's `trainval` is what `train` and `val` have together.
+    VOC's list `trainval` is the union of `train` and `val`.
     """
     folder = root / "ImageSets" / kind
     files = splitting.one_for_each(splitting.group_by_split(folder.glob("*.txt")))
@@ -190,7 +190,7 @@ def read_lists(root: Path, kind: str, found: Mapping[str, Path]) -> dict[str, li
 
 
 def read_list(source: Path, found: Mapping[str, Path]) -> list[str]:
-    """The pictures of a list, one a line; lists of a class have a column of -1, 0 and 1 behind."""
+    """Read the images of a list, one per line; drops the column -1, 0 or 1 of a class's list."""
     lines = [
         line if line in found else re.sub(r"\s+(-1|0|1)$", "", line)
         for line in reading.read_lines(source)
@@ -198,11 +198,11 @@ def read_list(source: Path, found: Mapping[str, Path]) -> list[str]:
     return reading.find_listed(source, lines, found)
 
 
-# What an XML file says
+# XML files
 
 
 class Named(NamedTuple):
-    """An object as `reading.Object`, with the name of its class."""
+    """Object as in `reading.Object`, but with the name of its class."""
 
     name: str
     corners: tuple[float, float, float, float]
@@ -211,27 +211,27 @@ class Named(NamedTuple):
 
 
 class Labelled(NamedTuple):
-    """What an XML file says: width and height or zeros, and the objects."""
+    """Content of an XML file: width and height of the image (0 if not stated), and the objects."""
 
     size: tuple[float, float]
     objects: list[Named]
 
 
 class Tree(ElementTree.TreeBuilder):
-    """XML parser that refuses document types, whose entities could fill the memory."""
+    """Builder of XML trees that refuses document types, whose entities could fill the memory."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> NoReturn:
-        """Called where there is one, before what it declares."""
+        """Refuse a document type; the parser calls this before it reads the declarations."""
         raise ValueError("a document type (<!DOCTYPE ...>) is not read; take that line out")
 
 
 def read_xml(file: Path) -> Labelled:
-    """The objects of an XML file, those that are difficult among them; boxes in pixels from 0."""
+    """Read the objects of an XML file, also difficult ones, with boxes in pixels from 0."""
     content = reading.read_bytes(file)
     with reading.well_formed(file, "XML"):
         tree = ElementTree.fromstring(content, ElementTree.XMLParser(target=Tree()))
     for one in tree.iter():
-        one.tag = str(one.tag).rpartition("}")[2]  # behind the namespace
+        one.tag = str(one.tag).rpartition("}")[2]  # without the namespace
     objects = []
     for number, one in enumerate(tree.iter("object"), start=1):
         where = f"{file}: object {number}"
@@ -248,7 +248,7 @@ def read_xml(file: Path) -> Labelled:
 
 
 def corners_of(one: ElementTree.Element, where: str) -> list[float]:
-    """Left, top, right and bottom of an object, from its box or else its polygon."""
+    """Return left, top, right and bottom of an object's box, or else of its polygon."""
     polygon = one.find("polygon")
     if one.find("bndbox") is None and polygon is not None:
         points: dict[str, list[float]] = {"x": [], "y": []}  # <x1>, <y1>, ... or <pt><x>, <y>

@@ -1,9 +1,9 @@
-"""YOLO text files: `images/<split>/a.jpg`, and `labels/<split>/a.txt` with an object a line.
+"""Reader of YOLO text files: `images/<split>/a.jpg`, and `labels/<split>/a.txt`.
 
-Or wherever `data.yaml` says, or as Roboflow, Label Studio and CVAT lay it out; see `find_splits`.
-
-A line is `class cx cy width height`, or a class and the corners of a polygon, in shares of the
-width and height of the upright picture. With `kpt_shape` in `data.yaml` key points follow the box.
+The paths of `data.yaml`, and the layouts of Roboflow, Label Studio and CVAT, are read too; see
+`find_splits`. A line of a text file describes an object: `class cx cy width height`, or a class and
+the corners of a polygon, in shares of the width and height of the upright image. With `kpt_shape`
+in `data.yaml` key points follow the box.
 """
 
 import logging
@@ -22,7 +22,7 @@ from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
-SLACK = 0.1  # shares beyond 0 and 1 by this much come of rounding or a hasty hand, not of pixels
+SLACK = 0.1  # shares may exceed 0 and 1 by this much, for rounding and careless labelling
 NO_LABELS = ("classes", "notes", "readme", "license")  # text files that lie beside labels
 YAML = ("data.yaml", "data.yml")
 
@@ -31,11 +31,11 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
     """Read a set for detection; or for segmentation, where its objects are polygons.
 
     The classes are `names` of `data.yaml`, a list or a mapping from numbers, or else the lines of
-    `classes.txt` or `obj.names`; those without objects are kept. A picture without a text file has
-    no objects. A polygon, or a box that is turned, counts as the upright box around it.
+    `classes.txt` or `obj.names`; classes without objects are kept. An image without a text file has
+    no objects. A polygon or a turned box becomes the upright box around it.
 
-    `train`, `val` and `test` of `data.yaml` are followed; without them, see `find_splits`. A split
-    that is missing is taken out of `train` by the hash of the file names.
+    The splits are `train`, `val` and `test` of `data.yaml`, or else as in `find_splits`. A missing
+    split is taken out of `train` by the hash of the file names.
 
     Args:
         root: folder with `images/<split>/`, `labels/<split>/`, and the class names; or the YAML
@@ -43,7 +43,7 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
         task: `detection` or `segmentation`.
 
     Raises:
-        UserError: files missing or not as they should be; names the file and the line.
+        UserError: files are missing or malformed; the message names the file and the line.
     """
     reading.check_task("YOLO text", task, "detection", "segmentation")
     source = root if root.is_file() else find_yaml(root)
@@ -79,11 +79,11 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
     return splitting.as_pictures(root, found, outlines.classes_for(task, classes))
 
 
-# What data.yaml says
+# data.yaml
 
 
 def find_yaml(root: Path) -> Path | None:
-    """`data.yaml` in a folder, or else the one YAML file there that has `names`."""
+    """Find `data.yaml` in a folder, or else the only YAML file there with a key `names`."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; it should hold data.yaml")
     usual = [root / name for name in YAML if (root / name).is_file()]
@@ -97,17 +97,17 @@ def find_yaml(root: Path) -> Path | None:
 
 
 class Loader(yaml.SafeLoader):
-    """YAML without aliases: a few of them in each other are as long as the memory."""
+    """YAML loader that refuses aliases, as a few nested aliases can fill the memory."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Called for each value."""
+        """Compose a value, unless the value is an alias."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"aliases such as *{self.peek_event().anchor} are not read")
         return super().compose_node(parent, index)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """Content of a YAML file."""
+    """Read the mapping in a YAML file; empty if the content is no mapping."""
     text = reading.read_text(file)
     with reading.well_formed(file, "YAML"):
         content = yaml.load(text, Loader)
@@ -115,7 +115,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def names_of(content: Mapping[str, Any], file: Path) -> list[str]:
-    """The class names that `data.yaml` gives."""
+    """Return the class names of `data.yaml`."""
     given = content.get("names")
     if isinstance(given, dict):
         numbered = {str(key): value for key, value in given.items()}
@@ -127,7 +127,7 @@ def names_of(content: Mapping[str, Any], file: Path) -> list[str]:
                 log.warning("%s: names: no name for class %s", file, listing(map(str, lacking)))
     if not isinstance(given, list):
         raise UserError(f"{file}: 'names' is a list of classes, or a mapping from 0, 1, 2, ...")
-    # yes, no, on and off are not text in YAML
+    # In YAML, the words yes, no, on and off are read as true and false.
     wrong = [name for name in given if isinstance(name, bool) or not isinstance(name, str | int)]
     if wrong:
         shown = type(wrong[0]).__name__ if isinstance(wrong[0], dict | list) else repr(wrong[0])
@@ -139,16 +139,16 @@ def names_of(content: Mapping[str, Any], file: Path) -> list[str]:
 
 
 def read_names(root: Path) -> list[str]:
-    """The class names of a set without `data.yaml`: the lines of a text file."""
+    """Read the class names of a set without `data.yaml` from the lines of a text file."""
     places = ("classes.txt", "labels/classes.txt", "obj.names", "data/obj.names")
     file = next((root / place for place in places if (root / place).is_file()), None)
     if file is None:
-        reading.read_text(root / "data.yaml")  # says that it is not there, and what is
+        reading.read_text(root / "data.yaml")  # raises an error that lists the files beside it
     return reading.read_classes(file or root)
 
 
 def key_points(content: Mapping[str, Any], file: Path | None) -> int:
-    """The number of columns of key points behind each box; 0 where there are none."""
+    """Return the number of columns of key points behind each box, 0 without key points."""
     shape = content.get("kpt_shape")
     if shape is None:
         return 0
@@ -167,11 +167,11 @@ def key_points(content: Mapping[str, Any], file: Path | None) -> int:
 def find_splits(
     root: Path, content: Mapping[str, Any], source: Path | None
 ) -> dict[str, list[Path]]:
-    """The pictures of each split that there is; those of a set without splits as `train`.
+    """Find the images of each existing split; without splits, all images as `train`.
 
-    In `data.yaml` a split is a folder, a list file of pictures, or several of them, relative to
-    `path` or to the file. Without it: `images/<split>/`, `<split>/images/`, `<split>/`, or
-    `<split>.txt`; or all that lies in `images/`, or in `root`.
+    In `data.yaml` a split is a folder, a file that lists images, or several of these, relative to
+    `path` or to `data.yaml`. Otherwise a split is `images/<split>/`, `<split>/images/`, `<split>/`
+    or `<split>.txt`; without splits, all images in `images/` or in `root` are read.
     """
     entries: dict[str, list[Path]] = {}
     for key, value in content.items():
@@ -206,9 +206,9 @@ def find_splits(
 
 
 def place_of(root: Path, given: str, path: Any, where: str) -> Path | None:
-    """Folder or file of an entry of `data.yaml`; paths of other machines match by their ends.
+    """Find the path of an entry of `data.yaml`; paths of other machines match by their ends.
 
-    Roboflow writes `../train/images` and means `train/images` beside the file.
+    Roboflow writes `../train/images` but means `train/images` beside `data.yaml`.
     """
     base = reading.find_existing(path, [root]) if isinstance(path, str) else None
     folders = [base or root, root]
@@ -226,7 +226,7 @@ def place_of(root: Path, given: str, path: Any, where: str) -> Path | None:
 
 
 def usual_places(root: Path) -> dict[str, list[Path]]:
-    """The folder or list file of each split, where `data.yaml` names none."""
+    """Find the folder or list file of each split, for a set whose `data.yaml` names none."""
     for folder in (root / "images", root):
         inside = reading.list_folder(folder)
         places = [path for path in inside if path.is_dir() or path.suffix == ".txt"]
@@ -245,7 +245,7 @@ def usual_places(root: Path) -> dict[str, list[Path]]:
 
 
 def find_pictures(place: Path, root: Path, split: str) -> list[Path]:
-    """The pictures in a folder, or those that a list file names."""
+    """Find the images in a folder, or the images that a list file names."""
     if place.is_dir():
         inner = place / "images"
         return images.find(inner if inner.is_dir() else place)
@@ -259,7 +259,7 @@ def find_pictures(place: Path, root: Path, split: str) -> list[Path]:
 
 
 def label_folder(picture: Path) -> Path:
-    """Where the text file of a picture belongs: `labels` in place of the last `images`."""
+    """Return the folder of an image's text file: its own, with `labels` for the last `images`."""
     parts = list(picture.parent.parts)
     at = max((i for i, part in enumerate(parts) if part.lower() == "images"), default=None)
     if at is None:
@@ -269,7 +269,7 @@ def label_folder(picture: Path) -> Path:
 
 
 class Texts(dict[Path, dict[str, Path]]):
-    """The text files of each folder that is asked for, by their names without the ending."""
+    """Text files of label folders, by name without ending; a folder is read when first needed."""
 
     def __missing__(self, folder: Path) -> dict[str, Path]:
         inside = sorted(folder.iterdir()) if folder.is_dir() else []
@@ -277,12 +277,12 @@ class Texts(dict[Path, dict[str, Path]]):
         return self[folder]
 
     def of(self, picture: Path) -> Path | None:
-        """The text file of a picture, in its label folder or beside it; None if there is none."""
+        """Return an image's text file, in the label folder or beside the image, or None."""
         folders = (label_folder(picture), picture.parent)
         return next((self[one][picture.stem] for one in folders if picture.stem in self[one]), None)
 
     def lonely(self, used: Iterable[Path]) -> list[str]:
-        """Unused text files beside used ones, except notes and lists of splits."""
+        """Return the names of unused text files beside used files, except notes and lists."""
         used = set(used)
         beside = {
             file for folder in {text.parent for text in used} for file in self[folder].values()
@@ -294,17 +294,17 @@ class Texts(dict[Path, dict[str, Path]]):
         )
 
 
-# What a text file says
+# Text files
 
 
 def read_objects(file: Path, picture: Path, classes: int, points: int = 0) -> Iterator[Object]:
-    """The objects of a text file, in pixels of its picture.
+    """Yield the objects of a text file, with corners in pixels of the image.
 
     Args:
-        file: with an object a line.
-        picture: whose size the shares are of.
-        classes: how many there are.
-        points: columns of key points behind each box.
+        file: text file with an object per line.
+        picture: the image file, whose size turns shares into pixels.
+        classes: number of classes.
+        points: number of columns of key points behind each box.
     """
     size = images.dimensions(picture)
     for number, line in enumerate(reading.read_text(file).splitlines(), start=1):

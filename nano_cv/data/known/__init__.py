@@ -1,6 +1,6 @@
-"""Public data sets by name: where their files are, and how they become a layout that we read.
+"""Public data sets by name: fetches the files of a set, arranges them once, and reads them.
 
-Goes in: the name of a set in `SETS`. Comes out: its `Pictures`, fetched and arranged once.
+`sets.yaml` has the files of each set; `arranging.py` lays them out for a reader of `formats`.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ from nano_cv.files import make_once
 
 
 class Archive(NamedTuple):
-    """A file of a set.
+    """File to download for a set.
 
     Attributes:
-        url: where it is fetched.
-        digest: its MD5 or SHA-256.
-        size: in bytes, for the message to those who have to bring it by hand.
-        content: SHA-256 of what a `.gz` unpacks to. A file that was brought by hand may then have
-            been packed anew, as Debian does.
+        url: URL of the file.
+        digest: MD5 or SHA-256 of the file.
+        size: size in bytes, for the message that asks a person to bring the file by hand.
+        content: SHA-256 of the unpacked content of a `.gz`. A file brought by hand may then be
+            packed differently, as Debian's packages are.
     """
 
     url: str
@@ -36,7 +36,7 @@ class Archive(NamedTuple):
     content: str = ""
 
     def obtain(self, folder: Path, source: str | Path | None) -> Path:
-        """Fetch it to `folder`, or find it in `source`; checked."""
+        """Fetch the file to `folder`, or find the file in `source`, and check its digest."""
         if source is None or not self.content:
             return obtain(self.url, self.digest, folder, source, self.size)
         file = lying_in(source, self.url)
@@ -47,14 +47,14 @@ class Archive(NamedTuple):
 
 
 class KnownSet(NamedTuple):
-    """A public data set.
+    """Public data set.
 
     Attributes:
-        archives: what is fetched.
-        arrange: makes `layout` of the fetched files in an empty folder; called once.
+        archives: the files to fetch.
+        arrange: lays out the fetched files in an empty folder, as `layout` reads them; called once.
         layout: reads the arranged folder.
-        place: of the layout in that folder.
-        folder: below the root of the set, of what is arranged.
+        place: path that `layout` reads, relative to the arranged folder.
+        folder: name of the arranged folder below the root of the set.
     """
 
     archives: tuple[Archive, ...]
@@ -68,7 +68,7 @@ LAYOUTS = {"read_folder": read_folder, "read_voc": read_voc, "read_pets": arrang
 
 
 def _read_sets() -> dict[str, KnownSet]:
-    """The table of `sets.yaml`, where each entry is described."""
+    """Read the public data sets of `sets.yaml`, whose keys are described there."""
     sets = {}
     for name, given in yaml.safe_load((Path(__file__).parent / "sets.yaml").read_text()).items():
         archives = tuple(Archive(**archive) for archive in given["archives"])
@@ -82,23 +82,23 @@ SETS = _read_sets()
 
 
 def is_fetched(root: Path, name: str) -> bool:
-    """Whether the public data set `name` lies in `root`, so that `open_known` fetches nothing."""
+    """Return whether the set `name` is arranged in `root`, so that `open_known` fetches nothing."""
     return name in SETS and (root / SETS[name].folder).is_dir()
 
 
 def open_known(
     root: Path, task: str, *, name: str, source: str | Path | None = None
 ) -> dict[str, Pictures]:
-    """Read a public data set, after fetching and arranging what is not there yet.
+    """Read a public data set, which is fetched and arranged first if it is missing.
 
     Args:
         root: folder of the set.
-        task: one that the set has targets for.
-        name: of the set, a key of `SETS`.
-        source: folder that holds the archives already; None fetches them.
+        task: the task, for which the set must have targets.
+        name: name of the set, a key of `SETS`.
+        source: folder that already holds the archives; None fetches them.
 
     Raises:
-        UserError: not reachable, or other files than the official ones.
+        UserError: a file cannot be fetched, or differs from the official file.
     """
     if name not in SETS:
         raise UserError(f"data.dataset.name={name}: no such set{nearest(name, SETS)}")

@@ -1,6 +1,6 @@
-"""From the archives of public data sets to a layout that we read: one function a set.
+"""Unpacks the archives of public data sets into layouts that `formats` reads, a function per set.
 
-Each is called once, with the fetched files by name and an empty folder to fill.
+Each function is called once, with the fetched files by name and an empty folder to fill.
 """
 
 import shutil
@@ -23,15 +23,15 @@ Files = Mapping[str, Path]
 
 
 def _place(picture: Path, folder: Path, split: str, label: str) -> None:
-    """Move a picture to `<split>/<label>/`, as `read_folder` reads it."""
+    """Move an image to `<split>/<label>/`, where `read_folder` finds it."""
     (folder / split / label).mkdir(parents=True, exist_ok=True)
     picture.rename(folder / split / label / picture.name)
 
 
 def flower_photos(files: Files, folder: Path) -> None:
-    """Five folders, one per class, and a `LICENSE.txt` that names the photographers.
+    """Arrange five folders, one per class, and keep the `LICENSE.txt` with the photographers.
 
-    Split by the names alone, as when the shipped weights were trained.
+    The names alone decide the splits, as when the shipped weights were trained.
     """
     unpack(files["flower_photos.tgz"], folder)
     for picture in sorted((folder / "flower_photos").glob("*/*.jpg")):
@@ -42,7 +42,7 @@ def flower_photos(files: Files, folder: Path) -> None:
 
 
 def flowers102(files: Files, folder: Path) -> None:
-    """Official splits, as numbers of pictures in `setid.mat`; their labels in `imagelabels.mat`."""
+    """Arrange the official splits, with the image numbers of `setid.mat` and `imagelabels.mat`."""
     from scipy.io import loadmat
 
     unpack(files["102flowers.tgz"], folder)
@@ -56,9 +56,9 @@ def flowers102(files: Files, folder: Path) -> None:
 
 
 def pets(files: Files, folder: Path) -> None:
-    """Pictures by breed, masks of background and pet, and lists: as `read_folder_masks` reads them.
+    """Arrange images by breed, masks of background and pet, and lists, for `read_folder_masks`.
 
-    Of the official trimaps 1 is pet, 2 background, and 3, a seam around the pet, is not known.
+    In the official trimaps 1 is pet, 2 is background, and 3 a seam around the pet of unknown class.
     """
     raw = folder / "raw"
     for name in ("images.tar.gz", "annotations.tar.gz"):
@@ -84,7 +84,7 @@ def pets(files: Files, folder: Path) -> None:
 
 
 def read_pets(root: Path, task: str) -> dict[str, Pictures]:
-    """Read masks, or for classification and generation the breeds."""
+    """Read the set with masks, or for classification and generation with breeds as classes."""
     reading.check_task("Oxford-IIIT Pets", task, "classification", "segmentation", "generation")
     splits = read_folder_masks(root, "segmentation")
     if task == "segmentation":
@@ -97,10 +97,10 @@ def read_pets(root: Path, task: str) -> dict[str, Pictures]:
 
 
 def voc2012(files: Files, folder: Path) -> None:
-    """The labels of the official test pictures are not public: the official `val` is `test` here.
+    """Arrange the lists of VOC 2012: `val` becomes `test`, as the test labels are not public.
 
     The hash of the names takes `val` out of the official `train`. The official lists stay beside
-    ours as `official_train.txt` and `official_val.txt`.
+    the new lists as `official_train.txt` and `official_val.txt`.
     """
     unpack(files["VOCtrainval_11-May-2012.tar"], folder)
     root = folder / "VOCdevkit" / "VOC2012"
@@ -116,9 +116,9 @@ def voc2012(files: Files, folder: Path) -> None:
 
 
 def fashion_mnist(files: Files, folder: Path) -> None:
-    """Written as PNG files; `val` are the last 5,000 of the official training pictures.
+    """Write the images as PNG files; the last 5,000 official training images become `val`.
 
-    An archive has a head of 16 bytes before the pixels, of 8 before the labels.
+    The files have a header of 16 bytes before the pixels, and of 8 bytes before the labels.
     """
     for part, official in (("train", "train"), ("t10k", "test")):
         images_of, labels_of = (gunzip(files[f"{part}-{kind}-ubyte.gz"]) for kind in KINDS)
@@ -133,8 +133,8 @@ def fashion_mnist(files: Files, folder: Path) -> None:
             Image.fromarray(picture).save(place / f"{number:05d}.png")
 
 
-KINDS = ("images-idx3", "labels-idx1")  # archives of Fashion-MNIST
-VALIDATION = 5_000  # pictures of Fashion-MNIST
+KINDS = ("images-idx3", "labels-idx1")  # in the names of Fashion-MNIST's files
+VALIDATION = 5_000  # images of Fashion-MNIST
 CLOTHES = [
     "T-shirt or top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
     "Ankle boot",

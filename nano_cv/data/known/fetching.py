@@ -1,7 +1,7 @@
-"""Files from the network, whole and checked or not at all, and what to do where there is none.
+"""Downloads and unpacks files, checked by digest; without a network, says how to bring them.
 
-`requests` and not urllib, for it is shorter: it follows redirects to http and https only, knows
-proxies and certificates, and says when a body ends early. It comes with DVC and MLflow.
+`requests` and not urllib, because it needs less code here: it follows redirects to http and https
+only, handles proxies and certificates, and reports truncated bodies. DVC and MLflow install it.
 """
 
 import gzip
@@ -20,21 +20,21 @@ from nano_cv.data.progress import bytes_of, reading
 from nano_cv.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
-CHUNK = 2**16  # bytes; what a broken connection may lose
+CHUNK = 2**16  # bytes; the most that a broken connection loses
 TIMEOUT = 30.0  # seconds without a byte
-TRIES = 4  # in a row that brought nothing
-PAUSE = 1.0  # seconds before the second try, and twice as long before each one after it
+TRIES = 4  # give up after so many tries in a row that brought no bytes
+PAUSE = 1.0  # seconds before the second try; doubled before each further try
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)  # archives cut short, or junk
-KINDS = {32: "md5", 64: "sha256"}  # by the letters of a digest
+KINDS = {32: "md5", 64: "sha256"}  # kind of a digest, by its number of letters
 
 
 def obtain(
     url: str, digest: str, folder: Path, source: str | Path | None = None, size: int | None = None
 ) -> Path:
-    """The file that `url` ends with: in `source` if that is given, else in `folder`, fetched.
+    """Return the file of a URL: found in `source` if given, else fetched to `folder`.
 
     Raises:
-        UserError: see `fetch`; or not in `source`, or another file of that name there.
+        UserError: see `fetch`; or the file is missing from `source`, or has another digest.
     """
     if source is None:
         return fetch(url, folder / name_of(url), digest, size)
@@ -44,12 +44,12 @@ def obtain(
 
 
 def name_of(url: str) -> str:
-    """The name of the file that a URL ends with."""
+    """Return the file name at the end of a URL."""
     return urlsplit(url).path.rpartition("/")[2]
 
 
 def lying_in(source: str | Path, url: str) -> Path:
-    """The file of that name in a folder of the user's."""
+    """Return the path in the user's folder `source` of the file of a URL."""
     file = Path(source).expanduser() / name_of(url)
     if not file.exists():
         raise UserError(f"{file}: not there; data.source names the folder with the file of {url}")
@@ -57,19 +57,19 @@ def lying_in(source: str | Path, url: str) -> Path:
 
 
 def fetch(url: str, file: Path, digest: str, size: int | None = None) -> Path:
-    """Download `url` to `file`, unless it is there; it appears under its name when it is right.
+    """Download `url` to `file`, unless `file` exists; it appears only once its digest is right.
 
-    What a broken download has brought stays in `.<name>.part`, and the next one goes on there.
+    The bytes of a broken download stay in `.<name>.part`, and the next download continues there.
 
     Args:
-        url: http or https.
-        file: where to.
+        url: an http or https URL.
+        file: path of the file to write.
         digest: SHA-256 or MD5 in hexadecimal digits.
-        size: in bytes, for the message to those who have to bring the file by hand.
+        size: size in bytes, for the message that asks a person to bring the file by hand.
 
     Raises:
-        UserError: not reachable, refused, another content than the digest says, the disk full;
-            the message says what to do.
+        UserError: the server cannot be reached or refuses, or the digest is wrong.
+        OSError: the disk is full; the bytes so far are kept.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"{url}: only http:// and https:// are fetched")
@@ -92,7 +92,7 @@ def fetch(url: str, file: Path, digest: str, size: int | None = None) -> Path:
             return file
         part.unlink()
         if not in_pieces:
-            break  # else the server may have replaced its file between two pieces: once more
+            break  # else try once more, as the server may have replaced its file between pieces
     kind = KINDS[len(digest)]
     raise UserError(
         f"{url}: has {kind} {found}, and {digest} is needed; it was removed. The server gives "
@@ -101,10 +101,10 @@ def fetch(url: str, file: Path, digest: str, size: int | None = None) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar or zip archive; within `make_once`, whole or not at all.
+    """Unpack a tar or zip archive; inside `make_once`, so that a failure leaves nothing behind.
 
     Raises:
-        UserError: damaged, or with files that would lie outside of `folder`.
+        UserError: the archive is damaged, or has files that would lie outside of `folder`.
     """
     log.info("Unpacking %s", archive)
     try:
@@ -122,16 +122,16 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def digest_of(file: Path, like: str) -> str:
-    """The digest of a file, of the kind that `like` is."""
+    """Return the digest of a file, MD5 or SHA-256, as the digest `like` is."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, KINDS[len(like)]).hexdigest()
 
 
 def gunzip(file: Path) -> bytes:
-    """What a `.gz` unpacks to.
+    """Return the unpacked content of a `.gz` file.
 
     Raises:
-        UserError: it cannot be unpacked.
+        UserError: the file cannot be unpacked.
     """
     try:
         return gzip.decompress(file.read_bytes())
@@ -149,7 +149,7 @@ def _check_by_hand(file: Path, digest: str) -> None:
 
 
 def _download(url: str, part: Path, by_hand: str) -> bool:
-    """Bring `part` to its end; whether that took more than one piece."""
+    """Download the rest of `part`; return whether the file came in several pieces."""
     import requests
 
     in_pieces, failures, furthest = False, 0, 0
@@ -184,7 +184,7 @@ def _download(url: str, part: Path, by_hand: str) -> bool:
 
 
 def _receive(url: str, part: Path, start: int) -> None:
-    """Append what is missing of `part` from byte `start` on, or write it anew."""
+    """Append the bytes from `start` on to `part`, or write all bytes if the server sends all."""
     import requests
 
     headers = {"Accept-Encoding": "identity"}  # else some servers unpack a .tgz on the way
@@ -192,7 +192,7 @@ def _receive(url: str, part: Path, start: int) -> None:
         headers["Range"] = f"bytes={start}-"
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         if start and response.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # nothing comes after `start`: the digest will say whether that is the end
+            return  # no bytes after `start`; the digest will show whether the file is complete
         response.raise_for_status()
         given = response.headers.get("Content-Range", "")
         goes_on = response.status_code == 206 and given.startswith(f"bytes {start}-")

@@ -1,4 +1,4 @@
-"""Encoded pictures to a model's answers inside Triton: decoded as in training, in one process.
+"""Triton model that decodes images as training does, and runs the network in the same process.
 
 `export_model.py` copies this file beside the network, into `<model>_<data>_from_jpeg/<version>/`.
 """
@@ -13,12 +13,12 @@ from nano_cv.serving.backends.onnxruntime import model as backend
 
 
 class TritonPythonModel(backend.TritonPythonModel):
-    """`ENCODED` BYTES `[B, 1]` (JPEG, PNG, WebP, ...) to the outputs of `model.onnx`."""
+    """Model from `ENCODED` BYTES `[B, 1]` (JPEG, PNG, WebP, ...) to the outputs of `model.onnx`."""
 
     refusals = (*backend.TritonPythonModel.refusals, images.ImageError)
 
     def initialize(self, args):
-        """Read size and limits from the config, load the network, and try it once."""
+        """Read size and limits from the config, load the network, and run it once."""
         config = json.loads(args["model_config"])
         given = {key: item["string_value"] for key, item in config["parameters"].items()}
         self.size, self.fit = json.loads(given["image_size"]), given["fit"]
@@ -26,10 +26,10 @@ class TritonPythonModel(backend.TritonPythonModel):
         self.max_pixels = int(given["max_picture_pixels"])
         network = {"input": [{"name": "IMAGES"}], "default_model_filename": "model.onnx"}
         super().initialize(args | {"model_config": json.dumps(config | network)})
-        self._run([np.zeros((1, 3, *self.size), np.uint8)])  # its memory is planned now
+        self._run([np.zeros((1, 3, *self.size), np.uint8)])  # so that it plans its memory now
 
     def _read(self, request, name):
-        """The pixels `[B, 3, H, W]` of a request."""
+        """Return the pixels of a request, uint8 `[B, 3, H, W]`."""
         encoded = utils.get_input_tensor_by_name(request, "ENCODED").as_numpy().ravel()
         decoded = [self._load(one) for one in encoded]
         bad = [f"{n}: {one}" for n, one in enumerate(decoded) if isinstance(one, Exception)]

@@ -1,4 +1,4 @@
-"""Triton's backends `onnxruntime` and `openvino`, in Python: any ONNX model that names one of them.
+"""Triton's backends `onnxruntime` and `openvino` in Python, for any ONNX model.
 
 The wheel's Triton has no C++ backend for ONNX. This file stands in for it: it reads the same
 `config.pbtxt` (docs: triton-inference-server/onnxruntime_backend, README) and the same file,
@@ -23,12 +23,12 @@ LEVELS = {  # optimization.graph.level
 
 
 class TritonPythonModel:
-    """One instance of one model; Triton makes it and calls the three methods."""
+    """Instance of a model, which Triton creates and calls."""
 
-    refusals = (failures.InvalidArgument, UnicodeDecodeError)  # what a client did wrong
+    refusals = (failures.InvalidArgument, UnicodeDecodeError)  # errors of the client
 
     def initialize(self, args):
-        """Load the model; `export/validate.py` has compared it with its config before.
+        """Load the model, which `export/validate.py` has compared with its config before.
 
         Raises:
             TritonModelException: the file cannot be loaded.
@@ -50,7 +50,7 @@ class TritonPythonModel:
         self.outputs = [tensor["name"] for tensor in config["output"]]
 
     def execute(self, requests):
-        """Answer each request; all of one shape run as one batch."""
+        """Answer the requests; requests of the same shape run as a single batch."""
         responses = [None] * len(requests)
         groups = {}
         for position, request in enumerate(requests):
@@ -75,11 +75,11 @@ class TritonPythonModel:
         return tensor
 
     def _run_group(self, members):
-        """Pairs of position and outputs, or error; a bad request does not fail its neighbours."""
+        """Run a batch; return pairs of position and outputs, with errors only for bad requests."""
         try:
             if len(members) == 1:
                 return [(members[0][0], self._run(members[0][1]))]
-            # The one copy: Triton holds each request apart.
+            # The only copy of the pixels, needed because Triton stores each request apart.
             inputs = zip(*(tensors for _, tensors in members), strict=True)
             outputs = self._run([np.concatenate(parts) for parts in inputs])
             ends = np.cumsum([tensors[0].shape[0] for _, tensors in members])[:-1]
@@ -94,7 +94,7 @@ class TritonPythonModel:
         outputs = self.session.run(self.outputs, dict(zip(self.inputs, tensors, strict=True)))
         if self.batched:
             for name, output in zip(self.outputs, outputs, strict=True):
-                if output.shape[:1] != tensors[0].shape[:1]:  # its rows belong to nobody
+                if output.shape[:1] != tensors[0].shape[:1]:  # no way to tell whose rows these are
                     raise ValueError(
                         f"'{name}': shape {output.shape} for a batch of {tensors[0].shape[0]}; "
                         "serve this model with max_batch_size: 0"
@@ -124,13 +124,13 @@ def _parameters(config):
 
 
 def _threads(config):
-    """Threads of one instance, by the keys of both backends; 0 takes all cores."""
+    """Return the threads per instance, from the keys of either backend; 0 means all cores."""
     given = _parameters(config)
     return int(given.get("INFERENCE_NUM_THREADS") or given.get("intra_op_thread_count") or 0)
 
 
 def _options(config):
-    """What `config.pbtxt` sets, under the keys of the C++ backend."""
+    """Return the session options of `config.pbtxt`, whose keys are those of the C++ backend."""
     options, given = onnxruntime.SessionOptions(), _parameters(config)
     options.intra_op_num_threads = _threads(config)
     options.inter_op_num_threads = int(given.get("inter_op_thread_count", 0))
