@@ -79,7 +79,7 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
 def _of_default_weights(
     options: Options, overrides: Sequence[Override], given: Mapping[str, Any]
 ) -> list[str]:
-    """Return the settings of `weights/<model>_<data>.safetensors`; none if there is no such file."""
+    """Return the settings in the weights file of this model and data set; none without the file."""
     config, _ = options.compose(overrides)
     path = Path(config.paths.weights, f"{config.model.name}_{config.data.name}.safetensors")
     if not path.exists():
