@@ -28,6 +28,7 @@ from nano_cv.data.formats.shards import read_shards
 from nano_cv.data.pictures import open_splits
 
 SIDE, CLASSES = 32, 10
+UNIT = 2**20 if sys.platform == "darwin" else 2**10  # of `ru_maxrss` in a megabyte
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
@@ -65,7 +66,7 @@ def open_set(root: Path, cache: str | None) -> dict[str, float]:
     return {
         "seconds": time.perf_counter() - start,
         "cpu": time.process_time() - used,
-        "megabytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024,
+        "megabytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / UNIT,
     }
 
 

@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 # Keys of `model.task` for the learner, which the task itself does not take.
 OF_TRAINING = ("optimizer", "warmup_epochs", "layer_decay", "ema_decay")
 ROUNDED = 0.2  # largest relative difference of sizes that rounding to multiples explains
-READ_BY_SET = ("source", "colours", "ignore")  # keys of `data` that `data.dataset` takes over
+# Keys of `data` that `data.dataset` takes over.
+READ_BY_SET = ("source", "colours", "ignore", "separator")
 if TYPE_CHECKING:  # these import torch, and engines without torch use this module too
     from nano_cv.data.datamodule import DataModule
     from nano_cv.tasks.task import Task

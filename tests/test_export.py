@@ -245,6 +245,9 @@ def test_bfloat16_is_computed_by_openvino(here, run, monkeypatch, name, bits):
 
     monkeypatch.setattr(bfloat16, "why_not", lambda: "OpenVINO is not installed")
     assert not isinstance(Onnx(engine.source["model"]).runner, bfloat16.Session)
+    monkeypatch.setitem(sys.modules, "openvino", None)  # what a server reads in the config
+    with pytest.raises(UserError, match="OpenVINO is not installed"):
+        Onnx(engine.source["model"], entries={"HINT_BF16": "YES"})
 
 
 def has_triton() -> bool:

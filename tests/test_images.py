@@ -427,6 +427,8 @@ def linked(tmp_path):
         **{"again": "../../outside", "deeper": "../../outside/deep", "file.png": "../../one.png"},
     }.items():
         (cats / name).symlink_to(target)
+    (cats / "loop").symlink_to("loop")
+    (cats / "through").symlink_to("a.png/x")
     (tmp_path / "outside/back").symlink_to("../set")
     (tmp_path / "outside/top").symlink_to("..")
     return tmp_path / "set"

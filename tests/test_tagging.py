@@ -103,6 +103,15 @@ def test_tables_of_one_label(tmp_path, caplog, header, cells, said):
     assert bool(said) == ("is one label; if it is several" in caplog.text)
 
 
+def test_a_separator_of_ones_own(tmp_path):
+    cells = ['"red,white"', "red", "white", '"red,white"', "red", "white"]
+    assert read(tmp_path, "label", cells)[0] == ("red", "white")
+    classes = read_table(tmp_path, "classification", "none")["train"].classes
+    assert classes == ["red", "red,white", "white"]
+    read(tmp_path, "tags", ["a+b", "a", "b"])
+    assert read_table(tmp_path, "classification", "+")["train"].classes == ["a", "b"]
+
+
 def test_columns_of_which_one_is_1_are_classes(tmp_path, caplog):
     caplog.set_level("INFO")
     found = read(tmp_path, "MEL,NV,age", ["1.0,0.0,70", "0.0,1.0,1", "0.0,1.0,0"])
@@ -121,6 +130,10 @@ def test_columns_of_which_one_is_1_are_classes(tmp_path, caplog):
         ("labels", ["a", ""], "at least two labels are needed; there is a"),
         ("labels", ['"[(1]"', '"[b]"'], "not a list of labels"),
         ("labels,split", ["a b,train", "a,train", "b,train", "bb,val"], "line 5: 'bb'"),
+        ("labels", ["\"['a', 'b']\"", "\"['a' 'b']\""], "line 3: ['a' 'b']: not a list of labels"),
+        ("labels", ['"[0, 1]"', '"[1, 0]"'], "line 2: [0, 1]: 0 and 1 do not name labels"),
+        ("labels,split", ["a,train", "b,val", ",test"], "line 4: no label, nor has any other"),
+        ("a,b", [f"{n % 2},{1 - n % 2}" for n in range(9)] + ["x,0"], "line 11: column 'a' is 'x'"),
     ],
 )
 def test_refused_tables(tmp_path, header, cells, said):
@@ -300,6 +313,9 @@ def test_from_training_to_onnx(run, tmp_path):
         assert done.status == 1 and wanted in done.err
     done = run("infer", *tiny, "input=set/test0.png")
     assert done.status == 0 and "labels" in done.out
+    done = run("infer", *tiny, "input=set/test1.png", "confidence=0")
+    (answer,) = [line for line in done.out.splitlines() if line.startswith("test1.png")]
+    assert done.status == 0 and all(name in answer for name in COLOURS)
 
 
 def test_mixing_that_cannot_be(monkeypatch):

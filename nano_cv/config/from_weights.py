@@ -32,7 +32,7 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
     if not reads_weights or given.get("engine") == "triton":
         return []
     if not file:
-        several = len(given) < len(overrides)
+        several = any(each.is_sweep_override() for each in overrides)
         torch = given.get("engine", "torch") == "torch"
         return _of_default_weights(options, overrides, given) if torch and not several else []
     added = []
@@ -41,7 +41,7 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
     if added or given.get("engine") == "onnx":
         from nano_cv.evaluation.exported import Onnx
 
-        metadata = Onnx(Path(str(file)).expanduser()).metadata
+        metadata = Onnx(Path(str(file)).expanduser(), entries={}).metadata
     else:
         metadata = read_metadata(weights_of(str(file)))
 

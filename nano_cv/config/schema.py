@@ -87,6 +87,7 @@ class DataModule(Section):
     source: str | None
     colours: dict[str, list[int]] | None
     ignore: int | list[int] | None
+    separator: str | None
     dataset: Open
     train_size: Side | Sides | None
     crop: Side | Sides | None

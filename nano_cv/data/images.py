@@ -512,7 +512,12 @@ def walk(folder: Path, root: Path | None = None) -> Walk:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if not entry.is_dir():
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a link to itself, or through a file
+                found.broken.append(entry.path)
+                continue
+            if not is_folder:
                 # Only for links, because `exists` reads the disk.
                 lost = entry.is_symlink() and not os.path.exists(entry.path)
                 (found.broken if lost else found.files).append(entry.path)

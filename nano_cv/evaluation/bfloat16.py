@@ -28,31 +28,45 @@ def why_not() -> str:
     return ""
 
 
+class ShapeError(ValueError):
+    """An input has another shape than the model takes."""
+
+
 class Session:
     """An ONNX model in OpenVINO, used like a session of onnxruntime. Several threads may use it.
 
     Args:
         file: the ONNX model.
         threads: that it computes with; 0 takes all cores.
+        bfloat16: whether to compute in bfloat16, where the processor can; else OpenVINO chooses.
 
     Raises:
         RuntimeError: OpenVINO is not installed, or cannot read the model.
     """
 
-    def __init__(self, file: Path, threads: int) -> None:
+    def __init__(self, file: Path, threads: int, bfloat16: bool) -> None:
         try:
             from openvino import Core
         except ImportError as error:
             raise RuntimeError(MISSING) from error
-        settings = {
-            "INFERENCE_PRECISION_HINT": "bf16",
+        settings: dict[str, Any] = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False,  # each of several instances would take the first cores
         }
+        if bfloat16:
+            settings["INFERENCE_PRECISION_HINT"] = "bf16"
         self.model = Core().compile_model(file, "CPU", settings)
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
-        """The named outputs for the named inputs, each `[B, ...]`."""
+        """The named outputs for the named inputs, each `[B, ...]`.
+
+        Raises:
+            ShapeError: an input has another shape than the model takes.
+        """
+        for name, array in inputs.items():
+            taken = self.model.input(name).partial_shape
+            if not taken.compatible(type(taken)(list(array.shape))):
+                raise ShapeError(f"'{name}': shape {list(array.shape)}; {taken} is needed")
         found = self.model.infer_new_request(dict(inputs))
         return [np.array(found[name]) for name in outputs]  # copies: the request's memory ends

@@ -4,19 +4,19 @@ from collections.abc import Mapping
 from math import isnan
 
 from nano_cv.errors import printable
-from nano_cv.metadata import Metadata, height_width
+from nano_cv.metadata import TAGGING, Metadata, height_width
 
 CARD = "model_card.md"
 DOES = {
     "classification": "Names the class of a picture.",
-    "tagging": "Names the labels of a picture: any number of them, or none.",
+    TAGGING: "Names the labels of a picture: any number of them, or none.",
     "detection": "Finds objects in a picture: a box, a class and a score for each.",
     "segmentation": "Names the class of every pixel of a picture.",
     "generation": "Makes pictures of a class.",
 }
 LIMITS = {
     "classification": "Every picture gets one of these classes, also a picture of something else.",
-    "tagging": "Anything that is none of these labels is not named.",
+    TAGGING: "Anything that is none of these labels is not named.",
     "detection": "Objects of other classes are not found, or are taken for one of these classes.",
     "segmentation": "Every pixel gets one of these classes, also a pixel of something else.",
     "generation": "The pictures are made up. They show nothing that was photographed.",

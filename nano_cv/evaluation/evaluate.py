@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from nano_cv.errors import one_line
+from nano_cv.errors import UserError, one_line
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.drawing import keep
 from nano_cv.evaluation.engines import Engine, Torch, predict_all
@@ -38,6 +38,11 @@ def evaluate(
     size = config.data.batch_size
     limit = config.trainer.limit_test_batches if inputs.pictures.targets else 1.0
     count = limit_count(len(inputs.pictures), size, limit)
+    if config.get("confidence") is not None and engine.metadata.task == "classification":
+        raise UserError(
+            f"confidence={config.confidence}: is for boxes and for several labels per picture, and "
+            f"{engine.metadata.name} answers with one label"
+        )
     predictions = predict_all(engine, inputs.inputs, count, size, config.get("tta", False))
     make_report = reports.find(engine.metadata.task)
     metadata = engine.metadata.at_confidence(config.get("confidence"))

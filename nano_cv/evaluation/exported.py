@@ -62,9 +62,12 @@ class Onnx(Engine):
             except UserError as error:
                 log.warning("%s: computed in float32 and not in bfloat16: %s", path, error)
         # The session above has the metadata, and says what is wrong with the file.
-        self.runner = (
-            bfloat16.Session(path, threads) if bfloat16.HINT in (entries or {}) else self.session
-        )
+        self.runner: Any = self.session
+        if bfloat16.HINT in (entries or {}):
+            try:
+                self.runner = bfloat16.Session(path, threads, bfloat16=True)
+            except Exception as error:  # of OpenVINO, which may also not be installed
+                raise UserError(f"{path}: OpenVINO cannot load it ({one_line(error)})") from error
 
     def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """See `Engine`."""
@@ -79,8 +82,10 @@ def bfloat16_entries() -> dict[str, str]:
     Raises:
         UserError: it does not.
     """
-    if platform.machine() == "aarch64" and "bf16" in processor_flags():
-        return {bfloat16.FASTMATH: "1"}
+    if platform.machine() in ("aarch64", "arm64"):
+        if platform.system() == "Linux" and "bf16" in processor_flags():
+            return {bfloat16.FASTMATH: "1"}
+        raise UserError("this Arm processor or its system does not compute in bfloat16")
     if why := bfloat16.why_not():
         raise UserError(why)
     return {bfloat16.HINT: "YES"}

@@ -58,9 +58,7 @@ def draw_heatmaps(task: Task, inputs: Inputs, report: Report) -> Drawing:
     labels, pictures = report.labels, report.pictures
     order = np.arange(len(labels))
     if pictures.targets:
-        truth = map(np.atleast_1d, pictures.targets)
-        right = [label in own for label, own in zip(labels, truth, strict=True)]
-        order = np.argsort(right, kind="stable")
+        order = np.argsort(report.right, kind="stable")
     shown = order[:MOST].tolist()
     tensors = torch.from_numpy(inputs.inputs(shown)["IMAGES"])
     heat = make_heatmaps(task, tensors, torch.from_numpy(labels[shown]))

@@ -139,9 +139,9 @@ def check_options(config: DictConfig) -> None:
     for key, needed in (
         ("gradcam", "classification"),
         ("tta", "classification"),
-        ("confidence", "detection"),
+        ("confidence", "detection or classification with several labels"),
     ):
-        if config[key] not in (None, False) and task != needed:
+        if config[key] not in (None, False) and task not in needed.split():
             given = str(config[key]).lower()
             raise UserError(
                 f"{key}={given}: is for {needed}, and model={config.model.name} does {task}"

@@ -81,7 +81,7 @@ def find_export(folder: Path, precision: str | None = None) -> Path:
         file = folder / str(version) / "model.onnx"
         if not file.exists():
             continue
-        if precision is None or Onnx(file).precision == precision:
+        if precision is None or Onnx(file, entries={}).precision == precision:
             return file
     command = building.again("export_model")
     if precision:

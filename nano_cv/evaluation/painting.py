@@ -96,6 +96,7 @@ def class_key(
 ) -> Drawing | None:
     """The legend of the class indices that are drawn as boxes or as masks."""
     colours, names = palette(257)[0 if masks else 1 :], dict(enumerate(classes))
+    colours = colours if masks else colours[np.arange(len(classes)) % len(colours)]
     if masks:
         names[0], colours[0] = f"{classes[0]} (not coloured)", 255
     found = np.unique(drawn)

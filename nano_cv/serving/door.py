@@ -74,7 +74,7 @@ class Wanted(BaseModel):
 
 
 Confidence = Annotated[
-    float | None, Query(ge=0, le=1, description="Least score of boxes; by default the model's own.")
+    float | None, Query(ge=0, le=1, description="Least score of boxes or several labels.")
 ]
 Top = Annotated[int | None, Query(ge=1, description="How many likeliest classes; all by default.")]
 Label = Annotated[str | None, Query(alias="class", description="For a generator: the class.")]

@@ -35,6 +35,7 @@ SEPARATORS = {  # of labels in a cell, and how they are called
 }
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 UNKNOWN = {"", "-1", "-1.0"}  # in a column of 0 and 1
+FEW = 10  # lines; in more, a single cell that is not 0 or 1 is a slip
 Record = dict[Any, Any]  # the cells of a line by the names of their columns
 
 
@@ -52,7 +53,7 @@ class Row(NamedTuple):
     column: str
 
 
-def read_table(root: Path, task: str) -> dict[str, Pictures]:
+def read_table(root: Path, task: str, separator: str | None = None) -> dict[str, Pictures]:
     """Read a set for classification or generation; `root` is the folder of the tables, or a table.
 
     `train.csv`, `val.csv` and `test.csv`; or one table for all of them, such as `labels.csv`, where
@@ -62,6 +63,9 @@ def read_table(root: Path, task: str) -> dict[str, Pictures]:
     all are numbers; 1.0 is 1. Columns may be separated by commas, semicolons or tabs. Targets are
     tuples of class indices if some pictures have several labels, see `part_labels`.
 
+    `separator` stands between several labels in a cell; `none` if a cell is one label, and None to
+    find out, see `find_separator`.
+
     Raises:
         UserError: columns, pictures or labels missing; names table and line.
     """
@@ -69,7 +73,8 @@ def read_table(root: Path, task: str) -> dict[str, Pictures]:
     tables = {"": root} if root.is_file() else find_tables(root)
     source = next(iter(tables.values())) if len(tables) == 1 else root
     root = root.parent if root.is_file() else root
-    every = part_labels([row for one in tables.items() for row in read_rows(*one)], source)
+    found_rows = [row for one in tables.items() for row in read_rows(*one)]
+    every = part_labels(found_rows, source, separator)
     every = whole_numbers(every, root)
     several = any(len(row.labels) != 1 for row in every)
     if several and task == "generation":
@@ -93,29 +98,48 @@ def read_table(root: Path, task: str) -> dict[str, Pictures]:
     return splitting.as_pictures(root, found, classes)
 
 
-def part_labels(rows: Sequence[Row], source: Path) -> list[Row]:
+def part_labels(rows: Sequence[Row], source: Path, separator: str | None) -> list[Row]:
     """The rows with the labels that their cells hold; a line in the log says if they are several.
 
     Columns of 0 and 1 have been read already. Where exactly one of them is 1 in every row, each
     picture has one label.
 
     Raises:
-        UserError: a cell is empty, and nothing else says that a picture may have no label.
+        UserError: a cell is empty, and nothing else says that a picture may have no label; or no
+            picture of a split has any.
     """
     cells = {row.labels[0] for row in rows if row.column} - {""}
     plural = all(row.column == "labels" for row in rows if row.column)
-    separator = find_separator(cells, plural, source)
+    if separator is None:
+        separator = find_separator(cells, plural, source)
+    separator = "" if separator == "none" else separator
     if not (separator or plural):
         refuse_empty([row.where for row in rows if row.labels == ("",)], "label")
-    meant = {cell: parts_of(cell, separator) for cell in cells} | {"": ()}
+    meant: dict[str, tuple[str, ...]] = {"": ()}
+    for row in rows:
+        cell = row.labels[0] if row.column else ""
+        try:
+            meant[cell] = meant[cell] if cell in meant else parts_of(cell, separator)
+        except UserError as error:
+            raise UserError(f"{row.where}: {error}") from error
     rows = [row._replace(labels=meant[row.labels[0]]) if row.column else row for row in rows]
+    for split in sorted({row.split for row in rows}):
+        own = [row for row in rows if row.split == split]
+        if not any(row.labels for row in own):
+            raise UserError(
+                f"{own[0].where}: no label, nor has any other picture of the split "
+                f"'{split or 'train'}'; remove these lines, or write their labels"
+            )
     without = sum(not row.labels for row in rows)
     known = listing(sorted({label for row in rows for label in row.labels}))
     if without or any(len(row.labels) > 1 for row in rows):
-        how = SEPARATORS[separator] if cells else "a column of 0 and 1 for each"
+        how = SEPARATORS.get(separator, f"separated by '{separator}'")
+        how = how if cells else "a column of 0 and 1 for each"
         none = f"; pictures with none: {without}" if without else ""
         log.info("%s: several labels per picture, %s: %s%s", source, how, known, none)
-    elif not cells:
+        if separator:
+            log.info("if a cell is one label, add data.separator=none")
+    elif rows and not cells:
         log.info("%s: one label per picture, the column that is 1: %s", source, known)
     return rows
 
@@ -150,11 +174,30 @@ def parts_of(cell: str, separator: str) -> tuple[str, ...]:
     """The labels in a cell, each of them once."""
     parts = [cell]
     if separator == "[":
-        with reading.well_formed(Path(cell), "a list of labels"):
-            parts = list(map(str, ast.literal_eval(cell)))
+        parts = read_list(cell)
     elif separator:
         parts = cell.split(separator)
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+
+
+def read_list(cell: str) -> list[str]:
+    """The labels in a cell such as `["crack", "pothole"]`.
+
+    Raises:
+        UserError: the cell is something else, such as NumPy's `['crack' 'pothole']`.
+    """
+    try:
+        parts = ast.literal_eval(cell)
+        # Python would join two texts that stand side by side.
+        beside = re.search(r"""["']\s+["']""", cell)
+        right = not beside and all(isinstance(part, str | int) for part in parts)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        right = False
+    if not right or any(isinstance(part, bool) for part in parts):
+        raise UserError(f'{cell}: not a list of labels, as in ["crack", "pothole"]')
+    if len(parts) > 1 and set(parts) <= {0, 1}:
+        raise UserError(f"{cell}: 0 and 1 do not name labels; give each label a column of 0 and 1")
+    return list(map(str, parts))
 
 
 def find_tables(root: Path) -> dict[str, Path]:
@@ -225,7 +268,8 @@ def read_rows(split: str, source: Path) -> list[Row]:
             raise UserError(
                 f"{source}: no column '{needed}'{nearest(needed, columns)} "
                 f"The first line names the columns: {listing(columns) or 'it is empty'}; needed "
-                "are file,label and for several splits in one table, split"
+                "are file,label (or labels, or columns of 0 and 1) and for several splits in one "
+                "table, split"
             )
     said = [f"'{name}' is the {kind}" for kind, name in named.items() if name not in ("", kind)]
     if said:
@@ -274,11 +318,15 @@ def find_flags(columns: Collection[str], records: Sequence[tuple[str, Record]]) 
     """
     found = []
     for name in sorted(filter(str.strip, columns)):
-        cells = {text_of(record[name]).lower(): where for where, record in records}
-        if cells.keys() & FLAGS.keys() and cells.keys() <= FLAGS.keys() | UNKNOWN:
+        cells = [(text_of(record[name]).lower(), where) for where, record in records]
+        wrong = [(cell, where) for cell, where in cells if cell not in FLAGS]
+        slip = len(wrong) == 1 and len(cells) >= FEW
+        if len(wrong) < len(cells) and (slip or all(cell in UNKNOWN for cell, _ in wrong)):
             found.append(name)
-            for cell in sorted(cells.keys() - FLAGS.keys()):
-                raise UserError(f"{cells[cell]}: column '{name}' is '{cell}'; 0 or 1 is needed")
+            for cell, where in wrong:
+                raise UserError(
+                    f"{where}: column '{name}' is '{cell}'; 0 or 1 is needed, as in the other lines"
+                )
     return found
 
 

@@ -51,6 +51,12 @@ class ClassificationReport(Report):
         """The most probable class of each picture `[N]`."""
         return self.predictions["CLASS_PROBS"].argmax(axis=1)
 
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each picture `[N]` got its true label."""
+        right: NDArray[np.bool_] = self.labels == np.asarray(self.pictures.targets)
+        return right
+
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """The confusion matrix `[K, K]`."""
@@ -151,7 +157,7 @@ class ClassificationReport(Report):
             sheet = partial(drawing.sheet, self.pictures, some, self.captions, title=title)
             return {"predictions": sheet}
         confidence = self.predictions["CLASS_PROBS"].max(axis=1)
-        wrong = np.flatnonzero(self.labels != np.asarray(self.pictures.targets))
+        wrong = np.flatnonzero(~self.right)
         worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST].tolist()
         title = self.title_of(worst, f"the most confident of {len(wrong)} mistakes")
         matrix = partial(drawing.confusion_matrix, self.counts, self.classes, title=self.title)

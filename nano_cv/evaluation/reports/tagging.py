@@ -51,6 +51,12 @@ class TaggingReport(ClassificationReport):
             row[list(target)] = True
         return truth
 
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """Whether each picture `[N]` got all of its labels and no other."""
+        right: NDArray[np.bool_] = (self.found == self.truth).all(axis=1)
+        return right
+
     @cached_property
     def by_class(self) -> list[Counts]:
         """The pictures of each class by falling probability."""
@@ -66,7 +72,7 @@ class TaggingReport(ClassificationReport):
         figures = tagging_figures(self.by_class, self.metadata.confidences, self.classes)
         right = (self.found & self.truth).sum()
         figures["F1"] = float(2 * right / max(self.found.sum() + self.truth.sum(), 1))
-        figures["exact"] = float((self.found == self.truth).all(axis=1).mean())
+        figures["exact"] = float(self.right.mean())
         if self.foreign is not None:
             figures["familiar"] = 1 - float(self.foreign.mean())
         return figures

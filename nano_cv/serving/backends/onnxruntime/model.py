@@ -25,7 +25,8 @@ LEVELS = {  # optimization.graph.level
 class TritonPythonModel:
     """Instance of a model, which Triton creates and calls."""
 
-    refusals = (failures.InvalidArgument, UnicodeDecodeError)  # errors of the client
+    # Errors of the client.
+    refusals = (failures.InvalidArgument, UnicodeDecodeError, bfloat16.ShapeError)
 
     def initialize(self, args):
         """Load the model, which `export/validate.py` has compared with its config before.
@@ -41,8 +42,9 @@ class TritonPythonModel:
                 str(file), _options(config), providers=["CPUExecutionProvider"]
             )
             self.strings = {one.name for one in self.session.get_inputs() if "string" in one.type}
-            if config["backend"] == "openvino" or bfloat16.HINT in _parameters(config):
-                self.session = bfloat16.Session(file, _threads(config))
+            hinted = bfloat16.HINT in _parameters(config)
+            if config["backend"] == "openvino" or hinted:
+                self.session = bfloat16.Session(file, _threads(config), hinted)
         except Exception as error:  # whatever damage does to a model file
             raise utils.TritonModelException(f"{file}: {error}") from error
         self.batched = config["max_batch_size"] > 0
