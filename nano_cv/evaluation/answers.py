@@ -91,7 +91,7 @@ def _mask(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) -> 
 
 
 def picture_of(metadata: Metadata, outputs: Outputs, picture: bytes, size: Size) -> bytes:
-    """The answer as a PNG: a mask, or the picture with boxes or with the label upon it."""
+    """The answer as a PNG: a mask; or the drawing of the report, with boxes or a label."""
     if metadata.task == "segmentation":
         return _png_of_mask(images.restore_mask(outputs["MASK"], *size, metadata.fit))
     predictions = {name: values[None] for name, values in outputs.items()}

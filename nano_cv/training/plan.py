@@ -16,13 +16,15 @@ from omegaconf import DictConfig
 from nano_cv.data.datamodule import DataModule, leaves_too_few
 from nano_cv.errors import UserError
 from nano_cv.evaluation.evaluate import limit_batches
+from nano_cv.metadata import TAGGING
 from nano_cv.training.learner import Learner
 
 LEAST_BATCH = 4  # pictures per step, of small sets; batch norm needs some
 MEASURED = (3, 12)  # the steps between which the pace is measured; the first ones are slower
 FEW = 500  # training pictures, below which a pretrained network does much better
 PRETRAINED = {
-    **{"classification": "efficientnet_lite0", "tagging": "efficientnet_lite0"},
+    "classification": "efficientnet_lite0",
+    TAGGING: "efficientnet_lite0",
     "detection": "centernet_lite0",
     "segmentation": "unet_lite0",
 }

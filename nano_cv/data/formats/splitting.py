@@ -139,7 +139,7 @@ def complete(
         given: the images of each existing split; for a set without splits, all images as `train`.
         source: file or folder of the set, for messages.
         classes: class names, if targets are class indices, or tuples of class indices; each split
-            then gets all classes.
+            then gets all classes, as far as a picture of several classes allows.
 
     Raises:
         UserError: there are no images to train with.

@@ -112,7 +112,7 @@ class GenerationReport(Report):
         return [{"file": f"pictures/{name}", "label": self.classes[k]} for name, k in pairs]
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
-        """A grid of samples, one column per class, and each beside the nearest training picture."""
+        """A grid of samples of all classes, and each sample beside the nearest training picture."""
         targets = np.asarray(self.pictures.targets)
         # A class that comes first in a list must not fill the whole grid.
         earlier = [int((targets[:index] == label).sum()) for index, label in enumerate(targets)]
