@@ -79,7 +79,8 @@ def test_backbones_train_and_are_found_again(run, flowers, model):
     settings = [f"model={model}", *BACKBONE[:-2], f"model.task.network.backbone={SMALL}"]
     assert run("train", *settings).status == 0
     assert run("infer", *settings).status == 0
-    other = run("infer", *settings[:-1])
+    assert run("infer", *settings[:-1]).status == 0  # the weights say which backbone it is
+    other = run("infer", *settings[:-1], "model.task.network.backbone=null")
     assert other.status == 1 and f"'model.task.network.backbone=\"{SMALL}\"'" in other.err
 
 
