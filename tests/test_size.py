@@ -39,17 +39,17 @@ def trained(tmp_path_factory):
 
 
 def test_lines_of_a_training(trained):
-    assert trained[1] <= 8_620
+    assert trained[1] <= 8_650
 
 
 def test_lines_of_an_export(trained):
-    assert loaded(trained[0], "export_model.py", "+data=flowers", "+model=lenet", *TINY) <= 8_660
+    assert loaded(trained[0], "export_model.py", "+data=flowers", "+model=lenet", *TINY) <= 8_700
 
 
 def test_lines_of_a_prediction(trained):
     picture = next((trained[0] / "data/flowers/aster").glob("*.jpg"))
     settings = ("+data=flowers", "+model=lenet", f"input={picture}", *TINY)
-    assert loaded(trained[0], "infer.py", *settings) <= 6_650
+    assert loaded(trained[0], "infer.py", *settings) <= 6_700
 
 
 def test_lines_of_the_package():
@@ -61,4 +61,4 @@ def test_lines_of_the_package():
         for name, files in rooms.items()
     }
     print("\n" + "\n".join(f"{count:6,}  nano_cv/{name}" for name, count in lines.items() if count))
-    assert sum(lines.values()) <= 18_710
+    assert sum(lines.values()) <= 18_830
