@@ -10,7 +10,6 @@ first time pictures are decoded into the cache, then they are there. Shards are 
 import argparse
 import io
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -28,7 +28,6 @@ from nano_cv.data.formats.shards import read_shards
 from nano_cv.data.pictures import open_splits
 
 SIDE, CLASSES = 32, 10
-UNIT = 2**20 if sys.platform == "darwin" else 2**10  # of `ru_maxrss` in a megabyte
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
@@ -49,7 +48,7 @@ def make_pictures(root: Path, count: int) -> None:
 def open_set(root: Path, cache: str | None) -> dict[str, float]:
     """Seconds, processor seconds and megabytes of opening a set and taking one batch."""
     start, used = time.perf_counter(), time.process_time()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = psutil.Process().memory_info().rss
     dataset = read_folder if cache else read_shards
     data = DataModule(
         name="growth",
@@ -66,7 +65,7 @@ def open_set(root: Path, cache: str | None) -> dict[str, float]:
     return {
         "seconds": time.perf_counter() - start,
         "cpu": time.process_time() - used,
-        "megabytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / UNIT,
+        "megabytes": (psutil.Process().memory_info().rss - before) / 1e6,
     }
 
 

@@ -29,7 +29,8 @@ COMMANDS = list(dict.fromkeys(line for line in LINES if line))  # each once
 # by `.ci/run`, which sets everything up from the lock, and by the tests below.
 ELSEWHERE = (
     *("git clone", "cd ", "pipx ", "poetry ", "mlflow ui", "dvc remote", "dvc push"),
-    *("docker ", "kubectl ", "python benchmarks/", "torchrun ", "srun ", "python -m tools.draw_docs"),
+    *("docker ", "kubectl ", "torchrun ", "srun "),
+    *("python benchmarks/", "python -m tools.draw_docs"),
 )
 ONE_BY_ONE = (
     *("python train.py", "python infer.py", "python shard.py"),

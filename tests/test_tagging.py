@@ -67,6 +67,7 @@ def read(root, header: str, cells: list[str], task: str = "classification"):
         ("labels", ["a; b;", "b", "a;b;a"], "separated by semicolons", ["a,b", "b", "a,b"]),
         ("labels", ['"a b,c"', "c", '"c, a b"'], "by commas: a b, c", ["a b,c", "c", "a b,c"]),
         ("labels", ["\"['a', 'b']\"", "[]", '"[""b""]"'], "in lists", ["a,b", "", "b"]),
+        ("labels", ['"[0, 1]"', '"[1, 2]"', "[0]"], "in lists: 0, 1, 2", ["0,1", "1,2", "0"]),
         ("labels", ["a", "", "b"], "or none: a, b; pictures with none: 1", ["a", "", "b"]),
         ("label", ["a|b", "b", "a", "nan"], "separated by '|'", ["a,b", "b", "a", ""]),
         ("label", ['"a,b"', "b", "a"], "separated by commas", ["a,b", "b", "a"]),

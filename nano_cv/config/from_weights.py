@@ -32,9 +32,12 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
     if not reads_weights or given.get("engine") == "triton":
         return []
     if not file:
-        several = any(each.is_sweep_override() for each in overrides)
-        torch = given.get("engine", "torch") == "torch"
-        return _of_default_weights(options, overrides, given) if torch and not several else []
+        single = [each for each in overrides if not each.is_sweep_override()]
+        swept = {each.key_or_group.split(".")[0] for each in overrides if each not in single}
+        one = not swept & {"model", "data", "paths", "weights", "engine"}
+        if not one or given.get("engine", "torch") != "torch":
+            return []
+        return _of_default_weights(options, single, given)
     added = []
     if str(file).endswith(".onnx") and options.script == "infer" and "engine" not in given:
         added.append("engine=onnx")

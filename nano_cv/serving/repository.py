@@ -7,6 +7,7 @@ from pathlib import Path
 from nano_cv.errors import UserError, listing, nearest
 from nano_cv.export.triton_config import CONFIG, read_config
 from nano_cv.files import list_versions
+from nano_cv.metadata import JPEG
 
 Signature = frozenset[tuple[str, int, int, int]]
 
@@ -36,7 +37,8 @@ def wanted_models(repository: Path, names: Iterable[str] | None) -> list[str]:
             )
         if name not in wanted:
             wanted.append(name)
-            left += parts_of(repository / name)
+            twin = f"{name}{JPEG}"  # for clients that send encoded pictures by gRPC
+            left += [*parts_of(repository / name), *([twin] if twin in found else [])]
     return wanted
 
 

@@ -96,7 +96,8 @@ class Detection(Task):
             answer = Scored(*one)
             # A picture ends where its margin begins, as in the test.
             inside = answer.boxes.clip(frame[[0, 1, 0, 1]], frame[[2, 3, 2, 3]])
-            pairs.append((objects, answer._replace(boxes=inside)))
+            solid = (inside[:, 2:] > inside[:, :2]).all(axis=1)  # others lie in the margins
+            pairs.append((objects, answer._replace(boxes=inside).keep(solid)))
         return self._losses(outputs, targets), pairs
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:

@@ -77,6 +77,8 @@ def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
     content, said = own.read_bytes(), "new"
     if path.exists() and path.read_bytes() == content:
         said = "as it was"
+    elif path.exists() and _same_network(own, path):  # of a finished run that was resumed
+        said = "the same weights again"
     elif path.exists():
         kept = _keep(path, own.parent.parent.glob(f"*/{WEIGHTS}"))
         said = f"{_compared(own, path, mode)}, kept as {kept.name}"
@@ -84,6 +86,16 @@ def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
         temporary.write_bytes(content)
     log.info("%s: %s", path, said)
     return path
+
+
+def _same_network(one: Path, other: Path) -> bool:
+    """Return whether two files hold the same network, whatever their metadata and calibration."""
+    try:
+        files = [load_file(one), load_file(other)]
+    except (SafetensorError, OSError):
+        return False
+    first, second = ({k: v for k, v in file.items() if FAMILIARITY not in k} for file in files)
+    return first.keys() == second.keys() and all(first[k].equal(second[k]) for k in first)
 
 
 def _keep(path: Path, of_runs: Iterable[Path]) -> Path:

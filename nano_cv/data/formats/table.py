@@ -115,6 +115,11 @@ def part_labels(rows: Sequence[Row], source: Path, separator: str | None) -> lis
     separator = "" if separator == "none" else separator
     if not (separator or plural):
         refuse_empty([row.where for row in rows if row.labels == ("",)], "label")
+    vectors = [cell for cell in cells if re.fullmatch(r"\[[01](, *[01])+\]", cell)]
+    if cells and len(vectors) == len(cells) and len({cell.count(",") for cell in cells}) == 1:
+        where = next(row.where for row in rows if row.labels[0] in cells)
+        said = "0 and 1 do not name labels; give each label a column of 0 and 1"
+        raise UserError(f"{where}: {min(cells)}: {said}")
     meant: dict[str, tuple[str, ...]] = {"": ()}
     for row in rows:
         cell = row.labels[0] if row.column else ""
@@ -195,8 +200,6 @@ def read_list(cell: str) -> list[str]:
         right = False
     if not right or any(isinstance(part, bool) for part in parts):
         raise UserError(f'{cell}: not a list of labels, as in ["crack", "pothole"]')
-    if len(parts) > 1 and set(parts) <= {0, 1}:
-        raise UserError(f"{cell}: 0 and 1 do not name labels; give each label a column of 0 and 1")
     return list(map(str, parts))
 
 

@@ -287,13 +287,14 @@ class DetectionReport(Report):
 
 
 def in_picture(metadata: Metadata, outputs: Predictions, width: int, height: int) -> Scored:
-    """The boxes that were predicted for one picture, in pixels of the picture."""
+    """The predicted boxes of one picture, in pixels; boxes in the margins are left out."""
     place = images.place(width, height, metadata.image_size, metadata.fit)
     offset = np.array([place.left, place.top] * 2)
     scale = np.array([width / place.width, height / place.height] * 2)
     boxes = (outputs["BOXES"].astype(np.float64) - offset) * scale
     boxes = boxes.clip(0, np.array([width, height] * 2))
-    return Scored(boxes, outputs["LABELS"], outputs["SCORES"])
+    found = Scored(boxes, outputs["LABELS"], outputs["SCORES"])
+    return found.keep((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
 
 
 def _farthest(
