@@ -168,13 +168,14 @@ def test_training_fits_and_says_it(run, flowers, tmp_path):
 
 
 @pytest.mark.parametrize("confidence", ["0.4", "null"])
-def test_confidence_is_for_detectors(run, flowers, confidence):
+def test_confidence_is_not_for_one_label(run, flowers, confidence):
     assert run("train", *TINY, "test=false").status == 0
     done = run("infer", *TINY, f"confidence={confidence}")
     assert done.status == (confidence != "null")
     if done.status:
         assert done.err == (
-            "error: confidence=0.4: is for detection, and model=lenet does classification\n"
+            "error: confidence=0.4: is for boxes and for several labels per picture, and "
+            "lenet_flowers answers with one label\n"
         )
 
 
