@@ -29,6 +29,7 @@ from nano_cv.metadata import (
     git_commit,
     height_width,
     read_metadata,
+    shared_weights,
     weights_of,
 )
 
@@ -59,7 +60,7 @@ def weights_file(config: DictConfig) -> Path:
     """Return the weights file: `weights=` or `weights/<model>_<data>.safetensors`."""
     if config.get("weights"):
         return weights_of(str(config.weights))
-    return Path(config.paths.weights) / f"{config.model.name}_{config.data.name}.safetensors"
+    return shared_weights(config.paths.weights, config.model.name, config.data.name)
 
 
 def why_not_whole(config: DictConfig) -> str | None:

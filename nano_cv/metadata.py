@@ -219,6 +219,11 @@ def read_metadata(path: Path) -> Metadata:
         raise UserError(f"{path}: holds no metadata; train.py did not write this file") from error
 
 
+def shared_weights(folder: str, model: str, data: str) -> Path:
+    """Return `weights/<model>_<data>.safetensors`, where a whole training leaves its weights."""
+    return Path(folder, f"{model}_{data}.safetensors")
+
+
 def weights_of(given: str) -> Path:
     """Return the weights file for a setting that names the file itself or the folder of its run.
 

@@ -268,6 +268,20 @@ def test_no_box_names_the_highest_score(monkeypatch, tmp_path):
     assert "no box is sure enough; the highest score is 0.12, of cat" in " ".join(said)
 
 
+def test_boxes_of_no_width_are_no_boxes(monkeypatch, tmp_path):
+    """As those are that lie in the margin of a letterboxed picture; here there is no other."""
+    said = texts(monkeypatch)
+    file = picture(tmp_path / "a.png", 320, 320)
+    report = boxes_report([file], [[4, 4, 4, 9]], [0.9], ["cat"])
+    assert "no box is sure enough in a.png; the highest score there is 0.00" in report.remarks()[0]
+    report.drawings()["predictions"]()
+    assert "0 found" not in " ".join(said) and "no box is sure enough" in " ".join(said)
+    truth = Boxes(np.float32([[1, 1, 9, 9]]), np.array([0]), np.array([0], np.uint8))
+    report = boxes_report([file], [[4, 4, 4, 9]], [0.9], ["cat"], [truth])
+    assert report.metrics()["mF1"] == 0 and report.class_rows()[0]["objects"] == 1
+    assert all(draw().size for draw in report.drawings().values())
+
+
 def test_masks_have_a_legend(monkeypatch, tmp_path):
     said = texts(monkeypatch)
     classes = ["ground", *(f"class {number}" for number in range(1, 120))]

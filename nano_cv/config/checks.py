@@ -33,8 +33,8 @@ def check(script: str, arguments: list[str]) -> list[str]:
     """Compose the configuration of a command line and check it, without importing torch.
 
     Returns:
-        Settings to add to the command line: those of the weights file, if `weights=` was given, and
-        the folder of the run to resume, if a run is resumed.
+        Settings to add to the command line: those of the weights file, if one is read, and the
+        folder of the run to resume, if a run is resumed.
 
     Raises:
         UserError: something is wrong with the command line.

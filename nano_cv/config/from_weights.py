@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.config.options import Options, parse_override
 from nano_cv.errors import UserError
-from nano_cv.metadata import NAME, Metadata, read_metadata, weights_of
+from nano_cv.metadata import NAME, Metadata, read_metadata, shared_weights, weights_of
 
 
 def settings_from_weights(options: Options, overrides: Sequence[Override]) -> list[str]:
@@ -84,7 +84,7 @@ def _of_default_weights(
 ) -> list[str]:
     """Return the settings in the weights file of this model and data set; none without the file."""
     config, _ = options.compose(overrides)
-    path = Path(config.paths.weights, f"{config.model.name}_{config.data.name}.safetensors")
+    path = shared_weights(config.paths.weights, config.model.name, config.data.name)
     if not path.exists():
         return []
     metadata = read_metadata(path)

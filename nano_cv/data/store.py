@@ -148,9 +148,8 @@ def stamp(file: File) -> str:
     """Return a text that changes whenever the file changes."""
     if isinstance(file, Member):
         return file.sha256
-    status = os.stat(file)
-    path = file if file.is_absolute() else file.absolute()
-    return f"{path}\0{status.st_size}\0{status.st_mtime_ns}"
+    status = file.stat()
+    return f"{file.absolute()}\0{status.st_size}\0{status.st_mtime_ns}"
 
 
 def _parts(place: str) -> tuple[str, str]:

@@ -1,10 +1,11 @@
-"""What a model says of a picture, with names and units, and drawn.
+"""What a model says of a picture, with names and units, drawn, and printed.
 
 Shapes: S side of the network's square, H and W of the picture that was sent.
 """
 
 import base64
 import io
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 from nano_cv.data import images
 from nano_cv.data.pictures import Pictures
-from nano_cv.evaluation import painting, reports
+from nano_cv.evaluation import drawing, painting, reports
 from nano_cv.evaluation.reports import detection, tagging
 from nano_cv.evaluation.reports.classification import label_set
+from nano_cv.evaluation.terminal import print_rows
 from nano_cv.metadata import TAGGING, Metadata
 
 Outputs = Mapping[str, NDArray[Any]]  # of one picture, without the batch dimension
@@ -106,6 +108,28 @@ class Sent(Pictures):
     def names(self) -> list[str]:
         """Nothing is known."""
         return [""]
+
+
+def print_answers(
+    metadata: Metadata, answers: Mapping[Path, Outputs], output: Path | None = None
+) -> None:
+    """Print the table of the task's report; write and draw the rest of it into `output`, if given.
+
+    `answers` are the outputs of the model for each picture, without the batch dimension.
+    """
+    outputs = next(iter(answers.values()))
+    predictions = {name: np.stack([one[name] for one in answers.values()]) for name in outputs}
+    files = [file.absolute() for file in answers]
+    pictures = Pictures(Path(os.path.commonpath([file.parent for file in files])), files)
+    given = dict(zip(pictures.names, answers, strict=True))
+    report = reports.find(metadata.task)(metadata, predictions, pictures)
+    rows = [row | {"file": given[row["file"]]} for row in report.rows()]
+    print_rows(rows, report.remarks())
+    if output:
+        report.write_files(output)
+        for name, draw in report.drawings().items():
+            drawing.keep(name, draw, output)
+        print(f"written to {output}")
 
 
 def encoded(content: bytes) -> str:

@@ -16,7 +16,7 @@ from nano_cv.data.imagined import Imagined
 from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.data.preparing import PicturesError, prepared
 from nano_cv.errors import UserError, listing, nearest
-from nano_cv.metadata import Metadata
+from nano_cv.metadata import Metadata, shared_weights
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def of_test(
         raise UserError(f"{splits['test'].pictures.root}: no pictures in 'test'; use input=FOLDER")
     if metadata.task != "generation":
         return splits["test"], data_hash
-    judge = Path(config.paths.weights) / f"{config.model.judge}_{config.data.name}.safetensors"
+    judge = shared_weights(config.paths.weights, config.model.judge, config.data.name)
     options = (metadata.classes, metadata.image_size, config.seed, splits, judge)
     return Imagined(splits["test"].pictures.targets, *options), data_hash
 
@@ -136,13 +136,13 @@ def check_options(config: DictConfig) -> None:
                 else f"only a generator can be asked for pictures, and this does {task}"
             )
             raise UserError(f"{key}={config[key]}: {advice}")
-    for key, needed in (
+    for key, *able in (
         ("gradcam", "classification"),
         ("tta", "classification"),
-        ("confidence", "detection or classification with several labels"),
+        ("confidence", "detection", "classification"),  # of the latter `evaluate` knows more
     ):
-        if config[key] not in (None, False) and task not in needed.split():
-            given = str(config[key]).lower()
+        if config[key] not in (None, False) and task not in able:
+            given, needed = str(config[key]).lower(), " and ".join(able)
             raise UserError(
                 f"{key}={given}: is for {needed}, and model={config.model.name} does {task}"
             )

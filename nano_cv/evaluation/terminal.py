@@ -1,49 +1,18 @@
-"""What a script prints at its end: what a model says of pictures, metrics, and where files are."""
+"""Prints what a script ends with: the table of a report, the metrics, and where the files are."""
 
-import os
 from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from nano_cv.data.pictures import Pictures
 from nano_cv.errors import printable
-from nano_cv.evaluation import drawing, reports
 from nano_cv.evaluation.tables import WORDS
 from nano_cv.evaluation.tracking import Logger
-from nano_cv.metadata import Metadata
 
 WIDEST = 10  # columns of a table
 LONGEST = 20  # rows of a table
 MOST = 20  # figures of a kind, such as `test/recall/<class>`; of more,
 WORST = 5  # only the worst are printed
-
-
-def print_answers(
-    metadata: Metadata,
-    answers: Mapping[Path, Mapping[str, NDArray[Any]]],
-    output: Path | None = None,
-) -> None:
-    """Print the table of the task's report; write and draw the rest of it into `output`, if given.
-
-    `answers` are the outputs of the model for each picture, without the batch dimension.
-    """
-    outputs = next(iter(answers.values()))
-    predictions = {name: np.stack([one[name] for one in answers.values()]) for name in outputs}
-    files = [file.absolute() for file in answers]
-    pictures = Pictures(Path(os.path.commonpath([file.parent for file in files])), files)
-    given = dict(zip(pictures.names, answers, strict=True))
-    report = reports.find(metadata.task)(metadata, predictions, pictures)
-    rows = [row | {"file": given[row["file"]]} for row in report.rows()]
-    print_rows(rows, report.remarks())
-    if output:
-        report.write_files(output)
-        for name, draw in report.drawings().items():
-            drawing.keep(name, draw, output)
-        print(f"written to {output}")
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], remarks: Sequence[str]) -> None:

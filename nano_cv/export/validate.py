@@ -22,9 +22,11 @@ from nano_cv.export.triton_config import CONFIG, read_config, served_versions
 from nano_cv.files import VERSION, list_versions
 from nano_cv.metadata import NAME
 
-FILES = {  # default name of a version's file, by backend or platform
-    **{"onnxruntime": "model.onnx", "onnxruntime_onnx": "model.onnx"},
-    **{"openvino": "model.xml", "python": "model.py"},
+FILES = {  # that a version is read from, where the config names none
+    "onnxruntime": "model.onnx",
+    "onnxruntime_onnx": "model.onnx",
+    "openvino": "model.xml",
+    "python": "model.py",
 }
 DTYPES = {"FLOAT": "TYPE_FP32", "FLOAT16": "TYPE_FP16", "DOUBLE": "TYPE_FP64"}  # others are alike
 MISREAD = re.compile(r"\s*[+-]?[0-9]")  # Triton takes `1_old` for version 1 and looks for `1`

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from nano_cv.data import images
 from nano_cv.errors import UserError, listing, nearest, printable
+from nano_cv.evaluation.answers import print_answers
 from nano_cv.evaluation.client import ADDRESS, Arrays, Client, ServerError
-from nano_cv.evaluation.terminal import print_answers
 from nano_cv.metadata import JPEG
 
 AT_ONCE = 64  # images in memory at a time

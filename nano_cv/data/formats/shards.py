@@ -85,17 +85,16 @@ def as_pictures(folder: str, index: Mapping[str, Any]) -> Pictures:
         if shard not in range(len(archives)):
             raise ValueError(f"{name}: there is no shard {shard}")
         files.append(member(archives[shard], name, (start, size, digest), width, height))
+        labels: Any = [target]
         if isinstance(target, dict):
             target = as_boxes(target)
+            labels = target.labels
         elif isinstance(target, list) and index["task"] == "classification":
-            target = tuple(map(int, target))
+            target = labels = tuple(map(int, target))
         elif isinstance(target, list):
-            target = member(archives[shard], f"mask of {name}", target, width, height)
-        known = target.labels if isinstance(target, Boxes) else [target]
-        known = target if are_tags([target]) else known
-        right = all(one in range(len(names)) for one in known if not isinstance(one, Member))
-        if not right or isinstance(target, float):
-            raise ValueError(f"{name} has label {listing(known)} of {len(names)} classes")
+            target, labels = member(archives[shard], f"mask of {name}", target, width, height), []
+        if isinstance(target, float) or not all(one in range(len(names)) for one in labels):
+            raise ValueError(f"{name} has label {listing(labels)} of {len(names)} classes")
         targets.append(target)
     shards = [row[0] for row in index["pictures"]]
     counts = np.array(index["counts"], np.int64).reshape(len(names))

@@ -30,8 +30,12 @@ COLUMNS = {
 }
 ENDINGS = (".csv", ".tsv")
 SEPARATORS = {  # of labels in a cell, and how they are called
-    **{"|": "separated by '|'", ";": "separated by semicolons", ",": "separated by commas"},
-    **{" ": "separated by spaces", "[": "in lists", "": "or none"},
+    "|": "separated by '|'",
+    ";": "separated by semicolons",
+    ",": "separated by commas",
+    " ": "separated by spaces",
+    "[": "in lists",
+    "": "or none",
 }
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 UNKNOWN = {"", "-1", "-1.0"}  # in a column of 0 and 1

@@ -40,7 +40,12 @@ class ClassificationReport(Report):
     """Report of `CLASS_PROBS` float32 `[N, K]`; targets are class indices.
 
     Newer models also answer `LABEL_SET` bool `[N, K]` and `FOREIGN` float32 `[N, 1]`.
+
+    Attributes:
+        shows: what a sheet of predictions shows, for its title.
     """
+
+    shows: ClassVar = "each with the most probable class"
 
     gate = "accuracy"
     further_gates = ("coverage", "familiar")
@@ -134,35 +139,46 @@ class ClassificationReport(Report):
         figures["f1"] = ratio(2 * np.diag(self.counts), true + predicted)
         return class_rows(self.classes, figures)
 
+    def answer_of(self, index: int) -> str:
+        """What a drawing says that a picture shows: the label and its probability."""
+        share = self.predictions["CLASS_PROBS"][index].max()
+        return f"{self.classes[self.labels[index]]}, probability {share:.0%}"
+
+    def truth_of(self, index: int) -> str:
+        """What a drawing says that a picture truly shows."""
+        return self.classes[self.pictures.targets[index]]
+
     @cached_property
     def captions(self) -> list[str]:
-        """What drawings say of each picture: the label, its probability, and the truth if known."""
-        confidence = self.predictions["CLASS_PROBS"].max(axis=1)
+        """What drawings say of each picture: the answer, and the truth if known."""
         foreign = [False] * len(self.pictures) if self.foreign is None else self.foreign
-        captions = [
-            NONE if unknown else f"{self.classes[label]}, probability {share:.0%}"
-            for label, share, unknown in zip(self.labels, confidence, foreign, strict=True)
-        ]
+        captions = [NONE if one else self.answer_of(index) for index, one in enumerate(foreign)]
         if not self.pictures.targets:
             return captions
-        truths = [self.classes[target] for target in self.pictures.targets]
-        pairs = zip(captions, truths, strict=True)
-        return [f"{caption}\ntruth: {truth}" for caption, truth in pairs]
+        return [f"{one}\ntruth: {self.truth_of(index)}" for index, one in enumerate(captions)]
+
+    def mistakes(self) -> tuple[list[int], str]:
+        """The worst mistakes, at most `MOST`, and which of all mistakes these are."""
+        confidence = self.predictions["CLASS_PROBS"].max(axis=1)
+        wrong = np.flatnonzero(~self.right)
+        worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST].tolist()
+        return worst, f"the most confident of {len(wrong)} mistakes"
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Confusion matrix and worst mistakes; without targets, pictures with their labels."""
         if not self.pictures.targets:
             some = drawing.evenly(len(self.pictures), MOST)
-            title = self.title_of(some, "each with the most probable class")
-            sheet = partial(drawing.sheet, self.pictures, some, self.captions, title=title)
-            return {"predictions": sheet}
-        confidence = self.predictions["CLASS_PROBS"].max(axis=1)
-        wrong = np.flatnonzero(~self.right)
-        worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST].tolist()
-        title = self.title_of(worst, f"the most confident of {len(wrong)} mistakes")
-        matrix = partial(drawing.confusion_matrix, self.counts, self.classes, title=self.title)
-        sheet = partial(drawing.sheet, self.pictures, worst, self.captions, title=title)
-        return {"confusion_matrix": matrix, "worst_mistakes": sheet}
+            return {"predictions": self._sheet(some, self.shows)}
+        sheet = self._sheet(*self.mistakes())
+        return {"confusion_matrix": self.draw_matrix, "worst_mistakes": sheet}
+
+    def draw_matrix(self) -> Drawing:
+        """Draw the confusion matrix."""
+        return drawing.confusion_matrix(self.counts, self.classes, title=self.title)
+
+    def _sheet(self, indices: Sequence[int], what: str) -> Callable[[], Drawing]:
+        title = self.title_of(indices, what)
+        return partial(drawing.sheet, self.pictures, indices, self.captions, title=title)
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:

@@ -198,6 +198,8 @@ class DetectionReport(Report):
     def _highest(self, index: int) -> tuple[float, int]:
         """The highest score in a picture, and the class of this box."""
         scores = np.nan_to_num(self.found[index].scores)
+        if not len(scores):  # all boxes lay in the margins
+            return 0.0, 0
         return float(scores.max()), int(self.found[index].labels[scores.argmax()])
 
     def _paint(self, image: Drawing, index: int) -> list[Drawing]:

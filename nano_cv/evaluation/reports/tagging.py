@@ -4,18 +4,16 @@ Shapes: N pictures, K classes.
 """
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data.pictures import Pictures
-from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions
 from nano_cv.evaluation.reports.classification import MOST, ClassificationReport
-from nano_cv.evaluation.reports.classification import NONE as OF_NONE
 from nano_cv.evaluation.tables import class_rows
 from nano_cv.metadata import Metadata
 from nano_cv.tasks.metrics import Counts, count_tags, tagging_figures
@@ -35,6 +33,7 @@ def with_labels(metadata: Metadata, outputs: Predictions) -> dict[str, NDArray[A
 class TaggingReport(ClassificationReport):
     """Report of `CLASS_PROBS` float32 `[N, K]`; targets are tuples of class indices."""
 
+    shows = "each with its labels"
     gate = "mAP"
     further_gates = ("mF1", "familiar")
     limits: ClassVar = {"probability": 1e-4, "label_set": 0.0, "foreign": 1e-3}
@@ -105,33 +104,26 @@ class TaggingReport(ClassificationReport):
         columns["threshold"] = np.array(self.metadata.confidences)
         return class_rows(self.classes, columns)
 
-    @cached_property
-    def captions(self) -> list[str]:
-        """What drawings say of each picture: its labels, and the true ones if known."""
-        foreign = [False] * len(self.pictures) if self.foreign is None else self.foreign
-        captions = [
-            OF_NONE if unknown else ", ".join(self.label_set(index)) or NONE
-            for index, unknown in enumerate(foreign)
-        ]
-        if not self.pictures.targets:
-            return captions
-        truths = (", ".join(self.true_labels(index)) or NONE for index in range(len(captions)))
-        return [f"{one}\ntruth: {truth}" for one, truth in zip(captions, truths, strict=True)]
+    def answer_of(self, index: int) -> str:
+        """What a drawing says that a picture shows: all of its labels."""
+        return ", ".join(self.label_set(index)) or NONE
 
-    def drawings(self) -> dict[str, Callable[[], Drawing]]:
-        """Pictures with their labels; with targets, those whose labels are most wrong."""
-        if not self.pictures.targets:
-            some = drawing.evenly(len(self.pictures), MOST)
-            title = self.title_of(some, "each with its labels")
-            sheet = partial(drawing.sheet, self.pictures, some, self.captions, title=title)
-            return {"predictions": sheet}
-        # The largest error of a probability decides between pictures with as many wrong labels.
+    def truth_of(self, index: int) -> str:
+        """What a drawing says that a picture truly shows."""
+        return ", ".join(self.true_labels(index)) or NONE
+
+    def mistakes(self) -> tuple[list[int], str]:
+        """The pictures with most wrong labels; of equals, those with the largest error first."""
         wrong = (self.found != self.truth).sum(axis=1)
         error = np.abs(self.predictions["CLASS_PROBS"] - self.truth).max(axis=1)
         worst = [index for index in np.lexsort((-error, -wrong)).tolist() if wrong[index]]
-        title = self.title_of(worst[:MOST], f"the worst of {len(worst)} with wrong labels")
-        sheet = partial(drawing.sheet, self.pictures, worst[:MOST], self.captions, title=title)
-        return {"worst_mistakes": sheet}
+        return worst[:MOST], f"the worst of {len(worst)} with wrong labels"
+
+    def drawings(self) -> dict[str, Callable[[], Drawing]]:
+        """See `ClassificationReport`; without a matrix, for no label is mistaken for another."""
+        drawings = super().drawings()
+        drawings.pop("confusion_matrix", None)
+        return drawings
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
