@@ -234,7 +234,9 @@ def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     def once(task: Any, file: Path) -> None:
         task.eval()  # as `export` leaves it
         key = hashlib.sha256(str([word for word in sys.argv if word.startswith("model.")]).encode())
-        key.update(f"{task.metadata.temperature} {task.metadata.set_from}".encode())
+        known = task.metadata
+        fitted = (known.task, known.temperature, known.set_from, known.thresholds)
+        key.update(str(fitted).encode())
         for name, tensor in task.state_dict().items():
             key.update(name.encode() + tensor.numpy().tobytes())
         kept = folder / f"{key.hexdigest()}.onnx"
