@@ -70,7 +70,7 @@ class Chromium:
             message = self._message()
             if message.get("id") == self.number:
                 assert "error" not in message, message
-                return message["result"]  # type: ignore[no-any-return]
+                return message["result"]
             self.events.append(message)
 
     def _message(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Chromium:
         while (letter := self.read.read(1)) != b"\0":
             assert letter, "the browser has ended"
             text += letter
-        return json.loads(text)  # type: ignore[no-any-return]
+        return json.loads(text)
 
     def open(self, address: str) -> None:
         """Go to a page; what it holds is awaited by `wait`."""

@@ -1,4 +1,4 @@
-"""What a model says of a picture, with names and units, drawn, and printed.
+"""Turns the outputs of a model into named answers: as JSON, as a drawing, or printed.
 
 Shapes: S side of the network's square, H and W of the picture that was sent.
 """
@@ -26,12 +26,12 @@ Size = tuple[int, int]  # W, H
 
 
 def describe(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) -> dict[str, Any]:
-    """The outputs of a model for one picture as JSON has them.
+    """Turn the outputs for one picture into what JSON can hold.
 
-    `size` is that of the upright picture that was sent, and `top` how many of the most probable
-    classes are named, None for all. The thresholds in the metadata decide which boxes are named.
+    `size` is that of the upright picture. `top` is how many of the most probable classes are given;
+    None gives all. The thresholds in the metadata decide which boxes are given.
     """
-    if metadata.task not in _DESCRIBE:  # a task of your own: its outputs as they are
+    if metadata.task not in _DESCRIBE:  # a task of the user's own: its outputs as they are
         return {name: values.tolist() for name, values in outputs.items()}
     return _DESCRIBE[metadata.task](metadata, outputs, size, top)
 
@@ -93,7 +93,7 @@ def _mask(metadata: Metadata, outputs: Outputs, size: Size, top: int | None) -> 
 
 
 def picture_of(metadata: Metadata, outputs: Outputs, picture: bytes, size: Size) -> bytes:
-    """The answer as a PNG: a mask; or the drawing of the report, with boxes or a label."""
+    """The answer as a PNG: the mask, or the drawing of the report with boxes or a label."""
     if metadata.task == "segmentation":
         return _png_of_mask(images.restore_mask(outputs["MASK"], *size, metadata.fit))
     predictions = {name: values[None] for name, values in outputs.items()}
@@ -102,18 +102,18 @@ def picture_of(metadata: Metadata, outputs: Outputs, picture: bytes, size: Size)
 
 
 class Sent(Pictures):
-    """A picture that was sent: its bytes, without a name."""
+    """One picture that was sent as bytes, without a name."""
 
     @property
     def names(self) -> list[str]:
-        """Nothing is known."""
+        """An empty name, because none was sent."""
         return [""]
 
 
 def print_answers(
     metadata: Metadata, answers: Mapping[Path, Outputs], output: Path | None = None
 ) -> None:
-    """Print the table of the task's report; write and draw the rest of it into `output`, if given.
+    """Print the table of the report; write its files and drawings into `output`, if given.
 
     `answers` are the outputs of the model for each picture, without the batch dimension.
     """
@@ -133,12 +133,11 @@ def print_answers(
 
 
 def encoded(content: bytes) -> str:
-    """Base64, as JSON has to have bytes."""
+    """Bytes as base64 text, for JSON."""
     return base64.b64encode(content).decode()
 
 
 def _png_of_mask(mask: NDArray[np.uint8]) -> bytes:
-    """See `painting.indexed`."""
     file = io.BytesIO()
     painting.indexed(mask).save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -1,7 +1,7 @@
-"""OpenVINO computes exported models in bfloat16 on x86 processors that have it.
+"""Runs exported models in bfloat16 by OpenVINO, on x86 processors that compute in bfloat16.
 
-onnxruntime has kernels for bfloat16 on Arm only. Triton's Python backend uses this file too, so it
-imports nothing that a server does not need.
+onnxruntime has such kernels for Arm only. Triton's Python backend uses this file too, so it imports
+nothing that a server does not need.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ MISSING = "OpenVINO is not installed; type: poetry install --extras openvino"
 
 
 def why_not() -> str:
-    """The reason why OpenVINO does not compute in bfloat16 here; empty where it does."""
+    """The reason why OpenVINO does not compute in bfloat16 here; empty if it does."""
     try:
         from openvino import Core
     except ImportError:
@@ -37,8 +37,8 @@ class Session:
 
     Args:
         file: the ONNX model.
-        threads: that it computes with; 0 takes all cores.
-        bfloat16: whether to compute in bfloat16, where the processor can; else OpenVINO chooses.
+        threads: number of threads; 0: one per core.
+        bfloat16: true: compute in bfloat16, if the processor can; false: OpenVINO chooses.
 
     Raises:
         RuntimeError: OpenVINO is not installed, or cannot read the model.
@@ -59,11 +59,7 @@ class Session:
         self.model = Core().compile_model(file, "CPU", settings)
 
     def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
-        """The named outputs for the named inputs, each `[B, ...]`.
-
-        Raises:
-            ShapeError: an input has another shape than the model takes.
-        """
+        """Compute the named outputs from the named inputs, each `[B, ...]`; raises `ShapeError`."""
         for name, array in inputs.items():
             taken = self.model.input(name).partial_shape
             if not taken.compatible(type(taken)(list(array.shape))):

@@ -28,7 +28,7 @@ FITTED = {
 
 
 def make_card(metadata: Metadata, figures: Mapping[str, float]) -> str:
-    """Write the card of a model as Markdown, with these figures beside those of its metadata."""
+    """The card of a model as Markdown, with `figures` in addition to those of its metadata."""
     height, width = height_width(metadata.image_size)
     classes = ", ".join(metadata.classes)
     known = {**metadata.metrics, **figures}

@@ -1,7 +1,7 @@
-"""Asks a Triton server by gRPC: what it serves, and what it says of pictures. Imports no torch.
+"""Client of a Triton server by gRPC: lists models and predicts pictures. Imports no torch.
 
-Names, shapes and classes come from the server; nothing of the model is typed here.
-Shapes: B pictures, S side of the square in pixels.
+Names, shapes and classes of a model are asked from the server. Shapes: B pictures, S side of the
+square in pixels.
 """
 
 import re
@@ -20,21 +20,21 @@ from nano_cv.metadata import JPEG, KEY, Metadata
 
 Arrays = dict[str, NDArray[Any]]
 ADDRESS = "127.0.0.1:8001"
-# How gRPC says that a connection failed; Triton's own words for a full queue have the same status.
+# Words of gRPC for a failed connection; Triton's message of a full queue has the same status.
 BROKEN = re.compile("connect|socket|reset|goaway|dns", re.IGNORECASE)
 
 
 def without_prefix(text: str) -> str:
-    """What Triton says, without the id of the request or the name of the ensemble before it."""
+    """A message of Triton without the id of the request and the name of the ensemble."""
     return re.sub(r"^\[request id: \S+\] |^in ensemble '[^']*', ", "", text)
 
 
 class ServerError(UserError):
-    """The server does not answer, does not know the model, or refuses a request; and why."""
+    """The server does not answer, does not know the model, or refuses a request."""
 
 
 class Model(NamedTuple):
-    """What the server says of a model; dimensions of -1 are free, the first is the batch."""
+    """Description of a model by the server; a dimension of -1 is free, the first is the batch."""
 
     name: str
     inputs: dict[str, tuple[str, list[int]]]
@@ -44,10 +44,10 @@ class Model(NamedTuple):
 
 
 class Client:
-    """Connections to the gRPC, HOST:PORT, of one server; for several threads, and as a context.
+    """Connections to one server, HOST:PORT by gRPC; for several threads, and a context manager.
 
-    `timeout` are seconds to wait for an answer. `concurrency` is how many requests are sent at a
-    time, so that the server has batches to make and cores to fill.
+    An answer is awaited for `timeout` seconds. `concurrency` requests are sent at a time, so that
+    the server can form batches and use all cores.
     """
 
     def __init__(self, address: str = ADDRESS, timeout: float = 30.0, concurrency: int = 8) -> None:
@@ -68,15 +68,12 @@ class Client:
         self.close()
 
     def models(self) -> list[str]:
-        """The names of the models that are loaded.
-
-        From the statistics: a server may keep the repository's index to itself.
-        """
+        """The names of the loaded models, from the statistics, which every server gives."""
         statistics = self._call("get_inference_statistics", as_json=True)
         return sorted({model["name"] for model in statistics.get("model_stats", [])})
 
     def model(self, name: str) -> Model:
-        """What the server says of a model; asked once.
+        """Ask for the description of a model, once.
 
         Raises:
             ServerError: no such model; names the nearest.
@@ -108,10 +105,10 @@ class Client:
         return self._known[name]
 
     def metadata(self, model: str) -> Metadata:
-        """What the model promises.
+        """The metadata that a model carries.
 
         Raises:
-            ServerError: no such model, or one that carries no metadata.
+            ServerError: no such model, or a model without metadata.
         """
         try:
             return Metadata.from_json(self.model(model).parameters.get(KEY, ""))
@@ -122,7 +119,7 @@ class Client:
             ) from error
 
     def predict(self, model: str, images: NDArray[np.uint8]) -> Arrays:
-        """uint8 `[B, 3, S, S]`, B as large as you like, to the outputs by name, each `[B, ...]`.
+        """Predict images uint8 `[B, 3, S, S]`, any number of them; returns outputs `[B, ...]`.
 
         Raises:
             ServerError: no such model, images of another shape, or no answer in time.
@@ -130,7 +127,7 @@ class Client:
         return self.infer(model, {next(iter(self.model(model).inputs)): images})
 
     def infer(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Named inputs `[B, ...]` to named outputs `[B, ...]`, in parts that the model can take.
+        """Compute named outputs from named inputs, all `[B, ...]`, in batches of the largest size.
 
         Raises:
             ServerError: as `predict`.
@@ -149,13 +146,13 @@ class Client:
     def predict_encoded(
         self, model: str, pictures: Sequence[bytes]
     ) -> list[dict[str, NDArray[Any]] | ServerError]:
-        """JPEG, PNG or WebP files to the outputs of each, or the error of each, in their order.
+        """Predict JPEG, PNG or WebP files; returns the outputs of each, or its error, in order.
 
-        The server decodes, in the twin `<model>_from_jpeg`. One request a picture, so that a bad
-        one fails alone.
+        The model `<model>_from_jpeg` on the server decodes them. Each picture is a request of its
+        own, so that a bad picture fails alone.
 
         Raises:
-            ServerError: no server, or no such twin.
+            ServerError: no server, or no such model.
         """
         known = self.model(f"{model}{JPEG}")
         ((name, (_, dims)),) = known.inputs.items()
@@ -171,7 +168,7 @@ class Client:
         return list(self._pool.map(one, pictures))
 
     def _check(self, model: Model, inputs: Mapping[str, NDArray[Any]]) -> None:
-        """Said here, for the server's own words speak of its configuration."""
+        """Refuse wrong inputs here; the server's message would be about its configuration."""
         if inputs.keys() != model.inputs.keys():
             raise ServerError(
                 f"{model.name}: takes {listing(model.inputs)}, and given was {listing(inputs)}"
@@ -189,7 +186,7 @@ class Client:
                 )
 
     def _infer(self, model: Model, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """One request; runs in a thread of the pool."""
+        """Send one request, in a thread of the pool."""
         tensors = []
         for name, array in inputs.items():
             tensor = tritonclient.grpc.InferInput(name, array.shape, model.inputs[name][0])
@@ -199,7 +196,7 @@ class Client:
         return {name: answer.as_numpy(name) for name in model.outputs}
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
-        """Call tritonclient; whatever it raises becomes a `ServerError`."""
+        """Call tritonclient, and turn every exception into a `ServerError`."""
         try:
             given = options | {"client_timeout": self.timeout}
             return getattr(self._triton, method)(*arguments, **given)

@@ -1,6 +1,6 @@
-"""Pictures of results: drawn off-screen, returned as uint8 RGB arrays `[H, W, 3]`.
+"""Draws results without a screen; drawings are uint8 RGB arrays `[H, W, 3]`.
 
-Matplotlib takes half a second to load, so only what draws with it imports it.
+Functions import matplotlib themselves, because it takes half a second to load.
 """
 
 import logging
@@ -31,9 +31,10 @@ WIDTH = 1040  # pixels of a sheet of pictures
 SIDE = 640  # pixels; the longest side of a small picture that stands alone on a sheet
 GAP = 8  # pixels between the pictures of a sheet
 LONGEST = 24  # letters in a line of the name of a class
-FEW = 12  # classes; of more, a confusion matrix leaves its noughts out
-CLASSES = 30  # in a confusion matrix; of more, only the most confused are shown
-FONTS = (  # the first comes with matplotlib; the others, for further scripts, with systems
+FEW = 12  # with more classes, a confusion matrix leaves out its zeros
+CLASSES = 30  # with more classes, a confusion matrix shows only the most confused
+INCHES = 16.0  # the longest side of a confusion matrix; 1,920 pixels
+FONTS = (  # the first comes with matplotlib; operating systems bring the others
     *("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans GB"),
     *("Arial Unicode MS", "Microsoft YaHei", "Malgun Gothic", "WenQuanYi Zen Hei"),
 )
@@ -41,10 +42,10 @@ FONTS = (  # the first comes with matplotlib; the others, for further scripts, w
 
 @contextmanager
 def chart_style() -> Iterator[None]:
-    """Settings of matplotlib for a drawing function that this decorates.
+    """Decorator that sets matplotlib's options while a chart is drawn.
 
-    Text is drawn as it stands: `$` and `_` in the names of classes and files are not TeX. People
-    who are colour-blind can tell the colours of the lines apart.
+    Names of classes and files are drawn as they are: `$` and `_` are not TeX. The colour-blind can
+    tell the colours of the lines apart.
     """
     import matplotlib.style
 
@@ -56,7 +57,7 @@ def chart_style() -> Iterator[None]:
 
 @cache
 def fonts() -> dict[str, frozenset[int]]:
-    """Those of `FONTS` that this machine has, and the code points that each has a glyph for."""
+    """The fonts of `FONTS` that this machine has, each with the code points of its glyphs."""
     from matplotlib.font_manager import findfont, fontManager, get_font
 
     known = {font.name for font in fontManager.ttflist}
@@ -64,7 +65,7 @@ def fonts() -> dict[str, frozenset[int]]:
 
 
 def make_figure(width: float, height: float, dpi: int, title: str = "") -> "Figure":
-    """An empty figure, width and height in inches, whose parts make room for each other."""
+    """An empty figure, width and height in inches, with a title and an automatic layout."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
@@ -73,11 +74,29 @@ def make_figure(width: float, height: float, dpi: int, title: str = "") -> "Figu
     return figure
 
 
-def shown(text: str, longest: int = LONGEST, font: str = "") -> str:
-    """A text that can be drawn, on one line; the middle of a long text is left out.
+@cache
+def legible(classes: tuple[str, ...]) -> list[str]:
+    """The names of classes for drawings: `class 3` if no font of this machine has its letters."""
+    known = frozenset[int]().union(*fonts().values())
+    names = [
+        name if all(ord(one) in known for one in name if one.isalpha()) else f"class {index}"
+        for index, name in enumerate(classes)
+    ]
+    if count := sum(one != other for one, other in zip(names, classes, strict=True)):
+        log.warning(
+            "No font on this machine has the letters of %d class names: drawings show them as "
+            "'class 0', 'class 1', ..., by their place in the list of classes. The fonts Noto Sans "
+            "CJK have Chinese, Japanese and Korean",
+            count,
+        )
+    return names
 
-    A character that cannot be seen, or that no font (or not the given one) has a glyph for, becomes
-    its escape, such as `\\n` or `\\u732b`.
+
+def shown(text: str, longest: int = LONGEST, font: str = "") -> str:
+    """A text that can be drawn on one line; the middle of a long text is left out.
+
+    Invisible characters, and characters that no font (or not the given one) has, are replaced by
+    their escapes, such as `\\n` or `\\u732b`.
     """
     glyphs = [fonts()[font]] if font else fonts().values()
     text = "".join(
@@ -91,16 +110,16 @@ def shown(text: str, longest: int = LONGEST, font: str = "") -> str:
 
 
 def two_lines(name: str) -> str:
-    """The name of a class as a chart shows it; shortened to one line where two are too few."""
+    """The name of a class for a chart, in at most two lines; longer names are shortened to one."""
     lines = textwrap.wrap(shown(name, 2 * LONGEST), LONGEST)
     return "\n".join(lines) if len(lines) <= 2 else shown(name)
 
 
 def fit(text: str, size: int, width: float, most: int = 1) -> tuple[list[str], Font]:
-    """Wrap a text to at most so many lines, in the font that has most of its letters.
+    """Wrap a text to at most `most` lines of `width` pixels, in the font with most of its letters.
 
-    No line is wider than `width` pixels. Lines end between words if there is room for that; the
-    middle of a text that is too long is left out.
+    Lines end between words if there is room for that. The middle of a text that is too long is left
+    out.
     """
     from matplotlib.font_manager import findfont
 
@@ -108,7 +127,7 @@ def fit(text: str, size: int, width: float, most: int = 1) -> tuple[list[str], F
     font, text = ImageFont.truetype(findfont(name), size), shown(text, 10**6, name)
     lines, length = [text], font.getlength(text)
     if length > width:
-        # Letters differ in width: from a guess that is rather too large down to what fits.
+        # Letters differ in width, so the number of letters per line is lowered until all lines fit.
         for letters in range(int(1.2 * len(text) * width / length) + 1, 0, -1):
             short = shown(text, most * letters)
             lines = textwrap.wrap(short, letters)
@@ -120,7 +139,7 @@ def fit(text: str, size: int, width: float, most: int = 1) -> tuple[list[str], F
 
 
 def words(text: str, width: int, size: int, most: int = 3) -> Drawing:
-    """A text as a picture of `width` pixels: black on white, centred, each line of it wrapped."""
+    """Draw a text black on white, `width` pixels wide, with its lines wrapped and centred."""
     fitted = [fit(line, size, width - 4, most) for line in text.split("\n") if line]
     lines = [(line, font) for lines, font in fitted for line in lines]
     picture = Image.new("RGB", (width, max(1, len(lines) * size * 3 // 2)), "white")
@@ -136,11 +155,11 @@ def keep(
     folder: Path,
     log_drawing: Callable[[str, Drawing], None] | None = None,
 ) -> None:
-    """Draw `<name>.png` into `folder` and log the picture; a failure is a warning, no error."""
+    """Draw `<name>.png` into `folder` and log the picture; a failure gives only a warning."""
     try:
         drawing = draw()
         save(drawing, folder / f"{name}.png")
-    except Exception as error:  # no drawing is worth the end of a training
+    except Exception as error:  # a drawing must not end a training
         log.warning("%s.png could not be drawn, and is left out: %s", name, one_line(error))
         log.debug("%s.png", name, exc_info=error)
         return
@@ -167,11 +186,11 @@ def save(drawing: Drawing, file: Path) -> None:
 def confusion_matrix(
     counts: NDArray[np.int64], classes: Sequence[str], unit: str = "pictures", title: str = ""
 ) -> Drawing:
-    """A drawing of counts `[K, K]`: rows are the truth, columns the prediction.
+    """Draw a confusion matrix `[K, K]`: rows are true classes, columns predicted classes.
 
-    The colour is the share of the row. The cells say how many pictures; where the `unit` is pixels,
-    the percentage of the row, because the counts would be too long to compare. Of more than
-    `CLASSES` the most confused are shown, and all others as one column.
+    The colour of a cell is its share of the row. The text is the number of pictures; if the `unit`
+    is pixels, whose numbers are long, it is the percentage of the row. With more than `CLASSES`
+    classes, the most confused are shown, and all others together as one column.
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     rows: NDArray[np.int64] = np.arange(len(classes))
@@ -187,7 +206,8 @@ def confusion_matrix(
             for each in (counts, shares)
         ]
         counts, shares = cut
-    side = max(4.0, 1.6 + 0.75 * len(columns))
+    # Cells shrink when there are many, so that the drawing still fits on a screen.
+    side = min(max(4.0, 1.6 + 0.75 * len(columns)), INCHES)
     if unit != "pictures":
         title += "\n% of each true class"
     figure = make_figure(side, side, dpi=120, title=title.strip())
@@ -206,14 +226,14 @@ def confusion_matrix(
 
 
 def _percent(share: float) -> str:
-    """Nothing and almost nothing are told apart, as are all and almost all."""
+    """A percentage with one decimal; 0 and 100 are written only if they are exact."""
     if share in (0, 1):
         return f"{share:.0%}".rstrip("%")
     return f"{min(max(100 * share, 0.1), 99.9):.1f}"
 
 
 def _most_confused(wrong: NDArray[Any], most: int) -> NDArray[np.int64]:
-    """The classes of the worst pairs in a confusion matrix `[K, K]`, and then the commonest."""
+    """Indices of the most confused pairs of a matrix `[K, K]`, then of the most common classes."""
     commonest = np.argsort(-wrong.sum(axis=1), kind="stable")
     wrong = wrong * (1 - np.eye(len(wrong), dtype=wrong.dtype))
     worst = np.argsort(-wrong, axis=None, kind="stable")[: int((wrong > 0).sum())]
@@ -223,7 +243,7 @@ def _most_confused(wrong: NDArray[Any], most: int) -> NDArray[np.int64]:
 
 
 def tile(pictures: Sequence[Drawing], columns: int) -> Drawing:
-    """Pictures in rows, each at the bottom left of its place, with white around them."""
+    """Put pictures in rows, each at the bottom left of its cell, with white around them."""
     wide = max(picture.shape[1] for picture in pictures) + GAP
     rows = []
     for start in range(0, len(pictures), columns):
@@ -244,9 +264,9 @@ def lay_out(
     title: str = "",
     legend: Drawing | None = None,
 ) -> Drawing:
-    """A sheet of pictures of one size: a title, a legend if given, and rows of pictures.
+    """Draw a sheet: a title, a legend if given, and rows of pictures of one size.
 
-    Each picture has its caption above it and its name, such as that of its file, below it.
+    Each picture has its caption above it and its name, such as the name of its file, below it.
     """
     if not pictures:
         return words(f"{title}\nnothing to show: no mistakes", WIDTH, 15)
@@ -261,7 +281,7 @@ def lay_out(
 
 
 def frame(picture: Drawing, width: int, height: int, colour: str = "#eeeeee") -> Drawing:
-    """A picture in the middle of a larger ground."""
+    """Put a picture into the middle of a larger area of one colour."""
     canvas = Image.new("RGB", (width, height), colour)
     place = (width - picture.shape[1]) // 2, (height - len(picture)) // 2
     canvas.paste(Image.fromarray(picture), place)
@@ -269,7 +289,7 @@ def frame(picture: Drawing, width: int, height: int, colour: str = "#eeeeee") ->
 
 
 def enlarge(pixels: NDArray[np.uint8], columns: int) -> Drawing:
-    """A picture `[3, h, w]`, as data sets and networks have it, for a sheet of so many columns."""
+    """Resize a picture `[3, h, w]` for a sheet with so many columns."""
     image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     width = WIDTH // columns - GAP
     return np.asarray(image.resize((width, max(1, width * image.height // image.width))))
@@ -285,25 +305,26 @@ def sheet(
     legend: Drawing | None = None,
     panels: int = 1,
 ) -> Drawing:
-    """A sheet of some pictures with their captions and the names of their files.
+    """Draw a sheet of some pictures with their captions and the names of their files.
 
-    A picture that is alone fills its sheet. Several get frames of the shape that most of them have,
-    and wide ones fewer columns.
+    A single picture fills the sheet. Several get frames of the median shape, and wide pictures get
+    fewer columns.
 
     Args:
-        pictures: all of them, with a caption for each.
-        indices: which to show.
-        paint: makes a picture `[H, W, 3]`, with its index, into panels that stand side by side.
-        columns: of the sheet, at most.
-        panels: how many `paint` makes.
+        pictures: all pictures, with a caption for each.
+        indices: which of them to show.
+        paint: turns a picture `[H, W, 3]` and its index into panels that are put side by side.
+        columns: the largest number of columns.
+        panels: number of panels that `paint` returns.
     """
     shown = []
     if indices:
         sizes = [images.dimensions(pictures.files[index]) for index in indices]
         shape = float(np.median([height / width for width, height in sizes]))
+        # Pictures that are more than twice as wide as high would be thin strips in all columns.
         columns = max(1, min(columns, len(sizes), round(2 * columns * shape)))
         wide = WIDTH // (columns * panels) - GAP
-        if len(sizes) == 1:  # a small picture is not enlarged to a blur
+        if len(sizes) == 1:  # enlarging a small picture more would only blur it
             wide = min(wide, max(SIDE, 2 * max(sizes[0])) // panels)
         high = max(1, round(wide * min(shape, 1.25)))
     for index in indices:
@@ -315,7 +336,7 @@ def sheet(
 
 
 def evenly(count: int, most: int) -> range:
-    """At most `most` of `count` indices, evenly: a list may be sorted, its beginning all alike."""
+    """At most `most` of `count` indices, evenly spaced: a sorted list begins with similar ones."""
     return range(0, count, max(1, -(-count // most)))
 
 
@@ -323,12 +344,12 @@ def evenly(count: int, most: int) -> range:
 def draw_epochs(
     rows: Sequence[Mapping[str, float]], best: Mapping[str, float] | None, title: str = ""
 ) -> Drawing:
-    """Learning curves: losses on the left, validation metrics on the right, over the epochs.
+    """Draw learning curves: losses on the left, validation metrics on the right.
 
-    `rows` are the figures of each epoch by name, with its number as `epoch`. A dashed line marks
-    the best epoch.
+    `rows` are the figures of each epoch by name, and its number as `epoch`. A dashed line marks the
+    best epoch.
     """
-    # Figures of single classes, such as `val/recall/<class>`, would be too many lines.
+    # Figures of single classes, such as `val/recall/<class>`, are left out: too many lines.
     names = dict.fromkeys(name for row in rows for name in row if name.count("/") == 1)
     losses = [name for name in names if "loss" in name]
     parts = [losses, [name for name in names if name not in losses]]
@@ -341,9 +362,9 @@ def draw_epochs(
             axes.plot(*zip(*known, strict=True), marker=".", label=shown(metric))
         if best:
             label = f"best epoch: {best['epoch']:.0f}"
-            axes.axvline(best["epoch"], color="grey", linestyle="--", label=label)
+            axes.axvline(best["epoch"], color="grey", linestyle="--", label=label, zorder=1)
         axes.set(xlabel="epoch", title=name, xlim=(0.5, len(rows) + 0.5))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     return render(figure)

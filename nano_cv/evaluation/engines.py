@@ -1,6 +1,7 @@
 """Engines compute predictions: torch, onnxruntime or a Triton server, behind one interface.
 
-`exported` and `opening` have the others; only `Torch` imports torch. Shapes: B pictures, N of all.
+`exported` and `opening` have the engines of exported models. Only `Torch` imports torch. Shapes: B
+pictures of a batch, N pictures in all.
 """
 
 import platform
@@ -23,10 +24,10 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Engine(ABC):
-    """A trained model that answers; as a context manager, it is closed at the end.
+    """A trained model that predicts; a context manager that closes the engine at its end.
 
     Attributes:
-        metadata: what the model promises.
+        metadata: of the model.
         source: where the model comes from, for the summary: a name and a place.
     """
 
@@ -35,7 +36,7 @@ class Engine(ABC):
 
     @abstractmethod
     def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Inputs of the task's `predict` to its outputs, by name, each `[B, ...]`."""
+        """Compute the outputs of the task's `predict` from its inputs, by name, each `[B, ...]`."""
 
     def close(self) -> None:  # noqa: B027
         """Close connections; most engines have none."""
@@ -54,11 +55,11 @@ def predict_all(
     batch_size: int,
     tta: bool = False,
 ) -> dict[str, NDArray[Any]]:
-    """The outputs of an engine for `count` pictures, by name, each `[N, ...]`; run in batches.
+    """Predict `count` pictures in batches; returns the outputs by name, each `[N, ...]`.
 
-    `inputs` makes the inputs of the pictures with the given indices. With `tta`, test-time
-    augmentation, the probabilities of a classifier are the mean of those for the picture and for
-    its mirror image, and its label set holds the classes of both.
+    `inputs` makes the inputs of the pictures with the given indices. With `tta` (test-time
+    augmentation), a classifier predicts each picture and its mirror image: probabilities are means,
+    and the label set holds the classes of both.
     """
     parts = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     batches = []
@@ -76,7 +77,7 @@ def predict_all(
 
 
 class Torch(Engine):
-    """A task in this process, in float32 whatever the training used: so all engines agree.
+    """A task in this process, always in float32, so that all engines agree.
 
     `accelerator` is `auto`, `cpu`, `gpu` or `mps`, as for the trainer.
 
@@ -100,7 +101,7 @@ class Torch(Engine):
 
 
 def processor_flags() -> set[str]:
-    """What this processor can do, by the names of Linux."""
+    """The abilities of this processor, by Linux's names, such as `avx512_bf16`."""
     if (platform.system(), platform.machine()) == ("Darwin", "arm64"):
         return {"asimddp"}  # as all of Apple's since the M1
     cpuinfo = Path("/proc/cpuinfo")

@@ -1,4 +1,4 @@
-"""Metrics, predictions and pictures of a model, the same from train.py and from every engine."""
+"""Evaluates a model: metrics, tables and drawings, the same for train.py and every engine."""
 
 import csv
 import json
@@ -22,18 +22,16 @@ from nano_cv.evaluation.tracking import Logger
 from nano_cv.files import replacing
 
 METRICS = "metrics.json"
-
-
 log = logging.getLogger(__name__)
 
 
 def evaluate(
     config: DictConfig, engine: Engine, inputs: Inputs, folder: Path, logger: Logger
 ) -> dict[str, float]:
-    """Predict all `inputs`, then write their report into `folder` and log it.
+    """Predict all `inputs`, write the report into `folder`, and log it.
 
-    What matters most is written first: metrics, tables, files of the task, and then drawings.
-    Returns the metrics by name, `test/...`, if the pictures have targets.
+    The most important files are written first: metrics, tables, files of the task, then drawings.
+    Returns the metrics by name, `test/...`; none if the pictures have no targets.
     """
     size = config.data.batch_size
     limit = config.trainer.limit_test_batches if inputs.pictures.targets else 1.0
@@ -52,6 +50,7 @@ def evaluate(
     if inputs.pictures.targets:
         metrics = {f"test/{name}": value for name, value in report.metrics().items()}
     if metrics:
+        # The first metric stands in the title of every drawing.
         name, value = next(iter(metrics.items()))
         report.title += f" on the test split of {config.data.name}, {count} pictures: "
         report.title += f"{name.removeprefix('test/')} {value:.3f}"
@@ -69,7 +68,7 @@ def evaluate(
     report.write_files(folder)
     try:
         drawings = report.drawings()
-    except Exception as error:  # as `drawing.keep`: the figures and the table are kept already
+    except Exception as error:  # no drawing may end a run; figures and tables are written already
         log.warning("The drawings are left out: %s", one_line(error))
         drawings = {}
     if config.get("gradcam") and isinstance(engine, Torch):
@@ -82,12 +81,12 @@ def evaluate(
 
 
 def limit_count(count: int, batch_size: int, limit: float) -> int:
-    """How many of `count` pictures `limit` leaves: 1.0 and less is a share, 1 and more batches."""
+    """Number of pictures that `limit` leaves: a float is a share, an integer counts batches."""
     return min(count, limit_batches(-(-count // batch_size), limit) * batch_size)
 
 
 def limit_batches(batches: int, limit: float) -> int:
-    """How many of `batches` a limit leaves, as Lightning counts them."""
+    """Number of batches that `limit` leaves, counted as Lightning does it."""
     return min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
 
 
@@ -100,7 +99,7 @@ def write_metrics(path: Path, metrics: Mapping[str, float]) -> Path:
 
 
 def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """Write CSV in which no cell is a formula to a spreadsheet."""
+    """Write a CSV file in which no spreadsheet finds a formula."""
     with replacing(path) as temporary, temporary.open("w", **CSV) as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writerow({name: cell(name) for name in rows[0]})

@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 class Onnx(Engine):
     """An exported file in onnxruntime, on the processor.
 
-    With 0 `threads` onnxruntime takes all cores. `entries` are session config entries by key; by
-    default those that the file's `precision` wants: `float32`, `int8`, `bf16` or `int8_bf16`.
+    With `threads=0` onnxruntime uses all cores. `entries` are session config entries; by default
+    those that the `precision` of the file needs: `float32`, `int8`, `bf16` or `int8_bf16`.
 
     Raises:
-        UserError: no such file, damaged, or not written by export_model.py.
+        UserError: the file is missing, damaged, or not written by export_model.py.
     """
 
     def __init__(self, path: Path, threads: int = 0, entries: Mapping[str, str] | None = None):
@@ -45,7 +45,7 @@ class Onnx(Engine):
         providers = ["CPUExecutionProvider"]
         try:
             self.session = onnxruntime.InferenceSession(path, options, providers=providers)
-        except Exception as error:  # whatever damage does to a model file
+        except Exception as error:  # damaged files raise errors of many kinds
             raise UserError(f"{path}: onnxruntime cannot load it ({one_line(error)})") from error
         facts = self.session.get_modelmeta().custom_metadata_map
         self.precision = facts.get("precision", "float32")
@@ -61,7 +61,7 @@ class Onnx(Engine):
                 entries = bfloat16_entries()
             except UserError as error:
                 log.warning("%s: computed in float32 and not in bfloat16: %s", path, error)
-        # The session above has the metadata, and says what is wrong with the file.
+        # The session of onnxruntime is kept for the metadata and for messages about bad files.
         self.runner: Any = self.session
         if bfloat16.HINT in (entries or {}):
             try:
@@ -77,11 +77,7 @@ class Onnx(Engine):
 
 
 def bfloat16_entries() -> dict[str, str]:
-    """The session entries with which this processor computes in bfloat16.
-
-    Raises:
-        UserError: it does not.
-    """
+    """The session entries for bfloat16; raises `UserError` if this processor lacks it."""
     if platform.machine() in ("aarch64", "arm64"):
         if platform.system() == "Linux" and "bf16" in processor_flags():
             return {bfloat16.FASTMATH: "1"}

@@ -28,7 +28,7 @@ MOST = 12  # pictures on a sheet
 def keep_features(task: Task) -> Iterator[list[Tensor]]:
     """Yield a list to which each call of `task` appends its features `[B, C, h, w]`.
 
-    Works on any network with a part called `features`.
+    The network needs a part called `features`.
     """
     kept: list[Tensor] = []
     features: torch.nn.Module = task.network.get_submodule("features")
@@ -40,7 +40,7 @@ def keep_features(task: Task) -> Iterator[list[Tensor]]:
 
 
 def make_heatmaps(task: Task, images: Tensor, labels: Tensor) -> Tensor:
-    """How much each place supports `labels`: float32 `[B, H, W]` in 0..1."""
+    """How much each pixel supports the class in `labels` `[B]`: float32 `[B, H, W]` in 0..1."""
     device = task.mean.device
     with keep_features(task) as kept, torch.enable_grad():
         logits = task.eval()(images.to(device))
@@ -53,7 +53,7 @@ def make_heatmaps(task: Task, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def draw_heatmaps(task: Task, inputs: Inputs, report: Report) -> Drawing:
-    """A sheet of pictures, each beside its heat map of the predicted class; mistakes come first."""
+    """Draw pictures beside the heat maps of their most probable classes, mistakes first."""
     assert isinstance(report, ClassificationReport)
     labels, pictures = report.labels, report.pictures
     order = np.arange(len(labels))
@@ -66,6 +66,7 @@ def draw_heatmaps(task: Task, inputs: Inputs, report: Report) -> Drawing:
     colours = matplotlib.colormaps["inferno"]
 
     def paint(image: Drawing, index: int) -> list[Drawing]:
+        # The map covers the input of the network, of which a letterbox fills only a part.
         height, width = image.shape[:2]
         size, fit = task.metadata.image_size, task.metadata.fit
         left, top, wide, high = images.place(width, height, size, fit)
@@ -78,4 +79,9 @@ def draw_heatmaps(task: Task, inputs: Inputs, report: Report) -> Drawing:
     title += "\nright: how much each region supports the predicted class (Grad-CAM)"
     ends = zip(("least", "most"), colours((0.0, 1.0)), strict=True)
     legend = painting.key({text: tuple((255 * end[:3]).astype(int)) for text, end in ends})
-    return drawing.sheet(pictures, shown, report.captions, paint, 2, title, legend, panels=2)
+    shares = report.predictions["CLASS_PROBS"].max(axis=1)
+    captions = [
+        f"{caption}\nheat map: {report.drawn[label]}, {share:.0%}"
+        for caption, label, share in zip(report.captions, labels, shares, strict=True)
+    ]
+    return drawing.sheet(pictures, shown, captions, paint, 2, title, legend, panels=2)

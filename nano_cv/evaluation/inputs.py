@@ -22,28 +22,29 @@ log = logging.getLogger(__name__)
 
 
 class Inputs(Protocol):
-    """Pictures, and the inputs of a model for each of them."""
+    """Pictures, and the inputs of a model for them."""
 
     @property
     def pictures(self) -> Pictures:
-        """Files and targets."""
+        """The files, and their targets if known."""
         ...
 
     def inputs(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """Named arrays `[N, ...]` for N of them."""
+        """Named arrays `[N, ...]` for the N pictures with these indices."""
         ...
 
 
 def select_inputs(
     config: DictConfig, metadata: Metadata
 ) -> tuple[Inputs, str, PicturesError | None]:
-    """The pictures to predict, and the hash of the data set that they are from.
+    """Choose the pictures to predict by `input`, `labels` and `count`, or else the test split.
 
-    Last comes an error that names the pictures of `input` which cannot be used, if there are any.
-    It is to be raised when the others are predicted.
+    Returns:
+        The inputs, the hash of the data set (empty if they are not from it), and an error to raise
+        after the prediction that names unusable pictures, or None.
 
     Raises:
-        UserError: no pictures there, none that can be used, or a data set of other classes.
+        UserError: there are no pictures, none can be used, or the data set has other classes.
     """
     if config.input is not None:
         given, broken = open_readable(find_pictures(str(config.input)), config, metadata)
@@ -56,11 +57,7 @@ def select_inputs(
 def open_readable(
     files: Sequence[Path], config: DictConfig, metadata: Metadata
 ) -> tuple[Resized, PicturesError | None]:
-    """Open the pictures that can be used, and list the others.
-
-    Raises:
-        UserError: none can be used.
-    """
+    """Open the usable pictures, and return an error that lists the others; raises it if none is."""
     files = [file.absolute() for file in files]
     root = Path(os.path.commonpath([file.parent for file in files]))
     options = metadata.image_size, config.data.cache, metadata.fit
@@ -91,7 +88,7 @@ def _open_splits(config: DictConfig, metadata: Metadata) -> tuple[dict[str, Resi
 def of_test(
     config: DictConfig, metadata: Metadata, splits: Mapping[str, Resized], data_hash: str = ""
 ) -> tuple[Inputs, str]:
-    """The test split; or, for a generator, as many pictures with the same labels."""
+    """The test split; for a generator, noise for as many pictures with the same labels."""
     if not len(splits["test"]):
         raise UserError(f"{splits['test'].pictures.root}: no pictures in 'test'; use input=FOLDER")
     if metadata.task != "generation":
@@ -102,10 +99,10 @@ def of_test(
 
 
 def make_imagined(config: DictConfig, metadata: Metadata) -> Imagined:
-    """`labels=[daisy,tobacco] count=16`: so many pictures, the labels in turn.
+    """Inputs of a generator for `labels=[daisy,tobacco] count=16`; the labels take turns.
 
     Raises:
-        UserError: a class that the model does not know; names the nearest.
+        UserError: the model does not know a class; names the nearest.
     """
     given = config.labels or metadata.classes
     labels = [given] if isinstance(given, str) else list(given)
@@ -121,10 +118,10 @@ def make_imagined(config: DictConfig, metadata: Metadata) -> Imagined:
 
 
 def check_options(config: DictConfig) -> None:
-    """Some keys are for one task only: `labels` for generators, `tta` for classifiers, and so on.
+    """Refuse keys that are for another task, such as `tta`, which is for classifiers.
 
     Raises:
-        UserError: one of them does not fit the task of the model.
+        UserError: a key does not fit the task of the model.
     """
     task = task_name(config)
     generator = task == "generation"
@@ -149,7 +146,7 @@ def check_options(config: DictConfig) -> None:
 
 
 def find_pictures(given: str, key: str = "input") -> list[Path]:
-    """Find pictures by a file's name, a folder (with all folders below) or a pattern.
+    """Find pictures by a file name, a folder (with all folders below) or a pattern.
 
     Messages name the setting by its `key`.
 

@@ -1,7 +1,7 @@
-"""A classifier trained here that judges generated pictures, in the place of Inception.
+"""A classifier of the same data set that judges generated pictures, in place of Inception.
 
-So its distances are ours alone: they compare generators of one data set, and nothing with published
-figures. Shapes: N pictures, F features.
+Its figures compare generators of one data set. They cannot be compared with published figures.
+Shapes: N pictures, F features.
 """
 
 from functools import partial
@@ -30,10 +30,10 @@ class Opinion(NamedTuple):
 
 
 class Judge:
-    """A trained LeNet; the features are the inputs of its last layer, averaged over the places.
+    """A trained LeNet; its features are the last feature map, averaged over the places.
 
     Raises:
-        UserError: no such weights, or of another network.
+        UserError: there are no such weights, or they are of another network.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,7 +46,7 @@ class Judge:
 
     @torch.inference_mode()
     def look(self, images: NDArray[np.uint8]) -> Opinion:
-        """uint8 `[N, 3, H, W]` of any size to classes and features."""
+        """Classify images uint8 `[N, 3, H, W]` of any size, and compute their features."""
         side = self.task.metadata.image_size
         labels, features = [], []
         for start in range(0, len(images), BATCH):

@@ -16,7 +16,7 @@ def make_engine(config: DictConfig) -> Engine:
     """Make the engine named by `engine=torch|onnx|triton`.
 
     Raises:
-        UserError: the model is not there, or is not the one asked for; says what to type.
+        UserError: there is no such model, or the file holds another one; says what to type.
     """
     if config.gradcam and config.engine != "torch":
         raise UserError("gradcam=true: only torch can look into a network; add engine=torch")
@@ -42,10 +42,10 @@ def make_engine(config: DictConfig) -> Engine:
 
 
 class Triton(Engine):
-    """A model on a Triton server, whose gRPC has the `address` HOST:PORT.
+    """A model on the Triton server at `address`, HOST:PORT by gRPC.
 
     Raises:
-        UserError: no server there, no such model, or a model without metadata.
+        UserError: no server answers, it has no such model, or the model has no metadata.
     """
 
     def __init__(self, name: str, address: str) -> None:
@@ -70,10 +70,10 @@ class Triton(Engine):
 
 
 def find_export(folder: Path, precision: str | None = None) -> Path:
-    """The ONNX file of the newest version of an exported model, in any or in a given precision.
+    """The newest ONNX file in the folder of an exported model, of any or of the given precision.
 
     Raises:
-        UserError: the folder of the model has no such version; says what to type.
+        UserError: there is none; says what to type.
     """
     from nano_cv.evaluation.exported import Onnx
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from nano_cv.data import images
 from nano_cv.data.kinds import BoxLists, Masks
 from nano_cv.data.pictures import Resized
-from nano_cv.evaluation.drawing import GAP, SIDE, Drawing, enlarge, evenly, fit, lay_out, tile
+from nano_cv.evaluation.drawing import GAP, SIDE, Drawing, enlarge, evenly, fit, frame, lay_out
 
 OKABE_ITO = ("56b4e9", "e69f00", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
 Colour = tuple[int, ...]  # R, G, B
@@ -22,9 +22,9 @@ def outline(
     colours: Sequence[Colour],
     captions: Sequence[str] = (),
 ) -> Drawing:
-    """Draw boxes `[N, 4]` xyxy with their captions upon a picture, the first boxes on top.
+    """Draw boxes `[N, 4]` xyxy with captions upon a picture; the first boxes are on top.
 
-    A caption stays inside the picture, and is left out if it would cover an earlier caption.
+    Captions stay inside the picture. A caption that would cover an earlier one is left out.
     """
     canvas = Image.fromarray(image)
     pen, side = ImageDraw.Draw(canvas), max(canvas.size)
@@ -45,7 +45,7 @@ def outline(
 
 
 def indexed(mask: NDArray[np.uint8]) -> Image.Image:
-    """A palette picture: its numbers are class indices, its colours those of all drawings."""
+    """Make a palette picture of class indices, with the colours of all drawings."""
     picture = Image.fromarray(mask)
     picture.putpalette(palette(256).tobytes())
     return picture
@@ -67,12 +67,12 @@ def palette(count: int) -> NDArray[np.uint8]:
 
 
 def box_colours(labels: NDArray[np.integer]) -> list[Colour]:
-    """The colours of boxes of these classes; no class is black, as class 0 of masks is."""
+    """The colours of boxes of these classes; unlike in masks, class 0 is not black."""
     return [tuple(colour) for colour in palette(257)[1 + labels % 256].tolist()]
 
 
 def tag(text: str, size: int, width: int, ground: Colour) -> Drawing:
-    """A short text, at most `width` pixels wide, as a label on a ground of a colour."""
+    """A label at most `width` pixels wide: a short text on the colour `ground`."""
     (line,), font = fit(text, size, width - 4)
     label = Image.new("RGB", (int(font.getlength(line)) + 4, size * 4 // 3), ground)
     bright = np.dot(ground, (0.299, 0.587, 0.114)) > 110
@@ -82,19 +82,26 @@ def tag(text: str, size: int, width: int, ground: Colour) -> Drawing:
 
 
 def key(colours: Mapping[str, Colour]) -> Drawing | None:
-    """A legend: names on their colours. Of very many names, the first ones."""
+    """A legend: names on their colours, in centred rows; only the first of very many names."""
+    if not colours:
+        return None
     names = [*colours][:NAMED]
     labels = [tag(name, 13, SIDE // 3, colours[name]) for name in names]
     if len(colours) > NAMED:
         labels.append(tag(f"and {len(colours) - NAMED} more classes", 13, SIDE, (255, 255, 255)))
-    room = SIDE // (max([label.shape[1] for label in labels], default=1) + GAP)
-    return tile(labels, min(room, len(labels))) if labels else None
+    rows, space = list[Drawing](), np.full((len(labels[0]), GAP, 3), 255, np.uint8)
+    for label in labels:
+        if rows and rows[-1].shape[1] + GAP + label.shape[1] <= SIDE:
+            rows[-1] = np.hstack([rows[-1], space, label])
+        else:
+            rows.append(label)
+    return np.vstack([frame(row, SIDE, len(row) + GAP, "white") for row in rows])
 
 
 def class_key(
     classes: Sequence[str], drawn: NDArray[np.integer], masks: bool = False
 ) -> Drawing | None:
-    """The legend of the class indices that are drawn as boxes or as masks."""
+    """The legend of those classes that occur in `drawn`, the indices of drawn boxes or masks."""
     colours, names = palette(257)[0 if masks else 1 :], dict(enumerate(classes))
     colours = colours if masks else colours[np.arange(len(classes)) % len(colours)]
     if masks:
@@ -104,18 +111,15 @@ def class_key(
 
 
 def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
-    """A picture under the colours of its mask of class indices; class 0 stays clear.
-
-    The mask, uint8 `[h, w]`, may differ from the picture in size.
-    """
+    """Colour a picture by its mask uint8 `[h, w]`, of any size; class 0 stays clear."""
     height, width = image.shape[:2]
     mask = images.enlarge_mask(mask, width, height)
     strength = np.where(mask == 0, 0.0, 0.5)[..., None]
     return (image * (1 - strength) + palette(256)[mask] * strength).astype(np.uint8)
 
 
-def draw_targets(resized: Resized, most: int, title: str) -> Drawing:
-    """A sheet of at most so many training pictures under their true boxes or their true masks."""
+def draw_targets(resized: Resized, classes: Sequence[str], most: int, title: str) -> Drawing:
+    """Draw at most `most` training pictures with their true boxes or masks, and a legend."""
     shown, drawn, fitted = [], [np.zeros(0, np.int64)], resized.fitted
     for index in evenly(len(resized), most):
         pixels = resized.fetch([index])[0]
@@ -130,5 +134,5 @@ def draw_targets(resized: Resized, most: int, title: str) -> Drawing:
             shown.append(outline(image, boxes * scale, box_colours(labels)))
         drawn.append(np.unique(labels))
     masks = isinstance(fitted, Masks)
-    legend = class_key(resized.pictures.classes, np.concatenate(drawn), masks)
+    legend = class_key(classes, np.concatenate(drawn), masks)
     return lay_out(shown, 4, title=title, legend=legend)

@@ -21,10 +21,10 @@ MEASURED = 500  # files whose size is looked at
 
 
 def survey(splits: Mapping[str, Resized], data_hash: str, cache: str | Path | None) -> None:
-    """Log the table of a set, the first time that it is seen.
+    """Log the table of a data set when it is used for the first time.
 
-    A file in `cache`, the folder of decoded pictures, is named by the hash of each set that has
-    been seen. Without a cache the table is shown each time.
+    The folder `cache` gets a file with the table, named by the hash of the set. If the file is
+    there, nothing is logged. Without a cache the table is logged each time.
     """
     seen = Path(cache).expanduser() / f"{data_hash[:24]}.txt" if cache else None
     if not (seen and seen.exists()):
@@ -36,7 +36,7 @@ def survey(splits: Mapping[str, Resized], data_hash: str, cache: str | Path | No
 
 
 def table(splits: Mapping[str, Resized]) -> str:
-    """Pictures, or objects, or the share of the pixels of each class in each split; and sizes."""
+    """The table of a set: pictures, objects or share of pixels by class and split, and sizes."""
     counts = {split: resized.count() for split, resized in splits.items()}
     train = splits["train"]
     classes, unit, form = train.pictures.classes, train.fitted.counts, "d"
@@ -58,7 +58,7 @@ def table(splits: Mapping[str, Resized]) -> str:
 
 
 def sizes(resized: Resized) -> str:
-    """The smallest, the middle and the largest picture, of those that are looked at."""
+    """Say the sizes of the smallest, the largest and the median picture, of at most `MEASURED`."""
     files = resized.pictures.files
     found = sorted(
         (images.dimensions(files[index]) for index in drawing.evenly(len(files), MEASURED)),
@@ -72,11 +72,11 @@ def contact_sheet(resized: Resized) -> Drawing:
     """Training pictures as the network gets them: a row per class, or with their boxes or masks."""
     height, width = height_width(resized.size)
     title = f"training pictures as the network sees them, {width}x{height} pixels"
+    classes = drawing.legible(tuple(resized.pictures.classes))
     if resized.fitted.counts != "pictures":
         from nano_cv.evaluation.painting import draw_targets
 
-        return draw_targets(resized, MOST, title)
-    classes = resized.pictures.classes
+        return draw_targets(resized, classes, MOST, title)
     labels: Any = resized.fitted.batch(range(len(resized)))  # `[N]`, or with several `[N, K]`
     if len(classes) > MOST:
         title += f"\nthe first {MOST} of {len(classes)} classes"

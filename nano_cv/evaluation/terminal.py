@@ -1,4 +1,4 @@
-"""Prints what a script ends with: the table of a report, the metrics, and where the files are."""
+"""Prints the end of a script's output: the table of a report, metrics, and where files are."""
 
 from collections.abc import Mapping, Sequence
 from math import isnan
@@ -11,8 +11,8 @@ from nano_cv.evaluation.tracking import Logger
 
 WIDEST = 10  # columns of a table
 LONGEST = 20  # rows of a table
-MOST = 20  # figures of a kind, such as `test/recall/<class>`; of more,
-WORST = 5  # only the worst are printed
+MOST = 20  # figures of a kind, such as `test/recall/<class>`, that are printed
+WORST = 5  # if there are more, only so many are printed, the worst
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], remarks: Sequence[str]) -> None:
@@ -25,7 +25,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], remarks: Sequence[str]) -> Non
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Lay out rows in columns; of very many classes only the most probable are shown."""
+    """Lay out rows in columns; if there are very many classes, only the most probable."""
     heads = list(rows[0])
     if len(heads) > WIDEST:
         words = [head for head in heads if head in WORDS]
@@ -44,7 +44,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def summarise(
     metrics: Mapping[str, float], places: Mapping[str, Path | str], logger: Logger
 ) -> None:
-    """Print two columns; paths are relative to where the person stands."""
+    """Print metrics, places and the files of the run in two columns, with relative paths."""
     rows = _figures(metrics)
     for name, place in places.items():
         here = Path.cwd()
@@ -61,7 +61,7 @@ def summarise(
 
 
 def _figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Names and values; of very many of a kind, such as `test/recall/<class>`, the worst."""
+    """Names and values of metrics; only the worst if a kind, `test/recall/...`, has very many."""
     kinds: dict[str, list[str]] = {}
     for name in metrics:
         kind = "/".join(name.split("/")[:2]) if name.count("/") > 1 else name

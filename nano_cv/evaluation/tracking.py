@@ -1,8 +1,8 @@
-"""Where metrics and pictures go: MLflow, CSV files or nowhere. Nothing here imports torch.
+"""Records metrics and pictures in MLflow or in CSV files. Nothing here imports torch.
 
-Tracking serves the training, never the other way: a server that cannot be reached is reported
-before the training starts. When one dies later, that is reported once, and what is logged waits in
-memory until the server is back; it is asked for once a minute, for a second at most.
+Tracking never stops a training. If the server cannot be reached at the start, an error says so
+before the training begins. If it fails later, a warning says so once, and entries wait in memory
+until it is back; it is tried once a minute, for a second at most.
 """
 
 import csv
@@ -34,25 +34,25 @@ if TYPE_CHECKING:  # it takes a second to load
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-PAUSE = 60.0  # seconds between two tries of a server that was lost
-MOST_METRICS = 100_000  # that wait for a lost server; of more the oldest are given up,
-MOST_CALLS = 200  # and of all else, pictures above all
-AT_ONCE = 1000  # metrics in a request: MLflow takes no more
-LONGEST = 250  # characters of a key; MLflow takes no more
-OF_UI = "http://127.0.0.1:5000"  # where `mlflow ui` is, if not told otherwise
-# Without this tag MLflow guesses, and may open an experiment on its page for language models.
+PAUSE = 60.0  # seconds between two tries of a lost server
+MOST_METRICS = 100_000  # metrics that wait for a lost server; then the oldest are dropped
+MOST_CALLS = 200  # the same for other entries, such as pictures
+AT_ONCE = 1000  # metrics in a request; MLflow's limit
+LONGEST = 250  # characters of a key; MLflow's limit
+OF_UI = "http://127.0.0.1:5000"  # default address of `mlflow ui`
+# Without this tag, MLflow may open the experiment on its page for language models.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 CHAMPION = "champion"  # alias of the registered version with the best validation metric
 log = logging.getLogger(__name__)
 
 
 class Logger:
-    """The record of a run, here of a run without tracking: nothing is kept.
+    """The record of a run. This base class records nothing; it is used without tracking.
 
-    Subclasses keep what is logged. As a context manager, a logger ends the record.
+    A logger is a context manager, which ends the record.
     """
 
-    run_id = ""  # MLflow's, if the run is tracked there
+    run_id = ""  # of MLflow; empty for other loggers
 
     def log_params(self, config: DictConfig) -> None:
         """Log the whole configuration of the run."""
@@ -72,11 +72,11 @@ class Logger:
         """Log an ONNX file, and register it as the next version of the model `name`.
 
         `card` describes the version in Markdown. `score` is the value of the validation `metric`,
-        NaN where it cannot be known; `mode` says whether more of it is better, `max`, or `min`.
+        NaN if unknown; `mode` is `max` if a higher score is better, else `min`.
         """
 
     def finish(self, status: str) -> None:
-        """Say how the run ended: `FINISHED`, `FAILED` or `KILLED`."""
+        """Record how the run ended: `FINISHED`, `FAILED` or `KILLED`."""
 
     def advice(self) -> dict[str, str]:
         """Lines for the summary at the end of a script, by name."""
@@ -91,7 +91,7 @@ class Logger:
 
 
 class Csv(Logger):
-    """`metrics.csv` and `hparams.yaml` in csv/version_<n> of the run; each resumption adds one."""
+    """Writes `metrics.csv` and `hparams.yaml` into `csv/version_<n>`, a new one when resumed."""
 
     def __init__(self, folder: Path) -> None:
         versions = (folder / "csv" / f"version_{number}" for number in count())
@@ -105,7 +105,7 @@ class Csv(Logger):
         OmegaConf.save(config, self.folder / "hparams.yaml", resolve=True)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Add a row; a new metric is a new column, so the whole file is written anew."""
+        """Add a row; if there is a new metric, and so a new column, write the whole file anew."""
         row = {**metrics, "step": step}
         self.rows.append(row)
         known = row.keys() <= set(self.columns)
@@ -120,7 +120,7 @@ class Csv(Logger):
 class MLflow(Logger):
     """A run in MLflow, in a database or on a tracking server, which may fail and come back.
 
-    The experiment is made if it is not there. A run whose tag `folder` is the same is continued.
+    A missing experiment is created. If a run with the same tag `folder` exists, it is continued.
     """
 
     def __init__(self, uri: str, experiment: str, name: str, tags: Mapping[str, str]) -> None:
@@ -129,10 +129,10 @@ class MLflow(Logger):
 
         mlflow.set_tracking_uri(uri)
         self.uri = uri
-        self.metrics: deque[Metric] = deque(maxlen=MOST_METRICS)  # to be delivered, like the calls
-        self.calls: deque[Callable[[], Any]] = deque(maxlen=MOST_CALLS)
-        self.lost: float | None = None  # when the server was last missed, by a steady clock
-        self.given_up = 0  # entries that will never be delivered
+        self.metrics: deque[Metric] = deque(maxlen=MOST_METRICS)  # not delivered yet
+        self.calls: deque[Callable[[], Any]] = deque(maxlen=MOST_CALLS)  # not delivered yet
+        self.lost: float | None = None  # monotonic time of the last failure; None: all is well
+        self.given_up = 0  # number of dropped entries
         self.client = mlflow.MlflowClient(uri)
         found = self.client.get_experiment_by_name(experiment)
         number = (
@@ -144,7 +144,7 @@ class MLflow(Logger):
         self.run_id = run.info.run_id
 
     def log_params(self, config: DictConfig) -> None:
-        """Log parameters, unless the run is resumed: MLflow refuses to change any."""
+        """Log parameters; not if the run is resumed, because MLflow refuses changes."""
         from mlflow.entities import Param
 
         values: Any = OmegaConf.to_container(config, resolve=True)
@@ -156,7 +156,7 @@ class MLflow(Logger):
             self._call(self.client.log_batch, self.run_id, params=params[start : start + 100])
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Log metrics under their names, see `key`."""
+        """Log metrics; `key` makes their names."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -176,7 +176,7 @@ class MLflow(Logger):
     def log_model(
         self, file: Path, name: str, card: str, metric: str, score: float, mode: str
     ) -> None:
-        """With its signature; the version with the best score gets the alias `champion`."""
+        """Register with signature; the version with the best score gets the alias `champion`."""
         name = key(name, r"\w -")
         self._call(_register, self.client, self.run_id, file, name, card, metric, score, mode)
 
@@ -190,7 +190,7 @@ class MLflow(Logger):
             log.warning("MLflow lacks %d entries of this run", waiting)
 
     def advice(self) -> dict[str, str]:
-        """Where the page of this run is; of a database, also the command that shows it."""
+        """The address of the page of this run; for a database, also the command that shows it."""
         if self.metrics or self.calls or self.given_up:
             return {}
         page = f"#/experiments/{self.experiment_id}/runs/{self.run_id}"
@@ -206,7 +206,7 @@ class MLflow(Logger):
         self._deliver()
 
     def _deliver(self) -> None:
-        """Send waiting entries in their order; while the server is away, return at once."""
+        """Send waiting entries in order; return at once while the server is lost."""
         waited = len(self.metrics) + len(self.calls)
         if self.lost is not None:
             if time.monotonic() - self.lost < PAUSE:
@@ -221,13 +221,13 @@ class MLflow(Logger):
                     self.client.log_batch(self.run_id, metrics=batch)
                 else:
                     self.calls[0]()
-            except Exception as error:  # a client fails in as many ways as there are stores
-                if self.lost is None and not self.given_up:  # else it has been said
+            except Exception as error:  # each kind of store has its own exceptions
+                if self.lost is None and not self.given_up:  # warned only once
                     log.warning("MLflow failed; going on without tracking: %s", first_line(error))
                 if self.lost is None or not self._answers():
                     self.lost = time.monotonic()
                     return
-                self.given_up += len(batch) or 1  # it answers, and has refused this twice
+                self.given_up += len(batch) or 1  # the server answers, and refused this entry
             for _ in batch:
                 self.metrics.popleft()
             if not batch:
@@ -250,7 +250,7 @@ class MLflow(Logger):
 def make_logger(config: DictConfig, folder: Path, job: str, data_hash: str = "") -> Logger:
     """Make the logger named by `logger=mlflow|csv|none`; a resumed run continues its record.
 
-    `job` is `train`, `infer`, ...; `data_hash` is that of the data set, if one is used.
+    `job` is `train`, `infer`, ...; `data_hash` is the hash of the data set, if one is used.
 
     Raises:
         UserError: the tracking server or database cannot be used.
@@ -271,13 +271,13 @@ def make_logger(config: DictConfig, folder: Path, job: str, data_hash: str = "")
 
 
 def key(name: str, allowed: str = r"\w/. -") -> str:
-    """The key of a metric, parameter or model in MLflow: `C++` is `C_x2B__x2B_`, as in SQL/XML.
+    """The key of a metric, parameter or model in MLflow: `C++` becomes `C_x2B__x2B_`.
 
-    Any name has a key of its own, and `_x2B_` means the character of that hexadecimal number, so
-    that the name can be read back. Escaped is what MLflow does not allow (colons on Windows), what
-    is part of a path that leads elsewhere (`..`, `//`, slashes at the ends), blanks at an end, and
-    `_` where it would look like such an escape. Of more than 250 characters, MLflow's most, the
-    last become a digest; `metrics.json` has them whole.
+    Different names have different keys. `_x2B_` stands for the character with this hexadecimal
+    number, as in SQL/XML. Escaped are characters that MLflow refuses, parts of a path that leads
+    elsewhere (`..`, `//`, slashes at the ends), blanks at an end, and `_` before text that looks
+    like an escape. The end of a key of more than 250 characters, MLflow's limit, becomes a digest;
+    `metrics.json` has the whole names.
     """
     paths = r"^/|/(?=/|$)|^\.(?=\.)|(?:(?<=/)|^)\.(?=\.?(?:/|$))|(?<=/\.)\.(?=/|$)"
     escaped = re.sub(
@@ -325,7 +325,7 @@ def _register(
             name=name,
             registered_model_name=name,
             signature=ModelSignature(schema(model.graph.input), schema(model.graph.output)),
-            # named, for else MLflow starts the model in a process of its own to see what it imports
+            # Without this, MLflow would run the model in another process to list its imports.
             pip_requirements=["onnxruntime", "onnx", "numpy"],
         )
     version, own = str(logged.registered_model_version), key(metric)
@@ -336,7 +336,7 @@ def _register(
     others = [float(one.tags[own]) for one in known if own in one.tags]
     client.set_model_version_tag(name, version, own, str(score))
     choose = max if mode == "max" else min
-    if score == choose([score, *others]):  # of equals, the newest
+    if score == choose([score, *others]):  # of equal scores, the newest
         client.set_registered_model_alias(name, CHAMPION, version)
 
 
@@ -349,15 +349,15 @@ def _mlflow(uri: str, experiment: str, name: str, tags: dict[str, str]) -> MLflo
                 f"logger.uri={uri}: the tracking server does not answer ({reason}); "
                 "start it, or add logger=csv or logger=none"
             )
-        # MLflow's own patience with a dead server, 7 times 120 s, would look like a hang.
+        # By default MLflow waits for a dead server 7 times 120 s, which would look like a hang.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     database = uri.startswith("sqlite:///") and Path(uri.removeprefix("sqlite:///").split("?")[0])
     try:
-        # The runs of a sweep may start together, and only one of them can make the tables.
+        # The runs of a sweep may start together, and only one of them can create the tables.
         with locked(Path(database)) if database else nullcontext():
             return MLflow(uri, experiment, name, tags)
-    except Exception as error:  # as many kinds as there are stores
+    except Exception as error:  # each kind of store has its own exceptions
         raise UserError(
             f"logger.uri={uri}: cannot be used for tracking ({first_line(error)}); "
             "mend it, or add logger=csv or logger=none"

@@ -1,4 +1,4 @@
-"""Image classification: one label per picture, and how sure that is.
+"""Image classification: one label per picture, with calibrated probabilities.
 
 Shapes: B pictures, H height, W width, K classes.
 """
@@ -22,14 +22,14 @@ class Classification(Task):
 
     Args:
         label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
-        mixup: alpha of the Beta distribution from which the shares of two pictures in their sum are
-            drawn (Zhang et al. 2018); 0 leaves that out.
-        cutmix: likewise, of the area that one picture takes of another (Yun et al. 2019). If both
-            are on, each batch uses one, chosen at random.
+        mixup: alpha of the Beta distribution that gives the shares of two pictures in their sum
+            (Zhang et al. 2018); 0: off.
+        cutmix: the same for the area of one picture in the other (Yun et al. 2019); 0: off. If both
+            are on, each batch uses one of them, chosen at random.
         **options: those of `Task`.
 
     Attributes:
-        familiarity: says which pictures are unlike those of the training; None before it is fitted.
+        familiarity: measures how unlike the training pictures a picture is; None until fitted.
     """
 
     monitor = "val/accuracy"
@@ -55,12 +55,12 @@ class Classification(Task):
             )
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """uint8 `[B, 3, H, W]` to probabilities, and to what has been fitted beside them.
+        """Classify images uint8 `[B, 3, H, W]`.
 
         Returns:
-            `CLASS_PROBS` float32 `[B, K]`, rows summing to 1; `LABEL_SET` bool `[B, K]`, the
-            classes that it may be, the most probable one always among them; `FOREIGN` float32
-            `[B, 1]`, above 0 for pictures unlike those of the training.
+            `CLASS_PROBS` float32 `[B, K]`, whose rows sum to 1; after calibration also `LABEL_SET`
+            bool `[B, K]`, the probable classes with the most probable always among them, and
+            `FOREIGN` float32 `[B, 1]`, above 0 for pictures unlike the training pictures.
         """
         if self.familiarity is None:
             features = logits = self(images).float()
@@ -72,7 +72,7 @@ class Classification(Task):
         return outputs
 
     def answer(self, logits: Tensor) -> dict[str, Tensor]:
-        """Logits float32 `[B, K]` to `CLASS_PROBS` and `LABEL_SET`, see `predict`."""
+        """Turn logits float32 `[B, K]` into `CLASS_PROBS` and `LABEL_SET`, see `predict`."""
         temperature, set_from = self.metadata.temperature, self.metadata.set_from
         shares = torch.softmax(logits if temperature == 1 else logits / temperature, dim=1)
         if set_from is None:
@@ -81,9 +81,9 @@ class Classification(Task):
         return {"CLASS_PROBS": shares, "LABEL_SET": (shares >= set_from) | likeliest}
 
     def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """What the last layer of the network sees, float32 `[B, F]`, and its logits `[B, K]`.
+        """The inputs of the last layer, float32 `[B, F]`, and the logits `[B, K]`.
 
-        F is 0 for a network that has no `embed`.
+        F is 0 for a network without a method `embed`.
         """
         network: Any = self.network
         last = getattr(network, "classifier", None)
@@ -111,7 +111,7 @@ class Classification(Task):
         return {"loss": self.loss(logits, labels)}, self.compare(logits, labels)
 
     def compare(self, logits: Tensor, labels: Tensor) -> NDArray[Any]:
-        """What `figures` needs: true and predicted labels int64 `[2, B]`."""
+        """True and predicted labels int64 `[2, B]`, from which `figures` computes metrics."""
         return torch.stack([labels, logits.argmax(dim=1)]).cpu().numpy()
 
     def never_predicted(self, validated: Sequence[Any]) -> list[str]:

@@ -1,9 +1,10 @@
 """Object detection: boxes with a class and a score, found as the points at their centres.
 
-Heat map and decoding after Zhou et al. 2019, "Objects as points"; Gaussians as wide as the box, and
-boxes learnt around the centre, after Liu et al. 2020, "Training-time-friendly network".
+Heat map and decoding are those of Zhou et al. 2019, "Objects as points". From Liu et al. 2020,
+"Training-time-friendly network", come Gaussians in proportion to the box, and boxes that are learnt
+at several places around the centre.
 
-Shapes: B pictures, H height, W width, K classes, M boxes at most, N boxes predicted, h = H/4,
+Shapes: B pictures, H height, W width, K classes, M true boxes at most, N predicted boxes, h = H/4,
 w = W/4.
 """
 
@@ -21,21 +22,21 @@ from nano_cv.tasks.metrics import Scored, detection_figures
 from nano_cv.tasks.task import Losses, Task
 
 SPREAD = 0.09  # standard deviation of a Gaussian, as a share of the box
-NARROWEST = 0.5  # the same in places of the map, so that the neighbours of a small one learn it too
-AROUND = 0.1  # where the Gaussian is higher, the box is learnt
+NARROWEST = 0.5  # smallest deviation, in places of the map, so that small objects have neighbours
+AROUND = 0.1  # boxes are learnt where the Gaussian is higher than this
 ROUNDS = 6  # of suppression; see `suppress`
-FARTHEST = 5.0  # logarithm of the largest distance, 600 pixels; beyond that `exp` would overflow
+FARTHEST = 5.0  # logarithm of the largest distance, 600 pixels; larger values would overflow `exp`
 
 
 class Detection(Task):
     """Penalty-reduced focal loss on centres, GIoU loss on boxes.
 
     Args:
-        max_detections: N, boxes predicted for each picture; most of them with scores near 0. There
-            are fewer where the map has fewer places.
-        overlap: intersection over union from which on two boxes of a class are taken for the same
-            object, and the one with the lower score gives way.
-        box_weight: of the GIoU loss beside that of the centres.
+        max_detections: N, boxes predicted for each picture, most of them with scores near 0; fewer
+            if the map has fewer places.
+        overlap: if two boxes of a class have this intersection over union or more, the one with the
+            lower score is dropped.
+        box_weight: multiplies the GIoU loss.
         **options: those of `Task`.
     """
 
@@ -52,10 +53,10 @@ class Detection(Task):
         self.max_detections, self.overlap, self.box_weight = max_detections, overlap, box_weight
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """uint8 `[B, 3, H, W]` to N boxes per picture, by falling score.
+        """Find N boxes per picture in images uint8 `[B, 3, H, W]`, by falling score.
 
-        A place is a centre where no neighbour is higher. On an object that fills the picture there
-        are several such places; all but the best of them get the score 0, see `suppress`.
+        A centre is a place of the heat map that no neighbour exceeds. A large object has several
+        such places; all but the best of them get the score 0, see `suppress`.
 
         Returns:
             `BOXES` float32 `[B, N, 4]` xyxy in pixels of the input, `SCORES` float32 `[B, N]` in
@@ -84,7 +85,7 @@ class Detection(Task):
         return self._losses(self(images), targets)
 
     def validate(self, images: Tensor, targets: Boxes, index: int) -> tuple[Losses, Any]:
-        """Losses; and for each picture its true and its predicted boxes."""
+        """Losses of a batch, and the true and predicted boxes of each picture."""
         outputs = self(images)
         predicted = self._decode(*outputs)
         found = [predicted[name].cpu().numpy() for name in ("BOXES", "LABELS", "SCORES")]
@@ -94,14 +95,15 @@ class Detection(Task):
             filled = labels != NO_LABEL
             objects = Boxes(boxes[filled], labels[filled], ignored[filled])
             answer = Scored(*one)
-            # A picture ends where its margin begins, as in the test.
+            # Boxes are cut at the edge of the picture, before the margin of the letterbox, as in
+            # the test; boxes in the margin alone have no area left.
             inside = answer.boxes.clip(frame[[0, 1, 0, 1]], frame[[2, 3, 2, 3]])
-            solid = (inside[:, 2:] > inside[:, :2]).all(axis=1)  # others lie in the margins
+            solid = (inside[:, 2:] > inside[:, :2]).all(axis=1)
             pairs.append((objects, answer._replace(boxes=inside).keep(solid)))
         return self._losses(outputs, targets), pairs
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
-        """`mAP` and `mAP50` of the report, in pixels of the square."""
+        """`mAP` and `mAP50`, of boxes in pixels of the network's input."""
         truths, found = zip(*(pair for batch in validated for pair in batch), strict=True)
         figures = detection_figures(truths, found, self.metadata.classes)
         return {name: figures[name] for name in ("mAP", "mAP50")}
@@ -113,7 +115,7 @@ class Detection(Task):
         targets = targets._replace(labels=learnt)
         gaussians = draw_gaussians(targets, height, width)
         known = targets.labels >= 0
-        count = known.sum().clamp(min=1)  # a batch without objects has a loss too
+        count = known.sum().clamp(min=1)  # 1 for a batch without objects, which has a loss too
 
         one_hot = targets.labels[:, :, None] == torch.arange(classes, device=centers.device)
         heat = torch.stack(
@@ -125,8 +127,8 @@ class Detection(Task):
         return {"loss": total, "loss_centers": center_loss, "loss_boxes": box_loss}
 
     def _box_loss(self, distances: Tensor, targets: Boxes, gaussians: Tensor) -> Tensor:
-        """Sum over objects of the GIoU loss around their centres; the smaller object is on top."""
-        from torchvision.ops import generalized_box_iou_loss  # a second, which predicting saves
+        """Sum of the GIoU losses around all centres; where two are near, of the smaller object."""
+        from torchvision.ops import generalized_box_iou_loss  # a second that predicting saves
 
         boxes, known = targets.boxes, targets.labels >= 0
         near = gaussians * (gaussians > AROUND)
@@ -142,7 +144,7 @@ class Detection(Task):
 
 
 def to_boxes(distances: Tensor) -> Tensor:
-    """Logarithms of distances `[B, 4, h, w]` to boxes `[B, h, w, 4]`, xyxy in pixels."""
+    """Turn logarithms of distances `[B, 4, h, w]` into boxes `[B, h, w, 4]`, xyxy in pixels."""
     sides = distances.clamp(max=FARTHEST).exp().permute(0, 2, 3, 1) * STRIDE
     height, width = distances.shape[2:]
     rows = torch.arange(height, device=distances.device, dtype=sides.dtype)
@@ -155,18 +157,19 @@ def to_boxes(distances: Tensor) -> Tensor:
 def suppress(boxes: Tensor, labels: Tensor, overlap: float) -> Tensor:
     """Non-maximum suppression in plain tensor code, which every exporter understands.
 
-    Greedy suppression takes the boxes one by one. Here all are looked at together: a box goes if a
-    better box of its class that stays overlaps it. Which boxes stay is found in rounds; the result
-    is that of the greedy algorithm unless more than `ROUNDS` boxes suppress each other in a chain
-    (Zheng et al. 2020, "Enhancing geometric factors in model learning and inference", Cluster-NMS).
+    Greedy suppression looks at one box after the other. Here all boxes are compared at once, in
+    `ROUNDS` rounds: a box is suppressed if a better box of its class overlaps it and is not
+    suppressed itself. The result is the greedy one, unless more than `ROUNDS` boxes suppress each
+    other in a chain (Cluster-NMS of Zheng et al. 2020, "Enhancing geometric factors in model
+    learning and inference").
 
     Args:
         boxes: `[B, N, 4]` xyxy, by falling score.
         labels: int64 `[B, N]`; boxes of different classes never suppress each other.
-        overlap: the smallest intersection over union of boxes of the same object.
+        overlap: the smallest intersection over union of two boxes of the same object.
 
     Returns:
-        1 for each box that stays and 0 for the others, in the dtype of the boxes, `[B, N]`.
+        1 for each box that is kept, 0 for the others; `[B, N]` in the dtype of the boxes.
     """
     first, second = boxes[:, :, None], boxes[:, None]
     sides = torch.minimum(first[..., 2:], second[..., 2:])
@@ -184,7 +187,7 @@ def suppress(boxes: Tensor, labels: Tensor, overlap: float) -> Tensor:
 
 
 def draw_gaussians(targets: Boxes, height: int, width: int) -> Tensor:
-    """A Gaussian for each box `[B, M, h, w]`: 1 at its centre, 0 everywhere for empty places."""
+    """Gaussians around the centres of boxes, `[B, M, h, w]`, 1 at a centre; 0 for unused rows."""
     boxes, known = targets.boxes / STRIDE, (targets.labels >= 0).to(targets.boxes.dtype)
 
     def along(low: Tensor, high: Tensor, places: int) -> Tensor:
@@ -198,11 +201,10 @@ def draw_gaussians(targets: Boxes, height: int, width: int) -> Tensor:
 
 
 def focal_loss(logits: Tensor, heat: Tensor) -> Tensor:
-    """Sum over the map; what lies near a centre is forgiven (Law and Deng 2018, CornerNet, eq. 1).
+    """Focal loss, summed over the map, that punishes places near a centre less.
 
-    Args:
-        logits: `[B, K, h, w]`.
-        heat: likewise, in 0..1; 1 at centres.
+    It is equation 1 of Law and Deng 2018, "CornerNet". Logits and `heat` (0..1, 1 at centres) are
+    `[B, K, h, w]`.
     """
     probability, center = logits.sigmoid(), heat == 1
     found = (1 - probability) ** 2 * logsigmoid(logits)

@@ -1,4 +1,4 @@
-"""Whether a picture is like those of the training: part of a classifier's answer.
+"""Measures whether a picture is like the training pictures: part of a classifier's answer.
 
 Shapes: B pictures, F features, D dimensions of the plane, K classes.
 """
@@ -11,19 +11,19 @@ class Familiarity(nn.Module):
     """Measures how unlike the training pictures a picture is.
 
     The features of the training pictures, scaled to length 1, lie near a plane of few dimensions.
-    The distance from that plane is large for what the network has never seen (it is the residual of
-    Wang et al. 2022, "ViM: Out-of-distribution with virtual-logit matching"). Of a network that
-    shows no features the largest logit is taken, which is low for the unknown (Hendrycks et al.
-    2022, "Scaling out-of-distribution detection for real-world settings").
+    Pictures of a kind that the network has never seen lie far from this plane (the residual of Wang
+    et al. 2022, "ViM: Out-of-distribution with virtual-logit matching"). For networks that show no
+    features, the largest logit is used, which is low for unknown pictures (Hendrycks et al. 2022,
+    "Scaling out-of-distribution detection for real-world settings").
 
     Args:
-        shape: F and D; None takes the logits.
+        shape: F and D; None uses the logits.
 
     Attributes:
         center: mean of the features `[F]`, or None.
-        plane: its directions, orthonormal `[F, D]`, or None.
-        limit: the distance up to which a picture counts as familiar; a scalar.
-        spread: the standard deviation of the distance, a scalar: the unit of the result.
+        plane: orthonormal directions of the plane `[F, D]`, or None.
+        limit: a scalar; pictures up to this distance count as familiar.
+        spread: a scalar, the standard deviation of the distances; the unit of the result.
     """
 
     center: Tensor | None
@@ -39,12 +39,7 @@ class Familiarity(nn.Module):
         self.register_buffer("spread", torch.ones(()))
 
     def distance(self, features: Tensor, logits: Tensor) -> Tensor:
-        """How far each picture is from the training pictures, in no unit: `[B, 1]`.
-
-        Args:
-            features: `[B, F]`; without a plane they are not looked at.
-            logits: `[B, K]`.
-        """
+        """Distance of features `[B, F]` or, without a plane, of logits `[B, K]`: `[B, 1]`."""
         if self.center is None or self.plane is None:
             return -logits.amax(dim=1, keepdim=True)
         length = features.square().sum(dim=1, keepdim=True).sqrt().clamp(min=1e-6)
@@ -53,5 +48,5 @@ class Familiarity(nn.Module):
         return (offset.square().sum(dim=1, keepdim=True) - within).clamp(min=0).sqrt()
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:
-        """How far each picture is beyond the limit `[B, 1]`; above 0 it is a foreign one."""
+        """How far each picture is beyond the limit, `[B, 1]`; above 0 it is foreign."""
         return (self.distance(features, logits) - self.limit) / self.spread

@@ -1,9 +1,9 @@
 """Generation: pictures of a class out of noise, by a rectified flow.
 
 Liu et al. 2022, "Flow straight and fast"; Lipman et al. 2022, "Flow matching". A straight line
-leads from noise (time 0) to a picture (time 1). The network says which picture, and the direction
-follows: pictures are simpler than noise, and a small network wastes nothing on the latter (Li and
-He 2025, "Back to basics: let denoising generative models denoise").
+leads from noise (time 0) to a picture (time 1). The network predicts the picture, and the direction
+is computed from it: pictures are simpler than noise, so a small network predicts them better (Li
+and He 2025, "Back to basics: let denoising generative models denoise").
 
 Shapes: B pictures, H height, W width, K classes.
 """
@@ -19,7 +19,7 @@ from nano_cv.data.imagined import noise
 from nano_cv.metadata import height_width
 from nano_cv.tasks.task import Losses, Task
 
-NEAREST = 0.05  # the shortest way still to go that a mistake is divided by
+NEAREST = 0.05  # smallest remaining time by which an error of the picture is divided
 PREVIEWED = 8  # pictures drawn after each epoch, from the same noise
 
 
@@ -27,16 +27,16 @@ class Generation(Task):
     """Mean squared error of the direction from noise to picture.
 
     Args:
-        steps: of Heun's method from noise to picture; each asks the network twice.
-        guidance: how far beyond the class's own direction, away from that of any picture (Ho and
-            Salimans 2022, "Classifier-free guidance"); 1 goes just there.
-        drop_label: share of training pictures shown without their class, for the guidance.
+        steps: number of steps of Heun's method; each calls the network twice.
+        guidance: multiplies the difference between the prediction for the class and that for any
+            class (Ho and Salimans 2022, "Classifier-free guidance"); 1: no guidance.
+        drop_label: share of training pictures shown without their class, which guidance needs.
         **options: those of `Task`.
     """
 
     monitor = "val/loss"
     mode = "min"
-    traced = True  # the network stands in the graph once for every step
+    traced = True  # the graph holds the network several times, once per call
 
     def __init__(
         self, steps: int = 8, guidance: float = 3.0, drop_label: float = 0.15, **options: Any
@@ -46,9 +46,11 @@ class Generation(Task):
         self.any_class = len(self.metadata.classes)
 
     def predict(self, noise: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Standard normal noise float32 `[B, 3, H, W]` and int64 labels `[B, 1]` to pictures.
+        """Turn noise into pictures of classes; the same noise and label give the same picture.
 
-        The same noise and label give the same picture.
+        Args:
+            noise: standard normal float32 `[B, 3, H, W]`.
+            labels: int64 `[B, 1]`.
 
         Returns:
             `IMAGES` uint8 `[B, 3, H, W]`.
@@ -57,7 +59,7 @@ class Generation(Task):
         for index in range(self.steps):
             here = self._velocity(pictures, index * step, labels)
             pictures, before = pictures + step * here, pictures
-            if index + 1 < self.steps:  # Heun: the mean of the directions at both ends
+            if index + 1 < self.steps:  # Heun: the mean of the directions at start and end
                 there = self._velocity(pictures, (index + 1) * step, labels)
                 pictures = before + step / 2 * (here + there)
         pixels = pictures * self.std + self.mean
@@ -81,7 +83,8 @@ class Generation(Task):
     def training_losses(self, images: Tensor, labels: Tensor) -> Losses:
         """Loss of images `[B, 3, H, W]` in 0..255 and int64 labels `[B]`, at random times."""
         dropped = torch.rand(len(labels), device=labels.device) < self.drop_label
-        # Times of the middle are the hard ones (Esser et al. 2024, "Scaling rectified flow").
+        # More times in the middle, which are the hardest (Esser et al. 2024, "Scaling rectified
+        # flow").
         times = torch.randn(len(labels), device=labels.device).sigmoid()
         return {"loss": self._loss(images, labels.masked_fill(dropped, self.any_class), times)}
 
@@ -98,7 +101,7 @@ class Generation(Task):
         share = times[:, None, None, None]
         between = start * (1 - share) + pictures * share
         cleaned = self.network(between, times, labels).float()
-        # The mistake in the direction is that in the picture, over the way still to go.
+        # An error of the direction is the error of the picture, divided by the remaining time.
         mistake = (cleaned - pictures) / (1 - share).clamp(min=NEAREST)
         return mistake.square().mean()
 

@@ -16,19 +16,13 @@ from nano_cv.data.pictures import COUNTED, CROWD, Boxes
 
 
 def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
-    """How often each class `[K, K]` was predicted (columns) where another is true (rows).
-
-    Args:
-        truth: class indices, any shape.
-        predicted: likewise, of the same shape.
-        classes: K.
-    """
+    """Confusion matrix `[K, K]` of class indices of any shape: rows are true, columns predicted."""
     pairs = truth.astype(np.int64) * classes + predicted
     return np.bincount(pairs.ravel(), minlength=classes**2).reshape(classes, classes)
 
 
 def without_prediction(counts: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
-    """Classes that occur, and were not predicted once, from a confusion matrix `[K, K]`."""
+    """Names of classes that occur but were never predicted, from a confusion matrix `[K, K]`."""
     missed = (counts.sum(axis=1) > 0) & (counts.sum(axis=0) == 0)
     return [classes[index] for index in np.flatnonzero(missed)]
 
@@ -70,15 +64,11 @@ def classification_figures(counts: NDArray[np.int64], classes: Sequence[str]) ->
 def expected_calibration_error(
     probabilities: NDArray[Any], labels: NDArray[Any], bins: int = 15
 ) -> float:
-    """How far the probability of the predicted class is from how often that class is right.
+    """Mean difference between the probability of the predicted class and the share of right ones.
 
-    The mean over `bins` intervals of probability, each weighted by its pictures (Naeini et al.
-    2015, "Obtaining well calibrated probabilities using Bayesian binning").
-
-    Args:
-        probabilities: `[N, K]`.
-        labels: the true class of each `[N]`.
-        bins: how many intervals of equal width.
+    The differences are those of `bins` intervals of equal width, weighted by their numbers of
+    pictures (Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning").
+    `probabilities` are `[N, K]`, `labels` are the true classes `[N]`.
     """
     sure = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
@@ -122,18 +112,18 @@ def mask_confusion(
 
 
 class Scored(NamedTuple):
-    """Predicted boxes of a picture; as `Boxes`, and `scores` float32 `[n]` in 0..1."""
+    """Predicted boxes of a picture: boxes and labels as in `Boxes`, scores float32 `[n]`, 0..1."""
 
     boxes: NDArray[Any]
     labels: NDArray[np.int64]
     scores: NDArray[np.float32]
 
     def are_sure(self, confidences: Sequence[float]) -> NDArray[np.bool_]:
-        """Whether each box `[n]` has the score that its class needs; 0 is that of no answer."""
+        """Which boxes `[n]` reach the threshold of their class; a score of 0 is never enough."""
         return (self.scores > 0) & (self.scores >= np.asarray(confidences, np.float32)[self.labels])
 
     def keep(self, chosen: NDArray[np.bool_]) -> "Scored":
-        """The chosen ones `[n]` of the boxes."""
+        """The boxes where `chosen` `[n]` is true."""
         return Scored(self.boxes[chosen], self.labels[chosen], self.scores[chosen])
 
 
@@ -142,8 +132,8 @@ class Match(NamedTuple):
 
     Attributes:
         right: whether each box `[n]` found an object that counts.
-        excused: whether it lies on an object that does not count, and so is no mistake.
-        finders: for each object the index of the box that found it, or -1.
+        excused: whether a box `[n]` lies on an object that does not count; then it is no mistake.
+        finders: for each object, the index of the box that found the object, or -1.
     """
 
     right: NDArray[np.bool_]
@@ -178,8 +168,7 @@ def detection_figures(
 ) -> dict[str, float]:
     """`mAP`, `mAP50` and `AP50/<class>` of boxes in the pixels of the pictures, or of a square.
 
-    A class without any object in the pictures has no average precision: it is left out, and does
-    not count in the means.
+    A class without objects has no average precision: it is left out, also of the means.
     """
     return average_precisions(match_boxes(truths, found, len(classes)).precision, classes)
 
@@ -201,17 +190,17 @@ def mean_known(precision: NDArray[np.float64]) -> float:
 
 
 def match_boxes(truths: Sequence[Boxes], found: Sequence[Scored], classes: int) -> Evaluated:
-    """Compare predicted boxes with objects; of each class, the surest box chooses first.
+    """Match predicted boxes with objects; in each class, the box with the highest score is first.
 
-    Every predicted box counts, however many there are. What is found in a crowd is ignored as COCO
-    does it: where enough of the predicted box, and not of the union, lies in the crowd. What is
-    found on a difficult object is ignored as PASCAL VOC does it: by the IoU. Both ignore any number
-    of boxes. A box or score that is not a finite number is no answer.
+    Every predicted box counts, however many there are. Boxes in a crowd are ignored as COCO does
+    it: if the crowd covers enough of the box, whatever the union. Boxes on a difficult object are
+    ignored as PASCAL VOC does it: by the IoU. Crowds and difficult objects take any number of
+    boxes. Boxes and scores that are not finite numbers are dropped.
     """
     from pycocotools.cocoeval import COCOeval
 
     class Evaluation(COCOeval):
-        """With the boxes as they are: no JSON, no index."""
+        """COCO's evaluation, fed with arrays instead of JSON."""
 
         def _prepare(self) -> None:
             for image, (truth, one) in enumerate(zip(truths, found, strict=True)):
@@ -225,11 +214,11 @@ def match_boxes(truths: Sequence[Boxes], found: Sequence[Scored], classes: int) 
                     self._dts[image, label] = objects
 
         def computeIoU(self, image: int, label: int) -> Any:  # noqa: N802
-            """Overlaps for a picture and class; `iscrowd`: over the box, not over the union."""
+            """Overlaps of boxes and objects; for a crowd, divided by the area of the box."""
             for one in self._gts[image, label]:
                 one["iscrowd"] = one["ignored"] == CROWD
             overlaps = super().computeIoU(image, label)
-            for one in self._gts[image, label]:  # and from here on whether many may match
+            for one in self._gts[image, label]:  # from here on: several boxes may match
                 one["iscrowd"] = one["ignore"] = one["ignored"] != COUNTED
             return overlaps
 
@@ -262,15 +251,15 @@ def _read_matches(
 
 
 def judge(truth: Boxes, one: Scored, match: Match, confidences: Sequence[float]) -> Verdict:
-    """What is right and what is missed in a picture if each class has this confidence threshold."""
+    """The right boxes and the missed objects of a picture, at these thresholds of the classes."""
     sure = one.are_sure(confidences)
-    # A surer box chooses first, so leaving out the others changes nobody's object.
+    # Boxes with higher scores were matched first, so dropping the others changes no match.
     missed = (truth.ignored == COUNTED) & ~np.append(sure, False)[match.finders]
     return Verdict((match.right | match.excused)[sure], missed)
 
 
 class Counts(NamedTuple):
-    """Of one class: boxes that count by falling score `[n]`, and how many objects there are."""
+    """The boxes of one class that count, `[n]` by falling score, and the number of its objects."""
 
     scores: NDArray[np.float32]
     right: NDArray[np.bool_]
@@ -280,7 +269,7 @@ class Counts(NamedTuple):
 def count_by_class(
     truths: Sequence[Boxes], found: Sequence[Scored], matches: Sequence[Match], classes: int
 ) -> list[Counts]:
-    """Gather the boxes and objects of each class from all pictures, without those excused."""
+    """Gather the boxes and objects of each class from all pictures, without excused boxes."""
     counted = np.concatenate([one.labels[one.ignored == COUNTED] for one in truths])
     labels = np.concatenate([one.labels for one in found])
     scores = np.concatenate([one.scores for one in found])
@@ -295,10 +284,10 @@ def count_by_class(
 
 
 def best_threshold(counts: Counts, default: float) -> float:
-    """The confidence threshold of a class at which F1 is highest.
+    """The confidence threshold of a class at which F1 is highest; the default if no box is right.
 
-    It lies in the middle between the last score that is kept and the next one, so that a small
-    change of the scores changes nothing. Where no box is right, it is the default.
+    The threshold is half-way between the last score above and the first score below, so that small
+    changes of the scores change no answer.
     """
     scores, right, objects = counts
     if not objects or not right.any():
@@ -315,7 +304,7 @@ def operating_figures(
 ) -> dict[str, float]:
     """`mF1`, and `F1/<class>`, `precision/<class>` and `recall/<class>` at the thresholds.
 
-    A class without objects is left out. Where no box passes, its precision is 0.
+    A class without objects is left out. If no box of a class passes, its precision is 0.
     """
     figures: dict[str, dict[str, float]] = {"F1": {}, "precision": {}, "recall": {}}
     for (scores, right, objects), least, name in zip(by_class, confidences, classes, strict=True):
@@ -334,7 +323,7 @@ def operating_figures(
 def _by_class(
     boxes: NDArray[Any], labels: NDArray[np.int64], chosen: NDArray[np.bool_], **fields: Any
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Each class that occurs, and its chosen boxes as COCO has them: x, y, width and height."""
+    """Yield each class that occurs with its chosen boxes in COCO's form: x, y, width, height."""
     exact = boxes.astype(np.float64)
     exact[:, 2:] -= exact[:, :2]
     for label in np.unique(labels[chosen]).tolist():
@@ -359,9 +348,10 @@ def count_tags(truth: NDArray[np.bool_], shares: NDArray[np.float32]) -> list[Co
 
 
 def average_precision(counts: Counts) -> float:
-    """The area under precision over recall, as scikit-learn has it; some must have the label.
+    """Average precision as scikit-learn defines it; at least one picture must have the label.
 
-    It is the mean precision over the pictures that have it; equal probabilities count together.
+    It is the mean, over the pictures with the label, of the precision down to each of them. Equal
+    probabilities count together.
     """
     scores, right, pictures = counts
     last = np.append(scores[1:] != scores[:-1], True)
@@ -375,7 +365,7 @@ def tagging_figures(
 ) -> dict[str, float]:
     """`mAP` and `AP/<class>`, and the figures of `operating_figures` at the thresholds.
 
-    A class without pictures is left out, and does not count in the means.
+    A class without pictures is left out, also of the means.
     """
     pairs = zip(classes, by_class, strict=True)
     known = {f"AP/{name}": average_precision(one) for name, one in pairs if one.objects}

@@ -20,7 +20,7 @@ class Segmentation(Task):
     """Cross-entropy plus Dice loss; pixels of 255 are left out of both.
 
     Args:
-        dice_weight: of the Dice loss (Milletari et al. 2016, "V-Net") beside the cross-entropy.
+        dice_weight: multiplies the Dice loss (Milletari et al. 2016, "V-Net").
         **options: those of `Task`.
     """
 
@@ -31,7 +31,7 @@ class Segmentation(Task):
         self.dice_weight = dice_weight
 
     def predict(self, images: Tensor) -> dict[str, Tensor]:
-        """uint8 `[B, 3, H, W]` to `MASK` uint8 `[B, H, W]`: the most probable class."""
+        """Find the most probable class of each pixel: `MASK` uint8 `[B, H, W]`."""
         return {"MASK": self(images).argmax(dim=1).to(torch.uint8)}
 
     def training_losses(self, images: Tensor, masks: Tensor) -> Losses:
@@ -49,7 +49,7 @@ class Segmentation(Task):
         return without_prediction(np.sum(validated, axis=0), self.metadata.classes)
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
-        """`mIoU` and `accuracy` of the report; but in the square, not at the pictures' own size."""
+        """`mIoU` and `accuracy` at the size of the network, not at that of the pictures."""
         figures = segmentation_figures(np.sum(validated, axis=0), self.metadata.classes)
         return {name: figures[name] for name in ("mIoU", "accuracy")}
 
@@ -65,9 +65,9 @@ class Segmentation(Task):
 
 
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """1 minus the mean of twice the overlap by the sum of both areas, over classes that occur.
+    """Dice loss: 1 - 2 * overlap / (true area + predicted area), the mean over classes that occur.
 
-    Were the others counted, a rare class would earn most by never being predicted.
+    If absent classes counted too, never predicting a rare class would give the lowest loss.
 
     Args:
         logits: `[B, K, H, W]`.

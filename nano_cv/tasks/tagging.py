@@ -1,7 +1,7 @@
 """Image classification with several labels per picture: a sigmoid and a threshold for each label.
 
-`building.make_task` takes it in the place of `Classification` where the data set has such pictures.
-Shapes: B pictures, K classes.
+If a data set has several labels per picture, `building.make_task` makes this task and not
+`Classification`. Shapes: B pictures, K classes.
 """
 
 from collections.abc import Sequence
@@ -20,25 +20,23 @@ from nano_cv.tasks.metrics import count_tags, tagging_figures
 class Tagging(Classification):
     """Binary cross-entropy for each label; mean average precision on the validation split.
 
-    Its labels are uint8 `[B, K]`, 1 where a picture has the label.
-
-    Args:
-        **options: those of `Classification`; each label is smoothed by itself.
+    Labels are uint8 `[B, K]`, 1 where a picture has the label. The options are those of
+    `Classification`; label smoothing moves each target towards 0.5.
     """
 
     monitor = "val/mAP"
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        if self.mix:  # torchvision of Intel Macs refuses such labels: now, and not in the training
+        if self.mix:  # torchvision of Intel Macs refuses such labels: better now than in training
             self.mix(torch.zeros(2, 3, 8, 8), torch.zeros(2, len(self.metadata.classes)))
 
     def answer(self, logits: Tensor) -> dict[str, Tensor]:
-        """Logits float32 `[B, K]` to outputs.
+        """Turn logits float32 `[B, K]` into a probability and a decision for each label.
 
         Returns:
-            `CLASS_PROBS` float32 `[B, K]`, each label by itself, so that rows sum to anything;
-            `LABEL_SET` bool `[B, K]`, the labels at or above their own threshold, perhaps none.
+            `CLASS_PROBS` float32 `[B, K]`, whose rows need not sum to 1; `LABEL_SET` bool
+            `[B, K]`, true where the probability reaches the threshold of the label.
         """
         shares = logits.sigmoid()
         return {
@@ -49,7 +47,7 @@ class Tagging(Classification):
     def loss(
         self, logits: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
     ) -> Tensor:
-        """Binary cross-entropy; the weights `[K]` are those of the pictures that have the label."""
+        """Binary cross-entropy; `weights` `[K]` multiply the loss of pictures with the label."""
         targets = labels.float() * (1 - smoothing) + smoothing / 2
         return binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
 
@@ -58,11 +56,11 @@ class Tagging(Classification):
         return torch.stack([labels.float(), logits.sigmoid()]).cpu().numpy()
 
     def never_predicted(self, validated: Sequence[Any]) -> list[str]:
-        """None: every label is predicted once its threshold has been fitted."""
+        """None, because thresholds are fitted later so that each label is predicted."""
         return []
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
-        """`mAP` of the report, and its `mF1` before the thresholds are fitted."""
+        """`mAP`, and `mF1` at thresholds that are not fitted yet."""
         truth, shares = np.concatenate(validated, axis=1)
         classes, least = self.metadata.classes, self.metadata.confidences
         figures = tagging_figures(count_tags(truth > 0, shares), least, classes)

@@ -1,4 +1,4 @@
-"""Base class of all tasks: pixels are normalised, a network runs, named answers come out.
+"""Base class of all tasks: a task normalises pixels, runs a network, and returns named answers.
 
 Shapes: B pictures, H height, W width.
 """
@@ -12,35 +12,35 @@ from torch import Tensor, nn
 
 from nano_cv.metadata import Metadata, height_width
 
-Losses = dict[str, Tensor]  # "loss" is minimised; the others are its parts, for the log
+Losses = dict[str, Tensor]  # "loss" is minimised; the log also shows its parts
 
 
 class Task(nn.Module, ABC):
     """A network, its losses, and the answers that are validated, exported and served.
 
-    A task knows neither Lightning nor files: `nano_cv/training` trains it, and `nano_cv/evaluation`
-    has a report of the same name that says what its answers are worth.
+    A task knows neither Lightning nor files: `nano_cv/training` trains it, and the report of the
+    same name in `nano_cv/evaluation` measures its answers.
 
     Args:
-        metadata: what the model promises; made from the data, or read from a weights file.
+        metadata: classes, image size, normalisation and the like; from the data or a weights file.
         network: makes the network from `num_classes` and `image_size`.
     """
 
-    monitor: ClassVar[str]  # the validation metric that chooses the best epoch,
-    mode: ClassVar[str] = "max"  # and whether more of it is better, or less: "min"
+    monitor: ClassVar[str]  # the validation metric that chooses the best epoch
+    mode: ClassVar[str] = "max"  # "max": a higher metric is better; "min": a lower one
     traced: ClassVar[bool] = False  # exported by tracing, where torch.export would take minutes
 
     mean: Tensor
     std: Tensor
-    class_weights: Tensor | None  # `[K]` of the loss, where classes are of unequal size
+    class_weights: Tensor | None  # `[K]`, multiply the loss of each class; None: all count alike
 
     def __init__(self, metadata: Metadata, network: Callable[..., nn.Module]) -> None:
         super().__init__()
         self.metadata = metadata
         self.network = network(num_classes=len(metadata.classes), image_size=metadata.image_size)
-        # Pixels lie as they were decoded, and convolutions run up to 1.5 times as fast.
+        # The layout of decoded pixels, in which convolutions run up to 1.5 times as fast.
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # Pixels are 0..255. The metadata holds these; a second copy in the weights could disagree.
+        # Not saved with the weights: a second copy could differ from the one in the metadata.
         for name, values in (("mean", metadata.mean), ("std", metadata.std)):
             statistic = torch.tensor(values).view(1, 3, 1, 1) * 255
             self.register_buffer(name, statistic, persistent=False)
@@ -50,8 +50,8 @@ class Task(nn.Module, ABC):
         """Pixels 0..255, uint8 or float `[B, 3, H, W]`, to the raw output of the network."""
         return self.network((images.float() - self.mean) / self.std)
 
-    # From inputs to named outputs, all `[B, ...]`: pure tensor code, and what is exported. Most
-    # tasks take one input, images uint8 `[B, 3, H, W]`; see `example_inputs`.
+    # Computes named outputs from the inputs, all `[B, ...]`; this tensor code is exported. Most
+    # tasks have one input, images uint8 `[B, 3, H, W]`; see `example_inputs`.
     predict: Callable[..., dict[str, Tensor]]
 
     def example_inputs(self, batch: int) -> dict[str, Tensor]:
@@ -68,12 +68,9 @@ class Task(nn.Module, ABC):
         """Losses of validation batch number `index`, and the results that `figures` needs."""
 
     def never_predicted(self, validated: Sequence[Any]) -> list[str]:
-        """Classes that occur in the split, and not once in what was predicted for it."""
+        """Names of classes that occur in the validation split, but in none of its predictions."""
         return []
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
-        """Metrics of the whole split by name, from the second results of `validate`.
-
-        A task may have none. They are those of its report.
-        """
+        """Metrics of the whole split by name, if any, from the second results of `validate`."""
         return {}

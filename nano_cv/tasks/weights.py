@@ -1,6 +1,7 @@
 """Saves and loads `weights/<model>_<data>.safetensors`, the files that DVC ships.
 
-Safetensors hold tensors and text and nothing that could run when loaded; the metadata is the text.
+A safetensors file holds tensors and text, and no code that could run when it is loaded. The text is
+the metadata of the model.
 """
 
 import filecmp
@@ -34,14 +35,11 @@ log = logging.getLogger(__name__)
 def save(task: Task, path: Path, half: bool = False) -> None:
     """Write the weights of `task` with its metadata; whole or not at all.
 
-    Args:
-        task: with the network.
-        path: the file.
-        half: kernels and matrices as float16, in half the space. The rest stays as it is, for the
-            statistics of batch norms may have any size.
+    With `half`, kernels and matrices are written as float16. Vectors stay as they are, because the
+    statistics of batch norms may be too large for float16.
 
     Raises:
-        UserError: they are not finite numbers, so the file would be of no use.
+        UserError: weights are not finite numbers.
     """
     tensors = {name: tensor.contiguous() for name, tensor in _state(task).items()}
     if half:
@@ -58,18 +56,18 @@ def save(task: Task, path: Path, half: bool = False) -> None:
 def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
     """Copy a run's weights to `weights/`, where infer.py and export_model.py look for them.
 
-    The file that was there is kept beside as `<name>.previous.safetensors`. One that was kept
-    before gives way only if its run still has it; else it is renamed to
+    The file that was there is kept as `<name>.previous.safetensors`. An older kept file is
+    overwritten only if the folder of a run still holds the same file; otherwise it is renamed to
     `<name>.previous-1.safetensors` and so on.
 
     Args:
-        own: the weights file of the run that has ended.
+        own: the weights file in the folder of the run that has ended.
         path: `weights/<model>_<data>.safetensors`.
-        mode: whether more of the metric is better, or less: `max` or `min`.
-        unfit: why this run is to replace nothing, if it is not: a debug run, or one of a sweep.
+        mode: `max` if a higher metric is better, else `min`.
+        unfit: the reason why this run must not replace `path`, such as a debug run; None if it may.
 
     Returns:
-        The file that holds this run's weights: `path`, or `own` where nothing was replaced.
+        The file that holds the weights of this run: `path`, or `own` if nothing was replaced.
     """
     if unfit:
         log.info("%s is left as it is, because of %s; these weights are %s", path, unfit, own)
@@ -110,7 +108,7 @@ def _keep(path: Path, of_runs: Iterable[Path]) -> Path:
 
 
 def _compared(own: Path, path: Path, mode: str) -> str:
-    """Old and new weights compared by the metric that chose their epochs."""
+    """Say in words how the new weights compare with the old, by their validation metric."""
     metadata = read_metadata(own)
     metric, new = next(iter(metadata.metrics.items()), ("metric", math.nan))
     try:
@@ -129,15 +127,15 @@ def _compared(own: Path, path: Path, mode: str) -> str:
 
 
 def check_network(metadata: Metadata, path: Path, model: str, options: dict[str, Any]) -> None:
-    """The network about to be built must be the one that was trained.
+    """Refuse weights of another network than the one that is about to be built.
 
     Args:
         metadata: of the weights file at `path`.
         model: name of the model config.
-        options: what that config would build the network with, and its `image_size`.
+        options: arguments of the network in that config, and its `image_size`.
 
     Raises:
-        UserError: another model, or other options of it; says what to type.
+        UserError: the model or its options differ; says what to type.
     """
     if metadata.model != model:
         raise UserError(
@@ -157,10 +155,10 @@ def check_network(metadata: Metadata, path: Path, model: str, options: dict[str,
 
 
 def load(task: Task, path: Path) -> None:
-    """Fill the network of `task` from the file, and its familiarity, if the file has one.
+    """Load the network of `task` from a file, and its familiarity, if the file has one.
 
     Raises:
-        UserError: the tensors are not those of this network; names some of them.
+        UserError: the tensors do not fit this network; names some of them.
     """
     try:
         tensors = load_file(path)

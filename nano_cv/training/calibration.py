@@ -1,9 +1,9 @@
-"""The operating point of a trained model, fitted to the validation pictures.
+"""Fits thresholds, calibration and label sets of a trained model to the validation pictures.
 
-A detector gets the confidence threshold of each class that gives the best F1. A classifier gets the
-temperature that makes its probabilities honest (Guo et al. 2017, "On calibration of modern neural
-networks", arXiv 1706.04599), label sets that hold the true class as often as was asked for, and a
-measure of how unlike the training pictures a picture is.
+A detector gets, for each class, the confidence threshold with the best F1. A classifier gets a
+temperature that calibrates its probabilities (Guo et al. 2017, "On calibration of modern neural
+networks", arXiv 1706.04599), label sets that contain the true class as often as was asked for, and
+a measure of how unlike the training pictures a picture is.
 
 Shapes: N pictures, F features, K classes.
 """
@@ -32,26 +32,26 @@ from nano_cv.tasks.task import Task
 from nano_cv.training.probe import look
 
 BATCH = 16
-SHARPEST, FLATTEST = 1 / 8, 8.0  # temperatures
+SHARPEST, FLATTEST = 1 / 8, 8.0  # lowest and highest temperature
 HALVINGS = 40  # of the interval between them
-LOOKED_AT = 500  # training pictures that the plane of familiar features is laid through
-DIMENSIONS = 32  # of that plane
-KEPT = 0.95  # share of the validation pictures that are familiar
+LOOKED_AT = 500  # training pictures whose features set the plane of familiar features
+DIMENSIONS = 32  # of this plane
+KEPT = 0.95  # share of the validation pictures that count as familiar
 log = logging.getLogger(__name__)
 
 
 def calibrate(
     task: Task, splits: Mapping[str, Resized], coverage: float, accelerator: str
 ) -> dict[str, float]:
-    """Fit the operating point of a trained task, and say in the log what was found.
+    """Fit what a classifier or a detector needs beside its weights, and log the result.
 
-    It is kept in the task's metadata and, of a classifier, in its `familiarity`. Other tasks than
-    classification and detection have none.
+    The results go into the task's metadata and, for a classifier, into its `familiarity`. Other
+    tasks are left as they are.
 
     Args:
         task: with the weights that will be saved.
-        splits: `val` and `train`, the latter for the familiarity.
-        coverage: share of the pictures whose label set is to hold the true class.
+        splits: `val`, and `train` for the familiarity.
+        coverage: share of the pictures whose label set must contain the true class.
         accelerator: as for the trainer.
 
     Returns:
@@ -70,7 +70,7 @@ def calibrate(
         learnt = look(task, splits["train"], LOOKED_AT, "Calibrating")[0] if shown else features
         if shown or not tagging:
             task.familiarity = fit_familiarity(learnt, features, logits)
-        else:  # logits alone are low also where a familiar picture has no label
+        else:  # low logits can also mean a familiar picture without any label
             log.info("foreign pictures are not recognised: this network shows no features")
     task.cpu()
     return figures
@@ -118,15 +118,15 @@ def _fit_probabilities(
 def fit_temperature(logits: NDArray[np.float64], labels: NDArray[Any]) -> float:
     """The temperature with the lowest mean negative log likelihood of the labels.
 
-    With b = 1 / temperature the likelihood is convex, and its slope is the mean over all pictures
-    of the expected logit less that of the label. The zero of the slope is found by bisection.
+    In b = 1 / temperature the likelihood is convex. Its slope is the mean, over pictures, of the
+    expected logit minus the logit of the label. Bisection finds the zero of the slope.
 
     Args:
         logits: `[N, K]`.
         labels: class indices `[N]`.
 
     Returns:
-        1 where every picture is classified rightly: then the sharpest would be the best.
+        1 if every picture is classified correctly: the lowest temperature would be the best then.
     """
     of_labels = logits[np.arange(len(labels)), labels]
     if (of_labels >= logits.max(axis=1)).all():
@@ -140,55 +140,55 @@ def fit_temperature(logits: NDArray[np.float64], labels: NDArray[Any]) -> float:
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logits `[N, K]` to probabilities."""
+    """Turn logits `[N, K]` into probabilities."""
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     return shares / shares.sum(axis=1, keepdims=True)
 
 
 def fit_label_sets(shares: NDArray[np.float64], coverage: float) -> float:
-    """The probability from which on classes make a set that holds the true one often enough.
+    """The lowest probability of a class in a label set, so that sets reach the coverage.
 
-    Split-conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2021, arXiv 2107.07511)
-    with the sets of Sadinle et al. 2019, which were the smallest on our sets: of so many pictures
-    as are needed for the coverage, the finite-sample quantile included, the true class has at least
-    this probability. The promise holds for pictures of the same kind as those of the validation.
+    This is split-conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2021, arXiv
+    2107.07511) with the sets of Sadinle et al. 2019, which were the smallest on our data sets: the
+    finite-sample quantile of the probabilities of the true classes. The coverage holds for pictures
+    of the same kind as the validation pictures.
 
     Args:
         shares: probabilities of the true classes `[N]`.
-        coverage: share of the pictures that is asked for.
+        coverage: share of the pictures whose set must contain the true class.
 
     Returns:
-        0 where there are too few pictures to promise that, so that all classes are in the set.
+        0 if there are too few pictures for this coverage; then all classes are in every set.
     """
     needed = math.ceil((len(shares) + 1) * coverage - 1e-9)
     if needed > len(shares):
         return 0.0
     last, following = np.append(np.sort(shares)[::-1], 0)[needed - 1 : needed + 1]
-    # A little less, for other engines round otherwise; but not down to the next picture.
+    # A little lower, because other engines round differently; but not as low as the next picture.
     return float(max(last - 1e-4, (last + following) / 2))
 
 
 def fit_familiarity(learnt: Tensor, features: Tensor, logits: Tensor) -> Familiarity:
-    """Lay a plane through training features, and find how far from it validation pictures are.
+    """Lay a plane through training features, and measure the distances of validation pictures.
 
     Args:
-        learnt: of training pictures `[M, F]`; the logits are measured instead if F is 0.
-        features: of validation pictures `[N, F]`.
-        logits: of the same `[N, K]`.
+        learnt: features of training pictures `[M, F]`; if F is 0, logits are measured instead.
+        features: features of validation pictures `[N, F]`.
+        logits: logits of validation pictures `[N, K]`.
     """
     familiarity = lay_plane(learnt) if learnt.shape[1] else Familiarity(None)
     distances = familiarity.distance(features, logits)[:, 0].sort().values
     last = min(math.ceil((len(distances) + 1) * KEPT), len(distances)) - 1
     familiarity.spread = distances.std(correction=0).clamp(min=1e-6)
-    # A little more, for other engines round otherwise.
+    # A little higher, because other engines round differently.
     familiarity.limit = distances[last] + 1e-3 * familiarity.spread
     return familiarity
 
 
 def lay_plane(features: Tensor) -> Familiarity:
-    """The familiarity whose plane lies nearest to features `[N, F]`, its limit not yet fitted.
+    """Make a familiarity with the plane nearest to features `[N, F]`; its limit is not fitted yet.
 
-    Of few pictures it has fewer dimensions, for else the plane would just go through all of them.
+    Few pictures get a plane of fewer dimensions, else it would go through all of them.
     """
     scaled = features / features.norm(dim=1, keepdim=True).clamp(min=1e-6)
     center = scaled.mean(dim=0)

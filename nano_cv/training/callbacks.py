@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class PassOn(LightningLogger):
-    """Hands Lightning's log to our own logger, from the first process only."""
+    """Passes what Lightning logs to our own logger, in the first process only."""
 
     def __init__(self, logger: Logger) -> None:
         super().__init__()
@@ -52,14 +52,14 @@ class PassOn(LightningLogger):
 class Epochs(pl.Callback):
     """Keeps the figures of each epoch, and logs one line per epoch that fits 80 columns.
 
-    The figures are part of the checkpoint, so that a resumed training still knows its first epochs.
+    The figures are part of the checkpoint, so a resumed training has those of its first epochs.
 
     Args:
         monitor: the validation metric that chooses the best epoch.
-        mode: whether more of it is better, or less: `max` or `min`.
+        mode: `max` if a higher metric is better, else `min`.
 
     Attributes:
-        rows: the figures of each epoch by name, and its number as `epoch`, from 1.
+        rows: the figures of each epoch by name, and its number from 1 as `epoch`.
     """
 
     def __init__(self, monitor: str, mode: str) -> None:
@@ -69,7 +69,7 @@ class Epochs(pl.Callback):
 
     @property
     def best(self) -> dict[str, float] | None:
-        """The row of the best epoch; of equals the first."""
+        """The row of the best epoch; of several equal ones, the first."""
         known = [row for row in self.rows if isfinite(row.get(self.monitor, nan))]
         choose = max if self.mode == "max" else min
         return choose(known, key=lambda row: row[self.monitor]) if known else None
@@ -90,7 +90,7 @@ class Epochs(pl.Callback):
         """Keep the figures of this epoch and log its line."""
         seconds, self.started = time.monotonic() - self.started, time.monotonic()
         known = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        # Lightning has each training loss three times: of the epoch under two names, of a step.
+        # Lightning keeps each training loss three times: twice for the epoch, once for the step.
         names = [name for name in known if not name.endswith(("_step", "_epoch"))]
         row = {name: known[name] for name in names if name.startswith(("train/loss", "val/"))}
         row["epoch"] = trainer.current_epoch + 1
@@ -118,7 +118,7 @@ class Bar(RichProgressBar):
 
 
 class GoOn(pl.Callback):
-    """Adapts a checkpoint to the folder where the run lies now, and to the patience of now."""
+    """Adapts a checkpoint to the present folder of the run and to the present patience."""
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, learner: pl.LightningModule, checkpoint: dict[str, Any]
@@ -143,10 +143,10 @@ def _moved(path: str, folder: Path) -> str:
 
 
 class Diverged(pl.Callback):
-    """Ends a training whose loss is not a finite number any more."""
+    """Ends a training whose loss is no longer a finite number."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
-        """Look at the losses of the epoch; the last step of it is seen by validation only."""
+        """Check both losses; only the one of validation shows damage by the last step."""
         for name in ("train/loss", "val/loss"):
             loss = trainer.callback_metrics.get(name)
             if loss is not None and not loss.isfinite():
@@ -157,19 +157,20 @@ class Diverged(pl.Callback):
 
 
 class Preview(pl.Callback):
-    """Draws pictures from the same noise after each epoch: `previews/epoch_001.png`."""
+    """Draws generated pictures after each epoch, from the same noise: `previews/epoch_001.png`."""
 
     def __init__(self, folder: Path, logger: Logger) -> None:
         self.folder, self.logger = folder, logger
 
     @rank_zero_only
     def on_validation_epoch_end(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
-        """Draw; the averaged weights are in place."""
+        """Draw now, because during validation the network has the averaged weights."""
         assert isinstance(learner, Learner)
         name = f"previews/epoch_{trainer.current_epoch + 1:03d}"
         pictures = learner.task.preview()  # type: ignore[operator]
         enlarged = [drawing.enlarge(picture, 8) for picture in pictures]
-        classes, title = learner.task.metadata.classes, f"epoch {trainer.current_epoch + 1}"
+        classes = drawing.legible(tuple(learner.task.metadata.classes))
+        title = f"epoch {trainer.current_epoch + 1}"
         captions = [classes[number % len(classes)] for number in range(len(pictures))]
         grid = partial(drawing.lay_out, enlarged, 8, captions, title=title)
         drawing.keep(name, grid, self.folder, self.logger.log_drawing)
@@ -179,10 +180,10 @@ class Race(pl.Callback):
     """Writes `scores.json` of a run, and stops a run that falls behind the others of its sweep.
 
     Args:
-        run: the folder of this run.
-        folder: of the sweep, with those of all its runs.
-        after: epochs that every run may have; None never stops one.
-        siblings: other runs that must have come as far.
+        run: folder of this run.
+        folder: folder of the sweep, which holds the folders of all its runs.
+        after: number of epochs before the first comparison; None never stops a run.
+        siblings: number of other runs that must have reached the same epoch.
     """
 
     def __init__(self, run: Path, folder: Path, after: int | None, siblings: int) -> None:
@@ -190,7 +191,7 @@ class Race(pl.Callback):
         self.values: list[float] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
-        """The first process decides for all."""
+        """Write the score, and let the first process decide for all whether to stop."""
         assert isinstance(learner, Learner)
         stop = trainer.is_global_zero and self._behind(trainer, learner.task)
         trainer.should_stop = trainer.strategy.broadcast(stop) or trainer.should_stop

@@ -1,4 +1,4 @@
-"""Lightning's Trainer: kept checkpoints, refused settings, fitting and resuming."""
+"""Makes Lightning's Trainer, fits with it, resumes, and restores the best epoch."""
 
 import io
 import logging
@@ -39,10 +39,10 @@ OURS = (  # keys of `config.trainer` that are not Lightning's
     *("_target_", "min_epochs", "min_steps", "minutes", "patience", "prune_after"),
     "prune_siblings",
 )
-EXPECTED = (  # warnings of Lightning about what is meant to be so
+EXPECTED = (  # warnings of Lightning that are hidden, because here they mean no harm
     ".*LeafSpec.*",  # a torch class that Lightning calls by its old name
     "Checkpoint directory .* exists",  # the run that is resumed
-    "Be aware that when using `ckpt_path`",  # patience was set then, and is not now
+    "Be aware that when using `ckpt_path`",  # patience was set before, and is not set now
     ".*smaller than the logging interval",  # a small data set
     ".*recommended to use `self.log",  # figures are of all processes already
     ".*in eval mode at the start of training",  # frozen stages
@@ -51,10 +51,10 @@ log = logging.getLogger(__name__)
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that appear whole or not at all, also where `/tmp` is another disk."""
+    """Writes checkpoints whole or not at all."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
-        """Write beside, then rename."""
+        """Write a temporary file beside the checkpoint, then rename it."""
         content = io.BytesIO()  # torch's own writing hides a full disk's OSError
         torch.save(checkpoint, content)
         with replacing(Path(path)) as temporary:
@@ -70,14 +70,17 @@ def make_trainer(
     data: DataModule,
     plan: Plan,
 ) -> tuple[pl.Trainer, ModelCheckpoint, Epochs]:
-    """A Trainer that keeps the best and the last epoch below `folder`, its keeper and figures.
+    """Make a Trainer that keeps the best and the last epoch in `folder`.
 
-    As a run of the sweep whose folder is given, it stops when the others are better.
+    If `sweep`, the folder of a sweep, is given, the run stops when the other runs are better.
+
+    Returns:
+        The Trainer, the callback that keeps the best epoch, and the figures of the epochs.
     """
     options = config.trainer
     where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     keeper = ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.mode, **where)
-    # Not `save_last`: that keeps the last epoch which was also the best so far.
+    # Not `save_last`: that is only written for epochs that were the best so far.
     last = ModelCheckpoint(filename="last", **where)
     epochs = Epochs(task.monitor, task.mode)
     callbacks: list[pl.Callback] = [keeper, last, GoOn(), epochs]
@@ -91,11 +94,11 @@ def make_trainer(
     if options.patience is not None:
         callbacks.append(EarlyStopping(task.monitor, patience=options.patience, mode=task.mode))
     precision = options.precision
-    if precision == "auto" and plan.processes > 1:  # who measures for himself chooses for himself
+    if precision == "auto" and plan.processes > 1:  # timings could differ between processes
         precision = best_precision(options.accelerator)
     elif precision == "auto":
         precision = choose_precision(options.accelerator, task, data.first_batch)
-    terminal = sys.stderr.isatty() and is_first_process()  # a Rich bar there, none in a file
+    terminal = sys.stderr.isatty() and is_first_process()  # no progress bar in a file
     if terminal:
         callbacks.append(Bar())
     trainer = bare_trainer(
@@ -115,7 +118,7 @@ def make_trainer(
 def bare_trainer(
     config: DictConfig, epochs: int, precision: str = "32-true", **parts: Any
 ) -> pl.Trainer:
-    """A Trainer of `config.trainer` for so many epochs in this precision, with these parts.
+    """Make a Trainer from `config.trainer`; `parts` are further arguments of Lightning's Trainer.
 
     Raises:
         UserError: this machine has no such device, or Lightning no such setting.
@@ -238,7 +241,7 @@ def _check_size(task: Task, data: DataModule) -> None:
 
 
 def _check(checkpoint: Path, learner: Learner, epochs: int) -> int:
-    """The epoch after which a checkpoint was written, if it can be resumed with this task."""
+    """Check that a checkpoint can be resumed; returns the epoch after which it was written."""
     state = _try(checkpoint, learner)
     _try(checkpoint.with_name("best.ckpt"), learner)  # is needed at the end
     last = int(state["epoch"])
@@ -252,14 +255,14 @@ def _check(checkpoint: Path, learner: Learner, epochs: int) -> int:
 
 
 def _try(checkpoint: Path, learner: Learner) -> dict[str, Any]:
-    """Fill the learner with a checkpoint; returns the checkpoint."""
+    """Load a checkpoint into the learner; returns the checkpoint."""
     anew = "start anew without resume=true"
     try:
         state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
         weights, _ = state["state_dict"], int(state["epoch"])
     except FileNotFoundError as error:
         raise UserError(f"{checkpoint}: not there any more; {anew}") from error
-    except Exception as error:  # damage looks as it likes
+    except Exception as error:  # damaged files raise errors of many kinds
         raise UserError(f"{checkpoint}: damaged ({first_line(error)[:200]}); {anew}") from error
     try:
         learner.load_state_dict(weights)
@@ -275,13 +278,13 @@ def _try(checkpoint: Path, learner: Learner) -> dict[str, Any]:
 
 
 def restore_best(learner: Learner, keeper: ModelCheckpoint, probe: Probe | None) -> float:
-    """Put the weights of the best epoch into the task; returns the metric that chose it.
+    """Put the weights of the best epoch into the task; returns its validation metric.
 
-    Where no epoch was better than a frozen network, that is kept instead: of few validation
-    pictures both may get all right.
+    If no epoch was better than the frozen network of `probe`, the frozen network is restored. With
+    few validation pictures, both may have all of them right.
 
     Raises:
-        UserError: no epoch came to its end.
+        UserError: no epoch was completed.
     """
     if not keeper.best_model_path:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Trains any task with Lightning: optimiser, schedule, averaged weights, and what is logged."""
+"""Trains any task with Lightning: optimiser, schedule, averaged weights, and logging."""
 
 import logging
 import math
@@ -22,13 +22,13 @@ class Learner(pl.LightningModule):
     """The Lightning module around a task.
 
     Args:
-        task: what is trained.
+        task: the task to train.
         optimizer: makes the optimiser from parameter groups.
         warmup_epochs: length of the linear rise to the full learning rate.
-        layer_decay: times the learning rate with each layer away from the classifier, for networks
-            of timm: what was learnt elsewhere changes least (Bao et al. 2021, "BEiT").
-        ema_decay: of the exponential moving average of the weights, which is what gets validated,
-            tested and saved (Polyak and Juditsky 1992); None trains without.
+        layer_decay: learning rate of each layer, divided by that of the layer after it; for
+            networks of timm, whose first layers should change least (Bao et al. 2021, "BEiT").
+        ema_decay: decay of the moving average of the weights, which is validated, tested and saved
+            (Polyak and Juditsky 1992); None: no average.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class Learner(pl.LightningModule):
         self.task, self.optimizer, self.warmup_epochs = task, optimizer, warmup_epochs
         self.layer_decay, self.ema_decay = layer_decay, ema_decay
         self.validated: list[Any] = []
-        self.steps: int | None = None  # of the whole training, where a budget has changed them
+        self.steps: int | None = None  # of the whole training, if trainer.minutes has set them
 
     def training_step(self, batch: tuple[Tensor, Any], index: int) -> Tensor:
         """Loss of one batch."""
-        # One rate and not one per parameter group: all groups follow the same schedule.
+        # Only the highest rate is logged, because all parameter groups follow the same schedule.
         rates = [group["lr"] for group in self.optimizers().param_groups]  # type: ignore[union-attr]
         self.log("lr", max(rates), on_step=True, on_epoch=False)
         losses, pictures = self.task.training_losses(*batch), len(batch[0])
         processes = self.trainer.world_size
-        if processes > 1:  # means over processes are to be means over pictures
+        if processes > 1:  # scaled so that the mean over processes is the mean over pictures
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             whole = data.count_in_step(index)
             losses = {name: one * (pictures * processes / whole) for name, one in losses.items()}
@@ -74,7 +74,7 @@ class Learner(pl.LightningModule):
         return losses["loss"]
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the epoch before."""
+        """Forget the results of the epoch before."""
         self.validated = []
 
     def on_validation_epoch_end(self) -> None:
@@ -92,20 +92,21 @@ class Learner(pl.LightningModule):
                 log.warning("val: never predicted: %s; see data.balance", listing(missed))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the pictures, so that a run does not go on with others; see `fitting.fit`."""
+        """Save the hash of the data, so that a run is not resumed with other pictures."""
         checkpoint["data_hash"] = self.task.metadata.data_hash
         checkpoint["steps"], checkpoint["epochs"] = self.steps, self.trainer.max_epochs
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the number of epochs that a budget in minutes has set, and its schedule."""
+        """Restore the number of epochs and the schedule that `trainer.minutes` has set."""
         self.steps = checkpoint.get("steps")
         if self.steps:
             self.trainer.fit_loop.max_epochs = checkpoint["epochs"]
 
     def configure_optimizers(self) -> Any:
-        """Weight decay for matrices and kernels only; linear warm-up, then cosine to zero.
+        """Decay matrices and kernels only; raise the learning rate linearly, then lower it to 0.
 
-        Loshchilov and Hutter 2017 (SGDR, AdamW); Goyal et al. 2017 (warm-up).
+        The rate falls along a cosine: Loshchilov and Hutter 2017 (SGDR, AdamW); Goyal et al. 2017
+        (warm-up).
         """
         optimizer = self.optimizer(self._parameter_groups())
         for group in optimizer.param_groups:
@@ -115,7 +116,7 @@ class Learner(pl.LightningModule):
 
         def factor(step: int) -> float:
             steps = self.steps or planned
-            # A budget in minutes may leave a single epoch.
+            # With trainer.minutes there may be a single epoch, all of it warm-up without this.
             rise = min(warmup, steps / 2) if self.steps else warmup
             if step < rise:
                 return (step + 1) / (rise + 1)
@@ -147,7 +148,7 @@ class Learner(pl.LightningModule):
         decay = self.ema_decay
 
         def average(averaged: Tensor, current: Tensor, updates: Tensor) -> Tensor:
-            # The average of a young model is short, else it would remember the random start.
+            # Early averages are over few steps, else they would be mostly random weights.
             keep = torch.clamp((1 + updates) / (10 + updates), max=decay)
             return averaged * keep + current * (1 - keep)
 

@@ -1,7 +1,7 @@
-"""How long a training is: small sets need many passes, large ones few.
+"""Plans the length of a training: small sets are shown more often than large ones.
 
-What a model needs is a number of optimiser steps. A set of 30 pictures gives two of them in an
-epoch, one of 60,000 gives thousands, so a number of epochs alone fits neither.
+A model needs a certain number of optimiser steps. An epoch of 30 pictures has two steps, an epoch
+of 60,000 pictures has thousands, so no number of epochs fits both.
 """
 
 import logging
@@ -19,9 +19,9 @@ from nano_cv.evaluation.evaluate import limit_batches
 from nano_cv.metadata import TAGGING
 from nano_cv.training.learner import Learner
 
-LEAST_BATCH = 4  # pictures per step, of small sets; batch norm needs some
-MEASURED = (3, 12)  # the steps between which the pace is measured; the first ones are slower
-FEW = 500  # training pictures, below which a pretrained network does much better
+LEAST_BATCH = 4  # pictures per step of small sets; batch norm needs several
+MEASURED = (3, 12)  # the pace is measured between these steps; the first steps are slower
+FEW = 500  # training pictures; with fewer, a pretrained network is much better
 PRETRAINED = {
     "classification": "efficientnet_lite0",
     TAGGING: "efficientnet_lite0",
@@ -32,15 +32,15 @@ log = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
-    """What a training will do.
+    """The length of a training.
 
     Attributes:
-        pictures: of the training split.
-        batch_size: pictures per step.
-        repeats: how often each picture is seen in one epoch.
-        epochs: how many.
-        steps: per epoch.
-        processes: that share each step.
+        pictures: number of training pictures.
+        batch_size: pictures per step, over all processes.
+        repeats: number of times that each picture is shown per epoch.
+        epochs: number of epochs.
+        steps: steps per epoch.
+        processes: number of processes that share each step.
     """
 
     pictures: int
@@ -52,12 +52,12 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: DictConfig, pictures: int, processes: int = 1) -> Plan:
-    """The plan for a training split of so many pictures, which so many processes share.
+    """Plan the training of so many pictures, shared by so many processes.
 
-    With `trainer.max_epochs=N` there are N epochs, and each picture is seen once in each. Without,
-    the model says how many epochs and steps it needs at least: in each epoch a small set is seen
-    several times, and there are more epochs where that alone does not give `trainer.min_steps`. A
-    set that is smaller than two batches gets smaller batches.
+    With `trainer.max_epochs=N` there are N epochs, and each shows every picture once. Otherwise the
+    model sets the fewest epochs and steps: a small set is shown several times per epoch, and if
+    that does not give `trainer.min_steps`, there are more epochs. A set of less than two batches
+    gets smaller batches.
 
     Raises:
         UserError: the pictures, or those of a batch, cannot be divided among the processes.
@@ -74,10 +74,12 @@ def make_plan(config: DictConfig, pictures: int, processes: int = 1) -> Plan:
             f"{pictures} training pictures are too few for {processes} processes, which need one "
             "each in every step; trainer.devices=1"
         )
+    # With a single batch per epoch, the schedule and batch norm would see too few steps.
     if pictures < 2 * batch:
         batch = min(batch, max(LEAST_BATCH, pictures // 8))
         batch = max(batch // processes, 1) * processes
     epochs = options.max_epochs or options.min_epochs
+    # Repeats are rounded down; further epochs below make up for the missing steps.
     repeats = 1
     if options.max_epochs is None:
         repeats = max(1, int(options.min_steps * batch / (pictures * epochs)))
@@ -92,7 +94,7 @@ def make_plan(config: DictConfig, pictures: int, processes: int = 1) -> Plan:
 def follow(
     plan: Plan, data: DataModule, learner: Learner, trainer: pl.Trainer, pretrained: bool
 ) -> None:
-    """Prepare the data for the plan, and say in one line what will happen."""
+    """Prepare the data for the plan, and log the plan in one line."""
     if plan.batch_size != data.batch_size:
         said = "data.batch_size=%d is %d here, for there are only %d training pictures"
         log.info(said, data.batch_size, plan.batch_size, plan.pictures)
@@ -117,11 +119,11 @@ def follow(
 
 
 class Pace(pl.Callback):
-    """Measures the first steps: says how long all of them take, or makes them fit into a budget.
+    """Times the first steps, and logs how long the training will take.
 
     Args:
         plan: of this training.
-        minutes: the budget of the whole training; None keeps the epochs that were planned.
+        minutes: how long the training may take; the number of epochs is set to fit. None: no limit.
     """
 
     def __init__(self, plan: Plan, minutes: float | None) -> None:
@@ -130,12 +132,12 @@ class Pace(pl.Callback):
         self.resumed = False
 
     def on_train_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
-        """Look at the clock."""
+        """Start the clock."""
         self.begun = time.monotonic()
         self.resumed = trainer.current_epoch > 0  # a resumed run keeps the epochs of its checkpoint
 
     def on_train_batch_end(self, trainer: pl.Trainer, learner: Any, *_: Any) -> None:
-        """Look at the clock after two of the first steps."""
+        """Read the clock after the two steps `MEASURED`."""
         self.steps += 1
         if self.steps == MEASURED[0]:
             self.measured = time.monotonic()

@@ -1,7 +1,8 @@
-"""Fine-tuning begins from the best classifier on frozen features, so that it cannot lose to it.
+"""Fits the last layer of a pretrained network before fine-tuning, by logistic regression.
 
-Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-
-distribution": a random classifier sends large gradients into features that were right before.
+Fine-tuning that starts with a random last layer sends large gradients into good features (Kumar et
+al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-distribution"). The
+frozen network with its fitted layer is also the result to beat.
 
 Shapes: N pictures, F features, K classes.
 """
@@ -21,18 +22,18 @@ from nano_cv.evaluation.engines import find_device
 from nano_cv.tasks.classification import Classification
 from nano_cv.tasks.task import Task
 
-MOST = 10_000  # training pictures that are looked at, evenly
+MOST = 10_000  # pictures of a split that are used, evenly chosen
 BATCH = 32
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # of the squared weights; validation chooses
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # on the squared weights; the validation split chooses one
 log = logging.getLogger(__name__)
 
 
 class Probe(NamedTuple):
-    """A network as pretrained, with a classifier fitted to the new classes.
+    """A pretrained network with a last layer fitted to the new classes.
 
     Attributes:
-        score: the metric that chooses the best epoch, on the validation split.
-        state: of the whole task.
+        score: the validation metric that also chooses the best epoch.
+        state: state dict of the whole task.
     """
 
     score: float
@@ -40,13 +41,13 @@ class Probe(NamedTuple):
 
 
 def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Probe | None:
-    """Fit the last layer of `task` to the training pictures, all others staying as they are.
+    """Fit the last layer of `task` to the training pictures; all other layers stay as they are.
 
-    Logistic regression on centred features; the penalty is the one of `PENALTIES` that is best
-    on the validation pictures. The random numbers of the training are not touched.
+    The regression is on centred features, with the penalty of `PENALTIES` that is best on the
+    validation pictures. No random numbers are used.
 
     Returns:
-        None if the task is none of classification, or its network has no single last layer.
+        None if the task is not classification, or its network has no single last layer.
     """
     network: Any = task.network
     if not (isinstance(task, Classification) and hasattr(network, "embed")):
@@ -57,8 +58,8 @@ def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Pr
     (features, _, labels), (others, _, truth) = (
         look(task, splits[name], MOST, "Looking at the pictures") for name in ("train", "val")
     )
-    task.cpu()  # what follows before the training, such as `fitting.fit`, looks at it there
-    # One scale for all features: one that hardly varied in few pictures would else be blown up.
+    task.cpu()  # `fitting.fit` checks it there before the training
+    # One scale for all features: with a scale each, features that hardly vary would be blown up.
     mean, scale = features.mean(dim=0), features.std(dim=0).square().mean().sqrt().clamp(min=1e-6)
     best: tuple[float, Tensor, Tensor] | None = None
     for penalty in PENALTIES:
@@ -66,7 +67,7 @@ def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Pr
         weight = weight / scale  # so that the layer takes features as they are
         bias = bias - weight @ mean
         figures = task.figures([task.compare(others @ weight.T + bias, truth)])
-        # In 32 bits, as Lightning has the metrics of the epochs that it is compared with.
+        # In float32, because Lightning's metrics of the epochs, to compare with, are float32.
         score = float(np.float32(figures[task.monitor.removeprefix("val/")]))
         if best is None or score > best[0]:
             best = score, weight, bias
@@ -82,16 +83,12 @@ def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Pr
 def look(
     task: Classification, split: Resized, most: int, said: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What a classifier makes of a split, evenly of at most so many of its pictures.
+    """Compute features and logits of at most `most` pictures of a split, evenly chosen.
 
-    Args:
-        task: seen as it predicts; its mode is given back.
-        split: with labels.
-        most: of its pictures.
-        said: beside the progress bar.
+    `said` stands beside the progress bar. The mode of the task, training or not, is restored.
 
     Returns:
-        Features float32 `[N, F]`, logits float32 `[N, K]`, see `task.look`, and the labels.
+        Features float32 `[N, F]` and logits float32 `[N, K]` of `task.look`, and the labels.
     """
     indices = np.linspace(0, len(split) - 1, min(len(split), most)).astype(int).tolist()
     parts = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]

@@ -1,8 +1,8 @@
-"""Settings that make training on this processor fast, found out and not configured.
+"""Makes training on a processor fast: reuses memory, and chooses the faster precision.
 
-Training a small network on a processor is limited by memory: each step takes and returns hundreds
-of megabytes, and glibc hands every large block back to the kernel, which then clears each page
-again. Keeping the memory about doubled the speed of LeNet (`benchmarks/training.py`).
+Each step of a small network allocates and frees hundreds of megabytes. glibc gives every large
+block back to the kernel, which clears each page before the next use. Keeping the memory about
+doubled the speed of LeNet (`benchmarks/training.py`).
 """
 
 import ctypes
@@ -22,9 +22,9 @@ NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 and Arm names in /p
 
 
 def keep_memory() -> None:
-    """Let the C library reuse large blocks, in huge pages where the kernel offers them.
+    """Let glibc on Linux keep large blocks, in huge pages if the kernel has them.
 
-    To be called before torch is imported. Does nothing but on Linux with glibc.
+    Must be called before torch is imported.
     """
     if sys.platform != "linux":
         return
@@ -32,16 +32,16 @@ def keep_memory() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version"):
         trim_threshold, top_pad, mmap_max = -1, -2, -4  # numbers from <malloc.h>
-        libc.mallopt(mmap_max, 0)  # no mappings of their own for large blocks
-        libc.mallopt(trim_threshold, -1)  # and never give the heap's end back
+        libc.mallopt(mmap_max, 0)  # large blocks come from the heap
+        libc.mallopt(trim_threshold, -1)  # the end of the heap is never given back
         libc.mallopt(top_pad, 256 * 1024 * 1024)
 
 
 def choose_precision(accelerator: str, task: "Task", first_batch: Callable[[], "Batch"]) -> str:
-    """The precision that trains this task fastest here.
+    """The precision in which this task trains fastest on this machine.
 
-    On a processor with bfloat16 some networks are slower in it: torch's backward pass of depthwise
-    convolutions is. So a few steps are timed there.
+    On processors with bfloat16 some networks are slower in bfloat16, because torch's backward pass
+    of depthwise convolutions is. So a few steps are timed there.
     """
     best = best_precision(accelerator)
     if best != "bf16-mixed" or _uses_cuda(accelerator):
@@ -56,7 +56,7 @@ def choose_precision(accelerator: str, task: "Task", first_batch: Callable[[], "
 
 
 def _time_steps(task: "Task", batch: "Batch", bfloat16: bool) -> float:
-    """Seconds of the fastest of a few training steps, without the optimiser, on a copy."""
+    """Seconds of the fastest of three training steps of a copy, without the optimiser."""
     import copy
 
     import torch
@@ -73,14 +73,14 @@ def _time_steps(task: "Task", batch: "Batch", bfloat16: bool) -> float:
 
 
 def _uses_cuda(accelerator: str) -> bool:
-    """Whether a GPU of NVIDIA trains, and not the processor."""
+    """Whether the training runs on an NVIDIA GPU."""
     import torch
 
     return accelerator in ("auto", "gpu") and torch.cuda.is_available()
 
 
 def best_precision(accelerator: str) -> str:
-    """bfloat16 where the arithmetic is native, else float32: emulated it is slower, not faster."""
+    """bfloat16 if the hardware computes in it, for emulation is slow; else float16 or float32."""
     import torch
 
     from nano_cv.evaluation.engines import processor_flags

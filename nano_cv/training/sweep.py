@@ -23,9 +23,9 @@ class Scores(NamedTuple):
     """The metric that chooses the best epoch of a run.
 
     Attributes:
-        metric: its name, such as `val/accuracy`.
-        mode: whether more of it is better, or less: `max` or `min`.
-        values: one an epoch.
+        metric: name of the metric, such as `val/accuracy`.
+        mode: `max` if a higher metric is better, else `min`.
+        values: one value per epoch.
         pruned: whether the run was stopped because the others were better.
     """
 
@@ -36,7 +36,7 @@ class Scores(NamedTuple):
 
     @property
     def gains(self) -> list[float]:
-        """The values with the sign that makes more better; NaN becomes minus infinity."""
+        """The values, negated for `min`, so that higher is better; NaN is minus infinity."""
         sign = 1 if self.mode == "max" else -1
         return [-math.inf if math.isnan(value) else sign * value for value in self.values]
 
@@ -47,7 +47,7 @@ class Scores(NamedTuple):
 
 
 def write(scores: Scores, run: Path) -> None:
-    """Into the folder of the run, whole or not at all."""
+    """Write `scores.json` into the folder of a run, whole or not at all."""
     with replacing(run / NAME) as temporary:
         temporary.write_text(json.dumps(scores._asdict()))
 
@@ -66,13 +66,14 @@ def pruned(run: Path) -> bool:
 def falls_behind(own: Scores, others: Sequence[Scores], siblings: int) -> float | None:
     """Median of the other runs at this run's epoch, if this run's best value is worse; else None.
 
-    The median stopping rule of Golovin et al. 2017 ("Google Vizier"), as Optuna's `MedianPruner`
-    has it; but runs that are still going on count too, for with several at once few have ended.
+    This is the median stopping rule of Golovin et al. 2017 ("Google Vizier") in the form of
+    Optuna's `MedianPruner`; but runs that have not ended count too, because when several run at
+    once, few have ended.
 
     Args:
-        own: of this run.
-        others: of the other runs of the sweep; those with another metric do not count.
-        siblings: how many of them must have come as far.
+        own: scores of this run.
+        others: scores of the other runs of the sweep; runs with another metric do not count.
+        siblings: number of other runs that must have reached this epoch.
     """
     epoch = len(own.values)
     reached = [
@@ -92,7 +93,7 @@ class Best(Callback):
     """Hydra callback that reports the best run of a sweep and the command to repeat it."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Print it in two columns."""
+        """Print the best run and its settings in two columns."""
         runs = read(Path(config.hydra.sweep.dir).absolute())
         if not runs:
             return

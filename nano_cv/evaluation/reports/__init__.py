@@ -1,43 +1,37 @@
-"""Reports: metrics, table and drawings of a task's predictions. NumPy in, no torch.
+"""Reports: metrics, tables and drawings of predictions, which are NumPy arrays. No torch.
 
-Each task has a class here, in the module with the task's name: `classification.py` has the one for
-`Classification`. A task of your own may have its report in its own file, `nano_cv/tasks/<name>.py`.
-Whether torch, onnxruntime or a Triton server predicted makes no difference.
+Each task has a report class in the module of the same name. A task of your own may have its report
+in its own file, `nano_cv/tasks/<name>.py`. Reports are the same for torch, onnxruntime and Triton.
 """
 
 import importlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError
+from nano_cv.evaluation import drawing
+from nano_cv.evaluation.drawing import Drawing
 from nano_cv.metadata import Metadata
-
-if TYPE_CHECKING:
-    from nano_cv.evaluation.drawing import Drawing
 
 Predictions = Mapping[str, NDArray[Any]]  # the outputs of `predict` by name, each `[N, ...]`
 
 
 class Report(ABC):
-    """Report of N predictions; figures that several methods need are computed once and kept.
-
-    Args:
-        metadata: of the model.
-        predictions: of the model.
-        pictures: the files of the N pictures, and their targets if these are known.
+    """Report of the predictions of a model for N pictures, with their targets if known.
 
     Attributes:
-        gate: the metric that decides whether a faster export is good enough; more is better.
-        further_gates: other metrics that must not fall either, where `metrics` has them.
-        title: of all drawings: the model, and what `evaluate` has found out about it.
+        gate: the metric that decides whether a faster export is good enough; higher is better.
+        further_gates: other metrics that must not fall, if `metrics` has them.
         limits: the largest differences, by name, that `compare` may find between torch and an
             exported model.
+        title: first line of all drawings: the model, and the main metric once it is known.
     """
 
     gate: ClassVar[str]
@@ -48,39 +42,38 @@ class Report(ABC):
         self.metadata, self.predictions, self.pictures = metadata, predictions, pictures
         self.classes, self.title = metadata.classes, metadata.name
 
+    @cached_property
+    def drawn(self) -> list[str]:
+        """The names of the classes for drawings, see `drawing.legible`."""
+        return drawing.legible(tuple(self.classes))
+
     @abstractmethod
     def metrics(self) -> dict[str, float]:
-        """Named figures, for pictures with targets; shown and logged as `test/<name>`."""
+        """Metrics of pictures with targets; shown and logged as `test/<name>`."""
 
     @abstractmethod
     def rows(self) -> list[dict[str, Any]]:
-        """Rows for `predictions.csv`, all with the same keys, at least one for each picture.
+        """Rows for `predictions.csv`, all with the same keys, at least one per picture.
 
-        Names of classes that are keys go through `tables.distinct`.
+        Keys that are names of classes are made by `tables.distinct`.
         """
 
     def class_rows(self) -> list[dict[str, Any]]:
-        """Rows for `classes.csv`, one per class, for pictures with targets; most tasks have some.
-
-        They are made by `tables.class_rows`.
-        """
+        """Rows for `classes.csv`, for pictures with targets, made by `tables.class_rows`."""
         return []
 
     @abstractmethod
-    def drawings(self) -> dict[str, Callable[[], "Drawing"]]:
-        """Named drawings of a few of perhaps very many pictures.
-
-        Each is drawn when it is called, so that a drawing that fails takes no other along.
-        """
+    def drawings(self) -> dict[str, Callable[[], Drawing]]:
+        """Functions that draw, by the name of the drawing; if one fails, the others still draw."""
 
     def title_of(self, indices: Sequence[int], what: str) -> str:
-        """The title of a drawing of the pictures `indices`; `what` says which of all these are."""
+        """The title of a drawing of the pictures `indices`; `what` says how they were chosen."""
         count = len(self.pictures)
         said = f"\n{len(indices)} of {count} pictures, {what}" if len(indices) < count else ""
         return self.title + said
 
     def remarks(self) -> list[str]:
-        """Sentences about what the table does not show; most tasks have none."""
+        """Sentences printed below the table; most tasks have none."""
         return []
 
     def write_files(self, folder: Path) -> None:  # noqa: B027
@@ -89,18 +82,18 @@ class Report(ABC):
     @staticmethod
     @abstractmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
-        """Differences between two predictions for the same N inputs: figures `[N]` by name."""
+        """Differences `[N]`, by name, between two predictions for the same N inputs."""
 
 
 def find(task: str) -> type[Report]:
-    """The report of a task: the class in the module of that name, here or in `nano_cv.tasks`.
+    """Find the report class of a task in the module of this name, here or in `nano_cv.tasks`.
 
     Raises:
-        UserError: there is no report; says which file it would be in.
+        UserError: there is no report; says in which file it must be.
     """
     for package in (__name__, "nano_cv.tasks"):
         module = f"{package}.{task}"
-        # The name may come from a foreign file: only modules of these two packages are imported.
+        # The name may come from an unknown file, so only these two packages are looked into.
         if not task.isidentifier() or importlib.util.find_spec(module) is None:
             continue
         for found in vars(importlib.import_module(module)).values():

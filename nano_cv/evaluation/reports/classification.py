@@ -1,9 +1,7 @@
-"""Image classification: accuracy, macro F1, recall of each class, confusion matrix, mistakes.
+"""Report of image classification: accuracy, macro F1, recall, confusion matrix, mistakes.
 
-What a model says beside its probabilities is reported too: a set of labels, of which one is true as
-often as was asked for, and whether the picture is unlike those of the training.
-
-Shapes: N pictures, K classes.
+It also covers label sets, which contain the true class as often as was asked for, and foreign
+pictures, which are unlike the training pictures. Shapes: N pictures, K classes.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,7 +29,7 @@ NONE = "none of these"
 
 
 def label_set(classes: Sequence[str], outputs: Predictions) -> list[str]:
-    """What one picture may be, the most probable first, by `CLASS_PROBS` and `LABEL_SET` `[K]`."""
+    """The label set of a picture from `CLASS_PROBS` and `LABEL_SET` `[K]`, most probable first."""
     order = np.argsort(-outputs["CLASS_PROBS"], kind="stable")
     return [classes[index] for index in order if outputs["LABEL_SET"][index]]
 
@@ -42,7 +40,7 @@ class ClassificationReport(Report):
     Newer models also answer `LABEL_SET` bool `[N, K]` and `FOREIGN` float32 `[N, 1]`.
 
     Attributes:
-        shows: what a sheet of predictions shows, for its title.
+        shows: describes a sheet of predictions in its title.
     """
 
     shows: ClassVar = "each with the most probable class"
@@ -68,11 +66,11 @@ class ClassificationReport(Report):
         return confusion(np.asarray(self.pictures.targets), self.labels, len(self.classes))
 
     def metrics(self) -> dict[str, float]:
-        """`accuracy`, `f1`, `recall/<class>`, and how honest the model is.
+        """`accuracy`, `f1`, `recall/<class>`, `ece`, `coverage`, `set_size` and `familiar`.
 
-        `ece` is the expected calibration error, `coverage` the share of the label sets that hold
-        the true class, `set_size` their mean size, and `familiar` the share of the pictures that
-        are not called foreign.
+        `ece` is the expected calibration error, `coverage` the share of label sets that contain the
+        true class, `set_size` their mean size, and `familiar` the share of the pictures that are
+        not called foreign.
         """
         probabilities, truth = self.predictions["CLASS_PROBS"], np.asarray(self.pictures.targets)
         figures = classification_figures(self.counts, self.classes)
@@ -86,21 +84,17 @@ class ClassificationReport(Report):
 
     @cached_property
     def foreign(self) -> NDArray[np.bool_] | None:
-        """Whether each picture `[N]` is unlike those of the training; None if nobody knows."""
+        """Whether each picture `[N]` is unlike the training pictures; None if not measured."""
         scores = self.predictions.get("FOREIGN")
         return None if scores is None else scores[:, 0] > 0
 
-    def label_set(self, index: int) -> list[str]:
-        """The classes that a picture may be of, the most probable first."""
+    def label_set(self, index: int, drawn: bool = False) -> list[str]:
+        """The label set of a picture, the most probable class first."""
         outputs = {name: array[index] for name, array in self.predictions.items()}
-        return label_set(self.classes, outputs)
+        return label_set(self.drawn if drawn else self.classes, outputs)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each picture.
-
-        File, predicted label, the true one if known, the label set and whether it is foreign if the
-        model says that, and the probability of each class.
-        """
+        """A row per picture: file, labels, whether it is foreign, probability of each class."""
         rows, columns = [], distinct(self.classes, WORDS)
         for index, name in enumerate(self.pictures.names):
             row = {"file": name} | self.words(index)
@@ -111,7 +105,7 @@ class ClassificationReport(Report):
         return rows
 
     def words(self, index: int) -> dict[str, str]:
-        """The labels in the row of a picture."""
+        """The predicted and the true label, and the label set, for the row of a picture."""
         words = {"label": self.classes[self.labels[index]]}
         if self.pictures.targets:
             words["target"] = self.classes[self.pictures.targets[index]]
@@ -120,7 +114,7 @@ class ClassificationReport(Report):
         return words
 
     def remarks(self) -> list[str]:
-        """What the answer is, in words: a label, a few labels, or none of them."""
+        """How many pictures are foreign; for a single familiar picture, its label set."""
         count = len(self.pictures)
         said = []
         if self.foreign is not None and self.foreign.any():
@@ -140,25 +134,27 @@ class ClassificationReport(Report):
         return class_rows(self.classes, figures)
 
     def answer_of(self, index: int) -> str:
-        """What a drawing says that a picture shows: the label and its probability."""
+        """The predicted label and its probability, for the caption of a picture."""
         share = self.predictions["CLASS_PROBS"][index].max()
-        return f"{self.classes[self.labels[index]]}, probability {share:.0%}"
+        return f"{self.drawn[self.labels[index]]}, probability {share:.0%}"
 
     def truth_of(self, index: int) -> str:
-        """What a drawing says that a picture truly shows."""
-        return self.classes[self.pictures.targets[index]]
+        """The true label, for the caption of a picture."""
+        return self.drawn[self.pictures.targets[index]]
 
     @cached_property
     def captions(self) -> list[str]:
-        """What drawings say of each picture: the answer, and the truth if known."""
+        """The captions of all pictures: the answer, and the truth if known."""
         foreign = [False] * len(self.pictures) if self.foreign is None else self.foreign
-        captions = [NONE if one else self.answer_of(index) for index, one in enumerate(foreign)]
+        captions = [self.answer_of(index) for index in range(len(foreign))]
+        pairs = zip(captions, foreign, strict=True)
+        captions = [f"{NONE} (nearest: {said})" if odd else said for said, odd in pairs]
         if not self.pictures.targets:
             return captions
         return [f"{one}\ntruth: {self.truth_of(index)}" for index, one in enumerate(captions)]
 
     def mistakes(self) -> tuple[list[int], str]:
-        """The worst mistakes, at most `MOST`, and which of all mistakes these are."""
+        """Indices of the worst mistakes, at most `MOST`, and how they were chosen, in words."""
         confidence = self.predictions["CLASS_PROBS"].max(axis=1)
         wrong = np.flatnonzero(~self.right)
         worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST].tolist()
@@ -174,7 +170,7 @@ class ClassificationReport(Report):
 
     def draw_matrix(self) -> Drawing:
         """Draw the confusion matrix."""
-        return drawing.confusion_matrix(self.counts, self.classes, title=self.title)
+        return drawing.confusion_matrix(self.counts, self.drawn, title=self.title)
 
     def _sheet(self, indices: Sequence[int], what: str) -> Callable[[], Drawing]:
         title = self.title_of(indices, what)
@@ -182,10 +178,7 @@ class ClassificationReport(Report):
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
-        """The largest difference of a probability, and whether another class wins.
-
-        Also whether the label sets differ, and how much the measures of what is foreign.
-        """
+        """The largest differences of probabilities, labels, label sets and `FOREIGN`."""
         one, other = expected["CLASS_PROBS"], actual["CLASS_PROBS"]
         found = {
             "probability": np.abs(one - other).max(axis=1),

@@ -1,6 +1,6 @@
-"""Object detection: COCO's mean average precision, F1, boxes in the original picture, COCO JSON.
+"""Report of object detection: COCO's mean average precision, F1, drawings, COCO JSON.
 
-Shapes: N pictures, D boxes predicted for each, n boxes of one picture, K classes.
+Shapes: N pictures, D predicted boxes per picture, n boxes of one picture, K classes.
 """
 
 import json
@@ -59,7 +59,7 @@ class DetectionReport(Report):
 
     @cached_property
     def found(self) -> list[Scored]:
-        """The boxes of each picture in its own pixels."""
+        """The predicted boxes of each picture, in pixels of the picture."""
         return [
             in_picture(
                 self.metadata,
@@ -76,7 +76,7 @@ class DetectionReport(Report):
 
     @cached_property
     def truths(self) -> list[Boxes]:
-        """The objects of each picture, cut as for training."""
+        """The true objects of each picture, cut at its edges as for training."""
         pairs = zip(self.pictures.targets, self.sizes, strict=True)
         return [target.inside(*size) for target, size in pairs]
 
@@ -87,7 +87,7 @@ class DetectionReport(Report):
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
-        """What is right and what is missed in each picture, of the boxes that are shown."""
+        """The right boxes and the missed objects of each picture, for the boxes that are shown."""
         trios = zip(self.truths, self.found, self.evaluated.matches, strict=True)
         return [judge(*trio, self.metadata.confidences) for trio in trios]
 
@@ -97,17 +97,16 @@ class DetectionReport(Report):
         return count_by_class(self.truths, self.found, self.evaluated.matches, len(self.classes))
 
     def metrics(self) -> dict[str, float]:
-        """Figures of all boxes, and of those that are shown.
+        """Metrics of all boxes, and of the boxes that are shown.
 
-        `mAP`, `mAP50` and `AP50/<class>`, as COCO defines them, by pycocotools; `mF1`,
-        `F1/<class>`, `precision/<class>` and `recall/<class>` at the model's thresholds and an IoU
-        of 0.5.
+        Of all boxes: `mAP`, `mAP50` and `AP50/<class>`, defined by COCO. Of the boxes at or above
+        their thresholds, at an IoU of 0.5: `mF1`, and `F1`, `precision` and `recall` per class.
         """
         figures = average_precisions(self.evaluated.precision, self.classes)
         return figures | operating_figures(self.by_class, self.metadata.confidences, self.classes)
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row for each confident box, in pixels of the picture; one of blanks if none."""
+        """A row per box that is shown, in pixels of the picture; an empty row if there is none."""
         rows = []
         blank = dict.fromkeys(("file", "label", "score", *SIDES), "")
         for name, one in zip(self.pictures.names, self.confident, strict=True):
@@ -120,7 +119,7 @@ class DetectionReport(Report):
         return rows
 
     def remarks(self) -> list[str]:
-        """In how many pictures (of those with objects, if known) no box is shown, and why."""
+        """In how many pictures no box is shown, and why; if known, only pictures with objects."""
         looked = [
             index
             for index in range(len(self.pictures))
@@ -141,7 +140,7 @@ class DetectionReport(Report):
         ]
 
     def class_rows(self) -> list[dict[str, Any]]:
-        """Objects, precision and recall of confident boxes, AP50 and AP of each class."""
+        """Objects, precision and recall of the shown boxes, AP50 and AP of each class."""
         pairs = [*zip(self.by_class, self.metadata.confidences, strict=True)]
         sure = [one.right[one.scores >= np.float32(least)] for one, least in pairs]
         boxes, right = np.array([[len(one), one.sum()] for one in sure]).T
@@ -160,7 +159,7 @@ class DetectionReport(Report):
         )
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
-        """Boxes upon pictures; with targets, pictures with most mistakes, and precision curves."""
+        """Pictures with boxes; with targets also those with most mistakes, and curves."""
         some = drawing.evenly(len(self.pictures), MOST)
         drawings: dict[str, Callable[[], Drawing]] = {}
         drawings["predictions"] = partial(self._draw_sheet, some, "evenly chosen")
@@ -173,7 +172,7 @@ class DetectionReport(Report):
         return drawings
 
     def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
-        """Pictures with their confident boxes and scores, and with the objects that are missed."""
+        """Draw pictures with the shown boxes, their scores, and the missed objects."""
         lowest, highest = min(self.metadata.confidences), max(self.metadata.confidences)
         limits = f"{lowest:.2f}" if lowest == highest else f"{lowest:.2f} to {highest:.2f}"
         title = f"{self.title_of(indices, what)}\nboxes with a score of {limits} or more"
@@ -185,7 +184,7 @@ class DetectionReport(Report):
             ]
         else:
             labels = np.concatenate([self.confident[index].labels for index in indices])
-            legend = painting.class_key(self.classes, labels)
+            legend = painting.class_key(self.drawn, labels)
             captions = [self._say_found(index) for index in range(len(self.pictures))]
         return drawing.sheet(self.pictures, indices, captions, self._paint, 3, title, legend)
 
@@ -193,20 +192,20 @@ class DetectionReport(Report):
         if count := len(self.confident[index].scores):
             return f"{count} found"
         score, label = self._highest(index)
-        return f"no box is sure enough; the highest score is {score:.2f}, of {self.classes[label]}"
+        return f"no box is sure enough; the highest score is {score:.2f}, of {self.drawn[label]}"
 
     def _highest(self, index: int) -> tuple[float, int]:
         """The highest score in a picture, and the class of this box."""
         scores = np.nan_to_num(self.found[index].scores)
-        if not len(scores):  # all boxes lay in the margins
+        if not len(scores):  # all boxes were in the margins
             return 0.0, 0
         return float(scores.max()), int(self.found[index].labels[scores.argmax()])
 
     def _paint(self, image: Drawing, index: int) -> list[Drawing]:
         boxes, labels, scores = self.confident[index]
-        several = len(self.classes) > 1  # the name of the only class would hide what it names
+        several = len(self.classes) > 1  # a single class needs no name at each box
         captions = [
-            f"{self.classes[label]} {score:.2f}" if several else f"{score:.2f}"
+            f"{self.drawn[label]} {score:.2f}" if several else f"{score:.2f}"
             for label, score in zip(labels, scores, strict=True)
         ]
         colours = painting.box_colours(labels)
@@ -215,14 +214,14 @@ class DetectionReport(Report):
             colours = [VERDICTS["found" if one else "false"] for one in right]
             colours += [VERDICTS["missed"]] * int(missed.sum())
             boxes = np.concatenate([boxes, truth.boxes[missed]])
-            captions += [self.classes[label] for label in truth.labels[missed]] * several
-        # The picture is drawn larger or smaller than its file is.
+            captions += [self.drawn[label] for label in truth.labels[missed]] * several
+        # The picture is drawn in another size than its file has.
         scale = image.shape[1] / self.sizes[index][0]
         return [painting.outline(image, boxes * scale, colours, captions)]
 
     @chart_style()
     def _draw_curves(self) -> Drawing:
-        """Precision over recall of each class, or of the worst and of the mean of very many."""
+        """Draw precision over recall per class; of very many classes, the worst and the mean."""
         precision = self.evaluated.precision[0]
         known = np.flatnonzero(precision[0] > -1)
         title, lines = self.title, {}
@@ -231,7 +230,7 @@ class DetectionReport(Report):
             averages = precision[:, known].mean(axis=0)
             known = known[np.argsort(averages, kind="stable")[: CURVES - 1]]
             title += f"\nthe {CURVES - 1} worst of {len(averages):,} classes, and the mean"
-        lines |= {self.classes[index]: precision[:, index] for index in known}
+        lines |= {self.drawn[index]: precision[:, index] for index in known}
         figure = drawing.make_figure(8, 4.8, dpi=120, title=title)
         axes = figure.add_subplot()
         for index, (name, line) in enumerate(lines.items()):
@@ -245,7 +244,7 @@ class DetectionReport(Report):
         return drawing.render(figure)
 
     def write_files(self, folder: Path) -> None:
-        """`detections.json`: COCO's format, with a `score` for each box; ids begin at 1."""
+        """Write `detections.json` in COCO's format, with a `score` per box; ids begin at 1."""
         pictured: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for name, (width, height), one in zip(
@@ -273,10 +272,10 @@ class DetectionReport(Report):
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
-        """How far boxes are moved and scores changed, of all boxes in `detections.json`.
+        """The largest differences of corners and scores, of all boxes in `detections.json`.
 
-        Two boxes of almost the same score may change places; so each is compared with the most
-        alike of its class, in both directions.
+        Boxes of almost the same score may be in another order, so each box is compared with the
+        most similar box of its class, in both directions.
         """
         limits = DetectionReport.limits
         found = {name: np.zeros(len(expected["SCORES"])) for name in limits}
@@ -302,12 +301,12 @@ def in_picture(metadata: Metadata, outputs: Predictions, width: int, height: int
 def _farthest(
     one: Predictions, other: Predictions, pixels: float, score: float
 ) -> tuple[float, float]:
-    """How far boxes are moved and scores changed at most, each against the most alike of `other`.
+    """The largest differences of corners and scores between boxes and the most similar of `other`.
 
-    What is scored no higher than the last of `other` may have been left out there, and is left out.
+    Boxes with scores up to the lowest in `other` are skipped: `other` may have left them out.
     """
     least = max(WRITTEN, other["SCORES"].min(initial=1.0) + score)
-    kept = ~(one["SCORES"] < least)  # NaN is kept: it is to be seen
+    kept = ~(one["SCORES"] < least)  # NaN is kept, because it is an error to report
     moved = np.abs(one["BOXES"][kept, None] - other["BOXES"]).max(axis=2)
     scores = np.abs(one["SCORES"][kept, None] - other["SCORES"])
     distance = moved / pixels + scores / score

@@ -1,4 +1,4 @@
-"""Generation: are the pictures of the class asked for, like real ones, diverse, and no copies?
+"""Report of generation: classes, likeness to real pictures, variety, and copies.
 
 Shapes: N pictures, F features, S side of a picture in pixels.
 """
@@ -23,10 +23,10 @@ from nano_cv.files import inside, replacing
 
 log = logging.getLogger(__name__)
 MOST = 64  # pictures in the grid of samples
-NEIGHBOURS = 3  # of a picture, that its part of the manifold reaches to
-COMPARED = 5000  # real pictures that the judge looks at
+NEIGHBOURS = 3  # a picture covers features as far as its third neighbour
+COMPARED = 5000  # number of real pictures that the judge sees, about
 CHUNK = 1000  # training pictures in memory at once
-SMALL = 32  # pixels; the side at which pictures are looked for among others
+SMALL = 32  # pixels; the side to which pictures are reduced when the nearest is searched
 Pixels = NDArray[np.uint8]
 
 
@@ -50,18 +50,18 @@ class GenerationReport(Report):
 
     @property
     def _real(self) -> Any:
-        """The splits of real pictures by name; nothing where no comparison was asked for."""
+        """The splits of real pictures by name; empty if no comparison was asked for."""
         return (isinstance(self.pictures, Imagined) and self.pictures.real) or {}
 
     def metrics(self) -> dict[str, float]:
-        """How good the pictures are, if there are real pictures to compare with.
+        """Compare with real pictures, if there are any.
 
-        `accuracy`: the share that the judge, a classifier trained on real pictures, takes for the
-        class asked for; `accuracy/real`: the same of the test split. `fid` (Heusel et al. 2017),
-        `precision` and `recall` (Kynkaanniemi et al. 2019): in the features of the judge, so not to
-        be compared with published figures. `nearest`: median distance to the nearest training
-        picture, divided by that of test pictures. `copies`: the share that is nearer than half of
-        the distance of any test picture.
+        `accuracy`: the share of pictures that the judge, a classifier trained on real pictures,
+        assigns to the requested class; `accuracy/real`: its accuracy on the test split. `fid`
+        (Heusel et al. 2017), `precision` and `recall` (Kynkaanniemi et al. 2019) are computed from
+        the features of the judge, so they cannot be compared with published figures. `nearest`: the
+        median distance to the nearest training picture, divided by that of test pictures. `copies`:
+        the share of pictures that are nearer than half of the smallest distance of a test picture.
         """
         if not self._real:
             return {}
@@ -75,7 +75,7 @@ class GenerationReport(Report):
         return self._judge(train, test) | figures
 
     def _judge(self, train: Pixels, test: Pixels) -> dict[str, float]:
-        """The figures that need a judge; none, and a warning, where there is no judge."""
+        """The figures that need a judge; without a judge, a warning and no figures."""
         path = getattr(self.pictures, "judge", None)
         if path is None or not path.exists():
             log.warning(
@@ -107,14 +107,14 @@ class GenerationReport(Report):
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """File and the class that was asked for."""
+        """A row per picture: file and requested class."""
         pairs = zip(self.pictures.names, self.pictures.targets, strict=True)
         return [{"file": f"pictures/{name}", "label": self.classes[k]} for name, k in pairs]
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
-        """A grid of samples of all classes, and each sample beside the nearest training picture."""
+        """Samples of all classes, and samples beside their nearest training pictures."""
         targets = np.asarray(self.pictures.targets)
-        # A class that comes first in a list must not fill the whole grid.
+        # The classes take turns, because the first ones could fill the whole grid.
         earlier = [int((targets[:index] == label).sum()) for index, label in enumerate(targets)]
         order = np.argsort(earlier, kind="stable")
         drawings: dict[str, Callable[[], Drawing]] = {}
@@ -128,14 +128,14 @@ class GenerationReport(Report):
         labels = len(set(self.pictures.targets))
         columns = labels * (8 // labels) if labels <= 8 else 8
         shown = [drawing.enlarge(self.predictions["IMAGES"][index], columns) for index in chosen]
-        captions = [self.classes[self.pictures.targets[index]] for index in chosen]
+        captions = [self.drawn[self.pictures.targets[index]] for index in chosen]
         return drawing.lay_out(shown, columns, captions, title=self.title)
 
     def _draw_beside_nearest(self, chosen: NDArray[np.int64]) -> Drawing:
         found, train = self.nearest.indices[chosen].tolist(), self._real["train"]
         pairs = np.concatenate([self.predictions["IMAGES"][chosen], train.fetch(found)], axis=3)
         shown = [drawing.enlarge(pair, 4) for pair in pairs]
-        captions = [self.classes[self.pictures.targets[index]] for index in chosen]
+        captions = [self.drawn[self.pictures.targets[index]] for index in chosen]
         names = [train.pictures.names[index] for index in found]
         title = f"{self.title}\nleft: generated, right: the nearest training picture"
         return drawing.lay_out(shown, 4, captions, names, title)
@@ -154,7 +154,7 @@ class GenerationReport(Report):
 
 
 def _some_of(items: Sequence[Any]) -> Sequence[Any]:
-    """Evenly, at most about `COMPARED`: distances of all to all would not fit into memory."""
+    """About `COMPARED` items, evenly: the distances of all pairs would not fit into memory."""
     return items[:: -(-len(items) // COMPARED)]
 
 
@@ -163,17 +163,17 @@ def _fetch_some(split: Resized) -> Pixels:
 
 
 def frechet(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Frechet distance of two sets of features `[N, F]`, taken for normal distributions."""
+    """Frechet distance between the normal distributions of two sets of features `[N, F]`."""
     first, second = (features.astype(np.float64) for features in (one, other))
     covariances = [np.cov(features, rowvar=False) for features in (first, second)]
-    # The trace of the root of a product is the sum of the roots of its eigenvalues.
+    # The trace of the matrix square root is the sum of the square roots of the eigenvalues.
     roots = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).real.clip(min=0)).sum()
     apart = ((first.mean(axis=0) - second.mean(axis=0)) ** 2).sum()
     return float(apart + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * roots)
 
 
 def covered(some: NDArray[np.float32], manifold: NDArray[np.float32]) -> float:
-    """The share of `some` on a manifold: as near to a member as the member's third neighbour."""
+    """The share of `some` that is as near to a member of `manifold` as its third neighbour."""
     some, manifold = some.astype(np.float64), manifold.astype(np.float64)
     among = _distances(manifold, manifold)
     third = min(NEIGHBOURS, len(manifold) - 1)  # itself is the nearest
@@ -188,14 +188,14 @@ def _distances(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _small(images: Pixels) -> NDArray[np.float32]:
-    """Pixels in 0..1 at a small size: float32 `[N, 3, 32, 32]`."""
+    """Reduce pictures to float32 `[N, 3, 32, 32]` in 0..1."""
     upright = (np.ascontiguousarray(image.transpose(1, 2, 0)) for image in images)
     resized = [np.asarray(Image.fromarray(image).resize((SMALL, SMALL))) for image in upright]
     return np.stack(resized).transpose(0, 3, 1, 2).astype(np.float32) / 255
 
 
 def _variants(images: Pixels) -> NDArray[np.float32]:
-    """Small pictures, mirrored and turned by quarters in all eight ways, `[8 N, F]`."""
+    """Small pictures in all eight ways of mirroring and quarter turns, `[8 N, F]`."""
     small = _small(images)
     turned = [np.rot90(small, count, axes=(2, 3)) for count in range(4)]
     return np.concatenate([*turned, *(one[..., ::-1] for one in turned)]).reshape(

@@ -1,4 +1,4 @@
-"""Semantic segmentation: overlap of each class, masks and overlays at the size of the picture.
+"""Report of semantic segmentation: IoU, masks and overlays at the size of the picture.
 
 Shapes: N pictures, K classes, S side of the network's square, H and W of a picture in pixels.
 """
@@ -33,7 +33,7 @@ COLUMNS = ("file", "mIoU")  # of the table, before those of the classes
 
 
 class Measured(NamedTuple):
-    """Figures of all pictures, at their own sizes; the masks themselves would fill the memory."""
+    """Figures of all pictures at their own sizes; the masks would not fit into memory."""
 
     counts: NDArray[np.int64]  # pixels of each true class (rows) by predicted class, `[K, K]`
     overlaps: NDArray[np.float64]  # mean IoU `[N]`, NaN where no pixel has a known class
@@ -48,7 +48,7 @@ class SegmentationReport(Report):
 
     @cached_property
     def measured(self) -> Measured:
-        """One pass over the pictures, which decodes each true mask once."""
+        """Measure all pictures in one pass, so that each true mask is decoded once."""
         count, classes = len(self.pictures), len(self.classes)
         found = Measured(
             np.zeros((classes, classes), np.int64),
@@ -96,7 +96,7 @@ class SegmentationReport(Report):
         return class_rows(self.classes, figures)
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
-        """Masks upon pictures; with targets, the worst pictures beside their truth."""
+        """Pictures with masks; with targets also the worst, and the confusion matrix."""
         some, found = drawing.evenly(len(self.pictures), MOST), self.measured
         drawings: dict[str, Callable[[], Drawing]] = {}
         drawings["predictions"] = partial(self._draw_sheet, some, "evenly chosen")
@@ -104,12 +104,12 @@ class SegmentationReport(Report):
             worst = np.argsort(found.overlaps, kind="stable")[:MOST].tolist()  # NaN comes last
             drawings["worst_mistakes"] = partial(self._draw_sheet, worst, "the lowest mIoU")
             drawings["confusion_matrix"] = partial(
-                drawing.confusion_matrix, found.counts, self.classes, "pixels", self.title
+                drawing.confusion_matrix, found.counts, self.drawn, "pixels", self.title
             )
         return drawings
 
     def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
-        """Each picture under its predicted mask; with targets, beside the true one."""
+        """Draw pictures with their predicted masks; with targets, beside the true masks."""
         shares, panels = self.measured.shares, 1
         drawn = [np.flatnonzero((shares[indices] > 0).any(axis=0))]
         captions = [self._say_shares(row) for row in shares]
@@ -120,23 +120,23 @@ class SegmentationReport(Report):
                 f"truth | predicted, mIoU {'unknown' if np.isnan(one) else f'{one:.3f}'}"
                 for one in self.measured.overlaps
             ]
-        legend = painting.class_key(self.classes, np.concatenate(drawn), masks=True)
+        legend = painting.class_key(self.drawn, np.concatenate(drawn), masks=True)
         given = (captions, self._paint, 4 - panels, self.title_of(indices, what), legend, panels)
         return drawing.sheet(self.pictures, indices, *given)
 
     def _say_shares(self, shares: NDArray[np.float64]) -> str:
         """The three classes that fill most of a picture."""
         first = [k for k in np.argsort(-shares, kind="stable")[:3] if shares[k] > 0]
-        return ", ".join(f"{self.classes[k]} {shares[k]:.1%}" for k in first)
+        return ", ".join(f"{self.drawn[k]} {shares[k]:.1%}" for k in first)
 
     def _paint(self, image: Drawing, index: int) -> list[Drawing]:
         truth = [self.pictures.mask(index)] if self.pictures.targets else []
         return [painting.overlay(image, mask) for mask in (*truth, self.restore(index))]
 
     def write_files(self, folder: Path) -> None:
-        """`masks/<file>.png`, palette pictures of class indices, and `overlays/<file>.jpg`.
+        """Write `masks/<file>.png`, palette pictures of class indices, and `overlays/<file>.jpg`.
 
-        Where two pictures differ by their endings alone, both keep theirs: `masks/a.jpg.png`.
+        If names differ only in their endings, the endings are kept: `masks/a.jpg.png`.
         """
         stems = list(enumerate(_distinct_stems(self.pictures.names)))
         for index, stem in track(stems, len(stems), "Writing masks"):
@@ -155,7 +155,7 @@ class SegmentationReport(Report):
 
 
 def _distinct_stems(names: Sequence[str]) -> list[str]:
-    """A name for the mask of each picture, all different, also where a disk ignores case."""
+    """Names for the masks of pictures, all different even on disks that ignore case."""
     stems = [str(PurePath(name).with_suffix("")) for name in names]
     counts, taken = Counter(stem.casefold() for stem in stems), set[str]()
     found = []

@@ -1,4 +1,4 @@
-"""Classification with several labels per picture: mean average precision, F1, worst mistakes.
+"""Report of several labels per picture: mean average precision, F1, worst mistakes.
 
 Shapes: N pictures, K classes.
 """
@@ -24,7 +24,7 @@ NONE = "no label"
 def with_labels(metadata: Metadata, outputs: Predictions) -> dict[str, NDArray[Any]]:
     """The outputs, of one picture or N, with a `LABEL_SET` by the thresholds of `metadata`.
 
-    They may not be those of the graph, and with `tta` the probabilities are not those of one pass.
+    Those may differ from the thresholds in the graph, and `tta` changes the probabilities.
     """
     least = np.asarray(metadata.confidences, np.float32)
     return {**outputs, "LABEL_SET": outputs["CLASS_PROBS"] >= least}
@@ -62,11 +62,10 @@ class TaggingReport(ClassificationReport):
         return count_tags(self.truth, self.predictions["CLASS_PROBS"])
 
     def metrics(self) -> dict[str, float]:
-        """Figures of all probabilities, and of the labels at the thresholds.
+        """`mAP`, `mF1`, `AP/<class>`, `F1/<class>` and the like, `F1`, `exact` and `familiar`.
 
-        `mAP` and `AP/<class>` are average precisions. `mF1` is the mean of `F1/<class>`, and `F1`
-        that of all labels together; `exact` is the share of the pictures whose labels are all
-        right; `familiar` as for a classifier.
+        `mAP` is the mean of `AP/<class>`, `mF1` the mean of `F1/<class>`, and `F1` is of all labels
+        together; `exact` is the share of the pictures whose labels are all right.
         """
         figures = tagging_figures(self.by_class, self.metadata.confidences, self.classes)
         right = (self.found & self.truth).sum()
@@ -86,7 +85,7 @@ class TaggingReport(ClassificationReport):
         return {"labels": "; ".join(self.label_set(index))} | known
 
     def remarks(self) -> list[str]:
-        """Pictures unlike those of the training; the likeliest label of one picture without any."""
+        """How many pictures are foreign; for a single picture without labels, the most probable."""
         said = super().remarks() if self.foreign is not None and self.foreign.any() else []
         if len(self.pictures) == 1 and not self.found.any():
             best, share = int(self.labels[0]), float(self.predictions["CLASS_PROBS"].max())
@@ -105,32 +104,32 @@ class TaggingReport(ClassificationReport):
         return class_rows(self.classes, columns)
 
     def answer_of(self, index: int) -> str:
-        """What a drawing says that a picture shows: all of its labels."""
-        return ", ".join(self.label_set(index)) or NONE
+        """The predicted labels, for the caption of a picture."""
+        return ", ".join(self.label_set(index, drawn=True)) or NONE
 
     def truth_of(self, index: int) -> str:
-        """What a drawing says that a picture truly shows."""
-        return ", ".join(self.true_labels(index)) or NONE
+        """The true labels, for the caption of a picture."""
+        return ", ".join(self.drawn[label] for label in self.pictures.targets[index]) or NONE
 
     def mistakes(self) -> tuple[list[int], str]:
-        """The pictures with most wrong labels; of equals, those with the largest error first."""
+        """The pictures with most wrong labels; those with equally many by their largest error."""
         wrong = (self.found != self.truth).sum(axis=1)
         error = np.abs(self.predictions["CLASS_PROBS"] - self.truth).max(axis=1)
         worst = [index for index in np.lexsort((-error, -wrong)).tolist() if wrong[index]]
         return worst[:MOST], f"the worst of {len(worst)} with wrong labels"
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
-        """See `ClassificationReport`; without a matrix, for no label is mistaken for another."""
+        """As in `ClassificationReport`, without the confusion matrix."""
         drawings = super().drawings()
         drawings.pop("confusion_matrix", None)
         return drawings
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
-        """See `ClassificationReport`; a label whose probability is its threshold may differ.
+        """As in `ClassificationReport`; but a label at its threshold may differ.
 
-        `label_set` is by how much a label that is not given is more probable than the same label
-        of another picture, from either engine, that is given.
+        `label_set` compares the pictures of both engines: by how much a label that is not given is
+        more probable than the same label where it is given.
         """
         found = ClassificationReport.compare(expected, actual)
         del found["label"]
