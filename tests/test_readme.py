@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ COMMANDS = list(dict.fromkeys(line for line in LINES if line))  # each once
 ELSEWHERE = (
     *("git clone", "cd ", "pipx ", "poetry ", "mlflow ui", "dvc remote", "dvc push"),
     *("docker ", "kubectl ", "torchrun ", "srun "),
+    *("python3.11 -m venv", ".venv/bin/pip ", "grep ", "source "),
     *("python benchmarks/", "python -m tools.draw_docs"),
 )
 ONE_BY_ONE = (
@@ -125,9 +127,12 @@ def train(run, folder: Path, command: str):
 
 
 def settings(command: str) -> dict[str, str]:
-    """What a command sets, by key."""
+    """What a command sets, by key; a weights file also names the model and the data."""
     pairs = [word.partition("=") for word in shlex.split(command)]
-    return {key.lstrip("+"): value for key, sign, value in pairs if sign}
+    said = {key.lstrip("+"): value for key, sign, value in pairs if sign}
+    if found := re.fullmatch(r"weights/(\w+)_(\w+)\.safetensors", said.get("weights", "")):
+        said |= {"model": found[1], "data.name": found[2]}
+    return said
 
 
 def without_own_keys(command: str) -> str:
@@ -192,26 +197,28 @@ def test_from_export_to_answers(run, exported_once, flowers, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's wheel is for Linux")
-def test_the_three_calls(tmp_path):
-    """By curl, by requests, and by tritonclient: as they stand there, but for the ports."""
+def test_calls_from_an_app(tmp_path):
+    """By curl, requests, tritonclient and onnxruntime: as they stand there, but for the places."""
     publish_one(tmp_path / "models", tmp_path, "classification", "lenet", "flowers", size=224)
     for name, colour in (("photo.jpg", "blue"), ("another.jpg", "red")):
         Image.new("RGB", (300, 200), colour).save(tmp_path / name)
     (curl,) = matching("curl ")
     scripts = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-    calls = [script for script in scripts if "127.0.0.1" in script]
-    assert len(calls) == 2
+    calls = [script for script in scripts if "127.0.0.1" in script or "onnxruntime" in script]
+    assert len(calls) == 3
     with Trial(tmp_path / "models", tmp_path) as trial:
         trial.wait_ready()
 
         def here(text: str) -> str:
+            text = text.replace("model_repository/", "models/")
             text = text.replace("127.0.0.1:8000", f"127.0.0.1:{trial.ports['port']}")
             return text.replace("127.0.0.1:8001", f"127.0.0.1:{trial.ports['grpc_port']}")
 
         line = [*shlex.split(here(curl)), "--silent"]
         done = subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
         assert json.loads(done.stdout)["label"] == "blue"
-        for call, said in zip(calls, ("photo.jpg blue\nanother.jpg red\n", "[["), strict=True):
+        answers = ("photo.jpg blue\nanother.jpg red\n", "[[", "blue\n")
+        for call, said in zip(calls, answers, strict=True):
             answer = python("-c", here(call), cwd=tmp_path)
             assert answer.stdout.startswith(said), answer.stderr
 
@@ -235,6 +242,19 @@ def test_make_help_names_every_target():
         "clean",
     ):
         assert f"make {target}" in shown.stdout
+
+
+def test_installation_without_cuda_is_that_of_the_lock():
+    """Its versions are locked, and what it leaves out is torch, CUDA, and torch's compiler."""
+    text = (ROOT / "docs/machines.md").read_text()
+    packages = tomllib.loads((ROOT / "poetry.lock").read_text())["package"]
+    locked = [f"{one['name']}=={one['version']}" for one in packages]
+    (pip,) = (line for line in text.splitlines() if "--index-url" in line)
+    assert {word for word in pip.split() if "==" in word} <= set(locked)
+    (pattern,) = re.findall("grep -vE '(.*)' requirements", text)
+    left = {one.partition("==")[0] for one in locked if not re.match(pattern, one)}
+    some = {name for name in left if re.match("torch|triton|cuda|nvidia", name)}
+    assert some == {"torchmetrics", "tritonclient", "nvidia-pytriton"}
 
 
 def test_links_and_pictures_exist():
