@@ -53,6 +53,7 @@ TYPED = "python train.py +data=flowers +model=lenet64 trainer.max_epochs=8"
 # Rich's drawing of a terminal, without fonts that a browser would fetch from elsewhere.
 SVG = re.sub(r"@font-face.*?}}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
 SVG = SVG.replace("Fira Code, monospace", "monospace")
+SVG = SVG.replace("<svg ", '<svg width="{width}" height="{height}" ')
 
 
 def run(script: str, *arguments: str) -> None:
