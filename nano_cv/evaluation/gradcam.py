@@ -19,6 +19,7 @@ from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.inputs import Inputs
 from nano_cv.evaluation.reports import Report
 from nano_cv.evaluation.reports.classification import ClassificationReport
+from nano_cv.metadata import TAGGING
 from nano_cv.tasks.task import Task
 
 MOST = 12  # pictures on a sheet
@@ -79,9 +80,11 @@ def draw_heatmaps(task: Task, inputs: Inputs, report: Report) -> Drawing:
     title += "\nright: how much each region supports the predicted class (Grad-CAM)"
     ends = zip(("least", "most"), colours((0.0, 1.0)), strict=True)
     legend = painting.key({text: tuple((255 * end[:3]).astype(int)) for text, end in ends})
-    shares = report.predictions["CLASS_PROBS"].max(axis=1)
-    captions = [
-        f"{caption}\nheat map: {report.drawn[label]}, {share:.0%}"
-        for caption, label, share in zip(report.captions, labels, shares, strict=True)
-    ]
+    captions = report.captions
+    if report.metadata.task == TAGGING:  # of several labels, or none, say which the map is of
+        shares = report.predictions["CLASS_PROBS"].max(axis=1)
+        captions = [
+            f"{caption}\nheat map: {report.drawn[label]}, {share:.0%}"
+            for caption, label, share in zip(captions, labels, shares, strict=True)
+        ]
     return drawing.sheet(pictures, shown, captions, paint, 2, title, legend, panels=2)
