@@ -253,6 +253,7 @@ def test_pictures_elsewhere_are_called_by_their_whole_path(tmp_path):
         ("file,label\na.png,x\na.png,nan\na.png,\na.png,y", "line 3: no label (2 such lines"),
         ("file,label,split\na.png,x,val\ngone.png,x,train", "line 3: gone.png"),
         ("file,label\na.png,x\n./a.png,y", "line 3: ./a.png stands in"),
+        ("file,label\na.png,x\na.png,y", "already; give all labels of a picture in one line"),
         ("file,label\na.png,x", "at least two labels are needed; there is x"),
         ("file,label,fold\na.png,x,3", "line 2: fold '3'"),
         ("file,label,label\na.png,x,y", "two columns of one name"),

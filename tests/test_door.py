@@ -184,6 +184,9 @@ PROBLEMS = [
         422,
         "confidence=2: Input should be less than or equal to 1",
     ),
+    ("colours_tiny", b"x", "?confidence=0.5", {}, 422, "A model for classification takes top"),
+    ("boxes_tiny", b"x", "?confidenc=0.5", {}, 422, "did you mean 'confidence'?"),
+    ("masks_tiny", b"x", "?top=1", {}, 422, "A model for segmentation takes no settings in"),
     ("noise_tiny", b"", "?class=gren", {}, 422, "class=gren; did you mean 'green'?"),
     ("noise_tiny", b"[" * 50_000, "", {}, 422, "the body"),
     ("noise_tiny", b'{"seed": -1}', "", {}, 422, "seed=-1"),
@@ -259,7 +262,11 @@ def test_health_and_metrics(served):
 def test_documents(served):
     with served.page("/openapi.json") as page:
         paths = json.load(page)["paths"]
-    assert "multipart/form-data" in str(paths["/models/{name}/predict"]["post"]["requestBody"])
+    asks = paths["/models/{name}/predict"]["post"]
+    assert "multipart/form-data" in str(asks["requestBody"])
+    assert set(asks["responses"]) == {"200", "default"}
+    card = paths["/models/{name}/card"]["get"]["responses"]["200"]["content"]
+    assert list(card) == ["text/markdown"]
     with served.page("/docs") as page:
         text = page.read().decode()
         policy = page.headers["Content-Security-Policy"]

@@ -287,7 +287,7 @@ def test_coco_files_that_are_none(root):
         with pytest.raises(UserError, match=rf"val\.json: {message}"):
             coco(root)
     (root / "annotations/val.json").write_bytes(b"\xff\xfe{")
-    with pytest.raises(UserError, match=r"val\.json: not UTF-8"):
+    with pytest.raises(UserError, match=r"val\.json: line 1 is not UTF-8"):
         coco(root)
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -68,18 +69,21 @@ class Wanted(BaseModel):
     """Settings of a request to a generator: class, seed, and number of images."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    label: str | None = Field(None, alias="class")
-    seed: int = Field(0, ge=0, lt=2**32)
-    count: int = Field(1, ge=1, le=MOST)
+    label: str | None = Field(None, alias="class", description="For a generator: the class.")
+    seed: int = Field(0, ge=0, lt=2**32, description="For a generator: seed of the noise.")
+    count: int = Field(1, ge=1, le=MOST, description="For a generator: how many pictures.")
 
 
-Confidence = Annotated[
-    float | None, Query(ge=0, le=1, description="Least score of boxes or several labels.")
-]
-Top = Annotated[int | None, Query(ge=1, description="How many likeliest classes; all by default.")]
-Label = Annotated[str | None, Query(alias="class", description="For a generator: the class.")]
-Seed = Annotated[int, Query(ge=0, lt=2**32, description="For a generator: seed of the noise.")]
-Number = Annotated[int, Query(ge=1, le=MOST, description="For a generator: how many pictures.")]
+class Asked(Wanted):
+    """Settings in the URL of a request, where numbers are texts."""
+
+    model_config = ConfigDict(extra="ignore", strict=False)  # `_check_options` knows unknown names
+    confidence: float | None = Field(
+        None, ge=0, le=1, description="Least score of boxes or several labels."
+    )
+    top: int | None = Field(None, ge=1, description="How many likeliest classes; all by default.")
+
+
 BINARY = {"type": "string", "format": "binary"}
 FORM = {"type": "object", "properties": {"file": {"type": "array", "items": BINARY}}}
 BODY = {
@@ -91,14 +95,26 @@ BODY = {
             "application/json": {"schema": Wanted.model_json_schema()},
         },
     },
-    "responses": {
-        "200": {"description": "The model's answer.", "content": {"image/png": {}}},
-        "default": {
-            "description": "An error, and what to do: 404, 408, 413, 415, 422, 500, 503, 504.",
-            "content": {"application/problem+json": {}},
-        },
-    },
+    "responses": {"200": {"description": "The model's answer.", "content": {"image/png": {}}}},
 }
+ERRORS: Any = {
+    "default": {
+        "description": "An error, and what to do: 404, 408, 413, 415, 422, 500, 503, 504.",
+        "content": {"application/problem+json": {}},
+    }
+}
+OPTIONS = {  # settings in the URL that a model of a task takes
+    "classification": ("top",),
+    TAGGING: ("top", "confidence"),
+    "detection": ("confidence",),
+    "generation": ("class", "seed", "count"),
+}
+
+
+class Markdown(PlainTextResponse):
+    """Markdown, in the answer and in /openapi.json."""
+
+    media_type = "text/markdown"
 
 
 class Problem(Exception):  # noqa: N818  # RFC 9457 calls it so
@@ -124,7 +140,8 @@ class Door:
     """
 
     def __init__(self, backend: Backend, config: DictConfig) -> None:
-        self.backend, self.limits = backend, config
+        self.backend = backend
+        self.limits = SimpleNamespace(**config)  # reading a DictConfig takes 20 µs each time
         self.held = 0  # bytes of all request bodies in memory
         self.answered: Counter[tuple[str, int]] = Counter()  # answers by model and HTTP status
         self.threads = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
@@ -134,10 +151,15 @@ class Door:
             version="1",
             docs_url=None,  # FastAPI's own page loads scripts from other sites
             redoc_url=None,
+            responses=ERRORS,
         )
         app.get("/models", summary="All models")(self.list_models)
         app.get("/models/{name}", summary="What a model promises")(self.show_model)
-        app.get("/models/{name}/card", summary="The model card, as Markdown")(self.show_card)
+        app.get(
+            "/models/{name}/card",
+            summary="The model card, as Markdown",
+            response_class=Markdown,
+        )(self.show_card)
         app.post(
             "/models/{name}/predict",
             summary="Ask a model about pictures, or for pictures",
@@ -192,10 +214,9 @@ class Door:
             )
         return _summary(model) | shown | told
 
-    async def show_card(self, name: str) -> PlainTextResponse:
+    async def show_card(self, name: str) -> Markdown:
         """Return the model card: metrics, data, origin and limits, and how to call the model."""
-        card = make_card(self._model(name).promised, {})
-        return PlainTextResponse(card, media_type="text/markdown")
+        return Markdown(make_card(self._model(name).promised, {}))
 
     def _model(self, name: str) -> Model:
         able = [one.name for one in self.backend.models.values() if one.takes_requests]
@@ -210,23 +231,19 @@ class Door:
         self,
         request: Request,
         name: str,
-        confidence: Confidence = None,
-        top: Top = None,
-        wanted: Label = None,
-        seed: Seed = 0,
-        count: Number = 1,
+        asked: Annotated[Asked, Query()],
     ) -> Response:
         """Return the answer for a single image, or `{"answers": [...]}` for several images."""
         status = 500
         try:
             model = self._model(name)
+            _check_options(request, model.promised.task)
             async with self._body(request) as body, asyncio.timeout(self.limits.answer_seconds):
                 if model.promised.task == "generation":
-                    asked = {"class": wanted, "seed": seed, "count": count}
                     response = await self._generate(request, model, _wanted(asked, body))
                 else:
                     parts = _pictures(request, body)
-                    response = await self._answer(request, model, parts, confidence, top)
+                    response = await self._answer(request, model, parts, asked)
             status = 200
             return response
         except TimeoutError:
@@ -269,17 +286,16 @@ class Door:
         request: Request,
         model: Model,
         pictures: list[tuple[str, bytes]],
-        confidence: float | None,
-        top: int | None,
+        asked: Asked,
     ) -> Response:
-        ask = partial(self._ask, model, confidence)
+        ask = partial(self._ask, model, asked.confidence)
         if _wants_png(request):
             if len(pictures) > 1:
                 raise Problem(422, "Several pictures", "Accept: image/png is for one picture")
             _, picture = pictures[0]
             draw = partial(answers.picture_of, picture=picture)
             return Response(await ask(picture, draw), media_type="image/png")
-        one = partial(ask, tell=partial(answers.describe, top=top))
+        one = partial(ask, tell=partial(answers.describe, top=asked.top))
         if len(pictures) == 1:
             return JSONResponse(await one(pictures[0][1]))
 
@@ -430,6 +446,15 @@ def _wants_png(request: Request) -> bool:
     return "image/png" in request.headers.get("accept", "")
 
 
+def _check_options(request: Request, task: str) -> None:
+    """Refuse settings in the URL that mean nothing to a model of this task."""
+    able = OPTIONS.get(task, ())
+    for key, value in request.query_params.items():
+        if key not in able:
+            takes = f"A model for {task} takes {listing(able) or 'no settings in the URL'}"
+            raise Problem(422, "Not for this model", f"{key}={value}{nearest(key, able)} {takes}")
+
+
 def _pictures(request: Request, body: bytes) -> list[tuple[str, bytes]]:
     """Return the name and the encoded bytes of each image in the body."""
     kind = request.headers.get("content-type", "application/octet-stream")
@@ -453,10 +478,11 @@ def _pictures(request: Request, body: bytes) -> list[tuple[str, bytes]]:
     return parts
 
 
-def _wanted(asked: Mapping[str, Any], body: bytes) -> Wanted:
-    """Return a generator's settings, from the query of the URL and from a JSON body."""
+def _wanted(asked: Asked, body: bytes) -> Wanted:
+    """Return a generator's settings: from a JSON body, or else from the URL."""
     try:
-        return Wanted.model_validate({**asked, **(from_json(body) if body else {})})
+        given = asked.model_dump(by_alias=True, include={"label", "seed", "count"})
+        return Wanted.model_validate({**given, **(from_json(body) if body else {})})
     except ValidationError as error:
         raise Problem(422, "Not allowed", _said(error.errors())) from error
     except (ValueError, TypeError) as error:

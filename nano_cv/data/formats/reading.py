@@ -69,8 +69,14 @@ def read_text(file: Path) -> str:
     content = read_bytes(file)
     # Programs of Windows put a mark in front: PowerShell the UTF-16 mark, editors the UTF-8 mark.
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    with well_formed(file, "UTF-8 text"):
+    try:
         return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{file}: line {line} is not UTF-8 text; save it as UTF-8, which spreadsheets call "
+            "'CSV UTF-8'"
+        ) from error
 
 
 def read_lines(file: Path) -> list[str]:

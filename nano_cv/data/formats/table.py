@@ -39,6 +39,7 @@ SEPARATORS = {  # of labels in a cell, and how they are called
 }
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 UNKNOWN = {"", "-1", "-1.0"}  # in a column of 0 and 1
+SIGNED = {"1", "-1"}  # 1 and 0, if there is nothing else, as CelebA writes them
 FEW = 10  # lines; in more, a single cell that is not 0 or 1 is a slip
 Record = dict[Any, Any]  # the cells of a line by the names of their columns
 
@@ -233,7 +234,9 @@ def find_files(rows: Sequence[Row], tables: dict[str, Path], root: Path) -> list
     for row, file in zip(rows, files, strict=True):
         other = first.setdefault((row.split, os.path.abspath(file)), row)
         if other is not row:
-            raise UserError(f"{row.where}: {row.file} stands in {other.where} already")
+            several = "; give all labels of a picture in one line, as a|b in a column 'labels'"
+            advice = "" if row.labels == other.labels else several
+            raise UserError(f"{row.where}: {row.file} stands in {other.where} already{advice}")
     return files
 
 
@@ -269,7 +272,17 @@ def read_rows(split: str, source: Path) -> list[Row]:
     split_column = "" if split else find_column("split", columns, source)
     named = {"file": file_column, kind: label_column, "split": split_column}
     records = list(_records(table, source))
-    flags = [] if label_column else find_flags(set(columns) - set(named.values()), records)
+    if text.count('"') % 2:
+        # A quote that is not closed takes all lines behind it into one cell.
+        for where, record in records:
+            if any("\n" in cell for cell in record.values() if isinstance(cell, str)):
+                raise UserError(f"{where}: ends a cell of several lines; a quote is not closed")
+    others = set(columns) - set(named.values())
+    if not label_column and {record[name] for _, record in records for name in others} == SIGNED:
+        log.info("%s: the columns are 1 and -1; -1 is taken as 0", source)
+        for _, record in records:
+            record.update({name: record[name].replace("-1", "0") for name in others})
+    flags = [] if label_column else find_flags(others, records)
     for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
         if not found:
             raise UserError(
@@ -329,11 +342,13 @@ def find_flags(columns: Collection[str], records: Sequence[tuple[str, Record]]) 
         wrong = [(cell, where) for cell, where in cells if cell not in FLAGS]
         slip = len(wrong) == 1 and len(cells) >= FEW
         if len(wrong) < len(cells) and (slip or all(cell in UNKNOWN for cell, _ in wrong)):
-            found.append(name)
             for cell, where in wrong:
                 raise UserError(
                     f"{where}: column '{name}' is '{cell}'; 0 or 1 is needed, as in the other lines"
                 )
+            found.append(name)
+            if not any(FLAGS[cell] for cell, _ in cells):
+                log.warning("no picture has the label '%s': its column is 0 in every line", name)
     return found
 
 
