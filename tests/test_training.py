@@ -232,7 +232,8 @@ def test_weights_alone_are_enough(run, flowers, tmp_path):
     shutil.rmtree(tmp_path / "data")  # no set is needed for pictures of one's own
     shutil.rmtree(tmp_path / ".cache")
     make_flowers(tmp_path / "pictures")
-    done = run("infer", asked, *plain, "input=pictures/aster/plant001_rgb.jpg")
+    both = ",".join(f"pictures/aster/plant00{number}_rgb.jpg" for number in (1, 2))
+    done = run("infer", "-m", f"{asked},{folder}", *plain, f"input={both}")
     assert done.status == 0, done.err
 
 

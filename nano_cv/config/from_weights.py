@@ -29,20 +29,12 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
     single = [each for each in overrides if not each.is_sweep_override()]
     given = {each.key_or_group: each.value() for each in single}
     swept = {each.key_or_group: each for each in overrides if each.is_sweep_override()}
-    file = given.get("weights")
+    # In a sweep the first file speaks for all. Weights of another model are refused when opened.
+    files = swept["weights"].sweep_string_iterator() if "weights" in swept else iter(())
+    file = next(files, given.get("weights"))
     reads_weights = options.script in ("infer", "export_model")
     if not reads_weights or given.get("engine") == "triton":
         return []
-    if sweep := swept.pop("weights", None):
-        rest = [each for each in overrides if each is not sweep]
-        files = [parse_override(f"weights={value}") for value in sweep.sweep_string_iterator()]
-        each_added = [settings_from_weights(options, [*rest, file]) for file in files]
-        if any(added != each_added[0] for added in each_added):
-            raise UserError(
-                f"{sweep.input_line}: files of different models, options, sizes or data sets; type "
-                "one command for each of them"
-            )
-        return each_added[0]
     if not file:
         fixed = not {key.split(".")[0] for key in swept} & {"model", "data", "paths", "engine"}
         if not fixed or given.get("engine", "torch") != "torch":

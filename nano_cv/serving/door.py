@@ -141,7 +141,8 @@ class Door:
 
     def __init__(self, backend: Backend, config: DictConfig) -> None:
         self.backend = backend
-        self.limits = SimpleNamespace(**config)  # reading a DictConfig takes 20 µs each time
+        # Reading a DictConfig takes 20 µs each time.
+        self.limits = SimpleNamespace(**{str(key): value for key, value in config.items()})
         self.held = 0  # bytes of all request bodies in memory
         self.answered: Counter[tuple[str, int]] = Counter()  # answers by model and HTTP status
         self.threads = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
