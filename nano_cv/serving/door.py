@@ -8,6 +8,7 @@ are problem documents (RFC 9457) that say what to do.
 import asyncio
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -39,15 +39,16 @@ from nano_cv.metadata import TAGGING
 from nano_cv.serving import metrics
 from nano_cv.serving.backend import Arrays, Backend, Model, predict_here
 from nano_cv.serving.connection import CrowdedError, LostError, RefusedError
-from nano_cv.serving.multipart import split_parts
+from nano_cv.serving.multipart import MOST, split_parts
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 PAGE = Path(__file__).parent / "page"
 TOLD = ["classes", "image_size", "fit", "metrics", "coverage", "data_hash", "git_commit", "run_id"]
 HOSTS = ("127.0.0.1", "localhost", "::1")  # names by which this machine calls itself
+HOST = re.compile(r"(\[[0-9a-f:]+\]|[^:]+)(:[0-9]+)?")  # name or address, and port
 HELD = 8  # number of largest bodies that may be in memory at once
-MOST = 64  # images in one request
+ASKED_BYTES = 4096  # largest body for a generator, which holds only a few settings
 KINDS_OF_BODIES = (
     *("image/", "application/octet-stream", "multipart/form-data"),
     "application/x-www-form-urlencoded",  # what curl sends for any body
@@ -239,8 +240,13 @@ class Door:
         try:
             model = self._model(name)
             _check_options(request, model.promised.task)
-            async with self._body(request) as body, asyncio.timeout(self.limits.answer_seconds):
-                if model.promised.task == "generation":
+            generates = model.promised.task == "generation"
+            most = ASKED_BYTES if generates else self.limits.max_request_bytes
+            async with (
+                self._body(request, most) as body,
+                asyncio.timeout(self.limits.answer_seconds),
+            ):
+                if generates:
                     response = await self._generate(request, model, _wanted(asked, body))
                 else:
                     parts = _pictures(request, body)
@@ -257,15 +263,14 @@ class Door:
             self.answered[name if name in self.backend.models else "", status] += 1
 
     @asynccontextmanager
-    async def _body(self, request: Request) -> AsyncIterator[bytes]:
-        """Yield a request's body, read within the limits; `held` counts its bytes meanwhile."""
-        most = self.limits.max_request_bytes
+    async def _body(self, request: Request, most: int) -> AsyncIterator[bytes]:
+        """Yield a body of at most `most` bytes, which `held` counts meanwhile."""
         stated = request.headers.get("content-length", "")
         size = int(stated) if stated.isdecimal() else most
         too_large = Problem(413, "Too large", f"at most {most:,} bytes are taken")
         if size > most:
             raise too_large
-        if self.held + size > HELD * most:
+        if self.held + size > HELD * self.limits.max_request_bytes:
             raise Problem(503, "Overloaded", "too many large requests at once", retry=True)
         self.held += size
         try:
@@ -299,10 +304,13 @@ class Door:
         one = partial(ask, tell=partial(answers.describe, top=asked.top))
         if len(pictures) == 1:
             return JSONResponse(await one(pictures[0][1]))
+        # One thread stays free for other requests, however long these pictures take.
+        at_once = asyncio.Semaphore(max(1, (os.cpu_count() or 1) - 1))
 
         async def named(file: str, picture: bytes) -> dict[str, Any]:
             try:
-                return {"file": file} | await one(picture)
+                async with at_once:
+                    return {"file": file} | await one(picture)
             except Problem as problem:
                 if problem.status != 422:
                     raise
@@ -415,11 +423,14 @@ class Guard:
         """Refuse a request, or pass it on and add the headers `LOCKED` to the response."""
         headers = Headers(scope=scope)
         refused = None
-        if self.hosts and urlsplit(f"//{headers.get('host', '')}").hostname not in self.hosts:
+        host = HOST.fullmatch(headers.get("host", "").lower())
+        if self.hosts and (host and host[1].strip("[]")) not in self.hosts:
             # DNS rebinding: a site whose name resolves to this machine could read our answers.
             refused = Problem(421, "Unknown host", f"this server is {listing(self.hosts)}")
         elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             refused = Problem(403, "Another site", "pages of other sites may not use this server")
+        if scope.get("method") == "HEAD":  # of which uvicorn leaves the body out
+            scope = {**scope, "method": "GET"}
         if refused:
             await refused.response()(scope, receive, send)
             return
@@ -443,8 +454,13 @@ def _summary(model: Model) -> dict[str, Any]:
 
 
 def _wants_png(request: Request) -> bool:
-    """Return whether the request names PNG; browsers and curl accept anything by default."""
-    return "image/png" in request.headers.get("accept", "")
+    """Return whether the request names PNG, and rather than JSON; curl accepts anything."""
+    kinds = re.findall(
+        r"(image/png|application/json)(?: *; *q=([01](?:\.[0-9]*)?))?",
+        request.headers.get("accept", ""),
+    )
+    wishes = {kind: float(quality or 1) for kind, quality in kinds}
+    return wishes.get("image/png", 0) > wishes.get("application/json", 0)
 
 
 def _check_options(request: Request, task: str) -> None:
@@ -492,7 +508,7 @@ def _wanted(asked: Asked, body: bytes) -> Wanted:
 
 def _said(errors: Iterable[Mapping[str, Any]]) -> str:
     """Return pydantic's errors in one line, each with the name of the value."""
-    texts = (f"{one['loc'][-1]}={one.get('input')}: {one['msg']}" for one in errors)
+    texts = (f"{one['loc'][-1]}={str(one.get('input'))[:100]}: {one['msg']}" for one in errors)
     return listing(texts, separator="; ")
 
 
