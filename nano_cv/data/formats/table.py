@@ -23,8 +23,9 @@ from nano_cv.errors import UserError, listing, nearest
 log = logging.getLogger(__name__)
 # What others call a column; the first name goes before the rest.
 COLUMNS = {
-    "file": "file filename file_name image image_name image_path img img_path path filepath",
-    "label": "label class category target class_name category_name label_name species",
+    "file": "file filename file_name filepath path image image_name image_path image_id img "
+    "img_path",
+    "label": "label class category target class_name category_name label_name class_label species",
     "labels": "labels tags classes categories targets class_names category_names label_names",
     "split": "split set subset partition fold",
 }
@@ -95,9 +96,14 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
         own = tuple(sorted(map(index_of, row.labels))) if learnt else (0,)
         samples[row.split].append(Sample(file, own if several else own[0], name))
     if unknown := samples.pop(""):
-        for split, some in splitting.complete({"train": unknown}, root, classes).items():
-            samples[split] += some
-    found = splitting.complete(samples, root, classes)
+        marked, samples["train"] = samples["train"], unknown
+        found = splitting.complete(samples, root, classes)
+        found["train"] += marked
+        if len(unknown) < len(every):
+            said = "%s: %d rows without a split go to 'train', and to splits that no row names"
+            log.info(said, source, len(unknown))
+    else:
+        found = splitting.complete(samples, root, classes)
     if len(classes) < 2:
         raise UserError(f"{root}: at least two labels are needed; there is {listing(classes)}")
     return splitting.as_pictures(root, found, classes)
@@ -259,7 +265,8 @@ def whole_numbers(rows: list[Row], source: Path) -> list[Row]:
 def read_rows(split: str, source: Path) -> list[Row]:
     """The rows of a table, of which all belong to `split` if that is not empty."""
     text = reading.read_text(source)
-    first = text.splitlines()[0] if text else ""
+    text = re.sub(r"\Asep=.\r?\n", "", text)  # a line that Excel writes and reads
+    first = re.sub(r'"[^"]*"', "", text.splitlines()[0] if text else "")
     delimiter = max(",;\t", key=first.count)
     # Not the lines: a label in quotes may have a line break.
     content = io.StringIO(text, newline="")
@@ -360,7 +367,8 @@ def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
     """
     if kind in columns:
         return kind
-    found = [name for name in columns if name.strip().lower() in COLUMNS[kind].split()]
+    known = COLUMNS[kind].split()
+    found = [name for name in columns if name.strip().lower().replace(" ", "_") in known]
     if len(found) > 1:
         raise UserError(f"{source}: each could be the {kind}: {listing(found)}; call one '{kind}'")
     return found[0] if found else ""
@@ -369,7 +377,8 @@ def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
 def _records(table: "csv.DictReader[str]", source: Path) -> Iterator[tuple[str, Record]]:
     try:
         for record in table:
-            yield f"{source}, line {table.line_num}", record
+            if any(record.values()):  # Excel writes lines of nothing but separators
+                yield f"{source}, line {table.line_num}", record
     except csv.Error as error:
         raise UserError(
             f"{source}, line {table.line_num}: {error}; a quote may stand alone"
