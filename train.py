@@ -16,6 +16,7 @@ def train(config: DictConfig) -> float:
 
     keep_memory()  # before torch is loaded
 
+    from contextlib import nullcontext
     from functools import partial
 
     from pytorch_lightning import seed_everything
@@ -29,6 +30,7 @@ def train(config: DictConfig) -> float:
     from nano_cv.evaluation.survey import contact_sheet, survey
     from nano_cv.evaluation.terminal import summarise
     from nano_cv.evaluation.tracking import make_logger
+    from nano_cv.files import locked
     from nano_cv.tasks import weights
     from nano_cv.training import fitting, sweep
     from nano_cv.training.calibration import calibrate
@@ -45,7 +47,11 @@ def train(config: DictConfig) -> float:
 
     data = building.make_data(config)
     data.setup()
-    with make_logger(config, folder, "train", data.data_hash) as logger:
+    busy = "another process is training this run; wait for its end, or stop it"
+    with (
+        locked(folder, busy) if first else nullcontext(),
+        make_logger(config, folder, "train", data.data_hash) as logger,
+    ):
         if first:
             survey(data.splits, data.data_hash, config.paths.cache)
             keep("data", partial(contact_sheet, data.splits["train"]), folder, logger.log_drawing)

@@ -39,7 +39,9 @@ TASKS = [
     Task("boards", "coco", "centernet", ("test/mAP50",)),
     Task("boards", "coco", "centernet_lite0", ("test/mAP50",)),
     Task("bccd", "coco", "centernet", ("test/mAP50",)),
+    Task("bccd", "coco", "centernet_lite0", ("test/mAP50",)),
     Task("dsb2018_nuclei", "folder_masks", "unet", ("test/IoU/nucleus",)),
+    Task("dsb2018_nuclei", "folder_masks", "unet_lite0", ("test/IoU/nucleus",)),
     Task("roads", "folder_masks", "unet", ("test/mIoU", "test/IoU/crack", "test/IoU/pothole")),
     Task(
         "roads", "folder_masks", "unet_lite0", ("test/mIoU", "test/IoU/crack", "test/IoU/pothole")

@@ -60,8 +60,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, busy: str = "") -> Iterator[None]:
     """Let one process at a time work on `path`; the others wait and say so in the log.
+
+    With a text in `busy` they do not wait, but raise a `UserError` with the text.
 
     The lock is a file `.NAME.lock` beside `path`, which its holder removes in the end. A waiter
     whose lock file was removed creates a new file (filelock looks at the number of links).
@@ -79,6 +81,8 @@ def locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
+        if busy:
+            raise UserError(f"{path}: {busy}") from None
         log.info("%s: another process is making it; waiting for that", path)
         lock.acquire()
     try:

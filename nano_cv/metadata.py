@@ -5,10 +5,11 @@ import math
 import re
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
+from annotated_types import Ge, Gt, Le, Len, Lt, Predicate
 from safetensors import SafetensorError, safe_open
 
 from nano_cv.errors import UserError, listing
@@ -22,10 +23,22 @@ LARGEST = 2**13  # pixels, the longest side of a network's input
 Size = int | Sequence[int]  # of a network's input in pixels: the side of a square, or [H, W]
 # Characters that end a line for Python or Triton, move a terminal's cursor, or are no text at all.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+Word = Annotated[str, Predicate(lambda text: not CONTROL.search(text))]
+OptionName = Annotated[str, Predicate(lambda key: key.isidentifier() and key[0] != "_")]
+Side = Annotated[int, Ge(1), Le(LARGEST)]  # pixels
+Share = Annotated[float, Ge(0), Le(1)]
+Channels = Annotated[list[float], Len(3, 3)]  # R G B
 CONFIDENCE = 0.3  # default of the least score with which a box is shown
 TAGGING = "tagging"  # the task of a classifier with several labels per image
 KEY = "contract"  # key of the metadata in weights, ONNX and config.pbtxt, kept for older files
 JPEG = "_from_jpeg"  # suffix of the twin of a model, which takes encoded images
+
+
+def _is_option(value: object) -> bool:
+    """Whether a value may be an option of a network, as it becomes a setting of a command line."""
+    if isinstance(value, list):
+        return all(map(_is_option, value))
+    return value is None or (isinstance(value, str | int | float) and "${" not in str(value))
 
 
 @dataclass(frozen=True)
@@ -57,24 +70,24 @@ class Metadata:
         pretrained: the weights that the training started from, with their licence; empty if none.
     """
 
-    task: str
-    model: str
-    data: str
-    classes: list[str]
-    image_size: Size
-    mean: list[float]
-    std: list[float]
-    fit: str = "stretch"
-    network: dict[str, Any] = field(default_factory=dict)
-    data_hash: str = ""
-    git_commit: str = ""
-    run_id: str = ""
-    metrics: dict[str, float] = field(default_factory=dict)
-    thresholds: list[float] = field(default_factory=list)
-    temperature: float = 1.0
-    coverage: float | None = None
-    set_from: float | None = None
-    pretrained: str = ""
+    task: Word
+    model: Word
+    data: Word
+    classes: list[Word]
+    image_size: Side | Annotated[Sequence[Side], Len(2, 2)]
+    mean: Channels
+    std: Channels
+    fit: Annotated[str, Predicate(lambda fit: fit in get_args(Fit))] = "stretch"
+    network: dict[OptionName, Annotated[Any, Predicate(_is_option)]] = field(default_factory=dict)
+    data_hash: Word = ""
+    git_commit: Word = ""
+    run_id: Word = ""
+    metrics: dict[Word, float] = field(default_factory=dict)
+    thresholds: list[Share] = field(default_factory=list)
+    temperature: Annotated[float, Gt(0), Lt(math.inf)] = 1.0
+    coverage: Share | None = None
+    set_from: Share | None = None
+    pretrained: Word = ""
 
     @property
     def name(self) -> str:
@@ -101,44 +114,15 @@ class Metadata:
         """Read the JSON of `to_json`; unknown fields of newer versions are left out.
 
         Raises:
-            ValueError: the text is not such JSON. Network options become settings of a command
-                line, so each must be a number, a word or a list of numbers and words.
-            TypeError: a value has the wrong type.
+            ValueError: the text is no such JSON, or train.py does not write such values.
         """
-        given = json.loads(text)
-        if not isinstance(given, dict):
-            raise TypeError("not a JSON object")
-        metadata = cls(
-            **{each.name: given[each.name] for each in fields(cls) if each.name in given}
-        )
-        lists = (metadata.classes, metadata.mean, metadata.std, metadata.thresholds)
-        mappings = (metadata.network, metadata.metrics)
-        if not (
-            all(isinstance(value, list) for value in lists)
-            and all(isinstance(value, dict) for value in mappings)
-        ):
-            raise TypeError("a list or a mapping belongs there")
-        texts = (metadata.task, metadata.model, metadata.data, metadata.fit, *metadata.classes)
-        texts += (metadata.data_hash, metadata.git_commit, metadata.run_id, *metadata.metrics)
-        texts += (metadata.pretrained,)
-        numbers = (*metadata.mean, *metadata.std, *metadata.metrics.values())
-        numbers += (*metadata.thresholds, metadata.temperature)
-        numbers += tuple(one for one in (metadata.coverage, metadata.set_from) if one is not None)
-        if not (
-            all(isinstance(text, str) and not CONTROL.search(text) for text in texts)
-            and all(isinstance(number, int | float) for number in numbers)
-            and metadata.fit in get_args(Fit)
-            and _is_size(metadata.image_size)
-            and len(metadata.mean) == len(metadata.std) == 3
-            and len(metadata.thresholds) in (0, len(metadata.classes))
-            and all(0 <= threshold <= 1 for threshold in metadata.thresholds)
-            and 0 < metadata.temperature < math.inf
-            and (metadata.coverage is None) == (metadata.set_from is None)
-            and 0 <= (metadata.coverage or 0) <= 1
-            and 0 <= (metadata.set_from or 0) <= 1
-            and all(map(_is_option, metadata.network, metadata.network.values()))
-        ):
-            raise ValueError("a value that train.py does not write")
+        from pydantic import TypeAdapter  # imported late, as Triton's decoders never read any
+
+        metadata = TypeAdapter(cls).validate_json(text, strict=True)
+        if len(metadata.thresholds) not in (0, len(metadata.classes)):
+            raise ValueError("thresholds: one for each class is needed")
+        if (metadata.coverage is None) != (metadata.set_from is None):
+            raise ValueError("coverage and set_from belong together")
         return metadata
 
 
@@ -183,20 +167,6 @@ def height_width(size: Size) -> tuple[int, int]:
     return height, width
 
 
-def _is_size(size: object) -> bool:
-    sides = [size] * 2 if type(size) is int else size
-    if not isinstance(sides, list) or len(sides) != 2:
-        return False
-    return all(type(side) is int and 0 < side <= LARGEST for side in sides)
-
-
-def _is_option(key: str, value: object) -> bool:
-    if isinstance(value, list):
-        return all(_is_option(key, each) for each in value)
-    plain = value is None or isinstance(value, str | int | float)
-    return key.isidentifier() and key[0] != "_" and plain and "${" not in str(value)
-
-
 def read_metadata(path: Path) -> Metadata:
     """Read the metadata of a weights file; loads no torch.
 
@@ -215,7 +185,7 @@ def read_metadata(path: Path) -> Metadata:
         raise UserError(f"{path}: not a safetensors file, or cut short ({error})") from error
     try:
         return Metadata.from_json(text)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: holds no metadata; train.py did not write this file") from error
 
 

@@ -48,7 +48,10 @@ def test_temperature_is_the_one_by_which_logits_were_made_too_sure():
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        value = torch.nn.functional.cross_entropy(3 * given[0] * sharpness, given[1])
+        value = torch.nn.functional.cross_entropy(
+            3 * given[0] * sharpness, given[1], reduction="sum"
+        )
+        value = value + sharpness.log().square().sum() / 2
         value.backward()
         return value
 
@@ -56,6 +59,9 @@ def test_temperature_is_the_one_by_which_logits_were_made_too_sure():
     assert fit_temperature(3 * logits, labels) == pytest.approx(1 / sharpness.item(), rel=1e-3)
     # Nothing is learnt from pictures that are all classified rightly.
     assert fit_temperature(logits, logits.argmax(axis=1)) == 1
+    # Few pictures move it less: here the likelihood alone would have 9 / ln 3, which is 8.2.
+    few = np.array([[9.0, 0], [9, 0], [9, 0], [9, 0]])
+    assert 3.9 < fit_temperature(few, np.array([0, 0, 0, 1])) < 4.1
 
 
 @random_inputs

@@ -133,6 +133,17 @@ def test_splits_by_other_names(tmp_path):
     assert f"{tmp_path}/valid, {tmp_path}/validation: each could be the split 'val'" in said
 
 
+def test_a_class_called_train(tmp_path, caplog):
+    caplog.set_level("INFO")
+    for name in ("train", "car", "bus"):
+        picture(tmp_path / name / "2021/a.png")
+        picture(tmp_path / name / "b.png")
+    assert folders(tmp_path)["train"].classes == ["bus", "car", "train"]
+    assert "'train' is a class, as bus, car" in caplog.text
+    (tmp_path / "train/b.png").unlink()
+    assert "a split, or a class like bus, car beside it?" in refused(lambda: folders(tmp_path))
+
+
 def test_a_missing_split_is_taken_from_train(tmp_path):
     make_folder(tmp_path, splits=("train", "test"), count=60)
     train, val, test = (names(one)["cat"] for one in folders(tmp_path).values())
@@ -253,6 +264,7 @@ def test_pictures_elsewhere_are_called_by_their_whole_path(tmp_path):
         ("file,label\na.png,x\na.png,nan\na.png,\na.png,y", "line 3: no label (2 such lines"),
         ("file,label,split\na.png,x,val\ngone.png,x,train", "line 3: gone.png"),
         ("file,label\na.png,x\n./a.png,y", "line 3: ./a.png stands in"),
+        ("file,label\na.png,x\na.png,y", "already; give all labels of a picture in one line"),
         ("file,label\na.png,x", "at least two labels are needed; there is x"),
         ("file,label,fold\na.png,x,3", "line 2: fold '3'"),
         ("file,label,label\na.png,x,y", "two columns of one name"),
@@ -265,6 +277,26 @@ def test_refused_tables(tmp_path, text, said):
     if text is not None:
         (tmp_path / "labels.csv").write_text(text)
     assert said in refused(lambda: tables(tmp_path))
+
+
+def test_rows_without_a_split_go_where_no_row_says_otherwise(tmp_path, caplog):
+    """The test pictures that somebody has marked are all of the test pictures."""
+    caplog.set_level("INFO")
+    rows = {f"{n}.png": f"{'cd'[n % 2]},{'test' if n < 8 else ''}" for n in range(60)}
+    write_table(tmp_path, rows)
+    found = tables(tmp_path)
+    assert sorted(found["test"].names) == sorted(f"{n}.png" for n in range(8))
+    assert len(found["val"].names) > 3 and "52 rows without a split go to 'train'" in caplog.text
+    write_table(tmp_path, {name: row.replace("test", "train") for name, row in rows.items()})
+    assert {f"{n}.png" for n in range(8)} <= set(tables(tmp_path)["train"].names)
+
+
+def test_a_table_of_excel(tmp_path):
+    for name in "ab":
+        picture(tmp_path / f"{name}.png")
+    text = 'sep=;\r\n"Image ID";"Class Label";"one, two, three"\r\na.png;x;\r\nb.PNG;y;\r\n;;\r\n'
+    (tmp_path / "labels.csv").write_text(text, newline="")
+    assert tables(tmp_path)["train"].classes == ["x", "y"]
 
 
 def test_label_that_was_not_learnt(tmp_path):

@@ -292,6 +292,11 @@ def test_newest_run_is_resumed(tmp_path):
     (added,) = checks.check("train", ["resume=true", f'paths.runs="{runs}"'])
     (override,) = OverridesParser.create().parse_overrides([added])
     assert override.value() == f"{runs}/train/lenet_flowers/2026-02-01_08-00-00"
+    record = Path(override.value(), ".hydra/config.yaml")
+    record.parent.mkdir()
+    record.write_text("a: &a [1]\nb: [*a, *a]")
+    with pytest.raises(UserError, match=r"config.yaml: damaged \(aliases are not read"):
+        checks.check("train", ["resume=true", f'paths.runs="{runs}"'])
 
 
 def test_several_runs(run, flowers, tmp_path):

@@ -4,6 +4,7 @@ import base64
 import http.client
 import io
 import json
+import select
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -127,6 +128,8 @@ def test_drawings(served):
         status, content = served.predict(model, picture("red", (200, 100)), Accept="image/png")
         drawn = np.asarray(Image.open(io.BytesIO(content)))
         assert status == 200 and len(np.unique(drawn.reshape(-1, 3), axis=0)) > 5
+    rather = "application/json, image/png;q=0.1"
+    assert served.predict("colours_tiny", picture("red"), Accept=rather)[1]["label"] == "red"
 
 
 def test_generators(served):
@@ -165,8 +168,16 @@ def test_parts_of_a_form_keep_every_byte():
             split_parts(kind, wrong)
     with pytest.raises(ValueError, match="boundary"):
         split_parts("multipart/form-data", body)
+    # What Python's own parser of mail takes seconds for, and names that are no UTF-8.
+    head = b'--a\r\nContent-Disposition: form-data; name=a; filename="' + b";" * 3900
+    assert len(split_parts(f"x; boundary=a; x={';' * 9000}", 64 * (head + END) + b"--a--")) == 64
+    with pytest.raises(ValueError, match="more than 64 parts"):
+        split_parts("x; boundary=a", 99 * (head + END) + b"--a--")
+    odd = head[:-3900] + b"\xff\"; filename*=utf-7''+2AA-.jpg" + END + b"--a--"
+    assert split_parts("x; boundary=a", odd) == [("\ufffd", b"x")]
 
 
+END = b"\r\n\r\nx\r\n"
 PROBLEMS = [
     ("colour", b"x", "", {}, 404, "no model 'colour'; did you mean 'colours_tiny'?"),
     ("colours_tiny", b"no picture", "", {}, 422, "not a picture in a known format"),
@@ -184,12 +195,17 @@ PROBLEMS = [
         422,
         "confidence=2: Input should be less than or equal to 1",
     ),
+    ("colours_tiny", b"x", "?confidence=0.5", {}, 422, "A model for classification takes top"),
+    ("boxes_tiny", b"x", "?confidenc=0.5", {}, 422, "did you mean 'confidence'?"),
+    ("masks_tiny", b"x", "?top=1", {}, 422, "A model for segmentation takes no settings in"),
     ("noise_tiny", b"", "?class=gren", {}, 422, "class=gren; did you mean 'green'?"),
-    ("noise_tiny", b"[" * 50_000, "", {}, 422, "the body"),
+    ("noise_tiny", b"[" * 4_000, "", {}, 422, "the body"),
+    ("noise_tiny", b"[" * 5_000, "", {}, 413, "at most 4,096 bytes"),
     ("noise_tiny", b'{"seed": -1}', "", {}, 422, "seed=-1"),
     ("noise_tiny", b'{"seed": true}', "", {}, 422, "seed=True"),
     ("noise_tiny", b'{"shape": [9]}', "", {}, 422, "shape=[9]: Extra inputs"),
     ("colours_tiny", b"x", "", {"Host": "evil.example"}, 421, "this server is 127.0.0.1"),
+    ("colours_tiny", b"x", "", {"Host": "["}, 421, "this server is 127.0.0.1"),
     ("colours_tiny", b"x", "", {"Sec_Fetch_Site": "cross-site"}, 403, "other sites"),
 ]
 
@@ -213,6 +229,18 @@ def test_endless_and_slow_bodies(served):
     with socket.create_connection(("127.0.0.1", served.ports["port"]), timeout=20) as slow:
         slow.sendall(head + b"x")
         assert b" 408 " in slow.recv(100)
+
+
+def test_answers_that_are_not_read(served):
+    """The connection is ended."""
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", served.ports["port"]))
+        deaf.sendall(1000 * b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        ended = select.poll()
+        ended.register(deaf, select.POLLHUP)
+        assert ended.poll(30_000)
+    assert served.health()[0] == 200
 
 
 def test_a_thousand_silent_connections(served):
@@ -254,12 +282,18 @@ def test_health_and_metrics(served):
     assert (counted in text) == served.has_triton
     with served.page("/live") as page:
         assert page.read() == b"live\n"
+    checked = requests.head(f"{served.address}/live", timeout=20)
+    assert checked.status_code == 200 and checked.content == b""
 
 
 def test_documents(served):
     with served.page("/openapi.json") as page:
         paths = json.load(page)["paths"]
-    assert "multipart/form-data" in str(paths["/models/{name}/predict"]["post"]["requestBody"])
+    asks = paths["/models/{name}/predict"]["post"]
+    assert "multipart/form-data" in str(asks["requestBody"])
+    assert set(asks["responses"]) == {"200", "default"}
+    card = paths["/models/{name}/card"]["get"]["responses"]["200"]["content"]
+    assert list(card) == ["text/markdown"]
     with served.page("/docs") as page:
         text = page.read().decode()
         policy = page.headers["Content-Security-Policy"]

@@ -228,7 +228,9 @@ def test_coco_crowds_and_empty_boxes(root, caplog):
     make_coco(root)
     change(root, "annotations", 0, iscrowd=1)
     change(root, "annotations", 2, bbox=[5, 5, 0, 4])
-    first, _, third = coco(root)["train"].targets
+    change(root, "annotations", 1, bbox=[9, 9, -4, -6])
+    first, second, third = coco(root)["train"].targets
+    assert [5.0, 3.0, 9.0, 9.0] in [*first.boxes.tolist(), *second.boxes.tolist()]
     assert first.counted.tolist() == [1] and first.ignored.tolist() == [CROWD, COUNTED]
     assert same(third, [], [])
     assert "train.json: 1 boxes of no size were left out" in caplog.text
@@ -287,7 +289,7 @@ def test_coco_files_that_are_none(root):
         with pytest.raises(UserError, match=rf"val\.json: {message}"):
             coco(root)
     (root / "annotations/val.json").write_bytes(b"\xff\xfe{")
-    with pytest.raises(UserError, match=r"val\.json: not UTF-8"):
+    with pytest.raises(UserError, match=r"val\.json: line 1 is not UTF-8"):
         coco(root)
 
 
@@ -670,8 +672,8 @@ def test_yolo_as_roboflow_writes_it(root):
 
 def test_yolo_class_names(root):
     make_yolo(root)
-    write(root / "data.yaml", "names: [cat, 7]")
-    assert yolo(root)["train"].classes == ["cat", "7"]
+    write(root / "data.yaml", "names: [07, 7]")
+    assert yolo(root)["train"].classes == ["07", "7"]
     for text, message in (
         ("names: [yes, no]", "names: True is not text; put the name in quotes"),
         ("names: {a: cat, b: dog}", "'names' is a list of classes, or a mapping from 0"),
@@ -1064,7 +1066,7 @@ def test_outlines_become_masks(root, read, make):
     assert splits["train"].targets([0]).shape == (1, 32, 32)
 
 
-def test_outlines_that_cannot_be_masks(root):
+def test_outlines_that_cannot_be_masks(root, caplog):
     make_yolo(root)
     with pytest.raises(UserError, match=r"have a box and no outline.*line 1.*model=centernet"):
         read_yolo(root, "segmentation")
@@ -1076,3 +1078,14 @@ def test_outlines_that_cannot_be_masks(root):
     change(root, "annotations", 0, segmentation=[SQUARE])
     read_coco(root, "segmentation")
     assert {one.name for one in root.glob(".masks_*")} > other, "other labels, other masks"
+    change(root, "annotations", 0, segmentation=[[1, 1, 5, 5]])
+    read_coco(root, "segmentation")
+    assert "1 outlines of less than three corners were left out" in caplog.text
+    back_and_forth = [at for n in range(999) for at in (n % 2 * WIDTH, n % HEIGHT)]
+    change(root, "annotations", 0, segmentation=[back_and_forth])
+    with pytest.raises(UserError, match="annotation 1000: an outline that crosses the picture"):
+        read_coco(root, "segmentation")
+    huge = {"size": [20_000, 20_000], "counts": [0, 400_000_000]}
+    change(root, "annotations", 0, segmentation=huge)
+    with pytest.raises(UserError, match="the 'size' of a segmentation"):
+        read_coco(root, "segmentation")

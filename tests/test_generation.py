@@ -341,6 +341,7 @@ def test_a_judge_is_a_lenet(real, shop):
 @pytest.mark.parametrize(
     ("model", "typed", "said"),
     [
+        ("flow", "labels=1", "labels=1: no such class. Allowed: aster"),
         ("flow", "labels=[astre]", "labels=astre: no such class; did you mean 'aster'? Allowed: a"),
         ("flow", "input=data", "input=data: a generator takes no pictures; use labels=[...] count"),
         ("flow", "gradcam=true", "gradcam=true: is for classification, and model=flow does gen"),

@@ -14,6 +14,7 @@ from conftest import CONTRACT, TINY, TINY_OF, make_flowers, python
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
+from nano_cv.files import locked
 from nano_cv.metadata import Metadata
 from nano_cv.tasks import weights
 from nano_cv.training.callbacks import Epochs
@@ -135,6 +136,10 @@ def test_resumed_equals_unbroken(run, flowers, tmp_path):
     assert not weights_file.exists()
     assert checkpoint(tmp_path)["epoch"] == 1
 
+    (folder,) = (tmp_path / "runs/train/lenet_flowers").iterdir()
+    with locked(folder):
+        said = run("train", *settings, "resume=true").err
+    assert "another process is training this run; wait for its end, or stop it" in said
     assert run("train", *settings, "resume=true").status == 0
     assert weights_file.read_bytes() == unbroken
     assert_same(whole, checkpoint(tmp_path))
@@ -232,7 +237,8 @@ def test_weights_alone_are_enough(run, flowers, tmp_path):
     shutil.rmtree(tmp_path / "data")  # no set is needed for pictures of one's own
     shutil.rmtree(tmp_path / ".cache")
     make_flowers(tmp_path / "pictures")
-    done = run("infer", asked, *plain, "input=pictures/aster/plant001_rgb.jpg")
+    both = ",".join(f"pictures/aster/plant00{number}_rgb.jpg" for number in (1, 2))
+    done = run("infer", "-m", f"{asked},{folder}", *plain, f"input={both}")
     assert done.status == 0, done.err
 
 

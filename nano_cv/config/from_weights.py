@@ -26,16 +26,18 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
         UserError: there are no such weights, or no config for their model or data set; the message
             says what to add.
     """
-    given = {each.key_or_group: each.value() for each in overrides if not each.is_sweep_override()}
-    file = given.get("weights")
+    single = [each for each in overrides if not each.is_sweep_override()]
+    given = {each.key_or_group: each.value() for each in single}
+    swept = {each.key_or_group: each for each in overrides if each.is_sweep_override()}
+    # In a sweep the first file speaks for all. Weights of another model are refused when opened.
+    files = swept["weights"].sweep_string_iterator() if "weights" in swept else iter(())
+    file = next(files, given.get("weights"))
     reads_weights = options.script in ("infer", "export_model")
     if not reads_weights or given.get("engine") == "triton":
         return []
     if not file:
-        single = [each for each in overrides if not each.is_sweep_override()]
-        swept = {each.key_or_group.split(".")[0] for each in overrides if each not in single}
-        one = not swept & {"model", "data", "paths", "weights", "engine"}
-        if not one or given.get("engine", "torch") != "torch":
+        fixed = not {key.split(".")[0] for key in swept} & {"model", "data", "paths", "engine"}
+        if not fixed or given.get("engine", "torch") != "torch":
             return []
         return _of_default_weights(options, single, given)
     added = []
@@ -67,7 +69,8 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
 
     if "data" not in given and "data.name" not in given:
         known = metadata.data in options.groups["data"]
-        asked = any(given.get(key) is not None for key in ("input", "labels", "count", "parity"))
+        others = ("input", "labels", "count", "parity")
+        asked = any(given.get(key) is not None or key in swept for key in others)
         if not (known or asked):
             raise UserError(
                 f"weights={file}: trained on '{metadata.data}', which is no option of data; say "

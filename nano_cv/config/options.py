@@ -55,10 +55,9 @@ def read_flags(arguments: list[str]) -> dict[str, Any]:
     # Only Hydra reads these flags; they are listed here so that they are not refused.
     for names in (("-r", "--run"), ("--resolve",)):
         parser.add_argument(*names, action="store_true")
-    for names in (("-c", "--cfg"), ("-p", "--package"), ("-cp", "--config-path")):
-        parser.add_argument(*names)
-    for names in (("-cn", "--config-name"), ("--experimental-rerun",)):
-        parser.add_argument(*names)
+    for short, name in (("-c", "--cfg"), ("-p", "--package"), ("-cp", "--config-path")):
+        parser.add_argument(short, name)
+    parser.add_argument("-cn", "--config-name", "--experimental-rerun")
     flags, unknown = parser.parse_known_args(arguments)
     if unknown and not unknown[0].startswith("-"):
         raise UserError(

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import AliasEvent, YAMLError, parse
 
 from nano_cv.config.options import flatten
 from nano_cv.errors import UserError, one_line
@@ -65,8 +65,11 @@ def check_same(run: Path, config: DictConfig, defaults: DictConfig) -> None:
     if not file.exists():
         return
     try:
-        first = _leaves(OmegaConf.load(file))
-    except (OmegaConfBaseException, YAMLError) as error:
+        text = file.read_text("utf-8")
+        if any(isinstance(event, AliasEvent) for event in parse(text)):
+            raise YAMLError("aliases are not read, as a few nested ones can fill the memory")
+        first = _leaves(OmegaConf.create(text))
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise UserError(f"{file}: damaged ({one_line(error)[:200]}); start anew") from error
     now, default = _leaves(config), _leaves(defaults)
     for key in sorted(now.keys() | (first.keys() & default.keys())):

@@ -305,7 +305,7 @@ class Infer(Common):
     engine: Literal["torch", "onnx", "triton"]
     server: str
     input: str | int | None
-    labels: str | list[str] | None
+    labels: str | int | list[str | int] | None
     count: Annotated[int, Ge(1), Le(1_000_000)] | None
     weights: str | None
     confidence: Share | None

@@ -112,7 +112,7 @@ class Client:
         """
         try:
             return Metadata.from_json(self.model(model).parameters.get(KEY, ""))
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise ServerError(
                 f"{self.address}: the model '{model}' holds no metadata; "
                 "export_model.py did not write it"

@@ -51,7 +51,7 @@ class Onnx(Engine):
         self.precision = facts.get("precision", "float32")
         try:
             self.metadata = Metadata.from_json(facts.get(KEY, ""))
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise UserError(
                 f"{path}: holds no metadata; export_model.py did not write this file"
             ) from error

@@ -49,7 +49,7 @@ def select_inputs(
     if config.input is not None:
         given, broken = open_readable(find_pictures(str(config.input)), config, metadata)
         return given, "", broken
-    if metadata.task == "generation" and (config.labels or config.count):
+    if metadata.task == "generation" and (config.labels is not None or config.count):
         return make_imagined(config, metadata), "", None
     return *of_test(config, metadata, *_open_splits(config, metadata)), None
 
@@ -104,8 +104,8 @@ def make_imagined(config: DictConfig, metadata: Metadata) -> Imagined:
     Raises:
         UserError: the model does not know a class; names the nearest.
     """
-    given = config.labels or metadata.classes
-    labels = [given] if isinstance(given, str) else list(given)
+    given = metadata.classes if config.labels in (None, []) else config.labels
+    labels = [str(given)] if isinstance(given, str | int) else list(map(str, given))
     for label in labels:
         if label not in metadata.classes:
             raise UserError(

@@ -8,14 +8,15 @@ are problem documents (RFC 9457) that say what to do.
 import asyncio
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, TypeVar
-from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -38,15 +39,16 @@ from nano_cv.metadata import TAGGING
 from nano_cv.serving import metrics
 from nano_cv.serving.backend import Arrays, Backend, Model, predict_here
 from nano_cv.serving.connection import CrowdedError, LostError, RefusedError
-from nano_cv.serving.multipart import split_parts
+from nano_cv.serving.multipart import MOST, split_parts
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 PAGE = Path(__file__).parent / "page"
 TOLD = ["classes", "image_size", "fit", "metrics", "coverage", "data_hash", "git_commit", "run_id"]
 HOSTS = ("127.0.0.1", "localhost", "::1")  # names by which this machine calls itself
+HOST = re.compile(r"(\[[0-9a-f:]+\]|[^:]+)(:[0-9]+)?")  # name or address, and port
 HELD = 8  # number of largest bodies that may be in memory at once
-MOST = 64  # images in one request
+ASKED_BYTES = 4096  # largest body for a generator, which holds only a few settings
 KINDS_OF_BODIES = (
     *("image/", "application/octet-stream", "multipart/form-data"),
     "application/x-www-form-urlencoded",  # what curl sends for any body
@@ -68,18 +70,21 @@ class Wanted(BaseModel):
     """Settings of a request to a generator: class, seed, and number of images."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    label: str | None = Field(None, alias="class")
-    seed: int = Field(0, ge=0, lt=2**32)
-    count: int = Field(1, ge=1, le=MOST)
+    label: str | None = Field(None, alias="class", description="For a generator: the class.")
+    seed: int = Field(0, ge=0, lt=2**32, description="For a generator: seed of the noise.")
+    count: int = Field(1, ge=1, le=MOST, description="For a generator: how many pictures.")
 
 
-Confidence = Annotated[
-    float | None, Query(ge=0, le=1, description="Least score of boxes or several labels.")
-]
-Top = Annotated[int | None, Query(ge=1, description="How many likeliest classes; all by default.")]
-Label = Annotated[str | None, Query(alias="class", description="For a generator: the class.")]
-Seed = Annotated[int, Query(ge=0, lt=2**32, description="For a generator: seed of the noise.")]
-Number = Annotated[int, Query(ge=1, le=MOST, description="For a generator: how many pictures.")]
+class Asked(Wanted):
+    """Settings in the URL of a request, where numbers are texts."""
+
+    model_config = ConfigDict(extra="ignore", strict=False)  # `_check_options` knows unknown names
+    confidence: float | None = Field(
+        None, ge=0, le=1, description="Least score of boxes or several labels."
+    )
+    top: int | None = Field(None, ge=1, description="How many likeliest classes; all by default.")
+
+
 BINARY = {"type": "string", "format": "binary"}
 FORM = {"type": "object", "properties": {"file": {"type": "array", "items": BINARY}}}
 BODY = {
@@ -91,14 +96,26 @@ BODY = {
             "application/json": {"schema": Wanted.model_json_schema()},
         },
     },
-    "responses": {
-        "200": {"description": "The model's answer.", "content": {"image/png": {}}},
-        "default": {
-            "description": "An error, and what to do: 404, 408, 413, 415, 422, 500, 503, 504.",
-            "content": {"application/problem+json": {}},
-        },
-    },
+    "responses": {"200": {"description": "The model's answer.", "content": {"image/png": {}}}},
 }
+ERRORS: Any = {
+    "default": {
+        "description": "An error, and what to do: 404, 408, 413, 415, 422, 500, 503, 504.",
+        "content": {"application/problem+json": {}},
+    }
+}
+OPTIONS = {  # settings in the URL that a model of a task takes
+    "classification": ("top",),
+    TAGGING: ("top", "confidence"),
+    "detection": ("confidence",),
+    "generation": ("class", "seed", "count"),
+}
+
+
+class Markdown(PlainTextResponse):
+    """Markdown, in the answer and in /openapi.json."""
+
+    media_type = "text/markdown"
 
 
 class Problem(Exception):  # noqa: N818  # RFC 9457 calls it so
@@ -124,7 +141,9 @@ class Door:
     """
 
     def __init__(self, backend: Backend, config: DictConfig) -> None:
-        self.backend, self.limits = backend, config
+        self.backend = backend
+        # Reading a DictConfig takes 20 µs each time.
+        self.limits = SimpleNamespace(**{str(key): value for key, value in config.items()})
         self.held = 0  # bytes of all request bodies in memory
         self.answered: Counter[tuple[str, int]] = Counter()  # answers by model and HTTP status
         self.threads = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
@@ -134,10 +153,15 @@ class Door:
             version="1",
             docs_url=None,  # FastAPI's own page loads scripts from other sites
             redoc_url=None,
+            responses=ERRORS,
         )
         app.get("/models", summary="All models")(self.list_models)
         app.get("/models/{name}", summary="What a model promises")(self.show_model)
-        app.get("/models/{name}/card", summary="The model card, as Markdown")(self.show_card)
+        app.get(
+            "/models/{name}/card",
+            summary="The model card, as Markdown",
+            response_class=Markdown,
+        )(self.show_card)
         app.post(
             "/models/{name}/predict",
             summary="Ask a model about pictures, or for pictures",
@@ -192,10 +216,9 @@ class Door:
             )
         return _summary(model) | shown | told
 
-    async def show_card(self, name: str) -> PlainTextResponse:
+    async def show_card(self, name: str) -> Markdown:
         """Return the model card: metrics, data, origin and limits, and how to call the model."""
-        card = make_card(self._model(name).promised, {})
-        return PlainTextResponse(card, media_type="text/markdown")
+        return Markdown(make_card(self._model(name).promised, {}))
 
     def _model(self, name: str) -> Model:
         able = [one.name for one in self.backend.models.values() if one.takes_requests]
@@ -210,23 +233,24 @@ class Door:
         self,
         request: Request,
         name: str,
-        confidence: Confidence = None,
-        top: Top = None,
-        wanted: Label = None,
-        seed: Seed = 0,
-        count: Number = 1,
+        asked: Annotated[Asked, Query()],
     ) -> Response:
         """Return the answer for a single image, or `{"answers": [...]}` for several images."""
         status = 500
         try:
             model = self._model(name)
-            async with self._body(request) as body, asyncio.timeout(self.limits.answer_seconds):
-                if model.promised.task == "generation":
-                    asked = {"class": wanted, "seed": seed, "count": count}
+            _check_options(request, model.promised.task)
+            generates = model.promised.task == "generation"
+            most = ASKED_BYTES if generates else self.limits.max_request_bytes
+            async with (
+                self._body(request, most) as body,
+                asyncio.timeout(self.limits.answer_seconds),
+            ):
+                if generates:
                     response = await self._generate(request, model, _wanted(asked, body))
                 else:
                     parts = _pictures(request, body)
-                    response = await self._answer(request, model, parts, confidence, top)
+                    response = await self._answer(request, model, parts, asked)
             status = 200
             return response
         except TimeoutError:
@@ -239,15 +263,14 @@ class Door:
             self.answered[name if name in self.backend.models else "", status] += 1
 
     @asynccontextmanager
-    async def _body(self, request: Request) -> AsyncIterator[bytes]:
-        """Yield a request's body, read within the limits; `held` counts its bytes meanwhile."""
-        most = self.limits.max_request_bytes
+    async def _body(self, request: Request, most: int) -> AsyncIterator[bytes]:
+        """Yield a body of at most `most` bytes, which `held` counts meanwhile."""
         stated = request.headers.get("content-length", "")
         size = int(stated) if stated.isdecimal() else most
         too_large = Problem(413, "Too large", f"at most {most:,} bytes are taken")
         if size > most:
             raise too_large
-        if self.held + size > HELD * most:
+        if self.held + size > HELD * self.limits.max_request_bytes:
             raise Problem(503, "Overloaded", "too many large requests at once", retry=True)
         self.held += size
         try:
@@ -269,23 +292,25 @@ class Door:
         request: Request,
         model: Model,
         pictures: list[tuple[str, bytes]],
-        confidence: float | None,
-        top: int | None,
+        asked: Asked,
     ) -> Response:
-        ask = partial(self._ask, model, confidence)
+        ask = partial(self._ask, model, asked.confidence)
         if _wants_png(request):
             if len(pictures) > 1:
                 raise Problem(422, "Several pictures", "Accept: image/png is for one picture")
             _, picture = pictures[0]
             draw = partial(answers.picture_of, picture=picture)
             return Response(await ask(picture, draw), media_type="image/png")
-        one = partial(ask, tell=partial(answers.describe, top=top))
+        one = partial(ask, tell=partial(answers.describe, top=asked.top))
         if len(pictures) == 1:
             return JSONResponse(await one(pictures[0][1]))
+        # One thread stays free for other requests, however long these pictures take.
+        at_once = asyncio.Semaphore(max(1, (os.cpu_count() or 1) - 1))
 
         async def named(file: str, picture: bytes) -> dict[str, Any]:
             try:
-                return {"file": file} | await one(picture)
+                async with at_once:
+                    return {"file": file} | await one(picture)
             except Problem as problem:
                 if problem.status != 422:
                     raise
@@ -398,11 +423,14 @@ class Guard:
         """Refuse a request, or pass it on and add the headers `LOCKED` to the response."""
         headers = Headers(scope=scope)
         refused = None
-        if self.hosts and urlsplit(f"//{headers.get('host', '')}").hostname not in self.hosts:
+        host = HOST.fullmatch(headers.get("host", "").lower())
+        if self.hosts and (host and host[1].strip("[]")) not in self.hosts:
             # DNS rebinding: a site whose name resolves to this machine could read our answers.
             refused = Problem(421, "Unknown host", f"this server is {listing(self.hosts)}")
         elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             refused = Problem(403, "Another site", "pages of other sites may not use this server")
+        if scope.get("method") == "HEAD":  # of which uvicorn leaves the body out
+            scope = {**scope, "method": "GET"}
         if refused:
             await refused.response()(scope, receive, send)
             return
@@ -426,8 +454,22 @@ def _summary(model: Model) -> dict[str, Any]:
 
 
 def _wants_png(request: Request) -> bool:
-    """Return whether the request names PNG; browsers and curl accept anything by default."""
-    return "image/png" in request.headers.get("accept", "")
+    """Return whether the request names PNG, and rather than JSON; curl accepts anything."""
+    kinds = re.findall(
+        r"(image/png|application/json)(?: *; *q=([01](?:\.[0-9]*)?))?",
+        request.headers.get("accept", ""),
+    )
+    wishes = {kind: float(quality or 1) for kind, quality in kinds}
+    return wishes.get("image/png", 0) > wishes.get("application/json", 0)
+
+
+def _check_options(request: Request, task: str) -> None:
+    """Refuse settings in the URL that mean nothing to a model of this task."""
+    able = OPTIONS.get(task, ())
+    for key, value in request.query_params.items():
+        if key not in able:
+            takes = f"A model for {task} takes {listing(able) or 'no settings in the URL'}"
+            raise Problem(422, "Not for this model", f"{key}={value}{nearest(key, able)} {takes}")
 
 
 def _pictures(request: Request, body: bytes) -> list[tuple[str, bytes]]:
@@ -453,10 +495,11 @@ def _pictures(request: Request, body: bytes) -> list[tuple[str, bytes]]:
     return parts
 
 
-def _wanted(asked: Mapping[str, Any], body: bytes) -> Wanted:
-    """Return a generator's settings, from the query of the URL and from a JSON body."""
+def _wanted(asked: Asked, body: bytes) -> Wanted:
+    """Return a generator's settings: from a JSON body, or else from the URL."""
     try:
-        return Wanted.model_validate({**asked, **(from_json(body) if body else {})})
+        given = asked.model_dump(by_alias=True, include={"label", "seed", "count"})
+        return Wanted.model_validate({**given, **(from_json(body) if body else {})})
     except ValidationError as error:
         raise Problem(422, "Not allowed", _said(error.errors())) from error
     except (ValueError, TypeError) as error:
@@ -465,7 +508,7 @@ def _wanted(asked: Mapping[str, Any], body: bytes) -> Wanted:
 
 def _said(errors: Iterable[Mapping[str, Any]]) -> str:
     """Return pydantic's errors in one line, each with the name of the value."""
-    texts = (f"{one['loc'][-1]}={one.get('input')}: {one['msg']}" for one in errors)
+    texts = (f"{one['loc'][-1]}={str(one.get('input'))[:100]}: {one['msg']}" for one in errors)
     return listing(texts, separator="; ")
 
 

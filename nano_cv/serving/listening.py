@@ -1,8 +1,10 @@
-"""HTTP server: uvicorn, plus a time limit for the arrival of a request, which uvicorn lacks."""
+"""HTTP server: uvicorn, plus time limits for requests and answers, which uvicorn lacks."""
 
 import asyncio
 import logging
 import resource
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,17 +21,20 @@ GRACE = 5  # seconds more than the door's own limit, so that the door refuses a 
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 protocol that closes a connection whose request does not arrive in time.
+    """HTTP/1.1 protocol that closes a connection whose client sends or reads too slowly.
 
-    uvicorn alone lets a client that sends nothing, or a byte now and then, connect for ever.
+    uvicorn alone lets a client that sends nothing, or a byte now and then, connect for ever, and
+    also a client that does not read its answer.
     """
 
     seconds = 30.0
     arriving: asyncio.TimerHandle | None = None
+    leaving: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Start the clock for the first request."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(high=0)  # so that any unsent bytes pause the writing
         self.arriving = self.loop.call_later(self.seconds + GRACE, self._late)
 
     def data_received(self, data: bytes) -> None:
@@ -41,9 +46,30 @@ class Protocol(H11Protocol):
             self.arriving = self.loop.call_later(self.seconds + GRACE, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clock."""
+        """Stop the clocks."""
         self._arrived()
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Start the clock for the client to read what has been sent."""
+        super().pause_writing()
+        self.leaving = self.leaving or self.loop.call_later(self.seconds, self._reset)
+
+    def resume_writing(self) -> None:
+        """Stop the clock once everything is sent."""
+        super().resume_writing()
+        if self.leaving:
+            self.leaving.cancel()
+            self.leaving = None
+
+    def _reset(self) -> None:
+        """Close the connection at once, and drop what the kernel still holds for the client."""
+        linger = struct.pack("ii", 1, 0)  # on, and for 0 seconds
+        self.transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, linger
+        )
+        self.transport.abort()
 
     def _arrived(self) -> None:
         if self.arriving:

@@ -1,31 +1,31 @@
 """Parser of forms (`multipart/form-data`, RFC 7578) that reads only the files in them."""
 
-from email.message import Message
-from email.parser import HeaderParser
+import re
 
-MOST = 256  # parts of a form
+MOST = 64  # files in a form
+# Python's parser of mail takes a second for a header of 30 kB, so these are found directly.
+BOUNDARY = re.compile(r'; *boundary="?([\w\'()+,./:=?-]{1,70})', re.ASCII | re.IGNORECASE)
+NAME = re.compile(rb'filename="([^"\r\n]*)"')
 
 
 def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
     """Return the name and the content of each file in a form.
 
     Raises:
-        ValueError: the body is not the form that its Content-Type promises.
+        ValueError: the body is not the form that its Content-Type promises, or has too many parts.
     """
-    head = Message()
-    head["Content-Type"] = content_type
-    boundary = head.get_boundary()
+    boundary = BOUNDARY.search(content_type[:300])
     if not boundary:
         raise ValueError("multipart/form-data needs a boundary")
     # Each boundary begins a line. The first may begin the body, hence the line break before it.
-    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary.encode(), MOST)
-    if len(pieces) > MOST or len(pieces) < 3 or not pieces[-1].startswith(b"--"):
-        raise ValueError("the form is cut short, or has too many parts")
+    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary[1].encode(), MOST + 2)
+    if len(pieces) < 3 or not pieces[-1].startswith(b"--"):
+        raise ValueError(f"the form is cut short, or has more than {MOST} parts")
     found = []
     for number, piece in enumerate(pieces[1:-1]):
         headers, empty, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
         if not empty or len(headers) > 4096:
             raise ValueError(f"part {number} has no head")
-        part = HeaderParser().parsestr(headers.decode(errors="replace"))
-        found.append((part.get_filename() or f"part {number}", content))
+        name = NAME.search(headers)
+        found.append((name[1].decode(errors="replace") if name else f"part {number}", content))
     return found

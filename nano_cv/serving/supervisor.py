@@ -152,7 +152,7 @@ class Watched(Backend):
         try:
             given = config.parameters[KEY].string_value
             model.metadata = Metadata.from_json(given) if given else None
-        except (ValueError, TypeError):
+        except ValueError:
             model.metadata = None
         if model.state == "refused":
             model.is_now("loading")

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nano_cv.data import images
 from nano_cv.data.formats import outlines, reading, splitting
 from nano_cv.data.formats.reading import Object
 from nano_cv.data.formats.splitting import Sample, called
@@ -291,9 +292,10 @@ def check_runs(runs: dict[str, Any], where: str) -> dict[str, Any]:
     if not (
         isinstance(size, list)
         and len(size) == 2
-        and all(type(side) is int and 0 < side < 2**16 for side in size)
+        and all(type(side) is int and side > 0 for side in size)
+        and size[0] * size[1] <= images.MAX_PIXELS
     ):
-        raise UserError(f"{where}: the 'size' of a segmentation is [height, width]")
+        raise UserError(f"{where}: the 'size' of a segmentation is [height, width], in pixels")
     if isinstance(counts, str) and re.fullmatch(f"({RUN})+", counts):
         counts = runs_in(counts)
     if not isinstance(counts, list):

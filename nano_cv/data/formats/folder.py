@@ -1,5 +1,6 @@
 """Reader of a folder per class, as `daisy/*.jpg`, also inside `train/`, `val/` and `test/`."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from nano_cv.data.formats import reading, splitting
 from nano_cv.data.formats.splitting import Sample
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError, listing, nearest
+
+log = logging.getLogger(__name__)
 
 
 def read_folder(root: Path, task: str) -> dict[str, Pictures]:
@@ -27,6 +30,16 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     inside = reading.list_folder(root)
     folders = [path for path in inside if path.is_dir()]
     given = splitting.one_for_each(splitting.group_by_split(folders))
+    beside = [one for one in folders if one not in given.values() and images.find(one)]
+    if list(given) == ["train"] and beside:
+        names = listing(path.name for path in beside)
+        if not any(map(is_picture, reading.list_folder(given["train"]))):
+            raise UserError(
+                f"{given['train']}: a split, or a class like {names} beside it? If it is a class, "
+                "rename it; else call the others val and test, or move them away"
+            )
+        log.info("%s: '%s' is a class, as %s", root, given["train"].name, names)
+        given = {}
     if given and "train" not in given:
         raise UserError(f"{root}: holds {listing(given)}, and no 'train' to learn from")
     training = given.setdefault("train", root)

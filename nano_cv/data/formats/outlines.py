@@ -6,6 +6,7 @@ any other masks. The folder's name is a hash of the labels, so changed labels ge
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,10 @@ from nano_cv.data.progress import track
 from nano_cv.errors import UserError, listing
 from nano_cv.files import make_once
 
+log = logging.getLogger(__name__)
 BACKGROUND = "background"
 SOLID = 6  # least length of a polygon's list of coordinates, which are three corners
+LONGEST = 100  # longest outline of an object, in half perimeters of its picture
 
 
 def classes_for(task: str, classes: list[str]) -> list[str]:
@@ -74,6 +77,15 @@ def as_masks(
             f"{source}: {len(lacking)} objects have a box and no outline, and segmentation needs "
             f"outlines: {listing(lacking, most=3)}; boxes are learnt by model=centernet"
         )
+    flat = [
+        one.where
+        for objects in pictures
+        for one in objects
+        if isinstance(one.outline, list) and max(map(len, one.outline)) < SOLID
+    ]
+    if flat:
+        said = "%s: %d outlines of less than three corners were left out: %s"
+        log.warning(said, source, len(flat), listing(flat, most=3))
     names = classes_for("segmentation", classes)
     numbers = [names.index(name) if name in names else 0 for name in classes]
     told = [[(one.label, one.ignored, one.outline) for one in objects] for objects in pictures]
@@ -118,24 +130,32 @@ def draw(
     """
     from pycocotools import mask as coco
 
-    areas = []
+    encoded = []
     for one in objects:
         if isinstance(one.outline, dict):
-            inside = coco.decode(coco.frPyObjects(one.outline, *one.outline["size"]))
-            inside = _fitted(inside, width, height)
+            runs = coco.frPyObjects(one.outline, *one.outline["size"])
         else:
             # Clipped, as drawing takes memory for parts of an outline far outside of the image.
-            near = [_clip(one, width, height) for one in one.outline if len(one) >= SOLID]
-            parts = coco.frPyObjects(near, height, width) if near else []
-            inside = (
-                coco.decode(coco.merge(parts)) if parts else np.zeros((height, width), np.uint8)
-            )
-        number = numbers[one.label] if one.ignored == COUNTED else images.IGNORE
-        areas.append((inside.astype(bool), number))
-    found = np.zeros((height, width), np.uint8)
-    for inside, number in sorted(areas, key=lambda area: -int(area[0].sum())):
-        found[inside] = number
+            near = [_clip(part, width, height) for part in one.outline if len(part) >= SOLID]
+            if sum(map(_length, near)) > LONGEST * (width + height):
+                raise UserError(f"{one.where}: an outline that crosses the picture over and over")
+            runs = coco.merge(coco.frPyObjects(near, height, width)) if near else None
+        if runs:
+            rows, columns = runs["size"]
+            number = numbers[one.label] if one.ignored == COUNTED else images.IGNORE
+            encoded.append((coco.area(runs) / (rows * columns), number, runs))
+    found = np.zeros((height, width), np.uint8, order="F")  # as pycocotools decodes
+    # Decoded one after the other: a hundred masks of a large photograph would fill the memory.
+    for _, number, runs in sorted(encoded, key=lambda one: -one[0]):
+        inside = _fitted(coco.decode(runs), width, height)
+        np.copyto(found, np.uint8(number), where=inside.view(bool))
     return found
+
+
+def _length(polygon: Sequence[float]) -> float:
+    """Return about how many pixels the outline of a polygon has."""
+    corners = np.reshape(polygon, (-1, 2))
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
 
 
 def _clip(polygon: Sequence[float], width: int, height: int) -> list[float]:

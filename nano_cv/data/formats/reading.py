@@ -69,8 +69,14 @@ def read_text(file: Path) -> str:
     content = read_bytes(file)
     # Programs of Windows put a mark in front: PowerShell the UTF-16 mark, editors the UTF-8 mark.
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    with well_formed(file, "UTF-8 text"):
+    try:
         return content.decode("utf-16" if wide else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{file}: line {line} is not UTF-8 text; save it as UTF-8, which spreadsheets call "
+            "'CSV UTF-8'"
+        ) from error
 
 
 def read_lines(file: Path) -> list[str]:
@@ -247,7 +253,7 @@ def find_named(
     lost = [index for index, file in enumerate(files) if not (file and file.is_file())]
     called_so: dict[str, list[Path]] = defaultdict(list)
     for file in images.find(root) if lost else []:
-        for key in {file.name, file.stem}:
+        for key in {file.name.lower(), file.stem.lower()}:  # Windows takes A.JPG for a.jpg
             called_so[key].append(file)
     missing: list[str] = []
     moved: list[str] = []
@@ -256,7 +262,7 @@ def find_named(
         # The split in the path, or else the split of the label file, excludes images of others.
         own = next(filter(None, map(called, reversed(path.parent.parts))), split)
         fitting: dict[int, list[Path]] = defaultdict(list)
-        for file in called_so.get(path.name, []):
+        for file in called_so.get(path.name.lower(), []):
             parts = file.relative_to(root).parts[:-1]
             if own and any(called(part) not in (None, own) for part in parts):
                 continue
@@ -311,6 +317,8 @@ def as_boxes(source: Path, pictures: Iterable[Sequence[Object]]) -> list[Boxes]:
     flat, targets = [], []
     for objects in pictures:
         corners = np.array([one.corners for one in objects], np.float32).reshape(-1, 4)
+        # Some tools write the corners in the order in which they were clicked.
+        corners = np.hstack([np.minimum(*(ends := np.hsplit(corners, 2))), np.maximum(*ends)])
         labels = np.array([one.label for one in objects], np.int64)
         ignored = np.array([one.ignored for one in objects], np.uint8)
         solid = (corners[:, 2:] > corners[:, :2]).all(axis=1)

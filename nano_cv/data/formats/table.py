@@ -23,8 +23,9 @@ from nano_cv.errors import UserError, listing, nearest
 log = logging.getLogger(__name__)
 # What others call a column; the first name goes before the rest.
 COLUMNS = {
-    "file": "file filename file_name image image_name image_path img img_path path filepath",
-    "label": "label class category target class_name category_name label_name species",
+    "file": "file filename file_name filepath path image image_name image_path image_id img "
+    "img_path",
+    "label": "label class category target class_name category_name label_name class_label species",
     "labels": "labels tags classes categories targets class_names category_names label_names",
     "split": "split set subset partition fold",
 }
@@ -39,6 +40,7 @@ SEPARATORS = {  # of labels in a cell, and how they are called
 }
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 UNKNOWN = {"", "-1", "-1.0"}  # in a column of 0 and 1
+SIGNED = {"1", "-1"}  # 1 and 0, if there is nothing else, as CelebA writes them
 FEW = 10  # lines; in more, a single cell that is not 0 or 1 is a slip
 Record = dict[Any, Any]  # the cells of a line by the names of their columns
 
@@ -94,9 +96,14 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
         own = tuple(sorted(map(index_of, row.labels))) if learnt else (0,)
         samples[row.split].append(Sample(file, own if several else own[0], name))
     if unknown := samples.pop(""):
-        for split, some in splitting.complete({"train": unknown}, root, classes).items():
-            samples[split] += some
-    found = splitting.complete(samples, root, classes)
+        marked, samples["train"] = samples["train"], unknown
+        found = splitting.complete(samples, root, classes)
+        found["train"] += marked
+        if len(unknown) < len(every):
+            said = "%s: %d rows without a split go to 'train', and to splits that no row names"
+            log.info(said, source, len(unknown))
+    else:
+        found = splitting.complete(samples, root, classes)
     if len(classes) < 2:
         raise UserError(f"{root}: at least two labels are needed; there is {listing(classes)}")
     return splitting.as_pictures(root, found, classes)
@@ -233,7 +240,9 @@ def find_files(rows: Sequence[Row], tables: dict[str, Path], root: Path) -> list
     for row, file in zip(rows, files, strict=True):
         other = first.setdefault((row.split, os.path.abspath(file)), row)
         if other is not row:
-            raise UserError(f"{row.where}: {row.file} stands in {other.where} already")
+            several = "; give all labels of a picture in one line, as a|b in a column 'labels'"
+            advice = "" if row.labels == other.labels else several
+            raise UserError(f"{row.where}: {row.file} stands in {other.where} already{advice}")
     return files
 
 
@@ -256,7 +265,8 @@ def whole_numbers(rows: list[Row], source: Path) -> list[Row]:
 def read_rows(split: str, source: Path) -> list[Row]:
     """The rows of a table, of which all belong to `split` if that is not empty."""
     text = reading.read_text(source)
-    first = text.splitlines()[0] if text else ""
+    text = re.sub(r"\Asep=.\r?\n", "", text)  # a line that Excel writes and reads
+    first = re.sub(r'"[^"]*"', "", text.splitlines()[0] if text else "")
     delimiter = max(",;\t", key=first.count)
     # Not the lines: a label in quotes may have a line break.
     content = io.StringIO(text, newline="")
@@ -269,7 +279,17 @@ def read_rows(split: str, source: Path) -> list[Row]:
     split_column = "" if split else find_column("split", columns, source)
     named = {"file": file_column, kind: label_column, "split": split_column}
     records = list(_records(table, source))
-    flags = [] if label_column else find_flags(set(columns) - set(named.values()), records)
+    if text.count('"') % 2:
+        # A quote that is not closed takes all lines behind it into one cell.
+        for where, record in records:
+            if any("\n" in cell for cell in record.values() if isinstance(cell, str)):
+                raise UserError(f"{where}: ends a cell of several lines; a quote is not closed")
+    others = set(columns) - set(named.values())
+    if not label_column and {record[name] for _, record in records for name in others} == SIGNED:
+        log.info("%s: the columns are 1 and -1; -1 is taken as 0", source)
+        for _, record in records:
+            record.update({name: record[name].replace("-1", "0") for name in others})
+    flags = [] if label_column else find_flags(others, records)
     for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
         if not found:
             raise UserError(
@@ -329,11 +349,13 @@ def find_flags(columns: Collection[str], records: Sequence[tuple[str, Record]]) 
         wrong = [(cell, where) for cell, where in cells if cell not in FLAGS]
         slip = len(wrong) == 1 and len(cells) >= FEW
         if len(wrong) < len(cells) and (slip or all(cell in UNKNOWN for cell, _ in wrong)):
-            found.append(name)
             for cell, where in wrong:
                 raise UserError(
                     f"{where}: column '{name}' is '{cell}'; 0 or 1 is needed, as in the other lines"
                 )
+            found.append(name)
+            if not any(FLAGS[cell] for cell, _ in cells):
+                log.warning("no picture has the label '%s': its column is 0 in every line", name)
     return found
 
 
@@ -345,7 +367,8 @@ def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
     """
     if kind in columns:
         return kind
-    found = [name for name in columns if name.strip().lower() in COLUMNS[kind].split()]
+    known = COLUMNS[kind].split()
+    found = [name for name in columns if name.strip().lower().replace(" ", "_") in known]
     if len(found) > 1:
         raise UserError(f"{source}: each could be the {kind}: {listing(found)}; call one '{kind}'")
     return found[0] if found else ""
@@ -354,7 +377,8 @@ def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
 def _records(table: "csv.DictReader[str]", source: Path) -> Iterator[tuple[str, Record]]:
     try:
         for record in table:
-            yield f"{source}, line {table.line_num}", record
+            if any(record.values()):  # Excel writes lines of nothing but separators
+                yield f"{source}, line {table.line_num}", record
     except csv.Error as error:
         raise UserError(
             f"{source}, line {table.line_num}: {error}; a quote may stand alone"

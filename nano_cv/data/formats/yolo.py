@@ -8,9 +8,10 @@ in `data.yaml` key points follow the box.
 
 import logging
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -97,13 +98,26 @@ def find_yaml(root: Path) -> Path | None:
 
 
 class Loader(yaml.SafeLoader):
-    """YAML loader that refuses aliases, as a few nested aliases can fill the memory."""
+    """YAML loader for `data.yaml`, in which 010, 0x10, 1_000 and 12:30 are text, not numbers.
+
+    It refuses aliases, as a few nested aliases can fill the memory.
+    """
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [pair for pair in pairs if not pair[0].endswith(":int")]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         """Compose a value, unless the value is an alias."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"aliases such as *{self.peek_event().anchor} are not read")
         return super().compose_node(parent, index)
+
+
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"-?(0|[1-9][0-9]*)$"), list("-0123456789")
+)
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
