@@ -92,10 +92,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             make_pictures(folder / "set", count)
-            splits, _ = open_splits(
+            splits, data_hash = open_splits(
                 read_folder, folder / "set", "classification", SIDE, None, "stretch"
             )
-            sharding.write(splits, "classification", str(folder / "shards"), 100 * 10**6)
+            sharding.write(splits, data_hash, "classification", str(folder / "shards"), 100 * 10**6)
             for what, root, cache in (
                 ("for the first time", "set", folder / "cache"),
                 ("again", "set", folder / "cache"),

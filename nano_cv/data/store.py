@@ -6,9 +6,11 @@ finds the store and the keys where Amazon's own tools do: `AWS_ENDPOINT_URL`, `A
 `~/.aws`.
 """
 
+import mmap
 import os
 import re
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -51,6 +53,22 @@ def read(place: str, start: int = 0, size: int | None = None) -> bytes:
     if size is not None and len(content) != size:
         raise UserError(f"{place}: cut short: {start + len(content):,} bytes, not {start + size:,}")
     return content
+
+
+def mapped(place: str) -> bytes | mmap.mmap:
+    """Map a file into memory, or read an object.
+
+    Raises:
+        UserError: missing or not readable; or the store does not answer.
+        ValueError: the file is empty.
+    """
+    if place.startswith(S3):
+        return read(place)
+    try:
+        with open(place, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise UserError(f"{place}: cannot be read: {error.strerror}") from error
 
 
 def write(place: str, content: bytes) -> None:
@@ -104,6 +122,26 @@ class Member(NamedTuple):
     def read_bytes(self) -> bytes:
         """Read the bytes of the image or mask; see `Held`."""
         return HOLDING.read(self)
+
+
+class Lazy(Sequence[Any]):
+    """Sequence whose items are made when they are asked for, as a million would fill the memory.
+
+    Args:
+        rows: what the items are made of, a row each.
+        make: makes an item of a row.
+    """
+
+    def __init__(self, rows: Any, make: Callable[[Any], Any]) -> None:
+        self.rows, self.make = rows, make
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return an item, or for a slice another lazy sequence."""
+        rows = self.rows[index]
+        return Lazy(rows, self.make) if isinstance(index, slice) else self.make(rows)
 
 
 class Held:
