@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from nano_cv.data import images
 from nano_cv.data.preparing import prepared
-from nano_cv.data.store import File, stamp
+from nano_cv.data.store import File, stamp, texts_of
 from nano_cv.files import replacing
 
 log = logging.getLogger(__name__)
@@ -131,9 +131,9 @@ def cached(
 
 
 def _key(files: Sequence[File], way: str) -> str:
-    key = hashlib.sha256(way.encode())
-    for file in files:
-        key.update(f"{stamp(file)}\n".encode())
+    key, here = hashlib.sha256(way.encode()), os.getcwd()
+    for file in texts_of(files):
+        key.update(f"{stamp(file, here)}\n".encode())
     return key.hexdigest()[:24]
 
 

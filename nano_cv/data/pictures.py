@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nano_cv.data import images
 from nano_cv.data.cache import Cached, cached
 from nano_cv.data.preparing import PicturesError
-from nano_cv.data.store import File, Member, located
+from nano_cv.data.store import File, Member, located, texts_of
 from nano_cv.data.targets import COUNTED as COUNTED
 from nano_cv.data.targets import CROWD as CROWD
 from nano_cv.data.targets import DIFFICULT as DIFFICULT
@@ -80,7 +80,7 @@ class Pictures:
         """
         root = os.path.join(os.path.abspath(self.root), "")
 
-        def name(file: File) -> str:
+        def name(file: File | str) -> str:
             if isinstance(file, Member):
                 return file.name
             text = str(file)
@@ -88,7 +88,7 @@ class Pictures:
                 text = os.path.abspath(file)
             return text.removeprefix(root).replace(os.sep, "/").lstrip("/")
 
-        return list(map(name, self.files))
+        return list(map(name, texts_of(self.files)))
 
     def first(self, count: int) -> "Pictures":
         """Return a copy with the first `count` images only."""

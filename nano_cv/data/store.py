@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from nano_cv.errors import UserError, first_line
 
 S3 = "s3://"
 TRIES = 3  # to read the body of an answer; boto3 itself only repeats requests without an answer
+Item = TypeVar("Item")
 HELD = 5  # shards in memory per process
 MAX_SHARD = 2 * 1024**3  # bytes; limited, because a shard is read whole
 
@@ -124,7 +125,7 @@ class Member(NamedTuple):
         return HOLDING.read(self)
 
 
-class Lazy(Sequence[Any]):
+class Lazy(Sequence[Item]):
     """Sequence whose items are made when they are asked for, as a million would fill the memory.
 
     Args:
@@ -132,7 +133,7 @@ class Lazy(Sequence[Any]):
         make: makes an item of a row.
     """
 
-    def __init__(self, rows: Any, make: Callable[[Any], Any]) -> None:
+    def __init__(self, rows: Any, make: Callable[[Any], Item]) -> None:
         self.rows, self.make = rows, make
 
     def __len__(self) -> int:
@@ -177,17 +178,24 @@ HOLDING = Held()
 File = Path | Member
 
 
+def texts_of(files: Sequence[File]) -> Sequence[File | str]:
+    """Return files as texts if that is how a lazy sequence holds them; quicker than as `Path`."""
+    return files.rows if isinstance(files, Lazy) and files.make is Path else files
+
+
 def size(file: File) -> int:
     """Return the size of a file in bytes."""
     return file.size if isinstance(file, Member) else file.stat().st_size
 
 
-def stamp(file: File) -> str:
-    """Return a text that changes whenever the file changes."""
+def stamp(file: File | str, folder: str) -> str:
+    """Return a text that changes whenever the file changes; `folder` is the working directory."""
     if isinstance(file, Member):
         return file.sha256
-    status = file.stat()
-    return f"{file.absolute()}\0{status.st_size}\0{status.st_mtime_ns}"
+    status, text = os.stat(file), str(file)
+    if not text.startswith(os.sep):
+        text = os.path.join(folder, text)
+    return f"{text}\0{status.st_size}\0{status.st_mtime_ns}"
 
 
 def _parts(place: str) -> tuple[str, str]:

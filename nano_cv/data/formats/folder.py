@@ -1,5 +1,6 @@
 """Reader of a folder per class, as `daisy/*.jpg`, also inside `train/`, `val/` and `test/`."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,12 +43,12 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
 
 def samples_in(folder: Path, classes: Sequence[str], training: Path, root: Path) -> list[Sample]:
     """Return the images of a split; refuses classes that the `training` folder does not have."""
-    names = class_folders(folder)
+    names, start = class_folders(folder), len(os.path.join(folder, ""))
     samples = [
-        Sample(file, label, reading.below(folder, file))
+        Sample(text, label, text[start:].replace(os.sep, "/"))
         for label, name in enumerate(classes)
         if name in names
-        for file in images.find(folder / name, root=root)
+        for text in images.find(folder / name, root=root).rows
     ]
     for name in sorted(set(names) - set(classes)):
         if images.find(folder / name, root=root):
