@@ -4,7 +4,8 @@
     python benchmarks/growth.py --counts 1000000    needs 5 GB of disk, and half an hour
 
 Each row is a process of its own that opens the set as `train.py` does and takes one batch: the
-first time pictures are decoded into the cache, then they are there. Shards are not decoded before.
+first time pictures are decoded into the cache, then they are there. Shards are not decoded before;
+they are small here, 10 MB, as up to five of them are held in memory.
 """
 
 import argparse
@@ -92,10 +93,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             make_pictures(folder / "set", count)
-            splits, _ = open_splits(
+            splits, data_hash = open_splits(
                 read_folder, folder / "set", "classification", SIDE, None, "stretch"
             )
-            sharding.write(splits, "classification", str(folder / "shards"), 100 * 10**6)
+            sharding.write(splits, data_hash, "classification", str(folder / "shards"), 10**7)
             for what, root, cache in (
                 ("for the first time", "set", folder / "cache"),
                 ("again", "set", folder / "cache"),

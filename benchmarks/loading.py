@@ -97,9 +97,9 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(a_store(given.port))
-        splits, _ = open_splits(dataset, root, "classification", given.size, None, "stretch")
+        opened = open_splits(dataset, root, "classification", given.size, None, "stretch")
         for output in (str(folder / "shards"), url):
-            sharding.write(splits, "classification", output, int(given.shard_mb * 1e6))
+            sharding.write(*opened, "classification", output, int(given.shard_mb * 1e6))
         rows = {
             "decoded once, cache": (make(root, dataset, cache=folder / "cache"), None),
             "loose files, no workers": (make(root, dataset), None),
@@ -118,7 +118,7 @@ def main() -> None:
             for name, (data, reading) in rows.items():
                 speeds[name].append(epoch(data, number, reading))
     files = statistics.median(speeds["loose files, 2 workers"][1:])
-    print(f"{len(splits['train'])} pictures, {given.size} pixels, {os.cpu_count()} cores")
+    print(f"{len(opened[0]['train'])} pictures, {given.size} pixels, {os.cpu_count()} cores")
     for name, values in speeds.items():
         middle = statistics.median(values[1:])
         print(f"{name:32} {middle:7.0f} pictures/s  {middle / files:5.2f}")

@@ -1,16 +1,21 @@
 """Pictures per second of whole epochs, data included: the shipped recipe against a plain loop.
 
-    python benchmarks/training.py
+    python benchmarks/training.py                       the recipe against the plain loop
+    python benchmarks/training.py --processes 1 2 4     the recipe by several processes
 
 The plain loop is what one writes first: Pillow and torchvision transforms in the DataLoader, NCHW,
 float32, default memory. Both train the same network on the same pictures, each in a process of its
 own, in turn (A B A B ...), so that a machine which slows down slows both. The first epoch of each
 process is not counted. For the recipe, the cache is warm: it is filled once per data set, not per
 run, and the time it takes is printed beside.
+
+Several processes have one thread each, and share the batches of a training. Their limit is what the
+machine does with as many trainings that know nothing of each other, of batches as small.
 """
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -20,7 +25,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
-def plain(epochs: int, workers: int) -> list[float]:
+def plain(epochs: int, workers: int, *_: int) -> list[float]:
     """Seconds of each epoch of a loop without any of our measures."""
     import torch
     from PIL import Image
@@ -66,7 +71,7 @@ def plain(epochs: int, workers: int) -> list[float]:
     return seconds[1:]
 
 
-def recipe(epochs: int, _: int) -> list[float]:
+def recipe(epochs: int, _: int, processes: int, batch_size: int) -> list[float]:
     """Seconds of each training epoch as train.py does it, without validation and checkpoints."""
     from nano_cv.training.processor import best_precision, keep_memory
 
@@ -89,7 +94,7 @@ def recipe(epochs: int, _: int) -> list[float]:
             self.seconds.append(time.perf_counter() - self.start)
 
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = hydra.compose("train", ["logger=none"])
+        config = hydra.compose("train", ["logger=none", f"data.batch_size={batch_size}"])
     data = building.make_data(config)
     task = building.make_task(config, building.make_metadata(config, data, ""))
     learner, clock = building.make_learner(config, task), Clock()
@@ -97,6 +102,9 @@ def recipe(epochs: int, _: int) -> list[float]:
         max_epochs=epochs + 1,
         precision=best_precision("cpu"),  # type: ignore[arg-type]
         accelerator="cpu",
+        devices=processes,
+        strategy="ddp" if processes > 1 else "auto",
+        use_distributed_sampler=False,
         gradient_clip_val=config.trainer.gradient_clip_val,
         limit_val_batches=0,
         logger=False,
@@ -109,29 +117,74 @@ def recipe(epochs: int, _: int) -> list[float]:
     return clock.seconds[1:]
 
 
+def measure(
+    kind: str, workers: int, given: argparse.Namespace, processes: int = 1, copies: int = 1
+) -> list[float]:
+    """Pictures per second of each epoch, of all `copies` of a training that run at once.
+
+    Args:
+        kind: `recipe` or `plain`.
+        workers: processes that load the pictures of the plain loop.
+        given: the command line.
+        processes: that share a training.
+        copies: number of trainings that run beside each other.
+    """
+    command = [sys.executable, __file__, "--one", kind, str(workers), "--epochs", str(given.epochs)]
+    command += ["--processes", str(processes), "--batch", str(given.batch // copies)]
+    single = {"OMP_NUM_THREADS": "1"} if given.processes else {}
+    started = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | single)
+        for _ in range(copies)
+    ]
+    outputs = [process.communicate()[0] for process in started]
+    for process in started:
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+    pictures = len(Path("data/flowers/train.txt").read_text().split())
+    seconds = [json.loads(output.splitlines()[-1]) for output in outputs]
+    return [sum(pictures / each for each in epoch) for epoch in zip(*seconds, strict=True)]
+
+
+def compare_processes(given: argparse.Namespace) -> None:
+    """Print the speed of a training by each number of processes, beside the machine's limit."""
+    ways = [(count, shared) for count in given.processes for shared in (True, False)]
+    speeds: dict[tuple[int, bool], list[float]] = {way: [] for way in ways}
+    for _ in range(given.rounds):
+        for count, shared in ways:
+            numbers = {"processes": count} if shared else {"copies": count}
+            speeds[count, shared] += measure("recipe", 0, given, **numbers)
+    middle = {way: statistics.median(found) for way, found in speeds.items()}
+    first = middle[given.processes[0], True]
+    print("| processes | pictures/s | speed-up | as many trainings alone | of their speed |")
+    print("|--:|--:|--:|--:|--:|")
+    for count in given.processes:
+        ours, limit = middle[count, True], middle[count, False]
+        print(f"| {count} | {ours:.1f} | {ours / first:.2f} | {limit:.1f} | {ours / limit:.2f} |")
+
+
 def main() -> None:
     """Run both in turn, and print medians and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=2, help="counted epochs of each round")
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="of the plain loop")
+    parser.add_argument("--processes", type=int, nargs="*", help="numbers of processes to compare")
+    parser.add_argument("--batch", type=int, default=16, help="pictures in a step of the recipe")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         kind, workers = arguments.one
-        seconds = {"plain": plain, "recipe": recipe}[kind](arguments.epochs, int(workers))
-        print(json.dumps(seconds))
+        options = (int(workers), *arguments.processes, arguments.batch)
+        print(json.dumps({"plain": plain, "recipe": recipe}[kind](arguments.epochs, *options)))
+        return
+    if arguments.processes:
+        compare_processes(arguments)
         return
     kinds = [("recipe", 0), *(("plain", workers) for workers in arguments.workers)]
-    pictures = len(Path("data/flowers/train.txt").read_text().split())
     speeds: dict[tuple[str, int], list[float]] = {kind: [] for kind in kinds}
     for _ in range(arguments.rounds):
         for kind in kinds:
-            one = ["--one", kind[0], str(kind[1]), "--epochs", str(arguments.epochs)]
-            done = subprocess.run(
-                [sys.executable, __file__, *one], stdout=subprocess.PIPE, check=True, text=True
-            )
-            speeds[kind] += [pictures / s for s in json.loads(done.stdout.splitlines()[-1])]
+            speeds[kind] += measure(*kind, arguments)
             print(*kind, "pictures/s:", *(f"{speed:.1f}" for speed in speeds[kind]), flush=True)
     ours = statistics.median(speeds[kinds[0]])
     print(f"\nrecipe: {ours:.1f} pictures/s (median of {len(speeds[kinds[0]])} epochs)")

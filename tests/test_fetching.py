@@ -598,7 +598,7 @@ def test_flowers102(site, oxford, tmp_path, monkeypatch):
             assert pictures.classes[target] == expected[int(file.stem[-5:]) - 1]
     assert len(site.ranges) == 3
     if hasattr(torchvision.datasets.Flowers102, "classes"):  # not in the Intel Mac's version
-        assert torchvision.datasets.Flowers102.classes == arranging.FLOWERS102
+        assert torchvision.datasets.Flowers102.classes == arranging.NAMES["flowers102"]
     offline(monkeypatch)
     assert counts("flowers102", tmp_path / "set") == [4, 4, 4]
 

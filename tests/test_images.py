@@ -498,7 +498,7 @@ def test_heic_by_the_extra(tmp_path):
         with pytest.raises(ImageError, match=r"photo\.heic: .* type: poetry install --extras heic"):
             images.decode(tmp_path / "photo.heic")
         return
-    assert images.find(tmp_path) == [tmp_path / "photo.heic"]
+    assert list(images.find(tmp_path)) == [tmp_path / "photo.heic"]
     assert images.dimensions(tmp_path / "photo.heic") == (24, 16)
     assert np.abs(pixels(RED_HEIC).astype(int) - RED).max() <= 4
     with pytest.raises(ImageError, match="a mask in HEIF"):

@@ -30,7 +30,7 @@ COMMANDS = list(dict.fromkeys(line for line in LINES if line))  # each once
 # by `.ci/run`, which sets everything up from the lock, and by the tests below.
 ELSEWHERE = (
     *("git clone", "cd ", "pipx ", "poetry ", "mlflow ui", "dvc remote", "dvc push"),
-    *("docker ", "kubectl ", "torchrun ", "srun "),
+    *("docker ", "kubectl ", "torchrun ", "srun ", "ray "),
     *("python3.11 -m venv", ".venv/bin/pip ", "grep ", "source "),
     *("python benchmarks/", "python -m tools.draw_docs"),
 )

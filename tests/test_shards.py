@@ -1,11 +1,13 @@
 """Sets in shards, in a folder and in a store that speaks S3: what is written, read, and refused."""
 
+import hashlib
 import json
 import logging
 import shutil
 import sys
 import tarfile
 from collections import Counter
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from nano_cv.data import sharding, store
 from nano_cv.data.datamodule import DataModule
 from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.formats.flowers import read_flowers
-from nano_cv.data.formats.shards import read_shards
+from nano_cv.data.formats.shards import check_names, read_shards
 from nano_cv.data.order import WINDOW, ShardOrder
 from nano_cv.data.pictures import CROWD, Boxes, open_splits
 from nano_cv.data.sharding import write
@@ -71,8 +73,19 @@ def fresh(monkeypatch):
 
 
 def in_shards(root: Path, output: str, task: str = "classification", most: int = 20_000) -> None:
-    splits, _ = open_splits(read_flowers, root, task, 32, None, "stretch")
-    write(splits, task, output, most)
+    splits, data_hash = open_splits(read_flowers, root, task, 32, None, "stretch")
+    write(splits, data_hash, task, output, most)
+
+
+def edit(root: Path, split: str, change: Callable[[np.ndarray], None], table: str = "npy") -> None:
+    """Change a table of an index as somebody would who knows the format."""
+    place, described = root / f"{split}.{table}", root / f"{split}.json"
+    rows = np.load(place)
+    change(rows)
+    np.save(place, rows)
+    index = json.loads(described.read_text())
+    index["tables"][place.name] = hashlib.sha256(place.read_bytes()).hexdigest()
+    described.write_text(json.dumps(index))
 
 
 @pytest.fixture
@@ -110,7 +123,7 @@ def test_the_same_set_as_loose_files(flowers, tmp_path, bucket, task, place):
 
 def test_other_tools_can_read_them(shards):
     """As WebDataset names things: a picture and its class side by side."""
-    index = json.loads((shards / "train.json").read_text())
+    table = np.load(shards / "train.npy")
     found = []
     for archive in sorted(shards.glob("train-*.tar")):
         with tarfile.open(archive) as content:
@@ -119,7 +132,7 @@ def test_other_tools_can_read_them(shards):
         assert members.keys() == {f"{key}{end}" for key in keys for end in (".jpg", ".cls")}
         assert archive.stat().st_size <= 20_000 + 2 * 10_240, "label, and an end of tar"
         found += [(key, int(members[f"{key}.cls"])) for key in keys]
-    assert found == [(f"{i:08d}", row[-1]) for i, row in enumerate(index["pictures"])]
+    assert found == [(f"{i:08d}", label) for i, label in enumerate(table["label"])]
     assert len({label for _, label in found[:6]}) > 1, "shuffled, for they came by class"
 
 
@@ -361,9 +374,13 @@ def test_targets_of_another_task(run, shards):
     [
         ("{", "not an index of shards: Expecting property name"),
         ("[]", "it has no 'format'"),
-        ({"format": 9}, "it has format 9"),
-        ({"pictures": [[7, "a.jpg", 0, 1, "", 1, 1, 0]]}, "a.jpg: there is no shard 7"),
-        ({"pictures": [["a.jpg", 0]]}, "not an index of shards: ValueError"),
+        ({"format": 1}, "it has format 1; write the set again, as in: python shard.py"),
+        ({"kind": "boxes"}, "has targets for detection, and the task is classification"),
+        ({"kind": ["boxes"]}, "not an index of shards: TypeError"),
+        ({"kind": "labels"}, "train.objects.npy: cannot be read: No such file"),
+        ({"tables": {"train.npy": "0"}}, "train.npy: not the table that belongs to this index"),
+        ({"data_hash": 7}, "not an index of shards: TypeError"),
+        ({"data_hash": "0" * 64}, "train, val, test are of different sets"),
         ({"counts": "many"}, "not an index of shards: ValueError"),
         ({"shards": [["a.tar", float("inf")]]}, "not an index of shards: OverflowError"),
         ({"shards": [["a.tar", 10**12]]}, "a.tar: 1,000,000,000,000 bytes; at most 2,147,483,648"),
@@ -378,30 +395,105 @@ def test_damaged_index(run, shards, content, message):
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    "content", [b"", b"PK", b"\x93NUMPY\x01\x00\x76\x00{", "objects", "rows", "cut"]
+)
+def test_damaged_table(shards, content):
+    """Also one that asks for objects of Python, which would run a stranger's code."""
+    file = shards / "train.npy"
+    if content == "objects":
+        np.save(file, np.array([{}], object))
+    elif content == "rows":
+        np.save(file, np.zeros(3))
+    else:
+        file.write_bytes(file.read_bytes()[:-1] if content == "cut" else content)
+    index = json.loads((shards / "train.json").read_text())
+    index["tables"]["train.npy"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    (shards / "train.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match=r"train\.json: not an index of shards"):
+        read_shards(shards, "classification")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
     [
-        *(("picture", name) for name in ("../../a.jpg", "/tmp/a.jpg", "a/../../../b.jpg", "..")),
-        *(("picture", name) for name in ("..\\a.jpg", "a\n.jpg", "\x1b[2Ja.jpg", "", 7, None)),
-        *(("shard", name) for name in ("../train-00000.tar", "/etc/passwd", "a/b.tar", "..", "x")),
-        *(("start", number) for number in (-1, 10**9)),
-        *(("size", number) for number in (-1, 10**9)),
+        *(("name", name) for name in ("../../a.jpg", "/tmp/a.jpg", "a/../../../b.jpg", "..", ".")),
+        *(("name", name) for name in ("..\\a.jpg", "a\n.jpg", "\x1b[2Ja.jpg", "", "a//b", "a/")),
+        *(("name", name) for name in (b"\xff.jpg", b"a\0.jpg")),
+        *(("start", number) for number in (-1, 10**9, 2**63 - 1)),
+        *(("size", number) for number in (-1, 10**9, 2**63 - 1)),
+        *(("shard", number) for number in (-1, 99)),
+        *(("label", number) for number in (-1, 3)),
         ("width", 0),
-        ("classes", [1, 2, 3]),
+        ("height", -1),
     ],
 )
-def test_foreign_set_that_reaches_out(shards, place, value):
+def test_foreign_set_that_reaches_out(shards, column, value):
     """What stands in an index must not lead out of its folder, nor out of where we write."""
+
+    def change(rows: np.ndarray) -> None:
+        rows[column][-1] = value
+
+    edit(shards, "test", change)
+    with pytest.raises(UserError, match=r"test\.json: not an index of shards"):
+        read_shards(shards, "classification")
+
+
+def test_names_as_long_as_files_have_them():
+    check_names([b"a" * 200 + b"/" + b"b" * 200, b"...", b".a/b.", "ä b".encode()])
+    with pytest.raises(ValueError, match="not a name"):
+        check_names([b"a", b"a" * 201, b"b"])
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("first", -1), ("first", 10**6), ("objects", -1), ("objects", 2**63 - 1)]
+)
+def test_objects_that_are_not_there(flowers, tmp_path, column, value):
+    in_shards(flowers, str(tmp_path / "shards"), "detection")
+
+    def change(rows: np.ndarray) -> None:
+        rows[column][0] = value
+
+    edit(tmp_path / "shards", "val", change)
+    with pytest.raises(UserError, match=r"val\.json: .*objects -?\d+ and on, of"):
+        read_shards(tmp_path / "shards", "detection")
+    edit(tmp_path / "shards", "train", lambda rows: rows["label"].fill(1), "objects.npy")
+    with pytest.raises(UserError, match=r"train\.json: .*objects have label 1 of 1 classes"):
+        read_shards(tmp_path / "shards", "detection")
+
+
+@pytest.mark.parametrize("name", ["../train-00000.tar", "/etc/passwd", "a/b.tar", "..", "x", 7])
+def test_archives_outside_of_the_folder(shards, name):
     index = json.loads((shards / "test.json").read_text())
-    if place == "classes":
-        index["classes"] = value
-    elif place == "shard":
-        index["shards"][0][0] = value
-    else:
-        row = ("shard", "picture", "start", "size", "digest", "width").index(place)
-        index["pictures"][0][row] = value
+    index["shards"][0][0] = name
     (shards / "test.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match=r"test\.json: not an index of shards"):
-        read_shards(shards, "classification")["test"]
+        read_shards(shards, "classification")
+
+
+def test_classes_are_names(shards):
+    index = json.loads((shards / "test.json").read_text()) | {"classes": [1, 2, 3]}
+    (shards / "test.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="classes: names belong there"):
+        read_shards(shards, "classification")
+
+
+def test_the_same_picture_in_two_splits(flowers, tmp_path, caplog):
+    """Said of shards as of loose files, and of both kinds with the same hash."""
+    names = {split: (flowers / f"{split}.txt").read_text().split() for split in ("train", "test")}
+    for twin in range(2):
+        source = flowers / f"{names['train'][twin]}_rgb.jpg"
+        shutil.copy(source, flowers / f"{names['test'][twin]}_rgb.jpg")
+    said = []
+    for _ in ("loose", "in shards"):
+        caplog.clear()
+        reader, root = (read_shards, tmp_path / "set") if said else (read_flowers, flowers)
+        splits, data_hash = open_splits(reader, root, "classification", 32, None, "stretch")
+        said.append((data_hash, sorted(caplog.messages)))
+        if len(said) == 1:
+            write(splits, data_hash, "classification", str(tmp_path / "set"), 10**6)
+    assert said[0] == said[1] and "2 pictures are in two splits" in said[0][1][0]
+    first = f"{names['test'][0]}_rgb.jpg (test) = {names['train'][0]}_rgb.jpg (train)"
+    assert f"The same picture in two splits: {first}" in said[0][1]
 
 
 def test_names_that_shards_do_not_take(run, flowers, tmp_path):
@@ -475,7 +567,6 @@ def test_answers_that_break_off(shards, bucket, monkeypatch):
 
 
 def test_ignored_objects_survive(tmp_path):
-    """And an index without that field, as older versions wrote it, means that all count."""
     make_scenes(tmp_path / "data", {"train": 4, "val": 2, "test": 2})
     file = tmp_path / "data/annotations/train.json"
     content = json.loads(file.read_text())
@@ -484,17 +575,9 @@ def test_ignored_objects_survive(tmp_path):
     splits, hash_of_loose = open_splits(
         read_coco, tmp_path / "data", "detection", 32, None, "stretch"
     )
-    sharding.write(splits, "detection", str(tmp_path / "set"), 10**6)
+    sharding.write(splits, hash_of_loose, "detection", str(tmp_path / "set"), 10**6)
     packed, hash_of_packed = open_splits(
         read_shards, tmp_path / "set", "detection", 32, None, "stretch"
     )
     assert hash_of_packed == hash_of_loose
     assert sum(int(one.ignored.sum()) for one in packed["train"].fitted.boxes) == CROWD
-    index = tmp_path / "set/train.json"
-    rows = json.loads(index.read_text())
-    for row in rows["pictures"]:
-        del row[-1]["ignored"]
-    index.write_text(json.dumps(rows))
-    assert not any(
-        one.ignored.any() for one in read_shards(tmp_path / "set", "detection")["train"].targets
-    )

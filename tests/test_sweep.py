@@ -1,6 +1,5 @@
 """Searching for the best settings: what is tried, stopped early, and said at the end."""
 
-import importlib.util
 import math
 import re
 import shlex
@@ -144,12 +143,10 @@ def test_side_by_side(run, flowers, tmp_path):
         assert f"run {name}: epoch 1/1" in (folder / name / "train.log").read_text()
 
 
-@pytest.mark.parametrize("name", ["joblib", "submitit_local", "submitit_slurm", "ray"])
+@pytest.mark.parametrize("name", ["joblib", "submitit_local", "submitit_slurm"])
 def test_launchers(name, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda program: program)  # SLURM's
     plugin = f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher"
-    if name == "ray" and not importlib.util.find_spec(plugin):
-        pytest.skip("hydra-ray-launcher is not among our extras")
     lines = [f"hydra/launcher={name}", "sweep=optuna", "hydra.sweeper.n_jobs=2"]
     assert checks.check("train", lines) == []
     with hydra.initialize_config_dir(str(checks.CONFIGS), version_base="1.3"):

@@ -1,6 +1,7 @@
 """Several labels per picture: how tables say it, what is learnt, and what is answered."""
 
 import csv
+import hashlib
 import json
 from dataclasses import replace
 from functools import partial
@@ -147,28 +148,29 @@ def test_refused_tables(tmp_path, header, cells, said):
 def test_a_generator_refuses_several_labels(tmp_path):
     make_tags(tmp_path)
     assert "one label each" in refused(partial(read_table, tmp_path, "generation"))
-    splits, _ = open_splits(read_table, tmp_path, "classification", 16, None, "stretch")
-    write(splits, "classification", str(tmp_path / "shards"), 10**6)
+    splits, data_hash = open_splits(read_table, tmp_path, "classification", 16, None, "stretch")
+    write(splits, data_hash, "classification", str(tmp_path / "shards"), 10**6)
     assert "one label each" in refused(partial(read_shards, tmp_path / "shards", "generation"))
 
 
 def test_the_same_set_in_shards(tmp_path):
     make_tags(tmp_path)
     loose, expected = open_splits(read_table, tmp_path, "classification", 16, None, "stretch")
-    write(loose, "classification", str(tmp_path / "shards"), 10**6)
+    write(loose, expected, "classification", str(tmp_path / "shards"), 10**6)
     packed, found = open_splits(
         read_shards, str(tmp_path / "shards"), "classification", 16, None, "stretch"
     )
     assert found == expected
     assert packed["val"].targets([0, 3]).tolist() == [[0, 0, 0], [0, 1, 1]]
     assert packed["train"].count().tolist() == loose["train"].count().tolist() == [4, 4, 6]
-    for wrong in ([9], ["x"], [[0]]):
-        index = json.loads((tmp_path / "shards/val.json").read_text())
-        index["pictures"][0][-1] = wrong
-        (tmp_path / "shards/val.json").write_text(json.dumps(index))
-        assert "not an index of shards" in refused(
-            partial(read_shards, tmp_path / "shards", "classification")
-        )
+    place, index = tmp_path / "shards/val.objects.npy", tmp_path / "shards/val.json"
+    rows, described = np.load(place), json.loads(index.read_text())
+    rows["label"][0] = 9
+    np.save(place, rows)
+    described["tables"][place.name] = hashlib.sha256(place.read_bytes()).hexdigest()
+    index.write_text(json.dumps(described))
+    said = refused(partial(read_shards, tmp_path / "shards", "classification"))
+    assert "not an index of shards" in said and "label 9 of 3 classes" in said
 
 
 def test_every_split_has_pictures_of_each_label(tmp_path, caplog):

@@ -19,7 +19,6 @@ INSTALL = {  # how to install the optional plugins of Hydra
     "hydra/launcher/joblib": "poetry install --extras joblib",
     "hydra/launcher/submitit_local": "poetry install --extras submitit",
     "hydra/launcher/submitit_slurm": "poetry install --extras submitit",
-    "hydra/launcher/ray": "pip install hydra-ray-launcher",
 }
 
 

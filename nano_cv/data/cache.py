@@ -8,7 +8,6 @@ cut short. Each image has a checksum, which is compared when a process first rea
 """
 
 import hashlib
-import json
 import logging
 import os
 import zlib
@@ -21,11 +20,13 @@ from numpy.typing import NDArray
 
 from nano_cv.data import images
 from nano_cv.data.preparing import prepared
-from nano_cv.data.store import File, stamp
+from nano_cv.data.store import File, stamp, texts_of
 from nano_cv.files import replacing
 
 log = logging.getLogger(__name__)
-FORMAT = 4  # raise it when decoding, resizing or the files change, so that no old array is used
+FORMAT = 5  # raise it when decoding, resizing or the files change, so that no old array is used
+BESIDE = ".sums"  # ending of a NumPy table with a row per file
+SUMS = np.dtype([("sha256", "V32"), ("crc32", "<u4")])  # of the file, and of its decoded pixels
 DAMAGED = ".damaged"  # an empty file with this ending marks an array that the next start rebuilds
 
 
@@ -36,7 +37,7 @@ class Cached:
     """Array of decoded images on disk, with the SHA-256 of each original file.
 
     Args:
-        path: file of the array; `.json` beside it holds the digests and checksums.
+        path: file of the array; `.sums` beside it holds the digests and checksums.
         files: the original files.
         load: decodes an image again if the array is damaged.
 
@@ -46,18 +47,19 @@ class Cached:
     """
 
     def __init__(self, path: Path, files: Sequence[File], load: Load) -> None:
-        beside = json.loads(path.with_suffix(".json").read_text())
+        with path.with_suffix(BESIDE).open("rb") as file:
+            beside = np.load(file, allow_pickle=False)
         with path.open("rb") as file:
             np.lib.format.read_magic(file)
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             self.start = file.tell()
             self.descriptor = os.dup(file.fileno())  # stays valid even if the file is removed
         self.path, self.files, self.load, self.shape = path, files, load, shape[1:]
-        self.digests, self.checksums = beside["digests"], beside["checksums"]
+        self.digests, self.checksums = beside["sha256"].copy(), beside["crc32"].copy()
         self.checked = np.zeros(len(files), bool)
         self.size = int(np.prod(self.shape))  # bytes of an image
         whole = os.fstat(self.descriptor).st_size == self.start + len(files) * self.size
-        counts = {len(files), shape[0], len(self.digests), len(self.checksums)}
+        counts = {len(files), shape[0], len(beside)}
         if dtype != np.uint8 or len(counts) > 1 or not whole:
             raise ValueError(f"{path}: not whole")
 
@@ -129,27 +131,26 @@ def cached(
 
 
 def _key(files: Sequence[File], way: str) -> str:
-    key = hashlib.sha256(way.encode())
-    for file in files:
-        key.update(f"{stamp(file)}\n".encode())
+    key, here = hashlib.sha256(way.encode()), os.getcwd()
+    for file in texts_of(files):
+        key.update(f"{stamp(file, here)}\n".encode())
     return key.hexdigest()[:24]
 
 
 def _build(files: Sequence[File], shape: tuple[int, ...], path: Path, load: Load) -> None:
-    def prepare(file: File) -> tuple[NDArray[np.uint8], str]:
+    def prepare(file: File) -> tuple[NDArray[np.uint8], bytes]:
         content = images.read(file)
-        return load(file, content), hashlib.sha256(content).hexdigest()
+        return load(file, content), hashlib.sha256(content).digest()
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    digests, checksums = [], []
+    sums = []
     with replacing(path) as temporary, temporary.open("wb") as output:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *shape)}
         np.lib.format.write_array_header_1_0(output, header)
         for pixels, digest in prepared(files, prepare, "Decoding once"):
             content = pixels.tobytes()
             output.write(content)
-            digests.append(digest)
-            checksums.append(zlib.crc32(content))
+            sums.append((digest, zlib.crc32(content)))
         output.flush()
-        with replacing(path.with_suffix(".json")) as beside:
-            beside.write_text(json.dumps({"digests": digests, "checksums": checksums}))
+        with replacing(path.with_suffix(BESIDE)) as temporary, temporary.open("wb") as beside:
+            np.save(beside, np.array(sums, SUMS), allow_pickle=False)

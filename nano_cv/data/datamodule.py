@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -188,7 +189,7 @@ class DataModule(pl.LightningDataModule):
     def _order(self, batches: Batches, shuffle: bool) -> Order:
         if not batches.resized.in_shards:
             return Order(len(batches), self.ranks, shuffle, self.seed)
-        shards = list(batches.resized.pictures.shards) * batches.repeats
+        shards = np.tile(np.asarray(batches.resized.pictures.shards), batches.repeats)
         return ShardOrder(shards, self.own_batch, self.workers, self.ranks, shuffle, self.seed)
 
     @property

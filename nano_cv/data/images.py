@@ -23,7 +23,7 @@ from PIL import Image
 
 from nano_cv.data import heads, store
 from nano_cv.data.heads import ImageError as ImageError
-from nano_cv.data.store import File, Member
+from nano_cv.data.store import File, Lazy, Member
 from nano_cv.errors import listing
 from nano_cv.metadata import Size, height_width
 
@@ -489,11 +489,12 @@ class Walk(NamedTuple):
     broken: list[str]
 
 
-def walk(folder: Path, root: Path | None = None) -> Walk:
+def walk(folder: Path, root: Path | None = None, endings: tuple[str, ...] = ("",)) -> Walk:
     """List all files below `folder`; links to folders outside of the set are followed once each.
 
     Args:
         folder: the folder to search.
+        endings: the endings of names that are listed, in small letters.
         root: root of the set, if `folder` is a part of the set. A link in `cats/` to `dogs/`, or to
             the folder above both, would give the cats the images of the dogs.
     """
@@ -519,8 +520,10 @@ def walk(folder: Path, root: Path | None = None) -> Walk:
                 continue
             if not is_folder:
                 # Only for links, because `exists` reads the disk.
-                lost = entry.is_symlink() and not os.path.exists(entry.path)
-                (found.broken if lost else found.files).append(entry.path)
+                if entry.is_symlink() and not os.path.exists(entry.path):
+                    found.broken.append(entry.path)
+                elif entry.name.lower().endswith(endings):
+                    found.files.append(entry.path)
                 continue
             link, target = entry.is_symlink(), os.path.realpath(entry.path)
             above = link and (_holds(target, real) or _holds(target, own) or _holds(own, target))
@@ -530,7 +533,8 @@ def walk(folder: Path, root: Path | None = None) -> Walk:
                 inside.append(entry.path)
                 seen.add(target)
         left += reversed(inside)
-    found.files.sort(key=lambda path: path.replace(os.sep, "\0"))
+    if len(found.folders) > 1:  # else the files are sorted already
+        found.files.sort(key=lambda path: path.replace(os.sep, "\0"))
     return found
 
 
@@ -541,23 +545,19 @@ def _holds(folder: str, other: str) -> bool:
 
 def find(
     folder: Path, endings: tuple[str, ...] = EXTENSIONS, root: Path | None = None
-) -> list[Path]:
+) -> Lazy[Path]:
     """Find all images below `folder` by their endings, sorted; see `walk`.
 
     Raises:
         ImageError: a name is not UTF-8, so no table could hold the name.
     """
-    found = [path for path in walk(folder, root).files if _ending(path) in endings]
+    found = walk(folder, root, endings).files
     for path in found:
         try:
             path.encode()
         except UnicodeEncodeError:
             raise ImageError(f"{os.fsencode(path)!r}: a name that is not UTF-8") from None
-    return list(map(Path, found))
-
-
-def _ending(path: str) -> str:
-    return os.path.splitext(path)[1].lower()
+    return Lazy(found, Path)
 
 
 def say_what_is_passed_over(folder: Path, read: Iterable[File] = ()) -> None:
@@ -568,12 +568,11 @@ def say_what_is_passed_over(folder: Path, read: Iterable[File] = ()) -> None:
         read: the images of the set, if it could be opened: a link that leads back into the set may
             be the only way to some images.
     """
-    found = walk(folder)
+    found = walk(folder, endings=NOT_READ)
     used = list(map(str, read)) if found.loops else []
     loops = [link for link in found.loops if not any(one.startswith(f"{link}/") for one in used)]
-    unread = [path for path in found.files if _ending(path) in NOT_READ]
     for what, paths in (
-        ("files are in formats that are not read; save them as JPEG or PNG", unread),
+        ("files are in formats that are not read; save them as JPEG or PNG", found.files),
         ("links lead nowhere", found.broken),
         ("links lead to folders of the set, or above it, and are not followed", loops),
     ):

@@ -6,7 +6,7 @@ Shapes: N pictures, H and W height and width in pixels, M boxes at most, K class
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from nano_cv.data import images
 from nano_cv.data.cache import Cached, cached
-from nano_cv.data.store import File
+from nano_cv.data.store import File, Lazy
 from nano_cv.data.targets import COUNTED, NO_LABEL, Boxes, Labels, Packed, count_labels, sha256_of
 from nano_cv.errors import listing
 from nano_cv.metadata import Size, height_width
@@ -43,7 +43,8 @@ class Tags(Labels):
     def pack(self, index: int) -> Packed:
         """The class indices as a list in JSON."""
         own = list(self.labels[index])
-        return Packed(".json", json.dumps(own).encode(), own, count_labels(own, self.classes))
+        counts = count_labels(own, self.classes)
+        return Packed(".json", json.dumps(own).encode(), [(label,) for label in own], counts)
 
 
 class BoxLists:
@@ -57,24 +58,27 @@ class BoxLists:
     counts = "objects"
 
     def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
-        self.pictures = pictures
-        self.boxes = list(self._fit(size, fit))
+        self.pictures, self.size, self.fit = pictures, size, fit
+        self.outside: list[str] = []
+        self.boxes: Sequence[Boxes] = Lazy(range(len(pictures)), self._fit)
+        if not pictures.shards:  # the sizes of loose pictures are in their files, read only once
+            self.boxes = list(self.boxes)
+        if self.outside:
+            log.warning("Boxes reach out of their pictures and were cut: %s", listing(self.outside))
 
-    def _fit(self, size: Size, fit: str) -> Iterator[Boxes]:
-        outside = []
-        for file, target in zip(self.pictures.files, self.pictures.targets, strict=True):
-            width, height = images.dimensions(file)
-            left, top, wide, high = images.place(width, height, size, fit)
-            sides = np.array([width, height] * 2, np.float32)
-            if ((target.boxes < -1) | (target.boxes > sides + 1)).any():
-                outside.append(str(file))
-            inside = target.inside(width, height)
-            scale = np.array([wide / width, high / height] * 2, np.float32)
-            boxes = inside.boxes * scale + np.array([left, top] * 2, np.float32)
-            frame = np.array([left, top, left + wide, top + high], np.float32)
-            yield inside._replace(boxes=boxes.astype(np.float32), frames=frame)
-        if outside:
-            log.warning("Boxes reach out of their pictures and were cut: %s", listing(outside))
+    def _fit(self, index: int) -> Boxes:
+        """Bring the boxes of a picture to the size of the input."""
+        file, target = self.pictures.files[index], self.pictures.targets[index]
+        width, height = images.dimensions(file)
+        left, top, wide, high = images.place(width, height, self.size, self.fit)
+        sides = np.array([width, height] * 2, np.float32)
+        if not self.pictures.shards and ((target.boxes < -1) | (target.boxes > sides + 1)).any():
+            self.outside.append(str(file))
+        inside: Boxes = target.inside(width, height)
+        scale = np.array([wide / width, high / height] * 2, np.float32)
+        boxes = inside.boxes * scale + np.array([left, top] * 2, np.float32)
+        frame = np.array([left, top, left + wide, top + high], np.float32)
+        return inside._replace(boxes=boxes.astype(np.float32), frames=frame)
 
     def batch(self, indices: Sequence[int]) -> Boxes:
         """`Boxes` of float32 `[N, M, 4]` and `[N, 4]`, int64 and uint8 `[N, M]`.
@@ -111,9 +115,10 @@ class BoxLists:
     def pack(self, index: int) -> Packed:
         """The boxes in pixels of the picture, as JSON."""
         target = self.pictures.targets[index]
-        entry = {name: getattr(target, name).tolist() for name in ("boxes", "labels", "ignored")}
+        columns = {name: getattr(target, name).tolist() for name in ("boxes", "labels", "ignored")}
         counts = count_labels(target.counted, self.pictures.classes)
-        return Packed(".json", json.dumps(entry).encode(), entry, counts)
+        rows = list(zip(*columns.values(), strict=True))
+        return Packed(".json", json.dumps(columns).encode(), rows, counts)
 
 
 class Masks:
@@ -127,7 +132,9 @@ class Masks:
 
     def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
         self.pictures, self.size, self.fit = pictures, size, fit
-        self.picture_of = dict(zip(pictures.targets, pictures.files, strict=True))
+        # In shards, a mask has the size of its picture written beside it.
+        loose = not pictures.shards
+        self.picture_of = dict(zip(pictures.targets, pictures.files, strict=True)) if loose else {}
         self.cached: Cached | None = None
         if folder:
             way = f"mask {fit} {pictures.classes} {pictures.meaning}"
@@ -150,8 +157,9 @@ class Masks:
         """SHA-256 of each mask file, with the meaning of its pixels if they are no indices."""
         meaning = self.pictures.meaning
         own = "" if meaning == images.INDICES else str(meaning)
-        found = self.cached.digests if self.cached else map(sha256_of, self.pictures.targets)
-        return [digest + own for digest in found]
+        if self.cached:
+            return [digest.hex() + own for digest in self.cached.digests.tolist()]
+        return [sha256_of(file) + own for file in self.pictures.targets]
 
     def pack(self, index: int) -> Packed:
         """The mask as a PNG of class indices."""
@@ -167,7 +175,7 @@ class Masks:
             ImageError: not a mask, of another size than its picture, or of unknown classes.
         """
         mask = images.load_mask(content, str(file), self.pictures.meaning)
-        classes, picture = self.pictures.classes, self.picture_of[file]
+        classes, picture = self.pictures.classes, self.picture_of.get(file, file)
         width, height = images.dimensions(picture)
         if mask.shape != (height, width):
             raise images.ImageError(

@@ -1,7 +1,7 @@
 """Order of the images in a training, independent of the number of processes that share it."""
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -49,17 +49,17 @@ class Order(Sampler[int]):
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed + self.epoch)
             order = torch.randperm(self.count, generator=generator)
-        return iter(order[: self.count - self.left_out][rank::processes].tolist())
+        return map(int, order[: self.count - self.left_out][rank::processes].numpy())
 
 
 class ShardOrder(Order):
     """Sampler for which each worker of a DataLoader reads shards of its own, a few at a time.
 
-    The shards are dealt to the workers of all processes; a worker mixes the images of `WINDOW`
-    shards, and the batches of all workers follow each other in turn, as a DataLoader hands them
-    out. A process that was dealt too many images gives its last images to other processes, so that
-    all take equally many steps. The order depends only on seed, epoch, and the numbers of workers
-    and processes.
+    The images are laid out shard by shard, and this line is cut into a part of equal length for
+    each process and worker, so that only the shards at the cuts are read twice. A worker mixes the
+    images of `WINDOW` shards, and the batches of all workers follow each other in turn, as a
+    DataLoader hands them out. The order depends only on seed, epoch, and the numbers of workers and
+    processes.
 
     Args:
         shards: number of the shard of each image; images of the same shard follow each other.
@@ -72,7 +72,7 @@ class ShardOrder(Order):
 
     def __init__(
         self,
-        shards: Sequence[int],
+        shards: Sequence[int] | NDArray[np.int32],
         batch_size: int,
         workers: int,
         ranks: Ranks = (1, 0),
@@ -80,64 +80,32 @@ class ShardOrder(Order):
         seed: int = 0,
     ) -> None:
         super().__init__(len(shards), ranks, shuffle, seed)
-        starts = np.flatnonzero(np.diff(np.asarray(shards))) + 1
-        self.members = np.split(np.arange(len(shards)), starts)
+        self.starts = np.flatnonzero(np.diff(np.asarray(shards), prepend=-1))  # of the shards
         self.batch_size, self.workers = batch_size, max(1, workers)
 
     def __iter__(self) -> Iterator[int]:
         random = np.random.default_rng((self.seed, self.epoch))
         processes, rank = self.ranks
-        streams, count = processes * self.workers, len(self.members)
-        if count < streams:  # so few shards that every worker can hold all of them
+        count = len(self.starts)
+        if count < processes * self.workers:  # so few that every worker can hold all of them
             return super().__iter__()
         dealt = random.permutation(count) if self.shuffle else np.arange(count)
-        every = [[self.members[one] for one in dealt[start::streams]] for start in range(streams)]
-        own = self._leveled(every)[rank * self.workers : (rank + 1) * self.workers]
-        orders = [self._mixed(shards, random) for shards in own]
+        members = np.split(np.arange(self.count), self.starts[1:])
+        line = np.concatenate([members[shard] for shard in dealt])
+        ends = np.cumsum([len(members[shard]) for shard in dealt])[WINDOW - 1 :: WINDOW]
+        own = np.array_split(np.arange(self.count), processes)[rank]
+        orders = []
+        for part in np.array_split(own, self.workers):
+            cuts = ends[(ends > part[0]) & (ends <= part[-1])] - part[0]
+            windows = np.split(line[part], cuts)
+            mixed = map(random.permutation, windows) if self.shuffle else windows
+            orders.append(np.concatenate(list(mixed)))
         whole = [len(order) // self.batch_size * self.batch_size for order in orders]
         pairs = list(zip(orders, whole, strict=True))
         batches = [order[:end].reshape(-1, self.batch_size) for order, end in pairs]
         turns = [batch for turn in zip_longest(*batches) for batch in turn if batch is not None]
         order = np.concatenate([*turns, *(order[end:] for order, end in pairs)])
-        return iter(order[: len(self)].tolist())
-
-    def _leveled(self, streams: list[list[NDArray[np.int64]]]) -> list[list[NDArray[np.int64]]]:
-        """Move images between workers, so that all processes have equally many images.
-
-        Surplus images are cut from the end of the last shards of a process.
-        """
-        processes = self.ranks[0]
-        if processes == 1:
-            return streams
-        shares = [len(range(rank, self.count, processes)) for rank in range(processes)]
-        spare: list[NDArray[np.int64]] = []
-        surplus = []
-        for rank, share in enumerate(shares):
-            own = streams[rank * self.workers : (rank + 1) * self.workers]
-            surplus.append(sum(map(len, chain.from_iterable(own))) - share)
-            while surplus[rank] > 0:
-                last = max((stream for stream in own if stream), key=len)
-                cut = min(surplus[rank], len(last[-1]))
-                spare.append(last[-1][len(last[-1]) - cut :])
-                last[-1] = last[-1][: len(last[-1]) - cut]
-                if not len(last[-1]):
-                    last.pop()
-                surplus[rank] -= cut
-        left = np.concatenate([*spare, np.empty(0, np.int64)])
-        for rank, lacking in enumerate(surplus):
-            if lacking < 0:
-                streams[(rank + 1) * self.workers - 1].append(left[:-lacking])
-                left = left[-lacking:]
-        return streams
-
-    def _mixed(
-        self, shards: list[NDArray[np.int64]], random: np.random.Generator
-    ) -> NDArray[np.int64]:
-        windows = [np.empty(0, np.int64)]
-        for start in range(0, len(shards), WINDOW):
-            window = np.concatenate(shards[start : start + WINDOW])
-            windows.append(random.permutation(window) if self.shuffle else window)
-        return np.concatenate(windows)
+        return map(int, order[: len(self)])
 
 
 class Draw(NamedTuple):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nano_cv.data import images
 from nano_cv.data.cache import Cached, cached
 from nano_cv.data.preparing import PicturesError
-from nano_cv.data.store import File, Member, located
+from nano_cv.data.store import File, Member, located, texts_of
 from nano_cv.data.targets import COUNTED as COUNTED
 from nano_cv.data.targets import CROWD as CROWD
 from nano_cv.data.targets import DIFFICULT as DIFFICULT
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 MEASURED = 500  # number of images, evenly chosen, whose shape is measured
 STEP = 32  # pixels; networks that halve the side five times need multiples of 32
+TWINS = 10  # number of images in two splits that are named
 LONGEST = 4  # the longer side is at most so many times the shorter side
 
 
@@ -51,6 +52,7 @@ class Pictures:
         meaning: meaning of the pixel values in the masks.
         shards: number of the archive that each image lies in; empty for loose files.
         counts: images, objects or pixels per class `[K]`; None if not counted yet.
+        data_hash: SHA-256 of the whole set, see `check`; empty if not known yet.
     """
 
     root: Path
@@ -60,6 +62,7 @@ class Pictures:
     meaning: images.Meaning = images.INDICES
     shards: Sequence[int] = ()
     counts: NDArray[np.int64] | None = None
+    data_hash: str = ""
 
     def __len__(self) -> int:
         return len(self.files)
@@ -77,7 +80,7 @@ class Pictures:
         """
         root = os.path.join(os.path.abspath(self.root), "")
 
-        def name(file: File) -> str:
+        def name(file: File | str) -> str:
             if isinstance(file, Member):
                 return file.name
             text = str(file)
@@ -85,7 +88,7 @@ class Pictures:
                 text = os.path.abspath(file)
             return text.removeprefix(root).replace(os.sep, "/").lstrip("/")
 
-        return list(map(name, self.files))
+        return list(map(name, texts_of(self.files)))
 
     def first(self, count: int) -> "Pictures":
         """Return a copy with the first `count` images only."""
@@ -153,11 +156,11 @@ class Resized:
         """Return the targets in pixels of `size`; see the `batch` methods in `targets.py`."""
         return self.fitted.batch(indices)
 
-    def digests(self) -> list[str]:
-        """Return the SHA-256 of each image file."""
+    def digests(self) -> NDArray[np.void]:
+        """Return the SHA-256 of each image file, `[N]` of 32 bytes."""
         if self.cached:
             return self.cached.digests
-        return [sha256_of(file) for file in self.pictures.files]
+        return np.array([bytes.fromhex(sha256_of(file)) for file in self.pictures.files], "V32")
 
     def count(self) -> NDArray[np.int64]:
         """Count the images, objects or pixels of each class, `[K]`."""
@@ -251,38 +254,65 @@ def resize_splits(
             unusable.append(str(error))
     if unusable:
         raise UserError("\n".join(unusable))
-    data_hash, twice = check(splits)
-    for pair in twice[:10]:
-        log.warning("The same picture in two splits: %s", pair)
-    if twice:
-        log.warning("%d pictures are in two splits: test metrics will be too good", len(twice))
-    return splits, data_hash
+    return splits, check(splits)
 
 
-def check(splits: Mapping[str, Resized]) -> tuple[str, list[str]]:
+def check(splits: Mapping[str, Resized]) -> str:
     """Check for faults that would spoil a training: classes without images, leaks between splits.
 
-    A class that does not occur in a split causes a warning, and so does an empty test split.
+    A class that does not occur in a split causes a warning, and so does an empty test split, and an
+    image that is in two splits. A set in shards, which knows its hash, was checked for such images
+    by its reader.
 
     Returns:
-        The SHA-256 of the whole set, and descriptions of the images in more than one split.
+        The SHA-256 of the whole set.
 
     Raises:
         UserError: no images to train or to validate with, or a class that occurs in val or test has
             no training images.
     """
-    total, twice = hashlib.sha256(), []
-    seen: dict[str, tuple[str, str]] = {}
     check_classes(splits)
+    if known := splits["train"].pictures.data_hash:
+        return known
+    total = hashlib.sha256()
+    names = {split: resized.pictures.names for split, resized in splits.items()}
+    digests = {split: resized.digests() for split, resized in splits.items()}
     for split, resized in splits.items():
-        pictures = resized.pictures
-        rows = zip(pictures.names, resized.fitted.fingerprints(), resized.digests(), strict=True)
-        for name, target, digest in sorted(rows):
-            total.update(f"{split} {name} {target} {digest}\n".encode())
-            first = seen.setdefault(digest, (split, name))
-            if first[0] != split:
-                twice.append(f"{name} ({split}) = {first[1]} ({first[0]})")
-    return total.hexdigest(), twice
+        targets = resized.fitted.fingerprints()
+        for name, target, digest in sorted(
+            zip(names[split], targets, digests[split].tolist(), strict=True)
+        ):
+            total.update(f"{split} {name} {target} {digest.hex()}\n".encode())
+    warn_of_twins(digests, lambda split, index: names[split][index])
+    return total.hexdigest()
+
+
+def warn_of_twins(
+    digests: Mapping[str, NDArray[np.void]], name_of: Callable[[str, int], str]
+) -> None:
+    """Warn of images that are in two splits, and name some of them.
+
+    Args:
+        digests: SHA-256 of each image by split, `[N]` of 32 bytes.
+        name_of: returns the name of an image by split and position.
+    """
+    # The first eight bytes tell images apart, and integers are compared much faster than bytes.
+    numbers = [np.ascontiguousarray(some).view(np.uint64)[::4] for some in digests.values()]
+    _, first, same = np.unique(np.concatenate(numbers), return_index=True, return_inverse=True)
+    starts = np.cumsum([0, *map(len, numbers)])
+    split_of = np.repeat(np.arange(len(numbers)), np.diff(starts))
+    twice = np.flatnonzero(split_of[first[same]] != split_of)
+
+    def described(position: int) -> str:
+        at = split_of[position]
+        split = list(digests)[at]
+        return f"{name_of(split, int(position - starts[at]))} ({split})"
+
+    for position in twice[:TWINS]:
+        pair = f"{described(position)} = {described(first[same[position]])}"
+        log.warning("The same picture in two splits: %s", pair)
+    if len(twice):
+        log.warning("%d pictures are in two splits: test metrics will be too good", len(twice))
 
 
 def check_classes(splits: Mapping[str, Resized]) -> None:

@@ -5,61 +5,55 @@ import io
 import json
 import os
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nano_cv.data import images, store
-from nano_cv.data.formats.shards import FORMAT, PICTURE, check_name, targets_of
+from nano_cv.data.formats.shards import FORMAT, OBJECTS, check_names, names_of_tables, row_type
 from nano_cv.data.pictures import Resized
 from nano_cv.data.preparing import prepared
-from nano_cv.data.targets import Packed
+from nano_cv.data.targets import Packed, are_tags
 from nano_cv.errors import UserError
 from nano_cv.files import make_once
 
-
-class Item(NamedTuple):
-    """Image and target to write into an archive.
-
-    Attributes:
-        name: path of the image relative to the root of the set.
-        content: the bytes of the image file.
-        size: width and height of the upright image, in pixels.
-        target: the target of the image, packed for the archive.
-    """
-
-    name: str
-    content: bytes
-    size: tuple[int, int]
-    target: Packed
+# Name, relative to the root of the set; bytes of the file; width and height in pixels; and target.
+Item = tuple[str, bytes, tuple[int, int], Packed]
 
 
 class Archives:
-    """Tar archives of a split, written one after the other, and the rows of the split's index.
+    """Tar archives of a split, written one after the other, and the tables of the split's index.
 
     Args:
         folder: path or URL of the folder for the archives.
         split: name of the split, with which the names of the archives begin.
+        kind: kind of the targets, see `formats.shards.TASKS`.
         most: largest size of an archive in bytes; an image beyond this begins the next archive.
     """
 
-    def __init__(self, folder: str, split: str, most: int) -> None:
-        self.folder, self.split, self.most = folder, split, most
+    def __init__(self, folder: str, split: str, kind: str, most: int) -> None:
+        self.folder, self.split, self.kind, self.most = folder, split, kind, most
         self.shards: list[tuple[str, int]] = []
-        self.rows: list[list[Any]] = []
+        self.count = self.objects = 0  # rows of both tables that are written
+        self.parts: list[list[NDArray[np.void]]] = []  # both tables, a part per archive
         self._begin()
 
     def add(self, item: Item) -> None:
         """Add an image and its target, under names as in WebDataset."""
-        if self.tar.offset and self.tar.offset + len(item.content) > self.most:
+        name, content, size, target = item
+        if self.tar.offset and self.tar.offset + len(content) > self.most:
             self.finish()
-        key, target = f"{len(self.rows):08d}", item.target
-        place = self._put(key + PurePath(item.name).suffix.lower(), item.content)
+        key = f"{self.count + len(self.rows):08d}"
+        place = self._put(key + PurePath(name).suffix.lower(), content)
         beside = self._put(key + target.ending, target.content)
-        entry = beside if target.entry is None else target.entry
-        self.rows.append([len(self.shards), item.name, *place, *item.size, entry])
+        entry: Sequence[Any] = beside if target.entry is None else [target.entry]
+        if isinstance(target.entry, list):
+            entry = [self.objects + len(self.some), len(target.entry)]
+            self.some += target.entry
+        self.rows.append((len(self.shards), name.encode(), *size, *place, *entry))
 
     def finish(self) -> None:
         """Write the current archive, and begin the next."""
@@ -67,23 +61,43 @@ class Archives:
         name, content = f"{self.split}-{len(self.shards):05d}.tar", self.buffer.getvalue()
         store.write(f"{self.folder}/{name}", content)
         self.shards.append((name, len(content)))
+        longest = max((len(row[1]) for row in self.rows), default=1)
+        parts = [np.array(self.rows, row_type(self.kind, longest))]
+        if self.kind in OBJECTS:
+            parts.append(np.array(self.some, OBJECTS[self.kind]))
+        self.parts.append(parts)
+        self.count, self.objects = self.count + len(self.rows), self.objects + len(self.some)
         self._begin()
 
+    def tables(self) -> dict[str, bytes]:
+        """Return the tables of the index as `.npy` files by name; see `formats.shards`."""
+        made = {}
+        for name, parts in zip(
+            names_of_tables(self.split, self.kind), zip(*self.parts, strict=True), strict=True
+        ):
+            content = io.BytesIO()
+            # The columns of names differ in width; together they are as wide as the widest.
+            np.lib.format.write_array(content, np.concatenate(parts), allow_pickle=False)
+            made[name] = content.getvalue()
+        return made
+
     def _begin(self) -> None:
+        self.rows: list[tuple[Any, ...]] = []
+        self.some: list[tuple[Any, ...]] = []  # objects of the current archive
         self.buffer = io.BytesIO()
         self.tar = tarfile.TarFile(fileobj=self.buffer, mode="w", format=tarfile.USTAR_FORMAT)
 
-    def _put(self, name: str, content: bytes) -> tuple[int, int, str]:
+    def _put(self, name: str, content: bytes) -> tuple[int, int, bytes]:
         """Add a file; return start and length of its content in bytes, and its SHA-256."""
         member = tarfile.TarInfo(name)
         member.size = len(content)
         start = self.tar.offset + tarfile.BLOCKSIZE  # the content begins behind a tar header
         self.tar.addfile(member, io.BytesIO(content))
-        return start, len(content), hashlib.sha256(content).hexdigest()
+        return start, len(content), hashlib.sha256(content).digest()
 
 
-def write(splits: Mapping[str, Resized], task: str, output: str, most: int) -> None:
-    """Write all splits of a set as shards of about `most` bytes.
+def write(splits: Mapping[str, Resized], data_hash: str, task: str, output: str, most: int) -> None:
+    """Write all splits of a set, and the hash of the set, as shards of about `most` bytes.
 
     In a folder the shards appear all together or not at all. In a store the indices are written
     last, so that an unfinished set has none and cannot be read.
@@ -96,12 +110,12 @@ def write(splits: Mapping[str, Resized], task: str, output: str, most: int) -> N
     if most > 10**9:  # far below `store.MAX_SHARD`, because the last target may exceed `most`
         raise UserError(f"shard_mb={most / 1e6:g}: at most 1000 are allowed")
     if output.startswith(store.S3):
-        _write(splits, task, output, most)
+        _write(splits, data_hash, task, output, most)
     else:
         ours = []
 
         def make(folder: Path) -> None:
-            _write(splits, task, str(folder), most)
+            _write(splits, data_hash, task, str(folder), most)
             ours.append(folder)
 
         make_once(Path(output), make)
@@ -116,22 +130,31 @@ def refuse_existing(output: str) -> None:
         raise UserError(f"output={output}: there is one already; remove it, or choose another")
 
 
-def _write(splits: Mapping[str, Resized], task: str, folder: str, most: int) -> None:
+def _write(
+    splits: Mapping[str, Resized], data_hash: str, task: str, folder: str, most: int
+) -> None:
+    several = are_tags(splits["train"].pictures.targets)
+    kinds = {"detection": "boxes", "segmentation": "mask"}
+    kind = kinds.get(task, "labels" if several else "label")
     indices = {}
     for split, resized in splits.items():
-        archives, classes = Archives(folder, split, most), resized.pictures.classes
+        archives, classes = Archives(folder, split, kind, most), resized.pictures.classes
         counts = np.zeros(len(classes), np.int64)
         for item in _items(resized, split):
             archives.add(item)
-            counts += item.target.counts
+            counts += item[-1].counts
         archives.finish()
+        tables = archives.tables()
+        for name, content in tables.items():
+            store.write(f"{folder}/{name}", content)
         indices[split] = {
             "format": FORMAT,
-            "task": targets_of(task),
+            "kind": kind,
             "classes": classes,
             "counts": counts.tolist(),
+            "data_hash": data_hash,
             "shards": archives.shards,
-            "pictures": archives.rows,
+            "tables": {name: hashlib.sha256(some).hexdigest() for name, some in tables.items()},
         }
     for split, index in indices.items():
         store.write(f"{folder}/{split}.json", json.dumps(index).encode())
@@ -151,9 +174,9 @@ def _items(resized: Resized, split: str) -> Iterator[Item]:
 def _item(resized: Resized, index: int, name: str) -> Item:
     file = resized.pictures.files[index]
     try:
-        check_name(name, PICTURE)
+        check_names([name.encode()])
     except ValueError as error:
         raise images.ImageError(f"{file}: shards take no such name; rename it") from error
     content = images.read(file)
     size = images.decode(content, name=str(file)).size
-    return Item(name, content, size, resized.fitted.pack(index))
+    return name, content, size, resized.fitted.pack(index)

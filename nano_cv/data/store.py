@@ -6,18 +6,21 @@ finds the store and the keys where Amazon's own tools do: `AWS_ENDPOINT_URL`, `A
 `~/.aws`.
 """
 
+import mmap
 import os
 import re
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from nano_cv.errors import UserError, first_line
 
 S3 = "s3://"
 TRIES = 3  # to read the body of an answer; boto3 itself only repeats requests without an answer
+Item = TypeVar("Item")
 HELD = 5  # shards in memory per process
 MAX_SHARD = 2 * 1024**3  # bytes; limited, because a shard is read whole
 
@@ -51,6 +54,22 @@ def read(place: str, start: int = 0, size: int | None = None) -> bytes:
     if size is not None and len(content) != size:
         raise UserError(f"{place}: cut short: {start + len(content):,} bytes, not {start + size:,}")
     return content
+
+
+def mapped(place: str) -> bytes | mmap.mmap:
+    """Map a file into memory, or read an object.
+
+    Raises:
+        UserError: missing or not readable; or the store does not answer.
+        ValueError: the file is empty.
+    """
+    if place.startswith(S3):
+        return read(place)
+    try:
+        with open(place, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise UserError(f"{place}: cannot be read: {error.strerror}") from error
 
 
 def write(place: str, content: bytes) -> None:
@@ -106,6 +125,26 @@ class Member(NamedTuple):
         return HOLDING.read(self)
 
 
+class Lazy(Sequence[Item]):
+    """Sequence whose items are made when they are asked for, as a million would fill the memory.
+
+    Args:
+        rows: what the items are made of, a row each.
+        make: makes an item of a row.
+    """
+
+    def __init__(self, rows: Any, make: Callable[[Any], Item]) -> None:
+        self.rows, self.make = rows, make
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return an item, or for a slice another lazy sequence."""
+        rows = self.rows[index]
+        return Lazy(rows, self.make) if isinstance(index, slice) else self.make(rows)
+
+
 class Held:
     """The last few shards that this process has read, in memory.
 
@@ -139,17 +178,24 @@ HOLDING = Held()
 File = Path | Member
 
 
+def texts_of(files: Sequence[File]) -> Sequence[File | str]:
+    """Return files as texts if that is how a lazy sequence holds them; quicker than as `Path`."""
+    return files.rows if isinstance(files, Lazy) and files.make is Path else files
+
+
 def size(file: File) -> int:
     """Return the size of a file in bytes."""
     return file.size if isinstance(file, Member) else file.stat().st_size
 
 
-def stamp(file: File) -> str:
-    """Return a text that changes whenever the file changes."""
+def stamp(file: File | str, folder: str) -> str:
+    """Return a text that changes whenever the file changes; `folder` is the working directory."""
     if isinstance(file, Member):
         return file.sha256
-    status = file.stat()
-    return f"{file.absolute()}\0{status.st_size}\0{status.st_mtime_ns}"
+    status, text = os.stat(file), str(file)
+    if not text.startswith(os.sep):
+        text = os.path.join(folder, text)
+    return f"{text}\0{status.st_size}\0{status.st_mtime_ns}"
 
 
 def _parts(place: str) -> tuple[str, str]:

@@ -66,7 +66,8 @@ class Packed(NamedTuple):
     Attributes:
         ending: of the file, as WebDataset names it.
         content: of the file.
-        entry: what the index says of it; None if only where the file lies.
+        entry: what the index says of it: a class index, or a list with the columns of each object,
+            see `formats.shards.OBJECTS`; None if only where the file lies.
         counts: pictures, objects or pixels of each class `[K]`.
     """
 

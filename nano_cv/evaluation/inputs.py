@@ -158,7 +158,7 @@ def find_pictures(given: str, key: str = "input") -> list[Path]:
     path = Path(given).expanduser()
     if path.is_dir():
         images.say_what_is_passed_over(path)
-        files = images.find(path)
+        files = list(images.find(path))
         if not files:
             raise UserError(
                 f"{key}={given}: no pictures in this folder; endings known: "

@@ -1,6 +1,7 @@
 """Reader of a folder per class, as `daisy/*.jpg`, also inside `train/`, `val/` and `test/`."""
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,8 +31,8 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     inside = reading.list_folder(root)
     folders = [path for path in inside if path.is_dir()]
     given = splitting.one_for_each(splitting.group_by_split(folders))
-    beside = [one for one in folders if one not in given.values() and images.find(one)]
-    if list(given) == ["train"] and beside:
+    rest = folders if list(given) == ["train"] else []
+    if beside := [one for one in rest if one not in given.values() and images.find(one)]:
         names = listing(path.name for path in beside)
         if not any(map(is_picture, reading.list_folder(given["train"]))):
             raise UserError(
@@ -55,12 +56,12 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
 
 def samples_in(folder: Path, classes: Sequence[str], training: Path, root: Path) -> list[Sample]:
     """Return the images of a split; refuses classes that the `training` folder does not have."""
-    names = class_folders(folder)
+    names, start = class_folders(folder), len(os.path.join(folder, ""))
     samples = [
-        Sample(file, label, reading.below(folder, file))
+        Sample(text, label, text[start:].replace(os.sep, "/"))
         for label, name in enumerate(classes)
         if name in names
-        for file in images.find(folder / name, root=root)
+        for text in images.find(folder / name, root=root).rows
     ]
     for name in sorted(set(names) - set(classes)):
         if images.find(folder / name, root=root):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from nano_cv.data.images import INDICES, Meaning
 from nano_cv.data.pictures import SPLITS, Pictures
+from nano_cv.data.store import Lazy
 from nano_cv.data.targets import are_tags
 from nano_cv.errors import UserError, listing
 
@@ -33,12 +34,12 @@ class Sample(NamedTuple):
     """Image with its target, while a set is read.
 
     Attributes:
-        file: the image file.
+        file: the image file; in large sets as text, which is smaller and quicker than a `Path`.
         target: see `Pictures.targets`.
         name: the name whose hash chooses the split; the same on every machine.
     """
 
-    file: Path
+    file: Path | str
     target: Any
     name: str
 
@@ -180,10 +181,14 @@ def as_pictures(
     meaning: Meaning = INDICES,
 ) -> dict[str, Pictures]:
     """Return the `Pictures` of each split."""
-    return {
-        split: Pictures(root, [s.file for s in some], [s.target for s in some], classes, meaning)
-        for split, some in samples.items()
-    }
+    pictures = {}
+    for split, some in samples.items():
+        files: Any = [sample.file for sample in some]
+        if files and isinstance(files[0], str):
+            files = Lazy(files, Path)
+        targets = [sample.target for sample in some]
+        pictures[split] = Pictures(root, files, targets, classes, meaning)
+    return pictures
 
 
 def _hash(name: str) -> int:

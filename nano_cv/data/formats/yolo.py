@@ -75,7 +75,7 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
         ]
     found = splitting.complete(samples, root)
     if lonely := texts.lonely(used):
-        folder = label_folder(found["train"][0].file)
+        folder = label_folder(Path(found["train"][0].file))
         log.warning("%s: %d files without a picture: %s", folder, len(lonely), listing(lonely))
     return splitting.as_pictures(root, found, outlines.classes_for(task, classes))
 
@@ -262,7 +262,7 @@ def find_pictures(place: Path, root: Path, split: str) -> list[Path]:
     """Find the images in a folder, or the images that a list file names."""
     if place.is_dir():
         inner = place / "images"
-        return images.find(inner if inner.is_dir() else place)
+        return list(images.find(inner if inner.is_dir() else place))
     if place.suffix.lower() != ".txt":
         raise UserError(
             f"{place}: neither a folder of pictures nor a list of them that ends in .txt"

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import yaml
 from PIL import Image
 
 from nano_cv.data import images
@@ -20,6 +21,7 @@ from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.data.progress import track
 
 Files = Mapping[str, Path]
+NAMES = yaml.safe_load((Path(__file__).parent / "names.yaml").read_text())  # of classes, by label
 
 
 def _place(picture: Path, folder: Path, split: str, label: str) -> None:
@@ -51,7 +53,7 @@ def flowers102(files: Files, folder: Path) -> None:
     for split, key in zip(SPLITS, ("trnid", "valid", "tstid"), strict=True):
         for number in numbers[key].ravel():
             picture = folder / "jpg" / f"image_{number:05d}.jpg"
-            _place(picture, folder, split, FLOWERS102[labels[number - 1] - 1])
+            _place(picture, folder, split, NAMES["flowers102"][labels[number - 1] - 1])
     shutil.rmtree(folder / "jpg")
 
 
@@ -128,35 +130,10 @@ def fashion_mnist(files: Files, folder: Path) -> None:
         rows = track(list(enumerate(pixels)), len(pixels), "Writing pictures once")
         for number, picture in rows:
             split = official if number < first_of_val else "val"
-            place = folder / split / CLOTHES[labels[number]]
+            place = folder / split / NAMES["fashion_mnist"][labels[number]]
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(place / f"{number:05d}.png")
 
 
 KINDS = ("images-idx3", "labels-idx1")  # in the names of Fashion-MNIST's files
 VALIDATION = 5_000  # images of Fashion-MNIST
-CLOTHES = [
-    "T-shirt or top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
-    "Ankle boot",
-]  # fmt: skip
-FLOWERS102 = [  # by label
-    "pink primrose", "hard-leaved pocket orchid", "canterbury bells", "sweet pea",
-    "english marigold", "tiger lily", "moon orchid", "bird of paradise", "monkshood",
-    "globe thistle", "snapdragon", "colt's foot", "king protea", "spear thistle", "yellow iris",
-    "globe-flower", "purple coneflower", "peruvian lily", "balloon flower",
-    "giant white arum lily", "fire lily", "pincushion flower", "fritillary", "red ginger",
-    "grape hyacinth", "corn poppy", "prince of wales feathers", "stemless gentian", "artichoke",
-    "sweet william", "carnation", "garden phlox", "love in the mist", "mexican aster",
-    "alpine sea holly", "ruby-lipped cattleya", "cape flower", "great masterwort", "siam tulip",
-    "lenten rose", "barbeton daisy", "daffodil", "sword lily", "poinsettia", "bolero deep blue",
-    "wallflower", "marigold", "buttercup", "oxeye daisy", "common dandelion", "petunia",
-    "wild pansy", "primula", "sunflower", "pelargonium", "bishop of llandaff", "gaura",
-    "geranium", "orange dahlia", "pink-yellow dahlia?", "cautleya spicata", "japanese anemone",
-    "black-eyed susan", "silverbush", "californian poppy", "osteospermum", "spring crocus",
-    "bearded iris", "windflower", "tree poppy", "gazania", "azalea", "water lily", "rose",
-    "thorn apple", "morning glory", "passion flower", "lotus", "toad lily", "anthurium",
-    "frangipani", "clematis", "hibiscus", "columbine", "desert-rose", "tree mallow", "magnolia",
-    "cyclamen", "watercress", "canna lily", "hippeastrum", "bee balm", "ball moss", "foxglove",
-    "bougainvillea", "camellia", "mallow", "mexican petunia", "bromelia", "blanket flower",
-    "trumpet creeper", "blackberry lily",
-]  # fmt: skip
