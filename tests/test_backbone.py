@@ -189,9 +189,7 @@ def make(layer_decay: float = 1.0, **options) -> Learner:
 def test_layer_decay(monkeypatch):
     learner = make(layer_decay=0.5)
     monkeypatch.setattr(
-        Learner,
-        "trainer",
-        type("T", (), {"estimated_stepping_batches": 10, "max_epochs": 1}),
+        Learner, "trainer", type("T", (), {"estimated_stepping_batches": 10, "max_epochs": 1})
     )
     optimizer = learner.configure_optimizers()["optimizer"]
     rates = {

@@ -485,18 +485,12 @@ def test_voc_lists(root):
     make_voc(root)
     names = root / "ImageSets/Main/train.txt"
     write(names, "train_c -1\n\ntrain_a.jpg  1\n")
-    assert [file.stem for file in voc(root)["train"].files] == [
-        "train_c",
-        "train_a",
-    ]
+    assert [file.stem for file in voc(root)["train"].files] == ["train_c", "train_a"]
     for old, new in (("a", "a big 1"), ("c", "c dog")):
         (root / f"JPEGImages/train_{old}.jpg").rename(root / f"JPEGImages/train_{new}.jpg")
         (root / f"Annotations/train_{old}.xml").rename(root / f"Annotations/train_{new}.xml")
     write(names, "train_a big 1\ntrain_c dog.jpg  1")
-    assert [file.stem for file in voc(root)["train"].files] == [
-        "train_a big 1",
-        "train_c dog",
-    ]
+    assert [file.stem for file in voc(root)["train"].files] == ["train_a big 1", "train_c dog"]
     make_voc(root)
     write(names, "train_a\ntrain_x\n")
     with pytest.raises(UserError, match=r"train\.txt: 1 pictures are not in .*Images: train_x"):
@@ -506,10 +500,7 @@ def test_voc_lists(root):
         voc(root)
     names.unlink()
     write(names.with_name("trainval.txt"), "train_a\nval_a\ntrain_b\n")
-    assert [file.stem for file in voc(root)["train"].files] == [
-        "train_a",
-        "train_b",
-    ]
+    assert [file.stem for file in voc(root)["train"].files] == ["train_a", "train_b"]
     names.with_name("trainval.txt").unlink()
     with pytest.raises(UserError, match=r"has test, val, and no 'train' to learn from"):
         voc(root)
@@ -660,11 +651,7 @@ def test_yolo_as_roboflow_writes_it(root):
             written.parent.mkdir(exist_ok=True)
             (root / kind / split).rename(written)
     for split, target in expected.items():
-        assert same(
-            yolo(root)[split].targets[0],
-            target.boxes.tolist(),
-            target.labels.tolist(),
-        )
+        assert same(yolo(root)[split].targets[0], target.boxes.tolist(), target.labels.tolist())
     assert yolo(root)["val"].names[0] == "valid/images/val_a.jpg"
 
 
@@ -898,11 +885,7 @@ def test_masks_by_lists(root):
     assert data.targets == [root / "masks/val_2.png", root / "masks/val_0.png"]
     assert data.classes == ["class 0", "class 1", "class 2"], "255 is no class"
     write(root / "classes.txt", "0 background\n1 leaf\n2 big blossom\n")
-    assert folder_masks(root)["val"].classes == [
-        "background",
-        "leaf",
-        "big blossom",
-    ]
+    assert folder_masks(root)["val"].classes == ["background", "leaf", "big blossom"]
 
 
 def test_masks_without_lists(root):

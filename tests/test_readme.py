@@ -70,8 +70,7 @@ def test_every_command_is_covered():
 
 # `tests/test_processes.py` trains with several devices, and `tests/test_sweep.py` asks for SLURM.
 @pytest.mark.parametrize(
-    "command",
-    [one for one in matching("python train.py") if not re.search("devices|slurm", one)],
+    "command", [one for one in matching("python train.py") if not re.search("devices|slurm", one)]
 )
 def test_train(run, flowers, tmp_path, command):
     done = train(run, tmp_path, command)

@@ -271,10 +271,7 @@ def test_masks_of_several_formats(tmp_path):
     root = masked(tmp_path, [GREY_OF, GREY_OF])
     GREY_OF.save(root / "masks/p1.tif")
     (root / "masks/p1.png").unlink()
-    assert [file.name for file in train_split(root).targets] == [
-        "p0.png",
-        "p1.tif",
-    ]
+    assert [file.name for file in train_split(root).targets] == ["p0.png", "p1.tif"]
 
 
 def test_masks_as_jpeg_are_refused(tmp_path):

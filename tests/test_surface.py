@@ -66,7 +66,7 @@ INFER = {
     "confidence",
 }
 EXPORT = {
-    *("weights", "parity", "precision", "tolerance", "max_drop", "calibration_pictures", "triton"),
+    *("weights", "parity", "precision", "tolerance", "max_drop", "calibration_pictures", "triton")
 }
 GRID = {"delays_us", "instances", "threads", "batches"}
 SERVE = {
