@@ -4,6 +4,7 @@ import copy
 import csv
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,14 +17,15 @@ from typing import Any, NamedTuple
 import hydra
 import numpy as np
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobRuntime
 from omegaconf import DictConfig
 from PIL import Image
 from xdist.scheduler import LoadScopeScheduling
 
-from nano_cv.config.checks import CONFIGS
+from nano_cv.config.checks import CONFIGS, option_groups
 from nano_cv.errors import UserError
 from nano_cv.evaluation import drawing, evaluate
 from nano_cv.metadata import Metadata
@@ -209,7 +211,7 @@ def run(
     yield call
     # Processes that a sweep leaves waiting for the next one are in this test's folder.
     if loky := sys.modules.get("joblib.externals.loky"):
-        loky.get_reusable_executor().shutdown()
+        loky.get_reusable_executor().shutdown(kill_workers=True)
 
 
 @pytest.fixture
@@ -272,22 +274,39 @@ def draw(patch: pytest.MonkeyPatch, keep: Callable[..., None] = drawing.keep) ->
 
 @pytest.fixture(scope="session", autouse=True)
 def composed_once() -> Iterator[None]:
-    """The same command line is composed once, for composing takes Hydra half of a tiny training.
+    """The same choices are composed once, for composing takes Hydra half of a tiny training.
 
-    Configurations of a test's own (`--config-dir`) are composed every time.
+    Settings are then made as Hydra makes them. Configurations of a test's own (`--config-dir`) are
+    composed every time.
     """
     compose, kept = ConfigLoaderImpl._load_configuration_impl, dict[str, DictConfig]()
+    choice = re.compile(rf"[+~]*({'|'.join(option_groups([CONFIGS]))}|hydra/[\w/]+)(@.*)?(=|$)")
 
     def once(loader: ConfigLoaderImpl, **given: Any) -> DictConfig:
         places = {str(each.path) for each in loader.config_search_path.get_path()}
         ours = {"pkg://hydra.conf", f"file://{CONFIGS}", str(CONFIGS), "structured://"}
-        if places - ours or "searchpath=[file" in str(given):
+        lines = given["overrides"]
+        if places - ours or "searchpath=[file" in str(lines):
             return compose(loader, **given)
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(lines)
+        if given.get("validate_sweep_overrides", True):
+            modes = (given["run_mode"], given.get("from_shell", True))
+            loader.validate_sweep_overrides_legal(overrides, *modes)
+        choices = given | {"overrides": [line for line in lines if choice.match(line)]}
         plugins = [ConfigStore.instance().list(f"hydra/{one}") for one in ("launcher", "sweeper")]
-        key = str((given, plugins, JobRuntime.instance().conf))
+        key = str((choices, plugins, JobRuntime.instance().conf))
         if key not in kept:
-            kept[key] = compose(loader, **given)
+            kept[key] = compose(loader, **choices)
         config = copy.deepcopy(kept[key])
+        single = [one for one in overrides if not one.is_sweep_override()]
+        settings = [one for one in single if not choice.match(one.input_line)]
+        ConfigLoaderImpl._apply_overrides_to_config(settings, config)
+        own = [one for one in overrides if not one.is_hydra_override()]
+        config.hydra.overrides.task = [one.input_line for one in own]
+        hydras = [one.input_line for one in overrides if one.is_hydra_override()]
+        config.hydra.overrides.hydra = hydras
+        naming = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = get_overrides_dirname(overrides=own, **naming)
         config.hydra.runtime.cwd = os.getcwd()
         return config
 

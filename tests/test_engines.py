@@ -373,6 +373,7 @@ def test_a_task_of_ones_own_has_its_report_in_its_file(tmp_path, monkeypatch):
 def test_benchmark_of_every_task(run, shop, server, monkeypatch, model):
     """Of one with pictures and of one without; of a classifier the README's commands."""
     monkeypatch.chdir(shop)
+    monkeypatch.setattr("benchmarks.serving.processes.WORKERS", 1)
     settings = [setting for setting in SHOP[model] if setting.startswith("model")]
     quick = ["delays_us=[0]", "instances=[1]", "seconds=0.2", "min_rounds=1", "max_rounds=1"]
     done = run("benchmark", *settings, *quick)

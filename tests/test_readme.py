@@ -166,9 +166,9 @@ def small(command: str) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's wheel is for Linux")
-def test_from_export_to_answers(run, exported_once, flowers, tmp_path):
+def test_from_export_to_answers(run, exported_once, flowers, tmp_path, monkeypatch):
     """The commands of the chapter on serving, in the order of a person who follows it."""
-    exported = matching("python export_model.py")
+    exported = meanings(matching("python export_model.py"))
     for command in meanings([without_own_keys(command) for command in exported]):
         assert train(run, tmp_path, command).status == 0
     (tmp_path / "photos").mkdir()
@@ -176,6 +176,7 @@ def test_from_export_to_answers(run, exported_once, flowers, tmp_path):
         shutil.copy(flowers / "daisy/plant001_rgb.jpg", tmp_path / place)
     # What is benchmarked is in float32: of int8, twice as many models would be measured.
     plain = [command for command in exported if "precision" not in command]
+    monkeypatch.setattr("benchmarks.serving.processes.WORKERS", 1)
     for command in [*plain, *matching("python benchmark.py"), *sorted({*exported} - {*plain})]:
         if "benchmark" in command:
             check_benchmark(run, tmp_path, command)
@@ -208,28 +209,28 @@ def test_from_export_to_answers(run, exported_once, flowers, tmp_path):
 
 
 def check_benchmark(run, folder: Path, command: str) -> None:
-    """All rows, the files, and with `write` the best setting in config.pbtxt."""
+    """Rows and files; with `write` the rows of other designs too, and the best in config.pbtxt."""
     quick = ["seconds=0.2", "min_rounds=1", "max_rounds=1", "p99_limit_ms=1e5"]  # for any machine
-    writes = "write" in command
-    quick += (
-        ["delays_us=[0, 700]", "instances=[2]"] if writes else ["delays_us=[0]", "instances=[1]"]
-    )
     quick += [setting for setting in small(command) if setting.startswith("model")]
+    rows = ["in process", "best, from JPEG", "by REST"]
+    if "write" in command:
+        quick += ["delays_us=[0, 700]", "instances=[2]"]
+        rows += ["prototype, binary pixels", "FastAPI, binary", "FastAPI, from JPEG"]
+        rows += ["| float32 | 2 | 0 |", "| float32 | 2 | 700 |"]
+    else:
+        quick += ["delays_us=[0]", "instances=[1]", "prototype=false"]
     done = run("benchmark", *shlex.split(command)[2:], *quick)
     assert done.status == 0, done.err
-    rows = ["in process", "best, from JPEG", "by REST", "prototype, binary pixels"]
-    rows += ["FastAPI, binary", "FastAPI, from JPEG"]
-    if writes:
-        rows += ["| float32 | 2 | 0 |", "| float32 | 2 | 700 |"]
+    assert not [row for row in rows if row not in done.out]
+    newest = max(folder.glob("runs/benchmark/lenet_flowers/*"))
+    for name in ("benchmark.md", "benchmark.csv", "benchmark.png"):
+        assert (newest / name).stat().st_size > 100
+    if "write" in command:
         models = folder / "model_repository"
         config = read_config(models / "lenet_flowers/config.pbtxt")
         assert config.instance_group[0].count == 2
         assert config.dynamic_batching.max_queue_delay_microseconds in (0, 700)
         assert not any(check_repository(models).values())
-    assert not [row for row in rows if row not in done.out]
-    newest = max(folder.glob("runs/benchmark/lenet_flowers/*"))
-    for name in ("benchmark.md", "benchmark.csv", "benchmark.png"):
-        assert (newest / name).stat().st_size > 100
 
 
 def test_the_three_calls(tiny_triton, tmp_path):

@@ -327,6 +327,7 @@ def test_mistakes_about_the_store(run, refused, monkeypatch, bucket, flowers):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:5056")
     store._client.cache_clear()
     assert "Invalid endpoint: 127.0.0.1:5056" in refused(f"{bucket}/set")
+    assert "shard_mb=5000: at most 1000" in run("shard", *TINY[:1], "output=a", "shard_mb=5000").err
 
 
 def test_without_boto3(refused, monkeypatch):
