@@ -210,8 +210,9 @@ def run(
 
     yield call
     # Processes that a sweep leaves waiting for the next one are in this test's folder.
-    if loky := sys.modules.get("joblib.externals.loky"):
-        loky.get_reusable_executor().shutdown(kill_workers=True)
+    loky = sys.modules.get("joblib.externals.loky.reusable_executor")
+    if loky and loky._executor:
+        loky._executor.shutdown(kill_workers=True)
 
 
 @pytest.fixture
