@@ -54,11 +54,12 @@ run: .venv/installed data/flowers/train.txt weights/lenet_flowers.safetensors  #
 test: .venv/installed data/flowers/train.txt lint  ## set up and run all tests
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --max-worker-restart 0
 
-# What differs there is torch, torchvision and onnxruntime, so: each task trained (golden curves), resumed, exported and
-# answered by every engine; files of all formats read. Tests of the Triton server skip: its wheel is not in this set.
-INTEL_MAC_TESTS := $(addprefix tests/test_,detection.py engines.py export.py formats.py generation.py golden.py images.py \
-	segmentation.py training.py::test_every_model_resumes)
-test-intel-mac: .venv-intel-mac/installed  ## the tests of networks, exports and formats with the versions of an Intel Mac
+# What differs there is torch, torchvision and onnxruntime, so: each task computed, trained (golden curves), resumed,
+# exported, quantised and answered by onnxruntime. Tests of the Triton server skip: its wheel is not in this set.
+INTEL_MAC_TESTS := $(addprefix tests/test_,detection.py engines.py generation.py scenes.py segmentation.py \
+	calibration.py::test_exported_as_it_answers export.py::test_export export.py::test_int8_that_passes_is_published \
+	training.py::test_golden_curve_and_every_model_resumes)
+test-intel-mac: .venv-intel-mac/installed  ## the tests of networks, trainings and exports with the versions of an Intel Mac
 	.venv-intel-mac/bin/python -m pytest -n logical --maxprocesses 4 --max-worker-restart 0 -p no:cacheprovider $(INTEL_MAC_TESTS)
 
 lint: .venv/installed  ## style and types

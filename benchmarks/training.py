@@ -81,7 +81,7 @@ def recipe(epochs: int, _: int, processes: int, batch_size: int) -> list[float]:
     import pytorch_lightning as pl
 
     from nano_cv import building
-    from nano_cv.config.checks import CONFIGS
+    from nano_cv.config.options import CONFIGS
 
     class Clock(pl.Callback):
         def __init__(self) -> None:

@@ -1,25 +1,33 @@
 """A tiny data set made on the spot, and a way to run the scripts as a person would."""
 
 import copy
+import csv
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import hydra
 import numpy as np
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobRuntime
 from omegaconf import DictConfig
 from PIL import Image
 from xdist.scheduler import LoadScopeScheduling
 
-from nano_cv.config.checks import CONFIGS
+from nano_cv.config.options import CONFIGS, option_groups
+from nano_cv.errors import UserError
+from nano_cv.evaluation import drawing, evaluate
 from nano_cv.metadata import Metadata
 
 # Tests run beside each other and train tiny models: more threads would only wait for each other.
@@ -49,6 +57,13 @@ TINY_OF = {  # the same for each model
         "model.task.steps=2",
     ],
 }
+
+# What `shop` sells: a square generator, and models of pictures that are wider than high.
+SHOP = {
+    model: settings if model == "flow" else [*settings, "model.image_size=[32,64]"]
+    for model, settings in TINY_OF.items()
+}
+SHOP["lenet"].append("trainer.max_epochs=4")  # it answers with more than one class
 
 CONTRACT = Metadata(
     task="classification",
@@ -81,19 +96,27 @@ task:
   optimizer: {_target_: torch.optim.AdamW, _partial_: true, lr: 1e-3}
 """
 
+# Runs a program in two processes at once.
+TWICE = """
+import subprocess, sys
+both = [subprocess.Popen([sys.executable, "-c", *sys.argv[1:]]) for _ in range(2)]
+sys.exit(max(one.wait() for one in both))
+"""
+
 # What several processes leave to one of them, so that what these tests share is made once.
 TOGETHER = {
     # Servers in turn: a free port may be somebody else's a moment later. And what `shop` sells.
     "servers": (
         *("tests/test_engines.py", "tests/test_generation.py", "tests/test_serving.py"),
-        *("tests/test_served_answers.py", "tests/test_door.py", "tests/test_page.py"),
+        *("tests/test_door.py", "tests/test_page.py"),
         "tests/test_readme.py::test_from_export_to_answers",
         "tests/test_readme.py::test_the_three_calls",
     ),
     "clone": ("tests/test_readme.py::test_dvc_pull", "tests/test_readme.py::test_pretrained"),
+    "readme": ("tests/test_readme.py::test_train", "tests/test_readme.py::test_infer"),
     **{
         name: f"tests/test_{name}.py"
-        for name in ("detection", "export", "segmentation", "tracking")
+        for name in ("export", "processes", "scenes", "size", "tracking")
     },
 }
 
@@ -168,7 +191,8 @@ def run(
 ) -> Iterator[Callable[..., Result]]:
     """`run("train", "trainer.max_epochs=2")`: a script in this process, in an empty folder.
 
-    In this process because loading torch takes longer than all of a tiny training.
+    In this process because loading torch takes longer than all of a tiny training. A module with
+    a `main` is run by its whole name.
     """
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
@@ -177,45 +201,113 @@ def run(
         monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
         status = 0
         try:
-            getattr(__import__(script), script)()
+            getattr(import_module(script), "main" if "." in script else script)()
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)  # as Python does
         return Result(status, *capsys.readouterr())
 
     yield call
     # Processes that a sweep leaves waiting for the next one are in this test's folder.
-    if loky := sys.modules.get("joblib.externals.loky"):
-        loky.get_reusable_executor().shutdown()
+    loky = sys.modules.get("joblib.externals.loky.reusable_executor")
+    if loky and loky._executor:
+        loky._executor.shutdown(kill_workers=True)
+
+
+@pytest.fixture
+def untrained(run: Callable[..., Result]) -> Path:
+    """A file of weights where a training leaves it, of a LeNet that has learnt nothing."""
+    from nano_cv import building
+    from nano_cv.tasks import weights
+
+    file = Path("weights/lenet_flowers.safetensors")
+    weights.save(building.make_task(compose("train", *TINY), CONTRACT), file)
+    return file
+
+
+@pytest.fixture
+def fails(run: Callable[..., Result]) -> Callable[..., str]:
+    """Runs a script that must fail in the proper way: one message, which it returns."""
+
+    def call(script: str, *arguments: str) -> str:
+        done = run(script, *arguments)
+        assert done.status == 1, done.out
+        assert done.err.count("error: ") == 1 and "Traceback" not in done.err, done.err
+        return done.err
+
+    return call
 
 
 @pytest.fixture(scope="session", autouse=True)
 def proved_once() -> Iterator[None]:
-    """Loading an export into Triton takes some seconds: left to the tests that are about it."""
+    """Loading an export into Triton takes some seconds: left to the tests that are about it.
+
+    And speeds of precisions are measured for a shorter time, of which no test takes note.
+    """
+    from nano_cv.export import precision
     from nano_cv.serving import triton
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(triton, "prove", lambda repository, models: None)
+        patch.setattr(precision, "SECONDS", 0.01)
         yield
 
 
 @pytest.fixture(scope="session", autouse=True)
-def composed_once() -> Iterator[None]:
-    """The same command line is composed once, for composing takes Hydra half of a tiny training.
+def undrawn() -> Iterator[None]:
+    """Drawing takes as long as all else of a tiny training: left to the tests that look at it."""
+    with pytest.MonkeyPatch.context() as patch:
+        draw(patch, lambda *_: None)
+        yield
 
-    Configurations of a test's own (`--config-dir`) are composed every time.
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawings are made and kept, as usual."""
+    draw(monkeypatch)
+
+
+def draw(patch: pytest.MonkeyPatch, keep: Callable[..., None] = drawing.keep) -> None:
+    for module in (drawing, evaluate):
+        patch.setattr(module, "keep", keep)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_once() -> Iterator[None]:
+    """The same choices are composed once, for composing takes Hydra half of a tiny training.
+
+    Settings are then made as Hydra makes them. Configurations of a test's own (`--config-dir`) are
+    composed every time.
     """
     compose, kept = ConfigLoaderImpl._load_configuration_impl, dict[str, DictConfig]()
+    choice = re.compile(rf"[+~]*({'|'.join(option_groups([CONFIGS]))}|hydra/[\w/]+)(@.*)?(=|$)")
 
     def once(loader: ConfigLoaderImpl, **given: Any) -> DictConfig:
         places = {str(each.path) for each in loader.config_search_path.get_path()}
         ours = {"pkg://hydra.conf", f"file://{CONFIGS}", str(CONFIGS), "structured://"}
-        if places - ours or "searchpath=[file" in str(given):
+        lines = given["overrides"]
+        if places - ours or "searchpath=[file" in str(lines):
             return compose(loader, **given)
+        overrides = OverridesParser.create(config_loader=loader).parse_overrides(lines)
+        if given.get("validate_sweep_overrides", True):
+            modes = (given["run_mode"], given.get("from_shell", True))
+            loader.validate_sweep_overrides_legal(overrides, *modes)
+        choices = given | {"overrides": [line for line in lines if choice.match(line)]}
         plugins = [ConfigStore.instance().list(f"hydra/{one}") for one in ("launcher", "sweeper")]
-        key = str((given, plugins, JobRuntime.instance().conf))
+        key = str((choices, plugins, JobRuntime.instance().conf))
         if key not in kept:
-            kept[key] = compose(loader, **given)
+            kept[key] = compose(loader, **choices)
         config = copy.deepcopy(kept[key])
+        single = [one for one in overrides if not one.is_sweep_override()]
+        settings = [one for one in single if not choice.match(one.input_line)]
+        ConfigLoaderImpl._apply_overrides_to_config(settings, config)
+        own = [one for one in overrides if not one.is_hydra_override()]
+        config.hydra.overrides.task = [one.input_line for one in own]
+        hydras = [one.input_line for one in overrides if one.is_hydra_override()]
+        config.hydra.overrides.hydra = hydras
+        naming = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = get_overrides_dirname(overrides=own, **naming)
         config.hydra.runtime.cwd = os.getcwd()
         return config
 
@@ -254,19 +346,72 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny data set in which each model has been trained and exported."""
     folder = tmp_path_factory.mktemp("shop")
     make_flowers(folder / "data" / "flowers")
-    for settings in TINY_OF.values():
-        for script in ("train", "export_model"):
-            run_in(folder, script, *settings)
+    for settings in SHOP.values():
+        run_in(folder, "train", *settings)
+        run_in(folder, "export_model", *settings, "triton.max_picture_bytes=100000")
     return folder
 
 
+LIMITS = (
+    *("max_request_bytes=300000", "max_picture_pixels=400000", "receive_seconds=2"),
+    *("max_connections=1200", "answer_seconds=30", "probe_seconds=0.5", "poll_seconds=0.2"),
+)
+
+
+@contextmanager
+def serving_tiny(folder: Path, without: bool) -> Iterator[Any]:
+    """A server of a tiny model for each task, and of `lenet_flowers`; also without any Triton."""
+    from tiny_models import publish_all, publish_one
+
+    from benchmarks.serving.trial import Trial
+
+    publish_all(folder / "models", folder)
+    publish_one(folder / "models", folder, "classification", "lenet", "flowers", size=224)
+    with Trial(folder / "models", folder, *LIMITS, without=without) as trial:
+        trial.wait_ready()
+        yield trial
+
+
+@pytest.fixture(scope="session")
+def tiny_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Such a server by the real Triton."""
+    from nano_cv.serving import triton
+
+    try:
+        triton.find_wheel()
+    except UserError as missing:
+        pytest.skip(str(missing))
+    with serving_tiny(tmp_path_factory.mktemp("tiny"), without=False) as trial:
+        yield trial
+
+
 def run_in(folder: Path, script: str, *arguments: str) -> None:
-    """As `run`, but for fixtures that live longer than a test; it must succeed."""
+    """As `run`, but for fixtures that live longer than a test; with drawings, and no failure."""
     with pytest.MonkeyPatch.context() as patch:
+        draw(patch)
         patch.chdir(folder)
         patch.syspath_prepend(str(ROOT))
         patch.setattr(sys, "argv", [f"{script}.py", *arguments])
         getattr(__import__(script), script)()
+
+
+def compose(script: str, *settings: str, **options: bool) -> DictConfig:
+    """The configuration of a script."""
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra.compose(script, list(settings), **options)
+
+
+def read_csv(file: Path) -> list[dict[str, str]]:
+    """The rows of a table by the names of its columns."""
+    with file.open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def refused(call: Callable[[], object]) -> str:
+    """What the `UserError` says that a call ends with."""
+    with pytest.raises(UserError) as caught:
+        call()
+    return str(caught.value)
 
 
 def python(*arguments: str, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:

@@ -12,6 +12,15 @@ COLOURS = {"blue": (60, 60, 240), "red": (240, 60, 60)}
 SIZES = ((64, 48), (48, 64), (60, 60))  # width and height, in turn
 COUNTS = {"train": 48, "val": 6, "test": 6}
 Scene = tuple[np.ndarray, list[tuple[int, int, int, int]], list[int]]
+_SHARED = [
+    *("data.root=data", "data.name=scenes", "data.batch_size=4", "logger=none"),
+    *("model.image_size=64", "model.task.network.channels=[8, 16, 32]"),
+    *("trainer.accelerator=cpu", "trainer.precision=32-true"),
+]
+SETTINGS = {  # of a training on scenes in `data`, by model
+    "centernet": [*_SHARED, "data=coco", "model=centernet", "model.task.max_detections=30"],
+    "unet": [*_SHARED, "data=folder_masks", "model=unet", "model.fit=letterbox"],
+}
 
 
 def make_scenes(root: Path, counts: dict[str, int] = COUNTS) -> Path:
@@ -65,8 +74,3 @@ def annotations(names: list[str], scenes: list[Scene]) -> dict[str, list[dict[st
             for (x1, y1, x2, y2), label in zip(boxes, labels, strict=True)
         ],
     }
-
-
-def newest(folder: Path) -> Path:
-    """The last run below a folder."""
-    return max(folder.iterdir(), key=lambda run: run.stat().st_mtime_ns)

@@ -1,6 +1,5 @@
 """Detection: boxes that move with their pixels, the network's maps, metrics, and the scripts."""
 
-import csv
 import json
 from dataclasses import replace
 from functools import partial
@@ -10,33 +9,23 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_OF, run_in
+from conftest import CONTRACT
 from PIL import Image
 from pycocotools.coco import COCO
-from scenes import make_scenes, newest
+from scenes import SETTINGS, make_scenes
 from torch import Tensor, nn
 
 from nano_cv.data import images
 from nano_cv.data.augment import VISIBLE, Augment
 from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes, Pictures, Resized
 from nano_cv.evaluation import reports
-from nano_cv.evaluation.engines import Engine
-from nano_cv.export import precision
-from nano_cv.export.samples import Samples
-from nano_cv.metadata import Fit, Metadata
+from nano_cv.metadata import Fit
 from nano_cv.networks.centernet import CenterNet
 from nano_cv.tasks.detection import SPREAD, Detection, draw_gaussians, to_boxes
 
 SIDE = 32
-CONTRACT = Metadata(
-    task="detection",
-    model="centernet",
-    data="things",
-    classes=["cat", "dog"],
-    image_size=SIDE,
-    mean=[0.5, 0.5, 0.5],
-    std=[0.5, 0.5, 0.5],
-    fit="letterbox",
+CONTRACT = replace(
+    CONTRACT, task="detection", model="centernet", classes=["cat", "dog"], fit="letterbox"
 )
 REPORT = reports.find("detection")
 SIZES = [(64, 48), (31, 97), (200, 10), (33, 33), (8, 500), (SIDE, SIDE)]  # width and height
@@ -106,7 +95,7 @@ def test_box_goes_into_the_square_with_its_pixels(tmp_path, fit, width, height):
     moved = fitted.targets([0]).boxes[0]
     if min(width, height) > 10:  # a line of a single grey pixel is not to be found again
         assert bright(fitted.fetch([0])[0].transpose(1, 2, 0)) == pytest.approx(moved[0], abs=1)
-    metadata = Metadata(**{**CONTRACT.__dict__, "image_size": 64, "fit": fit})
+    metadata = replace(CONTRACT, image_size=64, fit=fit)
     answer = {"BOXES": moved[None], "SCORES": np.ones((1, 1)), "LABELS": np.zeros((1, 1), int)}
     (restored,) = REPORT(metadata, answer, pictures).found
     assert restored.boxes[0] == pytest.approx(box, abs=1e-3)
@@ -423,110 +412,7 @@ def test_compare(tmp_path):
 
 # The scripts
 
-SETTINGS = [
-    *("data=coco", "data.root=data", "data.name=scenes", "data.batch_size=4", "model=centernet"),
-    *("model.image_size=64", "model.task.network.channels=[8, 16, 32]", "logger=none"),
-    *("model.task.max_detections=30", "trainer.accelerator=cpu", "trainer.precision=32-true"),
-]
-
-
-@pytest.fixture(scope="module")
-def home(exported_once, tmp_path_factory) -> Path:
-    """A folder with a set that can be learnt, a model that has learnt it, and its export."""
-    folder = tmp_path_factory.mktemp("detection")
-    make_scenes(folder / "data")
-    learning = ["trainer.max_epochs=10", "model.task.optimizer.lr=0.01"]
-    run_in(folder, "train", *SETTINGS, *learning)
-    run_in(folder, "export_model", *SETTINGS)
-    return folder
-
-
-@pytest.fixture
-def infer(home, run, monkeypatch):
-    """Runs infer.py there: its output, table and folder."""
-    monkeypatch.chdir(home)
-
-    def call(*arguments: str) -> tuple[str, list[dict[str, str]], Path]:
-        done = run("infer", *SETTINGS, *arguments)
-        assert done.status == 0, done.err
-        folder = newest(home / "runs/infer/centernet_scenes")
-        with (folder / "predictions.csv").open() as file:
-            return done.out, list(csv.DictReader(file)), folder
-
-    return call
-
-
-def test_learns_and_answers_alike_from_every_engine(infer):
-    out, rows, folder = infer()
-    metrics = dict(line.split() for line in out.splitlines() if line.startswith("test/"))
-    assert float(metrics["test/mAP50"]) > 0.8
-    rows = [row for row in rows if row["label"]]
-    assert len(rows) >= 6 and {row["label"] for row in rows} == {"blue", "red"}
-    names = ("predictions.png", "worst_mistakes.png", "precision_recall.png", "detections.json")
-    assert all((folder / name).stat().st_size > 0 for name in names)
-    _, others, _ = infer("engine=onnx")
-    others = [row for row in others if row["label"]]
-    for row, other in zip(rows, others, strict=True):
-        assert (row["file"], row["label"]) == (other["file"], other["label"])
-        for name in ("score", "x1", "y1", "x2", "y2"):
-            assert float(row[name]) == pytest.approx(float(other[name]), abs=0.11)
-
-
-def test_boxes_in_pixels_of_any_picture(infer, tmp_path):
-    """Twice as large, and turned by EXIF."""
-    pixels = np.random.default_rng(0).integers(0, 100, (96, 128, 3)).astype(np.uint8)
-    pixels[30:66, 80:112] = (240, 60, 60)
-    exif = Image.Exif()
-    exif[images.ORIENTATION] = 6
-    stored = Image.fromarray(np.rot90(pixels).copy())
-    stored.save(tmp_path / "photo.png", exif=exif)
-    _, rows, folder = infer(f"input={tmp_path}/photo.png", "engine=onnx")
-    assert rows[0]["label"] == "red"
-    found = [float(rows[0][side]) for side in ("x1", "y1", "x2", "y2")]
-    assert found == pytest.approx([80, 30, 112, 66], abs=8)
-    (written,) = json.loads((folder / "detections.json").read_text())["images"]
-    assert (written["width"], written["height"]) == (128, 96)
-
-
-def test_confidence_shows_more_or_fewer_boxes(infer):
-    """Without any, the answer names the highest score."""
-    usual = [row for row in infer()[1] if row["label"]]
-    more = [row for row in infer("confidence=0.01")[1] if row["label"]]
-    assert len(more) > len(usual) and min(float(row["score"]) for row in more) < 0.1
-    out, rows, _ = infer("confidence=1", "input=data/images", "engine=onnx")
-    assert not any(row["label"] for row in rows)
-    assert "no box is sure enough in" in out and "the highest score there is 0." in out
-
-
-def test_labels_are_for_generators(infer, run):
-    done = run("infer", *SETTINGS, "labels=[red]")
-    assert done.status == 1 and "only a generator can be asked for pictures" in done.err
-    assert done.err.count("\n") == 1
-
-
-def test_int8(home, run, monkeypatch, tmp_path):
-    """Found to be faster, as on some machines, it is published."""
-    monkeypatch.chdir(home)
-    monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 1.5])
-    elsewhere = f"paths.models={tmp_path}/models"
-    done = run("export_model", *SETTINGS, "precision=int8", "max_drop=0.3", elsewhere)
-    assert done.status == 0, done.err
-    assert "val/mAP/int8" in done.out and "val/mF1/int8" in done.out
-    assert (tmp_path / "models/centernet_scenes/1/model.onnx").exists()
-
-
-def test_int8_must_not_lose_f1_either(home, run, monkeypatch):
-    """A shift of all scores leaves mAP as it is, and shows fewer boxes."""
-    monkeypatch.chdir(home)
-    monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 1.5])
-
-    def score(_: Samples, engine: Engine) -> dict[str, float]:
-        return {"mAP": 0.9, "mF1": 0.7 if "int8.onnx" in str(engine.source) else 0.8}
-
-    monkeypatch.setattr(Samples, "score", score)
-    done = run("export_model", *SETTINGS, "precision=int8")
-    assert done.status == 1
-    assert "precision=int8: validation mF1 falls by 0.1000 to 0.7000" in done.err
+TRAIN = ("train", *SETTINGS["centernet"], "trainer.max_epochs=1")
 
 
 def test_validation_without_any_object(run, tmp_path):
@@ -534,24 +420,17 @@ def test_validation_without_any_object(run, tmp_path):
     for split in ("val", "test"):
         file = tmp_path / f"data/annotations/{split}.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
-    done = run("train", *SETTINGS, "trainer.max_epochs=1")
+    done = run(*TRAIN)
     assert done.status == 0, done.err
     said = {tuple(line.split()) for line in done.out.splitlines()}
     assert {("best", "val/mAP", "0.0000"), ("test/mAP", "0.0000")} <= said
 
 
-def test_training_without_any_object(run, tmp_path):
+def test_training_without_any_object(fails, tmp_path):
     make_scenes(tmp_path / "data", {"train": 4, "val": 2, "test": 2})
     file = tmp_path / "data/annotations/train.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
-    done = run("train", *SETTINGS)
-    assert done.status == 1 and "no objects in 'train' for blue, red" in done.err
-
-
-def test_missing_root(run):
-    done = run("train", *TINY_OF["centernet"], "data=coco")
-    assert done.status == 1
-    assert done.err == "error: data.root: needed by data=coco; add data.root=FOLDER\n"
+    assert "no objects in 'train' for blue, red" in fails(*TRAIN)
 
 
 @pytest.mark.parametrize("fit", get_args(Fit))
@@ -559,7 +438,7 @@ def test_validation_counts_as_the_test(tmp_path, fit):
     """Also boxes that reach into the margins, and the map's plateaus: the number that chooses."""
     torch.manual_seed(0)
     centers, distances = torch.randn(3, 2, 8, 8) * 3, torch.randn(3, 4, 8, 8) * 0.5 + 0.5
-    metadata = Metadata(**{**CONTRACT.__dict__, "fit": fit})
+    metadata = replace(CONTRACT, fit=fit)
     task = Detection(metadata=metadata, network=partial(CenterNet, channels=(4, 8), width=4))
     task.network = Fixed(centers, distances)
     sizes = [(64, 20), (20, 64), (40, 30)]

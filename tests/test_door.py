@@ -13,20 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import requests
-from conftest import python
+from conftest import python, serving_tiny
 from PIL import Image
 from tiny_models import CLASSES, publish_all, publish_one
 
 from benchmarks.serving.trial import Load, Trial
 from nano_cv.data.imagined import noise
-from nano_cv.errors import UserError
 from nano_cv.serving import triton
 from nano_cv.serving.multipart import split_parts
-
-LIMITS = (
-    *("max_request_bytes=300000", "max_picture_pixels=200000", "receive_seconds=2"),
-    *("max_connections=1200", "answer_seconds=30", "probe_seconds=0.5", "poll_seconds=0.2"),
-)
 
 
 def picture(colour: str, size: tuple[int, int] = (64, 48), kind: str = "PNG", **more) -> bytes:
@@ -38,16 +32,13 @@ def picture(colour: str, size: tuple[int, int] = (64, 48), kind: str = "PNG", **
 @pytest.fixture(scope="module", params=["triton", "onnxruntime"])
 def served(request, tmp_path_factory):
     """Both ways of answering: by Triton, and where there is none, in this process."""
-    folder = tmp_path_factory.mktemp("served")
-    publish_all(folder / "models", folder)
     if request.param == "triton":
-        try:
-            triton.find_wheel()
-        except UserError as missing:
-            pytest.skip(str(missing))
-    with Trial(folder / "models", folder, *LIMITS, without=request.param != "triton") as trial:
-        trial.wait_ready()
-        trial.has_triton = request.param == "triton"
+        trial = request.getfixturevalue("tiny_triton")
+        trial.has_triton = True
+        yield trial
+        return
+    with serving_tiny(tmp_path_factory.mktemp("served"), without=True) as trial:
+        trial.has_triton = False
         yield trial
 
 
@@ -57,6 +48,7 @@ def test_models(served):
     assert [(one["name"], one["task"]) for one in models] == [
         ("boxes_tiny", "detection"),
         ("colours_tiny", "classification"),
+        ("lenet_flowers", "classification"),
         ("masks_tiny", "segmentation"),
         ("noise_tiny", "generation"),
         ("tags_tiny", "tagging"),
@@ -183,7 +175,7 @@ PROBLEMS = [
     ("colours_tiny", b"no picture", "", {}, 422, "not a picture in a known format"),
     ("colours_tiny", b"", "", {}, 422, "curl sends one by --data-binary @FILE"),
     ("colours_tiny", bytes(300_001), "", {}, 413, "at most 300,000 bytes"),
-    ("colours_tiny", picture("red", (700, 700)), "", {}, 422, "at most 200,000 are allowed"),
+    ("colours_tiny", picture("red", (700, 700)), "", {}, 422, "at most 400,000 are allowed"),
     ("colours_tiny", picture("red")[:60], "", {}, 422, "damaged or cut short"),
     ("colours_tiny", b"x", "", {"Content_Type": "text/html"}, 415, "Content-Type: text/html"),
     ("colours_tiny", b"x", "", {"Content_Type": "multipart/form-data"}, 422, "boundary"),
@@ -271,7 +263,7 @@ def test_health_and_metrics(served):
     status, health = served.health()
     assert status == 200 and health["status"] == "ok"
     assert {name for name in health["models"] if "jpeg" not in name} - {"decode_32"} == {
-        *("boxes_tiny", "colours_tiny", "masks_tiny", "noise_tiny", "tags_tiny")
+        *("boxes_tiny", "colours_tiny", "lenet_flowers", "masks_tiny", "noise_tiny", "tags_tiny")
     }
     with served.page("/metrics") as page:
         text = page.read().decode()

@@ -3,12 +3,12 @@
 import csv
 import importlib
 import json
-import time
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import CONTRACT, TINY, make_flowers
+from conftest import CONTRACT, TINY, make_flowers, read_csv
 from PIL import Image
 
 from nano_cv.data import images
@@ -50,10 +50,6 @@ def picture(path, width=60, height=40):
     return path
 
 
-def metadata_of(task, classes):
-    return CONTRACT.__class__(**{**vars(CONTRACT), "task": task, "classes": classes})
-
-
 def boxes_report(files, boxes, scores, classes, targets=()):
     """A report in which each picture has these boxes, in pixels of the input of the network."""
     answer = {
@@ -62,7 +58,7 @@ def boxes_report(files, boxes, scores, classes, targets=()):
         "SCORES": np.float32([scores] * len(files)),
     }
     pictures = Pictures(files[0].parent, files, targets, classes)
-    return DetectionReport(metadata_of("detection", classes), answer, pictures)
+    return DetectionReport(replace(CONTRACT, task="detection", classes=classes), answer, pictures)
 
 
 @pytest.mark.filterwarnings("error")
@@ -128,27 +124,26 @@ def test_of_many_classes_the_most_confused_are_drawn(monkeypatch):
     assert "25 most confused of 200 classes" in said[0]
 
 
-def test_report_of_a_thousand_classes(tmp_path):
-    """2,000 predictions: seconds and memory of all that is written."""
+def test_report_of_a_thousand_classes(drawn, tmp_path):
+    """400 predictions: all that is written, and the memory for it."""
     random = np.random.default_rng(0)
     classes = [f"class{index:04d}" for index in range(1000)]
     picture(tmp_path / "a.png")
-    targets = random.integers(0, 1000, 2000).tolist()
-    pictures = Pictures(tmp_path, [tmp_path / "a.png"] * 2000, targets, classes)
-    metadata = CONTRACT.__class__(**{**vars(CONTRACT), "classes": classes})
-    answers = {"CLASS_PROBS": random.random((2000, 1000), np.float32)}
+    targets = random.integers(0, 1000, 400).tolist()
+    pictures = Pictures(tmp_path, [tmp_path / "a.png"] * 400, targets, classes)
+    metadata = replace(CONTRACT, classes=classes)
+    answers = {"CLASS_PROBS": random.random((400, 1000), np.float32)}
     tracemalloc.start()
-    start = time.process_time()
     report = ClassificationReport(metadata, answers, pictures)
     figures = report.metrics()
     write_table(tmp_path / "t.csv", report.rows())
     for name, draw in report.drawings().items():
         drawing.keep(name, draw, tmp_path)
-    seconds, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     recalls = len(set(pictures.targets))  # of classes that occur
     assert figures.keys() >= {"accuracy", "f1", "ece"} and len(figures) == 3 + recalls
-    assert seconds < 60 and peak < 1e9  # traced it is ten times slower
+    assert peak < 3e8
     with Image.open(tmp_path / "confusion_matrix.png") as drawn:
         assert max(drawn.size) < 2000
     with (tmp_path / "t.csv").open() as file:
@@ -166,7 +161,7 @@ def test_worst_are_printed(tmp_path, capsys):
     assert "and 95 more, in metrics.json" in said[6] and len(said) < 10
 
 
-def test_a_drawing_that_fails_is_a_warning(run, flowers, tmp_path, monkeypatch):
+def test_a_drawing_that_fails_is_a_warning(run, drawn, flowers, tmp_path, monkeypatch):
     def fails(*_: object, **__: object) -> None:
         raise MemoryError
 
@@ -195,15 +190,14 @@ def test_classes_called_as_columns_or_formulas(run, tmp_path):
     done = run("train", *TINY)
     assert done.status == 0, done.err
     (table,) = tmp_path.glob("runs/train/*/*/predictions.csv")
-    with table.open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(table)
     columns = ["$x_", "'=1+1", "file (class)", "label (class)"]
     assert list(rows[0]) == ["file", "label", "target", "label_set", "foreign", *columns]
     assert sum(float(rows[0][name]) for name in columns) == pytest.approx(1, abs=1e-4)
     assert {row["target"] for row in rows} == {"file", "label", "'=1+1", "$x_"}
     assert any(row["file"].startswith("'=1+1/") for row in rows)
-    with (table.parent / "classes.csv").open() as file:
-        assert [row["class"] for row in csv.DictReader(file)] == ["$x_", "'=1+1", "file", "label"]
+    classes = read_csv(table.parent / "classes.csv")
+    assert [row["class"] for row in classes] == ["$x_", "'=1+1", "file", "label"]
 
 
 def test_cells_and_columns():
@@ -222,7 +216,7 @@ def test_segmentation_with_a_class_called_as_a_column(tmp_path):
     Image.new("RGB", (32, 32)).save(tmp_path / "=a.png")
     classes = ["mIoU", "file"]
     pictures = Pictures(tmp_path, [tmp_path / "=a.png"], [], classes)
-    metadata = CONTRACT.__class__(**{**vars(CONTRACT), "task": "segmentation", "classes": classes})
+    metadata = replace(CONTRACT, task="segmentation", classes=classes)
     answer = {"MASK": np.zeros((1, 32, 32), np.uint8)}
     report = SegmentationReport(metadata, answer, pictures)
     (row,) = report.rows()
@@ -278,9 +272,7 @@ def test_hundreds_of_boxes(tmp_path):
     places = np.random.default_rng(0).random((300, 4)) * 60
     boxes = np.concatenate([places[:, :2], places[:, :2] + 4], axis=1)
     report = boxes_report([picture(tmp_path / "a.png")], boxes, [0.5] * 300, ["cat", "dog"])
-    start = time.process_time()
     assert report.drawings()["predictions"]().std() > 0
-    assert time.process_time() - start < 20
 
 
 def test_no_box_names_the_highest_score(monkeypatch, tmp_path):
@@ -310,7 +302,7 @@ def test_masks_have_a_legend(monkeypatch, tmp_path):
     mask = np.arange(64, dtype=np.uint8).reshape(8, 8)
     pictures = Pictures(tmp_path, [picture(tmp_path / "a.png")], [], classes)
     report = SegmentationReport(
-        metadata_of("segmentation", classes), {"MASK": mask[None]}, pictures
+        replace(CONTRACT, task="segmentation", classes=classes), {"MASK": mask[None]}, pictures
     )
     report.drawings()["predictions"]()
     assert {"ground (not coloured)", "class 1", "and 44 more classes"} <= set(said)
@@ -330,7 +322,7 @@ def test_masks_are_enlarged_smoothly():
 def test_a_foreign_picture_is_shown_with_its_nearest_class(tmp_path):
     answer = {"CLASS_PROBS": np.float32([[0.9, 0.1]]), "FOREIGN": np.float32([[1.0]])}
     pictures = Pictures(tmp_path, [picture(tmp_path / "a.png")], [1], ["cat", "dog"])
-    report = ClassificationReport(metadata_of("classification", ["cat", "dog"]), answer, pictures)
+    report = ClassificationReport(replace(CONTRACT, classes=["cat", "dog"]), answer, pictures)
     said = "none of these (nearest: cat, probability 90%)\ntruth: dog"
     assert report.captions == [said]
 
@@ -356,7 +348,8 @@ def test_titles_say_what_was_measured(monkeypatch, tmp_path):
     files = [picture(tmp_path / f"{name}.png") for name in "ab"]
     answer = {"CLASS_PROBS": np.float32([[0.9, 0.1], [0.2, 0.8]])}
     pictures = Pictures(tmp_path, files, [0, 0], ["cat", "dog"])
-    report = ClassificationReport(metadata_of("classification", ["cat", "dog"]), answer, pictures)
+    metadata = replace(CONTRACT, classes=["cat", "dog"])
+    report = ClassificationReport(metadata, answer, pictures)
     report.title = "lenet_flowers on the test split of flowers, 2 pictures: accuracy 0.500"
     for draw in report.drawings().values():
         draw()

@@ -1,21 +1,18 @@
 """Generation: from noise and a class to a picture, what the pictures are worth, and the scripts."""
 
-import csv
 import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import hydra
 import numpy as np
 import pytest
 import torch
-from conftest import CONTRACT, TINY, TINY_OF, make_flowers, run_in
+from conftest import CONTRACT, SHOP, TINY, TINY_OF, compose, make_flowers, read_csv, run_in
 from PIL import Image
 from torch import Tensor, nn
 
 from nano_cv import building
-from nano_cv.config.checks import CONFIGS
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.imagined import Imagined, noise
 from nano_cv.data.pictures import Resized
@@ -251,8 +248,7 @@ def infer(here, run, tmp_path):
         done = run("infer", *FLOW, *arguments, f"hydra.run.dir={folder}")
         assert done.status == 0, done.err
         pictures = {file.name: file for file in (folder / "pictures").iterdir()}
-        with (folder / "predictions.csv").open() as table:
-            rows = list(csv.DictReader(table))
+        rows = read_csv(folder / "predictions.csv")
         assert sorted(row["file"] for row in rows) == sorted(
             f"pictures/{name}" for name in pictures
         )
@@ -346,12 +342,12 @@ def test_a_judge_is_a_lenet(real, shop):
         ("flow", "input=data", "input=data: a generator takes no pictures; use labels=[...] count"),
         ("flow", "gradcam=true", "gradcam=true: is for classification, and model=flow does gen"),
         ("lenet", "labels=[aster]", "only a generator can be asked for pictures, and this does cl"),
-        ("lenet", "count=3", "count=3: only a generator can be asked for pictures, and this does"),
+        ("unet", "count=3", "only a generator can be asked for pictures, and this does segm"),
         ("flow", "count=0", "count=0: 1 or more is needed"),
     ],
 )
 def test_what_infer_refuses(here, run, model, typed, said):
-    done = run("infer", *TINY_OF[model], typed)
+    done = run("infer", *SHOP[model], typed)
     assert done.status == 1 and done.err.count("error: ") == 1 and said in done.err
     assert "Traceback" not in done.err and not done.out
 
@@ -371,8 +367,7 @@ def test_int8(here, judge, tmp_path, monkeypatch):
     (tmp_path / "model.onnx").write_bytes(version.read_bytes())
 
     def choose(speed: float, *settings: str):
-        with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = hydra.compose("export_model", [*FLOW, *settings])
+        config = compose("export_model", *FLOW, *settings)
         metadata = building.trained_task(config, Path("weights/flow_flowers.safetensors")).metadata
         samples = Samples(config, building.make_data(config), metadata)
         monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, speed])

@@ -7,10 +7,10 @@ import subprocess
 
 import pytest
 from chromium import PROGRAM, Chromium
+from conftest import serving_tiny
 from PIL import Image
-from tiny_models import CLASSES, publish_all
+from tiny_models import CLASSES
 
-from benchmarks.serving.trial import Trial
 from nano_cv.errors import UserError
 from nano_cv.serving import triton
 
@@ -18,18 +18,14 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium he
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
+def served(request, tmp_path_factory):
     """With Triton where there is one: to the page it makes no difference."""
-    folder = tmp_path_factory.mktemp("served")
-    publish_all(folder / "models", folder)
     try:
         triton.find_wheel()
-        without = False
+        yield request.getfixturevalue("tiny_triton")
     except UserError:
-        without = True
-    with Trial(folder / "models", folder, without=without) as trial:
-        trial.wait_ready()
-        yield trial
+        with serving_tiny(tmp_path_factory.mktemp("served"), without=True) as trial:
+            yield trial
 
 
 @pytest.fixture(scope="module")

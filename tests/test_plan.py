@@ -2,24 +2,19 @@
 
 import signal
 
-import hydra
 import pytest
 import torch
-from conftest import TINY, make_flowers
+from conftest import TINY, compose, make_flowers
 from torchvision.ops import batched_nms
 
-from nano_cv.config.checks import CONFIGS
 from nano_cv.tasks.detection import suppress
 from nano_cv.training.learner import Learner
 from nano_cv.training.plan import duration, make_plan
 
 
 def plan(pictures: int, *settings: str):
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = hydra.compose(
-            "train", ["trainer.min_epochs=20", "trainer.min_steps=600", *settings]
-        )
-    return make_plan(config, pictures)
+    least = ("trainer.min_epochs=20", "trainer.min_steps=600")
+    return make_plan(compose("train", *least, *settings), pictures)
 
 
 @pytest.mark.parametrize(

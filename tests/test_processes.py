@@ -8,17 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import LINEAR, LINEAR_YAML, ROOT, TINY, make_flowers
+from conftest import LINEAR, LINEAR_YAML, ROOT, TINY, make_flowers, run_in
 
-from nano_cv.data.augment import Augment
-from nano_cv.data.datamodule import DataModule
-from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.order import Order, ShardOrder
 
 OPTIONS = [
@@ -39,15 +36,20 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def start(folder: Path, name: str, *command: str, **variables: str) -> "subprocess.Popen[str]":
+def start(
+    folder: Path, name: str, *settings: str, by: Sequence[str] = (), **variables: str
+) -> "subprocess.Popen[str]":
     """A training in a process of its own, with runs and weights below `name`."""
-    where = [f"paths.runs={name}/runs", f"paths.weights={name}/weights"]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"} | variables
     return subprocess.Popen(
-        [sys.executable, *command, str(ROOT / "train.py"), *OPTIONS, *where],
+        [sys.executable, *by, str(ROOT / "train.py"), *OPTIONS, *places(name), *settings],
         **{"cwd": folder, "env": environment, "text": True},
         **{"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True},
     )
+
+
+def places(name: str) -> list[str]:
+    return [f"paths.runs={name}/runs", f"paths.weights={name}/weights"]
 
 
 def ended(running: "subprocess.Popen[str]") -> tuple[int, str]:
@@ -74,23 +76,19 @@ def figures(folder: Path) -> dict[str, list[float]]:
 
 @pytest.fixture(scope="module")
 def alone(folder) -> dict[str, list[float]]:
-    """The figures of a single process."""
-    status, output = ended(start(folder, "alone"))
-    assert status == 0, output
+    """The figures of a single process, this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        run_in(folder, "train", *OPTIONS, *places("alone"))
     return figures(folder / "alone")
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-def test_as_many_processes_as_one_likes(folder, alone, processes):
-    OPTIONS.append(f"trainer.devices={processes}")
-    try:
-        status, output = ended(start(folder, f"by{processes}"))
-    finally:
-        OPTIONS.pop()
+def test_two_processes(folder, alone):
+    status, output = ended(start(folder, "two", "trainer.devices=2"))
     assert status == 0, output
-    assert f"batch 8 (over {processes} processes)" in output
+    assert "batch 8 (over 2 processes)" in output
     assert output.count("epoch 1/2") == output.count("best val/accuracy") == 1
-    found = figures(folder / f"by{processes}")
+    found = figures(folder / "two")
     assert found.keys() == alone.keys()
     for name, values in alone.items():
         assert found[name] == pytest.approx(values, rel=1e-4), name
@@ -102,40 +100,36 @@ def free_port() -> str:
         return str(some.getsockname()[1])
 
 
-def both(folder: Path, name: str, by: list[tuple[list[str], dict[str, str]]]) -> list[str]:
-    """Start the two processes of a training, and wait for them."""
-    OPTIONS.append("trainer.num_nodes=2")
-    try:
-        running = [start(folder, name, *command, **variables) for command, variables in by]
-    finally:
-        OPTIONS.pop()
+def outputs_of(*running: "subprocess.Popen[str]") -> list[str]:
+    """Wait for the parts of a training, of which none may fail."""
     outputs = []
     for status, output in map(ended, running):
         assert status == 0, output
         outputs.append(output)
+    assert sum(output.count("best val/accuracy") for output in outputs) == 1
     return outputs
 
 
-def test_two_machines_by_torchrun(folder, alone):
-    """Two agents on this one."""
-    module = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+def test_four_processes_on_two_machines_by_torchrun(folder, alone):
+    """Two agents on this one, with two processes each."""
+    module = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=2"]
     module += ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
-    outputs = both(
-        folder, "torchrun", [([*module, f"--node_rank={rank}"], {}) for rank in range(2)]
-    )
-    assert sum(output.count("best val/accuracy") for output in outputs) == 1
+    shape = ("trainer.num_nodes=2", "trainer.devices=2")
+    agents = [[*module, f"--node_rank={rank}"] for rank in range(2)]
+    outputs = outputs_of(*(start(folder, "torchrun", *shape, by=agent) for agent in agents))
+    assert "batch 8 (over 4 processes)" in "".join(outputs)
     assert figures(folder / "torchrun")["val/loss"] == pytest.approx(alone["val/loss"], rel=1e-4)
 
 
 def test_two_machines_by_slurm_and_a_job_that_is_started_again(folder, alone):
+    nodes = "trainer.num_nodes=2"
     variables = {
         **{"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "flowers"},
         **{"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NODELIST": "127.0.0.1"},
         **{"MASTER_PORT": free_port(), "MASTER_ADDR": "127.0.0.1", "SLURM_LOCALID": "0"},
     }
     tasks = [variables | {"SLURM_PROCID": str(n), "SLURM_NODEID": str(n)} for n in range(2)]
-    outputs = both(folder, "slurm", [([], one) for one in tasks])
-    assert sum(output.count("best val/accuracy") for output in outputs) == 1
+    outputs_of(*(start(folder, "slurm", nodes, **one) for one in tasks))
     assert figures(folder / "slurm")["val/loss"] == pytest.approx(alone["val/loss"], rel=1e-4)
     (run,) = folder.glob("slurm/runs/train/linear_flowers/*")
     assert run.name == "slurm_77_0"
@@ -147,11 +141,7 @@ def test_two_machines_by_slurm_and_a_job_that_is_started_again(folder, alone):
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGUSR1])
 def test_one_process_ends(folder, by):
     """All end, with one message and no traceback; by SLURM's signal the run can be resumed."""
-    OPTIONS.extend(["trainer.devices=2", "trainer.max_epochs=100000"])
-    try:
-        running = start(folder, f"killed{by}")
-    finally:
-        del OPTIONS[-2:]
+    running = start(folder, f"killed{by}", "trainer.devices=2", "trainer.max_epochs=100000")
     run = folder / f"killed{by}" / "runs/train/linear_flowers"
     deadline = time.monotonic() + 120
     while not list(run.glob("*/checkpoints/last.ckpt")):
@@ -197,36 +187,6 @@ def test_each_picture_once_an_epoch(processes, shards, workers):
     assert max(map(len, orders)) - min(map(len, orders)) <= 1, "no process waits for another"
 
 
-def test_batches_are_those_of_one_process(tmp_path):
-    """Also what the augmentation makes of the pictures."""
-    root = make_flowers(tmp_path / "data" / "flowers")
-
-    def batches(processes: int, rank: int) -> list[np.ndarray]:
-        augment = Augment(degrees=20, scale=(0.8, 1.2), translate=0.1, brightness=0.3)
-        data = DataModule(
-            *("flowers", [], "classification", root, read_flowers, 16),
-            **{"batch_size": 10, "augment": augment, "cache": tmp_path / "cache"},
-        )
-        data.setup()
-        loop = SimpleNamespace(total_batch_idx=-1, epoch_loop=SimpleNamespace(batch_idx=-1))
-        data.trainer = SimpleNamespace(
-            training=True, world_size=processes, global_rank=rank, fit_loop=loop
-        )
-        found = []
-        for index, batch in enumerate(data.train_dataloader()):
-            loop.total_batch_idx = loop.epoch_loop.batch_idx = index - 1
-            batch = data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0)
-            found.append(batch[0].numpy())
-        return found
-
-    alone = batches(1, 0)
-    shared = [batches(2, rank) for rank in range(2)]
-    assert [len(batch) for batch in alone] == [10, 10, 4]
-    for whole, first, second in zip(alone, *shared, strict=True):
-        assert np.allclose(whole[::2], first, atol=1e-3)
-        assert np.allclose(whole[1::2], second, atol=1e-3)
-
-
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -236,12 +196,12 @@ def test_batches_are_those_of_one_process(tmp_path):
         (("-m", "trainer.devices=2", "seed=1,2"), "in a sweep each run has one device"),
     ],
 )
-def test_what_cannot_be_shared(run, flowers, settings, said):
+def test_what_cannot_be_shared(fails, flowers, settings, said):
     options = [one for one in TINY if not one.startswith("data.batch")]
     batch = () if any(one.startswith("data.batch") for one in settings) else ("data.batch_size=8",)
     flags = [one for one in settings if one == "-m"]
-    done = run("train", *flags, *options, *batch, *settings[len(flags) :])
-    assert done.status == 1 and said in done.err, done.err
+    told = fails("train", *flags, *options, *batch, *settings[len(flags) :])
+    assert said in told
 
 
 def test_a_message_of_another_process_says_so(run, flowers, monkeypatch):

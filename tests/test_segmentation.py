@@ -1,8 +1,8 @@
 """Segmentation: masks that move with their pixels, what is not known, metrics, and the scripts."""
 
-import csv
 import io
 import re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import TINY_OF, run_in
+from conftest import CONTRACT, TINY_OF
 from PIL import Image
-from scenes import make_scenes, newest
-from torchmetrics.classification import MulticlassJaccardIndex
+from scenes import SETTINGS, make_scenes
 
 from nano_cv.data import images
 from nano_cv.data.augment import Augment
@@ -23,20 +22,12 @@ from nano_cv.data.images import IGNORE
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
-from nano_cv.export import precision
-from nano_cv.metadata import Metadata
 from nano_cv.networks.unet import UNet
 from nano_cv.tasks.segmentation import Segmentation, dice_loss
 
 SIDE = 32
-CONTRACT = Metadata(
-    task="segmentation",
-    model="unet",
-    data="things",
-    classes=["ground", "leaf", "blossom"],
-    image_size=SIDE,
-    mean=[0.5, 0.5, 0.5],
-    std=[0.5, 0.5, 0.5],
+CONTRACT = replace(
+    CONTRACT, task="segmentation", model="unet", classes=["ground", "leaf", "blossom"]
 )
 REPORT = reports.find("segmentation")
 
@@ -63,15 +54,21 @@ def photographs(folder: Path, masks: list[np.ndarray], targets: bool = True) -> 
 
 @pytest.mark.parametrize("fit", ("stretch", "letterbox"))
 @pytest.mark.parametrize("shape", [(48, 64), (97, 31), (33, 33), (500, 20), (SIDE, SIDE)])
-def test_mask_goes_into_the_square_and_back(fit, shape):
+@pytest.mark.parametrize("size", [(256, 256), (256, 512)])
+def test_mask_goes_into_the_network_and_back(fit, shape, size):
     height, width = shape
     mask = blocks(width, height, side=max(4, max(shape) // 4))
-    square = images.resize_mask(mask, 256, fit)
-    left, top, wide, high = images.place(width, height, 256, fit)
-    outside = np.ones((256, 256), bool)
+    inside = images.resize_mask(mask, list(size), fit)
+    left, top, wide, high = images.place(width, height, list(size), fit)
+    outside = np.ones(size, bool)
     outside[top : top + high, left : left + wide] = False
-    assert (square[outside] == IGNORE).all() and (square[~outside] != IGNORE).all()
-    back = images.restore_mask(square, width, height, fit)
+    assert (inside[outside] == IGNORE).all() and (inside[~outside] != IGNORE).all()
+    assert (
+        fit == "stretch"
+        or min(wide, high) < 32
+        or wide / high == pytest.approx(width / height, rel=0.05)
+    )
+    back = images.restore_mask(inside, width, height, fit)
     assert back.shape == shape and back.dtype == np.uint8
     assert (back == mask).mean() > 0.97
     if max(shape) <= 256:  # enlarged and made small again: nothing is lost
@@ -271,10 +268,7 @@ def test_masks_of_several_formats(tmp_path):
     root = masked(tmp_path, [GREY_OF, GREY_OF])
     GREY_OF.save(root / "masks/p1.tif")
     (root / "masks/p1.png").unlink()
-    assert [file.name for file in train_split(root).targets] == [
-        "p0.png",
-        "p1.tif",
-    ]
+    assert [file.name for file in train_split(root).targets] == ["p0.png", "p1.tif"]
 
 
 def test_masks_as_jpeg_are_refused(tmp_path):
@@ -391,27 +385,11 @@ def test_metrics_by_hand(tmp_path):
     }
 
 
-def test_metrics_are_those_of_torchmetrics(tmp_path):
-    random = np.random.default_rng(0)
-    truth = [blocks(SIDE, SIDE, 3, seed=seed) for seed in range(4)]
-    answer = np.stack(truth)
-    wrong = random.random(answer.shape) < 0.3
-    answer[wrong] = random.integers(0, 3, wrong.sum())
-    for mask in truth:
-        mask[random.random(mask.shape) < 0.1] = IGNORE
-    ours = REPORT(CONTRACT, {"MASK": answer}, photographs(tmp_path, truth)).metrics()
-    theirs = MulticlassJaccardIndex(3, average="none", ignore_index=IGNORE)
-    by_class = theirs(torch.from_numpy(answer), torch.from_numpy(np.stack(truth)).long())
-    for name, value in zip(CONTRACT.classes, by_class, strict=True):
-        assert ours[f"IoU/{name}"] == pytest.approx(float(value), abs=1e-6)
-    assert ours["mIoU"] == pytest.approx(float(by_class.mean()), abs=1e-6)
-
-
 def test_files_for_other_programs(tmp_path):
     """Masks of class indices and overlays, both at the size of the picture."""
     masks = [blocks(64, 48), blocks(31, 97)]
     pictures = photographs(tmp_path / "pictures", masks, targets=False)
-    metadata = Metadata(**{**CONTRACT.__dict__, "image_size": 128, "fit": "letterbox"})
+    metadata = replace(CONTRACT, image_size=128, fit="letterbox")
     answer = {"MASK": np.stack([images.resize_mask(mask, 128, "letterbox") for mask in masks])}
     REPORT(metadata, answer, pictures).write_files(tmp_path)
     for number, mask in enumerate(masks):
@@ -436,7 +414,7 @@ def test_pictures_that_differ_by_their_endings_have_masks_of_their_own(tmp_path)
     pictures = photographs(tmp_path / "pictures", masks, targets=False)
     other = pictures.files[0].with_suffix(".webp")
     pictures = Pictures(pictures.root, [pictures.files[0], pictures.files[1].rename(other)])
-    metadata = Metadata(**{**CONTRACT.__dict__, "image_size": 128, "fit": "letterbox"})
+    metadata = replace(CONTRACT, image_size=128, fit="letterbox")
     answer = {"MASK": np.stack([images.resize_mask(mask, 128, "letterbox") for mask in masks])}
     REPORT(metadata, answer, pictures).write_files(tmp_path)
     for name, mask in zip(pictures.names, masks, strict=True):
@@ -454,100 +432,24 @@ def test_compare():
 
 # The scripts
 
-SETTINGS = [
-    *("data=folder_masks", "data.root=data", "data.name=scenes", "data.batch_size=4", "model=unet"),
-    *("model.image_size=64", "model.task.network.channels=[8, 16, 32]", "logger=none"),
-    *("model.fit=letterbox", "trainer.accelerator=cpu", "trainer.precision=32-true"),
-]
+TRAIN = ("train", *SETTINGS["unet"], "trainer.max_epochs=1")
 
 
-@pytest.fixture(scope="module")
-def home(exported_once, tmp_path_factory) -> Path:
-    """A folder with a set that can be learnt, a model that has learnt it, and its export."""
-    folder = tmp_path_factory.mktemp("segmentation")
-    make_scenes(folder / "data")
-    learning = ["trainer.max_epochs=10", "model.task.optimizer.lr=0.01"]
-    run_in(folder, "train", *SETTINGS, *learning)
-    run_in(folder, "export_model", *SETTINGS)
-    return folder
-
-
-@pytest.fixture
-def infer(home, run, monkeypatch):
-    """Runs infer.py there: its output, table and folder."""
-    monkeypatch.chdir(home)
-
-    def call(*arguments: str) -> tuple[str, list[dict[str, str]], Path]:
-        done = run("infer", *SETTINGS, *arguments)
-        assert done.status == 0, done.err
-        folder = newest(home / "runs/infer/unet_scenes")
-        with (folder / "predictions.csv").open() as file:
-            return done.out, list(csv.DictReader(file)), folder
-
-    return call
-
-
-def test_learns_and_answers_alike_from_every_engine(infer):
-    out, rows, folder = infer()
-    metrics = dict(line.split() for line in out.splitlines() if line.startswith("test/"))
-    assert float(metrics["test/mIoU"]) > 0.6
-    assert len(rows) == 6 and list(rows[0]) == ["file", "mIoU", "ground", "blue", "red"]
-    names = ("predictions.png", "worst_mistakes.png", "confusion_matrix.png")
-    assert all((folder / name).stat().st_size > 0 for name in names)
-    masks = {file.name: file.read_bytes() for file in (folder / "masks").rglob("*.png")}
-    assert len(masks) == 6
-    _, others, folder = infer("engine=onnx")
-    for row, other in zip(rows, others, strict=True):
-        for name in ("mIoU", "ground", "blue", "red"):
-            assert float(row[name]) == pytest.approx(float(other[name]), abs=2e-3)
-
-
-def test_mask_in_pixels_of_any_picture(infer, tmp_path):
-    """Twice as large, and turned by EXIF."""
-    pixels = np.random.default_rng(0).integers(0, 100, (96, 128, 3)).astype(np.uint8)
-    pixels[30:66, 80:112] = (240, 60, 60)
-    exif = Image.Exif()
-    exif[images.ORIENTATION] = 6
-    Image.fromarray(np.rot90(pixels).copy()).save(tmp_path / "photo.png", exif=exif)
-    _, _, folder = infer(f"input={tmp_path}/photo.png", "engine=onnx")
-    with Image.open(folder / "masks/photo.png") as written:
-        mask = np.asarray(written)
-    assert mask.shape == (96, 128) and (folder / "overlays/photo.jpg").exists()
-    truth = np.zeros((96, 128), bool)
-    truth[30:66, 80:112] = True
-    assert ((mask == 2) & truth).sum() / ((mask == 2) | truth).sum() > 0.5
-
-
-def test_labels_are_for_generators(infer, run):
-    done = run("infer", *SETTINGS, "labels=[red]")
-    assert done.status == 1 and "this does segmentation" in done.err
-    assert done.err.count("\n") == 1
-
-
-def test_int8(home, run, monkeypatch, tmp_path):
-    """Found to be faster, as on some machines, it is published."""
-    monkeypatch.chdir(home)
-    monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 1.5])
-    elsewhere = f"paths.models={tmp_path}/models"
-    done = run("export_model", *SETTINGS, "precision=int8", "max_drop=0.3", elsewhere)
-    assert done.status == 0, done.err
-    assert "val/mIoU/int8" in done.out
-    assert (tmp_path / "models/unet_scenes/1/model.onnx").exists()
-
-
-def damaged(folder: Path, mask: np.ndarray) -> list[str]:
-    """A small set, one mask of which is another; what it would be trained with."""
-    make_scenes(folder / "data", {"train": 4, "val": 2, "test": 2})
-    Image.fromarray(mask).save(folder / "data/masks/train_1.png")
-    return ["train", *SETTINGS, "trainer.max_epochs=1"]
-
-
+@pytest.mark.parametrize(
+    ("shape", "value", "said"),
+    [
+        ((20, 30), 1, "masks/train_1.png: 30x20 pixels, and its picture"),
+        # Of a class that `classes.txt` does not name.
+        ((64, 48), 7, "masks/train_1.png: pixels of 7, and there are 0 to 2 (ground, blue, red)"),
+    ],
+)
 @pytest.mark.parametrize("cache", [".cache", "null"])
-def test_mask_of_another_size(run, tmp_path, cache):
-    done = run(*damaged(tmp_path, np.ones((20, 30), np.uint8)), f"data.cache={cache}")
-    assert done.status == 1 and "Traceback" not in done.err
-    assert "masks/train_1.png: 30x20 pixels, and its picture" in done.err
-    assert "train_1.png has 48x64" in done.err
+def test_a_mask_that_does_not_fit(fails, tmp_path, shape, value, said, cache):
+    make_scenes(tmp_path / "data", {"train": 4, "val": 2, "test": 2})
+    Image.fromarray(np.full(shape, value, np.uint8)).save(tmp_path / "data/masks/train_1.png")
+    told = fails(*TRAIN, f"data.cache={cache}")
+    assert said in told
+    assert ("train_1.png has 48x64" in told) == (value == 1)
 
 
 def test_trains_on_masks_in_colours(run, tmp_path):
@@ -558,30 +460,17 @@ def test_trains_on_masks_in_colours(run, tmp_path):
         Image.fromarray(colours[np.asarray(Image.open(file))]).save(file)
     given = "data.colours={ground: [0,0,0], blue: [9,9,200], red: [200,9,9]}"
     for cache in (".cache", "null"):
-        done = run("train", *SETTINGS, "trainer.max_epochs=1", given, f"data.cache={cache}")
+        done = run(*TRAIN, given, f"data.cache={cache}")
         assert done.status == 0, done.err
         assert "test/IoU/red" in done.out
-    done = run("shard", *SETTINGS[:5], given, "output=shards")
+    sharded = [one for one in SETTINGS["unet"] if one.startswith(("data", "model="))]
+    done = run("shard", *sharded, given, "output=shards")
     assert done.status == 0, done.err
     pictures = read_shards(tmp_path / "shards", "segmentation")["test"]
     assert pictures.classes == ["ground", "blue", "red"]
     assert set(np.unique(pictures.mask(0))) <= {0, 1, 2}
 
 
-def test_mask_of_unknown_classes(run, tmp_path):
-    """Of classes that `classes.txt` does not name."""
-    done = run(*damaged(tmp_path, np.full((64, 48), 7, np.uint8)))
-    assert done.status == 1 and "Traceback" not in done.err
-    assert "masks/train_1.png: pixels of 7, and there are 0 to 2 (ground, blue, red)" in done.err
-
-
-def test_missing_root(run):
-    done = run("train", *TINY_OF["unet"], "data=folder_masks")
-    assert done.status == 1
-    assert done.err == "error: data.root: needed by data=folder_masks; add data.root=FOLDER\n"
-
-
-def test_size_that_cannot_be_halved(run, flowers):
-    done = run("train", *TINY_OF["unet"], "model.image_size=30")
-    assert done.status == 1 and "Traceback" not in done.err
-    assert "model=unet: image_size=30: 2 levels need a multiple of 4" in done.err
+def test_size_that_cannot_be_halved(fails, flowers):
+    said = fails("train", *TINY_OF["unet"], "model.image_size=30")
+    assert "model=unet: image_size=30: 2 levels need a multiple of 4" in said

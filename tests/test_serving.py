@@ -15,11 +15,12 @@ import psutil
 import pytest
 from conftest import python
 from onnx import TensorProto, helper
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from benchmarks.serving.load import request_of
 from benchmarks.serving.trial import Load, Trial
 from nano_cv.errors import UserError
+from nano_cv.evaluation.client import Client
 from nano_cv.serving import triton
 
 try:
@@ -269,6 +270,22 @@ def test_nobody_may_have_a_model_loaded(served):
     assert np.array_equal(served.infer("scale", X)["Y"], X["X"] * 2)
 
 
+def test_a_model_without_metadata_and_a_server_for_benchmarks(served, tmp_path):
+    """The second loads nothing for others either."""
+    with (
+        Client(f"127.0.0.1:{served.ports['grpc_port']}") as client,
+        pytest.raises(UserError, match="'scale' holds no metadata"),
+    ):
+        client.metadata("scale")
+    write_scale(tmp_path / "models" / "scale")
+    with triton.running(tmp_path / "models", ["scale"], tmp_path / "log") as port:
+        request = service_pb2.RepositoryModelUnloadRequest(model_name="scale")
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            with pytest.raises(grpc.RpcError, match="unload is not allowed"):
+                stub.RepositoryModelUnload(request)
+
+
 def test_the_served_copy_is_private(served):
     (area,) = served.temporary.glob("nano_cv_serve_*")
     assert area.stat().st_mode & 0o777 == 0o700
@@ -415,32 +432,8 @@ def test_metrics(served):
     assert 'nano_cv_model_up{model="wrong"} 0' in text
 
 
-def test_sigterm_loses_nothing_that_was_accepted(tmp_path):
-    """An answer, or a refusal in words."""
-    write_repository(tmp_path / "all")
-    (tmp_path / "models").mkdir()
-    (tmp_path / "all" / "slow").rename(tmp_path / "models" / "slow")
-    with Trial(tmp_path / "models", tmp_path, *FAST) as trial:
-        trial.wait_ready()
-        load = Load(trial.grpc_call("slow", X), 6, until_error=True)
-        children = trial.children()
-        with load:
-            trial.wait(lambda: len(load.good()) > 12)
-            trial.process.terminate()
-            assert trial.process.wait(20) == 0
-    allowed = (
-        *("Server is stopping", "no available versions"),  # Triton takes no more
-        "failed to connect",  # and has gone
-    )
-    refusals = load.errors()
-    assert all(any(text in refusal for text in allowed) for refusal in refusals), refusals
-    assert psutil.wait_procs(children, timeout=5)[1] == []
-    assert not list(trial.temporary.glob("nano_cv_serve_*"))
-    assert not list(Path("/dev/shm").glob(f"nano_cv_{trial.ports['grpc_port']}_*"))
-
-
 def test_a_model_that_stops_the_server_each_time_is_set_aside(tmp_path):
-    """The others serve; mended files are taken over."""
+    """The others serve, mended files are taken over, and SIGTERM loses nothing that was taken."""
     write_repository(tmp_path / "all")
     for name in ("scale", "slow"):
         (tmp_path / "models").mkdir(exist_ok=True)
@@ -455,27 +448,25 @@ def test_a_model_that_stops_the_server_each_time_is_set_aside(tmp_path):
         code.write_text(SLOW)
         trial.wait_ready()
 
-
-def test_nothing_runs_on_when_the_supervisor_is_killed(tmp_path):
-    write_scale(tmp_path / "models" / "scale")
-    with Trial(tmp_path / "models", tmp_path) as trial:
-        trial.wait(lambda: trial.stubs("scale"))
+        load = Load(trial.grpc_call("slow", X), 6, until_error=True)
         children = trial.children()
-        trial.process.kill()
-        assert psutil.wait_procs(children, timeout=10)[1] == []
+        with load:
+            trial.wait(lambda: len(load.good()) > 12)
+            trial.process.terminate()
+            assert trial.process.wait(20) == 0
+    allowed = (  # each gets an answer, or a refusal in words
+        *("Server is stopping", "no available versions"),  # Triton takes no more
+        "failed to connect",  # and has gone
+    )
+    refusals = load.errors()
+    assert all(any(text in refusal for text in allowed) for refusal in refusals), refusals
+    assert psutil.wait_procs(children, timeout=5)[1] == []
     assert not list(trial.temporary.glob("nano_cv_serve_*"))
-
-
-def test_a_port_that_is_taken(run, tmp_path):
-    write_scale(tmp_path / "model_repository" / "scale")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        for key in ("port", "grpc_port"):
-            done = run("serve", f"{key}={port}")
-            assert done.status == 1 and f"{key}={port}: Address already in use" in done.err
+    assert not list(Path("/dev/shm").glob(f"nano_cv_{trial.ports['grpc_port']}_*"))
 
 
 def test_no_model_at_all_is_not_healthy(tmp_path):
+    """And nothing runs on when the supervisor is killed."""
     write_scale(tmp_path / "models" / "scale")
     with Trial(tmp_path / "models", tmp_path, *FAST) as trial:
         trial.wait_ready()
@@ -484,11 +475,22 @@ def test_no_model_at_all_is_not_healthy(tmp_path):
         assert trial.health()[1] == {"status": "degraded", "server_restarts": 0, "models": {}}
         write_scale(tmp_path / "models" / "scale")
         trial.wait_ready()
+        children = trial.children()
+        assert trial.stubs("scale")
+        trial.process.kill()
+        assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert not list(trial.temporary.glob("nano_cv_serve_*"))
 
 
-def test_nothing_to_serve(run, tmp_path):
-    done = run("serve")
-    assert done.status == 1 and "type: python export_model.py" in done.err
+def test_a_port_that_is_taken(fails, tmp_path):
     write_scale(tmp_path / "model_repository" / "scale")
-    done = run("serve", "models=[scael]")
-    assert done.status == 1 and "did you mean 'scale'?" in done.err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for key in ("port", "grpc_port"):
+            assert f"{key}={port}: Address already in use" in fails("serve", f"{key}={port}")
+
+
+def test_nothing_to_serve(fails, tmp_path):
+    assert "type: python export_model.py" in fails("serve")
+    write_scale(tmp_path / "model_repository" / "scale")
+    assert "did you mean 'scale'?" in fails("serve", "models=[scael]")

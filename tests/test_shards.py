@@ -149,14 +149,13 @@ def test_cache_on_the_local_disk(shards, tmp_path):
 # From pictures to predictions
 
 
-@pytest.mark.parametrize("model", ["lenet", "centernet", "unet"])
-def test_train_from_a_store(run, flowers, bucket, tmp_path, model):
-    settings = [*TINY_OF[model], f"model={model}"]
-    written = run("shard", *settings[:1], f"model={model}", f"output={bucket}/a/", "shard_mb=0.02")
+def test_train_from_a_store(run, flowers, bucket, tmp_path):
+    settings = TINY_OF["centernet"]
+    written = run("shard", "model=centernet", f"output={bucket}/a/", "shard_mb=0.02")
     assert written.status == 0, written.err
-    assert f"data=shards +model={model} data.root={bucket}/a data.name=flowers" in written.out
+    assert f"data=shards +model=centernet data.root={bucket}/a data.name=flowers" in written.out
     shutil.rmtree(flowers)
-    settings += ["data=shards", f"data.root={bucket}/a", "data.name=flowers"]
+    settings = [*settings, "data=shards", f"data.root={bucket}/a", "data.name=flowers"]
     trained = run("train", *settings)
     assert trained.status == 0, trained.err
     assert "all pictures" in (tmp_path / "runs/train").glob("*/*/train.log").__next__().read_text()
@@ -232,15 +231,6 @@ def test_order_depends_on_seed_and_epoch_only():
     assert list(unmixed)[:56] == list(range(56))
 
 
-def test_processes_share_an_epoch():
-    """Equally many pictures each, of shards of their own."""
-    numbers = np.repeat(np.arange(12), 5).tolist()
-    ranks = [list(ShardOrder(numbers, 4, 2, (2, rank))) for rank in range(2)]
-    assert sorted(ranks[0] + ranks[1]) == list(range(60))
-    few = [list(ShardOrder([0, 0, 0, 1, 1, 1], 2, 2, (2, rank))) for rank in range(2)]
-    assert sorted(few[0] + few[1]) == list(range(6)), "fewer shards than readers"
-
-
 def test_one_picture_or_a_whole_shard(shards, monkeypatch):
     """A single picture costs its own bytes, an epoch costs each shard once."""
     asked: list[tuple[str, int | None]] = []
@@ -280,28 +270,25 @@ def test_batches_are_the_same_with_workers(shards):
 # Refused
 
 
-def test_broken_picture_leaves_nothing(run, flowers, tmp_path):
+def test_broken_picture_leaves_nothing(fails, flowers, tmp_path):
     bad = flowers / "basil/plant003_rgb.jpg"
     bad.write_bytes(bad.read_bytes()[:900])
-    written = run("shard", *TINY[:1], f"output={tmp_path}/shards")
-    assert written.status == 1
-    assert "1 of 24 pictures cannot be used" in written.err and str(bad.name) in written.err
+    said = fails("shard", *TINY[:1], f"output={tmp_path}/shards")
+    assert "1 of 24 pictures cannot be used" in said and str(bad.name) in said
     assert not (tmp_path / "shards").exists() and not list(tmp_path.glob(".shards.tmp"))
 
 
-def test_a_set_is_not_overwritten(run, shards, bucket, flowers):
+def test_a_set_is_not_overwritten(run, fails, shards, bucket, flowers):
     in_shards(flowers, f"{bucket}/set")
     for place in (shards, f"{bucket}/set"):
-        written = run("shard", *TINY[:1], f"output={place}")
-        assert written.status == 1
         assert (
-            written.err
+            fails("shard", *TINY[:1], f"output={place}")
             == f"error: output={place}: there is one already; remove it, or choose another\n"
         )
     assert "output: needed" in run("shard", *TINY[:1]).err
 
 
-def test_two_at_once_do_not_claim_the_same_set(run, flowers, tmp_path, monkeypatch):
+def test_two_at_once_do_not_claim_the_same_set(fails, flowers, tmp_path, monkeypatch):
     """The second waits for the first, and says that there is a set, not that it wrote it."""
     make_once = sharding.make_once
 
@@ -310,62 +297,60 @@ def test_two_at_once_do_not_claim_the_same_set(run, flowers, tmp_path, monkeypat
         make_once(folder, make)
 
     monkeypatch.setattr(sharding, "make_once", late)
-    written = run("shard", *TINY[:1], f"output={tmp_path}/shards")
-    assert written.status == 1 and "shards: there is one already" in written.err
+    assert "shards: there is one already" in fails("shard", *TINY[:1], f"output={tmp_path}/shards")
 
 
-def test_a_full_disk_leaves_nothing(run, flowers, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_nothing(fails, flowers, tmp_path, monkeypatch):
     def full(place, content):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store, "write", full)
-    written = run("shard", *TINY[:1], f"output={tmp_path}/shards")
-    assert written.status == 1 and "No space left on device" in written.err
+    assert "No space left on device" in fails("shard", *TINY[:1], f"output={tmp_path}/shards")
     assert not (tmp_path / "shards").exists() and not list(tmp_path.glob(".shards.tmp"))
 
 
-def refused(run, root, *settings: str) -> str:
-    result = run("train", *TINY, "data=shards", f"data.root={root}", *settings)
-    assert result.status == 1 and "Traceback" not in result.err
-    return result.err
+@pytest.fixture
+def refused(fails):
+    """What is said of a set of shards that cannot be trained on."""
+    train = ("train", *TINY, "data=shards")
+    return lambda root, *settings: fails(*train, f"data.root={root}", *settings)
 
 
-def test_no_set_there(run, tmp_path, bucket):
-    said = refused(run, tmp_path / "nowhere")
+def test_no_set_there(run, refused, tmp_path, bucket):
+    said = refused(tmp_path / "nowhere")
     assert f"{tmp_path}/nowhere/train.json: cannot be read: No such file or directory" in said
     assert "python shard.py" in said
-    assert "birds/nowhere/train.json: " in refused(run, f"{bucket}/nowhere")
-    assert "NoSuchBucket" in refused(run, "s3://bards/nowhere")
+    assert "birds/nowhere/train.json: " in refused(f"{bucket}/nowhere")
+    assert "NoSuchBucket" in refused("s3://bards/nowhere")
     said = run("train", *TINY, f"data.root={bucket}/set").err
     assert said.startswith(f"error: data.root={bucket}/set: a store is read by data=shards")
 
 
-def test_store_not_reachable(run, monkeypatch, bucket):
+def test_store_not_reachable(refused, monkeypatch, bucket):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     store._client.cache_clear()
-    said = refused(run, f"{bucket}/set")
+    said = refused(f"{bucket}/set")
     assert "127.0.0.1:9" in said and "AWS_ENDPOINT_URL" in said
 
 
-def test_mistakes_about_the_store(run, monkeypatch, bucket, flowers):
+def test_mistakes_about_the_store(run, refused, monkeypatch, bucket, flowers):
     for output in ("gs://birds/set", "s3:/birds/set"):
         said = run("shard", *TINY[:1], f"output={output}")
         assert said.err == f"error: {output}: neither a folder nor s3://BUCKET/FOLDER\n"
     monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:5056")
     store._client.cache_clear()
-    assert "Invalid endpoint: 127.0.0.1:5056" in refused(run, f"{bucket}/set")
-    assert "a number is needed" in run("shard", "output=a", "shard_mb=inf").err
+    assert "Invalid endpoint: 127.0.0.1:5056" in refused(f"{bucket}/set")
     assert "shard_mb=5000: at most 1000" in run("shard", *TINY[:1], "output=a", "shard_mb=5000").err
 
 
-def test_without_boto3(run, monkeypatch):
+def test_without_boto3(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "boto3", None)
     store._client.cache_clear()
-    assert "poetry install --extras s3" in refused(run, "s3://birds/set")
+    assert "poetry install --extras s3" in refused("s3://birds/set")
 
 
-def test_targets_of_another_task(run, shards):
-    said = refused(run, shards, "model=unet")
+def test_targets_of_another_task(refused, shards):
+    said = refused(shards, "model=unet")
     assert "has targets for classification, and the task is segmentation" in said
 
 
@@ -386,12 +371,12 @@ def test_targets_of_another_task(run, shards):
         ({"shards": [["a.tar", 10**12]]}, "a.tar: 1,000,000,000,000 bytes; at most 2,147,483,648"),
     ],
 )
-def test_damaged_index(run, shards, content, message):
+def test_damaged_index(refused, shards, content, message):
     file = shards / "train.json"
     if isinstance(content, dict):
         content = json.dumps(json.loads(file.read_text()) | content)
     file.write_text(content)
-    assert message in refused(run, shards)
+    assert message in refused(shards)
 
 
 @pytest.mark.parametrize(
@@ -496,13 +481,13 @@ def test_the_same_picture_in_two_splits(flowers, tmp_path, caplog):
     assert f"The same picture in two splits: {first}" in said[0][1]
 
 
-def test_names_that_shards_do_not_take(run, flowers, tmp_path):
+def test_names_that_shards_do_not_take(fails, flowers, tmp_path):
     picture = flowers / "aster/plant001_rgb.jpg"
     picture.rename(flowers / "aster/plant\\001_rgb.jpg")
     lists = flowers / "train.txt"
     lists.write_text(lists.read_text().replace("aster/plant001", "aster/plant\\001"))
-    done = run("shard", "output=made", "data=flowers", "model=lenet")
-    assert done.status == 1 and "shards take no such name" in done.err
+    said = fails("shard", "output=made", "data=flowers", "model=lenet")
+    assert "shards take no such name" in said
     assert not (tmp_path / "made").exists()
 
 
@@ -514,28 +499,28 @@ def test_writers_stay_in_their_folder(tmp_path):
             inside(tmp_path / "x", name)
 
 
-def test_a_damaged_picture_is_named(run, shards):
+def test_a_damaged_picture_is_named(fails, shards):
     archive = shards / "val-00000.tar"
     content = bytearray(archive.read_bytes())
     content[700:720] = bytes(20)
     archive.write_bytes(content)
-    done = run("train", *TINY, "data=shards", "data.root=shards")
-    assert done.status == 1 and "damaged: these are not the bytes that shard.py wrote" in done.err
+    said = fails("train", *TINY, "data=shards", "data.root=shards")
+    assert "damaged: these are not the bytes that shard.py wrote" in said
 
 
-def test_classes_of_another_set(run, shards):
+def test_classes_of_another_set(fails, shards):
     file = shards / "test.json"
     index = json.loads(file.read_text())
     file.write_text(json.dumps(index | {"classes": index["classes"][::-1]}))
-    done = run("train", *TINY, "data=shards", "data.root=shards")
-    assert done.status == 1 and "the classes of 'test' are clover, basil, aster" in done.err
+    said = fails("train", *TINY, "data=shards", "data.root=shards")
+    assert "the classes of 'test' are clover, basil, aster" in said
 
 
-def test_shard_cut_short(run, shards):
+def test_shard_cut_short(refused, shards):
     """Met by a worker in the middle of a training."""
     file = shards / "train-00001.tar"
     file.write_bytes(file.read_bytes()[:4000])
-    assert f"error: {file}: cut short: " in refused(run, shards)
+    assert f"error: {file}: cut short: " in refused(shards)
 
 
 def test_answers_that_break_off(shards, bucket, monkeypatch):

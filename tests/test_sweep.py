@@ -9,7 +9,7 @@ import hydra
 import numpy as np
 import optuna
 import pytest
-from conftest import TINY, TINY_OF
+from conftest import TINY, TINY_OF, compose
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import OmegaConf
@@ -133,7 +133,10 @@ def test_pruned(run, flowers, tmp_path):
 
 
 def test_side_by_side(run, flowers, tmp_path):
-    """Two processes: one sweep folder, each a thread of its own, the log says whose line it is."""
+    """Two processes: one sweep folder, each a thread of its own, the log says whose line it is.
+
+    As the documentation has it: `sweep=optuna hydra/launcher=joblib hydra.launcher.n_jobs=2`.
+    """
     settings = [*TINY, "sweep=optuna", "hydra.sweeper.n_trials=2"]
     done = run("train", *settings, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     assert done.status == 0, done.err
@@ -149,16 +152,15 @@ def test_launchers(name, monkeypatch):
     plugin = f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher"
     lines = [f"hydra/launcher={name}", "sweep=optuna", "hydra.sweeper.n_jobs=2"]
     assert checks.check("train", lines) == []
-    with hydra.initialize_config_dir(str(checks.CONFIGS), version_base="1.3"):
-        launcher = hydra.compose("train", lines, return_hydra_config=True).hydra.launcher
+    launcher = compose("train", *lines, return_hydra_config=True).hydra.launcher
     assert hydra.utils.get_class(launcher._target_).__module__.startswith(plugin)
 
 
-def test_slurm_that_is_not_there(run, tmp_path, monkeypatch):
+def test_slurm_that_is_not_there(fails, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    done = run("train", "-m", "seed=0,1", "hydra/launcher=submitit_slurm")
-    assert done.status == 1 and "no 'srun' on this machine" in done.err
-    assert done.err.count("\n") == 1 and not list(tmp_path.iterdir())
+    said = fails("train", "-m", "seed=0,1", "hydra/launcher=submitit_slurm")
+    assert "no 'srun' on this machine" in said
+    assert said.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Several labels per picture: how tables say it, what is learnt, and what is answered."""
 
-import csv
-import hashlib
 import json
 from dataclasses import replace
 from functools import partial
@@ -9,10 +7,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import CONTRACT, TINY
+from conftest import CONTRACT, TINY, read_csv, refused
 from sklearn.metrics import average_precision_score, f1_score
 from test_calibration import Embedding, plain
-from test_classes import picture, refused
+from test_classes import picture
 
 from nano_cv.data.formats.shards import read_shards
 from nano_cv.data.formats.table import read_table
@@ -24,7 +22,7 @@ from nano_cv.evaluation.card import make_card
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.evaluation.reports.tagging import TaggingReport
 from nano_cv.export import graph
-from nano_cv.tasks.metrics import average_precision, count_tags, tagging_figures
+from nano_cv.tasks.metrics import count_tags, tagging_figures
 from nano_cv.tasks.tagging import Tagging
 
 COLOURS = {"red": 0, "green": 1, "blue": 2}
@@ -208,12 +206,6 @@ def test_figures_are_those_of_scikit_learn(seed):
     assert micro["exact"] == pytest.approx((truth == found).all(axis=1).mean())
 
 
-def test_average_precision_by_hand():
-    """Of the pictures 1 0 1 by falling probability: (1/1 + 2/3) / 2."""
-    (counts,) = count_tags(np.array([[True], [False], [True]]), np.float32([[0.9], [0.5], [0.2]]))
-    assert average_precision(counts) == pytest.approx(5 / 6)
-
-
 def tagger(**fields):
     return replace(CONTRACT, **({"task": "tagging", "thresholds": [0.3, 0.6, 0.5]} | fields))
 
@@ -279,7 +271,7 @@ def test_the_task(tmp_path, network):
         assert apart.max() <= reports.find("tagging").limits[name]
 
 
-def test_from_training_to_onnx(run, tmp_path, monkeypatch):
+def test_from_training_to_onnx(run, drawn, tmp_path, monkeypatch):
     captions, lay_out = [], drawing.lay_out
     monkeypatch.setattr(
         drawing,
@@ -310,8 +302,7 @@ def test_from_training_to_onnx(run, tmp_path, monkeypatch):
         maps = [one for one in captions if "\nheat map: " in one]
         assert bool(maps) == (len(asked) > 1), "which label the heat map is of"
         for name in ("predictions.csv", "classes.csv"):
-            with (folder / name).open() as file:
-                tables[asked[0], name] = list(csv.DictReader(file))
+            tables[asked[0], name] = read_csv(folder / name)
     rows = tables["engine=torch", "predictions.csv"]
     for row, other in zip(rows, tables["engine=onnx", "predictions.csv"], strict=True):
         assert row["labels"] == other["labels"] and row["target"] == other["target"]

@@ -17,14 +17,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nano_cv.config import resume
 from nano_cv.config.from_weights import settings_from_weights
-from nano_cv.config.options import CONFIGS, Options, option_groups, parse_override, read_flags
+from nano_cv.config.options import Options, parse_override, read_flags
 from nano_cv.config.processes import run_in, slurm_folder
 from nano_cv.config.schema import find_problems
 from nano_cv.config.space import explain_missing, find_space, sample_runs
 from nano_cv.errors import UserError
 from nano_cv.metadata import NAME, check_name
-
-__all__ = ["CONFIGS", "check", "option_groups", "task_name"]
 
 WRITTEN = {"train": ("runs", "weights"), "export_model": ("runs", "models")}  # folders in `paths`
 

@@ -19,8 +19,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from nano_cv.config.checks import CONFIGS, check
-from nano_cv.config.options import accept_plus
+from nano_cv.config.checks import check
+from nano_cv.config.options import CONFIGS, accept_plus
 from nano_cv.config.processes import is_first_process, process_rank, quiet_settings
 from nano_cv.errors import UserError, one_line, printable
 

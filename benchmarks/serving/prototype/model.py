@@ -23,13 +23,13 @@ class TritonPythonModel:
 
     def execute(self, requests):
         """One request after the other, one picture after the other."""
-        size = int(self.output["dims"][-1])
+        height, width = map(int, self.output["dims"][-2:])
         responses = []
         for request in requests:
             pictures = utils.get_input_tensor_by_name(request, "PIXELS").as_numpy()
             prepared = []
             for pixels in pictures:
-                resized = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR)
+                resized = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
                 normal = (np.asarray(resized, np.float32) / 255 - self.mean) / self.std
                 prepared.append(normal.transpose(2, 0, 1))
             tensor = utils.Tensor(self.output["name"], np.stack(prepared).astype(np.float32))
