@@ -47,8 +47,7 @@ class Cached:
     """
 
     def __init__(self, path: Path, files: Sequence[File], load: Load) -> None:
-        with path.with_suffix(BESIDE).open("rb") as file:
-            beside = np.load(file, allow_pickle=False)
+        beside = np.load(path.with_suffix(BESIDE), allow_pickle=False)
         with path.open("rb") as file:
             np.lib.format.read_magic(file)
             shape, _, dtype = np.lib.format.read_array_header_1_0(file)

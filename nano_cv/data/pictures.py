@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 MEASURED = 500  # number of images, evenly chosen, whose shape is measured
 STEP = 32  # pixels; networks that halve the side five times need multiples of 32
-TWINS = 10  # number of images in two splits that are named
 LONGEST = 4  # the longer side is at most so many times the shorter side
 
 
@@ -261,8 +260,7 @@ def check(splits: Mapping[str, Resized]) -> str:
     """Check for faults that would spoil a training: classes without images, leaks between splits.
 
     A class that does not occur in a split causes a warning, and so does an empty test split, and an
-    image that is in two splits. A set in shards, which knows its hash, was checked for such images
-    by its reader.
+    image in two splits; those of a set in shards, which has a hash, its reader has warned of.
 
     Returns:
         The SHA-256 of the whole set.
@@ -276,21 +274,19 @@ def check(splits: Mapping[str, Resized]) -> str:
         return known
     total = hashlib.sha256()
     names = {split: resized.pictures.names for split, resized in splits.items()}
-    digests = {split: resized.digests() for split, resized in splits.items()}
+    sums = {split: resized.digests() for split, resized in splits.items()}
     for split, resized in splits.items():
-        targets = resized.fitted.fingerprints()
-        for name, target, digest in sorted(
-            zip(names[split], targets, digests[split].tolist(), strict=True)
-        ):
+        rows = zip(names[split], resized.fitted.fingerprints(), sums[split].tolist(), strict=True)
+        for name, target, digest in sorted(rows):
             total.update(f"{split} {name} {target} {digest.hex()}\n".encode())
-    warn_of_twins(digests, lambda split, index: names[split][index])
+    warn_of_twins(sums, lambda split, index: names[split][index])
     return total.hexdigest()
 
 
 def warn_of_twins(
     digests: Mapping[str, NDArray[np.void]], name_of: Callable[[str, int], str]
 ) -> None:
-    """Warn of images that are in two splits, and name some of them.
+    """Warn of images that are in two splits, and name ten of them.
 
     Args:
         digests: SHA-256 of each image by split, `[N]` of 32 bytes.
@@ -299,18 +295,15 @@ def warn_of_twins(
     # The first eight bytes tell images apart, and integers are compared much faster than bytes.
     numbers = [np.ascontiguousarray(some).view(np.uint64)[::4] for some in digests.values()]
     _, first, same = np.unique(np.concatenate(numbers), return_index=True, return_inverse=True)
-    starts = np.cumsum([0, *map(len, numbers)])
-    split_of = np.repeat(np.arange(len(numbers)), np.diff(starts))
+    splits, ends = list(digests), np.cumsum(list(map(len, numbers)))
+    split_of = np.searchsorted(ends, np.arange(ends[-1]), side="right")
     twice = np.flatnonzero(split_of[first[same]] != split_of)
-
-    def described(position: int) -> str:
-        at = split_of[position]
-        split = list(digests)[at]
-        return f"{name_of(split, int(position - starts[at]))} ({split})"
-
-    for position in twice[:TWINS]:
-        pair = f"{described(position)} = {described(first[same[position]])}"
-        log.warning("The same picture in two splits: %s", pair)
+    for index in twice[:10]:
+        pair = []
+        for at in (index, first[same[index]]):
+            split = splits[split_of[at]]  # in which the position is counted from the end
+            pair.append(f"{name_of(split, int(at - ends[split_of[at]]))} ({split})")
+        log.warning("The same picture in two splits: %s", " = ".join(pair))
     if len(twice):
         log.warning("%d pictures are in two splits: test metrics will be too good", len(twice))
 

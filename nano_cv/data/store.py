@@ -6,7 +6,6 @@ finds the store and the keys where Amazon's own tools do: `AWS_ENDPOINT_URL`, `A
 `~/.aws`.
 """
 
-import mmap
 import os
 import re
 from collections import OrderedDict
@@ -54,22 +53,6 @@ def read(place: str, start: int = 0, size: int | None = None) -> bytes:
     if size is not None and len(content) != size:
         raise UserError(f"{place}: cut short: {start + len(content):,} bytes, not {start + size:,}")
     return content
-
-
-def mapped(place: str) -> bytes | mmap.mmap:
-    """Map a file into memory, or read an object.
-
-    Raises:
-        UserError: missing or not readable; or the store does not answer.
-        ValueError: the file is empty.
-    """
-    if place.startswith(S3):
-        return read(place)
-    try:
-        with open(place, "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise UserError(f"{place}: cannot be read: {error.strerror}") from error
 
 
 def write(place: str, content: bytes) -> None:
@@ -126,12 +109,7 @@ class Member(NamedTuple):
 
 
 class Lazy(Sequence[Item]):
-    """Sequence whose items are made when they are asked for, as a million would fill the memory.
-
-    Args:
-        rows: what the items are made of, a row each.
-        make: makes an item of a row.
-    """
+    """Sequence of what `make` makes of each of the `rows`, when it is asked for."""
 
     def __init__(self, rows: Any, make: Callable[[Any], Item]) -> None:
         self.rows, self.make = rows, make

@@ -24,7 +24,7 @@ import re
 from array import array
 from collections.abc import Mapping
 from functools import partial
-from mmap import MADV_DONTNEED, mmap
+from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
             kind = index["kind"]
             reading.check_task(str(root), targets_of(task), TASKS[kind])
             names = names_of_tables(split, kind)
-            own = [store.mapped(f"{folder}/{name}") for name in names]
+            own = [mapped(f"{folder}/{name}") for name in names]
             for name, content in zip(names, own, strict=True):
                 if hashlib.sha256(content).hexdigest() != index["tables"][name]:
                     raise ValueError(f"{name}: not the table that belongs to this index")
@@ -120,6 +120,22 @@ def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
         if isinstance(content, mmap):  # pages that were read for the checks count as memory
             content.madvise(MADV_DONTNEED)
     return found
+
+
+def mapped(place: str) -> bytes | mmap:
+    """Map a file into memory, or read an object.
+
+    Raises:
+        UserError: missing or not readable; or the store does not answer.
+        ValueError: the file is empty.
+    """
+    if place.startswith(store.S3):
+        return store.read(place)
+    try:
+        with open(place, "rb") as file:
+            return mmap(file.fileno(), 0, access=ACCESS_READ)
+    except OSError as error:
+        raise UserError(f"{place}: cannot be read: {error.strerror}") from error
 
 
 def as_table(content: bytes | mmap) -> Rows:
