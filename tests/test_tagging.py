@@ -1,5 +1,6 @@
 """Several labels per picture: how tables say it, what is learnt, and what is answered."""
 
+import hashlib
 import json
 from dataclasses import replace
 from functools import partial
