@@ -30,7 +30,7 @@ def train(config: DictConfig) -> float:
     from nano_cv.evaluation.survey import contact_sheet, survey
     from nano_cv.evaluation.terminal import summarise
     from nano_cv.evaluation.tracking import make_logger
-    from nano_cv.files import locked
+    from nano_cv.files import BUSY, locked
     from nano_cv.tasks import weights
     from nano_cv.training import fitting, sweep
     from nano_cv.training.calibration import calibrate
@@ -47,9 +47,8 @@ def train(config: DictConfig) -> float:
 
     data = building.make_data(config)
     data.setup()
-    busy = "another process is training this run; wait for its end, or stop it"
     with (
-        locked(folder, busy) if first else nullcontext(),
+        locked(folder / "checkpoints", BUSY) if first else nullcontext(),
         make_logger(config, folder, "train", data.data_hash) as logger,
     ):
         if first:

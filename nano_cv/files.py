@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from nano_cv.errors import UserError
 
 log = logging.getLogger(__name__)
+BUSY = "another process is training this run; wait for its end, or stop it"
 VERSION = re.compile(r"[1-9][0-9]{0,17}")  # folder names that Triton takes for versions
 
 

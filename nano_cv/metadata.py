@@ -116,7 +116,7 @@ class Metadata:
         Raises:
             ValueError: the text is no such JSON, or train.py does not write such values.
         """
-        from pydantic import TypeAdapter  # imported late, as Triton's decoders never read any
+        from pydantic import TypeAdapter  # imported late, as Triton's decoders never read metadata
 
         metadata = TypeAdapter(cls).validate_json(text, strict=True)
         if len(metadata.thresholds) not in (0, len(metadata.classes)):

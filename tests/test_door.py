@@ -165,8 +165,11 @@ def test_parts_of_a_form_keep_every_byte():
     assert len(split_parts(f"x; boundary=a; x={';' * 9000}", 64 * (head + END) + b"--a--")) == 64
     with pytest.raises(ValueError, match="more than 64 parts"):
         split_parts("x; boundary=a", 99 * (head + END) + b"--a--")
-    odd = head[:-3900] + b"\xff\"; filename*=utf-7''+2AA-.jpg" + END + b"--a--"
-    assert split_parts("x; boundary=a", odd) == [("\ufffd", b"x")]
+    odd = head[:-3900] + b"\xff\"; filename*=utf-7''+2AA-.jpg" + END
+    plain = b"--a b\r\ncontent-disposition: form-data; name=f; FileName=photo.jpg" + END
+    text = b"--a b\r\ncontent-disposition: form-data; name=note" + END
+    assert split_parts("x; boundary=a", odd + b"--a--") == [("\ufffd", b"x")]
+    assert split_parts('x; boundary="a b"', text + plain + b"--a b--") == [("photo.jpg", b"x")]
 
 
 END = b"\r\n\r\nx\r\n"

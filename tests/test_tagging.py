@@ -72,7 +72,12 @@ def read(root, header: str, cells: list[str], task: str = "classification"):
         ("label", ["a|b", "b", "a", "nan"], "separated by '|'", ["a,b", "b", "a", ""]),
         ("label", ['"a,b"', "b", "a"], "separated by commas", ["a,b", "b", "a"]),
         ("a,b", ["1,0.0", "True,1", "0,0"], "a column of 0 and 1 for each", ["a", "a,b", ""]),
-        ("a,b", ["1,-1", "1,1", "-1,-1"], "labels.csv: the columns are 1 and -1", ["a", "a,b", ""]),
+        (
+            "a,b",
+            ["1,-1", "1,1", "-1,-1"],
+            "labels.csv: -1 is taken as 0 in the columns a, b",
+            ["a", "a,b", ""],
+        ),
         ("a,b,c", ["1,0,0", "1,1,0"], "no picture has the label 'c'", ["a", "a,b"]),
     ],
 )
@@ -128,7 +133,7 @@ def test_columns_of_which_one_is_1_are_classes(tmp_path, caplog):
         ("a,b", ["1,0", "0,-1"], "line 3: column 'b' is '-1'; 0 or 1 is needed"),
         ("a,b", ["1,0", "0,"], "line 3: column 'b' is ''; 0 or 1 is needed"),
         ("a", ["1", "0"], "no column 'label'"),
-        ("label", ['"a', "b", "a"], "line 4: ends a cell of several lines; a quote is not closed"),
+        ("label", ['"a', "b", "a"], "unexpected end of data; a quote may stand alone"),
         ("labels", ["a,b", "a"], "line 2: 3 cells, and the first line names 2; labels with commas"),
         ("label", ["a", "b", ""], "line 4: no label"),
         ("labels", ["a", ""], "at least two labels are needed; there is a"),

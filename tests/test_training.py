@@ -135,7 +135,7 @@ def test_resumed_equals_unbroken(run, flowers, tmp_path):
     assert checkpoint(tmp_path)["epoch"] == 1
 
     (folder,) = (tmp_path / "runs/train/lenet_flowers").iterdir()
-    with locked(folder):
+    with locked(folder / "checkpoints"):
         said = run("train", *settings, "resume=true").err
     assert "another process is training this run; wait for its end, or stop it" in said
     assert run("train", *settings, "resume=true").status == 0

@@ -57,7 +57,8 @@ def read_flags(arguments: list[str]) -> dict[str, Any]:
         parser.add_argument(*names, action="store_true")
     for short, name in (("-c", "--cfg"), ("-p", "--package"), ("-cp", "--config-path")):
         parser.add_argument(short, name)
-    parser.add_argument("-cn", "--config-name", "--experimental-rerun")
+    parser.add_argument("-cn", "--config-name")
+    parser.add_argument("--experimental-rerun")
     flags, unknown = parser.parse_known_args(arguments)
     if unknown and not unknown[0].startswith("-"):
         raise UserError(

@@ -15,15 +15,13 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, TypeAdapter, Validat
 from typing_extensions import TypedDict
 
 from nano_cv.errors import listing, nearest
-from nano_cv.metadata import LARGEST, Fit, Shape
+from nano_cv.metadata import Fit, Shape, Share, Side
 
 Count = Annotated[int, Ge(1)]
-Side = Annotated[int, Ge(1), Le(LARGEST)]  # pixels
 Sides = Annotated[list[Side], Field(min_length=2, max_length=2)]  # height, width
 NotNegativeInt = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0), Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Ge(0), Field(allow_inf_nan=False)]
-Share = Annotated[float, Ge(0), Le(1)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 Port = Annotated[int, Ge(1), Le(65535)]
 Batches = Count | Annotated[float, Gt(0), Le(1)]  # a number of batches, or a share of all batches

@@ -46,9 +46,9 @@ Made = TypeVar("Made")
 PAGE = Path(__file__).parent / "page"
 TOLD = ["classes", "image_size", "fit", "metrics", "coverage", "data_hash", "git_commit", "run_id"]
 HOSTS = ("127.0.0.1", "localhost", "::1")  # names by which this machine calls itself
-HOST = re.compile(r"(\[[0-9a-f:]+\]|[^:]+)(:[0-9]+)?")  # name or address, and port
+HOST = re.compile(r"(\[[0-9a-f:]+\]|[^:]+)(:[0-9]*)?")  # name or address, and port
 HELD = 8  # number of largest bodies that may be in memory at once
-ASKED_BYTES = 4096  # largest body for a generator, which holds only a few settings
+GENERATOR_BYTES = 4096  # largest body for a generator, which holds only a few settings
 KINDS_OF_BODIES = (
     *("image/", "application/octet-stream", "multipart/form-data"),
     "application/x-www-form-urlencoded",  # what curl sends for any body
@@ -66,7 +66,7 @@ LOCKED = {
 }
 
 
-class Wanted(BaseModel):
+class Settings(BaseModel):
     """Settings of a request to a generator: class, seed, and number of images."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -75,7 +75,7 @@ class Wanted(BaseModel):
     count: int = Field(1, ge=1, le=MOST, description="For a generator: how many pictures.")
 
 
-class Asked(Wanted):
+class UrlSettings(Settings):
     """Settings in the URL of a request, where numbers are texts."""
 
     model_config = ConfigDict(extra="ignore", strict=False)  # `_check_options` knows unknown names
@@ -93,14 +93,14 @@ BODY = {
         "content": {
             "image/*": {"schema": BINARY},
             "multipart/form-data": {"schema": FORM},
-            "application/json": {"schema": Wanted.model_json_schema()},
+            "application/json": {"schema": Settings.model_json_schema()},
         },
     },
     "responses": {"200": {"description": "The model's answer.", "content": {"image/png": {}}}},
 }
 ERRORS: Any = {
     "default": {
-        "description": "An error, and what to do: 404, 408, 413, 415, 422, 500, 503, 504.",
+        "description": "An error, and what to do: 403, 404, 408, 413, 415, 421, 422, 500, 503.",
         "content": {"application/problem+json": {}},
     }
 }
@@ -233,7 +233,7 @@ class Door:
         self,
         request: Request,
         name: str,
-        asked: Annotated[Asked, Query()],
+        asked: Annotated[UrlSettings, Query()],
     ) -> Response:
         """Return the answer for a single image, or `{"answers": [...]}` for several images."""
         status = 500
@@ -241,13 +241,13 @@ class Door:
             model = self._model(name)
             _check_options(request, model.promised.task)
             generates = model.promised.task == "generation"
-            most = ASKED_BYTES if generates else self.limits.max_request_bytes
+            most = GENERATOR_BYTES if generates else self.limits.max_request_bytes
             async with (
                 self._body(request, most) as body,
                 asyncio.timeout(self.limits.answer_seconds),
             ):
                 if generates:
-                    response = await self._generate(request, model, _wanted(asked, body))
+                    response = await self._generate(request, model, _settings_of(asked, body))
                 else:
                     parts = _pictures(request, body)
                     response = await self._answer(request, model, parts, asked)
@@ -292,7 +292,7 @@ class Door:
         request: Request,
         model: Model,
         pictures: list[tuple[str, bytes]],
-        asked: Asked,
+        asked: UrlSettings,
     ) -> Response:
         ask = partial(self._ask, model, asked.confidence)
         if _wants_png(request):
@@ -304,7 +304,7 @@ class Door:
         one = partial(ask, tell=partial(answers.describe, top=asked.top))
         if len(pictures) == 1:
             return JSONResponse(await one(pictures[0][1]))
-        # One thread stays free for other requests, however long these pictures take.
+        # So that one form leaves a thread to other requests, if there are two or more.
         at_once = asyncio.Semaphore(max(1, (os.cpu_count() or 1) - 1))
 
         async def named(file: str, picture: bytes) -> dict[str, Any]:
@@ -316,8 +316,12 @@ class Door:
                     raise
                 return {"file": file, "error": problem.detail}  # the other images still count
 
-        found = await asyncio.gather(*(named(*part) for part in pictures))
-        return JSONResponse({"answers": found})
+        tasks = [asyncio.create_task(named(*part)) for part in pictures]
+        try:
+            return JSONResponse({"answers": await asyncio.gather(*tasks)})
+        finally:
+            for task in tasks:  # the others, if one has failed or the time is over
+                task.cancel()
 
     async def _ask(
         self, model: Model, confidence: float | None, picture: bytes, tell: Callable[..., Made]
@@ -352,7 +356,7 @@ class Door:
         except RefusedError as error:
             raise Problem(500, "The model failed", f"{model.name}: {error}") from error
 
-    async def _generate(self, request: Request, model: Model, wanted: Wanted) -> Response:
+    async def _generate(self, request: Request, model: Model, wanted: Settings) -> Response:
         classes = model.promised.classes
         label = classes[0] if wanted.label is None else wanted.label
         if label not in classes:
@@ -429,7 +433,7 @@ class Guard:
             refused = Problem(421, "Unknown host", f"this server is {listing(self.hosts)}")
         elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             refused = Problem(403, "Another site", "pages of other sites may not use this server")
-        if scope.get("method") == "HEAD":  # of which uvicorn leaves the body out
+        if scope.get("method") == "HEAD":  # uvicorn sends no body for it
             scope = {**scope, "method": "GET"}
         if refused:
             await refused.response()(scope, receive, send)
@@ -457,7 +461,7 @@ def _wants_png(request: Request) -> bool:
     """Return whether the request names PNG, and rather than JSON; curl accepts anything."""
     kinds = re.findall(
         r"(image/png|application/json)(?: *; *q=([01](?:\.[0-9]*)?))?",
-        request.headers.get("accept", ""),
+        request.headers.get("accept", "").lower(),
     )
     wishes = {kind: float(quality or 1) for kind, quality in kinds}
     return wishes.get("image/png", 0) > wishes.get("application/json", 0)
@@ -495,11 +499,11 @@ def _pictures(request: Request, body: bytes) -> list[tuple[str, bytes]]:
     return parts
 
 
-def _wanted(asked: Asked, body: bytes) -> Wanted:
+def _settings_of(asked: UrlSettings, body: bytes) -> Settings:
     """Return a generator's settings: from a JSON body, or else from the URL."""
     try:
         given = asked.model_dump(by_alias=True, include={"label", "seed", "count"})
-        return Wanted.model_validate({**given, **(from_json(body) if body else {})})
+        return Settings.model_validate({**given, **(from_json(body) if body else {})})
     except ValidationError as error:
         raise Problem(422, "Not allowed", _said(error.errors())) from error
     except (ValueError, TypeError) as error:

@@ -28,22 +28,22 @@ class Protocol(H11Protocol):
     """
 
     seconds = 30.0
-    arriving: asyncio.TimerHandle | None = None
-    leaving: asyncio.TimerHandle | None = None
+    request_timer: asyncio.TimerHandle | None = None
+    answer_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """Start the clock for the first request."""
         super().connection_made(transport)
         transport.set_write_buffer_limits(high=0)  # so that any unsent bytes pause the writing
-        self.arriving = self.loop.call_later(self.seconds + GRACE, self._late)
+        self.request_timer = self.loop.call_later(self.seconds + GRACE, self._late)
 
     def data_received(self, data: bytes) -> None:
         """Stop the clock once a request is complete, and start it with the next request."""
         super().data_received(data)
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
             self._arrived()
-        elif self.arriving is None and not self.transport.is_closing():
-            self.arriving = self.loop.call_later(self.seconds + GRACE, self._late)
+        elif self.request_timer is None and not self.transport.is_closing():
+            self.request_timer = self.loop.call_later(self.seconds + GRACE, self._late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clocks."""
@@ -54,17 +54,25 @@ class Protocol(H11Protocol):
     def pause_writing(self) -> None:
         """Start the clock for the client to read what has been sent."""
         super().pause_writing()
-        self.leaving = self.leaving or self.loop.call_later(self.seconds, self._reset)
+        unsent = self.transport.get_write_buffer_size()
+        self.answer_timer = self.loop.call_later(self.seconds, self._reset_if_stuck, unsent)
 
     def resume_writing(self) -> None:
         """Stop the clock once everything is sent."""
         super().resume_writing()
-        if self.leaving:
-            self.leaving.cancel()
-            self.leaving = None
+        if self.answer_timer:
+            self.answer_timer.cancel()
+            self.answer_timer = None
 
-    def _reset(self) -> None:
-        """Close the connection at once, and drop what the kernel still holds for the client."""
+    def _reset_if_stuck(self, unsent: int) -> None:
+        """Close the connection if its client has read nothing since `unsent` bytes were left.
+
+        It is reset, so that the kernel drops what it still holds for the client.
+        """
+        left = self.transport.get_write_buffer_size()
+        if left < unsent:
+            self.answer_timer = self.loop.call_later(self.seconds, self._reset_if_stuck, left)
+            return
         linger = struct.pack("ii", 1, 0)  # on, and for 0 seconds
         self.transport.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_LINGER, linger
@@ -72,12 +80,12 @@ class Protocol(H11Protocol):
         self.transport.abort()
 
     def _arrived(self) -> None:
-        if self.arriving:
-            self.arriving.cancel()
-            self.arriving = None
+        if self.request_timer:
+            self.request_timer.cancel()
+            self.request_timer = None
 
     def _late(self) -> None:
-        self.arriving = None
+        self.request_timer = None
         if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
             text = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
             self.transport.write(text)

@@ -4,8 +4,8 @@ import re
 
 MOST = 64  # files in a form
 # Python's parser of mail takes a second for a header of 30 kB, so these are found directly.
-BOUNDARY = re.compile(r'; *boundary="?([\w\'()+,./:=?-]{1,70})', re.ASCII | re.IGNORECASE)
-NAME = re.compile(rb'filename="([^"\r\n]*)"')
+BOUNDARY = re.compile(r'; *boundary=("[^"]{1,70}"|[^\s;"]{1,70})', re.IGNORECASE)
+NAME = re.compile(rb'; *filename=("[^"\r\n]*"|[^\s;"]*)', re.IGNORECASE)
 
 
 def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
@@ -18,14 +18,14 @@ def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
     if not boundary:
         raise ValueError("multipart/form-data needs a boundary")
     # Each boundary begins a line. The first may begin the body, hence the line break before it.
-    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary[1].encode(), MOST + 2)
-    if len(pieces) < 3 or not pieces[-1].startswith(b"--"):
+    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary[1].strip('"').encode(), MOST + 2)
+    if not 3 <= len(pieces) <= MOST + 2 or not pieces[-1].startswith(b"--"):
         raise ValueError(f"the form is cut short, or has more than {MOST} parts")
     found = []
     for number, piece in enumerate(pieces[1:-1]):
         headers, empty, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
         if not empty or len(headers) > 4096:
             raise ValueError(f"part {number} has no head")
-        name = NAME.search(headers)
-        found.append((name[1].decode(errors="replace") if name else f"part {number}", content))
+        if name := NAME.search(headers):
+            found.append((name[1].strip(b'"').decode(errors="replace"), content))
     return found

@@ -30,7 +30,7 @@ async def serve(config: DictConfig) -> None:
     Raises:
         UserError: a port is taken, there is no model, or no model can be served.
     """
-    Image.core.set_blocks_max(8)  # of 16 MB that Pillow keeps: halves the time of a small JPEG
+    Image.core.set_blocks_max(8)  # blocks of 16 MB kept by Pillow: halves the time of a small JPEG
     backend = _make_backend(config)
     listener = make_listener(Door(backend, config).app, config)
     stopping = _stop_on_signals()

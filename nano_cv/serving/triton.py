@@ -95,7 +95,7 @@ def environment(wheel: Wheel) -> dict[str, str]:
         "LD_LIBRARY_PATH": f"{wheel.libraries}{os.pathsep}{_python_library().parent}",
         "PATH": os.pathsep.join(path),
         "VIRTUAL_ENV": sys.prefix,
-        "PILLOW_BLOCKS_MAX": "8",  # of 16 MB that Pillow keeps: halves the time of a small JPEG
+        "PILLOW_BLOCKS_MAX": "8",  # blocks of 16 MB kept by Pillow: halves the time of a small JPEG
         "PYTHONDONTWRITEBYTECODE": "1",
     }
 

@@ -1,7 +1,6 @@
 """Reader of a folder per class, as `daisy/*.jpg`, also inside `train/`, `val/` and `test/`."""
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,16 +30,20 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     inside = reading.list_folder(root)
     folders = [path for path in inside if path.is_dir()]
     given = splitting.one_for_each(splitting.group_by_split(folders))
-    rest = folders if list(given) == ["train"] else []
-    if beside := [one for one in rest if one not in given.values() and images.find(one)]:
-        names = listing(path.name for path in beside)
-        if not any(map(is_picture, reading.list_folder(given["train"]))):
+    if "train" in given:
+        pictures, inner = [], folder_names(given["train"])
+        if not inner:
+            pictures = [one for one in reading.list_folder(given["train"]) if is_picture(one)]
+        if pictures:
+            log.info("%s: 'train' is a class, for it holds pictures and no folders", root)
+            given = {}
+        alike = [one.name for one in folders if one not in given.values() and given]
+        alike = [name for name in alike if inner & folder_names(root / name)]
+        if list(given) == ["train"] and alike:
             raise UserError(
-                f"{given['train']}: a split, or a class like {names} beside it? If it is a class, "
+                f"{root}: is 'train' a split, or a class like {listing(alike)}? If it is a class, "
                 "rename it; else call the others val and test, or move them away"
             )
-        log.info("%s: '%s' is a class, as %s", root, given["train"].name, names)
-        given = {}
     if given and "train" not in given:
         raise UserError(f"{root}: holds {listing(given)}, and no 'train' to learn from")
     training = given.setdefault("train", root)
@@ -56,9 +59,9 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
 
 def samples_in(folder: Path, classes: Sequence[str], training: Path, root: Path) -> list[Sample]:
     """Return the images of a split; refuses classes that the `training` folder does not have."""
-    names, start = class_folders(folder), len(os.path.join(folder, ""))
+    names = class_folders(folder)
     samples = [
-        Sample(text, label, text[start:].replace(os.sep, "/"))
+        Sample(text, label, reading.below(folder, text))
         for label, name in enumerate(classes)
         if name in names
         for text in images.find(folder / name, root=root).rows
@@ -89,6 +92,11 @@ def class_folders(folder: Path, least: int = 0) -> list[str]:
             f"{folder}: at least two folders are needed, one per class; there is {there}"
         )
     return names
+
+
+def folder_names(folder: Path) -> set[str]:
+    """Return the names of the folders in a folder."""
+    return {path.name for path in reading.list_folder(folder) if path.is_dir()}
 
 
 def is_picture(path: Path) -> bool:

@@ -25,7 +25,7 @@ from nano_cv.files import make_once
 log = logging.getLogger(__name__)
 BACKGROUND = "background"
 SOLID = 6  # least length of a polygon's list of coordinates, which are three corners
-LONGEST = 100  # longest outline of an object, in half perimeters of its picture
+LONGEST = 100  # longest polygon, in half perimeters of its picture
 
 
 def classes_for(task: str, classes: list[str]) -> list[str]:
@@ -137,7 +137,7 @@ def draw(
         else:
             # Clipped, as drawing takes memory for parts of an outline far outside of the image.
             near = [_clip(part, width, height) for part in one.outline if len(part) >= SOLID]
-            if sum(map(_length, near)) > LONGEST * (width + height):
+            if max(map(_length, near), default=0) > LONGEST * (width + height):
                 raise UserError(f"{one.where}: an outline that crosses the picture over and over")
             runs = coco.merge(coco.frPyObjects(near, height, width)) if near else None
         if runs:

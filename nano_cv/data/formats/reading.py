@@ -203,7 +203,7 @@ def find_listed(source: Path, lines: Sequence[str], found: Mapping[str, Path]) -
     return keys
 
 
-def below(root: Path, file: Path) -> str:
+def below(root: Path, file: Path | str) -> str:
     """Return the path from `root` to a file with forward slashes; its hash chooses the split."""
     text, start = str(file), os.path.join(root, "")
     if text.startswith(start) and ".." not in text:  # the usual case, much faster than `relpath`
@@ -262,12 +262,14 @@ def find_named(
         # The split in the path, or else the split of the label file, excludes images of others.
         own = next(filter(None, map(called, reversed(path.parent.parts))), split)
         fitting: dict[int, list[Path]] = defaultdict(list)
-        for file in called_so.get(path.name.lower(), []):
+        alike = called_so.get(path.name.lower(), [])
+        for file in [one for one in alike if path.name in (one.name, one.stem)] or alike:
             parts = file.relative_to(root).parts[:-1]
             if own and any(called(part) not in (None, own) for part in parts):
                 continue
             same = zip(reversed(parts), reversed(path.parent.parts), strict=False)
-            fitting[sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], same))].append(file)
+            equal = takewhile(lambda pair: pair[0].lower() == pair[1].lower(), same)
+            fitting[sum(1 for _ in equal)].append(file)
         best = fitting[max(fitting)] if fitting else []
         if len(best) > 1:
             where = places[index] if places else source
@@ -318,7 +320,7 @@ def as_boxes(source: Path, pictures: Iterable[Sequence[Object]]) -> list[Boxes]:
     for objects in pictures:
         corners = np.array([one.corners for one in objects], np.float32).reshape(-1, 4)
         # Some tools write the corners in the order in which they were clicked.
-        corners = np.hstack([np.minimum(*(ends := np.hsplit(corners, 2))), np.maximum(*ends)])
+        corners = np.sort(corners.reshape(-1, 2, 2), axis=1).reshape(-1, 4)
         labels = np.array([one.label for one in objects], np.int64)
         ignored = np.array([one.ignored for one in objects], np.uint8)
         solid = (corners[:, 2:] > corners[:, :2]).all(axis=1)

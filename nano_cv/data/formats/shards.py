@@ -11,7 +11,8 @@ Beside the archives, an index per split has the position of each image, so that 
 by number, as in every other format. `train.json` describes the set, and `train.npy` is a NumPy
 table with a row per image; boxes, and labels where an image has several, are the rows of a second
 table, `train.objects.npy`. The tables are mapped into memory and checked column by column. Objects
-of Python are made for an image when it is read, so that a large set opens in no time and memory.
+of Python are made for an image when it is read, so that a large set opens in seconds and takes
+little memory.
 
 This package does not read shards by WebDataset or litdata: WebDataset runs commands that stand in a
 URL, and both unpickle content of archives.
@@ -113,7 +114,7 @@ def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
         contents += own
     if task == "generation" and indices["train"]["kind"] == "labels":
         raise UserError(f"{root}: {SEVERAL}")
-    if len({index["data_hash"] for index in indices.values()}) > 1:
+    if len({(index["data_hash"], index["kind"]) for index in indices.values()}) > 1:
         raise UserError(f"{root}: {listing(SPLITS)} are of different sets")
     warn_of_twins(digests, lambda split, index: found[split].files[index].name)
     for content in contents:
@@ -145,8 +146,11 @@ def as_table(content: bytes | mmap) -> Rows:
         ValueError: not such a file.
     """
     head = io.BytesIO(content[:10_000])
-    np.lib.format.read_magic(head)
-    _, _, dtype = np.lib.format.read_array_header_1_0(head)
+    try:
+        np.lib.format.read_magic(head)
+        _, _, dtype = np.lib.format.read_array_header_1_0(head)
+    except Exception as error:  # the header is Python's text of a dict, and fails in many ways
+        raise ValueError(f"no table of NumPy: {error!r}") from error
     return np.frombuffer(content, np.uint8)[head.tell() :].view(dtype)
 
 
@@ -183,6 +187,11 @@ def as_pictures(
             raise ValueError(f"objects have label {unknown[0]} of {len(names)} classes")
     for start in range(0, len(rows), AT_ONCE):
         check_rows(rows[start : start + AT_ONCE], archives, len(names), objects)
+    counts = np.array(index["counts"], np.int64).reshape(len(names))
+    if kind == "label":
+        found = np.bincount(rows["label"], minlength=len(names))
+        if found.tolist() != counts.tolist():
+            raise ValueError("counts: not those of the table")
     targets: Any
     if objects is not None:
         targets = Lazy(rows, partial(objects_of, objects=objects))
@@ -196,7 +205,7 @@ def as_pictures(
         targets,
         names,
         shards=array("i", rows["shard"].tobytes()),
-        counts=np.array(index["counts"], np.int64).reshape(len(names)),
+        counts=counts,
         data_hash=index["data_hash"],
     )
 

@@ -23,9 +23,8 @@ from nano_cv.errors import UserError, listing, nearest
 log = logging.getLogger(__name__)
 # What others call a column; the first name goes before the rest.
 COLUMNS = {
-    "file": "file filename file_name filepath path image image_name image_path image_id img "
-    "img_path",
-    "label": "label class category target class_name category_name label_name class_label species",
+    "file": "file filename file_name filepath path image image_name image_path img img_path",
+    "label": "label class category target class_name category_name label_name species",
     "labels": "labels tags classes categories targets class_names category_names label_names",
     "split": "split set subset partition fold",
 }
@@ -63,11 +62,12 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
     """Read a set for classification or generation; `root` is the folder of the tables, or a table.
 
     `train.csv`, `val.csv` and `test.csv`; or one table for all of them, such as `labels.csv`, where
-    the column `split` says which. A split that is missing is taken out of `train`, or out of the
-    rows without a split, by the hash of the file names, some of each class. Files are relative to
-    the folder of the table. Classes are the labels of the training split, sorted, as numbers where
-    all are numbers; 1.0 is 1. Columns may be separated by commas, semicolons or tabs. Targets are
-    tuples of class indices if some pictures have several labels, see `part_labels`.
+    the column `split` says which. Rows without a split count as `train`. A split
+    that no row has is taken out of `train` by the hash of the file names, some of each class. Files
+    are relative to the folder of the table. Classes are the labels of the training split, sorted,
+    as numbers where all are numbers; 1.0 is 1. Columns may be separated by commas, semicolons or
+    tabs. Targets are tuples of class indices if some pictures have several labels, see
+    `part_labels`.
 
     `separator` stands between several labels in a cell; `none` if a cell is one label, and None to
     find out, see `find_separator`.
@@ -96,14 +96,10 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
         own = tuple(sorted(map(index_of, row.labels))) if learnt else (0,)
         samples[row.split].append(Sample(file, own if several else own[0], name))
     if unknown := samples.pop(""):
-        marked, samples["train"] = samples["train"], unknown
-        found = splitting.complete(samples, root, classes)
-        found["train"] += marked
+        samples["train"] += unknown
         if len(unknown) < len(every):
-            said = "%s: %d rows without a split go to 'train', and to splits that no row names"
-            log.info(said, source, len(unknown))
-    else:
-        found = splitting.complete(samples, root, classes)
+            log.info("%s: %d rows without a split count as 'train'", source, len(unknown))
+    found = splitting.complete(samples, root, classes)
     if len(classes) < 2:
         raise UserError(f"{root}: at least two labels are needed; there is {listing(classes)}")
     return splitting.as_pictures(root, found, classes)
@@ -265,31 +261,34 @@ def whole_numbers(rows: list[Row], source: Path) -> list[Row]:
 def read_rows(split: str, source: Path) -> list[Row]:
     """The rows of a table, of which all belong to `split` if that is not empty."""
     text = reading.read_text(source)
-    text = re.sub(r"\Asep=.\r?\n", "", text)  # a line that Excel writes and reads
-    first = re.sub(r'"[^"]*"', "", text.splitlines()[0] if text else "")
-    delimiter = max(",;\t", key=first.count)
+    # Excel may write a line such as `sep=;` above the table.
+    stated = re.match(r"sep=(.)\r?\n", text, re.IGNORECASE)
+    lines = text[stated.end() if stated else 0 :]
+    first = re.sub(r'"[^"]*"', "", lines.splitlines()[0] if lines else "")
+    delimiter = stated[1] if stated else max(",;\t", key=first.count)
     # Not the lines: a label in quotes may have a line break.
-    content = io.StringIO(text, newline="")
-    table = csv.DictReader(content, delimiter=delimiter, skipinitialspace=True)
+    content = io.StringIO(lines, newline="")
+    table = csv.DictReader(content, delimiter=delimiter, skipinitialspace=True, strict=True)
     columns = list(table.fieldnames or [])
-    reading.refuse_repeated(columns, f"{source}: two columns of one name")
+    reading.refuse_repeated(filter(str.strip, columns), f"{source}: two columns of one name")
     file_column = find_column("file", columns, source)
     kind = "label" if find_column("label", columns, source) else "labels"
     label_column = find_column(kind, columns, source)
     split_column = "" if split else find_column("split", columns, source)
     named = {"file": file_column, kind: label_column, "split": split_column}
-    records = list(_records(table, source))
-    if text.count('"') % 2:
-        # A quote that is not closed takes all lines behind it into one cell.
-        for where, record in records:
-            if any("\n" in cell for cell in record.values() if isinstance(cell, str)):
-                raise UserError(f"{where}: ends a cell of several lines; a quote is not closed")
-    others = set(columns) - set(named.values())
-    if not label_column and {record[name] for _, record in records for name in others} == SIGNED:
-        log.info("%s: the columns are 1 and -1; -1 is taken as 0", source)
+    records = list(_records(table, source, int(bool(stated))))
+    others = set(filter(str.strip, columns)) - set(named.values())
+    cells_of = {name: {text_of(record[name]) for _, record in records} for name in others}
+    signed = [name for name, some in cells_of.items() if some and some <= SIGNED]
+    zeros = any("0" in some and some <= {"0", "1"} for some in cells_of.values())
+    if len(signed) > 1 and not zeros and any("-1" in cells_of[name] for name in signed):
+        log.info("%s: -1 is taken as 0 in the columns %s", source, listing(sorted(signed)))
         for _, record in records:
-            record.update({name: record[name].replace("-1", "0") for name in others})
+            record.update({name: text_of(record[name]).replace("-1", "0") for name in signed})
     flags = [] if label_column else find_flags(others, records)
+    for name in flags:
+        if not any(FLAGS.get(cell.lower()) for cell in cells_of[name]):
+            log.warning("%s: no picture has the label '%s'", source, name)
     for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
         if not found:
             raise UserError(
@@ -354,8 +353,6 @@ def find_flags(columns: Collection[str], records: Sequence[tuple[str, Record]]) 
                     f"{where}: column '{name}' is '{cell}'; 0 or 1 is needed, as in the other lines"
                 )
             found.append(name)
-            if not any(FLAGS[cell] for cell, _ in cells):
-                log.warning("no picture has the label '%s': its column is 0 in every line", name)
     return found
 
 
@@ -374,12 +371,14 @@ def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
     return found[0] if found else ""
 
 
-def _records(table: "csv.DictReader[str]", source: Path) -> Iterator[tuple[str, Record]]:
+def _records(
+    table: "csv.DictReader[str]", source: Path, skipped: int
+) -> Iterator[tuple[str, Record]]:
     try:
         for record in table:
             if any(record.values()):  # Excel writes lines of nothing but separators
-                yield f"{source}, line {table.line_num}", record
+                yield f"{source}, line {table.line_num + skipped}", record
     except csv.Error as error:
         raise UserError(
-            f"{source}, line {table.line_num}: {error}; a quote may stand alone"
+            f"{source}, line {table.line_num + skipped}: {error}; a quote may stand alone"
         ) from error
