@@ -129,10 +129,13 @@ def test_splits_by_other_names(tmp_path):
 
 def test_a_class_called_train(tmp_path, caplog):
     caplog.set_level("INFO")
-    for name in ("train", "test", "car"):
+    for name in ("train", "test"):
         picture(tmp_path / name / "b.png")
+    said = refused(lambda: folders(tmp_path))
+    assert "pictures lie beside the folders of the classes" in said, "splits without labels"
+    picture(tmp_path / "car/b.png")
     assert folders(tmp_path)["train"].classes == ["car", "test", "train"]
-    assert "'train' is a class, for it holds pictures and no folders" in caplog.text
+    assert "test, train are classes, for they hold no folders" in caplog.text
     for name in ("train", "car"):
         picture(tmp_path / name / "2021/a.png")
         (tmp_path / name / "b.png").unlink()

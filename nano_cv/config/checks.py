@@ -22,7 +22,6 @@ from nano_cv.config.processes import run_in, slurm_folder
 from nano_cv.config.schema import find_problems
 from nano_cv.config.space import explain_missing, find_space, sample_runs
 from nano_cv.errors import UserError
-from nano_cv.files import BUSY, locked
 from nano_cv.metadata import NAME, check_name
 
 WRITTEN = {"train": ("runs", "weights"), "export_model": ("runs", "models")}  # folders in `paths`
@@ -68,6 +67,8 @@ def check(script: str, arguments: list[str]) -> list[str]:
         if multirun:
             raise UserError("resume=true goes on with one run; leave out -m and sweep")
         folder = resume.find_run(script, configs[0])
+        from nano_cv.files import BUSY, locked  # a tenth of a second that other starts save
+
         with locked(folder / "checkpoints", BUSY):  # now, before Hydra writes into the folder
             pass
         defaults, _ = options.compose([each for each in single if each.key_or_group in options.own])

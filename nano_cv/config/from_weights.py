@@ -30,8 +30,8 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
     given = {each.key_or_group: each.value() for each in single}
     swept = {each.key_or_group: each for each in overrides if each.is_sweep_override()}
     # In a sweep the first file speaks for all. Weights of another model are refused when opened.
-    files = swept["weights"].sweep_string_iterator() if "weights" in swept else iter(())
-    file = next(files, given.get("weights"))
+    sweep = swept.get("weights")
+    file = next(sweep.sweep_string_iterator()) if sweep else given.get("weights")
     reads_weights = options.script in ("infer", "export_model")
     if not reads_weights or given.get("engine") == "triton":
         return []

@@ -494,7 +494,7 @@ def walk(folder: Path, root: Path | None = None, endings: tuple[str, ...] = ("",
 
     Args:
         folder: the folder to search.
-        endings: the endings of names that are listed, in small letters.
+        endings: the endings of the names to list, in lower case.
         root: root of the set, if `folder` is a part of the set. A link in `cats/` to `dogs/`, or to
             the folder above both, would give the cats the images of the dogs.
     """

@@ -41,9 +41,8 @@ class Archives:
         self.parts: list[list[NDArray[np.void]]] = []  # both tables, a part per archive
         self._begin()
 
-    def add(self, item: Item) -> None:
-        """Add an image and its target, under names as in WebDataset."""
-        name, content, size, target = item
+    def add(self, name: str, content: bytes, size: tuple[int, int], target: Packed) -> None:
+        """Add an image of `size` (width, height) and its target, under names as in WebDataset."""
         if self.tar.offset and self.tar.offset + len(content) > self.most:
             self.finish()
         key = f"{self.count + len(self.rows):08d}"
@@ -133,16 +132,15 @@ def refuse_existing(output: str) -> None:
 def _write(
     splits: Mapping[str, Resized], data_hash: str, task: str, folder: str, most: int
 ) -> None:
-    several = are_tags(splits["train"].pictures.targets)
-    kinds = {"detection": "boxes", "segmentation": "mask"}
-    kind = kinds.get(task, "labels" if several else "label")
+    of_classes = "labels" if are_tags(splits["train"].pictures.targets) else "label"
+    kind = {"detection": "boxes", "segmentation": "mask"}.get(task, of_classes)
     indices = {}
     for split, resized in splits.items():
         archives, classes = Archives(folder, split, kind, most), resized.pictures.classes
         counts = np.zeros(len(classes), np.int64)
-        for item in _items(resized, split):
-            archives.add(item)
-            counts += item[-1].counts
+        for name, content, size, target in _items(resized, split):
+            archives.add(name, content, size, target)
+            counts += target.counts
         archives.finish()
         tables = archives.tables()
         for name, content in tables.items():

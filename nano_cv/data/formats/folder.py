@@ -30,16 +30,14 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     inside = reading.list_folder(root)
     folders = [path for path in inside if path.is_dir()]
     given = splitting.one_for_each(splitting.group_by_split(folders))
-    if "train" in given:
-        pictures, inner = [], folder_names(given["train"])
-        if not inner:
-            pictures = [one for one in reading.list_folder(given["train"]) if is_picture(one)]
-        if pictures:
-            log.info("%s: 'train' is a class, for it holds pictures and no folders", root)
-            given = {}
-        alike = [one.name for one in folders if one not in given.values() and given]
-        alike = [name for name in alike if inner & folder_names(root / name)]
-        if list(given) == ["train"] and alike:
+    beside = [one for one in folders if one not in given.values()]
+    flat = "train" in given and not any(map(folder_names, given.values()))
+    if flat and has_pictures(given["train"]) and any(map(has_pictures, beside)):
+        log.info("%s: %s are classes, for they hold no folders", root, listing(given))
+        given = {}
+    elif list(given) == ["train"]:
+        inner = folder_names(given["train"])
+        if alike := [one.name for one in beside if inner & folder_names(one)]:
             raise UserError(
                 f"{root}: is 'train' a split, or a class like {listing(alike)}? If it is a class, "
                 "rename it; else call the others val and test, or move them away"
@@ -97,6 +95,11 @@ def class_folders(folder: Path, least: int = 0) -> list[str]:
 def folder_names(folder: Path) -> set[str]:
     """Return the names of the folders in a folder."""
     return {path.name for path in reading.list_folder(folder) if path.is_dir()}
+
+
+def has_pictures(folder: Path) -> bool:
+    """Return whether pictures lie in the folder itself."""
+    return any(map(is_picture, reading.list_folder(folder)))
 
 
 def is_picture(path: Path) -> bool:

@@ -62,12 +62,11 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
     """Read a set for classification or generation; `root` is the folder of the tables, or a table.
 
     `train.csv`, `val.csv` and `test.csv`; or one table for all of them, such as `labels.csv`, where
-    the column `split` says which. Rows without a split count as `train`. A split
-    that no row has is taken out of `train` by the hash of the file names, some of each class. Files
-    are relative to the folder of the table. Classes are the labels of the training split, sorted,
-    as numbers where all are numbers; 1.0 is 1. Columns may be separated by commas, semicolons or
-    tabs. Targets are tuples of class indices if some pictures have several labels, see
-    `part_labels`.
+    the column `split` says which. Rows without a split count as `train`. A split that no row has is
+    taken out of `train` by the hash of the file names, some of each class. Files are relative to
+    the folder of the table. Classes are the labels of the training split, sorted, as numbers where
+    all are numbers; 1.0 is 1. Columns may be separated by commas, semicolons or tabs. Targets are
+    tuples of class indices if some pictures have several labels, see `part_labels`.
 
     `separator` stands between several labels in a cell; `none` if a cell is one label, and None to
     find out, see `find_separator`.
@@ -277,18 +276,8 @@ def read_rows(split: str, source: Path) -> list[Row]:
     split_column = "" if split else find_column("split", columns, source)
     named = {"file": file_column, kind: label_column, "split": split_column}
     records = list(_records(table, source, int(bool(stated))))
-    others = set(filter(str.strip, columns)) - set(named.values())
-    cells_of = {name: {text_of(record[name]) for _, record in records} for name in others}
-    signed = [name for name, some in cells_of.items() if some and some <= SIGNED]
-    zeros = any("0" in some and some <= {"0", "1"} for some in cells_of.values())
-    if len(signed) > 1 and not zeros and any("-1" in cells_of[name] for name in signed):
-        log.info("%s: -1 is taken as 0 in the columns %s", source, listing(sorted(signed)))
-        for _, record in records:
-            record.update({name: text_of(record[name]).replace("-1", "0") for name in signed})
-    flags = [] if label_column else find_flags(others, records)
-    for name in flags:
-        if not any(FLAGS.get(cell.lower()) for cell in cells_of[name]):
-            log.warning("%s: no picture has the label '%s'", source, name)
+    others = sorted(set(filter(str.strip, columns)) - set(named.values()))
+    flags = {} if label_column else find_flags(others, records, source)
     for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
         if not found:
             raise UserError(
@@ -301,7 +290,7 @@ def read_rows(split: str, source: Path) -> list[Row]:
     if said:
         log.info("%s: column %s", source, listing(said))
     rows = []
-    for where, record in records:
+    for number, (where, record) in enumerate(records):
         cells = {name: text_of(record[name]) for name in columns}
         given = cells[split_column] if split_column else ""
         own = split or (splitting.called(given) if given else "")
@@ -316,7 +305,7 @@ def read_rows(split: str, source: Path) -> list[Row]:
                 f"{where}: {len(columns) + len(more)} cells, and the first line names "
                 f"{len(columns)}; labels with commas between them belong into quotes, or take '|'"
             )
-        labels = [name for name in flags if FLAGS[cells[name].lower()]]
+        labels = [name for name, marks in flags.items() if marks[number]]
         labels = [cells[label_column]] if label_column else labels
         rows.append(Row(cells[file_column], tuple(labels), own, where, label_column and kind))
     refuse_empty([row.where for row in rows if not row.file], "file")
@@ -336,23 +325,35 @@ def refuse_empty(places: Sequence[str], what: str) -> None:
         raise UserError(f"{places[0]}: no {what}{more}")
 
 
-def find_flags(columns: Collection[str], records: Sequence[tuple[str, Record]]) -> list[str]:
-    """The columns of only 0 and 1, sorted.
+def find_flags(
+    columns: Collection[str], records: Sequence[tuple[str, Record]], source: Path
+) -> dict[str, list[bool]]:
+    """The columns of only 0 and 1, each with what it says of every record.
+
+    -1 is 0 in columns of only 1 and -1, if there are several and no column has 0.
 
     Raises:
         UserError: such a column is empty or -1 in a line.
     """
-    found = []
-    for name in sorted(filter(str.strip, columns)):
-        cells = [(text_of(record[name]).lower(), where) for where, record in records]
-        wrong = [(cell, where) for cell, where in cells if cell not in FLAGS]
+    cells_of = {name: [text_of(one[name]).lower() for _, one in records] for name in columns}
+    signed = [name for name, cells in cells_of.items() if cells and set(cells) <= SIGNED]
+    zeros = any({"0"} <= set(cells) <= {"0", "1"} for cells in cells_of.values())
+    if len(signed) < 2 or zeros or not any("-1" in cells_of[name] for name in signed):
+        signed = []
+    if signed:
+        log.info("%s: -1 is taken as 0 in the columns %s", source, listing(signed))
+    found = {}
+    for name, cells in cells_of.items():
+        known = FLAGS | {"-1": False} if name in signed else FLAGS
+        wrong = [number for number, cell in enumerate(cells) if cell not in known]
         slip = len(wrong) == 1 and len(cells) >= FEW
-        if len(wrong) < len(cells) and (slip or all(cell in UNKNOWN for cell, _ in wrong)):
-            for cell, where in wrong:
-                raise UserError(
-                    f"{where}: column '{name}' is '{cell}'; 0 or 1 is needed, as in the other lines"
-                )
-            found.append(name)
+        if len(wrong) < len(cells) and (slip or all(cells[one] in UNKNOWN for one in wrong)):
+            if wrong:
+                said = f"column '{name}' is '{cells[wrong[0]]}'; 0 or 1 is needed, as in the other"
+                raise UserError(f"{records[wrong[0]][0]}: {said} lines")
+            found[name] = [known[cell] for cell in cells]
+            if not any(found[name]):
+                log.warning("%s: no picture has the label '%s'", source, name)
     return found
 
 
