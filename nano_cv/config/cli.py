@@ -63,6 +63,9 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                     print(format_help(config_name, sys.argv[1:]))
                     return
                 sys.argv[1:] += check(config_name, sys.argv[1:])
+                # Launchers start Python in the folder of the call, and it must find this package.
+                paths = (str(CONFIGS.parent), os.environ.get("PYTHONPATH"))
+                os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
                 if not is_first_process():
                     sys.argv[1:] += quiet_settings(sys.argv[1:])
                 whole = hydra.main(
