@@ -16,3 +16,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     readme = (Path(config.config_file_path).parent / "README.md").read_text()
     readme = re.sub(r"\[([A-Z]+\.md)\]\(\1\)", r"`\1`", readme)
     return readme.replace("](docs/", "](")
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Let a click on a picture show it at its full size."""
+    return re.sub(r'(<img [^>]*src="([^"]+)"[^>]*>)', r'<a href="\2">\1</a>', html)

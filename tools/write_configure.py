@@ -23,7 +23,9 @@ INTRODUCTION = """\
 <!-- Written by: python -m tools.write_configure -->
 
 A command line chooses an option of a group with `GROUP=OPTION` (`+GROUP=OPTION` means the same),
-and changes a value with `KEY=VALUE`. The values below are the defaults.
+and changes a value with `KEY=VALUE`. The values below are those of `data=flowers` and
+`model=lenet`; other data sets and models have others. For instance, `flowers` are turned by any
+angle (`data.augment.degrees=180`), and pictures of your own are not.
 
 The YAML files in `configs/` hold every key. A wrong group, option, key or value is answered in
 half a second, with the nearest spelling and what is allowed. `--help` of a script shows its keys,
@@ -38,7 +40,7 @@ def make_page() -> str:
     scripts = {script: explain_keys(Options(script), []) for script in SCRIPTS}
     train = Options("train")
     parts = [INTRODUCTION, "## Groups", "| group | options |\n|---|---|"]
-    for group in (*train.own, "pbtxt"):
+    for group in train.own:
         if group != "hydra":
             names = ", ".join(f"`{name}`" for name in train.groups[group])
             parts[-1] += f"\n| `{group}` | {names} |"
@@ -52,19 +54,27 @@ def make_page() -> str:
     for group in ("data", "model"):
         known = {key for key, _, _ in every}
         more: dict[str, Row] = {}
+        having: dict[str, list[str]] = {}
         for name in train.groups[group]:
             for row in explain_keys(train, [parse_override(f"{group}={name}")]):
                 # Keys below `data.dataset` repeat those of `data`.
                 own_key = row[0].startswith(f"{group}.") and ".dataset." not in row[0]
                 if own_key and row[0] not in known:
                     more.setdefault(row[0], row)
-        parts += [f"## `{group}`: keys that only some of them have", _table(more.values())]
+                    having.setdefault(row[0], []).append(f"`{name}`")
+        rows = [(*row, ", ".join(having[key])) for key, row in more.items()]
+        parts += [f"## `{group}`: keys that only some of them have", _table(rows, "of")]
     return "\n\n".join(parts) + "\n"
 
 
-def _table(rows: Iterable[Row]) -> str:
-    cells = [f"| `{key}` | `{value}` | {escape(text, quote=False)} |" for key, value, text in rows]
-    return "\n".join(["| key | default | meaning |", "|---|---|---|", *cells])
+def _table(rows: Iterable[tuple[str, ...]], *more: str) -> str:
+    """A table of key, value and comment, with further columns that `more` names."""
+    heads = ["key", "default", "meaning", *more]
+    cells = [
+        [f"`{key}`", f"`{value}`", escape(text, quote=False), *others]
+        for key, value, text, *others in rows
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *cells])
 
 
 if __name__ == "__main__":
