@@ -372,7 +372,7 @@ def serving_tiny(folder: Path, without: bool) -> Iterator[Any]:
         yield trial
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # an idle server takes a tenth of a core
 def tiny_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Such a server by the real Triton."""
     from nano_cv.serving import triton

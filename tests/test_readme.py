@@ -14,7 +14,7 @@ import yaml
 from conftest import ROOT, SPECIES, TINY, TINY_OF, make_flowers, python
 from PIL import Image
 from test_classes import make_csv, make_folder
-from test_formats import make_coco, make_masks, make_voc, make_yolo
+from test_formats import make_masks, make_voc, make_yolo, outlined_coco
 from tiny_models import publish_one
 
 from benchmarks.serving.trial import Trial
@@ -51,7 +51,7 @@ SETS = {
     "folder": make_folder,
     "csv": make_csv,
     "flower_photos": lambda root: make_folder(root / "splits"),  # as unpacked
-    "coco": make_coco,
+    "coco": outlined_coco,
     "voc": make_voc,
     "yolo": make_yolo,
     "folder_masks": make_masks,
