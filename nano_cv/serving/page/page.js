@@ -231,7 +231,8 @@ const shows = {
     const classes = answer.classes.map((one, index) => ({ ...one, index }));
     const seen = classes.filter((one) => one.share > 0).sort((one, other) => other.share - one.share);
     const opacity = Number(at("opacity").value);
-    at("headline").textContent = seen.slice(0, 2).map((one) => one.label).join(", ");
+    const rest = seen.length > 4 ? ` and ${seen.length - 4} more` : "";
+    at("headline").textContent = seen.slice(0, 4).map((one) => one.label).join(", ") + rest;
     at("opacity-value").textContent = percent(opacity);
     at("rows").replaceChildren(
       // The first class stays clear in the picture, and so has no colour here.
