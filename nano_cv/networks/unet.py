@@ -33,7 +33,7 @@ class UNet(nn.Module):
         self,
         num_classes: int,
         image_size: Size = 256,
-        channels: Sequence[int] = (16, 32, 64, 128, 192),
+        channels: Sequence[int] = (16, 32, 64, 96, 144),
         backbone: str | None = None,
     ) -> None:
         super().__init__()
