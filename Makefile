@@ -1,6 +1,8 @@
 # `make help` lists the targets. One path serves every machine: Poetry exports the lock, pip installs it.
 PYTHON ?= python3.11
 BIN := .venv/bin
+# One more than the processors, for tests of servers often wait; but each takes 1.5 GB of memory.
+WORKERS = $(shell $(PYTHON) -c "import os; print(min(4, (os.cpu_count() or 1) + 1))")
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -52,7 +54,7 @@ run: .venv/installed data/flowers/train.txt weights/lenet_flowers.safetensors  #
 	$(BIN)/python export_model.py +data=flowers +model=lenet
 
 test: .venv/installed data/flowers/train.txt lint  ## set up and run all tests
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --max-worker-restart 0
+	$(BIN)/python -m pytest -n $(WORKERS) --max-worker-restart 0
 
 # What differs there is torch, torchvision and onnxruntime, so: each task computed, trained (golden curves), resumed,
 # exported, quantised and answered by onnxruntime. Tests of the Triton server skip: its wheel is not in this set.
@@ -60,7 +62,7 @@ INTEL_MAC_TESTS := $(addprefix tests/test_,detection.py engines.py generation.py
 	calibration.py::test_exported_as_it_answers export.py::test_export export.py::test_int8_that_passes_is_published \
 	training.py::test_golden_curve_and_every_model_resumes)
 test-intel-mac: .venv-intel-mac/installed  ## the tests of networks, trainings and exports with the versions of an Intel Mac
-	.venv-intel-mac/bin/python -m pytest -n logical --maxprocesses 4 --max-worker-restart 0 -p no:cacheprovider $(INTEL_MAC_TESTS)
+	.venv-intel-mac/bin/python -m pytest -n $(WORKERS) --max-worker-restart 0 -p no:cacheprovider $(INTEL_MAC_TESTS)
 
 lint: .venv/installed  ## style and types
 	$(BIN)/ruff check .
