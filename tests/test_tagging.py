@@ -174,7 +174,7 @@ def test_the_same_set_in_shards(tmp_path):
     described["tables"][place.name] = hashlib.sha256(place.read_bytes()).hexdigest()
     index.write_text(json.dumps(described))
     said = refused(partial(read_shards, tmp_path / "shards", "classification"))
-    assert "not an index of shards" in said and "label 9 of 3 classes" in said
+    assert "not an index of shards" in said and "number 9 of 3 classes" in said
 
 
 def test_every_split_has_pictures_of_each_label(tmp_path, caplog):
