@@ -503,7 +503,7 @@ OF_NO_END = f"<!DOCTYPE a [<!ENTITY l0 'lol'>{OF_NO_END}]><a><object><name>&l9;<
         ("<a><object><bndbox/></object></a>", "object 1: has no <name>"),
         (xml([("cat", 0, 0, 1, 1), ("dog", 0, 0, "wide", 4)]), r"object 2 \(dog\), .*: 1, 1, wide"),
         ("<a><object><name>cat</name></object></a>", r"object 1 \(cat\), xmin.*: nothing"),
-        (OF_NO_END, "not XML: a document type"),
+        (OF_NO_END, "not XML: limit on input amplification"),
     ],
 )
 def test_voc_mistakes(root, text, message):
@@ -512,13 +512,14 @@ def test_voc_mistakes(root, text, message):
     refuses(rf"train_a\.xml: {message}", voc, root)
 
 
-def test_voc_missing_files(root):
+def test_voc_missing_files(root, caplog):
     make_voc(root)
     (root / "Annotations/test_b.xml").unlink()
-    refuses(r"test_b\.xml: cannot be read: No such file", voc, root)
+    assert len(voc(root)["test"]) == 2
+    assert "1 pictures without a label were left out: test_b.jpg" in caplog.text
     picture(root / "JPEGImages/train_a.png")
     refuses(r"train_a\.png: has the name of train_a\.jpg", voc, root)
-    refuses(r"elsewhere/JPEGImages: no such folder", voc, root / "elsewhere")
+    refuses(r"elsewhere: no such folder", voc, root / "elsewhere")
 
 
 @pytest.mark.parametrize("pictures, labels", [("", ""), ("images", "annotations")])
@@ -550,9 +551,9 @@ def test_voc_without_lists_and_without_labels(root, caplog):
     found = [file.stem for one in voc(root).values() for file in one.files]
     assert sorted(found) == ["test_a", "test_c", "train_a", "train_b", "train_c", "val_b", "val_c"]
     assert "1 pictures without a label were left out: val_a.jpg" in caplog.text
-    assert "1 labels without a picture were left out: test_b.xml" in caplog.text
+    assert "1 label files without a picture: test_b.xml" in caplog.text
     shutil.rmtree(root / "Annotations")
-    refuses(r"Annotations: no label NAME\.xml for any of the 8 pict", voc, root)
+    refuses(r"pictures: no label NAME\.xml for any of the 8 pict", voc, root)
 
 
 def test_voc_with_a_namespace_and_polygons(root):
@@ -580,7 +581,9 @@ def test_voc_masks(root):
     write(root / "classes.txt", "background\nleaf")
     assert read_voc(root, "segmentation")["val"].classes == ["background", "leaf"]
     data.targets[1].unlink()
-    refuses(r"1 masks are missing: .*val_b\.png", read_voc, root, "segmentation")
+    refuses(
+        r"val_b\.jpg has no mask; a mask is SegmentationClass/NAME", read_voc, root, "segmentation"
+    )
 
 
 # YOLO
@@ -632,10 +635,10 @@ def test_yolo_as_roboflow_writes_it(root):
 
 def test_yolo_class_names(root):
     make_yolo(root)
-    write(root / "data.yaml", "names: [07, 7]")
-    assert yolo(root)["train"].classes == ["07", "7"]
+    for names in (["07", "7"], ["no", "12:30"]):
+        write(root / "data.yaml", f"names: [{', '.join(names)}]\nmade: 2024-02-30")
+        assert yolo(root)["train"].classes == names
     for text, message in (
-        ("names: [yes, no]", "names: True is not text; put the name in quotes"),
         ("names: {a: cat, b: dog}", "'names' is a list of classes, or a mapping from 0"),
         ("nc: 2", "'names' is a list of classes"),
         ("names: [cat", "not YAML: "),
@@ -677,13 +680,13 @@ def test_yolo_empty_boxes_and_lonely_files(root, caplog):
     assert same(yolo(root)["train"].targets[0], [], [])
     assert "1 boxes of no size were left out" in caplog.text
     assert "train_a.txt, line 1" in caplog.text
-    assert "labels/train: 1 files without a picture: train_x" in caplog.text
+    assert "1 label files without a picture: train_x.txt" in caplog.text
     (root / "images/test").rename(root / "images/tset")
     yolo(root)
     assert "images: passed over, for it is no split: tset" in caplog.text
     for file in (root / "labels/val").iterdir():
         file.unlink()
-    refuses(r"labels/val: no text file for any of the 3 pictures", yolo, root)
+    refuses(r"images/val: no text file for any of the 3 pictures", yolo, root)
 
 
 def yaml(root: Path, text: str, name: str = "data.yaml") -> None:
@@ -800,10 +803,6 @@ def test_yolo_key_points_and_turned_boxes(root):
         write(root / f"labels/{split}/{split}_c.txt", "")
     expected = [[24, 8, 40, 24], [24, 8, 40, 24]]
     assert same(yolo(root)["train"].targets[0], expected, [1, 0])
-    relabel(root, "1 0.5 0.5 0.25 0.5 0.1 0.9 2")
-    refuses(r"line 1: 8 columns; with the kpt_shape .* they are 11", yolo, root)
-    yaml(root, "kpt_shape: 17")
-    refuses(r"data\.yaml: kpt_shape is the number of key points", yolo, root)
     yaml(root, "")
     relabel(root, "1 0.5 0.25 0.75 0.5 0.5 0.75 0.25 0.5")
     assert same(yolo(root)["train"].targets[0], [[16, 8, 48, 24]], [1])
@@ -812,12 +811,13 @@ def test_yolo_key_points_and_turned_boxes(root):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]", "not YAML: aliases"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]", "names: list is not text"),
+        ("a: &a [*a]\nnames: [*a]", "not YAML: "),
         ("names: " + "[" * 10_000, "not YAML: "),
         ("names: [cat, dog]\nnc: 3", "nc is 3, and there are 2 names"),
         ("names: [[cat], dog]", "names: list is not text"),
-        ("names: [cat, dog]\nmade: 2024-02-30", "not YAML: "),
-        ("names: [cat, dog]\ntrain: [1]", "train: a path or a list of paths"),
+        ("names: [cat, '']", "no class names, or an empty one"),
+        ("names: [cat, dog]\ntrain: [[a]]", "train: a path or a list of paths"),
         ("names: [cat, dog]\nval: images/val\nvalid: images/val", "'valid': .* given twice"),
     ],
 )

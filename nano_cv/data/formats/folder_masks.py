@@ -16,7 +16,7 @@ from nano_cv.data import images
 from nano_cv.data.formats import reading, splitting
 from nano_cv.data.formats.splitting import Sample
 from nano_cv.data.images import Meaning
-from nano_cv.data.pictures import SPLITS, Pictures
+from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
@@ -52,13 +52,22 @@ def read_folder_masks(
             and 255 of more than two classes, or JPEG masks.
     """
     reading.check_task("A folder of masks", task, "segmentation")
-    pictures = reading.find_pictures(root / "images")
-    masks = find_masks(root / "masks", pictures)
-    lists = {
-        split: reading.find_listed(file, reading.read_lines(file), pictures)
-        for split in SPLITS
-        if (file := root / f"{split}.txt").exists()
-    }
+    return read_masks(root, root / "images", root / "masks", root, colours, ignore)
+
+
+def read_masks(
+    root: Path,
+    images_folder: Path,
+    masks_folder: Path,
+    lists_folder: Path,
+    colours: Mapping[str, Sequence[int]] | None = None,
+    ignore: int | Sequence[int] | None = None,
+    usual: Sequence[str] = (),
+) -> dict[str, Pictures]:
+    """Read a set of masks from any folders; `usual` are the classes if the set names none."""
+    pictures = reading.find_pictures(images_folder)
+    masks = find_masks(masks_folder, pictures)
+    lists = reading.read_lists(lists_folder, pictures)
     listed = [name for names in lists.values() for name in names]
     lonely = sorted(set(pictures) ^ set(masks))
     if lonely := [name for name in listed if name not in masks] if lists else lonely:
@@ -66,7 +75,7 @@ def read_folder_masks(
             f"{pictures[name]} has no mask" if name in pictures else f"{masks[name]} has no picture"
             for name in lonely
         ]
-        raise UserError(f"{listing(sides, most=3)}; a mask is masks/NAME.png")
+        raise UserError(f"{listing(sides, most=3)}; a mask is {masks_folder.name}/NAME.png")
     own = root / "classes.txt"
     classes = reading.read_classes(own) if own.exists() else []
     classes, meaning = meaning_of(root, classes, colours, ignore)
@@ -77,12 +86,12 @@ def read_folder_masks(
             *(root, listing(meaning.names[index] for index in void)),
             void[0] if len(void) == 1 else str(void).replace(" ", ""),
         )
-    if not meaning.colours and white_objects(masks.values(), classes):
+    if not meaning.colours and white_objects(masks.values(), classes or usual):
         meaning = meaning._replace(white=True)
-    classes = classes or numbered(masks.values(), meaning)
+    classes = classes or list(usual) or numbered(masks.values(), meaning)
     samples = {
         split: [
-            Sample(pictures[name], masks[name], reading.below(root / "images", pictures[name]))
+            Sample(pictures[name], masks[name], reading.below(images_folder, pictures[name]))
             for name in some
         ]
         for split, some in (lists or group_by_folder(pictures)).items()

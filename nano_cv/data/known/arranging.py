@@ -15,7 +15,7 @@ from nano_cv.data import images
 from nano_cv.data.formats import reading
 from nano_cv.data.formats.folder_masks import read_folder_masks
 from nano_cv.data.formats.splitting import stable_split
-from nano_cv.data.formats.voc import CLASSES, SETS
+from nano_cv.data.formats.voc import CLASSES
 from nano_cv.data.known.fetching import gunzip, unpack
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.data.progress import track
@@ -107,7 +107,7 @@ def voc2012(files: Files, folder: Path) -> None:
     unpack(files["VOCtrainval_11-May-2012.tar"], folder)
     root = folder / "VOCdevkit" / "VOC2012"
     (root / "classes.txt").write_text("\n".join(CLASSES))
-    for kind in SETS.values():
+    for kind in ("Main", "Segmentation"):
         lists = root / "ImageSets" / kind
         names = reading.read_lines(lists / "train.txt")
         for split in ("train", "val"):
