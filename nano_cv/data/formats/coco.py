@@ -66,8 +66,7 @@ def read_coco(root: Path, task: str) -> dict[str, Pictures]:
         split: samples_of(contents[split], classes, root, file, task)
         for split, file in sources.items()
     }
-    found = splitting.complete(samples, sources["train"])
-    return splitting.as_pictures(root, found, outlines.classes_for(task, classes))
+    return splitting.as_splits(root, samples, outlines.classes_for(task, classes))
 
 
 def samples_of(

@@ -56,7 +56,7 @@ def read_cvppp(root: Path, task: str) -> dict[str, Pictures]:
         masks = make_once(root / "masks", partial(make_masks, files=files))
         targets = [masks / f"{name_of(file)}.png" for file in files]
     samples = [Sample(file, one, name_of(file)) for file, one in zip(files, targets, strict=True)]
-    return splitting.as_pictures(root, splitting.complete({"train": samples}, root), classes)
+    return splitting.as_splits(root, {"train": samples}, classes)
 
 
 def name_of(file: Path) -> str:

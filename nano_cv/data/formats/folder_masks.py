@@ -96,7 +96,7 @@ def read_masks(
         ]
         for split, some in (lists or group_by_folder(pictures)).items()
     }
-    return splitting.as_pictures(root, splitting.complete(samples, root), classes, meaning)
+    return splitting.as_splits(root, samples, classes, meaning)
 
 
 def group_by_folder(names: Iterable[str]) -> dict[str, list[str]]:

@@ -98,10 +98,10 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
         samples["train"] += unknown
         if len(unknown) < len(every):
             log.info("%s: %d rows without a split count as 'train'", source, len(unknown))
-    found = splitting.complete(samples, root, classes)
+    pictures = splitting.as_splits(root, samples, classes, by_class=True)
     if len(classes) < 2:
         raise UserError(f"{root}: at least two labels are needed; there is {listing(classes)}")
-    return splitting.as_pictures(root, found, classes)
+    return pictures
 
 
 def part_labels(rows: Sequence[Row], source: Path, separator: str | None) -> list[Row]:

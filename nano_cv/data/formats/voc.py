@@ -90,7 +90,7 @@ def read_voc(root: Path, task: str) -> dict[str, Pictures]:
             Sample(file, target, reading.below(root, file))
             for file, target in zip(files, reading.as_boxes(root, objects), strict=True)
         ]
-    return splitting.as_pictures(root, splitting.complete(samples, root), classes)
+    return splitting.as_splits(root, samples, classes)
 
 
 # Where pictures and labels lie

@@ -67,8 +67,7 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
             Sample(file, target, reading.below(root, file))
             for file, target in zip(files, targets, strict=True)
         ]
-    found = splitting.complete(samples, root)
-    return splitting.as_pictures(root, found, outlines.classes_for(task, classes))
+    return splitting.as_splits(root, samples, outlines.classes_for(task, classes))
 
 
 # data.yaml
