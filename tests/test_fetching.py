@@ -7,7 +7,6 @@ import os
 import tarfile
 import threading
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,8 +26,8 @@ from test_formats import every_split, make_voc, mask, write
 from nano_cv.data import images
 from nano_cv.data.formats.cvppp import read_cvppp
 from nano_cv.data.formats.splitting import stable_split
-from nano_cv.data.known import SETS, Archive, arranging, fetching, open_known
-from nano_cv.data.known.fetching import fetch, obtain, unpack
+from nano_cv.data.known import SETS, arranging, fetching, open_known
+from nano_cv.data.known.fetching import Archive, fetch, obtain, unpack
 from nano_cv.data.pictures import Pictures
 from nano_cv.files import locked, make_once
 
@@ -102,7 +101,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 def get(site: Site, folder: Path, digest: str = sha256(CONTENT), size: int | None = None) -> bytes:
-    return fetch(f"{site.url}/a.bin", folder / "a.bin", digest, size).read_bytes()
+    return obtain(Archive(f"{site.url}/a.bin", digest, size), folder).read_bytes()
 
 
 def left(folder: Path) -> list[str]:
@@ -175,7 +174,7 @@ def test_wrong_content_is_removed_and_an_error_of_the_server_is_said(site, tmp_p
     if content:
         assert sha256(CONTENT) in said and sha256(content) in said
     else:
-        assert f"{site.url}/a.bin: the server answers 404 Client Error: Not Found" in said
+        assert f"{site.url}/a.bin: 404 Client Error: Not Found" in said
     assert left(tmp_path) == [] and len(site.ranges) == 1
 
 
@@ -184,7 +183,8 @@ def test_no_network_says_what_to_do(tmp_path, monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         port = server.server_port  # nobody listens there in a moment
     url = f"http://127.0.0.1:{port}/a.bin"
-    said = refused(lambda: fetch(url, tmp_path / "a.bin", sha256(CONTENT), len(CONTENT)))
+    archive = Archive(url, sha256(CONTENT), len(CONTENT))
+    said = refused(lambda: obtain(archive, tmp_path))
     for part in (url, "cannot be reached", str(tmp_path / "a.bin"), "300,000 bytes"):
         assert part in said
     assert f"sha256 {sha256(CONTENT)}" in said and "data.source=FOLDER" in said
@@ -193,7 +193,8 @@ def test_no_network_says_what_to_do(tmp_path, monkeypatch):
 def test_http_and_https_only(site, tmp_path):
     (tmp_path / "secret").write_text("secret")
     for url in (f"file://{tmp_path}/secret", f"{tmp_path}/secret", "ftp://127.0.0.1/secret"):
-        assert "only http" in refused(partial(fetch, url, tmp_path / "a", sha256(b"secret")))
+        archive = Archive(url, sha256(b"secret"))
+        assert refused(lambda one=archive: fetch(one, tmp_path / "a")).startswith(f"{url}: ")
     site.faults = ["moved to a file"]
     assert "file:///etc/hostname" in refused(lambda: get(site, tmp_path))
     assert left(tmp_path) == ["secret"]
@@ -203,9 +204,9 @@ def test_full_disk_keeps_the_part(site, tmp_path):
     """A real one, as far as a process can have its own: files may not grow beyond 100 kB."""
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from nano_cv.config import cli; from nano_cv.data.known.fetching import fetch\n"
+        "from nano_cv.config import cli; from nano_cv.data.known.fetching import *\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "try: fetch(sys.argv[1], Path('a.bin'), sys.argv[2])\n"
+        "try: obtain(Archive(*sys.argv[1:]), Path())\n"
         "except OSError as error: cli.stop(error)"
     )
     done = python("-c", code, f"{site.url}/a.bin", sha256(CONTENT), cwd=tmp_path)
@@ -218,18 +219,16 @@ def test_full_disk_keeps_the_part(site, tmp_path):
 
 def test_brought_by_hand(tmp_path):
     """Into its place, or in a folder that `source` names: no server is asked."""
-    url = "http://127.0.0.1:9/b/a.bin"
+    archive = Archive("http://127.0.0.1:9/b/a.bin", md5(CONTENT))
     for folder, source in ((tmp_path, None), (tmp_path / "elsewhere", tmp_path)):
         (tmp_path / "a.bin").write_bytes(CONTENT)
-        assert obtain(url, md5(CONTENT), folder, source).read_bytes() == CONTENT
+        assert obtain(archive, folder, source).read_bytes() == CONTENT
         (tmp_path / "a.bin").write_bytes(b"cut")
-        said = refused(partial(obtain, url, md5(CONTENT), folder, source))
+        said = refused(partial(obtain, archive, folder, source))
         assert md5(CONTENT) in said and md5(b"cut") in said and str(tmp_path / "a.bin") in said
         assert (tmp_path / "a.bin").exists(), "it is not ours to remove"
     (tmp_path / "a.bin").unlink()
-    assert "not there; data.source" in refused(
-        lambda: obtain(url, md5(CONTENT), tmp_path / "elsewhere", tmp_path)
-    )
+    assert "not there; data.source" in refused(partial(obtain, archive, folder, source))
 
 
 # Unpacking
@@ -244,13 +243,6 @@ def tar(file: Path, *members: tarfile.TarInfo | str) -> Path:
     return file
 
 
-def pack_zip(file: Path, **members: str) -> Path:
-    with zipfile.ZipFile(file, "w") as content:
-        for name, text in members.items():
-            content.writestr(name, text)
-    return file
-
-
 def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
     info = tarfile.TarInfo(name)
     info.type, info.linkname = kind, target
@@ -262,9 +254,6 @@ def test_unpacked_whole(tmp_path):
     made = make_once(tmp_path / "out", partial(unpack, archive))
     assert (made / "two" / "three").read_text() == "evil"
     make_once(made, lambda _: pytest.fail("made twice"))
-    archive = pack_zip(tmp_path / "a.zip", **{"two/three": "good"})
-    made = make_once(tmp_path / "out2", partial(unpack, archive))
-    assert (made / "two" / "three").read_text() == "good"
 
 
 @pytest.mark.parametrize(
@@ -291,15 +280,7 @@ def test_absolute_tar_member_stays_inside(tmp_path):
     assert not (tmp_path / "evil").exists() and (made / str(tmp_path)[1:] / "evil").exists()
 
 
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil"])
-def test_zip_that_reaches_out_is_refused(tmp_path, name):
-    archive = pack_zip(tmp_path / "a.zip", **{"good": "good", name: "evil"})
-    said = refused(lambda: make_once(tmp_path / "out", partial(unpack, archive)))
-    assert f"'{name}' would lie outside" in said
-    assert set(left(tmp_path)) == {"a.zip"}
-
-
-@pytest.mark.parametrize("name", ["a.tgz", "a.tar", "a.zip"])
+@pytest.mark.parametrize("name", ["a.tgz", "a.tar"])
 def test_damaged_archive(tmp_path, name):
     if name == "a.tgz":
         content = tar(tmp_path / name, *(f"{i}" for i in range(99))).read_bytes()[:-100]

@@ -3,7 +3,6 @@
 `sets.yaml` has the files of each set; `arranging.py` lays them out for a reader of `formats`.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -13,37 +12,10 @@ import yaml
 from nano_cv.data.formats.folder import read_folder
 from nano_cv.data.formats.voc import read_voc
 from nano_cv.data.known import arranging
-from nano_cv.data.known.fetching import gunzip, lying_in, obtain
+from nano_cv.data.known.fetching import Archive, obtain
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError, nearest
 from nano_cv.files import make_once
-
-
-class Archive(NamedTuple):
-    """File to download for a set.
-
-    Attributes:
-        url: URL of the file.
-        digest: MD5 or SHA-256 of the file.
-        size: size in bytes, for the message that asks a person to bring the file by hand.
-        content: SHA-256 of the unpacked content of a `.gz`. A file brought by hand may then be
-            packed differently, as Debian's packages are.
-    """
-
-    url: str
-    digest: str
-    size: int | None = None
-    content: str = ""
-
-    def obtain(self, folder: Path, source: str | Path | None) -> Path:
-        """Fetch the file to `folder`, or find the file in `source`, and check its digest."""
-        if source is None or not self.content:
-            return obtain(self.url, self.digest, folder, source, self.size)
-        file = lying_in(source, self.url)
-        found = hashlib.sha256(gunzip(file)).hexdigest()
-        if found != self.content:
-            raise UserError(f"{file}: its content has sha256 {found}; {self.content} is needed")
-        return file
 
 
 class KnownSet(NamedTuple):
@@ -105,7 +77,7 @@ def open_known(
     known = SETS[name]
 
     def make(folder: Path) -> None:
-        files = [archive.obtain(root, source) for archive in known.archives]
+        files = [obtain(archive, root, source) for archive in known.archives]
         known.arrange({file.name: file for file in files}, folder)
 
     return known.layout(make_once(root / known.folder, make) / known.place, task)
