@@ -309,18 +309,18 @@ class Meaning(NamedTuple):
     Attributes:
         colours: the colour of each class, in their order; if empty, a pixel is a class index.
         ignore: indices of unknown pixels. They are no classes; indices above them move down.
-        white: whether the masks are drawn in 0 and 255, so that 255 is class 1.
+        nonzero: whether all numbers but 0 are class 1, as in masks that are drawn in 0 and 255.
         names: the class names of the colours, for messages.
     """
 
     colours: tuple[tuple[int, int, int], ...] = ()
     ignore: tuple[int, ...] = ()
-    white: bool = False
+    nonzero: bool = False
     names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return the text for the data hash, without `names`, so that older hashes stay valid."""
-        return f"Meaning(colours={self.colours}, ignore={self.ignore}, white={self.white})"
+        return f"Meaning(colours={self.colours}, ignore={self.ignore}, white={self.nonzero})"
 
     def table(self) -> NDArray[np.uint8]:
         """Return a table, uint8 `[256]`, of the class index for each value in a mask."""
@@ -356,13 +356,13 @@ def load_mask(
             )
         image = _upright(image)
         if meaning.colours:
-            mask = _of_colours(image, meaning, head.depth, name)
+            mask = _of_colours(image, meaning)
         else:
             mask = _of_numbers(image, head.depth, name)
         if mask.dtype != np.uint8 and not set(np.unique(mask)) - {0, 65535}:
             mask = mask >> 8  # 65535, white of 16 bits, becomes 255
-        if meaning.white:
-            mask = mask == IGNORE
+        if meaning.nonzero:
+            mask = mask > 0
         if mask.min() < 0 or mask.max() > 255:
             raise ImageError(f"class indices in a mask are 0 to 255; this mask has {mask.max()}")
         return meaning.table()[mask.astype(np.uint8)]
@@ -397,28 +397,14 @@ def _colours_in(image: Image.Image) -> list[tuple[tuple[int, ...], int]]:
     return [(tuple(found[index].tolist()), int(counts[index])) for index in order]
 
 
-def _of_colours(image: Image.Image, meaning: Meaning, depth: int, name: str) -> NDArray[Any]:
-    """Return the class index of each pixel's colour.
-
-    Values of a palette or of grey may be class indices all the same, if no class has such colours.
-    """
+def _of_colours(image: Image.Image, meaning: Meaning) -> NDArray[Any]:
+    """Return the class index of each pixel's colour."""
     colours = meaning.colours
     pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
     codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
     mask = np.full(codes.shape, -1, np.int16)
     for index, (red, green, blue) in enumerate(colours):
         mask[codes == red << 16 | green << 8 | blue] = index
-    if image.mode in ("P", "L", "1") or image.mode[0] == "I":
-        numbers = _of_numbers(image, depth, name)
-        are_indices = not (set(np.unique(numbers)) - set(range(len(colours))) - {IGNORE})
-        if are_indices and (mask < 0).any():
-            say_once("%s: classes have colours, but masks like this are taken as indices", name)
-            return numbers
-        if are_indices and image.mode != "P" and not np.array_equal(numbers, mask):
-            raise ImageError(
-                "its grey levels may be class indices or colours, which are different classes; "
-                "save all masks in colours, or give no colours"
-            )
     if (mask < 0).any():
         unknown = [(colour, n) for colour, n in _colours_in(image) if colour not in colours]
         colour, count = unknown[0]
@@ -480,13 +466,11 @@ class Walk(NamedTuple):
         files: paths of files, sorted as `Path` objects are.
         loops: links to folders that were not followed: they lead to a folder of the set, or above
             the set, or to a folder that another link has led to.
-        broken: links that lead nowhere.
     """
 
     folders: list[str]
     files: list[str]
     loops: list[str]
-    broken: list[str]
 
 
 def walk(folder: Path, root: Path | None = None, endings: tuple[str, ...] = ("",)) -> Walk:
@@ -498,13 +482,12 @@ def walk(folder: Path, root: Path | None = None, endings: tuple[str, ...] = ("",
         root: root of the set, if `folder` is a part of the set. A link in `cats/` to `dogs/`, or to
             the folder above both, would give the cats the images of the dogs.
     """
-    found, own = Walk([], [], [], []), os.path.realpath(root or folder)
+    found, own = Walk([], [], []), os.path.realpath(root or folder)
     seen, left = set[str](), [str(folder)]
     while left:
         base = left.pop()
-        real = os.path.realpath(base)
         found.folders.append(base)
-        seen.add(real)
+        seen.add(os.path.realpath(base))
         try:
             entries = sorted(os.scandir(base), key=lambda entry: entry.name)
         except OSError:  # a folder that is not readable, or no folder at all
@@ -513,21 +496,14 @@ def walk(folder: Path, root: Path | None = None, endings: tuple[str, ...] = ("",
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            try:
-                is_folder = entry.is_dir()
-            except OSError:  # a link to itself, or through a file
-                found.broken.append(entry.path)
-                continue
-            if not is_folder:
-                # Only for links, because `exists` reads the disk.
-                if entry.is_symlink() and not os.path.exists(entry.path):
-                    found.broken.append(entry.path)
-                elif entry.name.lower().endswith(endings):
+            link = entry.is_symlink()
+            # A link to itself is no folder, and `entry.is_dir` would raise an error.
+            if not (os.path.isdir(entry.path) if link else entry.is_dir()):
+                if entry.name.lower().endswith(endings):
                     found.files.append(entry.path)
                 continue
-            link, target = entry.is_symlink(), os.path.realpath(entry.path)
-            above = link and (_holds(target, real) or _holds(target, own) or _holds(own, target))
-            if above or target in seen:
+            target = os.path.realpath(entry.path)
+            if target in seen or (link and (_holds(target, own) or _holds(own, target))):
                 found.loops.extend([entry.path] if link else [])
             else:
                 inside.append(entry.path)
@@ -573,7 +549,6 @@ def say_what_is_passed_over(folder: Path, read: Iterable[File] = ()) -> None:
     loops = [link for link in found.loops if not any(one.startswith(f"{link}/") for one in used)]
     for what, paths in (
         ("files are in formats that are not read; save them as JPEG or PNG", found.files),
-        ("links lead nowhere", found.broken),
         ("links lead to folders of the set, or above it, and are not followed", loops),
     ):
         if paths:

@@ -87,7 +87,7 @@ def read_masks(
             void[0] if len(void) == 1 else str(void).replace(" ", ""),
         )
     if not meaning.colours and white_objects(masks.values(), classes or usual):
-        meaning = meaning._replace(white=True)
+        meaning = meaning._replace(nonzero=True)
     classes = classes or list(usual) or numbered(masks.values(), meaning)
     samples = {
         split: [
