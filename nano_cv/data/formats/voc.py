@@ -7,7 +7,6 @@ This reader converts such a box to 0 to 2.
 """
 
 import logging
-import re
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -135,24 +134,12 @@ def read_xml(file: Path) -> tuple[tuple[float, float], list[tuple[str, Object]]]
         if not name:
             raise UserError(f"{where}: has no <name>")
         difficult = one.findtext("difficult", "0").strip().lower() in {"1", "true"}
-        left, top, right, bottom = corners_of(one, f"{where} ({name})")
+        given = [one.findtext(f"bndbox/{corner}", "nothing") for corner in CORNERS]
+        place = f"{where} ({name}), {listing(CORNERS)}"
+        left, top, right, bottom = reading.as_numbers(given, place)
         corners = (left - 1, top - 1, right, bottom)
         ignored = DIFFICULT if difficult else COUNTED
         objects.append((name, Object(corners, -1, where, ignored)))
     size = [tree.findtext(f"size/{side}") or "0" for side in ("width", "height")]
     width, height = reading.as_numbers(size, f"{file}: size")
     return (width, height), objects
-
-
-def corners_of(one: ElementTree.Element, where: str) -> list[float]:
-    """Return left, top, right and bottom of an object's box, or else of its polygon."""
-    polygon = one.find("polygon")
-    if one.find("bndbox") is None and polygon is not None:
-        points: dict[str, list[float]] = {"x": [], "y": []}  # <x1>, <y1>, ... or <pt><x>, <y>
-        for point in polygon.iter():
-            if re.fullmatch(r"[xy]\d*", point.tag):
-                points[point.tag[0]] += reading.as_numbers([point.text], f"{where}, polygon")
-        if points["x"] and len(points["x"]) == len(points["y"]):
-            return [*map(min, points.values()), *map(max, points.values())]
-    given = [one.findtext(f"bndbox/{corner}", "nothing") for corner in CORNERS]
-    return reading.as_numbers(given, f"{where}, {listing(CORNERS)}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from nano_cv.data.progress import bytes_of, reading
+from nano_cv.data.progress import bytes_of
 from nano_cv.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
@@ -118,7 +118,7 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     log.info("Unpacking %s", archive)
     try:
-        with reading(archive, "Unpacking") as packed, tarfile.open(fileobj=packed) as content:
+        with tarfile.open(archive) as content:
             content.extractall(folder, filter="data")
     except (*DAMAGED, tarfile.TarError) as error:
         raise UserError(f"{archive}: cannot be unpacked: {one_line(error)}") from error
