@@ -483,34 +483,24 @@ def walk(folder: Path, root: Path | None = None, endings: tuple[str, ...] = ("",
             the folder above both, would give the cats the images of the dogs.
     """
     found, own = Walk([], [], []), os.path.realpath(root or folder)
-    seen, left = set[str](), [str(folder)]
-    while left:
-        base = left.pop()
+    seen = {os.path.realpath(folder)}
+    for base, folders, names in os.walk(folder, followlinks=True):
         found.folders.append(base)
-        seen.add(os.path.realpath(base))
-        try:
-            entries = sorted(os.scandir(base), key=lambda entry: entry.name)
-        except OSError:  # a folder that is not readable, or no folder at all
-            continue
-        inside = []
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            link = entry.is_symlink()
-            # A link to itself is no folder, and `entry.is_dir` would raise an error.
-            if not (os.path.isdir(entry.path) if link else entry.is_dir()):
-                if entry.name.lower().endswith(endings):
-                    found.files.append(entry.path)
-                continue
-            target = os.path.realpath(entry.path)
+        visible = [name for name in names if not name.startswith(".")]
+        found.files.extend(
+            os.path.join(base, name) for name in visible if name.lower().endswith(endings)
+        )
+        inside = sorted(name for name in folders if not name.startswith("."))
+        folders.clear()  # what is left in this list is visited next
+        for name in inside:
+            path = os.path.join(base, name)
+            link, target = os.path.islink(path), os.path.realpath(path)
             if target in seen or (link and (_holds(target, own) or _holds(own, target))):
-                found.loops.extend([entry.path] if link else [])
+                found.loops.extend([path] if link else [])
             else:
-                inside.append(entry.path)
+                folders.append(name)
                 seen.add(target)
-        left += reversed(inside)
-    if len(found.folders) > 1:  # else the files are sorted already
-        found.files.sort(key=lambda path: path.replace(os.sep, "\0"))
+    found.files.sort(key=lambda path: path.replace(os.sep, "\0"))
     return found
 
 

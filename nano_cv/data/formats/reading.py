@@ -393,11 +393,16 @@ def as_boxes(source: Path, pictures: Iterable[Sequence[Object]]) -> list[Boxes]:
         solid = (corners[:, 2:] > corners[:, :2]).all(axis=1)
         flat += [one.where for one, kept in zip(objects, solid, strict=True) if not kept]
         targets.append(Boxes(corners[solid], labels[solid], ignored[solid]))
-    if flat:
-        log.warning(
-            "%s: %d boxes of no size were left out: %s", source, len(flat), listing(flat, most=3)
-        )
+    warn_left_out(source, "boxes of no size", flat)
     return targets
+
+
+def warn_left_out(source: Path, what: str, places: Sequence[str]) -> None:
+    """Warn of what was left out, if anything was, and name the first three places."""
+    if places:
+        log.warning(
+            "%s: %d %s were left out: %s", source, len(places), what, listing(places, most=3)
+        )
 
 
 def compare_sizes(source: Path, stated: Mapping[Path, tuple[float, float]]) -> None:

@@ -60,11 +60,8 @@ def read_voc(root: Path, task: str) -> dict[str, Pictures]:
             "JPEGImages/ with Annotations/, or pictures and XML files side by side"
         )
     # Labelling programs write a file even for an image without objects: these are not labelled yet.
-    if lacking := [file.name for file in every if file not in labels]:
-        log.warning(
-            "%s: %d pictures without a label were left out: %s",
-            *(root, len(lacking), listing(lacking)),
-        )
+    lacking = [file.name for file in every if file not in labels]
+    reading.warn_left_out(root, "pictures without a label", lacking)
     contents = {file: read_xml(label) for file, label in labels.items()}
     reading.compare_sizes(root, {file: size for file, (size, _) in contents.items() if all(size)})
     own = root / "classes.txt"

@@ -152,7 +152,7 @@ def find_splits(
                 f"{source}: {key}: a path or a list of paths belongs there, no {wrong[0]}"
             )
         where = f"{source}: {key}"
-        places = {one: place_of(root, one, content.get("path"), where) for one in values}
+        places = {one: place_of(root, one, content.get("path")) for one in values}
         absent = [one for one, place in places.items() if not place]
         entries[split] = [place for place in places.values() if place]
         if absent and (split == "train" or entries[split]):
@@ -170,24 +170,16 @@ def find_splits(
     return found
 
 
-def place_of(root: Path, given: str, path: Any, where: str) -> Path | None:
+def place_of(root: Path, given: str, path: Any) -> Path | None:
     """Find the path of an entry of `data.yaml`; paths of other machines match by their ends.
 
-    Roboflow writes `../train/images` but means `train/images` beside `data.yaml`.
+    So does `../train/images`, as Roboflow writes it for `train/images` beside `data.yaml`.
     """
     base = reading.find_existing(path, [root]) if isinstance(path, str) else None
     folders = [base or root, root]
-    written = reading.find_existing(given, folders)
     parts = [part for part in given.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    ends = ("/".join(parts[start:]) for start in range(len(parts)))
-    ended = next(filter(None, (reading.find_existing(end, folders) for end in ends if end)), None)
-    upwards = given.replace("\\", "/").startswith("../")
-    if written and ended and upwards and written.resolve() != ended.resolve():
-        raise UserError(
-            f"{where}: '{given}' is {written.resolve()}, and Roboflow would mean {ended}; "
-            "write the whole path"
-        )
-    return written or ended
+    paths = [given, *("/".join(parts[start:]) for start in range(len(parts)))]
+    return next(filter(None, (reading.find_existing(one, folders) for one in paths)), None)
 
 
 def usual_places(root: Path) -> dict[str, list[Path]]:
