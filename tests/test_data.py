@@ -170,11 +170,6 @@ def test_batches(flowers, tmp_path, cache):
     assert len(batches) == len(resized.digests()) == 24
 
 
-def test_one_picture_at_its_own_size(flowers):
-    picture, target = read_flowers(flowers, "classification")["test"][4]
-    assert picture.shape == (3, 40, 48) and picture.dtype == np.uint8 and target == 1
-
-
 def test_order_depends_on_seed_and_epoch_only(flowers):
     def order(seed: int, epoch: int) -> list[int]:
         loader = module(flowers, seed=seed)

@@ -352,7 +352,7 @@ def replace_archives(
     """The set, of small archives from the local server."""
     assert [Path(one.url).name for one in SETS[name].archives] == list(contents), "official names"
     archives = tuple(
-        Archive(f"{url}/{file}", md5(content), old.size, old.content)
+        Archive(f"{url}/{file}", md5(content), old.size)
         for (file, content), old in zip(contents.items(), SETS[name].archives, strict=True)
     )
     monkeypatch.setitem(SETS, name, SETS[name]._replace(archives=archives))
@@ -465,7 +465,7 @@ def clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             content = idx(values)
             packed = gzip.compress(content)
             (folder / f"{part}-{name}-ubyte.gz").write_bytes(packed)
-            replaced.append(next(archives)._replace(digest=md5(packed), content=sha256(content)))
+            replaced.append(next(archives)._replace(digest=md5(packed)))
     changed = SETS["fashion_mnist"]._replace(archives=tuple(replaced))
     monkeypatch.setitem(SETS, "fashion_mnist", changed)
     monkeypatch.setattr(arranging, "VALIDATION", 20)
@@ -506,19 +506,11 @@ def test_fashion_mnist_fetched(site, clothes, tmp_path, monkeypatch):
     assert len(list((tmp_path / "set").glob("*.gz"))) == len(site.ranges) == 4
 
 
-def test_fashion_mnist_packed_anew_or_damaged(clothes, tmp_path):
+def test_fashion_mnist_damaged(clothes, tmp_path):
     file = clothes / "t10k-labels-idx1-ubyte.gz"
-    content = gzip.decompress(file.read_bytes())
-    file.write_bytes(gzip.compress(content, compresslevel=1, mtime=1))
-    assert counts("fashion_mnist", tmp_path / "set", source=clothes) == [40, 20, 20]
-    for damaged in (gzip.compress(content + b"!"), gzip.compress(content)[:-9], b"junk"):
-        file.write_bytes(damaged)
-        said = refused(
-            lambda: open_known(
-                tmp_path / "other", "classification", name="fashion_mnist", source=clothes
-            )
-        )
-        assert said.startswith(f"{file}: ") and not (tmp_path / "other/pictures").exists()
+    file.write_bytes(file.read_bytes()[:-9])
+    said = refused(lambda: counts("fashion_mnist", tmp_path / "set", source=clothes))
+    assert said.startswith(f"{file}: ") and not (tmp_path / "set/pictures").exists()
 
 
 def test_fashion_mnist_from_a_command(run, fails, clothes, tmp_path):

@@ -265,9 +265,7 @@ def test_masks_of_several_formats(tmp_path):
 
 
 def test_masks_as_jpeg_are_refused(tmp_path):
-    with pytest.raises(
-        UserError, match="a mask in JPEG"
-    ):
+    with pytest.raises(UserError, match="a mask in JPEG"):
         train_split(masked(tmp_path, [GREY_OF], "{}.jpg"))
 
 

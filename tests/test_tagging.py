@@ -62,15 +62,15 @@ def read(root, header: str, cells: list[str], task: str = "classification"):
 @pytest.mark.parametrize(
     ("header", "cells", "said", "expected"),
     [
-        ("labels", ["a", "b", "a b", ""], "separated by spaces", ["a", "b", "a,b", ""]),
+        ("labels", ["a", "b", "a b", ""], "separated by ' '", ["a", "b", "a,b", ""]),
         ("Tags", ["a|c c", "b", "a"], "separated by '|'", ["a,c c", "b", "a"]),
-        ("labels", ["a; b;", "b", "a;b;a"], "separated by semicolons", ["a,b", "b", "a,b"]),
-        ("labels", ['"a b,c"', "c", '"c, a b"'], "by commas: a b, c", ["a b,c", "c", "a b,c"]),
+        ("labels", ["a; b;", "b", "a;b;a"], "separated by ';'", ["a,b", "b", "a,b"]),
+        ("labels", ['"a b,c"', "c", '"c, a b"'], "by ',': a b, c", ["a b,c", "c", "a b,c"]),
         ("labels", ["\"['a', 'b']\"", "[]", '"[""b""]"'], "in lists", ["a,b", "", "b"]),
         ("labels", ['"[0, 1]"', '"[1, 2]"', "[0]"], "in lists: 0, 1, 2", ["0,1", "1,2", "0"]),
         ("labels", ["a", "", "b"], "or none: a, b; pictures with none: 1", ["a", "", "b"]),
         ("label", ["a|b", "b", "a", "nan"], "separated by '|'", ["a,b", "b", "a", ""]),
-        ("label", ['"a,b"', "b", "a"], "separated by commas", ["a,b", "b", "a"]),
+        ("label", ['"a,b"', "b", "a"], "separated by ','", ["a,b", "b", "a"]),
         ("a,b", ["1,0.0", "True,1", "0,0"], "a column of 0 and 1 for each", ["a", "a,b", ""]),
         (
             "a,b",
@@ -290,7 +290,7 @@ def test_from_training_to_onnx(run, drawn, tmp_path, monkeypatch):
     assert done.status == 0, done.err
     said = done.out + done.err
     for part in (
-        *("several labels per picture, separated by spaces: blue, green, red", "val/mAP"),
+        *("several labels per picture, separated by ' ': blue, green, red", "val/mAP"),
         *("labels are shown from blue", "foreign pictures are not recognised", "test/exact"),
         *("weights in the loss: ", "test/F1 ", "test/AP/red"),
     ):

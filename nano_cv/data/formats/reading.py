@@ -175,15 +175,14 @@ def find_pictures(folder: Path) -> dict[str, Path]:
     return found
 
 
-def find_listed(source: Path, lines: Sequence[str], found: Mapping[str, Path]) -> list[str]:
+def find_listed(source: Path, found: Mapping[str, Path]) -> list[str]:
     """Return the keys of `found` that a list file names, with or without endings.
 
     A line may also be a path such as `images/a.jpg`, and have a second column: the path of a mask,
     as in CamVid, or -1, 0 or 1 in the list of a class, as in VOC.
 
     Args:
-        source: the list file, for messages.
-        lines: the lines of the list file.
+        source: the list file.
         found: the images, see `find_pictures`.
     """
     endings = {name: name for name in found}
@@ -197,6 +196,7 @@ def find_listed(source: Path, lines: Sequence[str], found: Mapping[str, Path]) -
                 return key
         return ""
 
+    lines = read_lines(source)
     keys = [key_of(line) for line in lines]
     missing = [line for line, key in zip(lines, keys, strict=True) if not key]
     if missing:
@@ -212,11 +212,11 @@ def read_lists(folder: Path, found: Mapping[str, Path]) -> dict[str, list[str]]:
     VOC's list `trainval` is the union of `train` and `val`.
     """
     files = splitting.one_for_each(splitting.group_by_split(folder.glob("*.txt")))
-    lists = {split: find_listed(file, read_lines(file), found) for split, file in files.items()}
+    lists = {split: find_listed(file, found) for split, file in files.items()}
     both = folder / "trainval.txt"
     if "train" not in lists and both.is_file():
         others = {name for names in lists.values() for name in names}
-        names = find_listed(both, read_lines(both), found)
+        names = find_listed(both, found)
         lists["train"] = [name for name in names if name not in others]
     return lists
 

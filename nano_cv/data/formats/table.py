@@ -30,14 +30,7 @@ COLUMNS = {
     "split": "split set subset partition fold",
 }
 ENDINGS = (".csv", ".tsv")
-SEPARATORS = {  # of labels in a cell, and how they are called
-    "|": "separated by '|'",
-    ";": "separated by semicolons",
-    ",": "separated by commas",
-    " ": "separated by spaces",
-    "[": "in lists",
-    "": "or none",
-}
+SEPARATORS = {"[": "in lists", "": "or none"}  # what a line in the log says of these
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 UNKNOWN = {"", "-1", "-1.0"}  # in a column of 0 and 1
 SIGNED = {"1", "-1"}  # 1 and 0, if there is nothing else, as CelebA writes them
@@ -154,7 +147,7 @@ def part_labels(rows: Sequence[Row], source: Path, separator: str | None) -> lis
 
 
 def find_separator(cells: Collection[str], plural: bool, source: Path) -> str:
-    """The key of `SEPARATORS` by which the labels in a cell are parted; empty where a cell is one.
+    """What separates the labels in a cell; `[` for lists, and nothing where a cell is one label.
 
     In a column with a name in the plural these are `|` and `;`, and also commas and spaces if more
     than half of the parts occur in several different cells: in "tench, Tinca tinca" the comma

@@ -35,14 +35,11 @@ class Archive(NamedTuple):
         url: URL of the file, http or https.
         digest: MD5 or SHA-256 of the file, in hexadecimal digits.
         size: size in bytes, for the message that asks a person to bring the file by hand.
-        content: SHA-256 of the unpacked content of a `.gz`. A file brought by hand may then be
-            packed differently, as Debian's packages are.
     """
 
     url: str
     digest: str
     size: int | None = None
-    content: str = ""
 
     @property
     def name(self) -> str:
@@ -58,15 +55,12 @@ def obtain(archive: Archive, folder: Path, source: str | Path | None = None) -> 
     """
     file = (folder if source is None else Path(source).expanduser()) / archive.name
     if file.exists():
-        if archive.content:
-            needed, found = archive.content, hashlib.sha256(gunzip(file)).hexdigest()
-        else:
-            needed, found = archive.digest, digest_of(file, KINDS[len(archive.digest)])
-        if found != needed:
-            of = "its content has" if archive.content else "has"
+        kind = KINDS[len(archive.digest)]
+        found = digest_of(file, kind)
+        if found != archive.digest:
             raise UserError(
-                f"{file}: {of} {KINDS[len(needed)]} {found}, and {needed} is needed: damaged, or "
-                "another version; replace it"
+                f"{file}: has {kind} {found}, and {archive.digest} is needed: damaged, or another "
+                "version; replace it"
             )
         return file
     if source is not None:
