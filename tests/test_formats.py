@@ -854,6 +854,8 @@ def test_masks_without_lists(root):
 def test_stable_split_is_the_same_everywhere():
     golden = ["train", "train", "test", "test", "val", "test", "train", "train"]
     assert [stable_split(f"{number}.jpg") for number in range(8)] == golden
+    shipped = ["100080576_f52e8ee070_n.jpg", "10043234166_e6dd915111_n.jpg"]  # of flower_photos
+    assert [stable_split(name) for name in shipped] == ["train", "test"]
     counts = Counter(stable_split(f"plant{number}.png") for number in range(10_000))
     shares = {split: round(count / 10_000, 2) for split, count in counts.items()}
     assert shares == pytest.approx({"train": 0.7, "val": 0.15, "test": 0.15}, abs=0.011)
