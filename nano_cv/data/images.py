@@ -286,21 +286,19 @@ def dimensions(file: File | bytes, name: str = "picture") -> tuple[int, int]:
     """
     if isinstance(file, Member):
         return file.width, file.height
-    if isinstance(file, bytes):
-        return _dimensions(io.BytesIO(file), name)
+    name = name if isinstance(file, bytes) else str(file)
     try:
-        _check(file)
-        with open(file, "rb") as stream:
-            return _dimensions(stream, str(file))
+        if isinstance(file, bytes):
+            stream: BinaryIO = io.BytesIO(file)
+        else:
+            _check(file)
+            stream = file.open("rb")
+        with stream, _named(name):
+            image = _open(stream, MAX_PIXELS, pixels=False)[0]
+            sideways = _orientation(image) in (5, 6, 7, 8)
+            return (image.height, image.width) if sideways else image.size
     except OSError as error:
-        raise ImageError(f"{file}: cannot be read: {error.strerror}") from error
-
-
-def _dimensions(stream: BinaryIO, name: str) -> tuple[int, int]:
-    with _named(name):
-        image = _open(stream, MAX_PIXELS, pixels=False)[0]
-        sideways = _orientation(image) in (5, 6, 7, 8)
-        return (image.height, image.width) if sideways else image.size
+        raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
 
 
 class Meaning(NamedTuple):

@@ -252,6 +252,5 @@ def read_objects(file: Path, picture: Path, classes: int, points: bool) -> Itera
         else:
             xs, ys = shares[::2], shares[1::2]
             outline = [[share * size[n % 2] for n, share in enumerate(shares)]]
-            xs, ys = [min(xs), max(xs)], [min(ys), max(ys)]
-        (left, right), (top, bottom) = ([x * size[0] for x in xs], [y * size[1] for y in ys])
-        yield Object((left, top, right, bottom), int(label), where, outline=outline)
+        corners = min(xs) * size[0], min(ys) * size[1], max(xs) * size[0], max(ys) * size[1]
+        yield Object(corners, int(label), where, outline=outline)
