@@ -397,26 +397,6 @@ def test_table_as_pandas_and_others_write_it(tmp_path, ending, caplog):
     assert tables(tmp_path / f"birds.{ending}")["val"].names == found["val"].names
 
 
-def test_pictures_found_elsewhere_are_said_once(tmp_path, caplog):
-    caplog.set_level("INFO")
-    rows = [f"C:\\old\\{one}{n}.png,{'ab'[n]},{one}" for one in SPLITS for n in range(2)]
-    for one in SPLITS:
-        for number in range(2):
-            picture(tmp_path / f"{one}{number}.png")
-    (tmp_path / "labels.csv").write_text("\n".join(["file,label,split", *rows]))
-    tables(tmp_path)
-    assert caplog.text.count("6 pictures lie elsewhere") == 1
-
-
-def test_table_without_test_rows(tmp_path):
-    rows = {f"{number}.png": f"{'ab'[number % 2]},train" for number in range(20)}
-    rows |= {f"v{number}.png": f"{'ab'[number % 2]},valid" for number in range(4)}
-    write_table(tmp_path, rows)
-    found = tables(tmp_path)
-    assert len(found["val"]) == 4 and len(found["train"]) + len(found["test"]) == 20
-    assert set(found["test"].targets) == {0, 1}
-
-
 def test_no_picture_to_test_with(run, fails, tmp_path):
     """Two pictures a class are enough for train and val."""
     make_folder(tmp_path / "set", (), count=2)

@@ -238,14 +238,6 @@ def test_hash_follows_content_targets_and_splits(flowers, tmp_path):
     assert len(set(hashes)) == 4
 
 
-def test_same_picture_in_two_splits_is_named(flowers, caplog):
-    test, train = flowers / "basil/plant016_rgb.jpg", flowers / "basil/plant002_rgb.jpg"
-    test.write_bytes(train.read_bytes())
-    module(flowers).setup()
-    assert "basil/plant016_rgb.jpg (test) = basil/plant002_rgb.jpg (train)" in caplog.text
-    assert "1 picture" in caplog.text
-
-
 def test_hidden_folders_are_no_classes(flowers):
     (flowers / ".ipynb_checkpoints").mkdir()
     data = module(flowers)

@@ -197,12 +197,6 @@ def change(root: Path, key: str, index: int, split: str = "train", **fields: Any
     file.write_text(json.dumps(content))
 
 
-def test_coco_width_and_height(root):
-    make_coco(root)
-    change(root, "annotations", 0, bbox=[3, 4, 5.5, 6])
-    assert coco(root)["train"].targets[0].boxes[0].tolist() == [3, 4, 8.5, 10]
-
-
 @pytest.mark.parametrize("folder", ["images", "images/{split}", "{split}"])
 def test_coco_folders(root, folder):
     make_coco(root, folder)
@@ -608,19 +602,6 @@ def test_yolo_shares_of_the_upright_picture(root):
     assert same(yolo(root)["train"].targets[0], [[0, 0, 32, 64]], [0])
 
 
-def test_yolo_as_roboflow_writes_it(root):
-    make_yolo(root)
-    expected = {split: one.targets[0] for split, one in yolo(root).items()}
-    for split in SPLITS:
-        for kind in ("images", "labels"):
-            written = root / ("valid" if split == "val" else split) / kind
-            written.parent.mkdir(exist_ok=True)
-            (root / kind / split).rename(written)
-    for split, target in expected.items():
-        assert same(yolo(root)[split].targets[0], target.boxes.tolist(), target.labels.tolist())
-    assert yolo(root)["val"].names[0] == "valid/images/val_a.jpg"
-
-
 def test_yolo_class_names(root):
     make_yolo(root)
     for names in (["07", "7"], ["no", "12:30"]):
@@ -901,12 +882,6 @@ def test_masks_without_pictures_and_the_reverse(root):
     for split in SPLITS:
         (root / f"{split}.txt").unlink()
     refuses(r"val_0\.png has no picture, .*val_1\.jpg has no mask", folder_masks, root)
-
-
-def test_masks_of_colours_are_named(root):
-    make_masks(root)
-    Image.new("RGB", (WIDTH, HEIGHT), "red").save(root / "masks/test_0.png")
-    refuses(r"masks/test_0\.png: a mask in colours", folder_masks, root)
 
 
 # Outlines become masks

@@ -377,13 +377,6 @@ def test_what_is_too_large_in_a_file_or_a_shard(tmp_path, monkeypatch):
             ask(file)
 
 
-def test_an_orientation_that_does_not_exist(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 9
-    photo(64).crop((0, 0, 64, 32)).save(tmp_path / "a.jpg", exif=exif)
-    assert images.dimensions(tmp_path / "a.jpg") == images.decode(tmp_path / "a.jpg").size
-
-
 @pytest.mark.parametrize(
     ("ending", "form"),
     [

@@ -23,7 +23,7 @@ from nano_cv.data import images, sharding, store
 from nano_cv.data.datamodule import DataModule
 from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.formats.flowers import read_flowers
-from nano_cv.data.formats.shards import check_names, read_shards
+from nano_cv.data.formats.shards import read_shards
 from nano_cv.data.order import WINDOW, ShardOrder
 from nano_cv.data.pictures import CROWD, Boxes, open_splits
 from nano_cv.data.sharding import write
@@ -419,12 +419,6 @@ def test_foreign_set_that_reaches_out(shards, column, value):
     edit(shards, "test", change)
     with pytest.raises(UserError, match=r"test\.json: not an index of shards"):
         read_shards(shards, "classification")
-
-
-def test_names_as_long_as_files_have_them():
-    check_names([b"a" * 200 + b"/" + b"b" * 200, b"...", b".a/b.", "ä b".encode()])
-    with pytest.raises(ValueError, match="not a name"):
-        check_names([b"a", b"a" * 201, b"b"])
 
 
 @pytest.mark.parametrize("column", ["start", "size"])
