@@ -288,18 +288,6 @@ def test_a_set_is_not_overwritten(run, fails, shards, bucket, flowers):
     assert "output: needed" in run("shard", *TINY[:1]).err
 
 
-def test_two_at_once_do_not_claim_the_same_set(fails, flowers, tmp_path, monkeypatch):
-    """The second waits for the first, and says that there is a set, not that it wrote it."""
-    make_once = sharding.make_once
-
-    def late(folder, make):
-        folder.mkdir()
-        make_once(folder, make)
-
-    monkeypatch.setattr(sharding, "make_once", late)
-    assert "shards: there is one already" in fails("shard", *TINY[:1], f"output={tmp_path}/shards")
-
-
 def test_a_full_disk_leaves_nothing(fails, flowers, tmp_path, monkeypatch):
     def full(place, content):
         raise OSError(28, "No space left on device")

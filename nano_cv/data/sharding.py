@@ -112,15 +112,7 @@ def write(splits: Mapping[str, Resized], data_hash: str, task: str, output: str,
     if output.startswith(store.S3):
         _write(splits, data_hash, task, output, most)
     else:
-        ours = []
-
-        def make(folder: Path) -> None:
-            _write(splits, data_hash, task, str(folder), most)
-            ours.append(folder)
-
-        make_once(Path(output), make)
-        if not ours:  # another process has written the same folder meanwhile
-            refuse_existing(output)
+        make_once(Path(output), lambda folder: _write(splits, data_hash, task, str(folder), most))
 
 
 def refuse_existing(output: str) -> None:

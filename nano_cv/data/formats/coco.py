@@ -24,14 +24,12 @@ from nano_cv.errors import UserError, listing
 log = logging.getLogger(__name__)
 Content = dict[str, list[dict[str, Any]]]
 Ident = int | str
-IDENT = int | str | float
 FIELDS: dict[str, dict[str, Any]] = {  # needed fields of each list, with their types
-    "categories": {"id": IDENT, "name": str | int},
-    "images": {"id": IDENT, "file_name": str},
-    "annotations": {"image_id": IDENT, "category_id": IDENT},
+    "categories": {"id": Ident, "name": str | int},
+    "images": {"id": Ident, "file_name": str},
+    "annotations": {"image_id": Ident, "category_id": Ident},
 }
 RUN = "[P-o]{0,6}[0-O]"  # a run in the text of a mask, in which letters from P on mean "goes on"
-CROWDS = ("1", "True", "true", "1.0")  # values of `iscrowd`; some programs write text
 # Prefixes of COCO's other files for the same images, without boxes or with fewer classes.
 OTHERS = ("captions", "image_info", "panoptic", "person_keypoints", "stuff")
 
@@ -146,10 +144,7 @@ def has_objects(file: Path) -> bool:
 
 
 def load(file: Path) -> Content:
-    """Load the lists of a COCO file; refuses entries without a needed field.
-
-    An id may be a number or text: 1, "1" and 1.0 are the same id.
-    """
+    """Load the lists of a COCO file; refuses entries without a needed field."""
     text = reading.read_text(file)
     with reading.well_formed(file, "JSON"):
         content = json.loads(text)
@@ -165,22 +160,11 @@ def load(file: Path) -> Content:
                     raise UserError(
                         f"{file}: {key} {entry}: '{name}' is missing or of a wrong type"
                     )
-                if kind is IDENT:
-                    one[name] = ident(one[name])
     for key in ("categories", "images"):
         reading.refuse_repeated([one["id"] for one in content[key]], f"{file}: two {key} of one id")
     for one in content["categories"]:
         one["name"] = str(one["name"])
     return content
-
-
-def ident(value: int | str | float) -> Ident:
-    """Return the same id for 1, '1' and 1.0, as different programs write them."""
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else str(value)
-    if isinstance(value, str) and re.fullmatch(r"0|-?[1-9]\d{0,17}", value.strip()):
-        return int(value)
-    return value
 
 
 def classes_of(contents: Mapping[str, Content], source: Path) -> list[str]:
@@ -227,7 +211,7 @@ def objects_of(
             lacking = f"category {category}" if image in objects else f"image {image!r}"
             raise UserError(f"{where}: there is no {lacking} in this file")
         corners = corners_of(one, where)
-        ignored = CROWD if str(one.get("iscrowd")) in CROWDS else COUNTED
+        ignored = CROWD if one.get("iscrowd") in (1, "1") else COUNTED
         outline = outline_of(one, where) if task == "segmentation" else None
         objects[image].append(Object(corners, labels[category], where, ignored, outline))
     return objects

@@ -207,18 +207,9 @@ def find_listed(source: Path, found: Mapping[str, Path]) -> list[str]:
 
 
 def read_lists(folder: Path, found: Mapping[str, Path]) -> dict[str, list[str]]:
-    """Read the list file of each split in `folder`, such as `val.txt`; see `find_listed`.
-
-    VOC's list `trainval` is the union of `train` and `val`.
-    """
+    """Read the list file of each split in `folder`, such as `val.txt`; see `find_listed`."""
     files = splitting.one_for_each(splitting.group_by_split(folder.glob("*.txt")))
-    lists = {split: find_listed(file, found) for split, file in files.items()}
-    both = folder / "trainval.txt"
-    if "train" not in lists and both.is_file():
-        others = {name for names in lists.values() for name in names}
-        names = find_listed(both, found)
-        lists["train"] = [name for name in names if name not in others]
-    return lists
+    return {split: find_listed(file, found) for split, file in files.items()}
 
 
 def find_labels(
