@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from glob import escape, glob
+from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -457,16 +457,14 @@ def enlarge_mask(mask: NDArray[np.uint8], width: int, height: int) -> NDArray[np
 
 
 class Walk(NamedTuple):
-    """Files and folders below a folder, without hidden ones, as texts, for there may be a million.
+    """Files below a folder, without hidden ones, as texts, because there may be a million.
 
     Attributes:
-        folders: each real folder once, by the path where it was first met, the root first.
         files: paths of files, sorted as `Path` objects are.
         loops: links to folders that were not followed: they lead to a folder of the set, or above
             the set, or to a folder that another link has led to.
     """
 
-    folders: list[str]
     files: list[str]
     loops: list[str]
 
@@ -480,10 +478,9 @@ def walk(folder: Path, root: Path | None = None, endings: tuple[str, ...] = ("",
         root: root of the set, if `folder` is a part of the set. A link in `cats/` to `dogs/`, or to
             the folder above both, would give the cats the images of the dogs.
     """
-    found, own = Walk([], [], []), os.path.realpath(root or folder)
+    found, own = Walk([], []), os.path.realpath(root or folder)
     seen = {os.path.realpath(folder)}
     for base, folders, names in os.walk(folder, followlinks=True):
-        found.folders.append(base)
         visible = [name for name in names if not name.startswith(".")]
         found.files.extend(
             os.path.join(base, name) for name in visible if name.lower().endswith(endings)
@@ -549,9 +546,8 @@ def matching(pattern: str) -> list[Path]:
     parts = Path(pattern).parts
     if "**" not in parts:
         return [Path(path) for path in glob(pattern)]
-    at, found = parts.index("**"), set[Path]()
-    after = parts[at + 1 :] or ("*",)
-    for base in glob(str(Path(*parts[:at]))):
-        for folder in walk(Path(base)).folders:
-            found.update(matching(os.path.join(escape(folder), *after)))
-    return sorted(found)
+    at = parts.index("**")
+    after = os.path.join(*parts[at + 1 :] or ("*",))
+    bases = glob(str(Path(*parts[:at])))
+    files = (Path(path) for base in bases for path in walk(Path(base)).files)
+    return [file for file in files if file.match(after)]
