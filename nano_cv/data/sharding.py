@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images, store
-from nano_cv.data.formats.shards import FORMAT, OBJECTS, check_names, row_type
+from nano_cv.data.formats.shards import FORMAT, OBJECTS, row_type
 from nano_cv.data.pictures import Resized
 from nano_cv.data.preparing import prepared
 from nano_cv.data.targets import Packed, are_tags
@@ -164,10 +164,6 @@ def _items(resized: Resized, split: str) -> Iterator[Item]:
 
 def _item(resized: Resized, index: int, name: str) -> Item:
     file = resized.pictures.files[index]
-    try:
-        check_names([name.encode()])
-    except ValueError as error:
-        raise images.ImageError(f"{file}: shards take no such name; rename it") from error
     content = images.read(file)
     size = images.decode(content, name=str(file)).size
     return name, content, size, resized.fitted.pack(index)
