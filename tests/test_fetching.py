@@ -7,7 +7,6 @@ import os
 import tarfile
 import threading
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,8 +26,8 @@ from test_formats import every_split, make_voc, mask, write
 from nano_cv.data import images
 from nano_cv.data.formats.cvppp import read_cvppp
 from nano_cv.data.formats.splitting import stable_split
-from nano_cv.data.known import SETS, Archive, arranging, fetching, open_known
-from nano_cv.data.known.fetching import fetch, obtain, unpack
+from nano_cv.data.known import SETS, arranging, fetching, open_known
+from nano_cv.data.known.fetching import Archive, fetch, obtain, unpack
 from nano_cv.data.pictures import Pictures
 from nano_cv.files import locked, make_once
 
@@ -102,7 +101,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
 
 
 def get(site: Site, folder: Path, digest: str = sha256(CONTENT), size: int | None = None) -> bytes:
-    return fetch(f"{site.url}/a.bin", folder / "a.bin", digest, size).read_bytes()
+    return obtain(Archive(f"{site.url}/a.bin", digest, size), folder).read_bytes()
 
 
 def left(folder: Path) -> list[str]:
@@ -175,7 +174,7 @@ def test_wrong_content_is_removed_and_an_error_of_the_server_is_said(site, tmp_p
     if content:
         assert sha256(CONTENT) in said and sha256(content) in said
     else:
-        assert f"{site.url}/a.bin: the server answers 404 Client Error: Not Found" in said
+        assert f"{site.url}/a.bin: 404 Client Error: Not Found" in said
     assert left(tmp_path) == [] and len(site.ranges) == 1
 
 
@@ -184,7 +183,8 @@ def test_no_network_says_what_to_do(tmp_path, monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
         port = server.server_port  # nobody listens there in a moment
     url = f"http://127.0.0.1:{port}/a.bin"
-    said = refused(lambda: fetch(url, tmp_path / "a.bin", sha256(CONTENT), len(CONTENT)))
+    archive = Archive(url, sha256(CONTENT), len(CONTENT))
+    said = refused(lambda: obtain(archive, tmp_path))
     for part in (url, "cannot be reached", str(tmp_path / "a.bin"), "300,000 bytes"):
         assert part in said
     assert f"sha256 {sha256(CONTENT)}" in said and "data.source=FOLDER" in said
@@ -193,7 +193,8 @@ def test_no_network_says_what_to_do(tmp_path, monkeypatch):
 def test_http_and_https_only(site, tmp_path):
     (tmp_path / "secret").write_text("secret")
     for url in (f"file://{tmp_path}/secret", f"{tmp_path}/secret", "ftp://127.0.0.1/secret"):
-        assert "only http" in refused(partial(fetch, url, tmp_path / "a", sha256(b"secret")))
+        archive = Archive(url, sha256(b"secret"))
+        assert refused(lambda one=archive: fetch(one, tmp_path / "a")).startswith(f"{url}: ")
     site.faults = ["moved to a file"]
     assert "file:///etc/hostname" in refused(lambda: get(site, tmp_path))
     assert left(tmp_path) == ["secret"]
@@ -203,9 +204,9 @@ def test_full_disk_keeps_the_part(site, tmp_path):
     """A real one, as far as a process can have its own: files may not grow beyond 100 kB."""
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from nano_cv.config import cli; from nano_cv.data.known.fetching import fetch\n"
+        "from nano_cv.config import cli; from nano_cv.data.known.fetching import *\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
-        "try: fetch(sys.argv[1], Path('a.bin'), sys.argv[2])\n"
+        "try: obtain(Archive(*sys.argv[1:]), Path())\n"
         "except OSError as error: cli.stop(error)"
     )
     done = python("-c", code, f"{site.url}/a.bin", sha256(CONTENT), cwd=tmp_path)
@@ -218,18 +219,16 @@ def test_full_disk_keeps_the_part(site, tmp_path):
 
 def test_brought_by_hand(tmp_path):
     """Into its place, or in a folder that `source` names: no server is asked."""
-    url = "http://127.0.0.1:9/b/a.bin"
+    archive = Archive("http://127.0.0.1:9/b/a.bin", md5(CONTENT))
     for folder, source in ((tmp_path, None), (tmp_path / "elsewhere", tmp_path)):
         (tmp_path / "a.bin").write_bytes(CONTENT)
-        assert obtain(url, md5(CONTENT), folder, source).read_bytes() == CONTENT
+        assert obtain(archive, folder, source).read_bytes() == CONTENT
         (tmp_path / "a.bin").write_bytes(b"cut")
-        said = refused(partial(obtain, url, md5(CONTENT), folder, source))
+        said = refused(partial(obtain, archive, folder, source))
         assert md5(CONTENT) in said and md5(b"cut") in said and str(tmp_path / "a.bin") in said
         assert (tmp_path / "a.bin").exists(), "it is not ours to remove"
     (tmp_path / "a.bin").unlink()
-    assert "not there; data.source" in refused(
-        lambda: obtain(url, md5(CONTENT), tmp_path / "elsewhere", tmp_path)
-    )
+    assert "not there; data.source" in refused(partial(obtain, archive, folder, source))
 
 
 # Unpacking
@@ -244,62 +243,24 @@ def tar(file: Path, *members: tarfile.TarInfo | str) -> Path:
     return file
 
 
-def pack_zip(file: Path, **members: str) -> Path:
-    with zipfile.ZipFile(file, "w") as content:
-        for name, text in members.items():
-            content.writestr(name, text)
-    return file
-
-
-def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
-
-
 def test_unpacked_whole(tmp_path):
     archive = tar(tmp_path / "a.tgz", "one", "two/three")
     made = make_once(tmp_path / "out", partial(unpack, archive))
     assert (made / "two" / "three").read_text() == "evil"
     make_once(made, lambda _: pytest.fail("made twice"))
-    archive = pack_zip(tmp_path / "a.zip", **{"two/three": "good"})
-    made = make_once(tmp_path / "out2", partial(unpack, archive))
-    assert (made / "two" / "three").read_text() == "good"
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        ["../evil"],
-        ["a/../../evil"],
-        [link("out", "..")],
-        [link("out", "/etc")],
-        [link("hard", "../a.tgz", tarfile.LNKTYPE)],
-        [link("pipe", "", tarfile.FIFOTYPE)],
-    ],
-)
-def test_tar_that_reaches_out_is_refused(tmp_path, bad):
-    archive = tar(tmp_path / "a.tgz", "good", *bad)
-    said = refused(lambda: make_once(tmp_path / "out", partial(unpack, archive)))
-    assert said.startswith(f"{archive}: cannot be unpacked")
-    assert set(left(tmp_path)) == {"a.tgz"}
+def test_tar_that_reaches_out_is_refused(tmp_path):
+    link = tarfile.TarInfo("link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+    for bad in ("../evil", link):
+        archive = tar(tmp_path / "a.tgz", "good", bad)
+        said = refused(partial(make_once, tmp_path / "out", partial(unpack, archive)))
+        assert said.startswith(f"{archive}: cannot be unpacked")
+        assert set(left(tmp_path)) == {"a.tgz"}
 
 
-def test_absolute_tar_member_stays_inside(tmp_path):
-    archive = tar(tmp_path / "a.tgz", f"{tmp_path}/evil")
-    made = make_once(tmp_path / "out", partial(unpack, archive))
-    assert not (tmp_path / "evil").exists() and (made / str(tmp_path)[1:] / "evil").exists()
-
-
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil"])
-def test_zip_that_reaches_out_is_refused(tmp_path, name):
-    archive = pack_zip(tmp_path / "a.zip", **{"good": "good", name: "evil"})
-    said = refused(lambda: make_once(tmp_path / "out", partial(unpack, archive)))
-    assert f"'{name}' would lie outside" in said
-    assert set(left(tmp_path)) == {"a.zip"}
-
-
-@pytest.mark.parametrize("name", ["a.tgz", "a.tar", "a.zip"])
+@pytest.mark.parametrize("name", ["a.tgz", "a.tar"])
 def test_damaged_archive(tmp_path, name):
     if name == "a.tgz":
         content = tar(tmp_path / name, *(f"{i}" for i in range(99))).read_bytes()[:-100]
@@ -371,7 +332,7 @@ def replace_archives(
     """The set, of small archives from the local server."""
     assert [Path(one.url).name for one in SETS[name].archives] == list(contents), "official names"
     archives = tuple(
-        Archive(f"{url}/{file}", md5(content), old.size, old.content)
+        Archive(f"{url}/{file}", md5(content), old.size)
         for (file, content), old in zip(contents.items(), SETS[name].archives, strict=True)
     )
     monkeypatch.setitem(SETS, name, SETS[name]._replace(archives=archives))
@@ -411,16 +372,6 @@ def test_flower_photos(site, photos, tmp_path, monkeypatch):
     assert all(again[split].names == some.names for split, some in fetched.items())
     assert len(site.ranges) == 1
     assert (tmp_path / "data/splits/LICENSE.txt").exists()
-
-
-def test_split_of_names():
-    """Fixed for ever: other splits would put training pictures of shipped weights into `test`."""
-    names = (
-        "100080576_f52e8ee070_n.jpg",
-        "10043234166_e6dd915111_n.jpg",
-        "112334842_3ecf7585dd.jpg",
-    )
-    assert [stable_split(name) for name in names] == ["train", "test", "train"]
 
 
 def test_archives_are_the_official_ones():
@@ -484,7 +435,7 @@ def clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             content = idx(values)
             packed = gzip.compress(content)
             (folder / f"{part}-{name}-ubyte.gz").write_bytes(packed)
-            replaced.append(next(archives)._replace(digest=md5(packed), content=sha256(content)))
+            replaced.append(next(archives)._replace(digest=md5(packed)))
     changed = SETS["fashion_mnist"]._replace(archives=tuple(replaced))
     monkeypatch.setitem(SETS, "fashion_mnist", changed)
     monkeypatch.setattr(arranging, "VALIDATION", 20)
@@ -512,32 +463,11 @@ def test_fashion_mnist_from_source(clothes, tmp_path, monkeypatch):
     assert left(tmp_path / "set" / "pictures") == ["test", "train", "val"]
 
 
-def test_fashion_mnist_fetched(site, clothes, tmp_path, monkeypatch):
-    for file in clothes.iterdir():
-        site.files[f"/{file.name}"] = file.read_bytes()
-    archives = [
-        one._replace(url=f"{site.url}/{Path(one.url).name}")
-        for one in SETS["fashion_mnist"].archives
-    ]
-    changed = SETS["fashion_mnist"]._replace(archives=tuple(archives))
-    monkeypatch.setitem(SETS, "fashion_mnist", changed)
-    check_clothes(splits("fashion_mnist", tmp_path / "set", "classification"))
-    assert len(list((tmp_path / "set").glob("*.gz"))) == len(site.ranges) == 4
-
-
-def test_fashion_mnist_packed_anew_or_damaged(clothes, tmp_path):
+def test_fashion_mnist_damaged(clothes, tmp_path):
     file = clothes / "t10k-labels-idx1-ubyte.gz"
-    content = gzip.decompress(file.read_bytes())
-    file.write_bytes(gzip.compress(content, compresslevel=1, mtime=1))
-    assert counts("fashion_mnist", tmp_path / "set", source=clothes) == [40, 20, 20]
-    for damaged in (gzip.compress(content + b"!"), gzip.compress(content)[:-9], b"junk"):
-        file.write_bytes(damaged)
-        said = refused(
-            lambda: open_known(
-                tmp_path / "other", "classification", name="fashion_mnist", source=clothes
-            )
-        )
-        assert said.startswith(f"{file}: ") and not (tmp_path / "other/pictures").exists()
+    file.write_bytes(file.read_bytes()[:-9])
+    said = refused(lambda: counts("fashion_mnist", tmp_path / "set", source=clothes))
+    assert said.startswith(f"{file}: ") and not (tmp_path / "set/pictures").exists()
 
 
 def test_fashion_mnist_from_a_command(run, fails, clothes, tmp_path):
@@ -671,9 +601,6 @@ def test_voc2012(site, voc, tmp_path, monkeypatch):
         assert set(found.values()) == {"train", "val", "test"}, "a picture of train is val"
     assert len(fetched["train"].classes) == 20 and "cat" in fetched["train"].classes
     assert len(site.ranges) == 1
-    lists = tmp_path / "set/pictures/VOCdevkit/VOC2012/ImageSets/Main"
-    given = torchvision.datasets.voc.VOCDetection(tmp_path / "made", image_set="val").images
-    assert (lists / "official_val.txt").read_text().split() == [Path(one).stem for one in given]
 
 
 def make_cvppp(root: Path, count: int = 12) -> None:
@@ -701,10 +628,7 @@ def test_cvppp(tmp_path):
     assert boxes.tolist() == [[3, 2, 9, 6], [10, 10, 11, 11]] and labels.tolist() == [0, 0]
     masks = read_cvppp(tmp_path, "segmentation")["val"]
     assert masks.classes == ["background", "plant"] and masks.names == found["val"].names
-    assert Counter(images.load_mask(masks.targets[0]).ravel().tolist()) == {0: 455, 1: 25}
-    assert masks.targets[0].relative_to(tmp_path / "masks").with_suffix("") == Path(
-        masks.files[0].relative_to(tmp_path).as_posix().removesuffix("_rgb.png")
-    )
+    assert Counter(masks.mask(0).ravel().tolist()) == {0: 455, 1: 25}
 
 
 def test_cvppp_without_set_or_labels(fails, tmp_path):
@@ -717,26 +641,16 @@ def test_cvppp_without_set_or_labels(fails, tmp_path):
     for task in ("detection", "segmentation"):
         said = refused(partial(read_cvppp, tmp_path, task))
         assert said.startswith("1 labels are missing") and "A2/plant003_label.png" in said
-    assert not (tmp_path / "masks").exists()
     assert len(read_cvppp(tmp_path, "generation")["train"])
 
 
-def test_complete_sets_need_no_torch(clothes, animals, voc, tmp_path):
+def test_reading_sets_needs_no_torch(tmp_path):
     """What engine=onnx relies on."""
-    task = "classification"
-    open_known(tmp_path / "fashion_mnist", task, source=clothes, name="fashion_mnist")
-    open_known(tmp_path / "pets", task, name="pets")
-    open_known(tmp_path / "voc2012", "detection", name="voc2012")
     make_cvppp(tmp_path / "cvppp")
     code = (
-        "import sys\n"
-        "from pathlib import Path\n"
-        "from nano_cv.data.formats.cvppp import read_cvppp\n"
-        "from nano_cv.data.known import open_known\n"
-        "task = 'classification'\n"
-        "[open_known(Path(name), task, name=name) for name in ('fashion_mnist', 'pets')]\n"
-        "open_known(Path('voc2012'), 'detection', name='voc2012')\n"
-        "read_cvppp(Path('cvppp'), task)\n"
+        "import sys; from pathlib import Path\n"
+        "from nano_cv.data import known; from nano_cv.data.formats.cvppp import read_cvppp\n"
+        "read_cvppp(Path('cvppp'), 'classification')\n"
         "print([name for name in ('torch', 'requests') if name in sys.modules])"
     )
     done = python("-c", code, cwd=tmp_path)

@@ -197,12 +197,6 @@ def change(root: Path, key: str, index: int, split: str = "train", **fields: Any
     file.write_text(json.dumps(content))
 
 
-def test_coco_width_and_height(root):
-    make_coco(root)
-    change(root, "annotations", 0, bbox=[3, 4, 5.5, 6])
-    assert coco(root)["train"].targets[0].boxes[0].tolist() == [3, 4, 8.5, 10]
-
-
 @pytest.mark.parametrize("folder", ["images", "images/{split}", "{split}"])
 def test_coco_folders(root, folder):
     make_coco(root, folder)
@@ -263,9 +257,9 @@ def test_coco_classes_are_those_of_train(root):
         ("images", {"file_name": "d.jpg"}, r"1 pictures are missing: d\.jpg; looked for in .*imag"),
         ("images", {"file_name": "/d.jpg"}, r"1 pictures are missing: /d\.jpg"),
         ("categories", {"name": "dog"}, r"the same class twice: dog"),
+        ("annotations", {"image_id": "100"}, r"annotation 2: there is no image '100'"),
         ("categories", {"id": [3]}, r"categories \[3\]: 'id' is missing or of a wrong type"),
         ("categories", {"id": True}, r"categories True: 'id' is missing or of a wrong type"),
-        ("categories", {"id": "7"}, r"two categories of one id: 7"),
     ],
 )
 def test_coco_mistakes(root, key, fields, message):
@@ -394,21 +388,6 @@ def test_coco_category_above_others_is_no_class(root, name, caplog):
     assert splits["test"].pictures.targets[0].labels.tolist() == [0, 1]
 
 
-def test_coco_ids_as_text_and_with_a_point(root):
-    make_coco(root)
-    expected = coco(root)["train"].targets
-    file = root / "annotations/train.json"
-    content = json.loads(file.read_text())
-    for one in content["annotations"]:
-        one["category_id"] = str(one["category_id"])
-        one["bbox"] = [str(number) for number in one["bbox"]]
-    for one in content["images"]:
-        one["id"] = float(one["id"])
-    file.write_text(json.dumps(content))
-    for one, other in zip(coco(root)["train"].targets, expected, strict=True):
-        assert same(one, other.boxes.tolist(), other.labels.tolist())
-
-
 @pytest.mark.parametrize(
     "outline, box",
     [
@@ -448,7 +427,8 @@ def annotate(root: Path, text: str) -> None:
 def test_voc_counts_from_one(root):
     make_voc(root)
     box = "<xmin>1</xmin><ymin>2</ymin><xmax>10.5</xmax><ymax>32</ymax>"
-    annotate(root, f"<a><object><name> cat </name><bndbox>{box}</bndbox></object></a>")
+    inside = f"<object><name> cat </name><bndbox>{box}</bndbox></object>"
+    annotate(root, f'<a xmlns="http://x.org/v">{inside}</a>')
     assert same(voc(root)["train"].targets[0], [[0, 1, 10.5, 32]], [0])
 
 
@@ -485,9 +465,6 @@ def test_voc_lists(root):
     write(names, "train_a\ntrain_a.jpg\n")
     refuses(r"train\.txt: names a picture twice: train_a", voc, root)
     names.unlink()
-    write(names.with_name("trainval.txt"), "train_a\nval_a\ntrain_b\n")
-    assert [file.stem for file in voc(root)["train"].files] == ["train_a", "train_b"]
-    names.with_name("trainval.txt").unlink()
     refuses(r"has test, val, and no 'train' to learn from", voc, root)
 
 
@@ -503,7 +480,7 @@ OF_NO_END = f"<!DOCTYPE a [<!ENTITY l0 'lol'>{OF_NO_END}]><a><object><name>&l9;<
         ("<a><object><bndbox/></object></a>", "object 1: has no <name>"),
         (xml([("cat", 0, 0, 1, 1), ("dog", 0, 0, "wide", 4)]), r"object 2 \(dog\), .*: 1, 1, wide"),
         ("<a><object><name>cat</name></object></a>", r"object 1 \(cat\), xmin.*: nothing"),
-        (OF_NO_END, "not XML: a document type"),
+        (OF_NO_END, "not XML: limit on input amplification"),
     ],
 )
 def test_voc_mistakes(root, text, message):
@@ -512,13 +489,14 @@ def test_voc_mistakes(root, text, message):
     refuses(rf"train_a\.xml: {message}", voc, root)
 
 
-def test_voc_missing_files(root):
+def test_voc_missing_files(root, caplog):
     make_voc(root)
     (root / "Annotations/test_b.xml").unlink()
-    refuses(r"test_b\.xml: cannot be read: No such file", voc, root)
+    assert len(voc(root)["test"]) == 2
+    assert "1 pictures without a label were left out: test_b.jpg" in caplog.text
     picture(root / "JPEGImages/train_a.png")
     refuses(r"train_a\.png: has the name of train_a\.jpg", voc, root)
-    refuses(r"elsewhere/JPEGImages: no such folder", voc, root / "elsewhere")
+    refuses(r"elsewhere: no such folder", voc, root / "elsewhere")
 
 
 @pytest.mark.parametrize("pictures, labels", [("", ""), ("images", "annotations")])
@@ -550,22 +528,9 @@ def test_voc_without_lists_and_without_labels(root, caplog):
     found = [file.stem for one in voc(root).values() for file in one.files]
     assert sorted(found) == ["test_a", "test_c", "train_a", "train_b", "train_c", "val_b", "val_c"]
     assert "1 pictures without a label were left out: val_a.jpg" in caplog.text
-    assert "1 labels without a picture were left out: test_b.xml" in caplog.text
+    assert "1 label files without a picture: test_b.xml" in caplog.text
     shutil.rmtree(root / "Annotations")
-    refuses(r"Annotations: no label NAME\.xml for any of the 8 pict", voc, root)
-
-
-def test_voc_with_a_namespace_and_polygons(root):
-    make_voc(root)
-    text = xml([("cat", 0, 0, 16, 8)]).replace(
-        "<annotation>", '<annotation xmlns="http://x.org/v">'
-    )
-    polygon = "<polygon><x1>5</x1><y1>3</y1><x2>9</x2><y2>3</y2><x3>9</x3><y3>8</y3></polygon>"
-    annotate(
-        root,
-        text.replace("</annotation>", f"<object><name>dog</name>{polygon}</object></annotation>"),
-    )
-    assert same(voc(root)["train"].targets[0], [[0, 0, 16, 8], [4, 2, 9, 8]], [0, 1])
+    refuses(r"pictures: no label NAME\.xml for any of the 8 pict", voc, root)
 
 
 def test_voc_masks(root):
@@ -580,7 +545,9 @@ def test_voc_masks(root):
     write(root / "classes.txt", "background\nleaf")
     assert read_voc(root, "segmentation")["val"].classes == ["background", "leaf"]
     data.targets[1].unlink()
-    refuses(r"1 masks are missing: .*val_b\.png", read_voc, root, "segmentation")
+    refuses(
+        r"val_b\.jpg has no mask; a mask is SegmentationClass/NAME", read_voc, root, "segmentation"
+    )
 
 
 # YOLO
@@ -617,25 +584,12 @@ def test_yolo_shares_of_the_upright_picture(root):
     assert same(yolo(root)["train"].targets[0], [[0, 0, 32, 64]], [0])
 
 
-def test_yolo_as_roboflow_writes_it(root):
-    make_yolo(root)
-    expected = {split: one.targets[0] for split, one in yolo(root).items()}
-    for split in SPLITS:
-        for kind in ("images", "labels"):
-            written = root / ("valid" if split == "val" else split) / kind
-            written.parent.mkdir(exist_ok=True)
-            (root / kind / split).rename(written)
-    for split, target in expected.items():
-        assert same(yolo(root)[split].targets[0], target.boxes.tolist(), target.labels.tolist())
-    assert yolo(root)["val"].names[0] == "valid/images/val_a.jpg"
-
-
 def test_yolo_class_names(root):
     make_yolo(root)
-    write(root / "data.yaml", "names: [07, 7]")
-    assert yolo(root)["train"].classes == ["07", "7"]
+    for names in (["07", "7"], ["no", "12:30"]):
+        write(root / "data.yaml", f"names: [{', '.join(names)}]\nmade: 2024-02-30")
+        assert yolo(root)["train"].classes == names
     for text, message in (
-        ("names: [yes, no]", "names: True is not text; put the name in quotes"),
         ("names: {a: cat, b: dog}", "'names' is a list of classes, or a mapping from 0"),
         ("nc: 2", "'names' is a list of classes"),
         ("names: [cat", "not YAML: "),
@@ -677,13 +631,13 @@ def test_yolo_empty_boxes_and_lonely_files(root, caplog):
     assert same(yolo(root)["train"].targets[0], [], [])
     assert "1 boxes of no size were left out" in caplog.text
     assert "train_a.txt, line 1" in caplog.text
-    assert "labels/train: 1 files without a picture: train_x" in caplog.text
+    assert "1 label files without a picture: train_x.txt" in caplog.text
     (root / "images/test").rename(root / "images/tset")
     yolo(root)
     assert "images: passed over, for it is no split: tset" in caplog.text
     for file in (root / "labels/val").iterdir():
         file.unlink()
-    refuses(r"labels/val: no text file for any of the 3 pictures", yolo, root)
+    refuses(r"images/val: no text file for any of the 3 pictures", yolo, root)
 
 
 def yaml(root: Path, text: str, name: str = "data.yaml") -> None:
@@ -776,9 +730,6 @@ def test_yolo_as_cvat_writes_it(root):
 
 def test_yolo_where_two_things_are_meant(root):
     as_roboflow(root, *SPLITS)
-    yaml(root, "train: ../train/images\nval: ../val/images")
-    shutil.copytree(root / "train", root.parent / "train")
-    refuses(r"data\.yaml: train: '\.\./train/images' is .*Roboflow", yolo, root)
     (root / "data.yaml").unlink()
     yaml(root, "", "cells.yaml")
     write(root / "args.yaml", "epochs: 3")
@@ -800,10 +751,6 @@ def test_yolo_key_points_and_turned_boxes(root):
         write(root / f"labels/{split}/{split}_c.txt", "")
     expected = [[24, 8, 40, 24], [24, 8, 40, 24]]
     assert same(yolo(root)["train"].targets[0], expected, [1, 0])
-    relabel(root, "1 0.5 0.5 0.25 0.5 0.1 0.9 2")
-    refuses(r"line 1: 8 columns; with the kpt_shape .* they are 11", yolo, root)
-    yaml(root, "kpt_shape: 17")
-    refuses(r"data\.yaml: kpt_shape is the number of key points", yolo, root)
     yaml(root, "")
     relabel(root, "1 0.5 0.25 0.75 0.5 0.5 0.75 0.25 0.5")
     assert same(yolo(root)["train"].targets[0], [[16, 8, 48, 24]], [1])
@@ -812,12 +759,13 @@ def test_yolo_key_points_and_turned_boxes(root):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]", "not YAML: aliases"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]", "names: list is not text"),
+        ("a: &a [*a]\nnames: [*a]", "not YAML: "),
         ("names: " + "[" * 10_000, "not YAML: "),
         ("names: [cat, dog]\nnc: 3", "nc is 3, and there are 2 names"),
         ("names: [[cat], dog]", "names: list is not text"),
-        ("names: [cat, dog]\nmade: 2024-02-30", "not YAML: "),
-        ("names: [cat, dog]\ntrain: [1]", "train: a path or a list of paths"),
+        ("names: [cat, '']", "no class names, or an empty one"),
+        ("names: [cat, dog]\ntrain: [[a]]", "train: a path or a list of paths"),
         ("names: [cat, dog]\nval: images/val\nvalid: images/val", "'valid': .* given twice"),
     ],
 )
@@ -869,6 +817,8 @@ def test_masks_without_lists(root):
 def test_stable_split_is_the_same_everywhere():
     golden = ["train", "train", "test", "test", "val", "test", "train", "train"]
     assert [stable_split(f"{number}.jpg") for number in range(8)] == golden
+    shipped = ["100080576_f52e8ee070_n.jpg", "10043234166_e6dd915111_n.jpg"]  # of flower_photos
+    assert [stable_split(name) for name in shipped] == ["train", "test"]
     counts = Counter(stable_split(f"plant{number}.png") for number in range(10_000))
     shares = {split: round(count / 10_000, 2) for split, count in counts.items()}
     assert shares == pytest.approx({"train": 0.7, "val": 0.15, "test": 0.15}, abs=0.011)
@@ -914,12 +864,6 @@ def test_masks_without_pictures_and_the_reverse(root):
     for split in SPLITS:
         (root / f"{split}.txt").unlink()
     refuses(r"val_0\.png has no picture, .*val_1\.jpg has no mask", folder_masks, root)
-
-
-def test_masks_of_colours_are_named(root):
-    make_masks(root)
-    Image.new("RGB", (WIDTH, HEIGHT), "red").save(root / "masks/test_0.png")
-    refuses(r"masks/test_0\.png: a mask in colours", folder_masks, root)
 
 
 # Outlines become masks
@@ -999,5 +943,5 @@ def test_outlines_that_cannot_be_masks(root, caplog):
         read_coco(root, "segmentation")
     huge = {"size": [20_000, 20_000], "counts": [0, 400_000_000]}
     change(root, "annotations", 0, segmentation=huge)
-    with pytest.raises(UserError, match="the 'size' of a segmentation"):
+    with pytest.raises(UserError, match="which is at most 134,217,728 pixels"):
         read_coco(root, "segmentation")

@@ -62,15 +62,15 @@ def read(root, header: str, cells: list[str], task: str = "classification"):
 @pytest.mark.parametrize(
     ("header", "cells", "said", "expected"),
     [
-        ("labels", ["a", "b", "a b", ""], "separated by spaces", ["a", "b", "a,b", ""]),
+        ("labels", ["a", "b", "a b", ""], "separated by ' '", ["a", "b", "a,b", ""]),
         ("Tags", ["a|c c", "b", "a"], "separated by '|'", ["a,c c", "b", "a"]),
-        ("labels", ["a; b;", "b", "a;b;a"], "separated by semicolons", ["a,b", "b", "a,b"]),
-        ("labels", ['"a b,c"', "c", '"c, a b"'], "by commas: a b, c", ["a b,c", "c", "a b,c"]),
+        ("labels", ["a; b;", "b", "a;b;a"], "separated by ';'", ["a,b", "b", "a,b"]),
+        ("labels", ['"a b,c"', "c", '"c, a b"'], "by ',': a b, c", ["a b,c", "c", "a b,c"]),
         ("labels", ["\"['a', 'b']\"", "[]", '"[""b""]"'], "in lists", ["a,b", "", "b"]),
         ("labels", ['"[0, 1]"', '"[1, 2]"', "[0]"], "in lists: 0, 1, 2", ["0,1", "1,2", "0"]),
         ("labels", ["a", "", "b"], "or none: a, b; pictures with none: 1", ["a", "", "b"]),
         ("label", ["a|b", "b", "a", "nan"], "separated by '|'", ["a,b", "b", "a", ""]),
-        ("label", ['"a,b"', "b", "a"], "separated by commas", ["a,b", "b", "a"]),
+        ("label", ['"a,b"', "b", "a"], "separated by ','", ["a,b", "b", "a"]),
         ("a,b", ["1,0.0", "True,1", "0,0"], "a column of 0 and 1 for each", ["a", "a,b", ""]),
         (
             "a,b",
@@ -137,10 +137,10 @@ def test_columns_of_which_one_is_1_are_classes(tmp_path, caplog):
         ("labels", ["a,b", "a"], "line 2: 3 cells, and the first line names 2; labels with commas"),
         ("label", ["a", "b", ""], "line 4: no label"),
         ("labels", ["a", ""], "at least two labels are needed; there is a"),
-        ("labels", ['"[(1]"', '"[b]"'], "not a list of labels"),
+        ("labels", ['"[\'a]"', '"[b]"'], "not a list of labels"),
         ("labels,split", ["a b,train", "a,train", "b,train", "bb,val"], "line 5: 'bb'"),
         ("labels", ["\"['a', 'b']\"", "\"['a' 'b']\""], "line 3: ['a' 'b']: not a list of labels"),
-        ("labels", ['"[0, 1]"', '"[1, 0]"'], "line 2: [0, 1]: 0 and 1 do not name labels"),
+        ("labels", ['"[0, 1]"', '"[1, 0]"'], "line 2: lists of 0 and 1: 0 and 1 do not"),
         ("labels,split", ["a,train", "b,val", ",test"], "line 4: no label, nor has any other"),
         ("a,b", [f"{n % 2},{1 - n % 2}" for n in range(9)] + ["x,0"], "line 11: column 'a' is 'x'"),
     ],
@@ -174,7 +174,7 @@ def test_the_same_set_in_shards(tmp_path):
     described["tables"][place.name] = hashlib.sha256(place.read_bytes()).hexdigest()
     index.write_text(json.dumps(described))
     said = refused(partial(read_shards, tmp_path / "shards", "classification"))
-    assert "not an index of shards" in said and "label 9 of 3 classes" in said
+    assert "not an index of shards" in said and "number 9 of 3 classes" in said
 
 
 def test_every_split_has_pictures_of_each_label(tmp_path, caplog):
@@ -290,7 +290,7 @@ def test_from_training_to_onnx(run, drawn, tmp_path, monkeypatch):
     assert done.status == 0, done.err
     said = done.out + done.err
     for part in (
-        *("several labels per picture, separated by spaces: blue, green, red", "val/mAP"),
+        *("several labels per picture, separated by ' ': blue, green, red", "val/mAP"),
         *("labels are shown from blue", "foreign pictures are not recognised", "test/exact"),
         *("weights in the loss: ", "test/F1 ", "test/AP/red"),
     ):

@@ -58,15 +58,11 @@ class Augment(nn.Module):
         strength: float = 1.0,
     ) -> None:
         super().__init__()
-        if len(scale) != 2 or scale[0] > scale[1]:
-            raise ValueError(f"scale={list(scale)}: needed are two factors, the smaller one first")
         self.flip, self.degrees, self.strength = flip, degrees, strength
         self.scale = [1 + strength * (factor - 1) for factor in scale]
         self.translate = strength * translate
         self.brightness, self.contrast = strength * brightness, strength * contrast
         self.saturation = strength * saturation
-        if policy not in {None, *POLICIES}:
-            raise ValueError(f"policy={policy}: allowed are null, {', '.join(POLICIES)}")
         self.policy = POLICIES[policy](fill=GREY) if policy else None
 
     def forward(

@@ -9,11 +9,11 @@ cut short. Each image has a checksum, which is compared when a process first rea
 
 import hashlib
 import logging
+import math
 import os
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,6 @@ log = logging.getLogger(__name__)
 FORMAT = 5  # raise it when decoding, resizing or the files change, so that no old array is used
 BESIDE = ".sums"  # ending of a NumPy table with a row per file
 SUMS = np.dtype([("sha256", "V32"), ("crc32", "<u4")])  # of the file, and of its decoded pixels
-DAMAGED = ".damaged"  # an empty file with this ending marks an array that the next start rebuilds
-
-
 Load = Callable[[File, bytes], NDArray[np.uint8]]  # turns a file and its content into pixels
 
 
@@ -48,57 +45,41 @@ class Cached:
 
     def __init__(self, path: Path, files: Sequence[File], load: Load) -> None:
         beside = np.load(path.with_suffix(BESIDE), allow_pickle=False)
-        with path.open("rb") as file:
-            np.lib.format.read_magic(file)
-            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-            self.start = file.tell()
-            self.descriptor = os.dup(file.fileno())  # stays valid even if the file is removed
-        self.path, self.files, self.load, self.shape = path, files, load, shape[1:]
+        array = np.lib.format.open_memmap(path, "r")  # refuses a file that was cut short
+        self.path, self.files, self.load = path, files, load
+        self.start, self.shape = array.offset, array.shape[1:]
+        self.size = math.prod(self.shape)  # bytes of an image
         self.digests, self.checksums = beside["sha256"].copy(), beside["crc32"].copy()
         self.checked = np.zeros(len(files), bool)
-        self.size = int(np.prod(self.shape))  # bytes of an image
-        whole = os.fstat(self.descriptor).st_size == self.start + len(files) * self.size
-        counts = {len(files), shape[0], len(beside)}
-        if dtype != np.uint8 or len(counts) > 1 or not whole:
+        if array.dtype != np.uint8 or not len(array) == len(beside) == len(files):
             raise ValueError(f"{path}: not whole")
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "descriptor"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Open the file again in a worker process, which has unpickled this object."""
-        vars(self).update(state)
-        self.descriptor = os.open(self.path, os.O_RDONLY)
 
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Return the pixels of the images at `indices`, uint8 `[N, *shape]`.
 
-        A damaged image is decoded again, with a warning, and the array is marked: the next start
-        builds a new array.
+        A damaged image is decoded again, with a warning, and the next start builds a new array.
 
         Raises:
             ImageError: the original file of a damaged image is missing or damaged too.
         """
         pixels = np.empty((len(indices), *self.shape), np.uint8)
-        for row, index in enumerate(indices):
-            content = os.pread(self.descriptor, self.size, self.start + int(index) * self.size)
-            if not self.checked[index]:
-                self.checked[index] = zlib.crc32(content) == self.checksums[index]
-            if len(content) == self.size and self.checked[index]:
-                pixels[row] = np.frombuffer(content, np.uint8).reshape(self.shape)
-            else:
-                pixels[row] = self._again(self.files[index])
+        with self.path.open("rb") as file:
+            for row, index in enumerate(indices):
+                file.seek(self.start + int(index) * self.size)
+                content = file.read(self.size)
+                if not self.checked[index]:
+                    self.checked[index] = zlib.crc32(content) == self.checksums[index]
+                if len(content) == self.size and self.checked[index]:
+                    pixels[row] = np.frombuffer(content, np.uint8).reshape(self.shape)
+                else:
+                    pixels[row] = self._again(self.files[index])
         return pixels
 
     def _again(self, file: File) -> NDArray[np.uint8]:
-        mark = self.path.with_suffix(DAMAGED)
-        if not mark.exists():
+        beside = self.path.with_suffix(BESIDE)
+        if beside.exists():
             log.warning("%s: damaged; what is damaged is decoded again", self.path)
-            mark.touch()  # the array itself stays, as workers may still have to open it
+            beside.unlink(missing_ok=True)  # so that the next start builds a new array
         return self.load(file, images.read(file))
 
 
@@ -116,16 +97,13 @@ def cached(
         OSError: the disk is full or the folder not writable; nothing is left behind.
     """
     path = folder / f"{_key(files, f'{FORMAT} {list(shape)} {way} {images.MAX_PIXELS}')}.npy"
-    mark = path.with_suffix(DAMAGED)
     try:
-        if not mark.exists():
-            return Cached(path, files, load)
+        return Cached(path, files, load)
     except FileNotFoundError:
         pass  # not made yet
     except (ValueError, EOFError, TypeError, KeyError):  # cut short, as by a power failure
         log.warning("%s: damaged; the pictures are decoded again", path)
     _build(files, tuple(shape), path, load)
-    mark.unlink(missing_ok=True)
     return Cached(path, files, load)
 
 

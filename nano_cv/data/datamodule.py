@@ -1,7 +1,5 @@
 """Lightning DataModule that turns any data set on disk into batches."""
 
-import math
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +19,10 @@ from nano_cv.data.pictures import (
     resize_splits,
     size_in_shape,
 )
-from nano_cv.errors import UserError
 from nano_cv.metadata import Size, height_width
 
 Batch = tuple[Tensor, Any]
-SHARED_MEMORY = Path("/dev/shm")  # where workers leave their batches, on Linux
 POWERS = {"sqrt": 0.5, "full": 1.0}  # exponents of a class's size in its weight, by `balance`
-AHEAD = 2  # batches that each worker has ready, the DataLoader's own default
 PATIENCE = 180  # seconds without a batch from the workers, after which the training ends
 
 
@@ -39,9 +34,6 @@ class Batches(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.resized) * self.repeats
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__([index])
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return uint8 images `[B, 3, H, W]`, channels-last, and targets; see `Resized.targets`."""
@@ -176,9 +168,8 @@ class DataModule(pl.LightningDataModule):
         batches = Batches(self.splits["train"], self.repeats)
         order = self._order(batches, shuffle=True)
         order.set_epoch(self.first_epoch)
-        alone = leaves_too_few(len(batches), self.batch_size, self.ranks[0])
-        if alone:
-            order.leave_out(len(batches) % self.batch_size)
+        if leaves_too_few(len(batches), self.batch_size, self.ranks[0]):
+            order.left_out = len(batches) % self.batch_size
         return self._loader(batches, sampler=order)
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -199,8 +190,7 @@ class DataModule(pl.LightningDataModule):
 
     def _loader(self, batches: Batches, **options: Any) -> DataLoader[Any]:
         if self.workers:
-            check_shared_memory(self.own_batch * math.prod(batches.resized.shape), self.workers)
-            options |= {"persistent_workers": True, "prefetch_factor": AHEAD, "timeout": PATIENCE}
+            options |= {"persistent_workers": True, "timeout": PATIENCE}
         return DataLoader(
             batches, self.own_batch, num_workers=self.workers, collate_fn=_as_it_is, **options
         )
@@ -245,20 +235,3 @@ def leaves_too_few(pictures: int, batch_size: int, processes: int = 1) -> bool:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-def check_shared_memory(size: int, workers: int) -> None:
-    """Check that batches of `size` bytes fit into shared memory, or the workers wait for ever.
-
-    Raises:
-        UserError: there is too little shared memory; the message says what to do.
-    """
-    if not SHARED_MEMORY.is_dir():  # macOS has no such folder
-        return
-    needed, free = size * workers * AHEAD, shutil.disk_usage(SHARED_MEMORY).free
-    if free < needed:
-        raise UserError(
-            f"data.workers={workers}: their batches need {needed / 1e6:,.1f} MB of shared memory, "
-            f"and {SHARED_MEMORY} has {free / 1e6:,.1f} MB left; free some, give a container more "
-            "(docker run --shm-size=2g), or load in this process: data.workers=0"
-        )

@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from glob import escape, glob
+from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -286,21 +286,19 @@ def dimensions(file: File | bytes, name: str = "picture") -> tuple[int, int]:
     """
     if isinstance(file, Member):
         return file.width, file.height
-    if isinstance(file, bytes):
-        return _dimensions(io.BytesIO(file), name)
+    name = name if isinstance(file, bytes) else str(file)
     try:
-        _check(file)
-        with open(file, "rb") as stream:
-            return _dimensions(stream, str(file))
+        if isinstance(file, bytes):
+            stream: BinaryIO = io.BytesIO(file)
+        else:
+            _check(file)
+            stream = file.open("rb")
+        with stream, _named(name):
+            image = _open(stream, MAX_PIXELS, pixels=False)[0]
+            sideways = _orientation(image) in (5, 6, 7, 8)
+            return (image.height, image.width) if sideways else image.size
     except OSError as error:
-        raise ImageError(f"{file}: cannot be read: {error.strerror}") from error
-
-
-def _dimensions(stream: BinaryIO, name: str) -> tuple[int, int]:
-    with _named(name):
-        image = _open(stream, MAX_PIXELS, pixels=False)[0]
-        sideways = _orientation(image) in (5, 6, 7, 8)
-        return (image.height, image.width) if sideways else image.size
+        raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
 
 
 class Meaning(NamedTuple):
@@ -309,18 +307,18 @@ class Meaning(NamedTuple):
     Attributes:
         colours: the colour of each class, in their order; if empty, a pixel is a class index.
         ignore: indices of unknown pixels. They are no classes; indices above them move down.
-        white: whether the masks are drawn in 0 and 255, so that 255 is class 1.
+        nonzero: whether all numbers but 0 are class 1, as in masks that are drawn in 0 and 255.
         names: the class names of the colours, for messages.
     """
 
     colours: tuple[tuple[int, int, int], ...] = ()
     ignore: tuple[int, ...] = ()
-    white: bool = False
+    nonzero: bool = False
     names: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """Return the text for the data hash, without `names`, so that older hashes stay valid."""
-        return f"Meaning(colours={self.colours}, ignore={self.ignore}, white={self.white})"
+        return f"Meaning(colours={self.colours}, ignore={self.ignore}, white={self.nonzero})"
 
     def table(self) -> NDArray[np.uint8]:
         """Return a table, uint8 `[256]`, of the class index for each value in a mask."""
@@ -356,13 +354,13 @@ def load_mask(
             )
         image = _upright(image)
         if meaning.colours:
-            mask = _of_colours(image, meaning, head.depth, name)
+            mask = _of_colours(image, meaning)
         else:
             mask = _of_numbers(image, head.depth, name)
         if mask.dtype != np.uint8 and not set(np.unique(mask)) - {0, 65535}:
             mask = mask >> 8  # 65535, white of 16 bits, becomes 255
-        if meaning.white:
-            mask = mask == IGNORE
+        if meaning.nonzero:
+            mask = mask > 0
         if mask.min() < 0 or mask.max() > 255:
             raise ImageError(f"class indices in a mask are 0 to 255; this mask has {mask.max()}")
         return meaning.table()[mask.astype(np.uint8)]
@@ -397,28 +395,14 @@ def _colours_in(image: Image.Image) -> list[tuple[tuple[int, ...], int]]:
     return [(tuple(found[index].tolist()), int(counts[index])) for index in order]
 
 
-def _of_colours(image: Image.Image, meaning: Meaning, depth: int, name: str) -> NDArray[Any]:
-    """Return the class index of each pixel's colour.
-
-    Values of a palette or of grey may be class indices all the same, if no class has such colours.
-    """
+def _of_colours(image: Image.Image, meaning: Meaning) -> NDArray[Any]:
+    """Return the class index of each pixel's colour."""
     colours = meaning.colours
     pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
     codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
     mask = np.full(codes.shape, -1, np.int16)
     for index, (red, green, blue) in enumerate(colours):
         mask[codes == red << 16 | green << 8 | blue] = index
-    if image.mode in ("P", "L", "1") or image.mode[0] == "I":
-        numbers = _of_numbers(image, depth, name)
-        are_indices = not (set(np.unique(numbers)) - set(range(len(colours))) - {IGNORE})
-        if are_indices and (mask < 0).any():
-            say_once("%s: classes have colours, but masks like this are taken as indices", name)
-            return numbers
-        if are_indices and image.mode != "P" and not np.array_equal(numbers, mask):
-            raise ImageError(
-                "its grey levels may be class indices or colours, which are different classes; "
-                "save all masks in colours, or give no colours"
-            )
     if (mask < 0).any():
         unknown = [(colour, n) for colour, n in _colours_in(image) if colour not in colours]
         colour, count = unknown[0]
@@ -473,20 +457,16 @@ def enlarge_mask(mask: NDArray[np.uint8], width: int, height: int) -> NDArray[np
 
 
 class Walk(NamedTuple):
-    """Files and folders below a folder, without hidden ones, as texts, for there may be a million.
+    """Files below a folder, without hidden ones, as texts, because there may be a million.
 
     Attributes:
-        folders: each real folder once, by the path where it was first met, the root first.
         files: paths of files, sorted as `Path` objects are.
         loops: links to folders that were not followed: they lead to a folder of the set, or above
             the set, or to a folder that another link has led to.
-        broken: links that lead nowhere.
     """
 
-    folders: list[str]
     files: list[str]
     loops: list[str]
-    broken: list[str]
 
 
 def walk(folder: Path, root: Path | None = None, endings: tuple[str, ...] = ("",)) -> Walk:
@@ -498,43 +478,24 @@ def walk(folder: Path, root: Path | None = None, endings: tuple[str, ...] = ("",
         root: root of the set, if `folder` is a part of the set. A link in `cats/` to `dogs/`, or to
             the folder above both, would give the cats the images of the dogs.
     """
-    found, own = Walk([], [], [], []), os.path.realpath(root or folder)
-    seen, left = set[str](), [str(folder)]
-    while left:
-        base = left.pop()
-        real = os.path.realpath(base)
-        found.folders.append(base)
-        seen.add(real)
-        try:
-            entries = sorted(os.scandir(base), key=lambda entry: entry.name)
-        except OSError:  # a folder that is not readable, or no folder at all
-            continue
-        inside = []
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            try:
-                is_folder = entry.is_dir()
-            except OSError:  # a link to itself, or through a file
-                found.broken.append(entry.path)
-                continue
-            if not is_folder:
-                # Only for links, because `exists` reads the disk.
-                if entry.is_symlink() and not os.path.exists(entry.path):
-                    found.broken.append(entry.path)
-                elif entry.name.lower().endswith(endings):
-                    found.files.append(entry.path)
-                continue
-            link, target = entry.is_symlink(), os.path.realpath(entry.path)
-            above = link and (_holds(target, real) or _holds(target, own) or _holds(own, target))
-            if above or target in seen:
-                found.loops.extend([entry.path] if link else [])
+    found, own = Walk([], []), os.path.realpath(root or folder)
+    seen = {os.path.realpath(folder)}
+    for base, folders, names in os.walk(folder, followlinks=True):
+        visible = [name for name in names if not name.startswith(".")]
+        found.files.extend(
+            os.path.join(base, name) for name in visible if name.lower().endswith(endings)
+        )
+        inside = sorted(name for name in folders if not name.startswith("."))
+        folders.clear()  # what is left in this list is visited next
+        for name in inside:
+            path = os.path.join(base, name)
+            link, target = os.path.islink(path), os.path.realpath(path)
+            if target in seen or (link and (_holds(target, own) or _holds(own, target))):
+                found.loops.extend([path] if link else [])
             else:
-                inside.append(entry.path)
+                folders.append(name)
                 seen.add(target)
-        left += reversed(inside)
-    if len(found.folders) > 1:  # else the files are sorted already
-        found.files.sort(key=lambda path: path.replace(os.sep, "\0"))
+    found.files.sort(key=lambda path: path.replace(os.sep, "\0"))
     return found
 
 
@@ -573,7 +534,6 @@ def say_what_is_passed_over(folder: Path, read: Iterable[File] = ()) -> None:
     loops = [link for link in found.loops if not any(one.startswith(f"{link}/") for one in used)]
     for what, paths in (
         ("files are in formats that are not read; save them as JPEG or PNG", found.files),
-        ("links lead nowhere", found.broken),
         ("links lead to folders of the set, or above it, and are not followed", loops),
     ):
         if paths:
@@ -586,9 +546,8 @@ def matching(pattern: str) -> list[Path]:
     parts = Path(pattern).parts
     if "**" not in parts:
         return [Path(path) for path in glob(pattern)]
-    at, found = parts.index("**"), set[Path]()
-    after = parts[at + 1 :] or ("*",)
-    for base in glob(str(Path(*parts[:at]))):
-        for folder in walk(Path(base)).folders:
-            found.update(matching(os.path.join(escape(folder), *after)))
-    return sorted(found)
+    at = parts.index("**")
+    after = os.path.join(*parts[at + 1 :] or ("*",))
+    bases = glob(str(Path(*parts[:at])))
+    files = (Path(path) for base in bases for path in walk(Path(base)).files)
+    return [file for file in files if file.match(after)]

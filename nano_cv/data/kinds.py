@@ -51,7 +51,6 @@ class BoxLists:
     """Boxes of objects, for detection.
 
     Attributes:
-        counts: what is counted for each class.
         boxes: of each picture, in pixels of the input; parts outside of the picture are cut off.
     """
 
@@ -122,11 +121,7 @@ class BoxLists:
 
 
 class Masks:
-    """A class at each pixel, for segmentation; decoded once if there is a cache.
-
-    Attributes:
-        counts: what is counted for each class.
-    """
+    """A class at each pixel, for segmentation; decoded once if there is a cache."""
 
     counts = "pixels"
 

@@ -29,11 +29,7 @@ class Order(Sampler[int]):
 
     def __init__(self, count: int, ranks: Ranks = (1, 0), shuffle: bool = True, seed: int = 0):
         self.count, self.ranks, self.shuffle, self.seed, self.epoch = count, ranks, shuffle, seed, 0
-        self.left_out = 0
-
-    def leave_out(self, count: int) -> None:
-        """Leave out the last `count` images of each epoch, random images if shuffled."""
-        self.left_out = count
+        self.left_out = 0  # the last so many images of each epoch, random images if shuffled
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, on which the order depends; called by Lightning."""

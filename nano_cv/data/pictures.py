@@ -66,11 +66,6 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], Any]:
-        """Return an image at its own size, uint8 `[3, H, W]`, and its target."""
-        pixels = np.array(images.decode(self.files[index])).transpose(2, 0, 1)
-        return pixels, self.targets[index] if self.targets else None
-
     @property
     def names(self) -> list[str]:
         """Paths of the files relative to `root`, or else to the disk's root; forward slashes.

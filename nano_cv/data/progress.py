@@ -3,8 +3,7 @@
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import TypeVar
 
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
@@ -24,13 +23,3 @@ def bytes_of(total: int | None, done: int, description: str) -> Iterator[Callabl
     with Progress(*columns, disable=not sys.stderr.isatty(), transient=True) as progress:
         task = progress.add_task(description, total=total, completed=done)
         yield lambda count: progress.advance(task, count)
-
-
-@contextmanager
-def reading(file: Path, description: str) -> Iterator[BinaryIO]:
-    """Open a file for reading, with a progress bar."""
-    with (
-        Progress(disable=not sys.stderr.isatty(), transient=True) as progress,
-        progress.open(file, "rb", description=description) as content,
-    ):
-        yield content

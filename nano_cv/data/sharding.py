@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images, store
-from nano_cv.data.formats.shards import FORMAT, OBJECTS, check_names, names_of_tables, row_type
+from nano_cv.data.formats.shards import FORMAT, OBJECTS, row_type
 from nano_cv.data.pictures import Resized
 from nano_cv.data.preparing import prepared
 from nano_cv.data.targets import Packed, are_tags
@@ -37,8 +37,9 @@ class Archives:
     def __init__(self, folder: str, split: str, kind: str, most: int) -> None:
         self.folder, self.split, self.kind, self.most = folder, split, kind, most
         self.shards: list[tuple[str, int]] = []
-        self.count = self.objects = 0  # rows of both tables that are written
-        self.parts: list[list[NDArray[np.void]]] = []  # both tables, a part per archive
+        self.count = self.count_of_objects = 0  # rows of both tables that are written
+        self.pictures: list[NDArray[np.void]] = []  # the first table, a part per archive
+        self.objects: list[NDArray[np.void]] = []  # the second table, if the kind has one
         self._begin()
 
     def add(self, name: str, content: bytes, size: tuple[int, int], target: Packed) -> None:
@@ -50,7 +51,7 @@ class Archives:
         beside = self._put(key + target.ending, target.content)
         entry: Sequence[Any] = beside if target.entry is None else [target.entry]
         if isinstance(target.entry, list):
-            entry = [self.objects + len(self.some), len(target.entry)]
+            entry = [self.count_of_objects + len(self.some), len(target.entry)]
             self.some += target.entry
         self.rows.append((len(self.shards), name.encode(), *size, *place, *entry))
 
@@ -61,23 +62,23 @@ class Archives:
         store.write(f"{self.folder}/{name}", content)
         self.shards.append((name, len(content)))
         longest = max((len(row[1]) for row in self.rows), default=1)
-        parts = [np.array(self.rows, row_type(self.kind, longest))]
+        self.pictures.append(np.array(self.rows, row_type(self.kind, longest)))
         if self.kind in OBJECTS:
-            parts.append(np.array(self.some, OBJECTS[self.kind]))
-        self.parts.append(parts)
-        self.count, self.objects = self.count + len(self.rows), self.objects + len(self.some)
+            self.objects.append(np.array(self.some, OBJECTS[self.kind]))
+        self.count += len(self.rows)
+        self.count_of_objects += len(self.some)
         self._begin()
 
     def tables(self) -> dict[str, bytes]:
         """Return the tables of the index as `.npy` files by name; see `formats.shards`."""
         made = {}
-        for name, parts in zip(
-            names_of_tables(self.split, self.kind), zip(*self.parts, strict=True), strict=True
-        ):
-            content = io.BytesIO()
-            # The columns of names differ in width; together they are as wide as the widest.
-            np.lib.format.write_array(content, np.concatenate(parts), allow_pickle=False)
-            made[name] = content.getvalue()
+        parts = {f"{self.split}.npy": self.pictures, f"{self.split}.objects.npy": self.objects}
+        for name, some in parts.items():
+            if some:
+                content = io.BytesIO()
+                # The columns of names differ in width; together they are as wide as the widest.
+                np.lib.format.write_array(content, np.concatenate(some), allow_pickle=False)
+                made[name] = content.getvalue()
         return made
 
     def _begin(self) -> None:
@@ -111,15 +112,7 @@ def write(splits: Mapping[str, Resized], data_hash: str, task: str, output: str,
     if output.startswith(store.S3):
         _write(splits, data_hash, task, output, most)
     else:
-        ours = []
-
-        def make(folder: Path) -> None:
-            _write(splits, data_hash, task, str(folder), most)
-            ours.append(folder)
-
-        make_once(Path(output), make)
-        if not ours:  # another process has written the same folder meanwhile
-            refuse_existing(output)
+        make_once(Path(output), lambda folder: _write(splits, data_hash, task, str(folder), most))
 
 
 def refuse_existing(output: str) -> None:
@@ -171,10 +164,6 @@ def _items(resized: Resized, split: str) -> Iterator[Item]:
 
 def _item(resized: Resized, index: int, name: str) -> Item:
     file = resized.pictures.files[index]
-    try:
-        check_names([name.encode()])
-    except ValueError as error:
-        raise images.ImageError(f"{file}: shards take no such name; rename it") from error
     content = images.read(file)
     size = images.decode(content, name=str(file)).size
     return name, content, size, resized.fitted.pack(index)

@@ -42,7 +42,9 @@ def read(place: str, start: int = 0, size: int | None = None) -> bytes:
         UserError: missing, not readable, or too short; or the store does not answer.
     """
     if place.startswith(S3):
-        content = _fetch(place, start, size)
+        end = "" if size is None else start + size - 1
+        part = {"Range": f"bytes={start}-{end}"} if start or size is not None else {}
+        content = bytes(_ask(place, "get_object", **part)["Body"])
     else:
         try:
             with open(place, "rb") as file:
@@ -65,16 +67,15 @@ def write(place: str, content: bytes) -> None:
     if not place.startswith(S3):
         Path(place).write_bytes(content)
         return
-    _ask(place, "put_object", Key=_parts(place)[1], Body=content)
+    _ask(place, "put_object", Body=content)
 
 
 def exists(place: str) -> bool:
     """Return whether a file or an object exists."""
     if not place.startswith(S3):
         return Path(place).exists()
-    key = _parts(place)[1]
-    found = _ask(place, "list_objects_v2", Prefix=key, MaxKeys=1)
-    return any(one["Key"] == key for one in found.get("Contents", ()))
+    found = _ask(place, "list_objects_v2", "Prefix", MaxKeys=1)
+    return any(place.endswith(f"/{one['Key']}") for one in found.get("Contents", ()))
 
 
 class Member(NamedTuple):
@@ -176,25 +177,18 @@ def stamp(file: File | str, folder: str) -> str:
     return f"{text}\0{status.st_size}\0{status.st_mtime_ns}"
 
 
-def _parts(place: str) -> tuple[str, str]:
+def _ask(place: str, method: str, name: str = "Key", **options: Any) -> dict[str, Any]:
+    """Send a request about an object, whose key has this `name` in the request.
+
+    Returns the store's answer, with a `Body` as bytes, which is read again if it is cut off.
+    """
     bucket, _, key = place.removeprefix(S3).partition("/")
-    return bucket, key
-
-
-def _fetch(place: str, start: int, size: int | None) -> bytes:
-    end = "" if size is None else start + size - 1
-    options = {"Range": f"bytes={start}-{end}"} if start or size is not None else {}
-    return bytes(_ask(place, "get_object", Key=_parts(place)[1], **options)["Body"])
-
-
-def _ask(place: str, method: str, **options: Any) -> dict[str, Any]:
-    """Send a request; return the store's answer, with a `Body` as bytes, read again if cut off."""
-    bucket, client = _parts(place)[0], _client(os.getpid())
+    client, options = _client(os.getpid()), {"Bucket": bucket, name: key, **options}
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
     for left in reversed(range(TRIES)):
         try:
-            answer: dict[str, Any] = getattr(client, method)(Bucket=bucket, **options)
+            answer: dict[str, Any] = getattr(client, method)(**options)
             try:
                 return answer | {"Body": answer["Body"].read()} if "Body" in answer else answer
             except (HTTPClientError, IncompleteReadError):

@@ -2,7 +2,7 @@
 
 Four kinds, one class each: `Labels`, and in `kinds.py` `BoxLists`, `Masks` and `Tags`. All have the
 same methods: `batch` for the batches of a training, `count` for each class, `fingerprints` for the
-hash of a set, and `pack` for shards.
+hash of a set, and `pack` for shards; `counts` says what is counted.
 Shapes: N pictures, M boxes at most, K classes.
 """
 
@@ -78,11 +78,7 @@ class Packed(NamedTuple):
 
 
 class Labels:
-    """Class indices, for classification and generation; nothing to bring to a size.
-
-    Attributes:
-        counts: what is counted for each class.
-    """
+    """Class indices, for classification and generation; nothing to bring to a size."""
 
     counts = "pictures"
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from nano_cv.config.cli import resumable
 from nano_cv.config.processes import is_first_process
-from nano_cv.data.datamodule import SHARED_MEMORY, DataModule
+from nano_cv.data.datamodule import DataModule
 from nano_cv.errors import UserError, first_line, one_line, settings_of
 from nano_cv.evaluation.tracking import Logger
 from nano_cv.files import replacing
@@ -216,7 +216,8 @@ def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
         if not str(error).startswith(("DataLoader worker", "DataLoader timed out")):
             raise
         raise UserError(
-            f"{first_line(error).rstrip('. ')}; memory may be short, or {SHARED_MEMORY} full; "
+            f"{first_line(error).rstrip('. ')}; memory may be short, or /dev/shm full (in a "
+            "container, docker run --shm-size=2g); "
             f"fewer data.workers need less{resumable()}"
         ) from error
 

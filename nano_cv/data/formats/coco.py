@@ -24,14 +24,12 @@ from nano_cv.errors import UserError, listing
 log = logging.getLogger(__name__)
 Content = dict[str, list[dict[str, Any]]]
 Ident = int | str
-IDENT = int | str | float
 FIELDS: dict[str, dict[str, Any]] = {  # needed fields of each list, with their types
-    "categories": {"id": IDENT, "name": str | int},
-    "images": {"id": IDENT, "file_name": str},
-    "annotations": {"image_id": IDENT, "category_id": IDENT},
+    "categories": {"id": Ident, "name": str | int},
+    "images": {"id": Ident, "file_name": str},
+    "annotations": {"image_id": Ident, "category_id": Ident},
 }
 RUN = "[P-o]{0,6}[0-O]"  # a run in the text of a mask, in which letters from P on mean "goes on"
-CROWDS = ("1", "True", "true", "1.0")  # values of `iscrowd`; some programs write text
 # Prefixes of COCO's other files for the same images, without boxes or with fewer classes.
 OTHERS = ("captions", "image_info", "panoptic", "person_keypoints", "stuff")
 
@@ -61,13 +59,12 @@ def read_coco(root: Path, task: str) -> dict[str, Pictures]:
     if root.is_file():
         root = root.parents[root.parent.name.lower() == "annotations"]
     contents = {split: load(file) for split, file in sources.items()}
-    classes = classes_of(contents, sources)
+    classes = classes_of(contents, sources["train"])
     samples = {
         split: samples_of(contents[split], classes, root, file, task)
         for split, file in sources.items()
     }
-    found = splitting.complete(samples, sources["train"])
-    return splitting.as_pictures(root, found, outlines.classes_for(task, classes))
+    return splitting.as_splits(root, samples, outlines.classes_for(task, classes))
 
 
 def samples_of(
@@ -137,52 +134,32 @@ def _only(files: list[Path], split: str | None) -> Path | None:
     return files[0] if files else None
 
 
-def read_json(file: Path) -> Any:
-    """Read the content of a JSON file."""
-    text = reading.read_text(file)
-    with reading.well_formed(file, "JSON"):
-        return json.loads(text)
-
-
 def has_objects(file: Path) -> bool:
-    """Return whether a JSON file has COCO's lists, with boxes or outlines."""
+    """Return whether a JSON file is a COCO file with boxes or outlines, or with no objects."""
     try:
-        content = read_json(file)
+        some = load(file)["annotations"]
     except UserError:
         return False
-    if not (isinstance(content, dict) and isinstance(content.get("images"), list)):
-        return False
-    some = content.get("annotations")
-    if not isinstance(some, list):
-        return False
-    return not some or any(
-        isinstance(one, dict) and not {"bbox", "segmentation"}.isdisjoint(one) for one in some
-    )
+    return not some or any(one.get("bbox") or one.get("segmentation") for one in some)
 
 
 def load(file: Path) -> Content:
-    """Load the lists of a COCO file; refuses entries without a needed field.
-
-    An id may be a number or text: 1, "1" and 1.0 are the same id.
-    """
-    content = read_json(file)
+    """Load the lists of a COCO file; refuses entries without a needed field."""
+    text = reading.read_text(file)
+    with reading.well_formed(file, "JSON"):
+        content = json.loads(text)
     for key, fields in FIELDS.items():
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list):
             raise UserError(f"{file}: no list '{key}'; a COCO file has {listing(FIELDS)}")
         for number, one in enumerate(entries):
             given = one if isinstance(one, dict) else {}
-            wrong = [
-                name
-                for name, kind in fields.items()
-                if not isinstance(given.get(name), kind) or isinstance(given[name], bool)
-            ]
-            if wrong:
-                entry = given.get("id", f"number {number}")
-                raise UserError(
-                    f"{file}: {key} {entry}: '{wrong[0]}' is missing or of a wrong type"
-                )
-            one |= {name: ident(one[name]) for name, kind in fields.items() if kind is IDENT}
+            for name, kind in fields.items():
+                if not isinstance(given.get(name), kind) or isinstance(given[name], bool):
+                    entry = given.get("id", f"number {number}")
+                    raise UserError(
+                        f"{file}: {key} {entry}: '{name}' is missing or of a wrong type"
+                    )
     for key in ("categories", "images"):
         reading.refuse_repeated([one["id"] for one in content[key]], f"{file}: two {key} of one id")
     for one in content["categories"]:
@@ -190,16 +167,7 @@ def load(file: Path) -> Content:
     return content
 
 
-def ident(value: int | str | float) -> Ident:
-    """Return the same id for 1, '1' and 1.0, as different programs write them."""
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else str(value)
-    if isinstance(value, str) and re.fullmatch(r"0|-?[1-9]\d{0,17}", value.strip()):
-        return int(value)
-    return value
-
-
-def classes_of(contents: Mapping[str, Content], sources: Mapping[str, Path]) -> list[str]:
+def classes_of(contents: Mapping[str, Content], source: Path) -> list[str]:
     """Return the names of the categories of `train`, in the order of their ids."""
     train = contents["train"]["categories"]
     ordered = sorted(train, key=lambda one: (isinstance(one["id"], str), one["id"]))
@@ -216,10 +184,9 @@ def classes_of(contents: Mapping[str, Content], sources: Mapping[str, Path]) -> 
     if roots:
         log.warning(
             "%s: no class, for it has no objects and stands above other categories: %s",
-            *(sources["train"], listing(one["name"] for one in roots)),
+            *(source, listing(one["name"] for one in roots)),
         )
-    names = [one["name"] for one in ordered if one not in roots]
-    return reading.check_class_names(names, sources["train"])
+    return reading.check_class_names([one["name"] for one in ordered if one not in roots], source)
 
 
 def _kind(category: Mapping[str, Any]) -> tuple[str, str]:
@@ -231,13 +198,12 @@ def objects_of(
 ) -> dict[Ident, list[Object]]:
     """Return the objects of each image, by the image's id; with outlines for segmentation."""
     objects: dict[Ident, list[Object]] = {one["id"]: [] for one in content["images"]}
-    names = {one["id"]: one["name"] for one in content["categories"]}
-    labels = {}
-    for category in sorted(
-        {one["category_id"] for one in content["annotations"]} & names.keys(), key=str
-    ):
-        where = f"{source}: category {category}"
-        labels[category] = reading.class_index(names[category], classes, where)
+    used = {one["category_id"] for one in content["annotations"]}
+    labels = {
+        one["id"]: reading.class_index(one["name"], classes, f"{source}: category {one['id']}")
+        for one in content["categories"]
+        if one["id"] in used
+    }
     for number, one in enumerate(content["annotations"]):
         image, category = one["image_id"], one["category_id"]
         where = f"{source}: annotation {one.get('id', f'number {number}')}"
@@ -245,7 +211,7 @@ def objects_of(
             lacking = f"category {category}" if image in objects else f"image {image!r}"
             raise UserError(f"{where}: there is no {lacking} in this file")
         corners = corners_of(one, where)
-        ignored = CROWD if str(one.get("iscrowd")) in CROWDS else COUNTED
+        ignored = CROWD if one.get("iscrowd") in (1, "1") else COUNTED
         outline = outline_of(one, where) if task == "segmentation" else None
         objects[image].append(Object(corners, labels[category], where, ignored, outline))
     return objects
@@ -288,21 +254,18 @@ def outline_of(one: dict[str, Any], where: str) -> Any:
 
 def check_runs(runs: dict[str, Any], where: str) -> dict[str, Any]:
     """Check a mask in COCO's run-length encoding (RLE), and return its size and run lengths."""
-    size, counts = runs.get("size"), runs.get("counts")
-    if not (
-        isinstance(size, list)
-        and len(size) == 2
-        and all(type(side) is int and side > 0 for side in size)
-        and size[0] * size[1] <= images.MAX_PIXELS
-    ):
-        raise UserError(f"{where}: the 'size' of a segmentation is [height, width], in pixels")
+    size: Any = runs.get("size")
+    counts: Any = runs.get("counts")
     if isinstance(counts, str) and re.fullmatch(f"({RUN})+", counts):
         counts = runs_in(counts)
-    if not isinstance(counts, list):
-        raise UserError(f"{where}: the 'counts' of a segmentation are numbers or COCO's text")
-    whole = all(type(one) is int and one >= 0 for one in counts)
-    if not whole or sum(counts) != size[0] * size[1]:
-        raise UserError(f"{where}: the 'counts' of a segmentation add up to its size")
+    both = [*size, *counts] if isinstance(size, list) and isinstance(counts, list) else [None]
+    if not all(type(one) is int and one >= 0 for one in both) or len(size) != 2:
+        raise UserError(f"{where}: a segmentation has 'size': [height, width], and 'counts'")
+    if not 0 < sum(counts) == size[0] * size[1] <= images.MAX_PIXELS:
+        raise UserError(
+            f"{where}: the 'counts' of a segmentation add up to its 'size', which is at most "
+            f"{images.MAX_PIXELS:,} pixels"
+        )
     return {"size": size, "counts": counts}
 
 

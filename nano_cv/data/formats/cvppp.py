@@ -4,21 +4,15 @@ Beside each `A1/plant001_rgb.png` (up to `A4/`) lies `plant001_label.png` with a
 """
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
-
-from nano_cv.data import images
 from nano_cv.data.formats import splitting
 from nano_cv.data.formats.flowers import boxes_of_instances
 from nano_cv.data.formats.splitting import Sample
+from nano_cv.data.images import Meaning
 from nano_cv.data.pictures import Pictures
-from nano_cv.data.progress import track
 from nano_cv.errors import UserError, listing
-from nano_cv.files import make_once
 
 CLASSES = {"detection": ["leaf"], "segmentation": ["background", "plant"]}
 
@@ -30,8 +24,7 @@ def read_cvppp(root: Path, task: str) -> dict[str, Pictures]:
     the same plant on different days and may fall into different splits: test metrics flatter.
 
     Args:
-        root: folder with `A1/` to `A4/`, or some of them. For segmentation, masks are written once
-            to `masks/` there; a pixel of any leaf is `plant`.
+        root: folder with `A1/` to `A4/`, or some of them. A pixel of any leaf is `plant`.
         task: the task, which decides the targets.
 
     Raises:
@@ -53,10 +46,9 @@ def read_cvppp(root: Path, task: str) -> dict[str, Pictures]:
     if task == "detection":
         targets = [boxes_of_instances(label_of(file), smallest=1) for file in files]
     elif task == "segmentation":
-        masks = make_once(root / "masks", partial(make_masks, files=files))
-        targets = [masks / f"{name_of(file)}.png" for file in files]
+        targets = [label_of(file) for file in files]
     samples = [Sample(file, one, name_of(file)) for file, one in zip(files, targets, strict=True)]
-    return splitting.as_pictures(root, splitting.complete({"train": samples}, root), classes)
+    return splitting.as_splits(root, {"train": samples}, classes, Meaning(nonzero=True))
 
 
 def name_of(file: Path) -> str:
@@ -67,11 +59,3 @@ def name_of(file: Path) -> str:
 def label_of(file: Path) -> Path:
     """Return the label image of an image, which has a number per leaf."""
     return file.with_name(file.name.replace("_rgb.png", "_label.png"))
-
-
-def make_masks(folder: Path, files: Sequence[Path]) -> None:
-    """Write a mask per image into `folder`, with 0 for background and 1 for plant."""
-    for file in track(files, len(files), "Writing masks once"):
-        place = folder / f"{name_of(file)}.png"
-        place.parent.mkdir(exist_ok=True)
-        Image.fromarray((images.load_mask(label_of(file)) > 0).astype(np.uint8)).save(place)

@@ -27,17 +27,17 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     reading.check_task("A folder per class", task, "classification", "generation")
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; it should hold a folder per class")
-    inside = reading.list_folder(root)
-    folders = [path for path in inside if path.is_dir()]
+    folders, loose = look_into(root)
     given = splitting.one_for_each(splitting.group_by_split(folders))
     beside = [one for one in folders if one not in given.values()]
-    flat = "train" in given and not any(map(folder_names, given.values()))
-    if flat and has_pictures(given["train"]) and any(map(has_pictures, beside)):
+    flat = "train" in given and not any(look_into(one)[0] for one in given.values())
+    if flat and look_into(given["train"])[1] and any(look_into(one)[1] for one in beside):
         log.info("%s: %s are classes, for they hold no folders", root, listing(given))
         given = {}
     elif list(given) == ["train"]:
-        inner = folder_names(given["train"])
-        if alike := [one.name for one in beside if inner & folder_names(one)]:
+        inner = {one.name for one in look_into(given["train"])[0]}
+        alike = [one.name for one in beside if inner & {own.name for own in look_into(one)[0]}]
+        if alike:
             raise UserError(
                 f"{root}: is 'train' a split, or a class like {listing(alike)}? If it is a class, "
                 "rename it; else call the others val and test, or move them away"
@@ -45,14 +45,19 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     if given and "train" not in given:
         raise UserError(f"{root}: holds {listing(given)}, and no 'train' to learn from")
     training = given.setdefault("train", root)
-    classes = reading.sort_classes(class_folders(training, least=2), training)
+    names = class_folders(training)
+    if len(names) < 2:
+        there = f"only {names[0]}" if names else "none"
+        raise UserError(
+            f"{training}: at least two folders are needed, one per class; there is {there}"
+        )
+    classes = reading.sort_classes(names, training)
     if training != root:
-        others = [path for path in inside if path.is_dir() or is_picture(path)]
-        splitting.warn_of_others(root, [path for path in others if path not in given.values()])
+        splitting.warn_of_others(root, [*beside, *loose])
     samples = {
         split: samples_in(folder, classes, training, root) for split, folder in given.items()
     }
-    return splitting.as_pictures(root, splitting.complete(samples, training, classes), classes)
+    return splitting.as_splits(root, samples, classes, by_class=True)
 
 
 def samples_in(folder: Path, classes: Sequence[str], training: Path, root: Path) -> list[Sample]:
@@ -71,37 +76,22 @@ def samples_in(folder: Path, classes: Sequence[str], training: Path, root: Path)
     return samples
 
 
-def class_folders(folder: Path, least: int = 0) -> list[str]:
+def class_folders(folder: Path) -> list[str]:
     """Return the names of the class folders in `folder`; refuses images beside them."""
-    found = reading.list_folder(folder)
-    loose = [path.name for path in found if is_picture(path)]
+    folders, loose = look_into(folder)
     if loose:
         raise UserError(
             f"{folder}: {len(loose)} pictures lie beside the folders of the classes: "
-            f"{listing(loose, most=3)}; each belongs into that of its class"
+            f"{listing((path.name for path in loose), most=3)}; each belongs into that of its class"
         )
-    names = [path.name for path in found if path.is_dir()]
-    if any(path.is_symlink() for path in found):
+    if any(path.is_symlink() for path in folders):
         loops = images.walk(folder).loops  # links to other classes, or to the folder itself
-        names = [name for name in names if str(folder / name) not in loops]
-    if len(names) < least:
-        there = f"only {names[0]}" if names else "none"
-        raise UserError(
-            f"{folder}: at least two folders are needed, one per class; there is {there}"
-        )
-    return names
+        folders = [path for path in folders if str(path) not in loops]
+    return [path.name for path in folders]
 
 
-def folder_names(folder: Path) -> set[str]:
-    """Return the names of the folders in a folder."""
-    return {path.name for path in reading.list_folder(folder) if path.is_dir()}
-
-
-def has_pictures(folder: Path) -> bool:
-    """Return whether pictures lie in the folder itself."""
-    return any(map(is_picture, reading.list_folder(folder)))
-
-
-def is_picture(path: Path) -> bool:
-    """Return whether a path has the ending of an image."""
-    return path.suffix.lower() in images.EXTENSIONS
+def look_into(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders and the images that lie in a folder, sorted."""
+    found = reading.list_folder(folder)
+    pictures = [path for path in found if path.suffix.lower() in images.EXTENSIONS]
+    return [path for path in found if path.is_dir()], pictures

@@ -4,7 +4,6 @@ A mask has the size of its image, and at each pixel a class index (255 where the
 or the colour of a class.
 """
 
-import csv
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,12 +15,10 @@ from nano_cv.data import images
 from nano_cv.data.formats import reading, splitting
 from nano_cv.data.formats.splitting import Sample
 from nano_cv.data.images import Meaning
-from nano_cv.data.pictures import SPLITS, Pictures
+from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
-LOSSY = images.ENDINGS["JPEG"]
-LOSSLESS = tuple(ending for form in images.LOSSLESS for ending in images.ENDINGS[form])
 UNKNOWN = ("void", "unlabelled", "unlabeled", "ignore", "_ignore_")  # class names of unknown pixels
 TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")  # colours of CamVid, and of CVAT
 Colours = dict[str, tuple[int, int, int]]
@@ -48,17 +45,26 @@ def read_folder_masks(
         ignore: further values that mean an unknown class, as 255 does.
 
     Raises:
-        UserError: images without masks or the reverse, lists that name missing images, masks in 0
-            and 255 of more than two classes, or JPEG masks.
+        UserError: images without masks or the reverse, lists that name missing images, or masks in
+            0 and 255 of more than two classes.
     """
     reading.check_task("A folder of masks", task, "segmentation")
-    pictures = reading.find_pictures(root / "images")
-    masks = find_masks(root / "masks", pictures)
-    lists = {
-        split: reading.find_listed(file, reading.read_lines(file), pictures)
-        for split in SPLITS
-        if (file := root / f"{split}.txt").exists()
-    }
+    return read_masks(root, root / "images", root / "masks", root, colours, ignore)
+
+
+def read_masks(
+    root: Path,
+    images_folder: Path,
+    masks_folder: Path,
+    lists_folder: Path,
+    colours: Mapping[str, Sequence[int]] | None = None,
+    ignore: int | Sequence[int] | None = None,
+    usual: Sequence[str] = (),
+) -> dict[str, Pictures]:
+    """Read a set of masks from any folders; `usual` are the classes if the set names none."""
+    pictures = reading.find_pictures(images_folder)
+    masks = find_masks(masks_folder, pictures)
+    lists = reading.read_lists(lists_folder, pictures)
     listed = [name for names in lists.values() for name in names]
     lonely = sorted(set(pictures) ^ set(masks))
     if lonely := [name for name in listed if name not in masks] if lists else lonely:
@@ -66,7 +72,7 @@ def read_folder_masks(
             f"{pictures[name]} has no mask" if name in pictures else f"{masks[name]} has no picture"
             for name in lonely
         ]
-        raise UserError(f"{listing(sides, most=3)}; a mask is masks/NAME.png")
+        raise UserError(f"{listing(sides, most=3)}; a mask is {masks_folder.name}/NAME.png")
     own = root / "classes.txt"
     classes = reading.read_classes(own) if own.exists() else []
     classes, meaning = meaning_of(root, classes, colours, ignore)
@@ -77,17 +83,17 @@ def read_folder_masks(
             *(root, listing(meaning.names[index] for index in void)),
             void[0] if len(void) == 1 else str(void).replace(" ", ""),
         )
-    if not meaning.colours and white_objects(masks.values(), classes):
-        meaning = meaning._replace(white=True)
-    classes = classes or numbered(masks.values(), meaning)
+    if not meaning.colours and white_objects(masks.values(), classes or usual):
+        meaning = meaning._replace(nonzero=True)
+    classes = classes or list(usual) or numbered(masks.values(), meaning)
     samples = {
         split: [
-            Sample(pictures[name], masks[name], reading.below(root / "images", pictures[name]))
+            Sample(pictures[name], masks[name], reading.below(images_folder, pictures[name]))
             for name in some
         ]
         for split, some in (lists or group_by_folder(pictures)).items()
     }
-    return splitting.as_pictures(root, splitting.complete(samples, root), classes, meaning)
+    return splitting.as_splits(root, samples, classes, meaning)
 
 
 def group_by_folder(names: Iterable[str]) -> dict[str, list[str]]:
@@ -101,20 +107,8 @@ def group_by_folder(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def find_masks(folder: Path, pictures: Collection[str]) -> dict[str, Path]:
-    """Find the masks by the names of their images; a common suffix such as `_mask` is dropped.
-
-    Raises:
-        UserError: all masks are JPEG files, which do not keep the numbers that were drawn.
-    """
-    found = reading.find_pictures(folder)
-    masks = {name: file for name, file in found.items() if file.suffix.lower() in LOSSLESS}
-    if not masks:
-        masks = {name: file for name, file in found.items() if file.suffix.lower() not in LOSSY}
-        if found and not masks:
-            raise UserError(
-                f"{next(iter(found.values()))}: a mask as JPEG has other numbers than were drawn; "
-                "save masks as PNG, from the originals"
-            )
+    """Find the masks by the names of their images; a common suffix such as `_mask` is dropped."""
+    masks = reading.find_pictures(folder)
     if masks and not set(masks) & set(pictures):
         first = next(iter(masks))
         for tail in (first[start:] for start in range(1, len(first))):
@@ -176,19 +170,16 @@ def read_colours(file: Path) -> Colours:
     found: Colours = {}
     for number, line in enumerate(reading.read_text(file).splitlines(), start=1):
         where, line = f"{file}: line {number}", line.strip()
-        if not line or line.startswith("#"):
-            continue
-        if file.suffix == ".csv":
-            cells = [cell.strip() for cell in next(csv.reader([line]))]
-            if number == 1 and len(cells) > 3 and not cells[1].isdecimal():
-                continue  # the header of the table: name,r,g,b
-            name, values = cells[0], cells[1:4]
-        elif file.name == "labelmap.txt":
-            name, _, rest = line.partition(":")
-            values = rest.partition(":")[0].split(",")
+        name_first = re.fullmatch(r"(.+?)\s*[,:]\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\b.*", line)
+        name_last = re.fullmatch(r"(\d+)\s+(\d+)\s+(\d+)\s+(.+)", line)
+        if name_first:
+            name, *values = name_first.groups()
+        elif name_last:
+            *values, name = name_last.groups()
+        elif not line or line.startswith("#") or (number == 1 and file.suffix == ".csv"):
+            continue  # such as the header of a table: name,r,g,b
         else:
-            parts = re.match(r"(\d+)\s+(\d+)\s+(\d+)\s+(.+)", line)
-            name, values = (parts[4], list(parts.groups()[:3])) if parts else (line, [])
+            raise UserError(f"{where}: a class and its colour belong there, and not: {line}")
         if name in found:
             raise UserError(f"{where}: the class '{name}' for the second time")
         found[name] = colour_of(values, where)

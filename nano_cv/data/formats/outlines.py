@@ -6,23 +6,20 @@ any other masks. The folder's name is a hash of the labels, so changed labels ge
 
 import hashlib
 import json
-import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from nano_cv.data import images
-from nano_cv.data.formats.reading import Object, as_boxes
+from nano_cv.data.formats.reading import Object, as_boxes, warn_left_out
 from nano_cv.data.pictures import COUNTED, Boxes
 from nano_cv.data.progress import track
 from nano_cv.errors import UserError, listing
 from nano_cv.files import make_once
 
-log = logging.getLogger(__name__)
 BACKGROUND = "background"
 SOLID = 6  # least length of a polygon's list of coordinates, which are three corners
 LONGEST = 100  # longest polygon, in half perimeters of its picture
@@ -43,25 +40,13 @@ def targets_for(
     pictures: Sequence[Sequence[Object]],
     classes: list[str],
 ) -> Sequence[Boxes] | Sequence[Path]:
-    """Return the boxes of each image; for segmentation the file of its mask, see `as_masks`."""
-    if task == "segmentation":
-        return as_masks(root, source, files, pictures, classes)
-    return as_boxes(source, pictures)
+    """Return the boxes of each image; for segmentation the file of its mask.
 
-
-def as_masks(
-    root: Path,
-    source: Path,
-    files: Sequence[Path],
-    pictures: Sequence[Sequence[Object]],
-    classes: list[str],
-) -> list[Path]:
-    """Write a mask per image, unless written before, and return the files of the masks.
-
-    Where objects overlap, the smaller object is on top. Pixels of groups (`iscrowd`) have no known
-    class.
+    A mask is written unless it was written before. Where objects overlap, the smaller object is on
+    top. Pixels of groups (`iscrowd`) have no known class.
 
     Args:
+        task: `detection` or `segmentation`.
         root: root folder of the set.
         source: file or folder of the labels, for messages.
         files: the image files.
@@ -71,6 +56,8 @@ def as_masks(
     Raises:
         UserError: objects without an outline, or the folder cannot be written to.
     """
+    if task != "segmentation":
+        return as_boxes(source, pictures)
     lacking = [one.where for objects in pictures for one in objects if not one.outline]
     if lacking:
         raise UserError(
@@ -83,9 +70,7 @@ def as_masks(
         for one in objects
         if isinstance(one.outline, list) and max(map(len, one.outline)) < SOLID
     ]
-    if flat:
-        said = "%s: %d outlines of less than three corners were left out: %s"
-        log.warning(said, source, len(flat), listing(flat, most=3))
+    warn_left_out(source, "outlines of less than three corners", flat)
     names = classes_for("segmentation", classes)
     numbers = [names.index(name) if name in names else 0 for name in classes]
     told = [[(one.label, one.ignored, one.outline) for one in objects] for objects in pictures]
@@ -141,14 +126,17 @@ def draw(
                 raise UserError(f"{one.where}: an outline that crosses the picture over and over")
             runs = coco.merge(coco.frPyObjects(near, height, width)) if near else None
         if runs:
-            rows, columns = runs["size"]
+            if runs["size"] != [height, width]:
+                raise UserError(
+                    f"{one.where}: a mask of {runs['size'][1]}x{runs['size'][0]} pixels, and its "
+                    f"picture has {width}x{height}"
+                )
             number = numbers[one.label] if one.ignored == COUNTED else images.IGNORE
-            encoded.append((coco.area(runs) / (rows * columns), number, runs))
+            encoded.append((coco.area(runs), number, runs))
     found = np.zeros((height, width), np.uint8, order="F")  # as pycocotools decodes
     # Decoded one after the other: a hundred masks of a large photograph would fill the memory.
-    for _, number, runs in sorted(encoded, key=lambda one: -one[0]):
-        inside = _fitted(coco.decode(runs), width, height)
-        np.copyto(found, np.uint8(number), where=inside.view(bool))
+    for _, number, runs in sorted(encoded, key=lambda one: one[0], reverse=True):
+        np.copyto(found, np.uint8(number), where=coco.decode(runs).view(bool))
     return found
 
 
@@ -162,11 +150,3 @@ def _clip(polygon: Sequence[float], width: int, height: int) -> list[float]:
     """Limit the corners of a polygon to at most the image's size outside of the image."""
     ends = (width, height) * (len(polygon) // 2)
     return [min(max(at, -end), 2 * end) for at, end in zip(polygon, ends, strict=True)]
-
-
-def _fitted(inside: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Resize a decoded mask to the image's size, if the image was resized after its labelling."""
-    if inside.shape == (height, width):
-        return inside
-    resized = Image.fromarray(inside).resize((width, height), Image.Resampling.NEAREST)
-    return np.asarray(resized)

@@ -19,12 +19,14 @@ import numpy as np
 import yaml
 
 from nano_cv.data import images
+from nano_cv.data.formats import splitting
 from nano_cv.data.formats.splitting import called
 from nano_cv.data.pictures import COUNTED, Boxes
 from nano_cv.errors import UserError, listing, nearest
 
 log = logging.getLogger(__name__)
 Item = TypeVar("Item", bound=Hashable)
+PICTURES = ("images", "jpegimages")  # folders beside which folders of labels lie
 
 
 class Object(NamedTuple):
@@ -110,9 +112,9 @@ def read_classes(file: Path) -> list[str]:
 
 
 def check_class_names(names: Sequence[str], source: Path) -> list[str]:
-    """Return the class names as a list; refuses an empty list and repeated names."""
-    if not names:
-        raise UserError(f"{source}: no class names")
+    """Return the class names as a list; refuses an empty list, and empty and repeated names."""
+    if not names or not all(names):
+        raise UserError(f"{source}: no class names, or an empty one")
     refuse_repeated(names, f"{source}: the same class twice")
     return list(names)
 
@@ -173,27 +175,28 @@ def find_pictures(folder: Path) -> dict[str, Path]:
     return found
 
 
-def find_listed(source: Path, lines: Sequence[str], found: Mapping[str, Path]) -> list[str]:
+def find_listed(source: Path, found: Mapping[str, Path]) -> list[str]:
     """Return the keys of `found` that a list file names, with or without endings.
 
-    A line may also be a path such as `images/a.jpg`, followed by the path of a mask, as in CamVid.
+    A line may also be a path such as `images/a.jpg`, and have a second column: the path of a mask,
+    as in CamVid, or -1, 0 or 1 in the list of a class, as in VOC.
 
     Args:
-        source: the list file, for messages.
-        lines: the lines of the list file.
+        source: the list file.
         found: the images, see `find_pictures`.
     """
     endings = {name: name for name in found}
     endings |= {name + file.suffix: name for name, file in found.items()}
 
     def key_of(line: str) -> str:
-        for name in (line, *line.split()[:1]):
+        for name in (line, *line.rsplit(maxsplit=1)[:1]):
             name = name.replace("\\", "/")
             behind = re.split(r"(?:^|/)(?:images|JPEGImages)/", name, maxsplit=1)[-1]
             if key := endings.get(name) or endings.get(behind):
                 return key
         return ""
 
+    lines = read_lines(source)
     keys = [key_of(line) for line in lines]
     missing = [line for line, key in zip(lines, keys, strict=True) if not key]
     if missing:
@@ -201,6 +204,61 @@ def find_listed(source: Path, lines: Sequence[str], found: Mapping[str, Path]) -
         raise UserError(f"{source}: {len(missing)} pictures are not{folder}: {listing(missing)}")
     refuse_repeated(keys, f"{source}: names a picture twice")
     return keys
+
+
+def read_lists(folder: Path, found: Mapping[str, Path]) -> dict[str, list[str]]:
+    """Read the list file of each split in `folder`, such as `val.txt`; see `find_listed`."""
+    files = splitting.one_for_each(splitting.group_by_split(folder.glob("*.txt")))
+    return {split: find_listed(file, found) for split, file in files.items()}
+
+
+def find_labels(
+    pictures: Iterable[Path], ending: str, folders: Sequence[str], others: Sequence[str] = ()
+) -> dict[Path, Path]:
+    """Find the label file of each image; an image without one is left out.
+
+    It has the name of the image but for the ending, and lies beside it; or, for an image below a
+    folder `images/` or `JPEGImages/`, at the same place below a folder beside that. Warns of label
+    files without an image.
+
+    Args:
+        pictures: the images.
+        ending: the ending of label files, in lower case.
+        folders: possible names of that other folder, in lower case.
+        others: beginnings of the names of files with this ending that are no labels.
+
+    Raises:
+        UserError: a label file would serve several images.
+    """
+
+    pictures = list(dict.fromkeys(pictures))
+    known = {
+        folder: _labels_for(folder, ending, folders) for folder in {p.parent for p in pictures}
+    }
+    labels = {p: known[p.parent][p.stem] for p in pictures if p.stem in known[p.parent]}
+    for label in repeated(labels.values()):
+        alike = [picture.name for picture, one in labels.items() if one == label]
+        raise UserError(f"{label}: would serve all of {listing(alike)}; rename the pictures apart")
+    beside = {file for folder in {p.parent for p in labels} for file in known[folder].values()}
+    lonely = [
+        file.name
+        for file in sorted(beside - set(labels.values()))
+        if not (splitting.called(file.stem) or file.stem.lower().startswith(tuple(others)))
+    ]
+    if lonely:
+        log.warning("%d label files without a picture: %s", len(lonely), listing(lonely))
+    return labels
+
+
+def _labels_for(folder: Path, ending: str, folders: Sequence[str]) -> dict[str, Path]:
+    """Return the label files for the images of a folder, by name without ending."""
+    parts, places = folder.parts, [folder]
+    at = max((n for n, part in enumerate(parts) if part.lower() in PICTURES), default=None)
+    if at is not None:
+        beside = [one for one in list_folder(Path(*parts[:at])) if one.name.lower() in folders]
+        places += [one.joinpath(*parts[at + 1 :]) for one in beside]
+    files = [file for place in places for file in list_folder(place)]
+    return {file.stem: file for file in files if file.suffix.lower() == ending}
 
 
 def below(root: Path, file: Path | str) -> str:
@@ -326,11 +384,16 @@ def as_boxes(source: Path, pictures: Iterable[Sequence[Object]]) -> list[Boxes]:
         solid = (corners[:, 2:] > corners[:, :2]).all(axis=1)
         flat += [one.where for one, kept in zip(objects, solid, strict=True) if not kept]
         targets.append(Boxes(corners[solid], labels[solid], ignored[solid]))
-    if flat:
-        log.warning(
-            "%s: %d boxes of no size were left out: %s", source, len(flat), listing(flat, most=3)
-        )
+    warn_left_out(source, "boxes of no size", flat)
     return targets
+
+
+def warn_left_out(source: Path, what: str, places: Sequence[str]) -> None:
+    """Warn of what was left out, if anything was, and name the first three places."""
+    if places:
+        log.warning(
+            "%s: %d %s were left out: %s", source, len(places), what, listing(places, most=3)
+        )
 
 
 def compare_sizes(source: Path, stated: Mapping[Path, tuple[float, float]]) -> None:

@@ -25,7 +25,7 @@ import re
 from array import array
 from collections.abc import Mapping
 from functools import partial
-from mmap import ACCESS_READ, MADV_DONTNEED, mmap
+from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,9 @@ from nano_cv.data.store import Lazy, Member
 from nano_cv.errors import UserError, listing
 
 FORMAT = 2  # raise it when the index changes
-KEYS = ("format", "kind", "classes", "counts", "data_hash", "shards", "tables")
 AS_IN = "as in: python shard.py data=folder data.root=~/photos output=~/shards"
 AT_ONCE = 65_536  # images whose rows are checked at once
 ARCHIVE = re.compile(r"(?!\.)[\w.-]+\.tar")  # name of an archive in the folder of the index
-# What no name of an image has: control characters; `\`, which splits on Windows; parts that are too
-# long for a file name; and parts that are empty, `.` or `..`, because they lead out of a folder.
-UNSAFE = re.compile(rb"[\x00-\x09\x0b-\x1f\x7f\\]|[^/\n]{201}|(?:^|/)\.{0,2}(?:/|$)", re.MULTILINE)
 TASKS = {  # by the kind of the targets
     "label": "classification",
     "labels": "classification",
@@ -77,81 +73,61 @@ def row_type(kind: str, longest: int) -> np.dtype[np.void]:
     return np.dtype([*picture, *place, *target])
 
 
-def names_of_tables(split: str, kind: str) -> list[str]:
-    """Return the names of the files of the first table, and of the second if there is one."""
-    return [f"{split}.npy", f"{split}.objects.npy"][: 1 + (kind in OBJECTS)]
-
-
 def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
     """Read a set in shards, for the task of its targets.
 
     Args:
         root: folder, or `s3://bucket/folder`.
-        task: the task, for which the set must have targets; see `targets_of`.
+        task: the task, for which the set must have targets; generation learns from classes.
 
     Raises:
         UserError: an index is missing or malformed, or the targets are of another task.
     """
     folder = str(root if str(root).startswith(store.S3) else Path(root).absolute()).rstrip("/")
-    indices = {split: read_index(f"{folder}/{split}.json") for split in SPLITS}
-    contents: list[bytes | mmap] = []
-    found, digests = {}, {}
-    for split, index in indices.items():
+    found, digests, sets = {}, {}, set()
+    for split in SPLITS:
+        place = f"{folder}/{split}.json"
+        index = read_index(place)
         try:
-            kind = index["kind"]
-            reading.check_task(str(root), targets_of(task), TASKS[kind])
-            names = names_of_tables(split, kind)
-            own = [mapped(f"{folder}/{name}") for name in names]
-            for name, content in zip(names, own, strict=True):
-                if hashlib.sha256(content).hexdigest() != index["tables"][name]:
-                    raise ValueError(f"{name}: not the table that belongs to this index")
-            rows, *objects = map(as_table, own)
-            found[split] = as_pictures(folder, index, rows, *objects)
-        except (TypeError, ValueError, OverflowError, KeyError, IndexError) as error:
-            place = f"{folder}/{split}.json"
+            kind, sums = index["kind"], index["tables"]
+            targets_of = "classification" if task == "generation" else task
+            reading.check_task(str(root), targets_of, TASKS[kind])
+            rows = open_table(f"{folder}/{split}.npy", sums[f"{split}.npy"])
+            objects = None
+            if kind in OBJECTS:
+                name = f"{split}.objects.npy"
+                objects = open_table(f"{folder}/{name}", sums[name])
+            found[split] = as_pictures(folder, index, rows, objects)
+            for table in (rows, objects):  # pages that were read for the checks count as memory
+                if isinstance(table, np.memmap) and isinstance(table.base, mmap):
+                    table.base.madvise(MADV_DONTNEED)
+        except UserError:
+            raise
+        except Exception as error:  # an index of a stranger is wrong in many ways
             raise UserError(f"{place}: not an index of shards: {error!r}") from error
         digests[split] = rows["sha256"]
-        contents += own
-    if task == "generation" and indices["train"]["kind"] == "labels":
+        sets.add((index["data_hash"], kind))
+    if task == "generation" and kind == "labels":
         raise UserError(f"{root}: {SEVERAL}")
-    if len({(index["data_hash"], index["kind"]) for index in indices.values()}) > 1:
+    if len(sets) > 1:
         raise UserError(f"{root}: {listing(SPLITS)} are of different sets")
     warn_of_twins(digests, lambda split, index: found[split].files[index].name)
-    for content in contents:
-        if isinstance(content, mmap):  # pages that were read for the checks count as memory
-            content.madvise(MADV_DONTNEED)
     return found
 
 
-def mapped(place: str) -> bytes | mmap:
-    """Map a file into memory, or read an object.
+def open_table(place: str, digest: str) -> Rows:
+    """Map a table into memory, or read the table from a store.
 
     Raises:
         UserError: missing or not readable; or the store does not answer.
-        ValueError: the file is empty.
+        ValueError: not a table of NumPy, or another table than the index was written for.
     """
+    content = store.read(place)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ValueError(f"{place}: not the table that belongs to this index")
     if place.startswith(store.S3):
-        return store.read(place)
-    try:
-        with open(place, "rb") as file:
-            return mmap(file.fileno(), 0, access=ACCESS_READ)
-    except OSError as error:
-        raise UserError(f"{place}: cannot be read: {error.strerror}") from error
-
-
-def as_table(content: bytes | mmap) -> Rows:
-    """Return the rows of a table, from the bytes of a `.npy` file, without copying them.
-
-    Raises:
-        ValueError: not such a file.
-    """
-    head = io.BytesIO(content[:10_000])
-    try:
-        np.lib.format.read_magic(head)
-        _, _, dtype = np.lib.format.read_array_header_1_0(head)
-    except Exception as error:  # the header is Python's text of a dict, and fails in many ways
-        raise ValueError(f"no table of NumPy: {error!r}") from error
-    return np.frombuffer(content, np.uint8)[head.tell() :].view(dtype)
+        return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    return np.lib.format.open_memmap(place, "r")
 
 
 def as_pictures(
@@ -166,10 +142,6 @@ def as_pictures(
     names, kind = index["classes"], index["kind"]
     if not all(isinstance(name, str) for name in names):
         raise ValueError("classes: names belong there")
-    if twice := reading.repeated(names):
-        raise ValueError(f"classes: the same twice: {listing(twice)}")
-    if not re.fullmatch("[0-9a-f]{64}", index["data_hash"]):
-        raise ValueError("data_hash: a SHA-256 belongs there")
     archives = [(f"{folder}/{name}", int(size)) for name, size in index["shards"]]
     for (name, _), (path, length) in zip(index["shards"], archives, strict=True):
         if not ARCHIVE.fullmatch(name):
@@ -180,24 +152,23 @@ def as_pictures(
             )
     if rows.dtype != row_type(kind, rows.dtype["name"].itemsize):
         raise ValueError(f"a table of {rows.dtype}")
+    for start in range(0, len(rows), AT_ONCE):
+        some = rows[start : start + AT_ONCE]
+        b"".join(some["name"].tolist()).decode()  # names are text; who writes files checks them
+        check_positions(some["shard"], len(archives), "shards")
+        if min(some["width"].min(), some["height"].min()) < 1:
+            raise ValueError("pictures without width or height")
+    counts = np.array(index["counts"], np.int64).reshape(len(names))
+    targets: Any
     if objects is not None:
         if objects.dtype != OBJECTS[kind]:
             raise ValueError(f"a table of {objects.dtype}")
-        if (unknown := objects["label"][~within(objects["label"], len(names))]).size:
-            raise ValueError(f"objects have label {unknown[0]} of {len(names)} classes")
-    for start in range(0, len(rows), AT_ONCE):
-        check_rows(rows[start : start + AT_ONCE], archives, len(names), objects)
-    counts = np.array(index["counts"], np.int64).reshape(len(names))
-    if kind == "label":
-        found = np.bincount(rows["label"], minlength=len(names))
-        if found.tolist() != counts.tolist():
-            raise ValueError("counts: not those of the table")
-    targets: Any
-    if objects is not None:
+        check_positions(objects["label"], len(names), "classes")
         targets = Lazy(rows, partial(objects_of, objects=objects))
     elif kind == "mask":
         targets = Lazy(rows, partial(member_of, archives=archives, mask=True))
     else:
+        check_positions(rows["label"], len(names), "classes")
         targets = array("i", rows["label"].tobytes())
     return Pictures(
         Path(folder),
@@ -206,56 +177,15 @@ def as_pictures(
         names,
         shards=array("i", rows["shard"].tobytes()),
         counts=counts,
-        data_hash=index["data_hash"],
+        data_hash=str(index["data_hash"]),
     )
 
 
-def check_rows(rows: Rows, archives: Archives, classes: int, objects: Rows | None) -> None:
-    """Check rows of a table, which may come from a stranger.
-
-    Raises:
-        ValueError: a name could lead out of a folder, a file would reach out of its archive, an
-            image has no width or height, or there is no such archive, class or object.
-    """
-    check_names(rows["name"].tolist())
-
-    def refuse(wrong: NDArray[np.bool_], fault: str) -> None:
-        if wrong.any():
-            first = rows[wrong.argmax()]
-            raise ValueError(f"{first['name'].decode()}: {fault.format(first)}")
-
-    refuse(~within(rows["shard"], len(archives)), "there is no shard {0[shard]}")
-    whole = np.array([size for _, size in archives], np.int64)[rows["shard"]]
-    columns = rows.dtype.names or ()
-    for of in ("", "mask_") if "mask_start" in columns else ("",):
-        start, size = rows[f"{of}start"], rows[f"{of}size"]
-        fault = f"{{0[{of}size]}} bytes from byte {{0[{of}start]}} on reach out of the shard"
-        refuse((start < 0) | (size < 0) | (size > whole) | (start > whole - size), fault)
-    refuse(np.minimum(rows["width"], rows["height"]) < 1, "{0[width]}x{0[height]} pixels")
-    if "label" in columns:
-        refuse(~within(rows["label"], classes), f"label {{0[label]}} of {classes} classes")
-    if objects is not None:
-        first, count = rows["first"], rows["objects"]
-        wrong = (first < 0) | (count < 0) | (count > len(objects)) | (first > len(objects) - count)
-        refuse(wrong, f"objects {{0[first]}} and on, of {len(objects)}")
-
-
-def within(numbers: NDArray[np.int32], count: int) -> NDArray[np.bool_]:
-    """Return whether each number is a position in a list of `count` items."""
-    return (numbers >= 0) & (numbers < count)
-
-
-def check_names(names: list[bytes]) -> None:
-    """Check that names of images are text, and do not lead out of the folder of the set.
-
-    Raises:
-        ValueError: one of them is not, or does; the message has its name.
-    """
-    lines = b"\n".join(names)  # of all names together, as a call for each takes ten times as long
-    lines.decode()
-    if UNSAFE.search(lines) or lines.count(b"\n") != len(names) - 1:
-        wrong = next(name for name in names if UNSAFE.search(name) or b"\n" in name)
-        raise ValueError(f"{wrong.decode()!r}: not a name that shard.py writes")
+def check_positions(numbers: NDArray[np.int32], count: int, what: str) -> None:
+    """Raise a `ValueError` if a number is not a position in a list of `count` items."""
+    wrong = numbers[(numbers < 0) | (numbers >= count)]
+    if wrong.size:
+        raise ValueError(f"number {wrong[0]} of {count} {what}")
 
 
 def member_of(row: Any, archives: Archives, mask: bool = False) -> Member:
@@ -278,22 +208,15 @@ def objects_of(row: Any, objects: Rows) -> Boxes | tuple[int, ...]:
 def read_index(place: str) -> dict[str, Any]:
     """Read the description of an index, `<split>.json`."""
     try:
-        index: dict[str, Any] = json.loads(store.read(place))
-        wrong = [f"no '{key}'" for key in KEYS if key not in index]
-        if "format" in index and index["format"] != FORMAT:
-            wrong = [f"format {index['format']}"]
+        index = json.loads(store.read(place))
     except UserError as error:
         raise UserError(f"{error}; data=shards reads what shard.py wrote, {AS_IN}") from error
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: not an index of shards: {error}") from error
-    if wrong:
+    version = index.get("format") if isinstance(index, dict) else None
+    if version != FORMAT:
         raise UserError(
-            f"{place}: not an index of shards as this version reads them: it has {wrong[0]}; "
-            f"write the set again, {AS_IN}"
+            f"{place}: not an index of shards as this version reads them: it has format {version}, "
+            f"and not {FORMAT}; write the set again, {AS_IN}"
         )
-    return index
-
-
-def targets_of(task: str) -> str:
-    """Return the task whose targets a task uses: generation uses those of classification."""
-    return "classification" if task == "generation" else task
+    return dict(index)

@@ -131,16 +131,22 @@ def stable_splits(
     return splits
 
 
-def complete(
-    given: Mapping[str, Sequence[Sample]], source: Path, classes: Sequence[str] = ()
-) -> dict[str, list[Sample]]:
+def as_splits(
+    root: Path,
+    given: Mapping[str, Sequence[Sample]],
+    classes: list[str],
+    meaning: Meaning = INDICES,
+    by_class: bool = False,
+) -> dict[str, Pictures]:
     """Return all three splits; takes missing splits out of `train` by `stable_splits`.
 
     Args:
+        root: root of the set.
         given: the images of each existing split; for a set without splits, all images as `train`.
-        source: file or folder of the set, for messages.
-        classes: class names, if targets are class indices, or tuples of class indices; each split
-            then gets all classes, as far as a picture of several classes allows.
+        classes: class names.
+        meaning: meaning of the pixels, if targets are masks.
+        by_class: whether targets are class indices, or tuples of class indices; each split then
+            gets all classes, as far as a picture of several classes allows.
 
     Raises:
         UserError: there are no images to train with.
@@ -148,45 +154,34 @@ def complete(
     found = {split: list(given[split]) for split in SPLITS if given.get(split)}
     if "train" not in found:
         there = f"has {listing(sorted(found))}, and no 'train' to learn from"
-        raise UserError(f"{source}: {there if found else 'no pictures'}")
+        raise UserError(f"{root}: {there if found else 'no pictures'}")
     missing = [split for split in SPLITS if split not in found]
-    if not missing:
-        return found
-    samples = found["train"]
-    targets = [sample.target for sample in samples]
-    own = targets if are_tags(targets) else [(target,) for target in targets]
-    labels = own if classes else None
-    splits = stable_splits([sample.name for sample in samples], labels, missing)
-    for split in ("train", *missing):
-        found[split] = [s for s, one in zip(samples, splits, strict=True) if one == split]
-    shares = {split: end - start for split, (start, end) in SHARES.items() if split in missing}
-    shares = {"train": 100 - sum(shares.values()), **shares}
-    log.info(
-        "%s: split by the hash of the file names: %s: %s pictures",
-        source,
-        ", ".join(f"{share} % {split}" for split, share in shares.items()),
-        ", ".join(str(len(found[split])) for split in shares),
-    )
-    counts = Counter(chain.from_iterable(labels or ()))
-    few = [classes[label] for label, count in counts.items() if count <= len(missing)]
-    if few:
-        log.warning("%s: too few pictures to have some in every split: %s", source, listing(few))
-    return {split: found[split] for split in SPLITS}
-
-
-def as_pictures(
-    root: Path,
-    samples: Mapping[str, Sequence[Sample]],
-    classes: list[str],
-    meaning: Meaning = INDICES,
-) -> dict[str, Pictures]:
-    """Return the `Pictures` of each split."""
+    if missing:
+        samples = found["train"]
+        targets = [sample.target for sample in samples]
+        own = targets if are_tags(targets) else [(target,) for target in targets]
+        labels = own if by_class else None
+        splits = stable_splits([sample.name for sample in samples], labels, missing)
+        for split in ("train", *missing):
+            found[split] = [s for s, one in zip(samples, splits, strict=True) if one == split]
+        shares = {split: end - start for split, (start, end) in SHARES.items() if split in missing}
+        shares = {"train": 100 - sum(shares.values()), **shares}
+        log.info(
+            "%s: split by the hash of the file names: %s: %s pictures",
+            root,
+            ", ".join(f"{share} % {split}" for split, share in shares.items()),
+            ", ".join(str(len(found[split])) for split in shares),
+        )
+        counts = Counter(chain.from_iterable(labels or ()))
+        few = [classes[label] for label, count in counts.items() if count <= len(missing)]
+        if few:
+            log.warning("%s: too few pictures to have some in every split: %s", root, listing(few))
     pictures = {}
-    for split, some in samples.items():
-        files: Any = [sample.file for sample in some]
+    for split in SPLITS:
+        files: Any = [sample.file for sample in found[split]]
         if files and isinstance(files[0], str):
             files = Lazy(files, Path)
-        targets = [sample.target for sample in some]
+        targets = [sample.target for sample in found[split]]
         pictures[split] = Pictures(root, files, targets, classes, meaning)
     return pictures
 

@@ -3,7 +3,6 @@
 A picture may have several labels: in one cell of a column `labels`, or in columns of 0 and 1.
 """
 
-import ast
 import csv
 import io
 import logging
@@ -14,6 +13,8 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 from nano_cv.data.formats import reading, splitting
 from nano_cv.data.formats.splitting import SEVERAL, Sample
@@ -29,14 +30,7 @@ COLUMNS = {
     "split": "split set subset partition fold",
 }
 ENDINGS = (".csv", ".tsv")
-SEPARATORS = {  # of labels in a cell, and how they are called
-    "|": "separated by '|'",
-    ";": "separated by semicolons",
-    ",": "separated by commas",
-    " ": "separated by spaces",
-    "[": "in lists",
-    "": "or none",
-}
+SEPARATORS = {"[": "in lists", "": "or none"}  # what a line in the log says of these
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 UNKNOWN = {"", "-1", "-1.0"}  # in a column of 0 and 1
 SIGNED = {"1", "-1"}  # 1 and 0, if there is nothing else, as CelebA writes them
@@ -65,7 +59,7 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
     the column `split` says which. Rows without a split count as `train`. A split that no row has is
     taken out of `train` by the hash of the file names, some of each class. Files are relative to
     the folder of the table. Classes are the labels of the training split, sorted, as numbers where
-    all are numbers; 1.0 is 1. Columns may be separated by commas, semicolons or tabs. Targets are
+    all are numbers. Columns may be separated by commas, semicolons or tabs. Targets are
     tuples of class indices if some pictures have several labels, see `part_labels`.
 
     `separator` stands between several labels in a cell; `none` if a cell is one label, and None to
@@ -80,7 +74,6 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
     root = root.parent if root.is_file() else root
     found_rows = [row for one in tables.items() for row in read_rows(*one)]
     every = part_labels(found_rows, source, separator)
-    every = whole_numbers(every, root)
     several = any(len(row.labels) != 1 for row in every)
     if several and task == "generation":
         raise UserError(f"{source}: {SEVERAL}")
@@ -98,10 +91,10 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
         samples["train"] += unknown
         if len(unknown) < len(every):
             log.info("%s: %d rows without a split count as 'train'", source, len(unknown))
-    found = splitting.complete(samples, root, classes)
+    pictures = splitting.as_splits(root, samples, classes, by_class=True)
     if len(classes) < 2:
         raise UserError(f"{root}: at least two labels are needed; there is {listing(classes)}")
-    return splitting.as_pictures(root, found, classes)
+    return pictures
 
 
 def part_labels(rows: Sequence[Row], source: Path, separator: str | None) -> list[Row]:
@@ -121,11 +114,6 @@ def part_labels(rows: Sequence[Row], source: Path, separator: str | None) -> lis
     separator = "" if separator == "none" else separator
     if not (separator or plural):
         refuse_empty([row.where for row in rows if row.labels == ("",)], "label")
-    vectors = [cell for cell in cells if re.fullmatch(r"\[[01](, *[01])+\]", cell)]
-    if cells and len(vectors) == len(cells) and len({cell.count(",") for cell in cells}) == 1:
-        where = next(row.where for row in rows if row.labels[0] in cells)
-        said = "0 and 1 do not name labels; give each label a column of 0 and 1"
-        raise UserError(f"{where}: {min(cells)}: {said}")
     meant: dict[str, tuple[str, ...]] = {"": ()}
     for row in rows:
         cell = row.labels[0] if row.column else ""
@@ -142,21 +130,24 @@ def part_labels(rows: Sequence[Row], source: Path, separator: str | None) -> lis
                 f"'{split or 'train'}'; remove these lines, or write their labels"
             )
     without = sum(not row.labels for row in rows)
-    known = listing(sorted({label for row in rows for label in row.labels}))
+    known = sorted({label for row in rows for label in row.labels})
+    if separator == "[" and set(known) <= {"0", "1"}:
+        said = "0 and 1 do not name labels; give each label a column of 0 and 1"
+        raise UserError(f"{rows[0].where}: lists of 0 and 1: {said}")
     if without or any(len(row.labels) > 1 for row in rows):
         how = SEPARATORS.get(separator, f"separated by '{separator}'")
         how = how if cells else "a column of 0 and 1 for each"
         none = f"; pictures with none: {without}" if without else ""
-        log.info("%s: several labels per picture, %s: %s%s", source, how, known, none)
+        log.info("%s: several labels per picture, %s: %s%s", source, how, listing(known), none)
         if separator:
             log.info("if a cell is one label, add data.separator=none")
     elif rows and not cells:
-        log.info("%s: one label per picture, the column that is 1: %s", source, known)
+        log.info("%s: one label per picture, the column that is 1: %s", source, listing(known))
     return rows
 
 
 def find_separator(cells: Collection[str], plural: bool, source: Path) -> str:
-    """The key of `SEPARATORS` by which the labels in a cell are parted; empty where a cell is one.
+    """What separates the labels in a cell; `[` for lists, and nothing where a cell is one label.
 
     In a column with a name in the plural these are `|` and `;`, and also commas and spaces if more
     than half of the parts occur in several different cells: in "tench, Tinca tinca" the comma
@@ -198,15 +189,12 @@ def read_list(cell: str) -> list[str]:
         UserError: the cell is something else, such as NumPy's `['crack' 'pothole']`.
     """
     try:
-        parts = ast.literal_eval(cell)
-        # Python would join two texts that stand side by side.
-        beside = re.search(r"""["']\s+["']""", cell)
-        right = not beside and all(isinstance(part, str | int) for part in parts)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        right = False
-    if not right or any(isinstance(part, bool) for part in parts):
+        parts = yaml.load(cell, yaml.BaseLoader)  # which reads lists of Python and of JSON as text
+    except yaml.YAMLError:
+        parts = None
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
         raise UserError(f'{cell}: not a list of labels, as in ["crack", "pothole"]')
-    return list(map(str, parts))
+    return parts
 
 
 def find_tables(root: Path) -> dict[str, Path]:
@@ -239,22 +227,6 @@ def find_files(rows: Sequence[Row], tables: dict[str, Path], root: Path) -> list
             advice = "" if row.labels == other.labels else several
             raise UserError(f"{row.where}: {row.file} stands in {other.where} already{advice}")
     return files
-
-
-def whole_numbers(rows: list[Row], source: Path) -> list[Row]:
-    """The rows with the labels 1 and 2 for 1.0 and 2.0, if all labels are whole numbers.
-
-    pandas writes them so where some cells of the column were empty. Where one number is written in
-    several ways, as 7.0 and 007, the labels may be names, and stay.
-    """
-    plain = {label: re.sub(r"\.0+$", "", label) for row in rows for label in row.labels}
-    pointed = [label for label, one in plain.items() if label != one]
-    whole = all(re.fullmatch("[0-9]+", one) for one in plain.values())
-    one_way = whole and len(set(map(int, plain.values()))) == len(set(plain.values()))
-    if not (pointed and one_way):
-        return rows
-    log.info("%s: labels are whole numbers: %s is %s", source, pointed[0], plain[pointed[0]])
-    return [row._replace(labels=tuple(plain[one] for one in row.labels)) for row in rows]
 
 
 def read_rows(split: str, source: Path) -> list[Row]:

@@ -7,11 +7,9 @@ in `data.yaml` key points follow the box.
 """
 
 import logging
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -51,33 +49,25 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
     root = root.parent if root.is_file() else root
     content = read_yaml(source) if source else {}
     classes = names_of(content, source) if source else read_names(root)
-    points = key_points(content, source)
-    texts, samples, used = Texts(), {}, set[Path]()
-    for split, files in find_splits(root, content, source).items():
-        labels = [texts.of(file) for file in files]
-        folder = label_folder(files[0]) if files else root
-        if files and not any(labels):
-            raise UserError(f"{folder}: no text file for any of the {len(files)} pictures")
-        if twice := reading.repeated(filter(None, labels)):
-            same = [f.name for f, text in zip(files, labels, strict=True) if text == twice[0]]
-            raise UserError(
-                f"{twice[0]}: would serve all of {listing(same)}; rename the pictures apart"
-            )
-        used.update(filter(None, labels))
+    splits = find_splits(root, content, source)
+    every = [file for files in splits.values() for file in files]
+    labels = reading.find_labels(every, ".txt", ["labels"], NO_LABELS)
+    samples = {}
+    for split, files in splits.items():
+        if files and labels.keys().isdisjoint(files):
+            raise UserError(f"{files[0].parent}: no text file for any of the {len(files)} pictures")
         objects = [
-            list(read_objects(text, file, len(classes), points)) if text else []
-            for file, text in zip(files, labels, strict=True)
+            list(read_objects(labels[file], file, len(classes), "kpt_shape" in content))
+            if file in labels
+            else []
+            for file in files
         ]
-        targets = outlines.targets_for(task, root, folder, files, objects, classes)
+        targets = outlines.targets_for(task, root, root, files, objects, classes)
         samples[split] = [
             Sample(file, target, reading.below(root, file))
             for file, target in zip(files, targets, strict=True)
         ]
-    found = splitting.complete(samples, root)
-    if lonely := texts.lonely(used):
-        folder = label_folder(Path(found["train"][0].file))
-        log.warning("%s: %d files without a picture: %s", folder, len(lonely), listing(lonely))
-    return splitting.as_pictures(root, found, outlines.classes_for(task, classes))
+    return splitting.as_splits(root, samples, outlines.classes_for(task, classes))
 
 
 # data.yaml
@@ -97,59 +87,34 @@ def find_yaml(root: Path) -> Path | None:
     return found[0] if found else None
 
 
-class Loader(yaml.SafeLoader):
-    """YAML loader for `data.yaml`, in which 010, 0x10, 1_000 and 12:30 are text, not numbers.
-
-    It refuses aliases, as a few nested aliases can fill the memory.
-    """
-
-    yaml_implicit_resolvers: ClassVar = {
-        first: [pair for pair in pairs if not pair[0].endswith(":int")]
-        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Compose a value, unless the value is an alias."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"aliases such as *{self.peek_event().anchor} are not read")
-        return super().compose_node(parent, index)
-
-
-Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"-?(0|[1-9][0-9]*)$"), list("-0123456789")
-)
-
-
 def read_yaml(file: Path) -> dict[str, Any]:
-    """Read the mapping in a YAML file; empty if the content is no mapping."""
+    """Read the mapping in a YAML file; empty if the content is no mapping.
+
+    All values are read as text, as the words `no` and `010` may be names of classes.
+    """
     text = reading.read_text(file)
     with reading.well_formed(file, "YAML"):
-        content = yaml.load(text, Loader)
-    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+        content = yaml.load(text, yaml.BaseLoader)
+    return content if isinstance(content, dict) else {}
 
 
 def names_of(content: Mapping[str, Any], file: Path) -> list[str]:
     """Return the class names of `data.yaml`."""
     given = content.get("names")
-    if isinstance(given, dict):
-        numbered = {str(key): value for key, value in given.items()}
-        if numbered and all(key.isdecimal() and int(key) < 10_000 for key in numbered):
-            by_number = {int(key): value for key, value in numbered.items()}
-            given = [by_number.get(n, f"class {n}") for n in range(max(by_number) + 1)]
-            if len(given) > len(by_number):
-                lacking = sorted(set(range(len(given))) - by_number.keys())
-                log.warning("%s: names: no name for class %s", file, listing(map(str, lacking)))
+    if isinstance(given, dict) and all(key.isdecimal() and len(key) < 5 for key in given):
+        by_number = {int(key): value for key, value in given.items()}
+        given = [by_number.get(n, f"class {n}") for n in range(max(by_number, default=-1) + 1)]
+        if len(given) > len(by_number):
+            lacking = sorted(set(range(len(given))) - by_number.keys())
+            log.warning("%s: names: no name for class %s", file, listing(map(str, lacking)))
     if not isinstance(given, list):
         raise UserError(f"{file}: 'names' is a list of classes, or a mapping from 0, 1, 2, ...")
-    # In YAML, the words yes, no, on and off are read as true and false.
-    wrong = [name for name in given if isinstance(name, bool) or not isinstance(name, str | int)]
-    if wrong:
-        shown = type(wrong[0]).__name__ if isinstance(wrong[0], dict | list) else repr(wrong[0])
-        raise UserError(f"{file}: names: {shown} is not text; put the name in quotes")
-    count = content.get("nc", len(given))
-    if count != len(given):
-        raise UserError(f"{file}: nc is {str(count)[:20]}, and there are {len(given)} names")
-    return reading.check_class_names([str(name) for name in given], file)
+    if wrong := [type(name).__name__ for name in given if not isinstance(name, str)]:
+        raise UserError(f"{file}: names: {wrong[0]} is not text; put the name in quotes")
+    count = content.get("nc", str(len(given)))
+    if isinstance(count, str) and count != str(len(given)):
+        raise UserError(f"{file}: nc is {count}, and there are {len(given)} names")
+    return reading.check_class_names(given, file)
 
 
 def read_names(root: Path) -> list[str]:
@@ -159,20 +124,6 @@ def read_names(root: Path) -> list[str]:
     if file is None:
         reading.read_text(root / "data.yaml")  # raises an error that lists the files beside it
     return reading.read_classes(file or root)
-
-
-def key_points(content: Mapping[str, Any], file: Path | None) -> int:
-    """Return the number of columns of key points behind each box, 0 without key points."""
-    shape = content.get("kpt_shape")
-    if shape is None:
-        return 0
-    if not (
-        isinstance(shape, list)
-        and len(shape) == 2
-        and all(type(side) is int and 0 < side < 10_000 for side in shape)
-    ):
-        raise UserError(f"{file}: kpt_shape is the number of key points and 2 or 3, as in [17, 3]")
-    return math.prod(shape)
 
 
 # Where pictures and labels lie
@@ -201,7 +152,7 @@ def find_splits(
                 f"{source}: {key}: a path or a list of paths belongs there, no {wrong[0]}"
             )
         where = f"{source}: {key}"
-        places = {one: place_of(root, one, content.get("path"), where) for one in values}
+        places = {one: place_of(root, one, content.get("path")) for one in values}
         absent = [one for one, place in places.items() if not place]
         entries[split] = [place for place in places.values() if place]
         if absent and (split == "train" or entries[split]):
@@ -219,24 +170,16 @@ def find_splits(
     return found
 
 
-def place_of(root: Path, given: str, path: Any, where: str) -> Path | None:
+def place_of(root: Path, given: str, path: Any) -> Path | None:
     """Find the path of an entry of `data.yaml`; paths of other machines match by their ends.
 
-    Roboflow writes `../train/images` but means `train/images` beside `data.yaml`.
+    So does `../train/images`, as Roboflow writes it for `train/images` beside `data.yaml`.
     """
     base = reading.find_existing(path, [root]) if isinstance(path, str) else None
     folders = [base or root, root]
-    written = reading.find_existing(given, folders)
     parts = [part for part in given.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    ends = ("/".join(parts[start:]) for start in range(len(parts)))
-    ended = next(filter(None, (reading.find_existing(end, folders) for end in ends if end)), None)
-    upwards = given.replace("\\", "/").startswith("../")
-    if written and ended and upwards and written.resolve() != ended.resolve():
-        raise UserError(
-            f"{where}: '{given}' is {written.resolve()}, and Roboflow would mean {ended}; "
-            "write the whole path"
-        )
-    return written or ended
+    paths = [given, *("/".join(parts[start:]) for start in range(len(parts)))]
+    return next(filter(None, (reading.find_existing(one, folders) for one in paths)), None)
 
 
 def usual_places(root: Path) -> dict[str, list[Path]]:
@@ -272,71 +215,32 @@ def find_pictures(place: Path, root: Path, split: str) -> list[Path]:
     return reading.find_named(place, lines, folders, root, split) if lines else []
 
 
-def label_folder(picture: Path) -> Path:
-    """Return the folder of an image's text file: its own, with `labels` for the last `images`."""
-    parts = list(picture.parent.parts)
-    at = max((i for i, part in enumerate(parts) if part.lower() == "images"), default=None)
-    if at is None:
-        return picture.parent
-    twins = [Path(*parts[:at], name) for name in ("labels", "Labels", "LABELS")]
-    return Path(next((twin for twin in twins if twin.is_dir()), twins[0]), *parts[at + 1 :])
-
-
-class Texts(dict[Path, dict[str, Path]]):
-    """Text files of label folders, by name without ending; a folder is read when first needed."""
-
-    def __missing__(self, folder: Path) -> dict[str, Path]:
-        inside = sorted(folder.iterdir()) if folder.is_dir() else []
-        self[folder] = {file.stem: file for file in inside if file.suffix.lower() == ".txt"}
-        return self[folder]
-
-    def of(self, picture: Path) -> Path | None:
-        """Return an image's text file, in the label folder or beside the image, or None."""
-        folders = (label_folder(picture), picture.parent)
-        return next((self[one][picture.stem] for one in folders if picture.stem in self[one]), None)
-
-    def lonely(self, used: Iterable[Path]) -> list[str]:
-        """Return the names of unused text files beside used files, except notes and lists."""
-        used = set(used)
-        beside = {
-            file for folder in {text.parent for text in used} for file in self[folder].values()
-        }
-        return sorted(
-            file.stem
-            for file in beside - used
-            if not (called(file.stem) or file.stem.lower().startswith(NO_LABELS))
-        )
-
-
 # Text files
 
 
-def read_objects(file: Path, picture: Path, classes: int, points: int = 0) -> Iterator[Object]:
+def read_objects(file: Path, picture: Path, classes: int, points: bool) -> Iterator[Object]:
     """Yield the objects of a text file, with corners in pixels of the image.
 
     Args:
         file: text file with an object per line.
         picture: the image file, whose size turns shares into pixels.
         classes: number of classes.
-        points: number of columns of key points behind each box.
+        points: whether key points, which are not read, follow each box.
     """
     size = images.dimensions(picture)
     for number, line in enumerate(reading.read_text(file).splitlines(), start=1):
         columns, where = line.split(), f"{file}, line {number}"
         if not columns:
             continue
-        if points and len(columns) not in (5, 5 + points):
-            raise UserError(
-                f"{where}: {len(columns)} columns; with the kpt_shape of data.yaml they are "
-                f"{5 + points}: a class, a box and its key points"
-            )
-        if not points and len(columns) != 5 and (len(columns) < 7 or len(columns) % 2 == 0):
+        if points:
+            columns = columns[:5]
+        if len(columns) != 5 and (len(columns) < 7 or len(columns) % 2 == 0):
             seems = "; six are a prediction with its confidence" if len(columns) == 6 else ""
             raise UserError(
                 f"{where}: {len(columns)} columns; 'class cx cy width height' are 5, and a polygon "
                 f"has a class and pairs of x y; key points need kpt_shape in data.yaml{seems}"
             )
-        label, *shares = reading.as_numbers(columns[:5] if points else columns, where)
+        label, *shares = reading.as_numbers(columns, where)
         if label not in range(classes):
             raise UserError(f"{where}: class {columns[0]}; the classes are 0 to {classes - 1}")
         if not all(-SLACK <= share <= 1 + SLACK for share in shares):
@@ -348,6 +252,5 @@ def read_objects(file: Path, picture: Path, classes: int, points: int = 0) -> It
         else:
             xs, ys = shares[::2], shares[1::2]
             outline = [[share * size[n % 2] for n, share in enumerate(shares)]]
-            xs, ys = [min(xs), max(xs)], [min(ys), max(ys)]
-        (left, right), (top, bottom) = ([x * size[0] for x in xs], [y * size[1] for y in ys])
-        yield Object((left, top, right, bottom), int(label), where, outline=outline)
+        corners = min(xs) * size[0], min(ys) * size[1], max(xs) * size[0], max(ys) * size[1]
+        yield Object(corners, int(label), where, outline=outline)

@@ -3,8 +3,7 @@
 `sets.yaml` has the files of each set; `arranging.py` lays them out for a reader of `formats`.
 """
 
-import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,72 +12,33 @@ import yaml
 from nano_cv.data.formats.folder import read_folder
 from nano_cv.data.formats.voc import read_voc
 from nano_cv.data.known import arranging
-from nano_cv.data.known.fetching import gunzip, lying_in, obtain
+from nano_cv.data.known.fetching import Archive, obtain
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError, nearest
 from nano_cv.files import make_once
 
 
-class Archive(NamedTuple):
-    """File to download for a set.
-
-    Attributes:
-        url: URL of the file.
-        digest: MD5 or SHA-256 of the file.
-        size: size in bytes, for the message that asks a person to bring the file by hand.
-        content: SHA-256 of the unpacked content of a `.gz`. A file brought by hand may then be
-            packed differently, as Debian's packages are.
-    """
-
-    url: str
-    digest: str
-    size: int | None = None
-    content: str = ""
-
-    def obtain(self, folder: Path, source: str | Path | None) -> Path:
-        """Fetch the file to `folder`, or find the file in `source`, and check its digest."""
-        if source is None or not self.content:
-            return obtain(self.url, self.digest, folder, source, self.size)
-        file = lying_in(source, self.url)
-        found = hashlib.sha256(gunzip(file)).hexdigest()
-        if found != self.content:
-            raise UserError(f"{file}: its content has sha256 {found}; {self.content} is needed")
-        return file
-
-
 class KnownSet(NamedTuple):
-    """Public data set.
+    """Public data set, which the function of `arranging` with its name lays out.
 
     Attributes:
         archives: the files to fetch.
-        arrange: lays out the fetched files in an empty folder, as `layout` reads them; called once.
-        layout: reads the arranged folder.
-        place: path that `layout` reads, relative to the arranged folder.
+        layout: name of the function that reads the arranged folder, a key of `LAYOUTS`.
+        place: path that this function reads, relative to the arranged folder.
         folder: name of the arranged folder below the root of the set.
     """
 
-    archives: tuple[Archive, ...]
-    arrange: Callable[[Mapping[str, Path], Path], None]
-    layout: Callable[[Path, str], dict[str, Pictures]]
-    place: str
-    folder: str
+    archives: Sequence[Archive]
+    layout: str = "read_folder"
+    place: str = ""
+    folder: str = "pictures"
 
 
 LAYOUTS = {"read_folder": read_folder, "read_voc": read_voc, "read_pets": arranging.read_pets}
-
-
-def _read_sets() -> dict[str, KnownSet]:
-    """Read the public data sets of `sets.yaml`, whose keys are described there."""
-    sets = {}
-    for name, given in yaml.safe_load((Path(__file__).parent / "sets.yaml").read_text()).items():
-        archives = tuple(Archive(**archive) for archive in given["archives"])
-        layout = LAYOUTS[given.get("layout", "read_folder")]
-        where = given.get("place", ""), given.get("folder", "pictures")
-        sets[name] = KnownSet(archives, getattr(arranging, name), layout, *where)
-    return sets
-
-
-SETS = _read_sets()
+SETS = {
+    name: KnownSet(**given | {"archives": [Archive(**one) for one in given["archives"]]})
+    for name, given in yaml.safe_load((Path(__file__).parent / "sets.yaml").read_text()).items()
+}
 
 
 def is_fetched(root: Path, name: str) -> bool:
@@ -105,7 +65,7 @@ def open_known(
     known = SETS[name]
 
     def make(folder: Path) -> None:
-        files = [archive.obtain(root, source) for archive in known.archives]
-        known.arrange({file.name: file for file in files}, folder)
+        files = [obtain(archive, root, source) for archive in known.archives]
+        getattr(arranging, name)({file.name: file for file in files}, folder)
 
-    return known.layout(make_once(root / known.folder, make) / known.place, task)
+    return LAYOUTS[known.layout](make_once(root / known.folder, make) / known.place, task)

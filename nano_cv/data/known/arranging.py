@@ -15,7 +15,7 @@ from nano_cv.data import images
 from nano_cv.data.formats import reading
 from nano_cv.data.formats.folder_masks import read_folder_masks
 from nano_cv.data.formats.splitting import stable_split
-from nano_cv.data.formats.voc import CLASSES, SETS
+from nano_cv.data.formats.voc import CLASSES
 from nano_cv.data.known.fetching import gunzip, unpack
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.data.progress import track
@@ -101,20 +101,18 @@ def read_pets(root: Path, task: str) -> dict[str, Pictures]:
 def voc2012(files: Files, folder: Path) -> None:
     """Arrange the lists of VOC 2012: `val` becomes `test`, as the test labels are not public.
 
-    The hash of the names takes `val` out of the official `train`. The official lists stay beside
-    the new lists as `official_train.txt` and `official_val.txt`.
+    The hash of the names takes `val` out of the official `train`.
     """
     unpack(files["VOCtrainval_11-May-2012.tar"], folder)
     root = folder / "VOCdevkit" / "VOC2012"
     (root / "classes.txt").write_text("\n".join(CLASSES))
-    for kind in SETS.values():
+    for kind in ("Main", "Segmentation"):
         lists = root / "ImageSets" / kind
+        (lists / "val.txt").rename(lists / "test.txt")
         names = reading.read_lines(lists / "train.txt")
         for split in ("train", "val"):
-            (lists / f"{split}.txt").rename(lists / f"official_{split}.txt")
             ours = [name for name in names if stable_split(f"{name}.jpg", ["val"]) == split]
             (lists / f"{split}.txt").write_text("\n".join(ours))
-        shutil.copy(lists / "official_val.txt", lists / "test.txt")
 
 
 def fashion_mnist(files: Files, folder: Path) -> None:

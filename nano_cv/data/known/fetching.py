@@ -11,12 +11,12 @@ import lzma
 import os
 import tarfile
 import time
-import zipfile
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from nano_cv.data.progress import bytes_of, reading
+from nano_cv.data.progress import bytes_of
 from nano_cv.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
@@ -28,72 +28,76 @@ DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)  # archives c
 KINDS = {32: "md5", 64: "sha256"}  # kind of a digest, by its number of letters
 
 
-def obtain(
-    url: str, digest: str, folder: Path, source: str | Path | None = None, size: int | None = None
-) -> Path:
-    """Return the file of a URL: found in `source` if given, else fetched to `folder`.
+class Archive(NamedTuple):
+    """File to download for a set.
+
+    Attributes:
+        url: URL of the file, http or https.
+        digest: MD5 or SHA-256 of the file, in hexadecimal digits.
+        size: size in bytes, for the message that asks a person to bring the file by hand.
+    """
+
+    url: str
+    digest: str
+    size: int | None = None
+
+    @property
+    def name(self) -> str:
+        """File name at the end of the URL."""
+        return urlsplit(self.url).path.rpartition("/")[2]
+
+
+def obtain(archive: Archive, folder: Path, source: str | Path | None = None) -> Path:
+    """Return the file, found in `source` if given, or in `folder`, or else fetched to `folder`.
 
     Raises:
-        UserError: see `fetch`; or the file is missing from `source`, or has another digest.
+        UserError: see `fetch`; or the file is missing from `source`, or is another file.
     """
-    if source is None:
-        return fetch(url, folder / name_of(url), digest, size)
-    file = lying_in(source, url)
-    _check_by_hand(file, digest)
-    return file
+    file = (folder if source is None else Path(source).expanduser()) / archive.name
+    if file.exists():
+        kind = KINDS[len(archive.digest)]
+        found = digest_of(file, kind)
+        if found != archive.digest:
+            raise UserError(
+                f"{file}: has {kind} {found}, and {archive.digest} is needed: damaged, or another "
+                "version; replace it"
+            )
+        return file
+    if source is not None:
+        raise UserError(
+            f"{file}: not there; data.source names the folder with the file of {archive.url}"
+        )
+    return fetch(archive, file)
 
 
-def name_of(url: str) -> str:
-    """Return the file name at the end of a URL."""
-    return urlsplit(url).path.rpartition("/")[2]
-
-
-def lying_in(source: str | Path, url: str) -> Path:
-    """Return the path in the user's folder `source` of the file of a URL."""
-    file = Path(source).expanduser() / name_of(url)
-    if not file.exists():
-        raise UserError(f"{file}: not there; data.source names the folder with the file of {url}")
-    return file
-
-
-def fetch(url: str, file: Path, digest: str, size: int | None = None) -> Path:
-    """Download `url` to `file`, unless `file` exists; it appears only once its digest is right.
+def fetch(archive: Archive, file: Path) -> Path:
+    """Download an archive to `file`, which appears only once its digest is right.
 
     The bytes of a broken download stay in `.<name>.part`, and the next download continues there.
-
-    Args:
-        url: an http or https URL.
-        file: path of the file to write.
-        digest: SHA-256 or MD5 in hexadecimal digits.
-        size: size in bytes, for the message that asks a person to bring the file by hand.
 
     Raises:
         UserError: the server cannot be reached or refuses, or the digest is wrong.
         OSError: the disk is full; the bytes so far are kept.
     """
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise UserError(f"{url}: only http:// and https:// are fetched")
-    if file.exists():
-        _check_by_hand(file, digest)
-        return file
+    url, digest = archive.url, archive.digest
     file.parent.mkdir(parents=True, exist_ok=True)
     part, found = file.with_name(f".{file.name}.part"), ""
-    sizes = f"{size:,} bytes, " if size else ""
+    kind = KINDS[len(digest)]
+    sizes = f"{archive.size:,} bytes, " if archive.size else ""
     by_hand = (
-        f"Without a network: put the file at {file} ({sizes}{KINDS[len(digest)]} {digest}) and "
+        f"Without a network: put the file at {file} ({sizes}{kind} {digest}) and "
         "start again, or name the folder where it lies: data.source=FOLDER"
     )
     log.info("Fetching %s to %s", url, file)
     for _ in range(2):
         in_pieces = _download(url, part, by_hand)
-        found = digest_of(part, digest)
+        found = digest_of(part, kind)
         if found == digest:
             os.replace(part, file)
             return file
         part.unlink()
         if not in_pieces:
             break  # else try once more, as the server may have replaced its file between pieces
-    kind = KINDS[len(digest)]
     raise UserError(
         f"{url}: has {kind} {found}, and {digest} is needed; it was removed. The server gives "
         f"another file than it did. {by_hand}"
@@ -101,30 +105,23 @@ def fetch(url: str, file: Path, digest: str, size: int | None = None) -> Path:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar or zip archive; inside `make_once`, so that a failure leaves nothing behind.
+    """Unpack a tar archive; inside `make_once`, so that a failure leaves nothing behind.
 
     Raises:
         UserError: the archive is damaged, or has files that would lie outside of `folder`.
     """
     log.info("Unpacking %s", archive)
     try:
-        if archive.suffix == ".zip":
-            with zipfile.ZipFile(archive) as content:
-                for name in content.namelist():
-                    if not (folder / name).resolve().is_relative_to(folder.resolve()):
-                        raise UserError(f"{archive}: '{name}' would lie outside of {folder}")
-                content.extractall(folder)
-        else:
-            with reading(archive, "Unpacking") as packed, tarfile.open(fileobj=packed) as content:
-                content.extractall(folder, filter="data")
-    except (*DAMAGED, tarfile.TarError, zipfile.BadZipFile) as error:
+        with tarfile.open(archive) as content:
+            content.extractall(folder, filter="data")
+    except (*DAMAGED, tarfile.TarError) as error:
         raise UserError(f"{archive}: cannot be unpacked: {one_line(error)}") from error
 
 
-def digest_of(file: Path, like: str) -> str:
-    """Return the digest of a file, MD5 or SHA-256, as the digest `like` is."""
+def digest_of(file: Path, kind: str) -> str:
+    """Return the digest of a file, `md5` or `sha256`."""
     with file.open("rb") as content:
-        return hashlib.file_digest(content, KINDS[len(like)]).hexdigest()
+        return hashlib.file_digest(content, kind).hexdigest()
 
 
 def gunzip(file: Path) -> bytes:
@@ -139,37 +136,24 @@ def gunzip(file: Path) -> bytes:
         raise UserError(f"{file}: cannot be unpacked: {one_line(error)}") from error
 
 
-def _check_by_hand(file: Path, digest: str) -> None:
-    found = digest_of(file, digest)
-    if found != digest:
-        raise UserError(
-            f"{file}: has {KINDS[len(digest)]} {found}, and {digest} is needed: damaged, or "
-            "another version; replace it"
-        )
-
-
 def _download(url: str, part: Path, by_hand: str) -> bool:
     """Download the rest of `part`; return whether the file came in several pieces."""
     import requests
 
-    in_pieces, failures, furthest = False, 0, 0
+    in_pieces, failures = False, 0
     while True:
         start = part.stat().st_size if part.exists() else 0
         in_pieces |= start > 0
         try:
             _receive(url, part, start)
             return in_pieces
-        except requests.HTTPError as error:
-            answer = str(error).partition(" for url")[0]  # 404 Client Error: Not Found
-            raise UserError(f"{url}: the server answers {answer}. {by_hand}") from error
         except (
             requests.ConnectionError,
             requests.Timeout,
             requests.exceptions.ChunkedEncodingError,
         ) as error:
             now = part.stat().st_size if part.exists() else 0
-            failures = 1 if now > furthest else failures + 1
-            furthest = max(now, furthest)
+            failures = 1 if now > start else failures + 1
             if failures == TRIES:
                 kept = f"; {now:,} bytes are kept, and the next start goes on there" if now else ""
                 raise UserError(
@@ -196,9 +180,6 @@ def _receive(url: str, part: Path, start: int) -> None:
         response.raise_for_status()
         given = response.headers.get("Content-Range", "")
         goes_on = response.status_code == 206 and given.startswith(f"bytes {start}-")
-        if response.status_code == 206 and not goes_on:
-            part.unlink()
-            raise requests.ConnectionError(f"another range than asked for: {given}")
         length = response.headers.get("Content-Length", "")
         done = start if goes_on else 0
         total = done + int(length) if length.isdecimal() else None
