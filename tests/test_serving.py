@@ -17,11 +17,11 @@ from conftest import python
 from onnx import TensorProto, helper
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from benchmarks.serving.load import request_of
 from benchmarks.serving.trial import Load, Trial
 from nano_cv.errors import UserError
 from nano_cv.evaluation.client import Client
 from nano_cv.serving import triton
+from nano_cv.serving.watched import request_of
 
 try:
     triton.find_wheel()
