@@ -67,18 +67,13 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # so that Ctrl-C does not end the requests in flight
             )
-        words = [str(self.process.pid), str(self.memory), str(self.area)]
+        self.pid = self.process.pid
+        words = [str(self.pid), str(self.memory), str(self.area)]
         self.caretaker = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", CARETAKER, *words],
             stdin=subprocess.PIPE,
             start_new_session=True,
         )
-
-    @property
-    def pid(self) -> int:
-        """Process id of tritonserver."""
-        assert self.process is not None
-        return self.process.pid
 
     @property
     def ended(self) -> str:
@@ -112,16 +107,12 @@ class Server:
         """Kill tritonserver and its stubs at once, and clear up."""
         if self.process and self.caretaker:
             with suppress(ProcessLookupError):  # the whole group, for a hanging stub stays alive
-                os.killpg(self.process.pid, signal.SIGKILL)
+                os.killpg(self.pid, signal.SIGKILL)
             self.process.wait()
             self.caretaker.kill()
             self.caretaker.communicate()
             self.process = self.caretaker = None
         self._clear()
-
-    def tail(self, lines: int = 8) -> str:
-        """Return the last lines of the server's log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     def _clear(self) -> None:
         for file in self.memory.parent.glob(f"{self.memory.name}*"):

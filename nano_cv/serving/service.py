@@ -105,6 +105,6 @@ def _say(config: DictConfig, backend: Backend) -> None:
         lines.append(f"gRPC  {backend.address}")
     if isinstance(backend, Supervisor):
         lines.append(f"log   {backend.server.log}")
-    models = [one for one in backend.models.values() if one.takes_requests]
-    names = sorted(model.name for model in models if model.state == "ready")
+    ready = [one for one in backend.models.values() if one.state == "ready"]
+    names = sorted(model.name for model in ready if model.takes_requests)
     log.info("serving %s; stop with Ctrl-C\n  %s", ", ".join(names), "\n  ".join(lines))

@@ -150,7 +150,8 @@ class Supervisor(Watched):
                 break
             if self.server.ended or time.monotonic() > end:
                 how = self.server.ended or f"not ready after {triton.START_SECONDS} s"
-                raise UserError(f"Triton {how}\n{self.server.tail()}\nmore in {self.server.log}")
+                last = self.server.log.read_text(errors="replace").splitlines()[-8:]
+                raise UserError("\n".join([f"Triton {how}", *last, f"more in {self.server.log}"]))
             await asyncio.sleep(0.05)
 
     async def _restart(self, why: str) -> None:
