@@ -187,7 +187,7 @@ class Door:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, but not of another site's page; lock our own page down; count."""
+        """Answer a request; refuse those of other sites' pages, and lock our own page down."""
         headers = Headers(scope=scope)
         refused = None
         host = HOST.fullmatch(headers.get("host", "").lower())
