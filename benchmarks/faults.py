@@ -27,12 +27,12 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.serving.load import INFER, request_of
+from benchmarks.serving.load import INFER
 from benchmarks.serving.trial import OPTIONS, Load, Trial
 from nano_cv.data import images
 from nano_cv.files import list_versions
-from nano_cv.serving.connection import question_for
 from nano_cv.serving.triton import LOOPBACK
+from nano_cv.serving.watched import question_for, request_of
 
 Seen = tuple[str, bool]
 TINY = images.encode_png(np.zeros((8, 8, 3), np.uint8))

@@ -1,25 +1,29 @@
 """The front door: what people and programs get by HTTP, before the real Triton."""
 
+import asyncio
 import base64
 import http.client
 import io
 import json
+import os
 import select
 import socket
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import requests
-from conftest import python, serving_tiny
+from conftest import compose, python, serving_tiny
 from PIL import Image
+from starlette.requests import Request
 from tiny_models import CLASSES, publish_all, publish_one
 
 from benchmarks.serving.trial import Load, Trial
 from nano_cv.data.imagined import noise
 from nano_cv.serving import triton
+from nano_cv.serving.door import Door
 from nano_cv.serving.multipart import split_parts
 
 
@@ -148,6 +152,30 @@ def test_several_pictures(served):
     assert [one["file"] for one in told] == ["one.png", "two.jpg", "three.webp"]
     assert [one.get("label") for one in told] == ["red", None, "blue"]
     assert "not a picture in a known format" in told[1]["error"]
+
+
+def test_forms_leave_a_thread_to_other_requests(monkeypatch):
+    """However many forms come at once: all of them together have one thread of two."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    busy = []
+
+    async def ask(*_, **__):
+        busy.append(busy[-1] + 1 if busy else 1)
+        await asyncio.sleep(0)
+        busy.append(busy[-1] - 1)
+        return {}
+
+    async def send_forms():
+        door = Door(SimpleNamespace(models={}), compose("serve"))
+        door._ask = ask
+        asked = SimpleNamespace(confidence=None, top=None)
+        request = Request({"type": "http", "headers": []})
+        form = [("a.png", b"a"), ("b.png", b"b")]
+        return await asyncio.gather(*(door._answer(request, None, form, asked) for _ in range(3)))
+
+    answered = asyncio.run(send_forms())
+    assert [len(json.loads(one.body)["answers"]) for one in answered] == [2, 2, 2]
+    assert max(busy) == 1
 
 
 def test_parts_of_a_form_keep_every_byte():
@@ -309,7 +337,7 @@ def test_a_new_version_is_taken_over(served, tmp_path):
 def test_requests_are_held_while_triton_is_started_again(served):
     if not served.has_triton:
         pytest.skip("there is none")
-    with Load(served.http_call("colours_tiny", picture("red"))) as load:
+    with Load(served.http_call("noise_tiny", b"{}")) as load:  # Triton itself must answer it
         served.wait(lambda: len(load.good()) > 20)
         served.server().kill()
         served.wait(lambda: served.health()[1]["server_restarts"] == 1)
@@ -317,15 +345,6 @@ def test_requests_are_held_while_triton_is_started_again(served):
         count = len(load.good())
         served.wait(lambda: len(load.good()) > count + 20)
     assert not load.errors()
-
-
-def test_curl_line(served, tmp_path):
-    """As the page shows it."""
-    (tmp_path / "photo.png").write_bytes(picture("green"))
-    line = ["curl", "-s", "--data-binary", "@photo.png"]
-    line.append(f"{served.address}/models/colours_tiny/predict")
-    done = subprocess.run(line, cwd=tmp_path, capture_output=True, timeout=20, check=True)
-    assert json.loads(done.stdout)["label"] == "green"
 
 
 def test_many_at_once(served):

@@ -237,7 +237,7 @@ def test_triton_judges_the_rest(repository: Path, tmp_path: Path) -> None:
     log = tmp_path / "triton.log"
     with (
         pytest.raises(UserError) as refused,
-        triton.running(repository, results, log, patience=300),
+        triton.running(repository, results, log),
     ):
         pass
     for case in LEFT_TO_TRITON:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import grpc
 import numpy as np
 from numpy.typing import NDArray
-from tritonclient.grpc import service_pb2
-from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor
+
+from nano_cv.serving.watched import request_of
 
 Call = Callable[[], Any]
 SPREAD = 0.02  # seconds between two connections
@@ -28,22 +28,6 @@ class Window(NamedTuple):
     latency50: float
     latency90: float
     latency99: float
-
-
-def request_of(
-    model: str, inputs: Mapping[str, NDArray[Any]], *outputs: str
-) -> service_pb2.ModelInferRequest:
-    """A gRPC request, for all outputs unless some are named."""
-    request = service_pb2.ModelInferRequest(model_name=model)
-    for name, array in inputs.items():
-        encoded = array.dtype == np.object_
-        request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
-        request.raw_input_contents.append(
-            serialize_byte_tensor(array).item() if encoded else array.tobytes()
-        )
-    for output in outputs:
-        request.outputs.add(name=output)
-    return request
 
 
 def grpc_call(channel: grpc.Channel, model: str, inputs: Mapping[str, NDArray[Any]]) -> Call:

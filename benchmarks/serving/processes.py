@@ -12,11 +12,24 @@ from typing import Any
 
 from benchmarks.serving.load import http_call
 from nano_cv.errors import UserError
-from nano_cv.serving.process import dying_with_us
 from nano_cv.serving.triton import LOOPBACK, PROJECT, free_ports
 
 PATIENCE = 60  # seconds until a server answers
 WORKERS = 2  # processes of the ten lines
+
+# Program that asks Linux to kill it when its parent dies, and then becomes the wanted command. It
+# is a program because a `preexec_fn` (Python between `fork` and `exec`) may hang with threads.
+STARTER = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def dying_with_us(line: Sequence[str]) -> list[str]:
+    """Return a command that runs `line` and is killed when this process ends, for any reason."""
+    return [sys.executable, "-I", "-S", "-c", STARTER, str(os.getpid()), *line]
 
 
 @contextmanager

@@ -20,9 +20,10 @@ import psutil
 from numpy.typing import NDArray
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from benchmarks.serving.load import INFER, Call, http_call, request_of
-from nano_cv.serving.process import dying_with_us
+from benchmarks.serving.load import INFER, Call, http_call
+from benchmarks.serving.processes import dying_with_us
 from nano_cv.serving.triton import LOOPBACK, PROJECT, free_ports
+from nano_cv.serving.watched import request_of
 
 OPTIONS = [
     ("grpc.max_send_message_length", -1),

@@ -1,22 +1,35 @@
 """Base class of the backends that run the models: our Triton, another Triton, or this process."""
 
 import logging
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from omegaconf import DictConfig
 from tritonclient.grpc import service_pb2
 
 from nano_cv.errors import UserError, one_line
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.metadata import JPEG, Metadata
-from nano_cv.serving.connection import RefusedError
+from nano_cv.serving.repository import Repository
 
 log = logging.getLogger(__name__)
 Arrays = Mapping[str, NDArray[Any]]
+
+
+class LostError(Exception):
+    """The server or the model's process is gone, so the same request may be sent again."""
+
+
+class RefusedError(Exception):
+    """The model refuses the request or fails while it runs; the message says why."""
+
+
+class CrowdedError(Exception):
+    """The model's queue is full, so the client should try again later."""
 
 
 @dataclass
@@ -29,10 +42,8 @@ class Model:
         versions: the versions that are served.
         refused: the reason for each version that is not served.
         metadata: the metadata saved with the model; None for models that nano-cv did not export.
-        batch: largest number of images in one request.
         instances: number of processes of Triton's Python backend per model; 0 for an ensemble.
         question: a test request, which shows whether the model answers.
-        last_good: time of the last answer, in seconds since 1970.
         strikes: how often the model has stopped the server since its last answer.
     """
 
@@ -42,10 +53,8 @@ class Model:
     versions: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     metadata: Metadata | None = None
-    batch: int = 1
     instances: int = 0
     question: service_pb2.ModelInferRequest | None = None
-    last_good: float | None = None
     strikes: int = 0
 
     @property
@@ -62,21 +71,18 @@ class Model:
     def is_now(self, state: str, reason: str = "") -> None:
         """Set state and reason, and log them if either has changed."""
         if state == "ready":
-            self.last_good, self.strikes = time.time(), 0
+            self.strikes = 0
         if (state, reason) != (self.state, self.reason):
             level = logging.INFO if state == "ready" else logging.WARNING
             log.log(level, "%s: %s%s", self.name, state, f": {reason}" if reason else "")
         self.state, self.reason = state, reason
 
-    def shown(self) -> dict[str, Any]:
-        """Return the model's entry in the JSON of `/health`."""
-        good = self.last_good and time.localtime(self.last_good)
-        known = {key: getattr(self, key) for key in ("state", "reason", "versions", "refused")}
-        return known | {"last_good_answer": good and time.strftime("%Y-%m-%dT%H:%M:%S%z", good)}
-
 
 class Backend(ABC):
     """A way to run the models; answers requests and tracks the state of each model.
+
+    Args:
+        config: the configuration of `configs/serve.yaml`.
 
     Attributes:
         state: `starting`, `serving`, `restarting` or `draining`.
@@ -85,8 +91,9 @@ class Backend(ABC):
         engines: models that are also open in this process, by name; the door calls these directly.
     """
 
-    def __init__(self) -> None:
-        self.state, self.restarts = "starting", 0
+    def __init__(self, config: DictConfig) -> None:
+        self.config, self.state, self.restarts = config, "starting", 0
+        self.repository = Repository(Path(config.paths.models), config.models)
         self.models: dict[str, Model] = {}
         self.engines: dict[str, Onnx] = {}
 
@@ -98,13 +105,19 @@ class Backend(ABC):
     async def watch(self) -> None:
         """Keep the models ready, and take over changes, until the task is cancelled."""
 
-    @abstractmethod
-    async def stop(self) -> None:
+    async def stop(self) -> None:  # noqa: B027  # there may be nothing to end
         """Answer the requests in flight, then end every process that `start` has started."""
 
     @abstractmethod
     async def infer(self, name: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Run a model: named inputs and outputs `[B, ...]`; raises as `Connection.infer` does."""
+        """Run a model: named inputs `[B, ...]` to named outputs `[B, ...]`.
+
+        Raises:
+            LostError: the server or the model's process is gone; the request may be sent again.
+            CrowdedError: the model's queue is full.
+            RefusedError: the model refuses the inputs or fails while it runs.
+            TimeoutError: no answer came in time.
+        """
 
     def check_any(self) -> None:
         """Raise a `UserError` that names every model and its reason, if no model is ready."""
@@ -121,7 +134,11 @@ class Backend(ABC):
         ready = [model.state == "ready" for model in self.models.values()]
         good = self.state == "serving" and any(ready) and all(ready)
         status = "ok" if good else "degraded" if self.state == "serving" else self.state
-        models = {name: self.models[name].shown() for name in sorted(self.models)}
+        shown = ("state", "reason", "versions", "refused")
+        models = {
+            name: {key: getattr(model, key) for key in shown}
+            for name, model in sorted(self.models.items())
+        }
         return good, {"status": status, "server_restarts": self.restarts, "models": models}
 
 

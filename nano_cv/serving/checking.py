@@ -3,16 +3,16 @@
 import asyncio
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from nano_cv.errors import one_line
-from nano_cv.serving.process import dying_with_us
 from nano_cv.serving.repository import versions_of
 from nano_cv.serving.triton import PROJECT
 
-CHECK_SECONDS = 120
+CHECK_SECONDS = 120  # limit of a check of all versions
 
 
 async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, dict[str, str]]:
@@ -27,26 +27,18 @@ async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, dict[str,
     found: dict[tuple[str, str], str] = {}
     while left := [job for job in jobs if job not in found]:
         words = [word for name, version in left for word in (str(copies[name]), version)]
-        line = dying_with_us([sys.executable, "-m", __name__, str(source), *words])
         process = await asyncio.create_subprocess_exec(
-            *line,
+            *(sys.executable, "-m", __name__, str(source), *words),
             env=os.environ | {"PYTHONPATH": str(PROJECT)},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
         )
-        try:
-            out, err = await asyncio.wait_for(process.communicate(), CHECK_SECONDS)
-            how = (err.decode(errors="replace").strip().splitlines() or ["no reason given"])[-1]
-        except TimeoutError:
-            out, how = b"", f"no end after {CHECK_SECONDS} s"
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-        answers = [json.loads(text) for text in out.decode().splitlines() if text[:1] == '"']
+        out, err = await process.communicate()
+        answers = [json.loads(text) for text in out.splitlines() if text[:1] == b'"']
         found |= dict(zip(left, answers, strict=False))
-        if len(answers) < len(left):
+        if len(answers) < len(left):  # the process broke down over the next version
+            said = " ".join(err.decode(errors="replace").split())[-300:]
+            how = said or signal.strsignal(-(process.returncode or 0))
             found[left[len(answers)]] = f"the check broke down: {how}"
     return {name: {version: found[name, version] for version in versions[name]} for name in copies}
 
@@ -60,6 +52,7 @@ def main() -> None:
 
     from nano_cv.export.validate import check_model
 
+    signal.alarm(CHECK_SECONDS)  # ends this process, whatever it hangs in
     onnxruntime.set_default_logger_severity(4)  # its log only repeats the exception's text
 
     source, *words = sys.argv[1:]

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,14 +20,14 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from nano_cv.data import images
 from nano_cv.data.imagined import Imagined
@@ -37,8 +37,15 @@ from nano_cv.evaluation.card import make_card
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.metadata import TAGGING
 from nano_cv.serving import metrics
-from nano_cv.serving.backend import Arrays, Backend, Model, predict_here
-from nano_cv.serving.connection import CrowdedError, LostError, RefusedError
+from nano_cv.serving.backend import (
+    Arrays,
+    Backend,
+    CrowdedError,
+    LostError,
+    Model,
+    RefusedError,
+    predict_here,
+)
 from nano_cv.serving.multipart import MOST, split_parts
 
 log = logging.getLogger(__name__)
@@ -119,16 +126,16 @@ class Markdown(PlainTextResponse):
 
 
 class Problem(Exception):  # noqa: N818  # RFC 9457 calls it so
-    """Error that the client receives as a problem document."""
+    """Error that the client receives as a problem document; status 503 asks to try again."""
 
-    def __init__(self, status: int, title: str, detail: str, retry: bool = False) -> None:
+    def __init__(self, status: int, title: str, detail: str) -> None:
         super().__init__(detail)
-        self.status, self.title, self.detail, self.retry = status, title, detail, retry
+        self.status, self.title, self.detail = status, title, detail
 
     def response(self) -> JSONResponse:
         """Return the problem document of RFC 9457 as an HTTP response."""
         content = {"title": self.title, "status": self.status, "detail": self.detail}
-        headers = {"Retry-After": "1"} if self.retry else {}
+        headers = {"Retry-After": "1"} if self.status == 503 else {}
         return JSONResponse(content, self.status, headers, media_type="application/problem+json")
 
 
@@ -146,7 +153,10 @@ class Door:
         self.limits = SimpleNamespace(**{str(key): value for key, value in config.items()})
         self.held = 0  # bytes of all request bodies in memory
         self.answered: Counter[tuple[str, int]] = Counter()  # answers by model and HTTP status
-        self.threads = ThreadPoolExecutor(os.cpu_count() or 1, "decode")
+        cores = os.cpu_count() or 1
+        self.threads = ThreadPoolExecutor(cores, "decode")
+        # Limits all forms together, so that they leave a thread to other requests if there are two.
+        self.of_forms = asyncio.Semaphore(max(1, cores - 1))
         app = FastAPI(
             title="nano-cv",
             summary="Ask computer-vision models about pictures.",
@@ -171,26 +181,40 @@ class Door:
         app.get("/live", summary="200 as long as this server runs")(self.live)
         app.get("/metrics", summary="Figures for Prometheus")(self.figures)
         app.get("/docs", include_in_schema=False)(self.docs)
-        app.get("/", include_in_schema=False)(self.page)
-        app.mount("/page", StaticFiles(directory=PAGE))
-        app.exception_handler(HTTPException)(_http_problem)
-        app.exception_handler(RequestValidationError)(_value_problem)
-        app.exception_handler(Problem)(_told)
-        app.exception_handler(Exception)(_unexpected)
-        app.add_middleware(Guard, hosts=HOSTS if config.host in HOSTS else None)
+        app.mount("/", StaticFiles(directory=PAGE, html=True))  # the page; last, as it takes all
+        for kind in (*FAILURES, Exception):
+            app.exception_handler(kind)(_tell)
         self.app = app
 
-    # The page and the documentation
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request; refuse those of other sites' pages, and lock our own page down."""
+        headers = Headers(scope=scope)
+        refused = None
+        host = HOST.fullmatch(headers.get("host", "").lower())
+        if self.limits.host in HOSTS and (host and host[1].strip("[]")) not in HOSTS:
+            # DNS rebinding: a site whose name resolves to this machine could read our answers.
+            refused = Problem(421, "Unknown host", f"this server is {listing(HOSTS)}")
+        elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            refused = Problem(403, "Another site", "pages of other sites may not use this server")
+        if scope.get("method") == "HEAD":  # uvicorn sends no body for it
+            scope = {**scope, "method": "GET"}
 
-    async def page(self) -> FileResponse:
-        """Return the page for people."""
-        return FileResponse(PAGE / "index.html")
+        async def send_locked(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(LOCKED)
+                if scope["path"].endswith("/predict"):
+                    name = scope.get("path_params", {}).get("name")
+                    known = name if name in self.backend.models else ""
+                    self.answered[known, message["status"]] += 1
+            await send(message)
+
+        await (refused.response() if refused else self.app)(scope, receive, send_locked)
 
     async def docs(self, request: Request) -> HTMLResponse:
         """Return a plain page that lists the calls; /openapi.json lists them for programs."""
         rows = "".join(
             f"<tr><td>{method.upper()}</td><td><code>{path}</code></td><td>{one['summary']}</td></tr>"
-            for path, methods in self.app.openapi()["paths"].items()
+            for path, methods in request.app.openapi()["paths"].items()
             for method, one in methods.items()
         )
         text = (PAGE / "docs.html").read_text()
@@ -236,31 +260,20 @@ class Door:
         asked: Annotated[UrlSettings, Query()],
     ) -> Response:
         """Return the answer for a single image, or `{"answers": [...]}` for several images."""
-        status = 500
+        model = self._model(name)
+        if model.state == "refused":
+            raise Problem(503, "Not served", f"{name}: {model.reason}")
+        _check_options(request, model.promised.task)
+        generates = model.promised.task == "generation"
+        most = GENERATOR_BYTES if generates else self.limits.max_request_bytes
+        seconds = self.limits.answer_seconds
         try:
-            model = self._model(name)
-            _check_options(request, model.promised.task)
-            generates = model.promised.task == "generation"
-            most = GENERATOR_BYTES if generates else self.limits.max_request_bytes
-            async with (
-                self._body(request, most) as body,
-                asyncio.timeout(self.limits.answer_seconds),
-            ):
+            async with self._body(request, most) as body, asyncio.timeout(seconds):
                 if generates:
-                    response = await self._generate(request, model, _settings_of(asked, body))
-                else:
-                    parts = _pictures(request, body)
-                    response = await self._answer(request, model, parts, asked)
-            status = 200
-            return response
+                    return await self._generate(request, model, _settings_of(asked, body))
+                return await self._answer(request, model, _pictures(request, body), asked)
         except TimeoutError:
-            status, seconds = 504, self.limits.answer_seconds
             raise Problem(504, "Too slow", f"no answer in {seconds:g} s; try again") from None
-        except Problem as problem:
-            status = problem.status
-            raise
-        finally:
-            self.answered[name if name in self.backend.models else "", status] += 1
 
     @asynccontextmanager
     async def _body(self, request: Request, most: int) -> AsyncIterator[bytes]:
@@ -271,7 +284,7 @@ class Door:
         if size > most:
             raise too_large
         if self.held + size > HELD * self.limits.max_request_bytes:
-            raise Problem(503, "Overloaded", "too many large requests at once", retry=True)
+            raise Problem(503, "Overloaded", "too many large requests at once")
         self.held += size
         try:
             body = bytearray()
@@ -304,17 +317,13 @@ class Door:
         one = partial(ask, tell=partial(answers.describe, top=asked.top))
         if len(pictures) == 1:
             return JSONResponse(await one(pictures[0][1]))
-        # So that one form leaves a thread to other requests, if there are two or more.
-        at_once = asyncio.Semaphore(max(1, (os.cpu_count() or 1) - 1))
 
         async def named(file: str, picture: bytes) -> dict[str, Any]:
             try:
-                async with at_once:
+                async with self.of_forms:
                     return {"file": file} | await one(picture)
-            except Problem as problem:
-                if problem.status != 422:
-                    raise
-                return {"file": file, "error": problem.detail}  # the other images still count
+            except images.ImageError as error:
+                return {"file": file, "error": str(error)}  # the other images still count
 
         tasks = [asyncio.create_task(named(*part)) for part in pictures]
         try:
@@ -345,16 +354,11 @@ class Door:
             pixels, size = decode()
             return tell_of(predict_here(engine, pixels), size)
 
-        try:
-            if engine and model.state != "refused":  # decoding to answer in a single thread
-                return await self._in_thread(partial(answer, engine))
-            pixels, size = await self._in_thread(decode)
-            outputs = await self._infer(model, pixels)
-            return await self._in_thread(partial(tell_of, outputs, size))
-        except images.ImageError as error:
-            raise Problem(422, "Not a usable picture", str(error)) from error
-        except RefusedError as error:
-            raise Problem(500, "The model failed", f"{model.name}: {error}") from error
+        if engine:  # decoding to answer in a single thread
+            return await self._in_thread(partial(answer, engine))
+        pixels, size = await self._in_thread(decode)
+        outputs = await self.backend.infer(model.name, pixels)
+        return await self._in_thread(partial(tell_of, outputs, size))
 
     async def _generate(self, request: Request, model: Model, wanted: Settings) -> Response:
         classes = model.promised.classes
@@ -366,13 +370,10 @@ class Door:
             )
         labels = [classes.index(label)] * wanted.count
         inputs = Imagined(labels, classes, model.promised.image_size, wanted.seed).inputs
-        parts = [
-            inputs(range(start, min(start + model.batch, wanted.count)))
-            for start in range(0, wanted.count, model.batch)
-        ]
-        outputs = await asyncio.gather(*(self._infer(model, part) for part in parts))
+        asked = (self.backend.infer(model.name, inputs([one])) for one in range(wanted.count))
         made = [
-            images.encode_png(one.transpose(1, 2, 0)) for part in outputs for one in part["IMAGES"]
+            images.encode_png(outputs["IMAGES"][0].transpose(1, 2, 0))
+            for outputs in await asyncio.gather(*asked)
         ]
         if _wants_png(request):
             if len(made) > 1:
@@ -380,17 +381,6 @@ class Door:
             return Response(made[0], media_type="image/png")
         pictures = [answers.encoded(one) for one in made]
         return JSONResponse({"class": label, "seed": wanted.seed, "pictures_png": pictures})
-
-    async def _infer(self, model: Model, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
-        if model.state == "refused":
-            raise Problem(503, "Not served", f"{model.name}: {model.reason}", retry=True)
-        try:
-            return await self.backend.infer(model.name, inputs)
-        except RefusedError as error:
-            raise Problem(500, "The model failed", f"{model.name}: {error}") from error
-        except (CrowdedError, LostError) as error:
-            title = "Overloaded" if isinstance(error, CrowdedError) else "Being started"
-            raise Problem(503, title, f"{model.name}: {error}", retry=True) from error
 
     async def _in_thread(self, work: Callable[[], Made]) -> Made:
         return await asyncio.get_running_loop().run_in_executor(self.threads, work)
@@ -408,43 +398,8 @@ class Door:
 
     async def figures(self) -> Response:
         """Return metrics for Prometheus; see `metrics.render`."""
-        ours = [(name, status, n) for (name, status), n in sorted(self.answered.items())]
-        return Response(await metrics.render(self.backend, ours), media_type=metrics.TEXT)
-
-
-class Guard:
-    """Middleware that refuses requests from other sites' pages, and locks our own page down.
-
-    Args:
-        app: the application behind the guard.
-        hosts: host names that a request may use for this server; None for any.
-    """
-
-    def __init__(self, app: ASGIApp, hosts: tuple[str, ...] | None) -> None:
-        self.app, self.hosts = app, hosts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse a request, or pass it on and add the headers `LOCKED` to the response."""
-        headers = Headers(scope=scope)
-        refused = None
-        host = HOST.fullmatch(headers.get("host", "").lower())
-        if self.hosts and (host and host[1].strip("[]")) not in self.hosts:
-            # DNS rebinding: a site whose name resolves to this machine could read our answers.
-            refused = Problem(421, "Unknown host", f"this server is {listing(self.hosts)}")
-        elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-            refused = Problem(403, "Another site", "pages of other sites may not use this server")
-        if scope.get("method") == "HEAD":  # uvicorn sends no body for it
-            scope = {**scope, "method": "GET"}
-        if refused:
-            await refused.response()(scope, receive, send)
-            return
-
-        async def locked(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(LOCKED)
-            await send(message)
-
-        await self.app(scope, receive, locked)
+        text = await metrics.render(self.backend, self.answered)
+        return Response(text, media_type=metrics.TEXT)
 
 
 def _summary(model: Model) -> dict[str, Any]:
@@ -486,50 +441,60 @@ def _pictures(request: Request, body: bytes) -> list[tuple[str, bytes]]:
             f"Content-Type: {kind}; send the bytes of a picture as image/jpeg or the like, or "
             "several pictures as multipart/form-data",
         )
-    if not body:
-        raise Problem(422, "No picture", "the body is empty; curl sends one by --data-binary @FILE")
-    if not kind.lower().startswith("multipart/"):
-        return [("picture", body)]
-    try:
-        parts = [part for part in split_parts(kind, body) if part[1]]
-    except ValueError as error:
-        raise Problem(422, "Not a form", str(error)) from error
-    if not 1 <= len(parts) <= MOST:
-        raise Problem(422, "Not a form", f"1 to {MOST} pictures are taken, not {len(parts)}")
+    parts = [("picture", body)]
+    if kind.lower().startswith("multipart/"):
+        try:
+            parts = split_parts(kind, body)
+        except ValueError as error:
+            raise Problem(422, "Not a form", str(error)) from error
+    parts = [part for part in parts if part[1]]
+    if not parts:
+        said = "the body has no picture; curl sends one by --data-binary @FILE"
+        raise Problem(422, "No picture", said)
     return parts
 
 
 def _settings_of(asked: UrlSettings, body: bytes) -> Settings:
     """Return a generator's settings: from a JSON body, or else from the URL."""
+    given = asked.model_dump(by_alias=True, include={"label", "seed", "count"})
     try:
-        given = asked.model_dump(by_alias=True, include={"label", "seed", "count"})
-        return Settings.model_validate({**given, **(from_json(body) if body else {})})
-    except ValidationError as error:
-        raise Problem(422, "Not allowed", _said(error.errors())) from error
+        given = {**given, **(from_json(body) if body else {})}
     except (ValueError, TypeError) as error:
         raise Problem(422, "Not JSON", f"the body: {one_line(error)}") from error
+    return Settings.model_validate(given)
 
 
-def _said(errors: Iterable[Mapping[str, Any]]) -> str:
-    """Return pydantic's errors in one line, each with the name of the value."""
-    texts = (f"{one['loc'][-1]}={str(one.get('input'))[:100]}: {one['msg']}" for one in errors)
-    return listing(texts, separator="; ")
+FAILURES = (
+    *(Problem, images.ImageError, RefusedError, CrowdedError, LostError),
+    *(RequestValidationError, ValidationError, HTTPException),
+)
 
 
-async def _told(request: Request, problem: Any) -> JSONResponse:
+async def _tell(request: Request, error: Exception) -> JSONResponse:
+    """Return the problem document of an error: one of `FAILURES`, or a mistake of ours."""
+    name = request.path_params.get("name")
+    match error:
+        case Problem():
+            problem = error
+        case images.ImageError():
+            problem = Problem(422, "Not a usable picture", str(error))
+        case RefusedError():
+            problem = Problem(500, "The model failed", f"{name}: {error}")
+        case CrowdedError():
+            problem = Problem(503, "Overloaded", f"{name}: {error}")
+        case LostError():
+            problem = Problem(503, "Being started", f"{name}: {error}")
+        case RequestValidationError() | ValidationError():
+            texts = (
+                f"{one['loc'][-1]}={str(one.get('input'))[:100]}: {one['msg']}"
+                for one in error.errors()
+            )
+            problem = Problem(422, "Not allowed", listing(texts, separator="; "))
+        case HTTPException():
+            hints = {404: "/docs lists what there is", 405: "another method is needed; see /docs"}
+            detail = hints.get(error.status_code, error.detail)
+            problem = Problem(error.status_code, error.detail, detail)
+        case _:
+            log.error("%s %s", request.method, request.url.path, exc_info=error)
+            problem = Problem(500, "A mistake of this server", "its log says more")
     return problem.response()
-
-
-async def _http_problem(request: Request, error: Any) -> JSONResponse:
-    titles = {404: "/docs lists what there is", 405: "another method is needed; see /docs"}
-    detail = titles.get(error.status_code, str(error.detail))
-    return Problem(error.status_code, str(error.detail), detail).response()
-
-
-async def _value_problem(request: Request, error: Any) -> JSONResponse:
-    return Problem(422, "Not allowed", _said(error.errors())).response()
-
-
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s", request.method, request.url.path, exc_info=error)
-    return Problem(500, "A mistake of this server", "its log says more").response()

@@ -1,18 +1,17 @@
 """HTTP server: uvicorn, plus time limits for requests and answers, which uvicorn lacks."""
 
-import asyncio
 import logging
 import resource
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import h11
 import uvicorn
-from fastapi import FastAPI
 from omegaconf import DictConfig
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 KEEP_ALIVE = 60  # seconds that an idle connection is kept between two requests
@@ -21,75 +20,43 @@ GRACE = 5  # seconds more than the door's own limit, so that the door refuses a 
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 protocol that closes a connection whose client sends or reads too slowly.
+    """HTTP/1.1 connection that ends if its client sends or reads too slowly.
 
     uvicorn alone lets a client that sends nothing, or a byte now and then, connect for ever, and
     also a client that does not read its answer.
     """
 
-    seconds = 30.0
-    request_timer: asyncio.TimerHandle | None = None
-    answer_timer: asyncio.TimerHandle | None = None
-
     def connection_made(self, transport: Any) -> None:
-        """Start the clock for the first request."""
+        """Note the time, since which the first request is awaited."""
         super().connection_made(transport)
-        transport.set_write_buffer_limits(high=0)  # so that any unsent bytes pause the writing
-        self.request_timer = self.loop.call_later(self.seconds + GRACE, self._late)
+        self.asking: float | None = self.loop.time()  # since then a request arrives; None if whole
+        self.unsent, self.reading = 0, self.loop.time()  # bytes, and when they last changed
 
     def data_received(self, data: bytes) -> None:
-        """Stop the clock once a request is complete, and start it with the next request."""
+        """Note when a request begins to arrive and when it is complete."""
         super().data_received(data)
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self._arrived()
-        elif self.request_timer is None and not self.transport.is_closing():
-            self.request_timer = self.loop.call_later(self.seconds + GRACE, self._late)
+            self.asking = None
+        elif self.asking is None:
+            self.asking = self.loop.time()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the clocks."""
-        self._arrived()
-        self.resume_writing()
-        super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        """Start the clock for the client to read what has been sent."""
-        super().pause_writing()
-        unsent = self.transport.get_write_buffer_size()
-        self.answer_timer = self.loop.call_later(self.seconds, self._reset_if_stuck, unsent)
-
-    def resume_writing(self) -> None:
-        """Stop the clock once everything is sent."""
-        super().resume_writing()
-        if self.answer_timer:
-            self.answer_timer.cancel()
-            self.answer_timer = None
-
-    def _reset_if_stuck(self, unsent: int) -> None:
-        """Close the connection if its client has read nothing since `unsent` bytes were left.
-
-        It is reset, so that the kernel drops what it still holds for the client.
-        """
-        left = self.transport.get_write_buffer_size()
-        if left < unsent:
-            self.answer_timer = self.loop.call_later(self.seconds, self._reset_if_stuck, left)
-            return
-        linger = struct.pack("ii", 1, 0)  # on, and for 0 seconds
-        self.transport.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, linger
-        )
-        self.transport.abort()
-
-    def _arrived(self) -> None:
-        if self.request_timer:
-            self.request_timer.cancel()
-            self.request_timer = None
-
-    def _late(self) -> None:
-        self.request_timer = None
-        if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-            text = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-            self.transport.write(text)
-        self.transport.close()
+    def end_if_slow(self, seconds: float) -> None:
+        """End the connection if its client has read nothing, or not sent a request, for so long."""
+        now, unsent = self.loop.time(), self.transport.get_write_buffer_size()
+        if unsent == 0 or unsent != self.unsent:
+            self.unsent, self.reading = unsent, now
+        if now - self.reading > seconds:
+            # It is reset at once, so that the kernel drops what it still holds for the client.
+            linger = struct.pack("ii", 1, 0)  # on, and for 0 seconds
+            link = self.transport.get_extra_info("socket")
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.transport.abort()
+        elif self.asking is not None and now - self.asking > seconds + GRACE:
+            self.asking = None
+            if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+                status = b"HTTP/1.1 408 Request Timeout\r\n"
+                self.transport.write(status + b"Connection: close\r\nContent-Length: 0\r\n\r\n")
+            self.transport.close()
 
 
 class Listener(uvicorn.Server):
@@ -101,16 +68,21 @@ class Listener(uvicorn.Server):
         yield
 
 
-def make_listener(app: FastAPI, config: DictConfig) -> Listener:
+def make_listener(app: ASGIApp, config: DictConfig) -> Listener:
     """Return a server of `app` with the limits of `configs/serve.yaml`, not yet started."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # clients' mistakes are no news
     connections = _raise_file_limit(config.max_connections)
-    return Listener(
+
+    async def end_slow_connections() -> None:
+        for connection in list(listener.server_state.connections):
+            cast(Protocol, connection).end_if_slow(config.receive_seconds)
+
+    listener = Listener(
         uvicorn.Config(
             app,
             config.host,
             config.port,
-            http=type("Protocol", (Protocol,), {"seconds": config.receive_seconds}),
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
@@ -121,8 +93,11 @@ def make_listener(app: FastAPI, config: DictConfig) -> Listener:
             timeout_keep_alive=KEEP_ALIVE,
             timeout_graceful_shutdown=round(config.exit_timeout_seconds),
             h11_max_incomplete_event_size=HEAD_BYTES,
+            callback_notify=end_slow_connections,
+            timeout_notify=0,  # uvicorn calls it once a second
         )
     )
+    return listener
 
 
 def _raise_file_limit(needed: int) -> int:

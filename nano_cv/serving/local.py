@@ -3,74 +3,57 @@
 import asyncio
 import logging
 import os
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 
-from nano_cv.errors import UserError, one_line
+from nano_cv.errors import UserError
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.metadata import JPEG
-from nano_cv.serving import repository
 from nano_cv.serving.backend import Arrays, Backend, Model, predict_here
+from nano_cv.serving.repository import Signature, versions_of
 
 log = logging.getLogger(__name__)
 
 
 class Local(Backend):
-    """Backend that runs the newest version of each model in onnxruntime, without JPEG twins.
-
-    Args:
-        config: the configuration of `configs/serve.yaml`.
-    """
+    """Backend that runs the newest version of each model in onnxruntime, without JPEG twins."""
 
     def __init__(self, config: DictConfig) -> None:
-        super().__init__()
-        self.config, self.source = config, Path(config.paths.models)
-        self.seen: dict[str, repository.Signature] = {}
+        super().__init__(config)
         self.several = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def start(self) -> None:
         """See `Backend`."""
-        for name in repository.wanted_models(self.source, self.config.models):
-            await self._load(name)
-        self.check_any()
-        self.state = "serving"
+        self.repository.wanted()  # raises if there is none
+        await self._take(self.repository.signatures())
 
     async def watch(self) -> None:
         """See `Backend`."""
-        while True:
-            await asyncio.sleep(self.config.poll_seconds)
-            try:
-                await self._take_changes()
-            except OSError as error:  # of this machine, such as too many open files
-                log.warning("the repository is looked at again: %s", one_line(error))
-
-    async def _take_changes(self) -> None:
-        names = {folder.name for folder in repository.folders(self.source)}
-        for name in self.models.keys() - names:
-            del self.models[name]
-            self.engines.pop(name, None)
-            log.warning("%s: removed from the repository", name)
-        for name in names & set(self.config.models or names):
-            if self.seen.get(name) != repository.signature(self.source / name):
-                await self._load(name)
-
-    async def stop(self) -> None:
-        """See `Backend`."""
+        await self.repository.watch(self.config.poll_seconds, self._take, self._drop)
 
     async def infer(self, name: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """See `Backend`."""
         async with self.several:
             return await asyncio.to_thread(predict_here, self.engines[name], inputs)
 
+    def _drop(self, name: str) -> None:
+        self.models.pop(name, None)
+        self.engines.pop(name, None)
+
+    async def _take(self, signatures: Mapping[str, Signature]) -> None:
+        for name, signature in signatures.items():
+            self.repository.taken[name] = signature
+            if not name.endswith(JPEG):
+                await self._load(name)
+
     async def _load(self, name: str) -> None:
         """Load the newest version that is sound; if there is none, keep the loaded version."""
-        self.seen[name] = repository.signature(self.source / name)
-        versions = repository.versions_of(self.source / name)
-        files = [self.source / name / version / "model.onnx" for version in reversed(versions)]
-        if name.endswith(JPEG) or not any(file.exists() for file in files):
+        folder = self.repository.source / name
+        files = [folder / version / "model.onnx" for version in reversed(versions_of(folder))]
+        if not any(file.exists() for file in files):
             return
         model = self.models.setdefault(name, Model(name))
         model.refused = {}

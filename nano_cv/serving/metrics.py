@@ -1,6 +1,6 @@
 """Metrics for Prometheus: Triton's counters, read over gRPC, and counters of the front door."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from nano_cv.serving.backend import Backend
@@ -21,12 +21,12 @@ COUNTERS: dict[str, Callable[[Any], float]] = {
 }
 
 
-async def render(backend: Backend, answers: Iterable[tuple[str, int, int]]) -> str:
+async def render(backend: Backend, answers: Mapping[tuple[str, int], int]) -> str:
     """Return the text of `/metrics`.
 
     Args:
         backend: the backend whose models are counted.
-        answers: the front door's answers as model, HTTP status and count.
+        answers: the number of the front door's answers by model and HTTP status.
     """
     figures = await backend.figures()
     lines: list[str] = []
@@ -42,7 +42,10 @@ async def render(backend: Backend, answers: Iterable[tuple[str, int, int]]) -> s
         *("nano_cv_server_restarts_total", "counter", "How often Triton was started again"),
         [("", backend.restarts)],
     )
-    given = [(f'model="{name}",status="{status}"', n) for name, status, n in answers]
+    given = [
+        (f'model="{name}",status="{status}"', count)
+        for (name, status), count in sorted(answers.items())
+    ]
     lines += _metric("nano_cv_answers_total", "counter", "Answers of the front door", given)
     return "\n".join(lines) + "\n"
 

@@ -1,62 +1,100 @@
-"""Reads a model repository on disk: which models to serve, and whether their files changed."""
+"""The model repository on disk: which models to serve, and which of them have changed."""
 
+import asyncio
+import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
-from nano_cv.errors import UserError, listing, nearest
-from nano_cv.export.triton_config import CONFIG, read_config
+from nano_cv.errors import UserError, listing, nearest, one_line
 from nano_cv.files import list_versions
 from nano_cv.metadata import JPEG
 
+log = logging.getLogger(__name__)
 Signature = frozenset[tuple[str, int, int, int]]
 
 
-def wanted_models(repository: Path, names: Iterable[str] | None) -> list[str]:
-    """Return the models to serve: all, or `names` plus the parts of the ensembles among them.
+class Repository:
+    """A model repository on disk, with the models that a backend has taken over from it.
 
-    Raises:
-        UserError: the repository has no model, or lacks a model of `names`.
+    Args:
+        source: the folder that has a folder for each model.
+        names: the models to serve; None for all models.
+
+    Attributes:
+        taken: the signature that each model had when the backend took it over.
     """
-    found = [folder.name for folder in folders(repository)]
-    if not found:
-        raise UserError(
-            f"{repository}: no model to serve; "
-            "type: python export_model.py +data=flowers +model=lenet"
-        )
-    if names is None:
-        return found
-    wanted = []
-    left = list(names)
-    while left:
-        name = left.pop(0)
-        if name not in found:
+
+    def __init__(self, source: Path, names: Iterable[str] | None) -> None:
+        self.source, self.names = source, names
+        self.taken: dict[str, Signature] = {}
+
+    def wanted(self) -> list[str]:
+        """Return the models to serve: all, or `names` and their JPEG twins.
+
+        Raises:
+            UserError: the repository has no model, or lacks a model of `names`.
+        """
+        found = self.folders()
+        if not found:
             raise UserError(
-                f"models: {repository} has no '{name}'{nearest(name, found)} "
-                f"There are: {listing(found)}"
+                f"{self.source}: no model to serve; "
+                "type: python export_model.py +data=flowers +model=lenet"
             )
-        if name not in wanted:
-            wanted.append(name)
-            twin = f"{name}{JPEG}"  # for clients that send encoded pictures by gRPC
-            left += [*parts_of(repository / name), *([twin] if twin in found else [])]
-    return wanted
+        wanted = set()
+        for name in found if self.names is None else self.names:
+            if name not in found:
+                raise UserError(
+                    f"models: {self.source} has no '{name}'{nearest(name, found)} "
+                    f"There are: {listing(found)}"
+                )
+            wanted |= {name, f"{name}{JPEG}"}  # the twin is for clients that send pictures by gRPC
+        return sorted(wanted & {*found})
 
+    def folders(self) -> list[str]:
+        """Return the name of each model; empty if there is no repository."""
+        items = sorted(self.source.iterdir()) if self.source.is_dir() else []
+        return [item.name for item in items if item.is_dir() and not item.name.startswith(".")]
 
-def folders(repository: Path) -> list[Path]:
-    """Return the folder of each model; empty if there is no repository."""
-    if not repository.is_dir():
-        return []
-    items = sorted(repository.iterdir())
-    return [item for item in items if item.is_dir() and not item.name.startswith(".")]
+    def signatures(self) -> dict[str, Signature]:
+        """Return the present signature of each model to serve."""
+        try:
+            names = self.wanted()
+        except UserError:  # some or all models are gone: serve those that are left
+            left = self.folders()
+            names = [name for name in self.taken if name in left]
+        return {name: signature(self.source / name) for name in names}
 
+    async def watch(
+        self,
+        seconds: float,
+        take: Callable[[dict[str, Signature]], Awaitable[None]],
+        drop: Callable[[str], None],
+    ) -> None:
+        """Look for changes for ever, with `seconds` between two looks.
 
-def parts_of(folder: Path) -> list[str]:
-    """Return the names of the models in an ensemble; empty for any other model."""
-    try:
-        config = read_config(folder / CONFIG)
-    except UserError:
-        return []  # the check of the model will report the error
-    return [step.model_name for step in config.ensemble_scheduling.step]
+        Args:
+            seconds: the time between two looks.
+            take: takes over new and changed models, and sets their signatures in `taken`.
+            drop: called with the name of each model that is gone.
+        """
+        last = dict(self.taken)
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                now = await asyncio.to_thread(self.signatures)
+                for name in self.taken.keys() - now.keys():
+                    log.warning("%s: removed from the repository", name)
+                    del self.taken[name]
+                    drop(name)
+                changed = {name for name, found in now.items() if self.taken.get(name) != found}
+                # Somebody may still be copying files in: a model must be the same at two looks.
+                settled = {name: now[name] for name in changed if last.get(name) == now[name]}
+                if settled:
+                    await take(settled)
+                last = now
+            except OSError as error:  # such as too many open files
+                log.warning("the repository is looked at again: %s", one_line(error))
 
 
 def signature(folder: Path) -> Signature:

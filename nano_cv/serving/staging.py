@@ -22,8 +22,7 @@ class Staging:
     """Copy of the repository in a folder `live`; models are prepared for it in a folder `new`."""
 
     def __init__(self, source: Path, area: Path) -> None:
-        self.source, self.area = source, area
-        self.live, self.new = area / "live", area / "new"
+        self.source, self.live, self.new = source, area / "live", area / "new"
 
     def copy(self, name: str) -> Path:
         """Copy a model from the source into `new`, and return the folder of the copy.
@@ -62,14 +61,6 @@ class Staging:
     def has(self, name: str) -> bool:
         """Return whether the folder for Triton has this model."""
         return (self.live / name).exists()
-
-    def set_aside(self, name: str, version: str) -> bool:
-        """Remove a version that Triton refused, if others are left; return whether it is gone."""
-        folder = self.live / name
-        if not (folder / version).is_dir() or versions_of(folder) == [version]:
-            return False
-        shutil.rmtree(folder / version)
-        return True
 
     def remove(self, name: str) -> None:
         """Remove a model from the folder for Triton."""

@@ -10,7 +10,6 @@ import ctypes.util
 import importlib.util
 import logging
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -34,6 +33,8 @@ BACKENDS = Path(__file__).parent / "backends"
 # ignores PYTHONPATH, but has the folder on its path in which the server was started.
 PROJECT = Path(__file__).parents[2]
 LOOPBACK = "127.0.0.1"
+START_SECONDS = 300  # limit of a start, which ends when all models are loaded or refused
+VERSION = sysconfig.get_python_version()  # such as 3.11
 
 
 class Wheel(NamedTuple):
@@ -61,17 +62,16 @@ def find_wheel() -> Wheel:
         raise UserError(f"the Triton server is not installed; type: poetry install; {container}")
     package = Path(spec.origin).parent
     root = package / "tritonserver"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
     wheel = Wheel(
         server=root / "bin" / "tritonserver",
         python_backend=root / "backends" / "python",
-        stub=root / "python_backend_stubs" / version / "triton_python_backend_stub",
+        stub=root / "python_backend_stubs" / VERSION / "triton_python_backend_stub",
         libraries=package.parent / "nvidia_pytriton.libs",
     )
-    if not (_python_library().exists() or ctypes.util.find_library(f"python{version}")):
+    if not (_python_library().exists() or ctypes.util.find_library(f"python{VERSION}")):
         raise UserError(
             f"{_python_library()}: missing, and Triton's Python backend needs it; "
-            f"type: sudo apt install libpython{version}; {container}"
+            f"type: sudo apt install libpython{VERSION}; {container}"
         )
     for part in wheel:
         if not part.exists():
@@ -102,8 +102,7 @@ def environment(wheel: Wheel) -> dict[str, str]:
 
 def _python_library() -> Path:
     """Return the path of libpython, which the stub is linked with; some Pythons lack the file."""
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return Path(sysconfig.get_config_var("LIBDIR"), f"libpython{version}.so.1.0")
+    return Path(sysconfig.get_config_var("LIBDIR"), f"libpython{VERSION}.so.1.0")
 
 
 def command(
@@ -145,19 +144,21 @@ def command(
 
 
 @contextmanager
-def running(
-    repository: Path, models: Iterable[str], log: Path, patience: float = 120
-) -> Iterator[int]:
+def running(repository: Path, models: Iterable[str], log: Path) -> Iterator[int]:
     """Run a server without supervision; yields its gRPC port once all models are ready.
 
     For benchmarks and for `prove`.
 
     Raises:
-        UserError: Triton refuses a model, or is not ready in `patience` seconds.
+        UserError: Triton refuses a model, ends, or is not ready in `START_SECONDS`.
     """
     wheel, models = find_wheel(), list(models)
     (port,) = free_ports(1)
-    with tempfile.TemporaryDirectory() as folder, log.open("w") as output:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        log.open("w") as output,
+        grpc.insecure_channel(f"{LOOPBACK}:{port}") as channel,
+    ):
         backends = make_backends(wheel, Path(folder, "backends"))
         server = subprocess.Popen(
             command(wheel, backends, repository, port, exit_timeout=5),
@@ -167,7 +168,20 @@ def running(
             stderr=subprocess.STDOUT,
         )
         try:
-            _await(server, port, models, patience, log)
+            end = time.monotonic() + START_SECONDS
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            while True:
+                with suppress(grpc.RpcError):  # it answers once every model is loaded or refused
+                    index = stub.RepositoryIndex(service_pb2.RepositoryIndexRequest()).models
+                    break
+                if server.poll() is not None or time.monotonic() > end:
+                    raise UserError(f"Triton did not get ready: {', '.join(models)}; see {log}")
+                time.sleep(0.1)
+            why = {one.name: one.reason.partition("\n")[0] for one in index if one.reason}
+            refused = sorted({*models} - {one.name for one in index if one.state == "READY"})
+            if refused:
+                texts = (f"{name}: {why.get(name, f'refused; see {log}')}" for name in refused)
+                raise UserError("; ".join(texts))
             yield port
         finally:
             server.terminate()
@@ -204,35 +218,3 @@ def free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
-
-
-def _await(
-    server: subprocess.Popen[bytes], port: int, models: list[str], patience: float, log: Path
-) -> None:
-    """Wait until the server answers, which means that it has loaded or refused every model.
-
-    Raises:
-        UserError: Triton has refused a model, or is not ready in `patience` seconds.
-    """
-    end = time.monotonic() + patience
-    with grpc.insecure_channel(f"{LOOPBACK}:{port}") as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        while True:
-            if server.poll() is not None or time.monotonic() > end:
-                raise UserError(f"Triton did not get ready: {', '.join(models)}; see {log}")
-            with suppress(grpc.RpcError):
-                stub.ServerLive(service_pb2.ServerLiveRequest())
-                break
-            time.sleep(0.1)
-        found = stub.RepositoryIndex(service_pb2.RepositoryIndexRequest()).models
-    refused = sorted({*models} - {one.name for one in found if one.state == "READY"})
-    if refused:
-        raise UserError("; ".join(f"{name}: {_reason(name, log)}" for name in refused))
-
-
-def _reason(name: str, log: Path) -> str:
-    """Return why Triton refused a model, from its log, as the index omits damaged configs."""
-    lines = log.read_text(errors="replace").splitlines()
-    about = [line for line in lines if line[:1] in "EI" and re.search(rf"\b{name}\b.*:", line)]
-    said = about[-1].partition("] ")[2].strip('"') if about else "refused"
-    return said.partition("\\n")[0]  # without the traceback of a model's Python

@@ -16,11 +16,6 @@ from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
 from nano_cv.evaluation import bfloat16
 
-LEVELS = {  # optimization.graph.level
-    -1: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
-    1: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-}
-
 
 class TritonPythonModel:
     """Instance of a model, which Triton creates and calls."""
@@ -132,19 +127,13 @@ def _threads(config):
 
 
 def _options(config):
-    """Return the session options of `config.pbtxt`, whose keys are those of the C++ backend."""
-    options, given = onnxruntime.SessionOptions(), _parameters(config)
+    """Return the session options of `config.pbtxt`, whose keys are those of the C++ backend.
+
+    Its other keys, such as `execution_mode`, change no answer, and are passed over.
+    """
+    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = _threads(config)
-    options.inter_op_num_threads = int(given.get("inter_op_thread_count", 0))
-    if int(given.get("execution_mode", 0)):
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
-    options.enable_cpu_mem_arena = bool(int(given.get("enable_mem_arena", 1)))
-    options.enable_mem_pattern = bool(int(given.get("enable_mem_pattern", 1)))
-    level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
-    options.graph_optimization_level = LEVELS.get(
-        level, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    )
-    for key, value in given.items():
+    for key, value in _parameters(config).items():
         if key.startswith(("session.", "mlas.")):  # options of onnxruntime itself
             options.add_session_config_entry(key, value)
     return options

@@ -1,0 +1,259 @@
+"""Backend that uses a Triton server by gRPC: lists its models, tests them, and runs them."""
+
+import asyncio
+import logging
+import re
+import time
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import numpy as np
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor, triton_to_np_dtype
+
+from nano_cv.data import images
+from nano_cv.errors import UserError, one_line
+from nano_cv.evaluation.client import BROKEN, without_prefix
+from nano_cv.metadata import KEY, Metadata
+from nano_cv.serving.backend import Arrays, Backend, CrowdedError, LostError, Model, RefusedError
+
+log = logging.getLogger(__name__)
+OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),  # by default gRPC waits up to two minutes
+    ("grpc.max_reconnect_backoff_ms", 500),
+]
+ALIVE = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)
+CROWDED = ("Exceeds maximum queue size", "Request timeout expired")  # refused by the queue policy
+# Triton has lost the process that runs the model, or is itself gone or about to go.
+LOST = re.compile("is not healthy|Stub process|Server is stopping", re.IGNORECASE)
+KILLS = 2  # a request during which the server was lost this often is not sent again
+
+
+class Watched(Backend):
+    """Backend that uses a Triton started by somebody else, which it tests but cannot restart.
+
+    Args:
+        address: HOST:PORT of Triton's gRPC endpoint.
+        config: the configuration of `configs/serve.yaml`.
+    """
+
+    def __init__(self, address: str, config: DictConfig) -> None:
+        super().__init__(config)
+        self.address = address
+        self.channel = grpc.aio.insecure_channel(address, options=OPTIONS)  # reconnects by itself
+        self.triton = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+        self.doubt = asyncio.Event()  # set when a request fails, to test the models at once
+
+    async def start(self) -> None:
+        """See `Backend`."""
+        try:
+            await self.look()
+        except LostError as error:
+            raise UserError(
+                f"triton={self.address}: no Triton server answers there by gRPC ({one_line(error)})"
+            ) from error
+        with suppress(LostError):  # raised for a lost model, whose state is now `failing`
+            await self.ask_all()
+
+    async def watch(self) -> None:
+        """See `Backend`."""
+        while True:
+            await self._pause(self.config.probe_seconds)
+            try:
+                await self.look()
+                await self.ask_all()
+            except LostError as error:
+                for model in self.models.values():
+                    model.is_now("failing", one_line(error))
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep for `seconds`, or shorter if a request fails meanwhile."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.doubt.wait(), seconds)
+        self.doubt.clear()
+
+    async def stop(self) -> None:
+        """See `Backend`."""
+        await self.channel.close()
+
+    async def infer(self, name: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """See `Backend`; the request is sent again if the server is lost meanwhile."""
+        restarts, request = self.restarts, request_of(name, inputs)
+        while True:
+            while self.state in ("starting", "restarting"):
+                await asyncio.sleep(0.05)
+            try:
+                seconds = self.config.answer_seconds
+                answer = await self.triton.ModelInfer(request, timeout=seconds)
+                break
+            except grpc.aio.AioRpcError as error:
+                failure = _explained(error)
+                # After `KILLS` this request may be the cause, so it must not stop the server again.
+                if not isinstance(failure, LostError) or self.restarts - restarts >= KILLS:
+                    raise failure from error
+                self.doubt.set()
+                await asyncio.sleep(0.1)
+        return {
+            tensor.name: np.frombuffer(raw, triton_to_np_dtype(tensor.datatype)).reshape(
+                tensor.shape
+            )
+            for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
+        }
+
+    async def figures(self) -> list[Any]:
+        """See `Backend`; empty while Triton does not answer."""
+        try:
+            request = service_pb2.ModelStatisticsRequest()
+            return list((await self._call("ModelStatistics", request)).model_stats)
+        except LostError:
+            return []
+
+    async def _call(self, method: str, request: Message, seconds: float = 10) -> Any:
+        """Send a request and return Triton's answer; raises `LostError` if there is none."""
+        try:
+            return await getattr(self.triton, method)(request, timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            raise LostError(error.details() or error.code().name) from error
+
+    async def look(self) -> None:
+        """Update the states of all models from Triton's index, and read configs of new versions."""
+        seconds = self.config.probe_deadline_seconds
+        answer = await self._call("RepositoryIndex", service_pb2.RepositoryIndexRequest(), seconds)
+        index: dict[str, list[Any]] = {}  # the versions of each model, loaded or refused
+        for one in answer.models:
+            index.setdefault(one.name, []).append(one)
+        for name in self.models.keys() - index.keys():
+            model = self.models[name]
+            if name not in self.repository.taken:
+                del self.models[name]
+                log.warning("%s: unloaded", name)
+            elif model.state != "refused":  # not yet loaded, or its copy was deleted
+                model.state, model.question = "loading", None
+        for name, versions in index.items():
+            model = self.models.setdefault(name, Model(name))
+            ready = [one.version for one in versions if one.state == "READY"]
+            for one in versions:
+                if one.state == "UNAVAILABLE" and one.reason not in ("", "unloaded"):
+                    model.refused[one.version] = " ".join(one.reason.split())
+            if not ready:
+                model.question = None
+                if not model.refused:  # Triton has only just found it
+                    model.state = "loading"
+                elif model.state != "refused":
+                    model.is_now("refused", "; ".join(model.refused.values()))
+            elif model.question is None or model.versions != ready:
+                await self._learn(model, ready)
+
+    async def _learn(self, model: Model, versions: list[str]) -> None:
+        """Read the configuration of a model that has new versions."""
+        request = service_pb2.ModelConfigRequest(name=model.name)
+        try:
+            config = (await self._call("ModelConfig", request)).config
+        except LostError:
+            return  # the model was unloaded a moment ago; the next look will see that
+        model.question, model.versions = question_for(model.name, config), versions
+        model.instances = sum(group.count for group in config.instance_group) * len(versions)
+        model.metadata = None  # of a model that nano-cv did not export
+        with suppress(ValueError):
+            model.metadata = Metadata.from_json(config.parameters[KEY].string_value)
+        if model.state == "refused":
+            model.is_now("loading")
+
+    async def ask_all(self) -> None:
+        """Send a test request to every model that is loaded.
+
+        Raises:
+            LostError: models answer no client; the message names them.
+        """
+        asked = [model for model in self.models.values() if model.question is not None]
+        lost = [why for why in await asyncio.gather(*map(self._ask, asked)) if why]
+        if lost:
+            raise LostError("; ".join(lost))
+
+    async def _ask(self, model: Model) -> str:
+        """Test a model; return the reason to restart the server, empty if there is none."""
+        problem, is_lost = await self._test(model)
+        model.is_now("failing" if problem else "ready", problem)
+        return f"{model.name}: {problem}" if is_lost else ""
+
+    async def _test(self, model: Model) -> tuple[str, bool]:
+        """Send a test request; return the problem, empty if the model is alive, and if it is lost.
+
+        A lost model answers no client, or its process is gone; Triton must restart. A full or slow
+        queue is no fault as long as the model answers any client in time.
+        """
+        seconds = self.config.probe_deadline_seconds
+        end, before = time.monotonic() + seconds, await self._count_answers(model)
+        try:
+            await self.triton.ModelInfer(model.question, timeout=seconds)
+            return "", False
+        except grpc.aio.AioRpcError as error:
+            if error.code() in ALIVE:
+                return "", False
+            problem = " ".join((error.details() or error.code().name).split())
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                problem = f"no answer in {seconds:g} s"
+            elif LOST.search(problem):
+                return problem, True
+            elif not any(words in problem for words in CROWDED):
+                return problem, False
+        while await self._count_answers(model) == before:
+            if time.monotonic() >= end:
+                return problem, True
+            await asyncio.sleep(0.1)
+        return "", False
+
+    async def _count_answers(self, model: Model) -> int:
+        """Return how many requests of any client Triton has answered with this model."""
+        mine = (one for one in await self.figures() if one.name == model.name)
+        return sum(one.inference_stats.success.count for one in mine)
+
+
+def _explained(error: grpc.aio.AioRpcError) -> Exception:
+    text, code = error.details() or error.code().name, error.code()
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return TimeoutError(text)
+    if any(words in text for words in CROWDED):
+        return CrowdedError(text)
+    gone = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+    if LOST.search(text) or (gone and BROKEN.search(text)) or "no available versions" in text:
+        return LostError(text)
+    return RefusedError(without_prefix(text))
+
+
+def request_of(model: str, inputs: Arrays, *outputs: str) -> service_pb2.ModelInferRequest:
+    """Make a request with named inputs, for all outputs of the model unless some are named."""
+    request = service_pb2.ModelInferRequest(model_name=model)
+    for name, array in inputs.items():
+        request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype), shape=array.shape)
+        are_bytes = array.dtype == np.object_
+        request.raw_input_contents.append(
+            serialize_byte_tensor(array).item() if are_bytes else array.tobytes()
+        )
+    for output in outputs:
+        request.outputs.add(name=output)
+    return request
+
+
+def question_for(name: str, config: model_config_pb2.ModelConfig) -> service_pb2.ModelInferRequest:
+    """Make a test request that a sound model can answer.
+
+    Inputs are zeros in the shapes of the config, with 1 for free dimensions; a tiny PNG for bytes.
+    """
+    inputs: dict[str, NDArray[Any]] = {}
+    for tensor in config.input:
+        if tensor.optional:
+            continue
+        shape = [1] * (config.max_batch_size > 0) + [max(dim, 1) for dim in tensor.dims]
+        dtype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+        if dtype == "STRING":
+            picture = images.encode_png(np.zeros((8, 8, 3), np.uint8))
+            inputs[tensor.name] = np.full(shape, picture, object)
+        else:
+            inputs[tensor.name] = np.zeros(shape, triton_to_np_dtype(dtype))
+    return request_of(name, inputs)
