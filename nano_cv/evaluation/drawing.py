@@ -153,18 +153,18 @@ def keep(
     name: str,
     draw: Callable[[], Drawing],
     folder: Path,
-    log_drawing: Callable[[str, Drawing], None] | None = None,
+    log_file: Callable[[Path], None] | None = None,
 ) -> None:
-    """Draw `<name>.png` into `folder` and log the picture; a failure gives only a warning."""
+    """Draw `<name>.png` into `folder` and log the file; a failure gives only a warning."""
+    file = folder / f"{name}.png"
     try:
-        drawing = draw()
-        save(drawing, folder / f"{name}.png")
+        save(draw(), file)
     except Exception as error:  # a drawing must not end a training
         log.warning("%s.png could not be drawn, and is left out: %s", name, one_line(error))
         log.debug("%s.png", name, exc_info=error)
         return
-    if log_drawing:
-        log_drawing(name, drawing)
+    if log_file:
+        log_file(file)
 
 
 def render(figure: "Figure") -> Drawing:

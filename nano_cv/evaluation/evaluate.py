@@ -76,7 +76,7 @@ def evaluate(
 
         drawings["gradcam"] = partial(draw_heatmaps, engine.task, inputs, report)
     for name, draw in drawings.items():
-        keep(name, draw, folder, logger.log_drawing)
+        keep(name, draw, folder, logger.log_file)
     return metrics
 
 
