@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from nano_cv.data import images
 from nano_cv.data.store import File
@@ -29,22 +29,19 @@ ODD = (
 def draw_pictures(count: int = 24) -> list[tuple[str, bytes]]:
     """Draw PNG images, each with a name, to compare engines where there are no photographs.
 
-    The images have soft colours, rectangles and ellipses, and some noise like a camera's: smooth
-    regions, edges and texture. Their shapes differ, and they are the same on every machine.
+    The images have smooth colours, blocks with sharp edges, and some noise like a camera's. Their
+    shapes differ, and they are the same on every machine.
     """
     drawn = []
     for number in range(count):
         random = np.random.default_rng(number)
-        size = width, height = random.integers(160, 640, 2).tolist()
-        colours = Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8))
-        image = colours.resize(size, Image.Resampling.BICUBIC)
-        draw = ImageDraw.Draw(image)
-        for shape in (draw.rectangle, draw.ellipse) * 3:
-            left, top = int(random.integers(width)), int(random.integers(height))
-            right, bottom = left + width // 4, top + height // 4
-            shape((left, top, right, bottom), fill=tuple(random.integers(0, 256, 3).tolist()))
+        width, height = random.integers(160, 640, 2).tolist()
+        parts = []
+        for side, kind in ((4, Image.Resampling.BICUBIC), (9, Image.Resampling.NEAREST)):
+            colours = Image.fromarray(random.integers(0, 256, (side, side, 3), np.uint8))
+            parts.append(np.asarray(colours.resize((width, height), kind), np.float64))
         noise = random.normal(0, number % 4 * 8, (height, width, 3))  # none in every fourth image
-        pixels = (np.asarray(image) + noise).clip(0, 255).astype(np.uint8)
+        pixels = (np.mean(parts, axis=0) + noise).clip(0, 255).astype(np.uint8)
         drawn.append((f"built-in picture {number}", images.encode_png(pixels)))
     return drawn
 

@@ -17,15 +17,15 @@ from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import WORDS, class_rows, distinct
 from nano_cv.tasks.metrics import (
+    class_figures,
     classification_figures,
     confusion,
-    counted_right,
     expected_calibration_error,
-    ratio,
 )
 
 MOST = 24  # pictures on a sheet
 NONE = "none of these"
+NO_LABEL = "no label"
 
 
 def label_set(classes: Sequence[str], outputs: Predictions) -> list[str]:
@@ -93,6 +93,11 @@ class ClassificationReport(Report):
         outputs = {name: array[index] for name, array in self.predictions.items()}
         return label_set(self.drawn if drawn else self.classes, outputs)
 
+    def true_labels(self, index: int, drawn: bool = False) -> list[str]:
+        """The names of the classes that a picture truly has."""
+        names = self.drawn if drawn else self.classes
+        return [names[label] for label in np.atleast_1d(self.pictures.targets[index]).astype(int)]
+
     def rows(self) -> list[dict[str, Any]]:
         """A row per picture: file, labels, whether it is foreign, probability of each class."""
         rows, columns = [], distinct(self.classes, WORDS)
@@ -108,7 +113,7 @@ class ClassificationReport(Report):
         """The predicted and the true label, and the label set, for the row of a picture."""
         words = {"label": self.classes[self.labels[index]]}
         if self.pictures.targets:
-            words["target"] = self.classes[self.pictures.targets[index]]
+            words["target"] = "; ".join(self.true_labels(index))
         if "LABEL_SET" in self.predictions:
             words["label_set"] = "; ".join(self.label_set(index))
         return words
@@ -128,19 +133,14 @@ class ClassificationReport(Report):
 
     def class_rows(self) -> list[dict[str, Any]]:
         """Pictures, precision, recall and F1 of each class."""
-        true, predicted = self.counts.sum(axis=1), self.counts.sum(axis=0)
-        figures = {"pictures": true, **counted_right(self.counts)}
-        figures["f1"] = ratio(2 * np.diag(self.counts), true + predicted)
-        return class_rows(self.classes, figures)
+        figures = class_figures(self.counts)
+        del figures["IoU"]
+        return class_rows(self.classes, {"pictures": self.counts.sum(axis=1), **figures})
 
     def answer_of(self, index: int) -> str:
         """The predicted label and its probability, for the caption of a picture."""
         share = self.predictions["CLASS_PROBS"][index].max()
         return f"{self.drawn[self.labels[index]]}, probability {share:.0%}"
-
-    def truth_of(self, index: int) -> str:
-        """The true label, for the caption of a picture."""
-        return self.drawn[self.pictures.targets[index]]
 
     @cached_property
     def captions(self) -> list[str]:
@@ -151,7 +151,9 @@ class ClassificationReport(Report):
         captions = [f"{NONE} (nearest: {said})" if odd else said for said, odd in pairs]
         if not self.pictures.targets:
             return captions
-        return [f"{one}\ntruth: {self.truth_of(index)}" for index, one in enumerate(captions)]
+        truths = [", ".join(self.true_labels(n, drawn=True)) for n in range(len(captions))]
+        pairs = zip(captions, truths, strict=True)
+        return [f"{caption}\ntruth: {truth or NO_LABEL}" for caption, truth in pairs]
 
     def mistakes(self) -> tuple[list[int], str]:
         """Indices of the worst mistakes, at most `MOST`, and how they were chosen, in words."""

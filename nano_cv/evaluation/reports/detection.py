@@ -25,17 +25,17 @@ from nano_cv.tasks.metrics import (
     Evaluated,
     Scored,
     Verdict,
-    average_precisions,
+    at_thresholds,
     count_by_class,
+    detection_figures,
     judge,
     match_boxes,
     mean_known,
     operating_figures,
-    ratio,
 )
 
 MOST = 12  # pictures on a sheet
-CURVES = 12  # lines in the drawing of precision over recall
+CURVES = 12  # classes in the drawing of precision over recall
 WRITTEN = 0.01  # score from which on a box stands in detections.json
 VERDICTS: Mapping[str, tuple[int, ...]] = {  # colours that the colour-blind can tell apart
     "found": (86, 180, 233),
@@ -102,7 +102,7 @@ class DetectionReport(Report):
         Of all boxes: `mAP`, `mAP50` and `AP50/<class>`, defined by COCO. Of the boxes at or above
         their thresholds, at an IoU of 0.5: `mF1`, and `F1`, `precision` and `recall` per class.
         """
-        figures = average_precisions(self.evaluated.precision, self.classes)
+        figures = detection_figures(self.evaluated.precision, self.classes)
         return figures | operating_figures(self.by_class, self.metadata.confidences, self.classes)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -140,23 +140,16 @@ class DetectionReport(Report):
         ]
 
     def class_rows(self) -> list[dict[str, Any]]:
-        """Objects, precision and recall of the shown boxes, AP50 and AP of each class."""
-        pairs = [*zip(self.by_class, self.metadata.confidences, strict=True)]
-        sure = [one.right[one.scores >= np.float32(least)] for one, least in pairs]
-        boxes, right = np.array([[len(one), one.sum()] for one in sure]).T
-        objects = np.array([one.objects for one in self.by_class])
-        precision = np.where(self.evaluated.precision > -1, self.evaluated.precision, np.nan)
-        return class_rows(
-            self.classes,
-            {
-                "objects": objects,
-                "threshold": np.array(self.metadata.confidences),
-                "precision": ratio(right, boxes),
-                "recall": ratio(right, objects),
-                "AP50": precision[0].mean(axis=0),
-                "AP": precision.mean(axis=(0, 1)),
-            },
-        )
+        """Objects, precision, recall and F1 of the shown boxes, AP50 and AP of each class."""
+        precision = self.evaluated.precision
+        columns = {
+            "objects": np.array([one.objects for one in self.by_class]),
+            "threshold": np.array(self.metadata.confidences),
+            **at_thresholds(self.by_class, self.metadata.confidences),
+            "AP50": precision[0].mean(axis=0),
+            "AP": precision.mean(axis=(0, 1)),
+        }
+        return class_rows(self.classes, columns)
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Pictures with boxes; with targets also those with most mistakes, and curves."""
@@ -221,16 +214,16 @@ class DetectionReport(Report):
 
     @chart_style()
     def _draw_curves(self) -> Drawing:
-        """Draw precision over recall per class; of very many classes, the worst and the mean."""
+        """Draw precision over recall of each class, or of the worst of very many, and the mean."""
         precision = self.evaluated.precision[0]
-        known = np.flatnonzero(precision[0] > -1)
-        title, lines = self.title, {}
+        known = np.flatnonzero(~np.isnan(precision[0]))
+        title, shown = self.title, known
         if len(known) > CURVES:
+            shown = np.argsort(precision.mean(axis=0), kind="stable")[:CURVES]  # NaN comes last
+            title += f"\nthe {CURVES} worst of {len(known):,} classes"
+        lines = {self.drawn[index]: precision[:, index] for index in shown}
+        if len(known) > 1:
             lines["mean of all"] = precision[:, known].mean(axis=1)
-            averages = precision[:, known].mean(axis=0)
-            known = known[np.argsort(averages, kind="stable")[: CURVES - 1]]
-            title += f"\nthe {CURVES - 1} worst of {len(averages):,} classes, and the mean"
-        lines |= {self.drawn[index]: precision[:, index] for index in known}
         figure = drawing.make_figure(8, 4.8, dpi=120, title=title)
         axes = figure.add_subplot()
         for index, (name, line) in enumerate(lines.items()):

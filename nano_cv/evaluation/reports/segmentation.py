@@ -3,7 +3,6 @@
 Shapes: N pictures, K classes, S side of the network's square, H and W of a picture in pixels.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path, PurePath
@@ -20,13 +19,7 @@ from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import class_rows, distinct
 from nano_cv.files import inside, replacing
-from nano_cv.tasks.metrics import (
-    class_overlaps,
-    counted_right,
-    mask_confusion,
-    ratio,
-    segmentation_figures,
-)
+from nano_cv.tasks.metrics import class_figures, mask_confusion, mean_known, segmentation_figures
 
 MOST = 12  # pictures on a sheet
 COLUMNS = ("file", "mIoU")  # of the table, before those of the classes
@@ -60,9 +53,8 @@ class SegmentationReport(Report):
             found.shares[index] = np.bincount(mask.ravel(), minlength=classes) / mask.size
             if self.pictures.targets:
                 counts = mask_confusion(self.pictures.mask(index), mask, classes)
-                known, overlaps = class_overlaps(counts)
                 found.counts[:] += counts
-                found.overlaps[index] = overlaps[known].mean() if known.any() else np.nan
+                found.overlaps[index] = mean_known(class_figures(counts)["IoU"], np.nan)
         return found
 
     def restore(self, index: int) -> NDArray[np.uint8]:
@@ -89,11 +81,10 @@ class SegmentationReport(Report):
     def class_rows(self) -> list[dict[str, Any]]:
         """Share of the true pixels, precision, recall and IoU of each class."""
         counts = self.measured.counts
-        known, overlaps = class_overlaps(counts)
-        share = ratio(counts.sum(axis=1), np.full(len(counts), counts.sum()))
-        figures = {"share_of_pixels": share, **counted_right(counts)}
-        figures["IoU"] = np.where(known, overlaps, np.nan)
-        return class_rows(self.classes, figures)
+        figures = class_figures(counts)
+        del figures["f1"]
+        share = counts.sum(axis=1) / max(counts.sum(), 1)
+        return class_rows(self.classes, {"share_of_pixels": share, **figures})
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Pictures with masks; with targets also the worst, and the confusion matrix."""
@@ -136,10 +127,14 @@ class SegmentationReport(Report):
     def write_files(self, folder: Path) -> None:
         """Write `masks/<file>.png`, palette pictures of class indices, and `overlays/<file>.jpg`.
 
-        If names differ only in their endings, the endings are kept: `masks/a.jpg.png`.
+        If names differ only in their endings, all endings are kept: `masks/a.jpg.png`.
         """
-        stems = list(enumerate(_distinct_stems(self.pictures.names)))
-        for index, stem in track(stems, len(stems), "Writing masks"):
+        names = self.pictures.names
+        stems = [str(PurePath(name).with_suffix("")) for name in names]
+        # Some disks take `A` and `a` for the same name.
+        distinct = len({stem.casefold() for stem in stems}) == len(names)
+        chosen = [*enumerate(stems if distinct else names)]
+        for index, stem in track(chosen, len(chosen), "Writing masks"):
             mask = self.restore(index)
             image = np.asarray(images.decode(self.pictures.files[index]))
             with replacing(inside(folder / "masks", f"{stem}.png")) as temporary:
@@ -152,17 +147,3 @@ class SegmentationReport(Report):
         """The share of pixels with another class."""
         different = expected["MASK"] != actual["MASK"]
         return {"wrong_pixels": different.reshape(len(different), -1).mean(axis=1)}
-
-
-def _distinct_stems(names: Sequence[str]) -> list[str]:
-    """Names for the masks of pictures, all different even on disks that ignore case."""
-    stems = [str(PurePath(name).with_suffix("")) for name in names]
-    counts, taken = Counter(stem.casefold() for stem in stems), set[str]()
-    found = []
-    for index, (name, stem) in enumerate(zip(names, stems, strict=True)):
-        wanted = stem if counts[stem.casefold()] == 1 else name
-        if wanted.casefold() in taken:
-            wanted = f"{name}_{index}"
-        taken.add(wanted.casefold())
-        found.append(wanted)
-    return found

@@ -13,12 +13,16 @@ from numpy.typing import NDArray
 from nano_cv.data.pictures import Pictures
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions
-from nano_cv.evaluation.reports.classification import MOST, ClassificationReport
+from nano_cv.evaluation.reports.classification import MOST, NO_LABEL, ClassificationReport
 from nano_cv.evaluation.tables import class_rows
 from nano_cv.metadata import Metadata
-from nano_cv.tasks.metrics import Counts, count_tags, tagging_figures
-
-NONE = "no label"
+from nano_cv.tasks.metrics import (
+    Counts,
+    at_thresholds,
+    count_tags,
+    tag_precisions,
+    tagging_figures,
+)
 
 
 def with_labels(metadata: Metadata, outputs: Predictions) -> dict[str, NDArray[Any]]:
@@ -75,10 +79,6 @@ class TaggingReport(ClassificationReport):
             figures["familiar"] = 1 - float(self.foreign.mean())
         return figures
 
-    def true_labels(self, index: int) -> list[str]:
-        """The labels that a picture has."""
-        return [self.classes[label] for label in self.pictures.targets[index]]
-
     def words(self, index: int) -> dict[str, str]:
         """The labels in the row of a picture."""
         known = {"target": "; ".join(self.true_labels(index))} if self.pictures.targets else {}
@@ -91,25 +91,22 @@ class TaggingReport(ClassificationReport):
             best, share = int(self.labels[0]), float(self.predictions["CLASS_PROBS"].max())
             least = self.metadata.confidences[best]
             nearest = f"the most probable is {self.classes[best]}, {share:.2f}"
-            said.append(f"{NONE}: {nearest}, and it is given from {least:.2f} on")
+            said.append(f"{NO_LABEL}: {nearest}, and it is given from {least:.2f} on")
         return said
 
     def class_rows(self) -> list[dict[str, Any]]:
         """Pictures, precision, recall, F1, average precision and threshold of each class."""
-        figures, columns = self.metrics(), {"pictures": self.truth.sum(axis=0)}
-        for kind in ("precision", "recall", "F1", "AP"):
-            known = [figures.get(f"{kind}/{name}", np.nan) for name in self.classes]
-            columns[kind] = np.array(known)
-        columns["threshold"] = np.array(self.metadata.confidences)
+        columns = {
+            "pictures": self.truth.sum(axis=0),
+            **at_thresholds(self.by_class, self.metadata.confidences),
+            "AP": tag_precisions(self.by_class),
+            "threshold": np.array(self.metadata.confidences),
+        }
         return class_rows(self.classes, columns)
 
     def answer_of(self, index: int) -> str:
         """The predicted labels, for the caption of a picture."""
-        return ", ".join(self.label_set(index, drawn=True)) or NONE
-
-    def truth_of(self, index: int) -> str:
-        """The true labels, for the caption of a picture."""
-        return ", ".join(self.drawn[label] for label in self.pictures.targets[index]) or NONE
+        return ", ".join(self.label_set(index, drawn=True)) or NO_LABEL
 
     def mistakes(self) -> tuple[list[int], str]:
         """The pictures with most wrong labels; those with equally many by their largest error."""
