@@ -15,6 +15,7 @@ from nano_cv.data.pictures import COUNTED, Boxes, Pictures
 from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.answers import describe
+from nano_cv.evaluation.card import make_card
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.evaluation.reports.detection import DetectionReport
 from nano_cv.export import graph
@@ -284,6 +285,8 @@ def test_report_and_json_of_label_sets_and_foreign_pictures(tmp_path):
     first = {name: one[:1] for name, one in ANSWER.items()}
     remarks = reports.find("classification")(metadata, first, alone).remarks()
     assert remarks == ["label set for a coverage of 90%: basil or clover"]
+    assert "called foreign" in make_card(metadata, {})
+    assert "Every picture gets one" in make_card(CONTRACT, {})
     told = [
         describe(metadata, {name: one[index] for name, one in ANSWER.items()}, (0, 0), 1)
         for index in range(2)

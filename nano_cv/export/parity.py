@@ -16,6 +16,7 @@ from nano_cv.evaluation.reports import Predictions
 from nano_cv.metadata import Size
 
 BATCHES = (1, 3)
+MOST = 60  # images to compare, about
 # Width, height and format of images that are narrow, wide, small, or larger than a model's input.
 ODD = (
     (97, 131, "JPEG"),
@@ -47,20 +48,19 @@ def draw_pictures(count: int = 24) -> list[tuple[str, bytes]]:
 
 
 def load_odd(
-    pictures: Sequence[tuple[str, File | bytes]], size: Size, fit: str, count: int = 60
+    pictures: Sequence[tuple[str, File | bytes]], size: Size, fit: str
 ) -> tuple[list[str], Arrays]:
-    """Load images, and add copies of some of them in odd sizes, formats and orientations.
+    """Load images, evenly from the list, and copies of some in odd sizes, formats and orientations.
 
     Args:
         pictures: name and file (or encoded bytes) of each image.
         size: of the model's input, in pixels.
         fit: see `images.place`.
-        count: about how many images to take, evenly from the whole list.
 
     Returns:
         A name per image, and `IMAGES` uint8 `[N, 3, H, W]`.
     """
-    chosen = list(pictures[:: max(1, len(pictures) // count)][:count])
+    chosen = list(pictures[:: max(1, len(pictures) // MOST)][:MOST])
     names = [name for name, _ in chosen]
     pixels = [images.load(source, size, name, fit=fit) for name, source in chosen]
     for (name, source), (width, height, kind) in zip(chosen, ODD, strict=False):

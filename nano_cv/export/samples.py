@@ -12,7 +12,7 @@ from nano_cv.data.store import File, located
 from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.engines import Arrays, Engine, predict_all
-from nano_cv.evaluation.inputs import Inputs, find_pictures, of_test
+from nano_cv.evaluation.inputs import Inputs, find_pictures, of_test, open_readable
 from nano_cv.export import parity
 from nano_cv.metadata import Metadata
 
@@ -114,7 +114,9 @@ def parity_inputs(
     pictures: list[tuple[str, File | bytes]]
     if config.parity is not None:
         files = find_pictures(str(config.parity), "parity")
-        pictures = [(str(file), file) for file in files]
+        files = files[:: max(1, len(files) // parity.MOST)]
+        opened, _ = open_readable(files, config, metadata)  # warns of pictures that it leaves out
+        pictures = [(str(file), file) for file in opened.pictures.files]
     elif metadata.task == "generation":
         labels = [number % len(metadata.classes) for number in range(COMPARED)]
         made = Imagined(labels, metadata.classes, size, config.seed)
