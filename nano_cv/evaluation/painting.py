@@ -1,5 +1,6 @@
 """Boxes and masks drawn upon pictures, which are uint8 RGB arrays `[H, W, 3]`."""
 
+import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -47,6 +48,13 @@ def indexed(mask: NDArray[np.uint8]) -> Image.Image:
     picture = Image.fromarray(mask)
     picture.putpalette(palette(256).tobytes())
     return picture
+
+
+def encode_mask(mask: NDArray[np.uint8]) -> bytes:
+    """The PNG of a mask as a palette picture, see `indexed`."""
+    file = io.BytesIO()
+    indexed(mask).save(file, "PNG", compress_level=1)
+    return file.getvalue()
 
 
 def palette(count: int) -> NDArray[np.uint8]:

@@ -5,7 +5,7 @@ pictures, which are unlike the training pictures. Shapes: N pictures, K classes.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,30 +23,19 @@ from nano_cv.tasks.metrics import (
     expected_calibration_error,
 )
 
-MOST = 24  # pictures on a sheet
 NONE = "none of these"
 NO_LABEL = "no label"
-
-
-def label_set(classes: Sequence[str], outputs: Predictions) -> list[str]:
-    """The label set of a picture from `CLASS_PROBS` and `LABEL_SET` `[K]`, most probable first."""
-    order = np.argsort(-outputs["CLASS_PROBS"], kind="stable")
-    return [classes[index] for index in order if outputs["LABEL_SET"][index]]
 
 
 class ClassificationReport(Report):
     """Report of `CLASS_PROBS` float32 `[N, K]`; targets are class indices.
 
     Newer models also answer `LABEL_SET` bool `[N, K]` and `FOREIGN` float32 `[N, 1]`.
-
-    Attributes:
-        shows: describes a sheet of predictions in its title.
     """
-
-    shows: ClassVar = "each with the most probable class"
 
     gate = "accuracy"
     further_gates = ("coverage", "familiar")
+    most = 24
     limits: ClassVar = {"probability": 1e-4, "label": 0.0, "label_set": 0.0, "foreign": 1e-3}
 
     @cached_property
@@ -90,8 +79,9 @@ class ClassificationReport(Report):
 
     def label_set(self, index: int, drawn: bool = False) -> list[str]:
         """The label set of a picture, the most probable class first."""
-        outputs = {name: array[index] for name, array in self.predictions.items()}
-        return label_set(self.drawn if drawn else self.classes, outputs)
+        names = self.drawn if drawn else self.classes
+        order = np.argsort(-self.predictions["CLASS_PROBS"][index], kind="stable")
+        return [names[label] for label in order if self.predictions["LABEL_SET"][index, label]]
 
     def true_labels(self, index: int, drawn: bool = False) -> list[str]:
         """The names of the classes that a picture truly has."""
@@ -117,6 +107,18 @@ class ClassificationReport(Report):
         if "LABEL_SET" in self.predictions:
             words["label_set"] = "; ".join(self.label_set(index))
         return words
+
+    def describe(self, top: int | None) -> dict[str, Any]:
+        """Label, label set, whether the picture is foreign, and the highest probabilities."""
+        shares = self.predictions["CLASS_PROBS"][0]
+        answer: dict[str, Any] = {"label": self.classes[self.labels[0]]}
+        if "LABEL_SET" in self.predictions:
+            answer["label_set"] = self.label_set(0)
+        if self.foreign is not None:
+            answer["foreign"] = bool(self.foreign[0])
+        order = np.argsort(-shares, kind="stable")[:top]
+        shown = {self.classes[label]: round(float(shares[label]), 6) for label in order}
+        return answer | {"probabilities": shown}
 
     def remarks(self) -> list[str]:
         """How many pictures are foreign; for a single familiar picture, its label set."""
@@ -155,28 +157,26 @@ class ClassificationReport(Report):
         pairs = zip(captions, truths, strict=True)
         return [f"{caption}\ntruth: {truth or NO_LABEL}" for caption, truth in pairs]
 
-    def mistakes(self) -> tuple[list[int], str]:
-        """Indices of the worst mistakes, at most `MOST`, and how they were chosen, in words."""
+    def mistakes(self) -> tuple[NDArray[Any], str]:
+        """How sure each mistake is, and 0 for what is right, `[N]`; see `Report.sheets`."""
         confidence = self.predictions["CLASS_PROBS"].max(axis=1)
-        wrong = np.flatnonzero(~self.right)
-        worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST].tolist()
-        return worst, f"the most confident of {len(wrong)} mistakes"
+        return confidence * ~self.right, f"the most confident of {(~self.right).sum()} mistakes"
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Confusion matrix and worst mistakes; without targets, pictures with their labels."""
-        if not self.pictures.targets:
-            some = drawing.evenly(len(self.pictures), MOST)
-            return {"predictions": self._sheet(some, self.shows)}
-        sheet = self._sheet(*self.mistakes())
-        return {"confusion_matrix": self.draw_matrix, "worst_mistakes": sheet}
+        drawings = self.sheets(self._draw_sheet, self.mistakes)
+        if self.pictures.targets:
+            del drawings["predictions"]
+            drawings["confusion_matrix"] = self.draw_matrix
+        return drawings
 
     def draw_matrix(self) -> Drawing:
         """Draw the confusion matrix."""
         return drawing.confusion_matrix(self.counts, self.drawn, title=self.title)
 
-    def _sheet(self, indices: Sequence[int], what: str) -> Callable[[], Drawing]:
+    def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
         title = self.title_of(indices, what)
-        return partial(drawing.sheet, self.pictures, indices, self.captions, title=title)
+        return drawing.sheet(self.pictures, indices, self.captions, title=title)
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:

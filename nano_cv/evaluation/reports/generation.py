@@ -80,11 +80,12 @@ class GenerationReport(Report):
         from nano_cv.evaluation.judge import Judge
 
         judge = Judge(path)
-        images = self.predictions["IMAGES"]
-        made, shown, kept = judge.look(images), judge.look(train), judge.look(test)
+        labels, made = judge.look(self.predictions["IMAGES"])
+        _, shown = judge.look(train)
+        known, _ = judge.look(test)
         targets = np.asarray(self.pictures.targets)
         truth = np.asarray(_some_of(self._real["test"].pictures.targets))
-        right = made.labels == targets
+        right = labels == targets
         by_class = {
             f"accuracy/{name}": float(right[targets == index].mean())
             for index, name in enumerate(distinct(self.classes, ["real"]))
@@ -93,10 +94,10 @@ class GenerationReport(Report):
         return {
             "accuracy": float(right.mean()),
             **by_class,
-            "accuracy/real": float((kept.labels == truth).mean()),
-            "fid": frechet(made.features, shown.features),
-            "precision": covered(made.features, shown.features),
-            "recall": covered(shown.features, made.features),
+            "accuracy/real": float((known == truth).mean()),
+            "fid": frechet(made, shown),
+            "precision": covered(made, shown),
+            "recall": covered(shown, made),
         }
 
     def rows(self) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 Shapes: N pictures, K classes, S side of the network's square, H and W of a picture in pixels.
 """
 
+import base64
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path, PurePath
@@ -21,7 +22,6 @@ from nano_cv.evaluation.tables import class_rows, distinct
 from nano_cv.files import inside, replacing
 from nano_cv.tasks.metrics import class_figures, mask_confusion, mean_known, segmentation_figures
 
-MOST = 12  # pictures on a sheet
 COLUMNS = ("file", "mIoU")  # of the table, before those of the classes
 
 
@@ -59,8 +59,8 @@ class SegmentationReport(Report):
 
     def restore(self, index: int) -> NDArray[np.uint8]:
         """The predicted mask of a picture at the picture's own size: uint8 `[H, W]`."""
-        size = images.dimensions(self.pictures.files[index])
-        return images.restore_mask(self.predictions["MASK"][index], *size, self.metadata.fit)
+        size, mask = self.sizes[index], self.predictions["MASK"][index]
+        return images.restore_mask(mask, *size, self.metadata.fit)
 
     def metrics(self) -> dict[str, float]:
         """`mIoU`, `accuracy` of pixels and `IoU/<class>`, over the pixels of all pictures."""
@@ -78,6 +78,22 @@ class SegmentationReport(Report):
             rows.append(row | {column: f"{share:.4f}" for column, share in shares})
         return rows
 
+    def describe(self, top: int | None) -> dict[str, Any]:
+        """Size of the picture, share and colour of each class, and the mask as a PNG in base64."""
+        mask, classes = self.restore(0), len(self.classes)
+        shares = np.bincount(mask.ravel(), minlength=classes) / mask.size
+        colours = [f"#{bytes(colour).hex()}" for colour in painting.palette(classes)]
+        rows = zip(self.classes, shares.tolist(), colours, strict=False)
+        return {
+            "width": self.sizes[0][0],
+            "height": self.sizes[0][1],
+            "classes": [
+                {"label": label, "share": round(share, 6), "colour": colour}
+                for label, share, colour in rows
+            ],
+            "mask_png": base64.b64encode(painting.encode_mask(mask)).decode(),
+        }
+
     def class_rows(self) -> list[dict[str, Any]]:
         """Share of the true pixels, precision, recall and IoU of each class."""
         counts = self.measured.counts
@@ -88,15 +104,12 @@ class SegmentationReport(Report):
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Pictures with masks; with targets also the worst, and the confusion matrix."""
-        some, found = drawing.evenly(len(self.pictures), MOST), self.measured
-        drawings: dict[str, Callable[[], Drawing]] = {}
-        drawings["predictions"] = partial(self._draw_sheet, some, "evenly chosen")
+        drawings = self.sheets(
+            self._draw_sheet, lambda: (1 - self.measured.overlaps, "the lowest mIoU")
+        )
         if self.pictures.targets:
-            worst = np.argsort(found.overlaps, kind="stable")[:MOST].tolist()  # NaN comes last
-            drawings["worst_mistakes"] = partial(self._draw_sheet, worst, "the lowest mIoU")
-            drawings["confusion_matrix"] = partial(
-                drawing.confusion_matrix, found.counts, self.drawn, "pixels", self.title
-            )
+            given = (self.measured.counts, self.drawn, "pixels", self.title)
+            drawings["confusion_matrix"] = partial(drawing.confusion_matrix, *given)
         return drawings
 
     def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
