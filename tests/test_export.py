@@ -409,18 +409,6 @@ def test_killed_at_any_step(tmp_path, old, new, steps):
     assert step > steps
 
 
-def test_a_twin_of_earlier_days_is_replaced(tmp_path):
-    """It was an ensemble of a decoder and the model, with an empty version."""
-    old = tmp_path / "models" / f"{FIRST.name}_from_jpeg"
-    (old / "1").mkdir(parents=True)
-    (old / "config.pbtxt").write_text('platform: "ensemble"')
-    publish(tmp_path / "models", FIRST)
-    config = read_config(old / "config.pbtxt")
-    assert (config.backend, served_versions(old, config)) == ("python", [2])
-    assert (old / "2/model.py").read_text() == repository.DECODER.read_text()
-    assert served(tmp_path / "models") == FIRST
-
-
 def test_two_exports_at_once(tmp_path, monkeypatch, caplog):
     """The second waits, then takes the next version."""
     inside, laid_out = threading.Event(), repository._lay_out
