@@ -22,6 +22,7 @@ def export_model(config: DictConfig) -> None:
     from nano_cv.export.samples import open_samples, parity_inputs
     from nano_cv.serving import triton
 
+    precision.check_processor(config.precision)
     folder, path = building.run_folder(), building.weights_file(config)
     task = building.trained_task(config, path)
     samples = open_samples(config, task.metadata)

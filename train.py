@@ -53,7 +53,7 @@ def train(config: DictConfig) -> float:
     ):
         if first:
             survey(data.splits, data.data_hash, config.paths.cache)
-            keep("data", partial(contact_sheet, data.splits["train"]), folder, logger.log_drawing)
+            keep("data", partial(contact_sheet, data.splits["train"]), folder, logger.log_file)
         metadata = building.make_metadata(config, data, run_id=logger.run_id)
         task = building.make_task(config, metadata)
         building.weigh_classes(task, data)
@@ -89,7 +89,7 @@ def train(config: DictConfig) -> float:
             inputs, _ = of_test(config, metadata, data.splits)
             metrics |= evaluate(config, engine, inputs, folder, logger)
         curves = partial(draw_epochs, epochs.rows, epochs.best, metadata.name)
-        keep("curves", curves, folder, logger.log_drawing)
+        keep("curves", curves, folder, logger.log_file)
         summarise(metrics, {"weights": path, "run": folder}, logger)
     return best if task.mode == "max" else -best
 

@@ -1,5 +1,6 @@
 """Builds the data, the task and the learner from a composed configuration."""
 
+import json
 import logging
 import math
 import re
@@ -79,11 +80,15 @@ def find_limit(config: DictConfig) -> str | None:
     return None
 
 
+def find_typed(keys: str) -> list[str]:
+    """Return the settings that were typed on the command line, of keys that fit a pattern."""
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return [each for each in given if re.match(rf"[+]*({keys})[.=@]", each)]
+
+
 def again(script: str) -> str:
     """Return the command line of another script for the same data and model."""
-    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    same = [each for each in given if re.match(r"[+]*(data|model|paths)[.=@]", each)]
-    return shlex.join(["python", f"{script}.py", *same])
+    return shlex.join(["python", f"{script}.py", *find_typed("data|model|paths")])
 
 
 def make_data(config: DictConfig) -> "DataModule":
@@ -303,7 +308,7 @@ def load_pretrained(config: DictConfig, task: "Task") -> bool:
 
     path = weights_of(str(given))
     metadata = read_metadata(path)
-    _check_network(config, metadata, path)
+    check_network(config, metadata, path)
     fill(task.network, weights.network_tensors(path), len(metadata.classes))
     return True
 
@@ -317,23 +322,39 @@ def trained_task(config: DictConfig, path: Path) -> "Task":
     from nano_cv.tasks import weights
 
     metadata = read_metadata(path)
-    _check_network(config, metadata, path)
+    check_network(config, metadata, path)
     task = make_task(config, metadata)
     weights.load(task, path)
     return task
 
 
-def _check_network(config: DictConfig, metadata: Metadata, path: Path) -> None:
-    """Check that the configured network is the trained network; see `weights.check_network`."""
-    from nano_cv.tasks import weights
+def check_network(config: DictConfig, metadata: Metadata, path: Path | str) -> None:
+    """Refuse a trained model, which lies at `path`, of another network than the configured one.
 
-    asked, trained = size_of(config), metadata.image_size
-    rows, columns = height_width(trained)
+    Raises:
+        UserError: the model or its options differ; says what to type.
+    """
+    name, trained = config.model.name, metadata.network | {"image_size": metadata.image_size}
+    if metadata.model != name:
+        raise UserError(
+            f"{path}: a model={metadata.model}, not a model={name}; "
+            f"type +model={metadata.model}, or train: python train.py +model={name}"
+        )
+    asked = size_of(config)
+    rows, columns = height_width(metadata.image_size)
     # With `shape: pictures`, the configured side only sets the number of pixels.
     about = isinstance(asked, int) and abs(math.sqrt(rows * columns) / asked - 1) < ROUNDED
-    size = trained if shape_of(config) == "pictures" and about else asked
+    size = metadata.image_size if shape_of(config) == "pictures" and about else asked
     options = network_options(config) | {"image_size": size}
-    weights.check_network(metadata, path, config.model.name, options)
+    overrides = [
+        f"model.{'' if key == 'image_size' else 'task.network.'}{key}={json.dumps(value)}"
+        for key, value in trained.items()
+        if options.get(key) != value
+    ]
+    if overrides:
+        raise UserError(
+            f"{path}: trained with other options of {name}; add: {shlex.join(overrides)}"
+        )
 
 
 def network_options(config: DictConfig) -> dict[str, Any]:

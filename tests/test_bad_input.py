@@ -131,7 +131,7 @@ def test_weights_of_other_options(failing, run, flowers, untrained):
 def test_weights_of_other_model_or_classes(failing, flowers, untrained):
     tensors = load_file(untrained)
     for changed, answer in (
-        ({"model": "vgg"}, "weights of model=vgg, not of model=lenet; type +model=vgg, or train"),
+        ({"model": "vgg"}, "a model=vgg, not a model=lenet; type +model=vgg, or train"),
         ({"classes": ["a", "b", "c"]}, "know a, b, c, and data=flowers has aster, basil, clover"),
     ):
         metadata = Metadata(**asdict(CONTRACT) | changed)

@@ -15,6 +15,7 @@ from nano_cv.data.pictures import COUNTED, Boxes, Pictures
 from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.answers import describe
+from nano_cv.evaluation.card import make_card
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.evaluation.reports.detection import DetectionReport
 from nano_cv.export import graph
@@ -38,22 +39,6 @@ def test_temperature_is_the_one_by_which_logits_were_made_too_sure():
     labels = np.array([random.choice(5, p=row) for row in softmax(logits)])
     for factor in (0.5, 1, 3):
         assert fit_temperature(logits * factor, labels) == pytest.approx(factor, rel=0.05)
-    # The same minimum by torch's own optimiser.
-    sharpness = torch.ones(1, requires_grad=True)
-    optimizer = torch.optim.LBFGS([sharpness], max_iter=50, line_search_fn="strong_wolfe")
-    given = torch.tensor(logits, dtype=torch.float32), torch.tensor(labels)
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = torch.nn.functional.cross_entropy(
-            3 * given[0] * sharpness, given[1], reduction="sum"
-        )
-        value = value + sharpness.log().square().sum() / 2
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    assert fit_temperature(3 * logits, labels) == pytest.approx(1 / sharpness.item(), rel=1e-3)
     # Nothing is learnt from pictures that are all classified rightly.
     assert fit_temperature(logits, logits.argmax(axis=1)) == 1
     # Few pictures move it less: here the likelihood alone would have 9 / ln 3, which is 8.2.
@@ -300,6 +285,8 @@ def test_report_and_json_of_label_sets_and_foreign_pictures(tmp_path):
     first = {name: one[:1] for name, one in ANSWER.items()}
     remarks = reports.find("classification")(metadata, first, alone).remarks()
     assert remarks == ["label set for a coverage of 90%: basil or clover"]
+    assert "called foreign" in make_card(metadata, {})
+    assert "Every picture gets one" in make_card(CONTRACT, {})
     told = [
         describe(metadata, {name: one[index] for name, one in ANSWER.items()}, (0, 0), 1)
         for index in range(2)

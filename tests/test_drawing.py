@@ -268,13 +268,6 @@ def test_boxes_have_scores_inside_the_picture(monkeypatch, tmp_path):
         assert drawn.shape == image.shape and (drawn == red).all(axis=2).sum() > 200
 
 
-def test_hundreds_of_boxes(tmp_path):
-    places = np.random.default_rng(0).random((300, 4)) * 60
-    boxes = np.concatenate([places[:, :2], places[:, :2] + 4], axis=1)
-    report = boxes_report([picture(tmp_path / "a.png")], boxes, [0.5] * 300, ["cat", "dog"])
-    assert report.drawings()["predictions"]().std() > 0
-
-
 def test_no_box_names_the_highest_score(monkeypatch, tmp_path):
     said = texts(monkeypatch)
     file = picture(tmp_path / "a.png", 320, 320)
@@ -353,6 +346,7 @@ def test_titles_say_what_was_measured(monkeypatch, tmp_path):
     report.title = "lenet_flowers on the test split of flowers, 2 pictures: accuracy 0.500"
     for draw in report.drawings().values():
         draw()
-    assert said.count(report.title) == 1 and said[0].startswith("lenet_flowers on")
+    titles = [text for text in said if text.startswith("lenet_flowers on the test split")]
+    assert len(titles) == 2 and report.title in titles
     assert {"1 of 2 pictures, the most confident of 1 mistakes", "truth: cat", "b.png"} <= set(said)
     assert "dog, probability 80%" in said

@@ -331,6 +331,14 @@ def test_messages(shop, tmp_path, monkeypatch):
         assert answer in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("typed", ["model.image_size=48", "model.task.network.channels=[4]"])
+def test_options_of_another_model_than_the_exported(fails, shop, monkeypatch, typed):
+    monkeypatch.chdir(shop)
+    key = typed.partition("=")[0]
+    said = fails("infer", *SHOP["lenet"], "engine=onnx", typed)
+    assert f"1/model.onnx: trained with other options of lenet; add: '{key}=" in said
+
+
 def test_accelerator_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 from conftest import CONTRACT, TINY, compose, make_flowers, run_in
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from nano_cv.errors import UserError
@@ -128,6 +129,7 @@ def test_export_without_the_data_set(here, run, typed, name, pictures):
     (here / "data/flowers/aster").rename(here / "photos")
     for plant in sorted(here.glob("photos/*"))[15:]:  # those of five plants stay, three files each
         plant.unlink()
+    Image.new("RGB", (1, 300)).save(here / "photos/thin.png")
     shutil.rmtree(here / "data")
     weights = here / "weights/lenet_flowers.safetensors"
     mine = replace(read_metadata(weights), data="plants")
@@ -136,6 +138,7 @@ def test_export_without_the_data_set(here, run, typed, name, pictures):
     assert done.status == 0, done.err
     built_in = "no data set here, so torch and the export are compared on 24 built-in pictures"
     assert (built_in in done.out) == (not typed)
+    assert ("photos/thin.png: 1x300 pixels" in done.out) == bool(typed), "one is left out"
     model = onnx.load(here / "model_repository" / name / "1/model.onnx")
     facts = {item.key: item.value for item in model.metadata_props}
     assert float(facts["parity/pictures"]) == pictures
@@ -250,7 +253,9 @@ def has_triton() -> bool:
 
 
 def test_bfloat16_that_the_processor_lacks_is_refused(here, fails, monkeypatch):
+    """Before anything is loaded."""
     monkeypatch.setattr(bfloat16, "why_not", lambda: "this processor does not compute in bfloat16")
+    shutil.rmtree(here / "weights")
     said = fails("export_model", *TINY, "precision=bf16")
     assert "precision=bf16: this processor does not compute in bfloat16; nothing was" in said
 
@@ -402,18 +407,6 @@ def test_killed_at_any_step(tmp_path, old, new, steps):
             break
     assert seen == sorted(seen) and seen[-1]  # once new, it stays so
     assert step > steps
-
-
-def test_a_twin_of_earlier_days_is_replaced(tmp_path):
-    """It was an ensemble of a decoder and the model, with an empty version."""
-    old = tmp_path / "models" / f"{FIRST.name}_from_jpeg"
-    (old / "1").mkdir(parents=True)
-    (old / "config.pbtxt").write_text('platform: "ensemble"')
-    publish(tmp_path / "models", FIRST)
-    config = read_config(old / "config.pbtxt")
-    assert (config.backend, served_versions(old, config)) == ("python", [2])
-    assert (old / "2/model.py").read_text() == repository.DECODER.read_text()
-    assert served(tmp_path / "models") == FIRST
 
 
 def test_two_exports_at_once(tmp_path, monkeypatch, caplog):

@@ -341,8 +341,12 @@ def test_a_judge_is_a_lenet(real, shop):
         ("flow", "labels=[astre]", "labels=astre: no such class; did you mean 'aster'? Allowed: a"),
         ("flow", "input=data", "input=data: a generator takes no pictures; use labels=[...] count"),
         ("flow", "gradcam=true", "gradcam=true: is for classification, and model=flow does gen"),
-        ("lenet", "labels=[aster]", "only a generator can be asked for pictures, and this does cl"),
-        ("unet", "count=3", "only a generator can be asked for pictures, and this does segm"),
+        (
+            "lenet",
+            "labels=[aster]",
+            "labels=['aster']: is for generation, and model=lenet does",
+        ),
+        ("unet", "count=3", "count=3: is for generation, and model=unet does segmentation"),
         ("flow", "count=0", "count=0: 1 or more is needed"),
     ],
 )

@@ -215,7 +215,6 @@ def test_server_that_stays_away(monkeypatch, caplog):
     ("place", "error", "status"),
     [
         ("evaluation.survey.survey", UserError("no"), "FAILED"),
-        ("training.fitting.fit", SystemExit(1), "FAILED"),
         ("training.fitting.restore_best", OSError(28, "No space left on device"), "FAILED"),
         ("tasks.weights.save", KeyboardInterrupt(), "KILLED"),
         ("evaluation.terminal.summarise", RuntimeError("a defect"), "FAILED"),

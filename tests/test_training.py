@@ -241,7 +241,7 @@ def test_weights_alone_are_enough(run, flowers, tmp_path):
     tested = run("infer", asked, *plain)
     assert tested.status == 0 and "test/mIoU" in tested.out, tested.err
     said = run("infer", asked, *plain, "+model=lenet").err
-    assert "weights of model=unet, not of model=lenet; type +model=unet" in said
+    assert "a model=unet, not a model=lenet; type +model=unet" in said
     said = run("infer", asked, *plain, "model.image_size=64").err
     assert said.endswith("trained with other options of unet; add: model.image_size=32\n")
     said = run("infer", f"{asked}/checkpoints/last.ckpt").err

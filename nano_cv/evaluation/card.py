@@ -27,10 +27,19 @@ FITTED = {
 }
 
 
+WITH_SETS = (
+    "A picture unlike the training pictures is called foreign. Not every picture of something else "
+    "is: it may get one of these classes."
+)
+
+
 def make_card(metadata: Metadata, figures: Mapping[str, float]) -> str:
     """The card of a model as Markdown, with `figures` in addition to those of its metadata."""
     height, width = height_width(metadata.image_size)
     classes = ", ".join(metadata.classes)
+    limits = LIMITS.get(metadata.task, "It knows only these classes.")
+    if metadata.task == "classification" and metadata.coverage is not None:
+        limits = WITH_SETS
     known = {**metadata.metrics, **figures}
     rows = [f"| {name} | {value:.4g} |" for name, value in known.items() if not isnan(value)]
     lines = [
@@ -50,7 +59,7 @@ def make_card(metadata: Metadata, figures: Mapping[str, float]) -> str:
         + f"- Started from {metadata.pretrained or 'random weights'}.\n"
         "- The licence of the training pictures applies too. This program does not know it.",
         "## Limits",
-        f"- {LIMITS.get(metadata.task, 'It knows only these classes.')}\n"
+        f"- {limits}\n"
         "- The figures hold for pictures like those of the data set. Measure on your own pictures.",
         "## How to call it",
         f"The input is {height} x {width} pixels (height x width)."

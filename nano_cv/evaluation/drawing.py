@@ -153,18 +153,18 @@ def keep(
     name: str,
     draw: Callable[[], Drawing],
     folder: Path,
-    log_drawing: Callable[[str, Drawing], None] | None = None,
+    log_file: Callable[[Path], None] | None = None,
 ) -> None:
-    """Draw `<name>.png` into `folder` and log the picture; a failure gives only a warning."""
+    """Draw `<name>.png` into `folder` and log the file; a failure gives only a warning."""
+    file = folder / f"{name}.png"
     try:
-        drawing = draw()
-        save(drawing, folder / f"{name}.png")
+        save(draw(), file)
     except Exception as error:  # a drawing must not end a training
         log.warning("%s.png could not be drawn, and is left out: %s", name, one_line(error))
         log.debug("%s.png", name, exc_info=error)
         return
-    if log_drawing:
-        log_drawing(name, drawing)
+    if log_file:
+        log_file(file)
 
 
 def render(figure: "Figure") -> Drawing:
@@ -197,7 +197,9 @@ def confusion_matrix(
     columns = [two_lines(name) for name in classes]
     title += f"\n{np.trace(counts) / max(counts.sum(), 1):.1%} of {counts.sum():,} {unit} right"
     if len(classes) > CLASSES:
-        rows = _most_confused(counts if unit == "pictures" else shares, CLASSES - 5)
+        wrong = (counts if unit == "pictures" else shares) * (1 - np.eye(len(classes)))
+        order = np.argsort(-wrong.sum(axis=0) - wrong.sum(axis=1), kind="stable")
+        rows = np.sort(order[: CLASSES - 5])
         title += f"\nthe {len(rows)} most confused of {len(classes):,} classes"
         others = np.delete(np.arange(len(classes)), rows)
         columns = [*(columns[row] for row in rows), f"{len(others):,} others"]
@@ -232,30 +234,6 @@ def _percent(share: float) -> str:
     return f"{min(max(100 * share, 0.1), 99.9):.1f}"
 
 
-def _most_confused(wrong: NDArray[Any], most: int) -> NDArray[np.int64]:
-    """Indices of the most confused pairs of a matrix `[K, K]`, then of the most common classes."""
-    commonest = np.argsort(-wrong.sum(axis=1), kind="stable")
-    wrong = wrong * (1 - np.eye(len(wrong), dtype=wrong.dtype))
-    worst = np.argsort(-wrong, axis=None, kind="stable")[: int((wrong > 0).sum())]
-    pairs = np.column_stack(np.unravel_index(worst[: most**2], wrong.shape))
-    chosen = list(dict.fromkeys([*pairs.ravel().tolist(), *commonest.tolist()]))
-    return np.sort(chosen[:most])
-
-
-def tile(pictures: Sequence[Drawing], columns: int) -> Drawing:
-    """Put pictures in rows, each at the bottom left of its cell, with white around them."""
-    wide = max(picture.shape[1] for picture in pictures) + GAP
-    rows = []
-    for start in range(0, len(pictures), columns):
-        row = pictures[start : start + columns]
-        canvas = np.full((max(map(len, row)) + GAP, columns * wide + GAP, 3), 255, np.uint8)
-        for place, picture in enumerate(row):
-            left = GAP + place * wide
-            canvas[-GAP - len(picture) : -GAP, left : left + picture.shape[1]] = picture
-        rows.append(canvas)
-    return np.concatenate(rows)
-
-
 def lay_out(
     pictures: Sequence[Drawing],
     columns: int,
@@ -266,17 +244,26 @@ def lay_out(
 ) -> Drawing:
     """Draw a sheet: a title, a legend if given, and rows of pictures of one size.
 
-    Each picture has its caption above it and its name, such as the name of its file, below it.
+    Each picture has its caption above it and its name, such as the name of its file, below it. The
+    pictures of a row stand on one line, with white around them.
     """
     if not pictures:
         return words(f"{title}\nnothing to show: no mistakes", WIDTH, 15)
     wide, cells = pictures[0].shape[1], []
     for picture, caption, name in zip_longest(pictures, captions, names, fillvalue=""):
         cells.append(np.concatenate([words(caption, wide, 13), picture, words(name, wide, 10, 1)]))
-    body = tile(cells, min(columns, len(cells)))
-    parts = [words(title, body.shape[1], 15), body]
+    columns = min(columns, len(cells))
+    width = columns * (wide + GAP) + GAP
+    parts = [words(title, width, 15)]
     if legend is not None:
-        parts.insert(1, frame(legend, body.shape[1], len(legend), "white"))
+        parts.append(frame(legend, width, len(legend), "white"))
+    for start in range(0, len(cells), columns):
+        row = cells[start : start + columns]
+        canvas = np.full((max(map(len, row)) + GAP, width, 3), 255, np.uint8)
+        for place, cell in enumerate(row):
+            left = GAP + place * (wide + GAP)
+            canvas[-GAP - len(cell) : -GAP, left : left + wide] = cell
+        parts.append(canvas)
     return np.pad(np.concatenate(parts), ((GAP, 0), (0, 0), (0, 0)), constant_values=255)
 
 

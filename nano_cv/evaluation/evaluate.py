@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from nano_cv.errors import UserError, one_line
+from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.drawing import keep
 from nano_cv.evaluation.engines import Engine, Torch, predict_all
@@ -66,17 +66,13 @@ def evaluate(
         for remark in report.remarks():
             log.info("%s", remark)
     report.write_files(folder)
-    try:
-        drawings = report.drawings()
-    except Exception as error:  # no drawing may end a run; figures and tables are written already
-        log.warning("The drawings are left out: %s", one_line(error))
-        drawings = {}
+    drawings = report.drawings()
     if config.get("gradcam") and isinstance(engine, Torch):
         from nano_cv.evaluation.gradcam import draw_heatmaps
 
         drawings["gradcam"] = partial(draw_heatmaps, engine.task, inputs, report)
     for name, draw in drawings.items():
-        keep(name, draw, folder, logger.log_drawing)
+        keep(name, draw, folder, logger.log_file)
     return metrics
 
 

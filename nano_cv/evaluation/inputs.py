@@ -4,9 +4,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
-from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from nano_cv import building
@@ -19,19 +17,7 @@ from nano_cv.errors import UserError, listing, nearest
 from nano_cv.metadata import Metadata, shared_weights
 
 log = logging.getLogger(__name__)
-
-
-class Inputs(Protocol):
-    """Pictures, and the inputs of a model for them."""
-
-    @property
-    def pictures(self) -> Pictures:
-        """The files, and their targets if known."""
-        ...
-
-    def inputs(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
-        """Named arrays `[N, ...]` for the N pictures with these indices."""
-        ...
+Inputs = Resized | Imagined  # pictures, and the inputs of a model for them
 
 
 def select_inputs(
@@ -51,7 +37,11 @@ def select_inputs(
         return given, "", broken
     if metadata.task == "generation" and (config.labels is not None or config.count):
         return make_imagined(config, metadata), "", None
-    return *of_test(config, metadata, *_open_splits(config, metadata)), None
+    options = (task_name(config), metadata.image_size, config.data.cache, metadata.fit)
+    splits, data_hash = building.open_splits(config, *options)
+    advice = "for pictures of other classes use input=FOLDER"
+    building.check_labels(config, metadata, splits, advice)
+    return *of_test(config, metadata, splits, data_hash), None
 
 
 def open_readable(
@@ -75,14 +65,6 @@ def open_readable(
             raise
         log.warning("%s", error)
         return Resized(Pictures(root, good), *options), error
-
-
-def _open_splits(config: DictConfig, metadata: Metadata) -> tuple[dict[str, Resized], str]:
-    options = (task_name(config), metadata.image_size, config.data.cache, metadata.fit)
-    splits, data_hash = building.open_splits(config, *options)
-    advice = "for pictures of other classes use input=FOLDER"
-    building.check_labels(config, metadata, splits, advice)
-    return splits, data_hash
 
 
 def of_test(
@@ -124,16 +106,13 @@ def check_options(config: DictConfig) -> None:
         UserError: a key does not fit the task of the model.
     """
     task = task_name(config)
-    generator = task == "generation"
-    for key in ("input",) if generator else ("labels", "count"):
-        if config[key] is not None:
-            advice = (
-                "a generator takes no pictures; use labels=[...] count=16"
-                if generator
-                else f"only a generator can be asked for pictures, and this does {task}"
-            )
-            raise UserError(f"{key}={config[key]}: {advice}")
+    if task == "generation" and config.input is not None:
+        raise UserError(
+            f"input={config.input}: a generator takes no pictures; use labels=[...] count=16"
+        )
     for key, *able in (
+        ("labels", "generation"),
+        ("count", "generation"),
         ("gradcam", "classification"),
         ("tta", "classification"),
         ("confidence", "detection", "classification"),  # of the latter `evaluate` knows more

@@ -6,7 +6,6 @@ Shapes: N pictures, F features.
 
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,13 +19,6 @@ from nano_cv.tasks import weights
 from nano_cv.tasks.classification import Classification
 
 BATCH = 64
-
-
-class Opinion(NamedTuple):
-    """`labels` int64 `[N]`, the most probable classes, and `features` float32 `[N, F]`."""
-
-    labels: NDArray[np.int64]
-    features: NDArray[np.float32]
 
 
 class Judge:
@@ -45,8 +37,8 @@ class Judge:
         weights.load(self.task, path)
 
     @torch.inference_mode()
-    def look(self, images: NDArray[np.uint8]) -> Opinion:
-        """Classify images uint8 `[N, 3, H, W]` of any size, and compute their features."""
+    def look(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The most probable classes `[N]` of images uint8 `[N, 3, H, W]`, and features `[N, F]`."""
         side = self.task.metadata.image_size
         labels, features = [], []
         for start in range(0, len(images), BATCH):
@@ -56,4 +48,4 @@ class Judge:
             with keep_features(self.task) as kept:
                 labels.append(self.task(batch).argmax(dim=1))
             features.append(adaptive_avg_pool2d(kept[0], 1).flatten(1))
-        return Opinion(torch.cat(labels).numpy(), torch.cat(features).numpy())
+        return torch.cat(labels).numpy(), torch.cat(features).numpy()

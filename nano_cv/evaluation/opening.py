@@ -27,17 +27,15 @@ def make_engine(config: DictConfig) -> Engine:
     if config.engine == "triton":
         if config.weights:
             raise UserError("weights= has no meaning with engine=triton: the server has its own")
-        return Triton(name, config.server)
-    given = config.weights and Path(str(config.weights)).expanduser()
-    path = given or find_export(Path(config.paths.models) / name)
-    from nano_cv.evaluation.exported import Onnx
+        engine: Engine = Triton(name, config.server)
+    else:
+        from nano_cv.evaluation.exported import Onnx
 
-    engine = Onnx(path)
-    if engine.metadata.model != config.model.name:
-        raise UserError(
-            f"{path}: a model={engine.metadata.model}, not a model={config.model.name}; "
-            f"type +model={engine.metadata.model}"
-        )
+        given = config.weights and Path(str(config.weights)).expanduser()
+        engine = Onnx(given or find_export(Path(config.paths.models) / name))
+    typed = building.find_typed(r"model[.](image_size|task[.]network[.]\w+)")
+    if typed or engine.metadata.model != config.model.name:  # what is not typed is as exported
+        building.check_network(config, engine.metadata, engine.source["model"])
     return engine
 
 

@@ -3,20 +3,19 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nano_cv.data import images
+from nano_cv.data.kinds import BoxLists, Masks
 from nano_cv.data.pictures import Resized
-from nano_cv.evaluation import drawing
+from nano_cv.evaluation import drawing, painting
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.files import replacing
 from nano_cv.metadata import height_width
 
 log = logging.getLogger(__name__)
-MOST = 20  # classes that are listed or drawn
-COLUMNS = 8  # pictures in a row
+MOST = 20  # classes that are listed
 MEASURED = 500  # files whose size is looked at
 
 
@@ -69,24 +68,31 @@ def sizes(resized: Resized) -> str:
 
 
 def contact_sheet(resized: Resized) -> Drawing:
-    """Training pictures as the network gets them: a row per class, or with their boxes or masks."""
+    """Training pictures as the network gets them: sorted by label, or with their boxes or masks."""
     height, width = height_width(resized.size)
     title = f"training pictures as the network sees them, {width}x{height} pixels"
     classes = drawing.legible(tuple(resized.pictures.classes))
-    if resized.fitted.counts != "pictures":
-        from nano_cv.evaluation.painting import draw_targets
-
-        return draw_targets(resized, classes, MOST, title)
-    labels: Any = resized.fitted.batch(range(len(resized)))  # `[N]`, or with several `[N, K]`
-    if len(classes) > MOST:
-        title += f"\nthe first {MOST} of {len(classes)} classes"
-    shown, captions = [], []
-    for label, name in enumerate(classes[:MOST]):
-        some = np.flatnonzero(labels[:, label] if labels.ndim == 2 else labels == label)
-        row = resized.fetch(some[list(drawing.evenly(len(some), COLUMNS))].tolist())
-        shown += [drawing.enlarge(pixels, COLUMNS) for pixels in row]
-        captions += [name] * len(row)
-        while len(shown) % COLUMNS:  # the next class begins a row
-            shown.append(np.full_like(shown[0], 255))
-            captions.append("")
-    return drawing.lay_out(shown, COLUMNS, captions, title=title)
+    targets, fitted = resized.pictures.targets, resized.fitted
+    order, columns, most = [*range(len(resized))], 4, 20
+    if fitted.counts == "pictures":
+        order.sort(key=lambda index: targets[index])
+        columns, most = 8, 160
+    shown, captions, painted = [], [], [np.zeros(0, np.int64)]
+    for index in order[:: drawing.evenly(len(order), most).step]:
+        pixels = resized.fetch([index])[0]
+        image = drawing.enlarge(pixels, columns)
+        if isinstance(fitted, Masks):
+            (mask,) = fitted.batch([index])
+            image = painting.overlay(image, mask)
+            painted.append(np.unique(mask))
+        elif isinstance(fitted, BoxLists):
+            boxes, labels, _, _ = fitted.boxes[index]
+            scale = image.shape[1] / pixels.shape[2]
+            image = painting.outline(image, boxes * scale, painting.box_colours(labels))
+            painted.append(labels)
+        else:
+            labels = np.atleast_1d(targets[index]).tolist()
+            captions.append(", ".join(classes[label] for label in labels))
+        shown.append(image)
+    legend = painting.class_key(classes, np.concatenate(painted), isinstance(fitted, Masks))
+    return drawing.lay_out(shown, columns, captions, title=title, legend=legend)

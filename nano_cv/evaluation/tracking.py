@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from hashlib import sha256
-from itertools import count, islice
+from itertools import count
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,19 +25,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.config.options import flatten
 from nano_cv.errors import UserError, first_line, why_unreachable
-from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.tables import CSV, cell
-from nano_cv.files import locked
+from nano_cv.files import locked, replacing
 from nano_cv.metadata import git_commit
 
 if TYPE_CHECKING:  # it takes a second to load
-    from mlflow import MlflowClient
     from mlflow.entities import Metric
 
 PAUSE = 60.0  # seconds between two tries of a lost server
-MOST_METRICS = 100_000  # metrics that wait for a lost server; then the oldest are dropped
-MOST_CALLS = 200  # the same for other entries, such as pictures
-AT_ONCE = 1000  # metrics in a request; MLflow's limit
 LONGEST = 250  # characters of a key; MLflow's limit
 OF_UI = "http://127.0.0.1:5000"  # default address of `mlflow ui`
 # Without this tag, MLflow may open the experiment on its page for language models.
@@ -60,11 +55,8 @@ class Logger:
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log the figures of a step."""
 
-    def log_drawing(self, name: str, drawing: Drawing) -> None:
-        """Log a picture as `<name>.png`."""
-
     def log_file(self, file: Path) -> None:
-        """Log a file."""
+        """Log a file in the folder of the run."""
 
     def log_model(
         self, file: Path, name: str, card: str, metric: str, score: float, mode: str
@@ -98,23 +90,20 @@ class Csv(Logger):
         self.folder = next(version for version in versions if not version.exists())
         self.folder.mkdir(parents=True)
         self.rows: list[dict[str, float]] = []
-        self.columns: list[str] = []
 
     def log_params(self, config: DictConfig) -> None:
         """Write `hparams.yaml`."""
         OmegaConf.save(config, self.folder / "hparams.yaml", resolve=True)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Add a row; if there is a new metric, and so a new column, write the whole file anew."""
-        row = {**metrics, "step": step}
-        self.rows.append(row)
-        known = row.keys() <= set(self.columns)
-        self.columns = sorted(row.keys() | set(self.columns))
-        with (self.folder / "metrics.csv").open("a" if known else "w", **CSV) as file:
-            writer = csv.DictWriter(file, self.columns)
-            if not known:
-                writer.writerow({name: cell(name) for name in self.columns})
-            writer.writerows([row] if known else self.rows)
+        """Add a row, and write the whole file anew, because a new metric is a new column."""
+        self.rows.append({**metrics, "step": step})
+        columns = sorted({name for row in self.rows for name in row})
+        table = self.folder / "metrics.csv"
+        with replacing(table) as temporary, temporary.open("w", **CSV) as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writerow({name: cell(name) for name in columns})
+            writer.writerows(self.rows)
 
 
 class MLflow(Logger):
@@ -128,11 +117,11 @@ class MLflow(Logger):
         from mlflow.tracking.context.registry import resolve_tags
 
         mlflow.set_tracking_uri(uri)
-        self.uri = uri
-        self.metrics: deque[Metric] = deque(maxlen=MOST_METRICS)  # not delivered yet
-        self.calls: deque[Callable[[], Any]] = deque(maxlen=MOST_CALLS)  # not delivered yet
+        self.uri, self.folder = uri, Path(tags["folder"])
+        self.metrics: list[Metric] = []  # not delivered yet
+        self.calls: deque[Callable[[], Any]] = deque()  # not delivered yet
         self.lost: float | None = None  # monotonic time of the last failure; None: all is well
-        self.given_up = 0  # number of dropped entries
+        self.refused = 0  # number of entries that the server did not take
         self.client = mlflow.MlflowClient(uri)
         found = self.client.get_experiment_by_name(experiment)
         number = (
@@ -152,33 +141,27 @@ class MLflow(Logger):
             Param(key(name), str(value).encode(errors="backslashreplace").decode()[:250])
             for name, value in flatten(values, "/").items()
         ]
-        for start in range(0, 0 if self.resumed else len(params), 100):  # MLflow's most at once
-            self._call(self.client.log_batch, self.run_id, params=params[start : start + 100])
+        if not self.resumed:
+            self._call(self.client.log_batch, self.run_id, params=params)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Log metrics; `key` makes their names."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        entries = [Metric(key(name), value, now, step) for name, value in metrics.items()]
-        self.given_up += max(0, len(self.metrics) + len(entries) - MOST_METRICS)
-        self.metrics += entries
+        self.metrics += [Metric(key(name), value, now, step) for name, value in metrics.items()]
         self._deliver()
 
-    def log_drawing(self, name: str, drawing: Drawing) -> None:
-        """Store a picture as `<name>.png` with the run."""
-        self._call(self.client.log_image, self.run_id, drawing, f"{name}.png")
-
     def log_file(self, file: Path) -> None:
-        """Store a file with the run."""
-        self._call(self.client.log_artifact, self.run_id, str(file))
+        """Store a file with the run, in the same subfolder as in the folder of the run."""
+        place = str(file.parent.relative_to(self.folder)).removeprefix(".")
+        self._call(self.client.log_artifact, self.run_id, str(file), place)
 
     def log_model(
         self, file: Path, name: str, card: str, metric: str, score: float, mode: str
     ) -> None:
         """Register with signature; the version with the best score gets the alias `champion`."""
-        name = key(name, r"\w -")
-        self._call(_register, self.client, self.run_id, file, name, card, metric, score, mode)
+        self._call(self._register, file, key(name, r"\w -"), card, key(metric), score, mode)
 
     def finish(self, status: str) -> None:
         """Set the state of the run, after a last try to deliver the entries that wait."""
@@ -186,12 +169,12 @@ class MLflow(Logger):
         if self.lost is not None:
             self.lost -= PAUSE
             self._deliver()
-        if waiting := len(self.metrics) + len(self.calls) + self.given_up:
-            log.warning("MLflow lacks %d entries of this run", waiting)
+        if missing := self._missing():
+            log.warning("MLflow lacks %d entries of this run", missing)
 
     def advice(self) -> dict[str, str]:
         """The address of the page of this run; for a database, also the command that shows it."""
-        if self.metrics or self.calls or self.given_up:
+        if self._missing():
             return {}
         page = f"#/experiments/{self.experiment_id}/runs/{self.run_id}"
         if self.uri.startswith("http"):
@@ -200,14 +183,17 @@ class MLflow(Logger):
         command = shlex.join(["mlflow", "ui", "--backend-store-uri", self.uri])
         return {"MLflow run": f"{OF_UI}/{page}", "after": command}
 
+    def _missing(self) -> int:
+        """The number of entries that the server does not have."""
+        return len(self.metrics) + len(self.calls) + self.refused
+
     def _call(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> None:
-        self.given_up += len(self.calls) == MOST_CALLS
         self.calls.append(partial(call, *arguments, **options))
         self._deliver()
 
     def _deliver(self) -> None:
-        """Send waiting entries in order; return at once while the server is lost."""
-        waited = len(self.metrics) + len(self.calls)
+        """Send waiting entries, metrics first; return at once while the server is lost."""
+        waited = self._missing()
         if self.lost is not None:
             if time.monotonic() - self.lost < PAUSE:
                 return
@@ -215,24 +201,24 @@ class MLflow(Logger):
             if not self._answers():
                 return
         while self.metrics or self.calls:
-            batch = list(islice(self.metrics, AT_ONCE))
+            sent = len(self.metrics)
             try:
-                if batch:
-                    self.client.log_batch(self.run_id, metrics=batch)
+                if sent:
+                    self.client.log_batch(self.run_id, metrics=self.metrics)
                 else:
                     self.calls[0]()
             except Exception as error:  # each kind of store has its own exceptions
-                if self.lost is None and not self.given_up:  # warned only once
+                if self.lost is None and not self.refused:  # warned only once
                     log.warning("MLflow failed; going on without tracking: %s", first_line(error))
                 if self.lost is None or not self._answers():
                     self.lost = time.monotonic()
                     return
-                self.given_up += len(batch) or 1  # the server answers, and refused this entry
-            for _ in batch:
-                self.metrics.popleft()
-            if not batch:
+                self.refused += sent or 1  # the server answers, and does not take this
+            if sent:
+                self.metrics.clear()
+            else:
                 self.calls.popleft()
-        if self.lost is not None and not self.given_up:
+        if self.lost is not None and not self.refused:
             log.info("MLflow is back: %d entries that waited were delivered", waited)
         self.lost = None
 
@@ -245,6 +231,46 @@ class MLflow(Logger):
         except Exception:
             return False
         return True
+
+    def _register(
+        self, file: Path, name: str, card: str, metric: str, score: float, mode: str
+    ) -> None:
+        import mlflow
+        import onnx
+        from mlflow.models import ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        def schema(values: Iterable[onnx.ValueInfoProto]) -> Schema:
+            specs: list[Any] = []
+            for value in values:
+                tensor = value.type.tensor_type
+                shape = [dim.dim_value or -1 for dim in tensor.shape.dim]
+                dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+                specs.append(TensorSpec(dtype, shape, value.name))
+            return Schema(specs)
+
+        for noisy in ("mlflow.tracking._model_registry.client", "mlflow.store.model_registry"):
+            logging.getLogger(noisy).setLevel(logging.ERROR)
+        model = onnx.load(file)
+        with mlflow.start_run(run_id=self.run_id):
+            logged = mlflow.onnx.log_model(
+                model,
+                name=name,
+                registered_model_name=name,
+                signature=ModelSignature(schema(model.graph.input), schema(model.graph.output)),
+                # Without this, MLflow would run the model in another process to list its imports.
+                pip_requirements=["onnxruntime", "onnx", "numpy"],
+            )
+        version = str(logged.registered_model_version)
+        self.client.update_model_version(name, version, card)
+        if isnan(score):
+            return
+        known = self.client.search_model_versions(f"name = '{name}'")
+        others = [float(one.tags[metric]) for one in known if metric in one.tags]
+        self.client.set_model_version_tag(name, version, metric, str(score))
+        choose = max if mode == "max" else min
+        if score == choose([score, *others]):  # of equal scores, the newest
+            self.client.set_registered_model_alias(name, CHAMPION, version)
 
 
 def make_logger(config: DictConfig, folder: Path, job: str, data_hash: str = "") -> Logger:
@@ -274,14 +300,13 @@ def key(name: str, allowed: str = r"\w/. -") -> str:
     """The key of a metric, parameter or model in MLflow: `C++` becomes `C_x2B__x2B_`.
 
     Different names have different keys. `_x2B_` stands for the character with this hexadecimal
-    number, as in SQL/XML. Escaped are characters that MLflow refuses, parts of a path that leads
-    elsewhere (`..`, `//`, slashes at the ends), blanks at an end, and `_` before text that looks
-    like an escape. The end of a key of more than 250 characters, MLflow's limit, becomes a digest;
-    `metrics.json` has the whole names.
+    number, as in SQL/XML. Escaped are characters that MLflow refuses, dots and slashes beside
+    another or at an end, which MLflow takes for paths, blanks at an end, and `_` before text that
+    looks like an escape. The end of a key of more than 250 characters, MLflow's limit, becomes a
+    digest; `metrics.json` has the whole names.
     """
-    paths = r"^/|/(?=/|$)|^\.(?=\.)|(?:(?<=/)|^)\.(?=\.?(?:/|$))|(?<=/\.)\.(?=/|$)"
     escaped = re.sub(
-        rf"[^{allowed}]|_(?=x[0-9A-F]*_)|{paths}|^ | $",
+        rf"[^{allowed}]|_(?=x[0-9A-F]*_)|(?<![^/.])[/.]|[/.](?![^/.])|^ | $",
         lambda found: f"_x{ord(found[0]):X}_",
         name,
     )
@@ -289,55 +314,6 @@ def key(name: str, allowed: str = r"\w/. -") -> str:
         digest = sha256(escaped.encode(errors="surrogatepass")).hexdigest()
         return f"{escaped[: LONGEST - 20]}_x_{digest[:16]}"
     return escaped or "_x_"
-
-
-def _register(
-    client: "MlflowClient",
-    run_id: str,
-    file: Path,
-    name: str,
-    card: str,
-    metric: str,
-    score: float,
-    mode: str,
-) -> None:
-    import mlflow
-    import onnx
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    model = onnx.load(file)
-
-    def schema(tensors: Iterable[onnx.ValueInfoProto]) -> Schema:
-        specs: list[Any] = []
-        for tensor in tensors:
-            kind = tensor.type.tensor_type
-            shape = [dim.dim_value or -1 for dim in kind.shape.dim]
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            specs.append(TensorSpec(dtype, shape, tensor.name))
-        return Schema(specs)
-
-    for noisy in ("mlflow.tracking._model_registry.client", "mlflow.store.model_registry"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    with mlflow.start_run(run_id=run_id):
-        logged = mlflow.onnx.log_model(
-            model,
-            name=name,
-            registered_model_name=name,
-            signature=ModelSignature(schema(model.graph.input), schema(model.graph.output)),
-            # Without this, MLflow would run the model in another process to list its imports.
-            pip_requirements=["onnxruntime", "onnx", "numpy"],
-        )
-    version, own = str(logged.registered_model_version), key(metric)
-    client.update_model_version(name, version, card)
-    if isnan(score):
-        return
-    known = client.search_model_versions(f"name = '{name}'")
-    others = [float(one.tags[own]) for one in known if own in one.tags]
-    client.set_model_version_tag(name, version, own, str(score))
-    choose = max if mode == "max" else min
-    if score == choose([score, *others]):  # of equal scores, the newest
-        client.set_registered_model_alias(name, CHAMPION, version)
 
 
 def _mlflow(uri: str, experiment: str, name: str, tags: dict[str, str]) -> MLflow:

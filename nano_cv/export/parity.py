@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from nano_cv.data import images
 from nano_cv.data.store import File
@@ -16,6 +16,7 @@ from nano_cv.evaluation.reports import Predictions
 from nano_cv.metadata import Size
 
 BATCHES = (1, 3)
+MOST = 60  # images to compare, about
 # Width, height and format of images that are narrow, wide, small, or larger than a model's input.
 ODD = (
     (97, 131, "JPEG"),
@@ -29,41 +30,37 @@ ODD = (
 def draw_pictures(count: int = 24) -> list[tuple[str, bytes]]:
     """Draw PNG images, each with a name, to compare engines where there are no photographs.
 
-    The images have soft colours, rectangles and ellipses, and some noise like a camera's: smooth
-    regions, edges and texture. Their shapes differ, and they are the same on every machine.
+    The images have smooth colours, blocks with sharp edges, and some noise like a camera's. Their
+    shapes differ, and they are the same on every machine.
     """
     drawn = []
     for number in range(count):
         random = np.random.default_rng(number)
-        size = width, height = random.integers(160, 640, 2).tolist()
-        colours = Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8))
-        image = colours.resize(size, Image.Resampling.BICUBIC)
-        draw = ImageDraw.Draw(image)
-        for shape in (draw.rectangle, draw.ellipse) * 3:
-            left, top = int(random.integers(width)), int(random.integers(height))
-            right, bottom = left + width // 4, top + height // 4
-            shape((left, top, right, bottom), fill=tuple(random.integers(0, 256, 3).tolist()))
+        width, height = random.integers(160, 640, 2).tolist()
+        parts = []
+        for side, kind in ((4, Image.Resampling.BICUBIC), (9, Image.Resampling.NEAREST)):
+            colours = Image.fromarray(random.integers(0, 256, (side, side, 3), np.uint8))
+            parts.append(np.asarray(colours.resize((width, height), kind), np.float64))
         noise = random.normal(0, number % 4 * 8, (height, width, 3))  # none in every fourth image
-        pixels = (np.asarray(image) + noise).clip(0, 255).astype(np.uint8)
+        pixels = (np.mean(parts, axis=0) + noise).clip(0, 255).astype(np.uint8)
         drawn.append((f"built-in picture {number}", images.encode_png(pixels)))
     return drawn
 
 
 def load_odd(
-    pictures: Sequence[tuple[str, File | bytes]], size: Size, fit: str, count: int = 60
+    pictures: Sequence[tuple[str, File | bytes]], size: Size, fit: str
 ) -> tuple[list[str], Arrays]:
-    """Load images, and add copies of some of them in odd sizes, formats and orientations.
+    """Load images, evenly from the list, and copies of some in odd sizes, formats and orientations.
 
     Args:
         pictures: name and file (or encoded bytes) of each image.
         size: of the model's input, in pixels.
         fit: see `images.place`.
-        count: about how many images to take, evenly from the whole list.
 
     Returns:
         A name per image, and `IMAGES` uint8 `[N, 3, H, W]`.
     """
-    chosen = list(pictures[:: max(1, len(pictures) // count)][:count])
+    chosen = list(pictures[:: max(1, len(pictures) // MOST)][:MOST])
     names = [name for name, _ in chosen]
     pixels = [images.load(source, size, name, fit=fit) for name, source in chosen]
     for (name, source), (width, height, kind) in zip(chosen, ODD, strict=False):

@@ -100,6 +100,15 @@ def choose(
     return passing[-1], variants
 
 
+def check_processor(precision: str) -> None:
+    """Refuse a precision that this processor does not compute in, before anything is loaded."""
+    if "bf16" in precision:
+        try:
+            bfloat16_entries()
+        except UserError as error:
+            raise UserError(f"precision={precision}: {error}; nothing was published") from error
+
+
 def list_figures(variants: Sequence[Variant]) -> dict[str, float]:
     """Return scores, speed and bits of each variant, as `val/accuracy/int8` or `speed/int8`."""
     figures: dict[str, float] = {}
@@ -199,15 +208,14 @@ class _Reader(CalibrationDataReader):
     """Reader that feeds calibration inputs four at a time."""
 
     def __init__(self, inputs: Arrays) -> None:
-        self.inputs, self.position = inputs, 0
+        count = len(next(iter(inputs.values())))
+        self.parts = (
+            {name: np.ascontiguousarray(array[start : start + 4]) for name, array in inputs.items()}
+            for start in range(0, count, 4)
+        )
 
     def get_next(self) -> Arrays | None:
-        part = {
-            name: np.ascontiguousarray(array[self.position :][:4])
-            for name, array in self.inputs.items()
-        }
-        self.position += 4
-        return part if len(next(iter(part.values()))) else None
+        return next(self.parts, None)
 
 
 def compare_speeds(engines: Sequence[Engine], inputs: Arrays) -> list[float]:

@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from google.protobuf.json_format import ParseDict
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nano_cv.errors import UserError, listing
-from nano_cv.evaluation.exported import Onnx
 from nano_cv.export.triton_config import (
     CONFIG,
     LABELS,
@@ -65,7 +63,7 @@ def publish(
     check_classes(metadata.classes)
     repository.mkdir(parents=True, exist_ok=True)
     repository, given = repository.resolve(), repository  # a link may lie on another disk
-    config = make_model_config(metadata, Onnx(model).session, triton, entries)
+    config = make_model_config(metadata, model, triton, entries)
     models = [config]
     if [tensor["name"] for tensor in config["input"]] == ["IMAGES"]:
         # The twin first, for an older twin is an ensemble around the model and changes with it.
@@ -75,7 +73,8 @@ def publish(
         there = [version for name in names for version in list_versions(repository / name)]
         version = str(max([0, *there]) + 1)
         for one in models:
-            _lay_out(one, metadata.classes, model, version, staging, repository)
+            folders = staging / one["name"], repository / one["name"]
+            _lay_out(one, metadata.classes, model, version, *folders)
         problems = [f"{name}: {each}" for name in names for each in check_model(staging / name)]
         if problems:
             raise UserError(
@@ -84,10 +83,14 @@ def publish(
             )
         if prove:
             prove(staging, names)
-        for name in names:
+        older = [name for name in names if (repository / name).exists()]
+        for name in older:
             _add(staging / name, repository / name)
-        for name in names:
-            _switch(staging / name, repository / name)
+        for name in names:  # either way, a config names only files that exist
+            if name in older:
+                os.replace(staging / name / CONFIG, repository / name / CONFIG)
+            else:
+                os.rename(staging / name, repository / name)
     return given / metadata.name / version
 
 
@@ -117,46 +120,27 @@ def _lay_out(
     classes: Sequence[str],
     model: Path,
     version: str,
-    staging: Path,
-    repository: Path,
+    folder: Path,
+    target: Path,
 ) -> None:
-    """Write the folder of a model below `staging`, complete, as for a new model.
+    """Write the `folder` of a model with a new version, complete, as for a new model.
 
-    Args:
-        config: the config of the model.
-        classes: class names for the file of labels, if the config names such a file.
-        model: the ONNX file.
-        version: the number of the new version.
-        staging: the folder of this export.
-        repository: the model repository, with the models published before.
+    `target` is the folder of the same model in the repository, which may not exist yet.
     """
-    folder, target = staging / config["name"], repository / config["name"]
     (folder / version).mkdir(parents=True)
     shutil.copyfile(model, folder / version / "model.onnx")
     if config["backend"] == "python":
         shutil.copyfile(DECODER, folder / version / DECODER.name)
     message = ParseDict(config, ModelConfig())
-    labels = "".join(f"{label}\n" for label in classes).encode()
+    labels, known = "".join(f"{label}\n" for label in classes).encode(), target / LABELS
     for tensor in message.output:
         if tensor.label_filename:
-            tensor.label_filename = _name_labels(target, labels, int(version))
+            # The old labels may be read until `config.pbtxt` is replaced, so other labels get
+            # another name.
+            if known.exists() and known.read_bytes() != labels:
+                tensor.label_filename = f"labels_{version}.txt"
             (folder / tensor.label_filename).write_bytes(labels)
     write_config(folder / CONFIG, message)
-
-
-def _name_labels(target: Path, labels: bytes, version: int) -> str:
-    """Choose the name of the labels' file in a published model.
-
-    The old labels may be read until `config.pbtxt` is replaced, so other labels get another name,
-    such as labels_3.txt if the classes of version 3 differ from those of version 1.
-    """
-    names = chain([LABELS], (f"labels_{number}.txt" for number in count(version)))
-    free = (name for name in names if not (target / name).exists() or _has(target / name, labels))
-    return next(free)
-
-
-def _has(file: Path, content: bytes) -> bool:
-    return file.is_file() and file.read_bytes() == content
 
 
 def _add(staged: Path, target: Path) -> None:
@@ -164,25 +148,12 @@ def _add(staged: Path, target: Path) -> None:
 
     Before that, the old config is changed to list the versions that it serves by number.
     """
-    if not target.exists():
-        return  # `_switch` moves the whole folder of a new model
-    parts = [part for part in staged.iterdir() if part.name != CONFIG]
-    parts = [part for part in parts if part.is_file() or not (target / part.name).exists()]
-    if any(part.is_dir() for part in parts):
-        try:
-            config = read_config(target / CONFIG)
-        except UserError:
-            pass  # missing or damaged, so no server uses this config
-        else:
-            config.version_policy.specific.versions[:] = served_versions(target, config)
-            write_config(target / CONFIG, config)
-    for part in parts:
+    try:
+        config = read_config(target / CONFIG)
+    except UserError:
+        pass  # missing or damaged, so no server uses this config
+    else:
+        config.version_policy.specific.versions[:] = served_versions(target, config)
+        write_config(target / CONFIG, config)
+    for part in [part for part in staged.iterdir() if part.name != CONFIG]:
         os.replace(part, target / part.name)
-
-
-def _switch(staged: Path, target: Path) -> None:
-    """Replace the old config by the new config; both name only files that exist."""
-    if not target.exists():
-        os.rename(staged, target)
-    elif not _has(target / CONFIG, (staged / CONFIG).read_bytes()):  # spares a needless reload
-        os.replace(staged / CONFIG, target / CONFIG)

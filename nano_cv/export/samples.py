@@ -1,10 +1,8 @@
 """Opens inputs for the checks of an export: training and validation images, or a generator's."""
 
 import logging
-import re
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from nano_cv import building
@@ -14,7 +12,7 @@ from nano_cv.data.store import File, located
 from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.engines import Arrays, Engine, predict_all
-from nano_cv.evaluation.inputs import Inputs, find_pictures, of_test
+from nano_cv.evaluation.inputs import Inputs, find_pictures, of_test, open_readable
 from nano_cv.export import parity
 from nano_cv.metadata import Metadata
 
@@ -66,8 +64,7 @@ def has_data(config: DictConfig) -> bool:
 
     A `data.root` or `data.source` that was typed counts: the data set itself reports a wrong path.
     """
-    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    if any(re.match(r"[+]*data[.](root|source)=", each) for each in typed):
+    if building.find_typed("data[.](root|source)"):
         return True
     root = config.data.root and located(config.data.root)
     if not isinstance(root, Path):  # an object store (counts as here), or no root at all
@@ -117,16 +114,17 @@ def parity_inputs(
     pictures: list[tuple[str, File | bytes]]
     if config.parity is not None:
         files = find_pictures(str(config.parity), "parity")
-        pictures = [(str(file), file) for file in files]
-    elif samples and not isinstance(samples.validation, Imagined):
-        pictures = [(file.name, file) for file in samples.validation.pictures.files]
+        files = files[:: max(1, len(files) // parity.MOST)]
+        opened, _ = open_readable(files, config, metadata)  # warns of pictures that it leaves out
+        pictures = [(str(file), file) for file in opened.pictures.files]
     elif metadata.task == "generation":
-        known = samples.validation if samples else None
-        if not isinstance(known, Imagined):
-            labels = [number % len(metadata.classes) for number in range(COMPARED)]
-            known = Imagined(labels, metadata.classes, size, config.seed)
-        names = known.names[:COMPARED]
+        labels = [number % len(metadata.classes) for number in range(COMPARED)]
+        made = Imagined(labels, metadata.classes, size, config.seed)
+        known = samples.validation if samples else made
+        names = known.pictures.names[:COMPARED]
         return names, known.inputs(range(len(names)))
+    elif samples:
+        pictures = [(file.name, file) for file in samples.validation.pictures.files]
     else:
         pictures = list(parity.draw_pictures())
         log.warning(

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -15,17 +15,11 @@ from nano_cv.evaluation.bfloat16 import HINT
 from nano_cv.files import list_versions, replacing
 from nano_cv.metadata import JPEG, KEY, Metadata, height_width
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession, NodeArg
-
 CONFIG = "config.pbtxt"
 LABELS = "labels.txt"
 ENCODED = {"name": "ENCODED", "data_type": "TYPE_STRING", "dims": [1]}
-DTYPES = {  # Triton's name of each dtype of onnxruntime; other names differ only by case
-    "tensor(float)": "TYPE_FP32",
-    "tensor(float16)": "TYPE_FP16",
-    "tensor(double)": "TYPE_FP64",
-}
+DTYPES = {"FLOAT": "FP32", "FLOAT16": "FP16", "DOUBLE": "FP64"}  # from ONNX; others are alike
+Tensors = dict[str, tuple[str, list[int]]]  # data type and dims by name; a dim of -1 is any size
 
 
 def read_config(file: Path) -> ModelConfig:
@@ -40,8 +34,6 @@ def read_config(file: Path) -> ModelConfig:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     except ValueError as error:  # not UTF-8
         raise UserError(f"{file}: cannot be read as UTF-8 ({error})") from error
-    if text.startswith("\ufeff"):
-        raise UserError(f"{file}: line 1: a byte order mark, which Triton refuses; save without it")
     try:
         return text_format.Parse(text, ModelConfig())
     except text_format.ParseError as error:
@@ -75,16 +67,38 @@ def write_config(file: Path, config: ModelConfig) -> None:
         temporary.write_text(text_format.MessageToString(config), "utf-8")
 
 
+def read_tensors(file: Path) -> tuple[Tensors, Tensors]:
+    """Read the inputs and outputs of an ONNX file; raises what onnx raises for a damaged file."""
+    import onnx  # imported late, as a server does without
+
+    model = onnx.load(file)
+    onnx.checker.check_model(model)
+    # onnxruntime infers shapes too, so a server may know more shapes than the file states.
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    weights = {tensor.name for tensor in graph.initializer}  # old files list them as inputs
+    found: tuple[Tensors, Tensors] = {}, {}
+    for tensors, values in zip(found, (graph.input, graph.output), strict=True):
+        for value in values:
+            dtype = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
+            dims = value.type.tensor_type.shape.dim
+            sizes = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims]
+            if value.name not in weights:
+                tensors[value.name] = f"TYPE_{DTYPES.get(dtype, dtype)}", sizes
+    return found
+
+
 def make_model_config(
-    metadata: Metadata,
-    session: "InferenceSession",
-    triton: Mapping[str, Any],
-    entries: Mapping[str, str],
+    metadata: Metadata, model: Path, triton: Mapping[str, Any], entries: Mapping[str, str]
 ) -> dict[str, Any]:
     """Make the config of an ONNX model from the inputs and outputs of its graph."""
     batch, instances = triton["max_batch_size"], triton["instances"]
-    inputs = [_tensor(tensor) for tensor in session.get_inputs()]
-    outputs = [_tensor(tensor) for tensor in session.get_outputs()]
+    inputs, outputs = (
+        [
+            {"name": name, "data_type": dtype, "dims": dims[1:]}
+            for name, (dtype, dims) in tensors.items()
+        ]
+        for tensors in read_tensors(model)
+    )
     for tensor in outputs:
         if tensor["dims"] == [len(metadata.classes)]:
             tensor["label_filename"] = LABELS
@@ -166,13 +180,6 @@ def make_jpeg_config(
         "parameters": _parameters(parameters),
         **({"dynamic_batching": batching} if len(batching) > 1 else {}),
     }
-
-
-def _tensor(tensor: "NodeArg") -> dict[str, Any]:
-    kind = tensor.type
-    dtype = DTYPES.get(kind, "TYPE_" + kind.removeprefix("tensor(").removesuffix(")").upper())
-    dims = [dim if isinstance(dim, int) else -1 for dim in tensor.shape[1:]]
-    return {"name": tensor.name, "data_type": dtype, "dims": dims}
 
 
 def _parameters(texts: Mapping[str, str]) -> dict[str, dict[str, str]]:

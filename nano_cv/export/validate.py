@@ -11,14 +11,12 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import onnx
 from tritonclient.grpc import model_config_pb2 as schema
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nano_cv.errors import UserError, first_line, listing, nearest, printable
-from nano_cv.export.triton_config import CONFIG, read_config, served_versions
+from nano_cv.export.triton_config import CONFIG, read_config, read_tensors, served_versions
 from nano_cv.files import VERSION, list_versions
 from nano_cv.metadata import NAME
 
@@ -28,15 +26,8 @@ FILES = {  # that a version is read from, where the config names none
     "openvino": "model.xml",
     "python": "model.py",
 }
-DTYPES = {"FLOAT": "TYPE_FP32", "FLOAT16": "TYPE_FP16", "DOUBLE": "TYPE_FP64"}  # others are alike
+KINDS = {number: name for name, number in schema.DataType.items()}
 MISREAD = re.compile(r"\s*[+-]?[0-9]")  # Triton takes `1_old` for version 1 and looks for `1`
-
-
-class Tensor(NamedTuple):
-    """Dtype and dimensions of an input or output; a dimension of -1 may have any size."""
-
-    dtype: str
-    dims: list[int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +72,7 @@ def check_model(
     """Return the problems of a model, each with file and field; empty if the model is sound.
 
     Args:
-        folder: the model's folder; a hidden folder need not have the model's name.
+        folder: the model's folder.
         repository: where the steps of an ensemble are; by default the folder's parent.
         versions: the versions to check; by default the versions that the config serves.
     """
@@ -99,10 +90,10 @@ def check_model(
 
 
 def _check_names(config: ModelConfig, folder: Path) -> Iterator[str]:
-    name, hidden = config.name or folder.name, folder.name.startswith(".")
-    if not NAME.fullmatch(name) and not (hidden and not config.name):
+    name = config.name or folder.name
+    if not NAME.fullmatch(name):
         yield f"{CONFIG}: name: '{name}'; only letters, digits, '_', '-' and '.' are allowed"
-    if name != folder.name and not hidden:
+    if name != folder.name:
         yield f"{CONFIG}: name: '{name}'; the folder's name, '{folder.name}', is needed"
     if _file(config) is None and config.platform != "ensemble":
         yield (
@@ -128,9 +119,7 @@ def _check_labels(file: Path, dims: Sequence[int]) -> Iterator[str]:
     except (OSError, ValueError) as error:
         yield f"{file.name}: cannot be read as UTF-8 text ({first_line(error)})"
         return
-    if not all(line.strip() for line in lines):
-        yield f"{file.name}: an empty line, which shifts the labels behind it"
-    elif dims and dims[-1] not in (-1, len(lines)):
+    if dims and dims[-1] not in (-1, len(lines)):
         yield f"{file.name}: {len(lines)} lines; {dims[-1]}, the last of dims, is needed"
 
 
@@ -159,13 +148,7 @@ def _check_versions(
 def _check_graph(config: ModelConfig, file: Path, name: str) -> Iterator[str]:
     """Yield the inputs and outputs of the config that differ from those of the ONNX file."""
     try:
-        model = onnx.load(file)
-        onnx.checker.check_model(model)
-        # onnxruntime infers shapes too, so a server may know more shapes than the file states.
-        graph = onnx.shape_inference.infer_shapes(model).graph
-        weights = {tensor.name for tensor in graph.initializer}  # old files list them as inputs
-        inputs = {one.name: _of_graph(one) for one in graph.input if one.name not in weights}
-        outputs = {one.name: _of_graph(one) for one in graph.output}
+        inputs, outputs = read_tensors(file)
     except Exception as error:  # the kind of exception depends on the damage
         yield f"{name}: not a valid ONNX model: {first_line(error)}"
         return
@@ -173,46 +156,34 @@ def _check_graph(config: ModelConfig, file: Path, name: str) -> Iterator[str]:
         yield f"{CONFIG}: input: lacks '{missing}', which {name} needs"
     if not config.output:
         yield f"{CONFIG}: output: none; 1 or more is needed of {listing(outputs)}"
+    batched = config.max_batch_size > 0
     for part, tensors, known in (
         ("input", config.input, inputs),
         ("output", config.output, outputs),
     ):
         for tensor in tensors:
             at = f"{CONFIG}: {part} '{tensor.name}'"
-            if tensor.name in known:
-                batched = config.max_batch_size > 0
-                yield from _compare(at, tensor, known[tensor.name], name, batched, part == "input")
-            else:
+            if tensor.name not in known:
                 close = nearest(tensor.name, known)
                 yield f"{at}: no such name in {name}{close} It has: {listing(known) or 'none'}"
+                continue
+            dtype, dims = known[tensor.name]
+            given = KINDS.get(tensor.data_type, str(tensor.data_type))
+            if given != dtype:
+                yield f"{at}: data_type: {given}; {dtype}, as in {name}, is needed"
+            own = list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
+            if batched and dims[:1] != [-1]:
+                yield f"{at}: {name} has dims {dims}; the first must be of any size for batching"
+            elif not _fits(own, dims[batched:], part == "input"):
+                behind = " behind the batch dimension" if batched else ""
+                yield f"{at}: dims: {own}; {dims[batched:]}, as in {name}{behind}, is needed"
 
 
-def _of_graph(value: onnx.ValueInfoProto) -> Tensor:
-    dtype = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
-    dims = value.type.tensor_type.shape.dim
-    sizes = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims]
-    return Tensor(DTYPES.get(dtype, f"TYPE_{dtype}"), sizes)
-
-
-def _compare(
-    at: str, given: Any, needed: Tensor, name: str, batched: bool, narrower: bool
-) -> Iterator[str]:
-    """Yield how a tensor of the config differs; `narrower` lets the config fix free sizes."""
-    kinds = {number: name for name, number in schema.DataType.items()}
-    dtype = kinds.get(given.data_type, str(given.data_type))
-    if dtype != needed.dtype:
-        yield f"{at}: data_type: {dtype}; {needed.dtype}, as in {name}, is needed"
-    if batched and needed.dims[:1] != [-1]:
-        yield f"{at}: {name} has dims {needed.dims}; the first must be of any size for batching"
-        return
-    dims = needed.dims[1:] if batched else needed.dims
-    own = list(given.reshape.shape if given.HasField("reshape") else given.dims)
-    fits = len(own) == len(dims) and all(
+def _fits(own: Sequence[int], dims: Sequence[int], narrower: bool) -> bool:
+    """Return whether dims of the config fit a graph's; `narrower` lets them fix free sizes."""
+    return len(own) == len(dims) and all(
         one == other or (other == -1 and narrower) for one, other in zip(own, dims, strict=True)
     )
-    if not fits:
-        behind = " behind the batch dimension" if batched else ""
-        yield f"{at}: dims: {own}; {dims}, as in {name}{behind}, is needed"
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from torch.nn.functional import logsigmoid, max_pool2d
 from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes
 from nano_cv.metadata import height_width
 from nano_cv.networks.centernet import STRIDE
-from nano_cv.tasks.metrics import Scored, detection_figures
+from nano_cv.tasks.metrics import Scored, detection_figures, match_boxes
 from nano_cv.tasks.task import Losses, Task
 
 SPREAD = 0.09  # standard deviation of a Gaussian, as a share of the box
@@ -105,7 +105,9 @@ class Detection(Task):
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
         """`mAP` and `mAP50`, of boxes in pixels of the network's input."""
         truths, found = zip(*(pair for batch in validated for pair in batch), strict=True)
-        figures = detection_figures(truths, found, self.metadata.classes)
+        classes = self.metadata.classes
+        precision = match_boxes(truths, found, len(classes)).precision
+        figures = detection_figures(precision, classes)
         return {name: figures[name] for name in ("mAP", "mAP50")}
 
     def _losses(self, outputs: tuple[Tensor, Tensor], targets: Boxes) -> Losses:

@@ -33,13 +33,36 @@ def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     return np.divide(part, whole, out=unknown, where=whole > 0)
 
 
-def counted_right(counts: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
-    """Precision and recall of each class from a confusion matrix `[K, K]`, rows the truth."""
-    right = np.diag(counts)
+def mean_known(values: NDArray[np.float64], otherwise: float = 0.0) -> float:
+    """The mean of the values that are not NaN; `otherwise` if all are."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else otherwise
+
+
+def by_name(kind: str, values: NDArray[np.float64], classes: Sequence[str]) -> dict[str, float]:
+    """The known figures of the classes `[K]` as `<kind>/<class>`."""
+    known = np.flatnonzero(~np.isnan(values))
+    return {f"{kind}/{classes[index]}": float(values[index]) for index in known}
+
+
+def class_figures(counts: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Precision, recall, F1 and IoU of each class `[K]` from a confusion matrix, rows the truth.
+
+    NaN where a figure is unknown: the precision without predictions, the recall without targets,
+    F1 and IoU (intersection over union) without either.
+    """
+    right, true, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
     return {
-        "precision": ratio(right, counts.sum(axis=0)),
-        "recall": ratio(right, counts.sum(axis=1)),
+        "precision": ratio(right, predicted),
+        "recall": ratio(right, true),
+        "f1": ratio(2 * right, true + predicted),
+        "IoU": ratio(right, true + predicted - right),
     }
+
+
+def share_right(counts: NDArray[np.int64]) -> float:
+    """The share of a confusion matrix on its diagonal."""
+    return float(np.trace(counts) / max(np.sum(counts), 1))
 
 
 # Classification
@@ -48,17 +71,11 @@ def counted_right(counts: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
 def classification_figures(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, float]:
     """`accuracy`, `f1` and `recall/<class>` from the confusion matrix `[K, K]`.
 
-    F1 is the mean over the classes that occur, in the targets or in the predictions. A class
-    without targets has no recall, and is left out.
+    F1 is the mean over the classes that occur, in the targets or in the predictions.
     """
-    right, true, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
-    f1 = 2 * right / np.maximum(true + predicted, 1)
-    recall = right / np.maximum(true, 1)
-    return {
-        "accuracy": float(right.sum() / max(counts.sum(), 1)),
-        "f1": float(f1[true + predicted > 0].mean()),
-        **{f"recall/{classes[index]}": float(recall[index]) for index in np.flatnonzero(true)},
-    }
+    figures = class_figures(counts)
+    recalls = by_name("recall", figures["recall"], classes)
+    return {"accuracy": share_right(counts), "f1": mean_known(figures["f1"]), **recalls}
 
 
 def expected_calibration_error(
@@ -85,19 +102,9 @@ def segmentation_figures(counts: NDArray[np.int64], classes: Sequence[str]) -> d
 
     A class that occurs neither in the masks nor in the predictions does not count in the mean.
     """
-    known, overlaps = class_overlaps(counts)
-    return {
-        "mIoU": float(overlaps[known].mean()) if known.any() else 0.0,
-        "accuracy": float(np.trace(counts) / max(np.sum(counts), 1)),
-        **{f"IoU/{classes[index]}": float(overlaps[index]) for index in np.flatnonzero(known)},
-    }
-
-
-def class_overlaps(counts: NDArray[np.int64]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Which classes occur, and the intersection over union of each, from a confusion matrix."""
-    right = np.diag(counts)
-    either = counts.sum(axis=0) + counts.sum(axis=1) - right
-    return either > 0, right / np.maximum(either, 1)
+    overlaps = class_figures(counts)["IoU"]
+    figures = {"mIoU": mean_known(overlaps), "accuracy": share_right(counts)}
+    return figures | by_name("IoU", overlaps, classes)
 
 
 def mask_confusion(
@@ -155,7 +162,8 @@ class Evaluated(NamedTuple):
     """Boxes compared with objects by pycocotools.
 
     Attributes:
-        precision: at IoU thresholds 0.5 to 0.95 and 101 recalls: `[10, 101, K]`, -1 where unknown.
+        precision: at IoU thresholds 0.5 to 0.95 and 101 recalls: `[10, 101, K]`, NaN for a class
+            without objects.
         matches: of each picture.
     """
 
@@ -163,30 +171,13 @@ class Evaluated(NamedTuple):
     matches: list[Match]
 
 
-def detection_figures(
-    truths: Sequence[Boxes], found: Sequence[Scored], classes: Sequence[str]
-) -> dict[str, float]:
-    """`mAP`, `mAP50` and `AP50/<class>` of boxes in the pixels of the pictures, or of a square.
+def detection_figures(precision: NDArray[np.float64], classes: Sequence[str]) -> dict[str, float]:
+    """`mAP`, `mAP50` and `AP50/<class>` from the precisions of `match_boxes`.
 
     A class without objects has no average precision: it is left out, also of the means.
     """
-    return average_precisions(match_boxes(truths, found, len(classes)).precision, classes)
-
-
-def average_precisions(precision: NDArray[np.float64], classes: Sequence[str]) -> dict[str, float]:
-    """The figures of `detection_figures` from the precisions of `match_boxes`."""
-    by_class = {name: mean_known(precision[0, :, index]) for index, name in enumerate(classes)}
-    return {
-        "mAP": max(0.0, mean_known(precision)),
-        "mAP50": max(0.0, mean_known(precision[0])),
-        **{f"AP50/{name}": value for name, value in by_class.items() if value >= 0},
-    }
-
-
-def mean_known(precision: NDArray[np.float64]) -> float:
-    """The mean of the known values; -1 if none is known."""
-    known = precision[precision > -1]
-    return float(known.mean()) if known.size else -1.0
+    figures = {"mAP": mean_known(precision), "mAP50": mean_known(precision[0])}
+    return figures | by_name("AP50", precision[0].mean(axis=0), classes)
 
 
 def match_boxes(truths: Sequence[Boxes], found: Sequence[Scored], classes: int) -> Evaluated:
@@ -231,6 +222,7 @@ def match_boxes(truths: Sequence[Boxes], found: Sequence[Scored], classes: int) 
         evaluation.evaluate()
         evaluation.accumulate()
     precision = np.asarray(evaluation.eval["precision"])[:, :, :, 0, 0]
+    precision = np.where(precision < 0, np.nan, precision)
     return Evaluated(precision, list(_read_matches(truths, found, evaluation.evalImgs)))
 
 
@@ -299,25 +291,31 @@ def best_threshold(counts: Counts, default: float) -> float:
     return (float(scores[last]) + float(following[last])) / 2
 
 
+def at_thresholds(
+    by_class: Sequence[Counts], confidences: Sequence[float]
+) -> dict[str, NDArray[np.float64]]:
+    """Precision, recall and F1 of each class `[K]` at its threshold; NaN without objects.
+
+    If no box of a class passes, its precision is 0.
+    """
+    pairs = zip(by_class, confidences, strict=True)
+    sure = [one.right[one.scores >= np.float32(least)] for one, least in pairs]
+    right, boxes = np.array([[one.sum(), len(one)] for one in sure]).T
+    objects = np.array([one.objects for one in by_class])
+    f1, recall = ratio(2 * right, boxes + objects), ratio(right, objects)
+    figures = {"precision": right / np.maximum(boxes, 1), "recall": recall, "F1": f1}
+    return {name: np.where(objects > 0, values, np.nan) for name, values in figures.items()}
+
+
 def operating_figures(
     by_class: Sequence[Counts], confidences: Sequence[float], classes: Sequence[str]
 ) -> dict[str, float]:
-    """`mF1`, and `F1/<class>`, `precision/<class>` and `recall/<class>` at the thresholds.
-
-    A class without objects is left out. If no box of a class passes, its precision is 0.
-    """
-    figures: dict[str, dict[str, float]] = {"F1": {}, "precision": {}, "recall": {}}
-    for (scores, right, objects), least, name in zip(by_class, confidences, classes, strict=True):
-        if objects:
-            sure = scores >= np.float32(least)
-            hits, boxes = int(right[sure].sum()), int(sure.sum())
-            figures["F1"][name] = 2 * hits / (boxes + objects)
-            figures["precision"][name] = hits / max(boxes, 1)
-            figures["recall"][name] = hits / objects
-    mean = float(np.mean(list(figures["F1"].values()))) if figures["F1"] else 0.0
-    return {"mF1": mean} | {
-        f"{kind}/{name}": value for kind, own in figures.items() for name, value in own.items()
-    }
+    """`mF1`, and `F1/<class>`, `precision/<class>` and `recall/<class>`, see `at_thresholds`."""
+    figures = at_thresholds(by_class, confidences)
+    named = {"mF1": mean_known(figures["F1"])}
+    for kind in ("F1", "precision", "recall"):
+        named |= by_name(kind, figures[kind], classes)
+    return named
 
 
 def _by_class(
@@ -347,17 +345,20 @@ def count_tags(truth: NDArray[np.bool_], shares: NDArray[np.float32]) -> list[Co
     return [Counts(*columns) for columns in zip(scores.T, right.T, truth.sum(axis=0), strict=True)]
 
 
-def average_precision(counts: Counts) -> float:
-    """Average precision as scikit-learn defines it; at least one picture must have the label.
+def tag_precisions(by_class: Sequence[Counts]) -> NDArray[np.float64]:
+    """Average precision of each class `[K]` as scikit-learn defines it; NaN without pictures.
 
     It is the mean, over the pictures with the label, of the precision down to each of them. Equal
     probabilities count together.
     """
-    scores, right, pictures = counts
-    last = np.append(scores[1:] != scores[:-1], True)
-    hits = right.cumsum()[last]
-    precision = hits / (np.flatnonzero(last) + 1)
-    return float((np.diff(hits, prepend=0) * precision).sum() / pictures)
+    found = np.full(len(by_class), np.nan)
+    for label, (scores, right, pictures) in enumerate(by_class):
+        if pictures:
+            last = np.append(scores[1:] != scores[:-1], True)
+            hits = right.cumsum()[last]
+            precision = hits / (np.flatnonzero(last) + 1)
+            found[label] = (np.diff(hits, prepend=0) * precision).sum() / pictures
+    return found
 
 
 def tagging_figures(
@@ -367,7 +368,6 @@ def tagging_figures(
 
     A class without pictures is left out, also of the means.
     """
-    pairs = zip(classes, by_class, strict=True)
-    known = {f"AP/{name}": average_precision(one) for name, one in pairs if one.objects}
-    mean = float(np.mean(list(known.values()))) if known else 0.0
-    return {"mAP": mean} | operating_figures(by_class, thresholds, classes) | known
+    precisions = tag_precisions(by_class)
+    figures = {"mAP": mean_known(precisions)} | operating_figures(by_class, thresholds, classes)
+    return figures | by_name("AP", precisions, classes)

@@ -5,11 +5,9 @@ the metadata of the model.
 """
 
 import filecmp
-import json
 import logging
 import math
 import os
-import shlex
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +20,7 @@ from torch import Tensor
 
 from nano_cv.errors import UserError, listing
 from nano_cv.files import replacing
-from nano_cv.metadata import KEY, WEIGHTS, Metadata
+from nano_cv.metadata import KEY, WEIGHTS
 from nano_cv.metadata import read_metadata as read_metadata
 from nano_cv.tasks.classification import Classification
 from nano_cv.tasks.familiarity import Familiarity
@@ -124,34 +122,6 @@ def _compared(own: Path, path: Path, mode: str) -> str:
         + (", WHICH WAS BETTER" if worse else "")
         + (", of other pictures" if before.data_hash != metadata.data_hash else "")
     )
-
-
-def check_network(metadata: Metadata, path: Path, model: str, options: dict[str, Any]) -> None:
-    """Refuse weights of another network than the one that is about to be built.
-
-    Args:
-        metadata: of the weights file at `path`.
-        model: name of the model config.
-        options: arguments of the network in that config, and its `image_size`.
-
-    Raises:
-        UserError: the model or its options differ; says what to type.
-    """
-    if metadata.model != model:
-        raise UserError(
-            f"{path}: weights of model={metadata.model}, not of model={model}; "
-            f"type +model={metadata.model}, or train: python train.py +model={model}"
-        )
-    trained = metadata.network | {"image_size": metadata.image_size}
-    overrides = [
-        f"model.{'' if key == 'image_size' else 'task.network.'}{key}={json.dumps(value)}"
-        for key, value in trained.items()
-        if options.get(key) != value
-    ]
-    if overrides:
-        raise UserError(
-            f"{path}: trained with other options of {model}; add: {shlex.join(overrides)}"
-        )
 
 
 def load(task: Task, path: Path) -> None:

@@ -173,7 +173,7 @@ class Preview(pl.Callback):
         title = f"epoch {trainer.current_epoch + 1}"
         captions = [classes[number % len(classes)] for number in range(len(pictures))]
         grid = partial(drawing.lay_out, enlarged, 8, captions, title=title)
-        drawing.keep(name, grid, self.folder, self.logger.log_drawing)
+        drawing.keep(name, grid, self.folder, self.logger.log_file)
 
 
 class Race(pl.Callback):

@@ -8,12 +8,14 @@ import importlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from numpy.typing import NDArray
 
+from nano_cv.data import images
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError
 from nano_cv.evaluation import drawing
@@ -31,12 +33,14 @@ class Report(ABC):
         further_gates: other metrics that must not fall, if `metrics` has them.
         limits: the largest differences, by name, that `compare` may find between torch and an
             exported model.
+        most: the largest number of pictures on a sheet.
         title: first line of all drawings: the model, and the main metric once it is known.
     """
 
     gate: ClassVar[str]
     further_gates: ClassVar[Sequence[str]] = ()
     limits: ClassVar[Mapping[str, float]]
+    most: ClassVar = 12
 
     def __init__(self, metadata: Metadata, predictions: Predictions, pictures: Pictures) -> None:
         self.metadata, self.predictions, self.pictures = metadata, predictions, pictures
@@ -46,6 +50,11 @@ class Report(ABC):
     def drawn(self) -> list[str]:
         """The names of the classes for drawings, see `drawing.legible`."""
         return drawing.legible(tuple(self.classes))
+
+    @cached_property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Width and height of each picture."""
+        return [images.dimensions(file) for file in self.pictures.files]
 
     @abstractmethod
     def metrics(self) -> dict[str, float]:
@@ -58,6 +67,14 @@ class Report(ABC):
         Keys that are names of classes are made by `tables.distinct`.
         """
 
+    def describe(self, top: int | None) -> dict[str, Any]:
+        """The answer about the first picture, as JSON can hold it.
+
+        `top` is how many of the most probable classes are given; None gives all. This base class
+        gives the outputs as they are.
+        """
+        return {name: values[0].tolist() for name, values in self.predictions.items()}
+
     def class_rows(self) -> list[dict[str, Any]]:
         """Rows for `classes.csv`, for pictures with targets, made by `tables.class_rows`."""
         return []
@@ -65,6 +82,25 @@ class Report(ABC):
     @abstractmethod
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Functions that draw, by the name of the drawing; if one fails, the others still draw."""
+
+    def sheets(
+        self,
+        draw: Callable[[Sequence[int], str], Drawing],
+        mistakes: Callable[[], tuple[NDArray[Any], str]],
+    ) -> dict[str, Callable[[], Drawing]]:
+        """Drawings of pictures evenly chosen, and, with targets, of the worst mistakes.
+
+        `draw` gets the indices of pictures, and how they were chosen, in words. `mistakes` says how
+        wrong each picture `[N]` was predicted, 0 for no mistake, and how this was measured.
+        """
+        some = drawing.evenly(len(self.pictures), self.most)
+        sheets = {"predictions": partial(draw, some, "evenly chosen")}
+        if self.pictures.targets:
+            wrong, what = mistakes()
+            order = np.argsort(-wrong, kind="stable")
+            worst = order[wrong[order] > 0][: self.most].tolist()
+            sheets["worst_mistakes"] = partial(draw, worst, what)
+        return dict(sheets)
 
     def title_of(self, indices: Sequence[int], what: str) -> str:
         """The title of a drawing of the pictures `indices`; `what` says how they were chosen."""
@@ -91,15 +127,13 @@ def find(task: str) -> type[Report]:
     Raises:
         UserError: there is no report; says in which file it must be.
     """
-    for package in (__name__, "nano_cv.tasks"):
-        module = f"{package}.{task}"
+    for module in (f"{__name__}.{task}", f"nano_cv.tasks.{task}"):
         # The name may come from an unknown file, so only these two packages are looked into.
-        if not task.isidentifier() or importlib.util.find_spec(module) is None:
-            continue
-        for found in vars(importlib.import_module(module)).values():
-            own = isinstance(found, type) and issubclass(found, Report)
-            if own and found.__module__ == module:
-                return found
+        if task.isidentifier() and importlib.util.find_spec(module):
+            for found in vars(importlib.import_module(module)).values():
+                own = isinstance(found, type) and issubclass(found, Report)
+                if own and found.__module__ == module:
+                    return found
     path = __name__.replace(".", "/")
     raise UserError(
         f"no report for {task}: a subclass of Report is missing, in {path}/{task}.py or in "

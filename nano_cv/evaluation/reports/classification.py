@@ -5,7 +5,7 @@ pictures, which are unlike the training pictures. Shapes: N pictures, K classes.
 """
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,36 +17,25 @@ from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import WORDS, class_rows, distinct
 from nano_cv.tasks.metrics import (
+    class_figures,
     classification_figures,
     confusion,
-    counted_right,
     expected_calibration_error,
-    ratio,
 )
 
-MOST = 24  # pictures on a sheet
 NONE = "none of these"
-
-
-def label_set(classes: Sequence[str], outputs: Predictions) -> list[str]:
-    """The label set of a picture from `CLASS_PROBS` and `LABEL_SET` `[K]`, most probable first."""
-    order = np.argsort(-outputs["CLASS_PROBS"], kind="stable")
-    return [classes[index] for index in order if outputs["LABEL_SET"][index]]
+NO_LABEL = "no label"
 
 
 class ClassificationReport(Report):
     """Report of `CLASS_PROBS` float32 `[N, K]`; targets are class indices.
 
     Newer models also answer `LABEL_SET` bool `[N, K]` and `FOREIGN` float32 `[N, 1]`.
-
-    Attributes:
-        shows: describes a sheet of predictions in its title.
     """
-
-    shows: ClassVar = "each with the most probable class"
 
     gate = "accuracy"
     further_gates = ("coverage", "familiar")
+    most = 24
     limits: ClassVar = {"probability": 1e-4, "label": 0.0, "label_set": 0.0, "foreign": 1e-3}
 
     @cached_property
@@ -90,8 +79,14 @@ class ClassificationReport(Report):
 
     def label_set(self, index: int, drawn: bool = False) -> list[str]:
         """The label set of a picture, the most probable class first."""
-        outputs = {name: array[index] for name, array in self.predictions.items()}
-        return label_set(self.drawn if drawn else self.classes, outputs)
+        names = self.drawn if drawn else self.classes
+        order = np.argsort(-self.predictions["CLASS_PROBS"][index], kind="stable")
+        return [names[label] for label in order if self.predictions["LABEL_SET"][index, label]]
+
+    def true_labels(self, index: int, drawn: bool = False) -> list[str]:
+        """The names of the classes that a picture truly has."""
+        names = self.drawn if drawn else self.classes
+        return [names[label] for label in np.atleast_1d(self.pictures.targets[index]).astype(int)]
 
     def rows(self) -> list[dict[str, Any]]:
         """A row per picture: file, labels, whether it is foreign, probability of each class."""
@@ -108,10 +103,22 @@ class ClassificationReport(Report):
         """The predicted and the true label, and the label set, for the row of a picture."""
         words = {"label": self.classes[self.labels[index]]}
         if self.pictures.targets:
-            words["target"] = self.classes[self.pictures.targets[index]]
+            words["target"] = "; ".join(self.true_labels(index))
         if "LABEL_SET" in self.predictions:
             words["label_set"] = "; ".join(self.label_set(index))
         return words
+
+    def describe(self, top: int | None) -> dict[str, Any]:
+        """Label, label set, whether the picture is foreign, and the highest probabilities."""
+        shares = self.predictions["CLASS_PROBS"][0]
+        answer: dict[str, Any] = {"label": self.classes[self.labels[0]]}
+        if "LABEL_SET" in self.predictions:
+            answer["label_set"] = self.label_set(0)
+        if self.foreign is not None:
+            answer["foreign"] = bool(self.foreign[0])
+        order = np.argsort(-shares, kind="stable")[:top]
+        shown = {self.classes[label]: round(float(shares[label]), 6) for label in order}
+        return answer | {"probabilities": shown}
 
     def remarks(self) -> list[str]:
         """How many pictures are foreign; for a single familiar picture, its label set."""
@@ -128,19 +135,14 @@ class ClassificationReport(Report):
 
     def class_rows(self) -> list[dict[str, Any]]:
         """Pictures, precision, recall and F1 of each class."""
-        true, predicted = self.counts.sum(axis=1), self.counts.sum(axis=0)
-        figures = {"pictures": true, **counted_right(self.counts)}
-        figures["f1"] = ratio(2 * np.diag(self.counts), true + predicted)
-        return class_rows(self.classes, figures)
+        figures = class_figures(self.counts)
+        del figures["IoU"]
+        return class_rows(self.classes, {"pictures": self.counts.sum(axis=1), **figures})
 
     def answer_of(self, index: int) -> str:
         """The predicted label and its probability, for the caption of a picture."""
         share = self.predictions["CLASS_PROBS"][index].max()
         return f"{self.drawn[self.labels[index]]}, probability {share:.0%}"
-
-    def truth_of(self, index: int) -> str:
-        """The true label, for the caption of a picture."""
-        return self.drawn[self.pictures.targets[index]]
 
     @cached_property
     def captions(self) -> list[str]:
@@ -151,30 +153,30 @@ class ClassificationReport(Report):
         captions = [f"{NONE} (nearest: {said})" if odd else said for said, odd in pairs]
         if not self.pictures.targets:
             return captions
-        return [f"{one}\ntruth: {self.truth_of(index)}" for index, one in enumerate(captions)]
+        truths = [", ".join(self.true_labels(n, drawn=True)) for n in range(len(captions))]
+        pairs = zip(captions, truths, strict=True)
+        return [f"{caption}\ntruth: {truth or NO_LABEL}" for caption, truth in pairs]
 
-    def mistakes(self) -> tuple[list[int], str]:
-        """Indices of the worst mistakes, at most `MOST`, and how they were chosen, in words."""
+    def mistakes(self) -> tuple[NDArray[Any], str]:
+        """How sure each mistake is, and 0 for what is right, `[N]`; see `Report.sheets`."""
         confidence = self.predictions["CLASS_PROBS"].max(axis=1)
-        wrong = np.flatnonzero(~self.right)
-        worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MOST].tolist()
-        return worst, f"the most confident of {len(wrong)} mistakes"
+        return confidence * ~self.right, f"the most confident of {(~self.right).sum()} mistakes"
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Confusion matrix and worst mistakes; without targets, pictures with their labels."""
-        if not self.pictures.targets:
-            some = drawing.evenly(len(self.pictures), MOST)
-            return {"predictions": self._sheet(some, self.shows)}
-        sheet = self._sheet(*self.mistakes())
-        return {"confusion_matrix": self.draw_matrix, "worst_mistakes": sheet}
+        drawings = self.sheets(self._draw_sheet, self.mistakes)
+        if self.pictures.targets:
+            del drawings["predictions"]
+            drawings["confusion_matrix"] = self.draw_matrix
+        return drawings
 
     def draw_matrix(self) -> Drawing:
         """Draw the confusion matrix."""
         return drawing.confusion_matrix(self.counts, self.drawn, title=self.title)
 
-    def _sheet(self, indices: Sequence[int], what: str) -> Callable[[], Drawing]:
+    def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
         title = self.title_of(indices, what)
-        return partial(drawing.sheet, self.pictures, indices, self.captions, title=title)
+        return drawing.sheet(self.pictures, indices, self.captions, title=title)
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:

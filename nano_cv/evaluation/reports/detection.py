@@ -5,7 +5,7 @@ Shapes: N pictures, D predicted boxes per picture, n boxes of one picture, K cla
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,23 +19,21 @@ from nano_cv.evaluation.drawing import Drawing, chart_style
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import class_rows
 from nano_cv.files import replacing
-from nano_cv.metadata import Metadata
 from nano_cv.tasks.metrics import (
     Counts,
     Evaluated,
     Scored,
     Verdict,
-    average_precisions,
+    at_thresholds,
     count_by_class,
+    detection_figures,
     judge,
     match_boxes,
     mean_known,
     operating_figures,
-    ratio,
 )
 
-MOST = 12  # pictures on a sheet
-CURVES = 12  # lines in the drawing of precision over recall
+CURVES = 12  # classes in the drawing of precision over recall
 WRITTEN = 0.01  # score from which on a box stands in detections.json
 VERDICTS: Mapping[str, tuple[int, ...]] = {  # colours that the colour-blind can tell apart
     "found": (86, 180, 233),
@@ -53,21 +51,18 @@ class DetectionReport(Report):
     limits: ClassVar = {"pixels": 0.1, "score": 1e-3}
 
     @cached_property
-    def sizes(self) -> list[tuple[int, int]]:
-        """Width and height of each picture."""
-        return [images.dimensions(file) for file in self.pictures.files]
-
-    @cached_property
     def found(self) -> list[Scored]:
-        """The predicted boxes of each picture, in pixels of the picture."""
-        return [
-            in_picture(
-                self.metadata,
-                {name: values[index] for name, values in self.predictions.items()},
-                *size,
-            )
-            for index, size in enumerate(self.sizes)
-        ]
+        """The predicted boxes of each picture in its pixels, without those in the margins."""
+        found = []
+        for index, (width, height) in enumerate(self.sizes):
+            outputs = [self.predictions[name][index] for name in ("BOXES", "LABELS", "SCORES")]
+            place = images.place(width, height, self.metadata.image_size, self.metadata.fit)
+            scale = np.array([width / place.width, height / place.height] * 2)
+            boxes = (outputs[0].astype(np.float64) - [place.left, place.top] * 2) * scale
+            boxes = boxes.clip(0, [width, height] * 2)
+            inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+            found.append(Scored(boxes, *outputs[1:]).keep(inside))
+        return found
 
     @cached_property
     def confident(self) -> list[Scored]:
@@ -102,7 +97,7 @@ class DetectionReport(Report):
         Of all boxes: `mAP`, `mAP50` and `AP50/<class>`, defined by COCO. Of the boxes at or above
         their thresholds, at an IoU of 0.5: `mF1`, and `F1`, `precision` and `recall` per class.
         """
-        figures = average_precisions(self.evaluated.precision, self.classes)
+        figures = detection_figures(self.evaluated.precision, self.classes)
         return figures | operating_figures(self.by_class, self.metadata.confidences, self.classes)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -117,6 +112,20 @@ class DetectionReport(Report):
             if not len(one.scores):
                 rows.append(blank | {"file": name})
         return rows
+
+    def describe(self, top: int | None) -> dict[str, Any]:
+        """Size of the picture, and its boxes that are shown, by falling score."""
+        width, height = self.sizes[0]
+        (found,) = self.confident
+        boxes = [
+            {
+                "label": self.classes[found.labels[index]],
+                "score": round(float(found.scores[index]), 4),
+                "box": [round(float(side), 1) for side in found.boxes[index]],
+            }
+            for index in np.argsort(-found.scores, kind="stable")
+        ]
+        return {"width": width, "height": height, "boxes": boxes}
 
     def remarks(self) -> list[str]:
         """In how many pictures no box is shown, and why; if known, only pictures with objects."""
@@ -140,36 +149,27 @@ class DetectionReport(Report):
         ]
 
     def class_rows(self) -> list[dict[str, Any]]:
-        """Objects, precision and recall of the shown boxes, AP50 and AP of each class."""
-        pairs = [*zip(self.by_class, self.metadata.confidences, strict=True)]
-        sure = [one.right[one.scores >= np.float32(least)] for one, least in pairs]
-        boxes, right = np.array([[len(one), one.sum()] for one in sure]).T
-        objects = np.array([one.objects for one in self.by_class])
-        precision = np.where(self.evaluated.precision > -1, self.evaluated.precision, np.nan)
-        return class_rows(
-            self.classes,
-            {
-                "objects": objects,
-                "threshold": np.array(self.metadata.confidences),
-                "precision": ratio(right, boxes),
-                "recall": ratio(right, objects),
-                "AP50": precision[0].mean(axis=0),
-                "AP": precision.mean(axis=(0, 1)),
-            },
-        )
+        """Objects, precision, recall and F1 of the shown boxes, AP50 and AP of each class."""
+        precision = self.evaluated.precision
+        columns = {
+            "objects": np.array([one.objects for one in self.by_class]),
+            "threshold": np.array(self.metadata.confidences),
+            **at_thresholds(self.by_class, self.metadata.confidences),
+            "AP50": precision[0].mean(axis=0),
+            "AP": precision.mean(axis=(0, 1)),
+        }
+        return class_rows(self.classes, columns)
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Pictures with boxes; with targets also those with most mistakes, and curves."""
-        some = drawing.evenly(len(self.pictures), MOST)
-        drawings: dict[str, Callable[[], Drawing]] = {}
-        drawings["predictions"] = partial(self._draw_sheet, some, "evenly chosen")
+        drawings = self.sheets(self._draw_sheet, self._mistakes)
         if self.pictures.targets:
-            wrong = np.array([(~one.right).sum() + one.missed.sum() for one in self.verdicts])
-            order = np.argsort(-wrong, kind="stable")
-            worst = order[wrong[order] > 0][:MOST].tolist()
-            drawings["worst_mistakes"] = partial(self._draw_sheet, worst, "most boxes wrong")
             drawings["precision_recall"] = self._draw_curves
         return drawings
+
+    def _mistakes(self) -> tuple[NDArray[Any], str]:
+        wrong = [(~one.right).sum() + one.missed.sum() for one in self.verdicts]
+        return np.array(wrong), "most boxes wrong"
 
     def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
         """Draw pictures with the shown boxes, their scores, and the missed objects."""
@@ -221,16 +221,16 @@ class DetectionReport(Report):
 
     @chart_style()
     def _draw_curves(self) -> Drawing:
-        """Draw precision over recall per class; of very many classes, the worst and the mean."""
+        """Draw precision over recall of each class, or of the worst of very many, and the mean."""
         precision = self.evaluated.precision[0]
-        known = np.flatnonzero(precision[0] > -1)
-        title, lines = self.title, {}
+        known = np.flatnonzero(~np.isnan(precision[0]))
+        title, shown = self.title, known
         if len(known) > CURVES:
+            shown = np.argsort(precision.mean(axis=0), kind="stable")[:CURVES]  # NaN comes last
+            title += f"\nthe {CURVES} worst of {len(known):,} classes"
+        lines = {self.drawn[index]: precision[:, index] for index in shown}
+        if len(known) > 1:
             lines["mean of all"] = precision[:, known].mean(axis=1)
-            averages = precision[:, known].mean(axis=0)
-            known = known[np.argsort(averages, kind="stable")[: CURVES - 1]]
-            title += f"\nthe {CURVES - 1} worst of {len(averages):,} classes, and the mean"
-        lines |= {self.drawn[index]: precision[:, index] for index in known}
         figure = drawing.make_figure(8, 4.8, dpi=120, title=title)
         axes = figure.add_subplot()
         for index, (name, line) in enumerate(lines.items()):
@@ -285,17 +285,6 @@ class DetectionReport(Report):
                 for name, value in zip(limits, _farthest(one, other, **limits), strict=True):
                     found[name][index] = np.maximum(found[name][index], value)
         return found
-
-
-def in_picture(metadata: Metadata, outputs: Predictions, width: int, height: int) -> Scored:
-    """The predicted boxes of one picture, in pixels; boxes in the margins are left out."""
-    place = images.place(width, height, metadata.image_size, metadata.fit)
-    offset = np.array([place.left, place.top] * 2)
-    scale = np.array([width / place.width, height / place.height] * 2)
-    boxes = (outputs["BOXES"].astype(np.float64) - offset) * scale
-    boxes = boxes.clip(0, np.array([width, height] * 2))
-    found = Scored(boxes, outputs["LABELS"], outputs["SCORES"])
-    return found.keep((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
 
 
 def _farthest(

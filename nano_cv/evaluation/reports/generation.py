@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,13 +30,6 @@ SMALL = 32  # pixels; the side to which pictures are reduced when the nearest is
 Pixels = NDArray[np.uint8]
 
 
-class Nearest(NamedTuple):
-    """The nearest training picture of each of N: its distance `[N]` and index `[N]`."""
-
-    distances: NDArray[np.float32]
-    indices: NDArray[np.int64]
-
-
 class GenerationReport(Report):
     """Report of `IMAGES` uint8 `[N, 3, S, S]`; targets are the requested classes."""
 
@@ -44,8 +37,8 @@ class GenerationReport(Report):
     limits: ClassVar = {"levels": 2.0}
 
     @cached_property
-    def nearest(self) -> Nearest:
-        """The nearest training picture of each generated picture."""
+    def nearest(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The nearest training picture of each generated picture, see `find_nearest`."""
         return find_nearest(self.predictions["IMAGES"], self._real["train"])
 
     @property
@@ -66,8 +59,8 @@ class GenerationReport(Report):
         if not self._real:
             return {}
         train, test = (_fetch_some(self._real[split]) for split in ("train", "test"))
-        ours = self.nearest.distances
-        theirs = find_nearest(test, self._real["train"]).distances
+        ours, _ = self.nearest
+        theirs, _ = find_nearest(test, self._real["train"])
         figures = {
             "nearest": float(np.median(ours) / np.median(theirs)),
             "copies": float((ours < theirs.min() / 2).mean()),
@@ -87,11 +80,12 @@ class GenerationReport(Report):
         from nano_cv.evaluation.judge import Judge
 
         judge = Judge(path)
-        images = self.predictions["IMAGES"]
-        made, shown, kept = judge.look(images), judge.look(train), judge.look(test)
+        labels, made = judge.look(self.predictions["IMAGES"])
+        _, shown = judge.look(train)
+        known, _ = judge.look(test)
         targets = np.asarray(self.pictures.targets)
         truth = np.asarray(_some_of(self._real["test"].pictures.targets))
-        right = made.labels == targets
+        right = labels == targets
         by_class = {
             f"accuracy/{name}": float(right[targets == index].mean())
             for index, name in enumerate(distinct(self.classes, ["real"]))
@@ -100,10 +94,10 @@ class GenerationReport(Report):
         return {
             "accuracy": float(right.mean()),
             **by_class,
-            "accuracy/real": float((kept.labels == truth).mean()),
-            "fid": frechet(made.features, shown.features),
-            "precision": covered(made.features, shown.features),
-            "recall": covered(shown.features, made.features),
+            "accuracy/real": float((known == truth).mean()),
+            "fid": frechet(made, shown),
+            "precision": covered(made, shown),
+            "recall": covered(shown, made),
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -132,7 +126,7 @@ class GenerationReport(Report):
         return drawing.lay_out(shown, columns, captions, title=self.title)
 
     def _draw_beside_nearest(self, chosen: NDArray[np.int64]) -> Drawing:
-        found, train = self.nearest.indices[chosen].tolist(), self._real["train"]
+        found, train = self.nearest[1][chosen].tolist(), self._real["train"]
         pairs = np.concatenate([self.predictions["IMAGES"][chosen], train.fetch(found)], axis=3)
         shown = [drawing.enlarge(pair, 4) for pair in pairs]
         captions = [self.drawn[self.pictures.targets[index]] for index in chosen]
@@ -203,8 +197,8 @@ def _variants(images: Pixels) -> NDArray[np.float32]:
     )
 
 
-def find_nearest(images: Pixels, split: Resized) -> Nearest:
-    """The nearest pictures of a split, mirrored and turned in any way."""
+def find_nearest(images: Pixels, split: Resized) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Distances `[N]` and indices `[N]` of the nearest pictures of a split, turned in any way."""
     small = _small(images).reshape(len(images), -1)
     nearest, which = np.full(len(images), np.inf, np.float32), np.zeros(len(images), np.int64)
     for start in range(0, len(split), CHUNK):
@@ -213,4 +207,4 @@ def find_nearest(images: Pixels, split: Resized) -> Nearest:
         nearer = distances.min(axis=1) < nearest
         which[nearer] = start + distances.argmin(axis=1)[nearer]
         nearest = np.minimum(nearest, distances.min(axis=1))
-    return Nearest(nearest, which)
+    return nearest, which

@@ -3,7 +3,7 @@
 Shapes: N pictures, K classes, S side of the network's square, H and W of a picture in pixels.
 """
 
-from collections import Counter
+import base64
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path, PurePath
@@ -20,15 +20,8 @@ from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import class_rows, distinct
 from nano_cv.files import inside, replacing
-from nano_cv.tasks.metrics import (
-    class_overlaps,
-    counted_right,
-    mask_confusion,
-    ratio,
-    segmentation_figures,
-)
+from nano_cv.tasks.metrics import class_figures, mask_confusion, mean_known, segmentation_figures
 
-MOST = 12  # pictures on a sheet
 COLUMNS = ("file", "mIoU")  # of the table, before those of the classes
 
 
@@ -60,15 +53,14 @@ class SegmentationReport(Report):
             found.shares[index] = np.bincount(mask.ravel(), minlength=classes) / mask.size
             if self.pictures.targets:
                 counts = mask_confusion(self.pictures.mask(index), mask, classes)
-                known, overlaps = class_overlaps(counts)
                 found.counts[:] += counts
-                found.overlaps[index] = overlaps[known].mean() if known.any() else np.nan
+                found.overlaps[index] = mean_known(class_figures(counts)["IoU"], np.nan)
         return found
 
     def restore(self, index: int) -> NDArray[np.uint8]:
         """The predicted mask of a picture at the picture's own size: uint8 `[H, W]`."""
-        size = images.dimensions(self.pictures.files[index])
-        return images.restore_mask(self.predictions["MASK"][index], *size, self.metadata.fit)
+        size, mask = self.sizes[index], self.predictions["MASK"][index]
+        return images.restore_mask(mask, *size, self.metadata.fit)
 
     def metrics(self) -> dict[str, float]:
         """`mIoU`, `accuracy` of pixels and `IoU/<class>`, over the pixels of all pictures."""
@@ -86,26 +78,38 @@ class SegmentationReport(Report):
             rows.append(row | {column: f"{share:.4f}" for column, share in shares})
         return rows
 
+    def describe(self, top: int | None) -> dict[str, Any]:
+        """Size of the picture, share and colour of each class, and the mask as a PNG in base64."""
+        mask, classes = self.restore(0), len(self.classes)
+        shares = np.bincount(mask.ravel(), minlength=classes) / mask.size
+        colours = [f"#{bytes(colour).hex()}" for colour in painting.palette(classes)]
+        rows = zip(self.classes, shares.tolist(), colours, strict=False)
+        return {
+            "width": self.sizes[0][0],
+            "height": self.sizes[0][1],
+            "classes": [
+                {"label": label, "share": round(share, 6), "colour": colour}
+                for label, share, colour in rows
+            ],
+            "mask_png": base64.b64encode(painting.encode_mask(mask)).decode(),
+        }
+
     def class_rows(self) -> list[dict[str, Any]]:
         """Share of the true pixels, precision, recall and IoU of each class."""
         counts = self.measured.counts
-        known, overlaps = class_overlaps(counts)
-        share = ratio(counts.sum(axis=1), np.full(len(counts), counts.sum()))
-        figures = {"share_of_pixels": share, **counted_right(counts)}
-        figures["IoU"] = np.where(known, overlaps, np.nan)
-        return class_rows(self.classes, figures)
+        figures = class_figures(counts)
+        del figures["f1"]
+        share = counts.sum(axis=1) / max(counts.sum(), 1)
+        return class_rows(self.classes, {"share_of_pixels": share, **figures})
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Pictures with masks; with targets also the worst, and the confusion matrix."""
-        some, found = drawing.evenly(len(self.pictures), MOST), self.measured
-        drawings: dict[str, Callable[[], Drawing]] = {}
-        drawings["predictions"] = partial(self._draw_sheet, some, "evenly chosen")
+        drawings = self.sheets(
+            self._draw_sheet, lambda: (1 - self.measured.overlaps, "the lowest mIoU")
+        )
         if self.pictures.targets:
-            worst = np.argsort(found.overlaps, kind="stable")[:MOST].tolist()  # NaN comes last
-            drawings["worst_mistakes"] = partial(self._draw_sheet, worst, "the lowest mIoU")
-            drawings["confusion_matrix"] = partial(
-                drawing.confusion_matrix, found.counts, self.drawn, "pixels", self.title
-            )
+            given = (self.measured.counts, self.drawn, "pixels", self.title)
+            drawings["confusion_matrix"] = partial(drawing.confusion_matrix, *given)
         return drawings
 
     def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
@@ -136,10 +140,14 @@ class SegmentationReport(Report):
     def write_files(self, folder: Path) -> None:
         """Write `masks/<file>.png`, palette pictures of class indices, and `overlays/<file>.jpg`.
 
-        If names differ only in their endings, the endings are kept: `masks/a.jpg.png`.
+        If names differ only in their endings, all endings are kept: `masks/a.jpg.png`.
         """
-        stems = list(enumerate(_distinct_stems(self.pictures.names)))
-        for index, stem in track(stems, len(stems), "Writing masks"):
+        names = self.pictures.names
+        stems = [str(PurePath(name).with_suffix("")) for name in names]
+        # Some disks take `A` and `a` for the same name.
+        distinct = len({stem.casefold() for stem in stems}) == len(names)
+        chosen = [*enumerate(stems if distinct else names)]
+        for index, stem in track(chosen, len(chosen), "Writing masks"):
             mask = self.restore(index)
             image = np.asarray(images.decode(self.pictures.files[index]))
             with replacing(inside(folder / "masks", f"{stem}.png")) as temporary:
@@ -152,17 +160,3 @@ class SegmentationReport(Report):
         """The share of pixels with another class."""
         different = expected["MASK"] != actual["MASK"]
         return {"wrong_pixels": different.reshape(len(different), -1).mean(axis=1)}
-
-
-def _distinct_stems(names: Sequence[str]) -> list[str]:
-    """Names for the masks of pictures, all different even on disks that ignore case."""
-    stems = [str(PurePath(name).with_suffix("")) for name in names]
-    counts, taken = Counter(stem.casefold() for stem in stems), set[str]()
-    found = []
-    for index, (name, stem) in enumerate(zip(names, stems, strict=True)):
-        wanted = stem if counts[stem.casefold()] == 1 else name
-        if wanted.casefold() in taken:
-            wanted = f"{name}_{index}"
-        taken.add(wanted.casefold())
-        found.append(wanted)
-    return found

@@ -13,34 +13,30 @@ from numpy.typing import NDArray
 from nano_cv.data.pictures import Pictures
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions
-from nano_cv.evaluation.reports.classification import MOST, ClassificationReport
+from nano_cv.evaluation.reports.classification import NO_LABEL, ClassificationReport
 from nano_cv.evaluation.tables import class_rows
 from nano_cv.metadata import Metadata
-from nano_cv.tasks.metrics import Counts, count_tags, tagging_figures
-
-NONE = "no label"
-
-
-def with_labels(metadata: Metadata, outputs: Predictions) -> dict[str, NDArray[Any]]:
-    """The outputs, of one picture or N, with a `LABEL_SET` by the thresholds of `metadata`.
-
-    Those may differ from the thresholds in the graph, and `tta` changes the probabilities.
-    """
-    least = np.asarray(metadata.confidences, np.float32)
-    return {**outputs, "LABEL_SET": outputs["CLASS_PROBS"] >= least}
+from nano_cv.tasks.metrics import (
+    Counts,
+    at_thresholds,
+    count_tags,
+    tag_precisions,
+    tagging_figures,
+)
 
 
 class TaggingReport(ClassificationReport):
     """Report of `CLASS_PROBS` float32 `[N, K]`; targets are tuples of class indices."""
 
-    shows = "each with its labels"
     gate = "mAP"
     further_gates = ("mF1", "familiar")
     limits: ClassVar = {"probability": 1e-4, "label_set": 0.0, "foreign": 1e-3}
 
     def __init__(self, metadata: Metadata, predictions: Predictions, pictures: Pictures) -> None:
-        super().__init__(metadata, with_labels(metadata, predictions), pictures)
-        self.found: NDArray[np.bool_] = self.predictions["LABEL_SET"]
+        # Its thresholds may differ from those in the graph, and `tta` changes the probabilities.
+        least = np.asarray(metadata.confidences, np.float32)
+        self.found: NDArray[np.bool_] = predictions["CLASS_PROBS"] >= least
+        super().__init__(metadata, {**predictions, "LABEL_SET": self.found}, pictures)
 
     @cached_property
     def truth(self) -> NDArray[np.bool_]:
@@ -75,14 +71,16 @@ class TaggingReport(ClassificationReport):
             figures["familiar"] = 1 - float(self.foreign.mean())
         return figures
 
-    def true_labels(self, index: int) -> list[str]:
-        """The labels that a picture has."""
-        return [self.classes[label] for label in self.pictures.targets[index]]
-
     def words(self, index: int) -> dict[str, str]:
         """The labels in the row of a picture."""
         known = {"target": "; ".join(self.true_labels(index))} if self.pictures.targets else {}
         return {"labels": "; ".join(self.label_set(index))} | known
+
+    def describe(self, top: int | None) -> dict[str, Any]:
+        """Labels, whether the picture is foreign, and the highest probabilities."""
+        told = super().describe(top)
+        del told["label"], told["label_set"]
+        return {"labels": self.label_set(0)} | told
 
     def remarks(self) -> list[str]:
         """How many pictures are foreign; for a single picture without labels, the most probable."""
@@ -91,32 +89,29 @@ class TaggingReport(ClassificationReport):
             best, share = int(self.labels[0]), float(self.predictions["CLASS_PROBS"].max())
             least = self.metadata.confidences[best]
             nearest = f"the most probable is {self.classes[best]}, {share:.2f}"
-            said.append(f"{NONE}: {nearest}, and it is given from {least:.2f} on")
+            said.append(f"{NO_LABEL}: {nearest}, and it is given from {least:.2f} on")
         return said
 
     def class_rows(self) -> list[dict[str, Any]]:
         """Pictures, precision, recall, F1, average precision and threshold of each class."""
-        figures, columns = self.metrics(), {"pictures": self.truth.sum(axis=0)}
-        for kind in ("precision", "recall", "F1", "AP"):
-            known = [figures.get(f"{kind}/{name}", np.nan) for name in self.classes]
-            columns[kind] = np.array(known)
-        columns["threshold"] = np.array(self.metadata.confidences)
+        columns = {
+            "pictures": self.truth.sum(axis=0),
+            **at_thresholds(self.by_class, self.metadata.confidences),
+            "AP": tag_precisions(self.by_class),
+            "threshold": np.array(self.metadata.confidences),
+        }
         return class_rows(self.classes, columns)
 
     def answer_of(self, index: int) -> str:
         """The predicted labels, for the caption of a picture."""
-        return ", ".join(self.label_set(index, drawn=True)) or NONE
+        return ", ".join(self.label_set(index, drawn=True)) or NO_LABEL
 
-    def truth_of(self, index: int) -> str:
-        """The true labels, for the caption of a picture."""
-        return ", ".join(self.drawn[label] for label in self.pictures.targets[index]) or NONE
-
-    def mistakes(self) -> tuple[list[int], str]:
-        """The pictures with most wrong labels; those with equally many by their largest error."""
+    def mistakes(self) -> tuple[NDArray[Any], str]:
+        """The number of wrong labels of each picture, and of equal numbers the largest error."""
         wrong = (self.found != self.truth).sum(axis=1)
         error = np.abs(self.predictions["CLASS_PROBS"] - self.truth).max(axis=1)
-        worst = [index for index in np.lexsort((-error, -wrong)).tolist() if wrong[index]]
-        return worst[:MOST], f"the worst of {len(worst)} with wrong labels"
+        what = f"the worst of {(wrong > 0).sum()} with wrong labels"
+        return np.where(wrong, wrong + error / 2, 0), what
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """As in `ClassificationReport`, without the confusion matrix."""
