@@ -62,8 +62,8 @@ def make_page() -> str:
                 if own_key and row[0] not in known:
                     more.setdefault(row[0], row)
                     having.setdefault(row[0], []).append(f"`{name}`")
-        rows = [(*row, ", ".join(having[key])) for key, row in more.items()]
-        parts += [f"## `{group}`: keys that only some of them have", _table(rows, "of")]
+        some = [(*row, ", ".join(having[key])) for key, row in more.items()]
+        parts += [f"## `{group}`: keys that only some of them have", _table(some, "of")]
     return "\n\n".join(parts) + "\n"
 
 
