@@ -217,14 +217,6 @@ def test_table_with_splits(tmp_path):
         assert pictures.targets == [0, 1] and pictures.classes == ["cat", "dog"]
 
 
-def test_table_without_splits_goes_by_the_hash(tmp_path):
-    write_table(tmp_path, {f"{number}.png": f"{'ab'[number % 2]}," for number in range(40)})
-    found = {split: one.names for split, one in tables(tmp_path).items()}
-    every = [name for names in found.values() for name in names]
-    assert sorted(every) == sorted(f"{number}.png" for number in range(40))
-    assert all(stable_split(name) == split for split in SPLITS for name in found[split])
-
-
 def test_table_of_its_own_in_another_spelling(tmp_path):
     """As a spreadsheet writes it: semicolons, a byte-order mark, more columns, spaces."""
     for split in SPLITS:

@@ -230,11 +230,9 @@ def find_labels(
     Raises:
         UserError: a label file would serve several images.
     """
-
     pictures = list(dict.fromkeys(pictures))
-    known = {
-        folder: _labels_for(folder, ending, folders) for folder in {p.parent for p in pictures}
-    }
+    inside = {picture.parent for picture in pictures}
+    known = {folder: _labels_for(folder, ending, folders) for folder in inside}
     labels = {p: known[p.parent][p.stem] for p in pictures if p.stem in known[p.parent]}
     for label in repeated(labels.values()):
         alike = [picture.name for picture, one in labels.items() if one == label]
