@@ -316,7 +316,7 @@ def test_messages(shop, tmp_path, monkeypatch):
     missing = f"none/{NAME}: no exported model; to make one, type: python export_model.py"
     for typed, answer in {
         "engine=onnx paths.models=none": missing,
-        "engine=onnx weights=gone.onnx": "gone.onnx: no such file",
+        "engine=onnx weights=gone.onnx": "gone.onnx: onnxruntime cannot load it (",
         f"engine=onnx weights={tmp_path}/bad.onnx": "bad.onnx: onnxruntime cannot load it (",
         f"engine=onnx weights={tmp_path}/bare.onnx": "bare.onnx: holds no metadata; export_model",
         f"engine=onnx model.name=vgg weights={EXPORTED}": "a model=lenet, not a model=vgg; type",

@@ -33,8 +33,6 @@ class Onnx(Engine):
     def __init__(self, path: Path, threads: int = 0, entries: Mapping[str, str] | None = None):
         import onnxruntime
 
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
         if path.suffix == ".safetensors":
             raise UserError(f"{path}: weights for engine=torch; engine=onnx takes a model.onnx")
         options = onnxruntime.SessionOptions()

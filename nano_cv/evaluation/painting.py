@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from nano_cv.data import images
-from nano_cv.evaluation.drawing import GAP, SIDE, Drawing, fit, frame
+from nano_cv.data.kinds import BoxLists, Masks
+from nano_cv.data.pictures import Resized
+from nano_cv.evaluation.drawing import GAP, SIDE, Drawing, enlarge, evenly, fit, frame, lay_out
 
 OKABE_ITO = ("56b4e9", "e69f00", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
 Colour = tuple[int, ...]  # R, G, B
@@ -122,3 +124,23 @@ def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
     mask = images.enlarge_mask(mask, width, height)
     strength = np.where(mask == 0, 0.0, 0.5)[..., None]
     return (image * (1 - strength) + palette(256)[mask] * strength).astype(np.uint8)
+
+
+def draw_targets(resized: Resized, classes: Sequence[str], most: int, title: str) -> Drawing:
+    """Draw at most `most` training pictures with their true boxes or masks, and a legend."""
+    shown, drawn, fitted = [], [np.zeros(0, np.int64)], resized.fitted
+    for index in evenly(len(resized), most):
+        pixels = resized.fetch([index])[0]
+        image = enlarge(pixels, 4)
+        if isinstance(fitted, Masks):
+            (labels,) = fitted.batch([index])
+            shown.append(overlay(image, labels))
+        else:
+            assert isinstance(fitted, BoxLists)
+            boxes, labels, _, _ = fitted.boxes[index]
+            scale = image.shape[1] / pixels.shape[2]
+            shown.append(outline(image, boxes * scale, box_colours(labels)))
+        drawn.append(np.unique(labels))
+    masks = isinstance(fitted, Masks)
+    legend = class_key(classes, np.concatenate(drawn), masks)
+    return lay_out(shown, 4, title=title, legend=legend)

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from nano_cv.data import images
-from nano_cv.data.kinds import BoxLists, Masks
 from nano_cv.data.pictures import Resized
-from nano_cv.evaluation import drawing, painting
+from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.files import replacing
 from nano_cv.metadata import height_width
 
 log = logging.getLogger(__name__)
-MOST = 20  # classes that are listed
+MOST = 20  # classes that are listed, or pictures with boxes or masks
+SHOWN, COLUMNS = 96, 8  # pictures with labels, and pictures in a row
 MEASURED = 500  # files whose size is looked at
 
 
@@ -72,27 +72,14 @@ def contact_sheet(resized: Resized) -> Drawing:
     height, width = height_width(resized.size)
     title = f"training pictures as the network sees them, {width}x{height} pixels"
     classes = drawing.legible(tuple(resized.pictures.classes))
-    targets, fitted = resized.pictures.targets, resized.fitted
-    order, columns, most = [*range(len(resized))], 4, 20
-    if fitted.counts == "pictures":
-        order.sort(key=lambda index: targets[index])
-        columns, most = 8, 160
-    shown, captions, painted = [], [], [np.zeros(0, np.int64)]
-    for index in order[:: drawing.evenly(len(order), most).step]:
-        pixels = resized.fetch([index])[0]
-        image = drawing.enlarge(pixels, columns)
-        if isinstance(fitted, Masks):
-            (mask,) = fitted.batch([index])
-            image = painting.overlay(image, mask)
-            painted.append(np.unique(mask))
-        elif isinstance(fitted, BoxLists):
-            boxes, labels, _, _ = fitted.boxes[index]
-            scale = image.shape[1] / pixels.shape[2]
-            image = painting.outline(image, boxes * scale, painting.box_colours(labels))
-            painted.append(labels)
-        else:
-            labels = np.atleast_1d(targets[index]).tolist()
-            captions.append(", ".join(classes[label] for label in labels))
-        shown.append(image)
-    legend = painting.class_key(classes, np.concatenate(painted), isinstance(fitted, Masks))
-    return drawing.lay_out(shown, columns, captions, title=title, legend=legend)
+    if resized.fitted.counts != "pictures":
+        from nano_cv.evaluation.painting import draw_targets
+
+        return draw_targets(resized, classes, MOST, title)
+    targets = resized.pictures.targets
+    order = sorted(range(len(resized)), key=lambda index: targets[index])
+    chosen = [order[place] for place in drawing.evenly(len(order), SHOWN)]
+    shown = [drawing.enlarge(pixels, COLUMNS) for pixels in resized.fetch(chosen)]
+    labels = [np.atleast_1d(targets[index]).tolist() for index in chosen]
+    captions = [", ".join(classes[label] for label in some) for some in labels]
+    return drawing.lay_out(shown, COLUMNS, captions, title=title)

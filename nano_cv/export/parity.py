@@ -94,16 +94,13 @@ def check_parity(
     """
     report = reports.find(torch.metadata.task)
 
-    def predict(engine: Engine, size: int) -> Predictions:
-        def take(part: Sequence[int]) -> Arrays:
-            return {name: array[list(part)] for name, array in inputs.items()}
+    def take(part: Sequence[int]) -> Arrays:
+        return {name: array[list(part)] for name, array in inputs.items()}
 
-        return predict_all(engine, take, len(names), size)
-
-    expected = predict(torch, BATCHES[0])
+    expected = predict_all(torch, take, len(names), BATCHES[0])
     found: dict[str, Any] = {}
     for size in BATCHES:
-        actual = predict(onnx, size)
+        actual = predict_all(onnx, take, len(names), size)
         _check_shapes(expected, actual)
         for name, values in report.compare(expected, actual).items():
             found[name] = np.maximum(found.get(name, 0), np.where(np.isnan(values), np.inf, values))

@@ -91,7 +91,7 @@ def make_model_config(
     metadata: Metadata, model: Path, triton: Mapping[str, Any], entries: Mapping[str, str]
 ) -> dict[str, Any]:
     """Make the config of an ONNX model from the inputs and outputs of its graph."""
-    batch, instances = triton["max_batch_size"], triton["instances"]
+    batch = triton["max_batch_size"]
     inputs, outputs = (
         [
             {"name": name, "data_type": dtype, "dims": dims[1:]}
@@ -107,12 +107,9 @@ def make_model_config(
         for tensor in inputs
     }
     threads, in_openvino = str(count_threads(triton)), HINT in entries
-    named = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": "1"}  # as OpenVINO names them
-    parameters = {
-        **(named if in_openvino else {"intra_op_thread_count": threads}),
-        **entries,
-        KEY: metadata.to_json(),
-    }
+    parameters = {"intra_op_thread_count": threads}
+    if in_openvino:
+        parameters = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": "1"}
     return {
         "name": metadata.name,
         "backend": "openvino" if in_openvino else "onnxruntime",
@@ -120,9 +117,9 @@ def make_model_config(
         "max_batch_size": batch,
         "input": inputs,
         "output": outputs,
-        "instance_group": [{"count": instances, "kind": "KIND_CPU"}],
+        "instance_group": [{"count": triton["instances"], "kind": "KIND_CPU"}],
         "dynamic_batching": _batching(triton, triton["max_queue_delay_us"]),
-        "parameters": _parameters(parameters),
+        "parameters": _parameters(parameters, metadata, entries),
         # Without warm-up the first requests would wait for onnxruntime's memory plan.
         "model_warmup": [
             {"name": f"batch of {size}", "batch_size": size, "inputs": zeros}
@@ -166,8 +163,6 @@ def make_jpeg_config(
         "max_picture_bytes": str(triton["max_picture_bytes"]),
         "max_picture_pixels": str(triton["max_picture_pixels"]),
         "intra_op_thread_count": str(max(1, (os.cpu_count() or 1) // instances)),
-        **entries,
-        KEY: metadata.to_json(),
     }
     batching = _batching(triton, 0)  # only for its queue policy, if there is one
     return {
@@ -177,10 +172,13 @@ def make_jpeg_config(
         "input": [ENCODED],
         "output": config["output"],
         "instance_group": [{"count": instances, "kind": "KIND_CPU"}],
-        "parameters": _parameters(parameters),
+        "parameters": _parameters(parameters, metadata, entries),
         **({"dynamic_batching": batching} if len(batching) > 1 else {}),
     }
 
 
-def _parameters(texts: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def _parameters(
+    own: Mapping[str, str], metadata: Metadata, entries: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    texts = {**own, **entries, KEY: metadata.to_json()}
     return {key: {"string_value": value} for key, value in texts.items()}
