@@ -195,7 +195,7 @@ def confusion_matrix(
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     rows: NDArray[np.int64] = np.arange(len(classes))
     columns = [two_lines(name) for name in classes]
-    title += f"\n{np.trace(counts) / max(counts.sum(), 1):.1%} of {counts.sum():,} {unit} right"
+    right = np.trace(counts) / max(counts.sum(), 1)
     if len(classes) > CLASSES:
         wrong = (counts if unit == "pictures" else shares) * (1 - np.eye(len(classes)))
         order = np.argsort(-wrong.sum(axis=0) - wrong.sum(axis=1), kind="stable")
@@ -211,7 +211,7 @@ def confusion_matrix(
     # Cells shrink when there are many, so that the drawing still fits on a screen.
     side = min(max(4.0, 1.6 + 0.75 * len(columns)), INCHES)
     if unit != "pictures":
-        title += "\n% of each true class"
+        title += f"\n{right:.1%} of the {unit} right; in the cells: % of each true class"
     figure = make_figure(side, side, dpi=120, title=title.strip())
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

@@ -52,8 +52,8 @@ def evaluate(
     if metrics:
         # The first metric stands in the title of every drawing.
         name, value = next(iter(metrics.items()))
-        report.title += f" on the test split of {config.data.name}, {count} pictures: "
-        report.title += f"{name.removeprefix('test/')} {value:.3f}"
+        report.title += f" on the test split of {config.data.name}\n"
+        report.title += f"{count} {report.unit}: {name.removeprefix('test/')} {value:.3f}"
         logger.log_metrics(metrics)
         logger.log_file(write_metrics(folder / METRICS, metrics))
     rows = report.rows()

@@ -34,6 +34,7 @@ class Report(ABC):
         limits: the largest differences, by name, that `compare` may find between torch and an
             exported model.
         most: the largest number of pictures on a sheet.
+        unit: what the figures are about, for the title of drawings.
         title: first line of all drawings: the model, and the main metric once it is known.
     """
 
@@ -41,6 +42,7 @@ class Report(ABC):
     further_gates: ClassVar[Sequence[str]] = ()
     limits: ClassVar[Mapping[str, float]]
     most: ClassVar = 12
+    unit: ClassVar = "pictures"
 
     def __init__(self, metadata: Metadata, predictions: Predictions, pictures: Pictures) -> None:
         self.metadata, self.predictions, self.pictures = metadata, predictions, pictures

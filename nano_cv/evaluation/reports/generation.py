@@ -35,6 +35,7 @@ class GenerationReport(Report):
 
     gate = "accuracy"
     limits: ClassVar = {"levels": 2.0}
+    unit: ClassVar = "generated pictures"
 
     @cached_property
     def nearest(self) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
