@@ -110,7 +110,7 @@ def test_pixels_are_shown_as_shares_of_the_true_class(monkeypatch):
     drawing.confusion_matrix(counts, ["a", "b"], "pixels")
     assert "% of each true class" in said[0] and said[1:5] == ["100", "0", "33.3", "66.7"]
     said.clear()
-    drawing.confusion_matrix(counts, ["a", "b"])
+    drawing.confusion_matrix(counts, ["a", "b"], title="lenet")
     assert said[1:5] == ["22014754", "0", "1", "2"], "of pictures, how many"
 
 

@@ -211,7 +211,7 @@ def confusion_matrix(
     # Cells shrink when there are many, so that the drawing still fits on a screen.
     side = min(max(4.0, 1.6 + 0.75 * len(columns)), INCHES)
     if unit != "pictures":
-        title += f"\n{right:.1%} of the {unit} right; in the cells: % of each true class"
+        title += f"\n{right:.1%} of the {unit} right\n% of each true class"
     figure = make_figure(side, side, dpi=120, title=title.strip())
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
