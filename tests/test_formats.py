@@ -243,6 +243,13 @@ def test_coco_classes_are_those_of_train(root):
     refuses(r"test.json: category 7: 'cats' .*did you mean 'cat'\?", coco, root)
 
 
+def test_coco_ids_of_other_types(root):
+    """Some programs write 7 as "7" or as 7.0."""
+    make_coco(root)
+    change(root, "annotations", 0, category_id="7", image_id=100.0)
+    assert coco(root)["train"].targets[0].labels.tolist()[0] == 1
+
+
 @pytest.mark.parametrize(
     "key, fields, message",
     [
@@ -257,7 +264,7 @@ def test_coco_classes_are_those_of_train(root):
         ("images", {"file_name": "d.jpg"}, r"1 pictures are missing: d\.jpg; looked for in .*imag"),
         ("images", {"file_name": "/d.jpg"}, r"1 pictures are missing: /d\.jpg"),
         ("categories", {"name": "dog"}, r"the same class twice: dog"),
-        ("annotations", {"image_id": "100"}, r"annotation 2: there is no image '100'"),
+        ("categories", {"id": "7"}, r"two categories of one id: 7"),
         ("categories", {"id": [3]}, r"categories \[3\]: 'id' is missing or of a wrong type"),
         ("categories", {"id": True}, r"categories True: 'id' is missing or of a wrong type"),
     ],

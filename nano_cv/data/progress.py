@@ -10,8 +10,8 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], total: int, description: str) -> Iterator[T]:
-    """Yield `items`, with a progress bar on standard error."""
+def track(items: Iterable[T], total: int | None, description: str) -> Iterator[T]:
+    """Yield `items`, with a progress bar on standard error; `total` may be unknown."""
     with Progress(disable=not sys.stderr.isatty(), transient=True) as progress:
         yield from progress.track(items, total=total, description=description)
 

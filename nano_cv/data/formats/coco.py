@@ -24,10 +24,11 @@ from nano_cv.errors import UserError, listing
 log = logging.getLogger(__name__)
 Content = dict[str, list[dict[str, Any]]]
 Ident = int | str
+WRITTEN = int | str | float  # ids as programs write them
 FIELDS: dict[str, dict[str, Any]] = {  # needed fields of each list, with their types
-    "categories": {"id": Ident, "name": str | int},
-    "images": {"id": Ident, "file_name": str},
-    "annotations": {"image_id": Ident, "category_id": Ident},
+    "categories": {"id": WRITTEN, "name": str | int},
+    "images": {"id": WRITTEN, "file_name": str},
+    "annotations": {"image_id": WRITTEN, "category_id": WRITTEN},
 }
 RUN = "[P-o]{0,6}[0-O]"  # a run in the text of a mask, in which letters from P on mean "goes on"
 # Prefixes of COCO's other files for the same images, without boxes or with fewer classes.
@@ -160,11 +161,20 @@ def load(file: Path) -> Content:
                     raise UserError(
                         f"{file}: {key} {entry}: '{name}' is missing or of a wrong type"
                     )
+                if kind is WRITTEN:
+                    given[name] = as_ident(given[name])
     for key in ("categories", "images"):
         reading.refuse_repeated([one["id"] for one in content[key]], f"{file}: two {key} of one id")
     for one in content["categories"]:
         one["name"] = str(one["name"])
     return content
+
+
+def as_ident(written: int | str | float) -> Ident:
+    """Return the same id for 1, "1" and 1.0."""
+    if isinstance(written, float):
+        return int(written) if written.is_integer() else str(written)
+    return int(written) if re.fullmatch(r"0|[1-9]\d{0,17}", str(written)) else written
 
 
 def classes_of(contents: Mapping[str, Content], source: Path) -> list[str]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from nano_cv.data.progress import bytes_of
+from nano_cv.data.progress import bytes_of, track
 from nano_cv.errors import UserError, one_line
 
 log = logging.getLogger(__name__)
@@ -113,7 +113,8 @@ def unpack(archive: Path, folder: Path) -> None:
     log.info("Unpacking %s", archive)
     try:
         with tarfile.open(archive) as content:
-            content.extractall(folder, filter="data")
+            members = track(content, None, f"Unpacking {archive.name}")
+            content.extractall(folder, members, filter="data")
     except (*DAMAGED, tarfile.TarError) as error:
         raise UserError(f"{archive}: cannot be unpacked: {one_line(error)}") from error
 
