@@ -11,7 +11,7 @@ thread, for so many minutes: as many as `sets.py` prints for our recipe. What is
 - timm's script starts from ImageNet's weights, trains with RandAugment and random crops at 224
   pixels, and its number of epochs is chosen so that they take the minutes.
 - segmentation_models.pytorch: a U-Net whose encoder has ImageNet's weights, Dice and cross-entropy,
-  Adam with one cycle of the learning rate, flips, pictures stretched to a square; scored as ours at
+  Adam with one cycle of the learning rate, flips, pictures stretched to one size; scored as ours at
   the size of the pictures.
 - ultralytics: YOLO11n at 320 pixels, from random weights as `model=centernet` is, with its own
   augmentation and its own mAP50.
@@ -227,6 +227,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--only", nargs="*", default=[*CLASSES, *BOXES, *MASKS], help="sets")
     given = parser.parse_args()
+    if not given.timm and {*given.only} & {*CLASSES}:
+        parser.error("--timm is needed for sets of classes")
     os.environ["OMP_NUM_THREADS"] = "1"  # of timm's script
     torch.set_num_threads(1)
     for name in given.only:

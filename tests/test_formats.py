@@ -243,6 +243,17 @@ def test_coco_classes_are_those_of_train(root):
     refuses(r"test.json: category 7: 'cats' .*did you mean 'cat'\?", coco, root)
 
 
+def test_labels_of_pictures_that_no_list_names(root, caplog):
+    """They have a picture; only a label file without any is worth a warning."""
+    make_voc(root)
+    picture(root / "JPEGImages/unlisted.jpg")
+    for name in ("unlisted", "lonely"):
+        write(root / f"Annotations/{name}.xml", xml([]))
+    voc(root)
+    (said,) = [one for one in caplog.messages if "without a picture" in one]
+    assert said == "1 label files without a picture: lonely.xml"
+
+
 def test_coco_ids_of_other_types(root):
     """Some programs write 7 as "7" or as 7.0."""
     make_coco(root)

@@ -112,7 +112,15 @@ def write(splits: Mapping[str, Resized], data_hash: str, task: str, output: str,
     if output.startswith(store.S3):
         _write(splits, data_hash, task, output, most)
     else:
-        make_once(Path(output), lambda folder: _write(splits, data_hash, task, str(folder), most))
+        ours = []
+
+        def write(folder: Path) -> None:
+            ours.append(folder)
+            _write(splits, data_hash, task, str(folder), most)
+
+        make_once(Path(output), write)
+        if not ours:  # another process wrote the same output meanwhile
+            refuse_existing(output)
 
 
 def refuse_existing(output: str) -> None:

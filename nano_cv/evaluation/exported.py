@@ -35,14 +35,17 @@ class Onnx(Engine):
 
         if path.suffix == ".safetensors":
             raise UserError(f"{path}: weights for engine=torch; engine=onnx takes a model.onnx")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        for key, value in (entries or {}).items():
-            if key != bfloat16.HINT:
-                options.add_session_config_entry(key, value)
-        providers = ["CPUExecutionProvider"]
+
+        def load(entries: Mapping[str, str]) -> Any:
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            for key, value in entries.items():
+                if key != bfloat16.HINT:
+                    options.add_session_config_entry(key, value)
+            return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
         try:
-            self.session = onnxruntime.InferenceSession(path, options, providers=providers)
+            self.session = load(entries or {})
         except Exception as error:  # damaged files raise errors of many kinds
             raise UserError(f"{path}: onnxruntime cannot load it ({one_line(error)})") from error
         facts = self.session.get_modelmeta().custom_metadata_map
@@ -57,6 +60,8 @@ class Onnx(Engine):
         if entries is None and "bf16" in self.precision:
             try:
                 entries = bfloat16_entries()
+                if bfloat16.FASTMATH in entries:  # only now is the precision known
+                    self.session = load(entries)
             except UserError as error:
                 log.warning("%s: computed in float32 and not in bfloat16: %s", path, error)
         # The session of onnxruntime is kept for the metadata and for messages about bad files.

@@ -12,7 +12,7 @@ from nano_cv.errors import one_line
 from nano_cv.serving.repository import versions_of
 from nano_cv.serving.triton import PROJECT
 
-CHECK_SECONDS = 120  # limit of a check of all versions
+CHECK_SECONDS = 120  # limit of the check of one version
 
 
 async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, dict[str, str]]:
@@ -38,7 +38,8 @@ async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, dict[str,
         found |= dict(zip(left, answers, strict=False))
         if len(answers) < len(left):  # the process broke down over the next version
             said = " ".join(err.decode(errors="replace").split())[-300:]
-            how = said or signal.strsignal(-(process.returncode or 0))
+            status = process.returncode or 0
+            how = said or (signal.strsignal(-status) if status < 0 else f"exit status {status}")
             found[left[len(answers)]] = f"the check broke down: {how}"
     return {name: {version: found[name, version] for version in versions[name]} for name in copies}
 
@@ -52,11 +53,11 @@ def main() -> None:
 
     from nano_cv.export.validate import check_model
 
-    signal.alarm(CHECK_SECONDS)  # ends this process, whatever it hangs in
     onnxruntime.set_default_logger_severity(4)  # its log only repeats the exception's text
 
     source, *words = sys.argv[1:]
     for folder, version in zip(words[::2], words[1::2], strict=True):
+        signal.alarm(CHECK_SECONDS)  # ends this process, whatever it hangs in
         versions = [int(version)] if version.isdecimal() else None
         problems = check_model(Path(folder), Path(source), versions)
         for file in [] if problems else sorted(Path(folder, version).glob("*.onnx")):

@@ -20,12 +20,13 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
 from omegaconf import DictConfig
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
@@ -107,7 +108,7 @@ BODY = {
 }
 ERRORS: Any = {
     "default": {
-        "description": "An error, and what to do: 403, 404, 408, 413, 415, 421, 422, 500, 503.",
+        "description": "An error, with what to do. /docs lists the calls.",
         "content": {"application/problem+json": {}},
     }
 }
@@ -155,7 +156,7 @@ class Door:
         self.answered: Counter[tuple[str, int]] = Counter()  # answers by model and HTTP status
         cores = os.cpu_count() or 1
         self.threads = ThreadPoolExecutor(cores, "decode")
-        # Limits all forms together, so that they leave a thread to other requests if there are two.
+        # All forms together use one thread fewer than there are: other requests find one.
         self.of_forms = asyncio.Semaphore(max(1, cores - 1))
         app = FastAPI(
             title="nano-cv",
@@ -181,7 +182,8 @@ class Door:
         app.get("/live", summary="200 as long as this server runs")(self.live)
         app.get("/metrics", summary="Figures for Prometheus")(self.figures)
         app.get("/docs", include_in_schema=False)(self.docs)
-        app.mount("/", StaticFiles(directory=PAGE, html=True))  # the page; last, as it takes all
+        app.get("/", include_in_schema=False)(lambda: FileResponse(PAGE / "index.html"))
+        app.mount("/page", StaticFiles(directory=PAGE))
         for kind in (*FAILURES, Exception):
             app.exception_handler(kind)(_tell)
         self.app = app
@@ -296,6 +298,8 @@ class Door:
                             raise too_large
             except TimeoutError:
                 raise Problem(408, "Too slow", "the body did not arrive in time") from None
+            except ClientDisconnect:  # nobody reads this answer, but `/metrics` counts it
+                raise Problem(400, "Broken off", "the body ended early") from None
             yield bytes(body)
         finally:
             self.held -= size

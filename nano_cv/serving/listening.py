@@ -29,30 +29,32 @@ class Protocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Note the time, since which the first request is awaited."""
         super().connection_made(transport)
-        self.asking: float | None = self.loop.time()  # since then a request arrives; None if whole
-        self.unsent, self.reading = 0, self.loop.time()  # bytes, and when they last changed
+        # When the request began to arrive; None once it is whole.
+        self.request_since: float | None = self.loop.time()
+        # Bytes of the answer, and since when the client has read none of them.
+        self.unsent, self.unsent_since = 0, self.loop.time()
 
     def data_received(self, data: bytes) -> None:
         """Note when a request begins to arrive and when it is complete."""
         super().data_received(data)
         if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
-            self.asking = None
-        elif self.asking is None:
-            self.asking = self.loop.time()
+            self.request_since = None
+        elif self.request_since is None:
+            self.request_since = self.loop.time()
 
     def end_if_slow(self, seconds: float) -> None:
         """End the connection if its client has read nothing, or not sent a request, for so long."""
         now, unsent = self.loop.time(), self.transport.get_write_buffer_size()
         if unsent == 0 or unsent != self.unsent:
-            self.unsent, self.reading = unsent, now
-        if now - self.reading > seconds:
+            self.unsent, self.unsent_since = unsent, now
+        if now - self.unsent_since > seconds:
             # It is reset at once, so that the kernel drops what it still holds for the client.
             linger = struct.pack("ii", 1, 0)  # on, and for 0 seconds
             link = self.transport.get_extra_info("socket")
             link.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             self.transport.abort()
-        elif self.asking is not None and now - self.asking > seconds + GRACE:
-            self.asking = None
+        elif self.request_since is not None and now - self.request_since > seconds + GRACE:
+            self.request_since = None
             if self.conn.their_state is h11.IDLE and not self.transport.is_closing():
                 status = b"HTTP/1.1 408 Request Timeout\r\n"
                 self.transport.write(status + b"Connection: close\r\nContent-Length: 0\r\n\r\n")

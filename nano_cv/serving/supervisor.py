@@ -103,8 +103,7 @@ class Supervisor(Watched):
         """Watch the processes and test the models; raises `LostError` if Triton must restart."""
         asked = 0.0
         while True:
-            doubted = self.doubt.is_set()
-            await self._pause(LOOK_SECONDS)
+            doubted = await self._pause(LOOK_SECONDS)
             if self.server.ended:
                 raise LostError(f"tritonserver {self.server.ended}")
             await asyncio.to_thread(self._check_processes)
@@ -171,7 +170,7 @@ class Supervisor(Watched):
             try:
                 await self._start_server()
                 self.state = "serving"
-            except UserError as error:
+            except (UserError, OSError) as error:
                 why = one_line(error)
 
     def _strike(self, why: str) -> None:
@@ -199,10 +198,9 @@ class Supervisor(Watched):
     async def _take(self, signatures: Mapping[str, Signature]) -> None:
         """Copy and check models, and publish their sound versions to Triton."""
         copies: dict[str, Path] = {}
-        for name, signature in signatures.items():
+        for name in signatures:
             try:
                 copies[name] = await asyncio.to_thread(self.staging.copy, name)
-                self.repository.taken[name] = signature
             except OSError as error:  # the next look tries the model again
                 log.warning("%s: %s", name, one_line(error))
         for name, found in (await check(self.repository.source, copies)).items():
@@ -218,6 +216,7 @@ class Supervisor(Watched):
                     model.is_now("loading")
             elif not self.staging.has(name):  # else the copy goes on serving
                 model.is_now("refused", "; ".join(model.refused.values()))
+            self.repository.taken[name] = signatures[name]
 
     def _open(self, name: str) -> None:
         """Open the newest version in this process too, for the door to run without gRPC."""

@@ -172,7 +172,8 @@ def running(repository: Path, models: Iterable[str], log: Path) -> Iterator[int]
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             while True:
                 with suppress(grpc.RpcError):  # it answers once every model is loaded or refused
-                    index = stub.RepositoryIndex(service_pb2.RepositoryIndexRequest()).models
+                    request = service_pb2.RepositoryIndexRequest()
+                    index = stub.RepositoryIndex(request, timeout=10).models
                     break
                 if server.poll() is not None or time.monotonic() > end:
                     raise UserError(f"Triton did not get ready: {', '.join(models)}; see {log}")

@@ -71,11 +71,13 @@ class Watched(Backend):
                 for model in self.models.values():
                     model.is_now("failing", one_line(error))
 
-    async def _pause(self, seconds: float) -> None:
-        """Sleep for `seconds`, or shorter if a request fails meanwhile."""
+    async def _pause(self, seconds: float) -> bool:
+        """Sleep for `seconds`; return at once with True if a request has failed."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self.doubt.wait(), seconds)
+        doubted = self.doubt.is_set()
         self.doubt.clear()
+        return doubted
 
     async def stop(self) -> None:
         """See `Backend`."""
@@ -182,7 +184,7 @@ class Watched(Backend):
         return f"{model.name}: {problem}" if is_lost else ""
 
     async def _test(self, model: Model) -> tuple[str, bool]:
-        """Send a test request; return the problem, empty if the model is alive, and if it is lost.
+        """Send a test request; return the problem (empty if it answers) and if it is lost.
 
         A lost model answers no client, or its process is gone; Triton must restart. A full or slow
         queue is no fault as long as the model answers any client in time.

@@ -180,6 +180,7 @@ def read_colours(file: Path) -> Colours:
             continue  # such as the header of a table: name,r,g,b
         else:
             raise UserError(f"{where}: a class and its colour belong there, and not: {line}")
+        name = name.strip('"')
         if name in found:
             raise UserError(f"{where}: the class '{name}' for the second time")
         found[name] = colour_of(values, where)

@@ -238,10 +238,13 @@ def find_labels(
         alike = [picture.name for picture, one in labels.items() if one == label]
         raise UserError(f"{label}: would serve all of {listing(alike)}; rename the pictures apart")
     beside = {file for folder in {p.parent for p in labels} for file in known[folder].values()}
+    unused = sorted(beside - set(labels.values()))
+    seen = {file.stem for folder in inside for file in images.find(folder)} if unused else set()
     lonely = [
         file.name
-        for file in sorted(beside - set(labels.values()))
-        if not (splitting.called(file.stem) or file.stem.lower().startswith(tuple(others)))
+        for file in unused
+        if not (file.stem in seen or splitting.called(file.stem))
+        and not file.stem.lower().startswith(tuple(others))
     ]
     if lonely:
         log.warning("%d label files without a picture: %s", len(lonely), listing(lonely))

@@ -122,11 +122,13 @@ def open_table(place: str, digest: str) -> Rows:
         UserError: missing or not readable; or the store does not answer.
         ValueError: not a table of NumPy, or another table than the index was written for.
     """
-    content = store.read(place)
-    if hashlib.sha256(content).hexdigest() != digest:
-        raise ValueError(f"{place}: not the table that belongs to this index")
-    if place.startswith(store.S3):
-        return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+    remote = place.startswith(store.S3)
+    with io.BytesIO(store.read(place)) if remote else Path(place).open("rb") as content:
+        if hashlib.file_digest(content, "sha256").hexdigest() != digest:
+            raise ValueError(f"{place}: not the table that belongs to this index")
+        content.seek(0)
+        if remote:
+            return np.lib.format.read_array(content, allow_pickle=False)
     return np.lib.format.open_memmap(place, "r")
 
 
@@ -142,6 +144,8 @@ def as_pictures(
     names, kind = index["classes"], index["kind"]
     if not all(isinstance(name, str) for name in names):
         raise ValueError("classes: names belong there")
+    if not re.fullmatch("[0-9a-f]{64}", index["data_hash"]):  # becomes the name of a file
+        raise ValueError("data_hash: a SHA-256 belongs there")
     archives = [(f"{folder}/{name}", int(size)) for name, size in index["shards"]]
     for (name, _), (path, length) in zip(index["shards"], archives, strict=True):
         if not ARCHIVE.fullmatch(name):

@@ -36,7 +36,7 @@ def read_voc(root: Path, task: str) -> dict[str, Pictures]:
     have is no class. The second column of a list is ignored.
 
     A split without a list is taken out of `train` by the hash of the file names; without any list,
-    all three splits are taken out of the labelled images.
+    all three splits are taken out of the labelled images. For segmentation each image has a mask.
 
     Args:
         root: folder with `JPEGImages/`, `Annotations/*.xml` and `ImageSets/Main/<split>.txt`, or

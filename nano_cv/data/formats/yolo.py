@@ -7,6 +7,7 @@ in `data.yaml` key points follow the box.
 """
 
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,15 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
     splits = find_splits(root, content, source)
     every = [file for files in splits.values() for file in files]
     labels = reading.find_labels(every, ".txt", ["labels"], NO_LABELS)
+    shape = content.get("kpt_shape")
+    sides = shape if isinstance(shape, list) else ["0"]
+    points = math.prod(int(one) if str(one).isdecimal() else 0 for one in sides)
     samples = {}
     for split, files in splits.items():
         if files and labels.keys().isdisjoint(files):
             raise UserError(f"{files[0].parent}: no text file for any of the {len(files)} pictures")
         objects = [
-            list(read_objects(labels[file], file, len(classes), "kpt_shape" in content))
-            if file in labels
-            else []
+            list(read_objects(labels[file], file, len(classes), points)) if file in labels else []
             for file in files
         ]
         targets = outlines.targets_for(task, root, root, files, objects, classes)
@@ -218,21 +220,21 @@ def find_pictures(place: Path, root: Path, split: str) -> list[Path]:
 # Text files
 
 
-def read_objects(file: Path, picture: Path, classes: int, points: bool) -> Iterator[Object]:
+def read_objects(file: Path, picture: Path, classes: int, points: int) -> Iterator[Object]:
     """Yield the objects of a text file, with corners in pixels of the image.
 
     Args:
         file: text file with an object per line.
         picture: the image file, whose size turns shares into pixels.
         classes: number of classes.
-        points: whether key points, which are not read, follow each box.
+        points: number of columns with key points, which follow each box and are not read.
     """
     size = images.dimensions(picture)
     for number, line in enumerate(reading.read_text(file).splitlines(), start=1):
         columns, where = line.split(), f"{file}, line {number}"
         if not columns:
             continue
-        if points:
+        if len(columns) == 5 + points:
             columns = columns[:5]
         if len(columns) != 5 and (len(columns) < 7 or len(columns) % 2 == 0):
             seems = "; six are a prediction with its confidence" if len(columns) == 6 else ""

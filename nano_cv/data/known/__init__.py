@@ -19,7 +19,7 @@ from nano_cv.files import make_once
 
 
 class KnownSet(NamedTuple):
-    """Public data set, which the function of `arranging` with its name lays out.
+    """Public data set; the function of `arranging` with its name unpacks the files.
 
     Attributes:
         archives: the files to fetch.

@@ -141,7 +141,7 @@ def _download(url: str, part: Path, by_hand: str) -> bool:
     """Download the rest of `part`; return whether the file came in several pieces."""
     import requests
 
-    in_pieces, failures = False, 0
+    in_pieces, failures, furthest = False, 0, 0
     while True:
         start = part.stat().st_size if part.exists() else 0
         in_pieces |= start > 0
@@ -154,7 +154,8 @@ def _download(url: str, part: Path, by_hand: str) -> bool:
             requests.exceptions.ChunkedEncodingError,
         ) as error:
             now = part.stat().st_size if part.exists() else 0
-            failures = 1 if now > start else failures + 1
+            failures = 1 if now > max(start, furthest) else failures + 1
+            furthest = max(now, furthest)
             if failures == TRIES:
                 kept = f"; {now:,} bytes are kept, and the next start goes on there" if now else ""
                 raise UserError(

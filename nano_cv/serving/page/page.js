@@ -80,7 +80,7 @@ async function choose() {
     Task: about.task,
     "Trained on": about.trained_on,
     Classes: `${about.classes.length}: ${about.classes.slice(0, 12).join(", ")}${about.classes.length > 12 ? ", …" : ""}`,
-    "Sees pictures as": `${about.image_size} × ${about.image_size} pixels, ${about.fit}`,
+    "Sees pictures as": `${[about.image_size].flat().concat(about.image_size).slice(0, 2).join(" × ")} pixels, ${about.fit}`,
     Measured: measured.slice(0, 4).map(([key, value]) => `${key} ${value.toFixed(3)}`).join(", "),
     Version: about.versions.join(", "),
     Commit: about.git_commit,
