@@ -353,6 +353,7 @@ def test_targets_of_another_task(refused, shards):
         ({"kind": "labels"}, "not an index of shards: KeyError"),
         ({"tables": {"train.npy": "0"}}, "train.npy: not the table that belongs to this index"),
         ({"data_hash": "0" * 64}, "train, val, test are of different sets"),
+        ({"data_hash": "../../outside"}, "data_hash: a SHA-256 belongs there"),
         ({"classes": [1, 2, 3]}, "classes: names belong there"),
         ({"counts": "many"}, "not an index of shards: ValueError"),
         ({"shards": [["a.tar", float("inf")]]}, "not an index of shards: OverflowError"),
