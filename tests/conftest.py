@@ -105,12 +105,14 @@ sys.exit(max(one.wait() for one in both))
 
 # What several processes leave to one of them, so that what these tests share is made once.
 TOGETHER = {
-    # Servers in turn: a free port may be somebody else's a moment later. And what `shop` sells.
-    "servers": (
-        *("tests/test_engines.py", "tests/test_generation.py", "tests/test_serving.py"),
-        *("tests/test_door.py", "tests/test_page.py"),
+    # What `shop` sells, and the tiny Triton: few servers at once, as each takes a tenth of a core.
+    "shop": (
+        *("tests/test_engines.py", "tests/test_generation.py"),
         "tests/test_readme.py::test_from_export_to_answers",
-        "tests/test_readme.py::test_the_three_calls",
+    ),
+    "tiny": (
+        *("tests/test_serving.py", "tests/test_door.py", "tests/test_page.py"),
+        "tests/test_readme.py::test_calls_from_an_app",
     ),
     "clone": ("tests/test_readme.py::test_dvc_pull", "tests/test_readme.py::test_pretrained"),
     "readme": ("tests/test_readme.py::test_train", "tests/test_readme.py::test_infer"),
@@ -372,7 +374,7 @@ def serving_tiny(folder: Path, without: bool) -> Iterator[Any]:
         yield trial
 
 
-@pytest.fixture(scope="module")  # an idle server takes a tenth of a core
+@pytest.fixture(scope="session")
 def tiny_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Such a server by the real Triton."""
     from nano_cv.serving import triton

@@ -252,6 +252,7 @@ def test_endless_and_slow_bodies(served):
     with socket.create_connection(("127.0.0.1", served.ports["port"]), timeout=20) as slow:
         slow.sendall(head + b"x")
         assert b" 408 " in slow.recv(100)
+    link.close()
     link.request("GET", "/models/colours_tiny/predict")
     said = link.getresponse()
     assert said.status == 405 and b"another method" in said.read()

@@ -142,7 +142,7 @@ class Trial:
 
     def wait_ready(self, status: int = 200) -> float:
         """Wait until it serves."""
-        return self.wait(lambda: self.health()[0] == status, 60)
+        return self.wait(lambda: self.health()[0] == status, 120)
 
     def server(self) -> psutil.Process:
         """The tritonserver."""
