@@ -3,7 +3,6 @@
 Shapes: S side of the network's square, H and W of the picture that was sent.
 """
 
-import base64
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -77,8 +76,3 @@ def print_answers(
         for name, draw in report.drawings().items():
             drawing.keep(name, draw, output)
         print(f"written to {output}")
-
-
-def encoded(content: bytes) -> str:
-    """Bytes as base64 text, for JSON."""
-    return base64.b64encode(content).decode()

@@ -20,6 +20,7 @@ from nano_cv.data import images
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import one_line
 from nano_cv.files import replacing
+from nano_cv.tasks.metrics import share_right
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +71,7 @@ def make_figure(width: float, height: float, dpi: int, title: str = "") -> "Figu
 
     figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     lines = [textwrap.fill(line, int(11 * width)) for line in title.split("\n")]
-    figure.suptitle("\n".join(lines), fontsize=11)
+    figure.suptitle("\n".join(lines), fontsize=11, multialignment="center")
     return figure
 
 
@@ -195,7 +196,7 @@ def confusion_matrix(
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     rows: NDArray[np.int64] = np.arange(len(classes))
     columns = [two_lines(name) for name in classes]
-    right = np.trace(counts) / max(counts.sum(), 1)
+    right = share_right(counts)
     if len(classes) > CLASSES:
         wrong = (counts if unit == "pictures" else shares) * (1 - np.eye(len(classes)))
         order = np.argsort(-wrong.sum(axis=0) - wrong.sum(axis=1), kind="stable")

@@ -90,19 +90,25 @@ class Csv(Logger):
         self.folder = next(version for version in versions if not version.exists())
         self.folder.mkdir(parents=True)
         self.rows: list[dict[str, float]] = []
+        self.columns: list[str] = []
 
     def log_params(self, config: DictConfig) -> None:
         """Write `hparams.yaml`."""
         OmegaConf.save(config, self.folder / "hparams.yaml", resolve=True)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Add a row, and write the whole file anew, because a new metric is a new column."""
-        self.rows.append({**metrics, "step": step})
-        columns = sorted({name for row in self.rows for name in row})
+        """Append a row; a new metric is a new column, for which the whole file is written anew."""
+        row = {**metrics, "step": step}
+        self.rows.append(row)
         table = self.folder / "metrics.csv"
+        if row.keys() <= set(self.columns):
+            with table.open("a", **CSV) as file:
+                csv.DictWriter(file, self.columns).writerow(row)
+            return
+        self.columns = sorted(row.keys() | set(self.columns))
         with replacing(table) as temporary, temporary.open("w", **CSV) as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writerow({name: cell(name) for name in columns})
+            writer = csv.DictWriter(file, self.columns)
+            writer.writerow({name: cell(name) for name in self.columns})
             writer.writerows(self.rows)
 
 

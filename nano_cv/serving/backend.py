@@ -2,7 +2,6 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,12 @@ from omegaconf import DictConfig
 from tritonclient.grpc import service_pb2
 
 from nano_cv.errors import UserError, one_line
+from nano_cv.evaluation.engines import Arrays
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.metadata import JPEG, Metadata
 from nano_cv.serving.repository import Repository
 
 log = logging.getLogger(__name__)
-Arrays = Mapping[str, NDArray[Any]]
 
 
 class LostError(Exception):

@@ -6,6 +6,7 @@ are problem documents (RFC 9457) that say what to do.
 """
 
 import asyncio
+import base64
 import logging
 import os
 import re
@@ -35,11 +36,11 @@ from nano_cv.data.imagined import Imagined
 from nano_cv.errors import listing, nearest, one_line
 from nano_cv.evaluation import answers
 from nano_cv.evaluation.card import make_card
+from nano_cv.evaluation.engines import Arrays
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.metadata import TAGGING
 from nano_cv.serving import metrics
 from nano_cv.serving.backend import (
-    Arrays,
     Backend,
     CrowdedError,
     LostError,
@@ -383,7 +384,7 @@ class Door:
             if len(made) > 1:
                 raise Problem(422, "Several pictures", "Accept: image/png is for count=1")
             return Response(made[0], media_type="image/png")
-        pictures = [answers.encoded(one) for one in made]
+        pictures = [base64.b64encode(one).decode() for one in made]
         return JSONResponse({"class": label, "seed": wanted.seed, "pictures_png": pictures})
 
     async def _in_thread(self, work: Callable[[], Made]) -> Made:

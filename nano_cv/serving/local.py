@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from nano_cv.errors import UserError
+from nano_cv.evaluation.engines import Arrays
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.metadata import JPEG
-from nano_cv.serving.backend import Arrays, Backend, Model, predict_here
+from nano_cv.serving.backend import Backend, Model, predict_here
 from nano_cv.serving.repository import Signature, versions_of
 
 log = logging.getLogger(__name__)

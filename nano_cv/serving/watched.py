@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 import time
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
@@ -18,8 +19,9 @@ from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor, triton
 from nano_cv.data import images
 from nano_cv.errors import UserError, one_line
 from nano_cv.evaluation.client import BROKEN, without_prefix
+from nano_cv.evaluation.engines import Arrays
 from nano_cv.metadata import KEY, Metadata
-from nano_cv.serving.backend import Arrays, Backend, CrowdedError, LostError, Model, RefusedError
+from nano_cv.serving.backend import Backend, CrowdedError, LostError, Model, RefusedError
 
 log = logging.getLogger(__name__)
 OPTIONS = [
@@ -173,24 +175,26 @@ class Watched(Backend):
             LostError: models answer no client; the message names them.
         """
         asked = [model for model in self.models.values() if model.question is not None]
-        lost = [why for why in await asyncio.gather(*map(self._ask, asked)) if why]
+        answers = await self._count_answers()
+        tests = (self._ask(model, answers[model.name]) for model in asked)
+        lost = [why for why in await asyncio.gather(*tests) if why]
         if lost:
             raise LostError("; ".join(lost))
 
-    async def _ask(self, model: Model) -> str:
+    async def _ask(self, model: Model, before: int) -> str:
         """Test a model; return the reason to restart the server, empty if there is none."""
-        problem, is_lost = await self._test(model)
+        problem, is_lost = await self._test(model, before)
         model.is_now("failing" if problem else "ready", problem)
         return f"{model.name}: {problem}" if is_lost else ""
 
-    async def _test(self, model: Model) -> tuple[str, bool]:
+    async def _test(self, model: Model, before: int) -> tuple[str, bool]:
         """Send a test request; return the problem (empty if it answers) and if it is lost.
 
         A lost model answers no client, or its process is gone; Triton must restart. A full or slow
-        queue is no fault as long as the model answers any client in time.
+        queue is no fault if any client gets an answer in time, after the `before` ones until now.
         """
         seconds = self.config.probe_deadline_seconds
-        end, before = time.monotonic() + seconds, await self._count_answers(model)
+        end = time.monotonic() + seconds
         try:
             await self.triton.ModelInfer(model.question, timeout=seconds)
             return "", False
@@ -204,16 +208,18 @@ class Watched(Backend):
                 return problem, True
             elif not any(words in problem for words in CROWDED):
                 return problem, False
-        while await self._count_answers(model) == before:
+        while (await self._count_answers())[model.name] == before:
             if time.monotonic() >= end:
                 return problem, True
             await asyncio.sleep(0.1)
         return "", False
 
-    async def _count_answers(self, model: Model) -> int:
-        """Return how many requests of any client Triton has answered with this model."""
-        mine = (one for one in await self.figures() if one.name == model.name)
-        return sum(one.inference_stats.success.count for one in mine)
+    async def _count_answers(self) -> Counter[str]:
+        """Return how many requests of any client Triton has answered with each model."""
+        counts: Counter[str] = Counter()
+        for one in await self.figures():
+            counts[one.name] += one.inference_stats.success.count
+        return counts
 
 
 def _explained(error: grpc.aio.AioRpcError) -> Exception:

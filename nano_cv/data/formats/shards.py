@@ -181,7 +181,7 @@ def as_pictures(
         names,
         shards=array("i", rows["shard"].tobytes()),
         counts=counts,
-        data_hash=str(index["data_hash"]),
+        data_hash=index["data_hash"],
     )
 
 
