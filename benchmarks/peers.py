@@ -30,13 +30,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+import yaml
+from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from nano_cv.data import images
+from nano_cv.data.formats.coco import read_coco
+from nano_cv.data.formats.folder_masks import read_folder_masks
 from nano_cv.networks.pretrained import LITE0, imagenet_weights
+from nano_cv.tasks.metrics import mask_confusion, segmentation_figures
 
 CLASSES, BOXES = ("flowers5", "grocery81"), ("bccd", "boards", "fork_scissors")
 MASKS = {"dsb2018_nuclei": (320, 320), "roads": (256, 416)}  # height and width that are trained on
@@ -45,18 +51,17 @@ MEAN, STD = 0.5, 0.5  # as the weights of Lite0 were trained
 
 def classify(root: Path, minutes: float, script: Path, folder: Path) -> dict[str, float]:
     """Test accuracy of timm's own script."""
-    weights = folder / "lite0.safetensors"
-    from safetensors.torch import save_file
-
-    # The last layer has another number of classes; timm leaves it out if it is not there.
+    weights, classes = folder / "lite0.safetensors", len(list((root / "train").iterdir()))
+    # As pretrained weights, for the last layer of another number of classes is then left out.
     tensors = {name: value.contiguous() for name, value in imagenet_weights(LITE0).items()}
     save_file(tensors, weights)
 
     def run(epochs: int, name: str) -> float:
         command = [sys.executable, str(script / "train.py"), "--data-dir", str(root)]
-        command += ["--val-split", "val", "--model", LITE0, "--initial-checkpoint", str(weights)]
+        command += ["--val-split", "val", "--model", LITE0]
+        command += ["--pretrained", "--pretrained-path", str(weights)]
         options: dict[str, Any] = {
-            "num-classes": len(list((root / "train").iterdir())),
+            "num-classes": classes,
             "epochs": epochs,
             "batch-size": 32,
             "opt": "adamw",
@@ -78,61 +83,43 @@ def classify(root: Path, minutes: float, script: Path, folder: Path) -> dict[str
         return time.monotonic() - start
 
     first, third = run(1, "pace1"), run(3, "pace3")
-    pace = (third - first) / 2
-    run(max(2, round(minutes * 60 / pace)), "whole")
-    import timm
-    from timm.data import create_dataset, create_loader, resolve_data_config
-
-    model = timm.create_model(LITE0, num_classes=len(list((root / "train").iterdir())))
-    best = torch.load(folder / "whole" / "model_best.pth.tar", weights_only=False)  # our own file
-    model.load_state_dict(best["state_dict"])
-    model.eval()
-    dataset = create_dataset("", root=str(root), split="test")
-    config = resolve_data_config({}, model=model)
-    loader = create_loader(
-        dataset,
-        config["input_size"],
-        32,
-        interpolation=config["interpolation"],
-        mean=config["mean"],
-        std=config["std"],
-        crop_pct=config["crop_pct"],
-        use_prefetcher=False,
-        num_workers=0,
-        device=torch.device("cpu"),
-    )
-    right = 0
-    with torch.inference_mode():
-        for images, labels in loader:
-            right += int((model(images).argmax(1) == labels).sum())
-    return {"accuracy": right / len(dataset)}
+    run(max(2, round(minutes * 60 / ((third - first) / 2))), "whole")
+    command = [sys.executable, str(script / "validate.py"), "--data-dir", str(root)]
+    command += [
+        "--split",
+        "test",
+        "--model",
+        LITE0,
+        "--num-classes",
+        str(classes),
+        "--no-prefetcher",
+    ]
+    command += ["--checkpoint", str(folder / "whole" / "model_best.pth.tar"), "--device", "cpu"]
+    command += ["--no-prefetcher", "--workers", "0"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return {"accuracy": json.loads(done.stdout.partition("--result")[2])["top1"] / 100}
 
 
 def segment(root: Path, minutes: float, size: tuple[int, int]) -> dict[str, float]:
     """Test IoU of a U-Net of segmentation_models.pytorch."""
     import segmentation_models_pytorch as smp
 
-    lines = (root / "classes.txt").read_text().split("\n")
-    classes = [line.split()[-1] for line in lines if line.strip()]
+    splits = read_folder_masks(root, "segmentation")
+    classes, meaning = splits["train"].classes, splits["train"].meaning
 
-    def load(split: str) -> list[tuple[Tensor, Tensor]]:
-        found = []
-        for name in (root / f"{split}.txt").read_text().split():
-            (picture,) = (root / "images").glob(f"{name}.*")
-            (mask,) = (root / "masks").glob(f"{name}.*")
-            pixels = np.asarray(Image.open(picture).convert("RGB").resize(size[::-1]), np.uint8)
-            found.append(
-                (
-                    torch.from_numpy(pixels.transpose(2, 0, 1).copy()),
-                    torch.from_numpy(np.array(Image.open(mask), np.int64)),
-                )
+    def load(split: str) -> list[tuple[Tensor, NDArray[np.uint8]]]:
+        pairs = zip(splits[split].files, splits[split].targets, strict=True)
+        return [
+            (
+                torch.from_numpy(images.load(file, [*size]).transpose(2, 0, 1).copy()),
+                images.load_mask(mask, str(mask), meaning),
             )
-        return found
+            for file, mask in pairs
+        ]
 
     train, test = load("train"), load("test")
     targets = [
-        interpolate(mask[None, None].float(), size, mode="nearest")[0, 0].long()
-        for _, mask in train
+        torch.from_numpy(images.resize_mask(mask, [*size], "stretch")).long() for _, mask in train
     ]
     model = smp.Unet(f"tu-{LITE0}", encoder_weights=None, classes=len(classes))
     model.encoder.model.load_state_dict(imagenet_weights(LITE0), strict=False)
@@ -149,59 +136,47 @@ def segment(root: Path, minutes: float, size: tuple[int, int]) -> dict[str, floa
         for indices in order.split(batch):
             if len(indices) < 2 or (share := spent()) >= 1:
                 break
-            images = torch.stack([train[index][0] for index in indices]).float() / 255
+            pixels = torch.stack([train[index][0] for index in indices]).float() / 255
             masks = torch.stack([targets[index] for index in indices])
             for axis in (-1, -2):
                 if torch.rand((), generator=generator) < 0.5:
-                    images, masks = images.flip(axis), masks.flip(axis)
+                    pixels, masks = pixels.flip(axis), masks.flip(axis)
             # One cycle by the time that has passed, as the number of steps is not known.
             rate = min(1.0, share / 0.1) * 0.5 * (1 + np.cos(np.pi * share))
             optimizer.param_groups[0]["lr"] = 1e-3 * rate
-            logits = model((images - MEAN) / STD)
+            logits = model((pixels - MEAN) / STD)
             loss = cross_entropy(logits, masks, ignore_index=255) + dice(logits, masks)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             steps += 1
     model.eval()
-    both, either = torch.zeros(len(classes)), torch.zeros(len(classes))
+    counts = np.zeros((len(classes), len(classes)), np.int64)
     with torch.inference_mode():
         for pixels, mask in test:
             logits = model((pixels[None].float() / 255 - MEAN) / STD)
             found = interpolate(logits, mask.shape, mode="bilinear")[0].argmax(0)
-            known = mask != 255
-            for index in range(len(classes)):
-                shown, true = (found == index) & known, mask == index
-                both[index] += (shown & true).sum()
-                either[index] += (shown | true).sum()
-    scores = both / either.clamp(min=1)
-    named = {f"IoU/{name}": float(score) for name, score in zip(classes, scores, strict=True)}
-    return {"mIoU": float(scores.mean()), **named, "steps": steps}
+            counts += mask_confusion(mask, found.numpy(), len(classes))
+    return segmentation_figures(counts, classes) | {"steps": steps}
 
 
 def detect(root: Path, minutes: float, folder: Path) -> dict[str, float]:
     """Test mAP50 of ultralytics' YOLO11n, by its command line."""
-    for split in ("train", "val", "test"):
-        content = json.loads((root / "annotations" / f"{split}.json").read_text())
-        names = {one["id"]: one["name"] for one in content["categories"]}
-        order = sorted(names)
+    found = read_coco(root, "detection")
+    for split, pictures in found.items():
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
-        lines: dict[Any, list[str]] = {one["id"]: [] for one in content["images"]}
-        sizes = {one["id"]: (one["width"], one["height"]) for one in content["images"]}
-        for one in content["annotations"]:
-            (x, y, w, h), (width, height) = one["bbox"], sizes[one["image_id"]]
-            box = ((x + w / 2) / width, (y + h / 2) / height, w / width, h / height)
-            index = order.index(one["category_id"])
-            lines[one["image_id"]].append(f"{index} {' '.join(map(str, box))}")
-        for one in content["images"]:
-            file = root / "images" / one["file_name"]
+        for file, boxes in zip(pictures.files, pictures.targets, strict=True):
             (folder / "images" / split / file.name).symlink_to(file)
-            text = "\n".join(lines[one["id"]])
+            size = np.array(images.dimensions(file) * 2)
+            x1, y1, x2, y2 = (boxes.boxes / size).T
+            centred = np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1)
+            rows = zip(boxes.labels.tolist(), centred.tolist(), strict=True)
+            text = "\n".join(f"{label} {' '.join(map(str, box))}" for label, box in rows)
             (folder / "labels" / split / f"{file.stem}.txt").write_text(text)
-    listed = "".join(f"  {index}: {names[key]}\n" for index, key in enumerate(order))
-    splits = "".join(f"{split}: images/{split}\n" for split in ("train", "val", "test"))
-    (folder / "data.yaml").write_text(f"path: {folder}\n{splits}names:\n{listed}")
+    names = dict(enumerate(found["train"].classes))
+    told = {split: f"images/{split}" for split in found} | {"path": str(folder), "names": names}
+    (folder / "data.yaml").write_text(yaml.safe_dump(told))
     options = [f"data={folder / 'data.yaml'}", f"project={folder}", "imgsz=320", "device=cpu"]
     options += ["workers=0", "plots=False", "verbose=False"]
     yolo = [str(Path(sys.executable).with_name("yolo")), "detect"]
