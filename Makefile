@@ -17,13 +17,12 @@ help:  ## show this list
 	.poetry/bin/python -m pip install --quiet poetry==2.5.1 poetry-plugin-export==1.10.1
 	touch $@
 
-# pip needs no per-release metadata pages and checks every hash. Bytecode halves the start-up time; compileall makes
-# it on all cores, where pip would take one for a minute and a half. Templates among the files are no Python.
+# pip needs no per-release metadata pages and checks every hash. Bytecode of all 22,000 files would take a minute and a
+# half of one core, and most of them are never imported; Python makes it at the first import.
 .venv/installed: poetry.lock pyproject.toml .poetry/installed
 	$(PYTHON) -m venv --clear .venv
 	.poetry/bin/poetry export --quiet --with dev,serve --extras "pretrained optuna joblib submitit heic openvino" --output .venv/requirements.txt
 	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps -r .venv/requirements.txt
-	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	$(BIN)/python -m pip check
 	touch $@
 
