@@ -482,9 +482,8 @@ def walk(folder: Path, root: Path | None = None, endings: tuple[str, ...] = ("",
     seen = {os.path.realpath(folder)}
     for base, folders, names in os.walk(folder, followlinks=True):
         visible = [name for name in names if not name.startswith(".")]
-        found.files.extend(
-            os.path.join(base, name) for name in visible if name.lower().endswith(endings)
-        )
+        start = os.path.join(base, "")
+        found.files.extend(start + name for name in visible if name.lower().endswith(endings))
         inside = sorted(name for name in folders if not name.startswith("."))
         folders.clear()  # what is left in this list is visited next
         for name in inside:

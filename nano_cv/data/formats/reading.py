@@ -264,7 +264,7 @@ def _labels_for(folder: Path, ending: str, folders: Sequence[str]) -> dict[str, 
 
 def below(root: Path, file: Path | str) -> str:
     """Return the path from `root` to a file with forward slashes; its hash chooses the split."""
-    text, start = str(file), os.path.join(root, "")
+    text, start = str(file), str(root).rstrip(os.sep) + os.sep
     if text.startswith(start) and ".." not in text:  # the usual case, much faster than `relpath`
         return text.removeprefix(start).replace(os.sep, "/")
     return Path(os.path.relpath(file, root)).as_posix()
