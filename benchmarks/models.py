@@ -18,13 +18,13 @@ import hydra
 import numpy as np
 import torch
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from nano_cv import building
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.export import graph
 from nano_cv.metadata import Metadata, height_width
 
+ROOT = Path(__file__).parents[1]
 CLASSES = [f"class {number}" for number in range(10)]
 NEED_A_CHOICE = {"timm"}  # its network is named by the user
 
