@@ -149,8 +149,11 @@ def test_next_start_goes_on(site, tmp_path, monkeypatch):
     ],
 )
 def test_a_part_that_was_kept(site, tmp_path, part, fault, ranges):
+    """A part of another file is found out by its digest, and the next start fetches all."""
     (tmp_path / ".a.bin.part").write_bytes(part)
     site.faults = [fault]
+    if None in ranges:
+        assert "it was removed. Start again" in refused(lambda: get(site, tmp_path))
     assert get(site, tmp_path) == CONTENT and site.ranges == ranges
 
 

@@ -19,7 +19,7 @@ name: "net"
 backend: "onnxruntime"
 max_batch_size: 4
 input { name: "IMAGES" data_type: TYPE_UINT8 dims: [3, 4, 4] }
-output { name: "SCORES" data_type: TYPE_FP32 dims: [5] label_filename: "labels.txt" }
+output { name: "SCORES" data_type: TYPE_FP32 dims: [5] }
 instance_group { count: 1 kind: KIND_CPU }
 dynamic_batching { preferred_batch_size: [2, 4] max_queue_delay_microseconds: 100 }
 parameters { key: "intra_op_thread_count" value { string_value: "1" } }
@@ -88,7 +88,6 @@ def repository(tmp_path: Path) -> Path:
         (root / name / "1").mkdir(parents=True)
         (root / name / "config.pbtxt").write_text(config)
     onnx.save(network(), root / "net" / "1" / "model.onnx")
-    (root / "net" / "labels.txt").write_text("a\nb\nc\nd\ne\n")
     (root / "decode" / "1" / "model.py").write_text(MODEL_PY)
     (root / "README.md").write_text("No model.\n")
     (root / ".net.1.tmp").mkdir()
@@ -185,10 +184,8 @@ CONFIG_DAMAGE = [
     ("net", "[3, 4, 4]", "[-1, 4, 4]", ["dims: [-1, 4, 4]; [3, 4, 4]"]),
     ("net", "[3, 4, 4]", "[3, 4]", ["dims: [3, 4]; [3, 4, 4]"]),
     ("net", "[3, 4, 4]", "[1, 3, 4, 4]", ["dims: [1, 3, 4, 4]; [3, 4, 4]", "batch"]),
-    ("net", "dims: [5]", "dims: [6]", ["dims: [6]; [5]", "labels.txt: 5 lines; 6"]),
+    ("net", "dims: [5]", "dims: [6]", ["dims: [6]; [5]"]),
     ("net", "dims: [5]", "dims: [-1]", ["output 'SCORES': dims: [-1]; [5]"]),
-    ("net", '"labels.txt"', '"names.txt"', ["names.txt: cannot be read", "No such file"]),
-    ("net", '"labels.txt"', '"a\\000b"', ["cannot be read"]),
     ("decode", "TYPE_UINT8", "TYPE_FP32", []),  # by itself fine: the ensemble has the problem
 ]
 
@@ -270,9 +267,6 @@ FILE_DAMAGE = {
     "no ONNX": (write("net/1/model.onnx", b"\xff" * 99), "net", ["1/model.onnx: not a valid"]),
     "fixed batch": (save(network(batch=1)), "net", ["[1, 3, 4, 4]", "must be of any size"]),
     "no reshape": (save(network(flat=True)), "net", ["dims: [5]; []"]),
-    "no labels": (rename("net/labels.txt", "net/a"), "net", ["labels.txt: cannot be read"]),
-    "few labels": (write("net/labels.txt", b"a\nb\n"), "net", ["labels.txt: 2 lines; 5"]),
-    "binary labels": (write("net/labels.txt", b"\xff"), "net", ["labels.txt", "UTF-8"]),
     "no model.py": (rename("decode/1/model.py", "decode/1/a"), "decode", ["1/model.py: missing"]),
     "ensemble without version": (rename("jpeg/1", "net/x"), "jpeg", ["no version: a folder 1/"]),
 }
@@ -292,9 +286,6 @@ def test_unreadable(repository: Path) -> None:
     config.unlink()
     config.mkdir()
     assert check_model(repository / "net") == ["config.pbtxt: cannot be read (Is a directory)"]
-    config.rmdir()
-    config.write_text(NET.replace("labels.txt", "x" * 5000))
-    assert "File name too long" in check_model(repository / "net")[0]
 
 
 def test_damage_never_raises(repository: Path) -> None:

@@ -103,24 +103,11 @@ def _check_names(config: ModelConfig, folder: Path) -> Iterator[str]:
     for path in sorted(folder.iterdir()):
         if path.is_dir() and MISREAD.match(path.name) and not VERSION.fullmatch(path.name):
             yield f"{path.name}/: a version is a whole number from 1 on, without leading zeros"
-    for output in config.output:
-        if output.label_filename:
-            yield from _check_labels(folder / output.label_filename, output.dims)
 
 
 def _file(config: ModelConfig) -> str | None:
     """Return the file name of a version, such as `model.onnx`; None for an ensemble."""
     return config.default_model_filename or FILES.get(config.backend or config.platform)
-
-
-def _check_labels(file: Path, dims: Sequence[int]) -> Iterator[str]:
-    try:
-        lines = file.read_text(encoding="utf-8").rstrip().split("\n")
-    except (OSError, ValueError) as error:
-        yield f"{file.name}: cannot be read as UTF-8 text ({first_line(error)})"
-        return
-    if dims and dims[-1] not in (-1, len(lines)):
-        yield f"{file.name}: {len(lines)} lines; {dims[-1]}, the last of dims, is needed"
 
 
 def _check_steps(config: ModelConfig, repository: Path) -> Iterator[str]:

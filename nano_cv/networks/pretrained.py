@@ -95,11 +95,9 @@ def fill_encoder(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         UserError: a tensor is missing, or has another shape.
     """
     flat = {name.replace(".", "_"): tensor for name, tensor in tensors.items()}
-    own = encoder.state_dict()
-    found = {name: flat.get(name.replace(".", "_")) for name in own}
-    wrong = [
-        name for name, tensor in found.items() if tensor is None or tensor.shape != own[name].shape
-    ]
-    if wrong:
-        raise UserError(f"weights of another network: {listing(wrong, most=4)}")
-    encoder.load_state_dict(found)
+    try:
+        encoder.load_state_dict(
+            {name: flat[name.replace(".", "_")] for name in encoder.state_dict()}
+        )
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"weights of another network: {first_line(error)}") from error

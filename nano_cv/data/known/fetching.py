@@ -81,7 +81,7 @@ def fetch(archive: Archive, file: Path) -> Path:
     """
     url, digest = archive.url, archive.digest
     file.parent.mkdir(parents=True, exist_ok=True)
-    part, found = file.with_name(f".{file.name}.part"), ""
+    part = file.with_name(f".{file.name}.part")
     kind = KINDS[len(digest)]
     sizes = f"{archive.size:,} bytes, " if archive.size else ""
     by_hand = (
@@ -89,19 +89,16 @@ def fetch(archive: Archive, file: Path) -> Path:
         "start again, or name the folder where it lies: data.source=FOLDER"
     )
     log.info("Fetching %s to %s", url, file)
-    for _ in range(2):
-        in_pieces = _download(url, part, by_hand)
-        found = digest_of(part, kind)
-        if found == digest:
-            os.replace(part, file)
-            return file
+    _download(url, part, by_hand)
+    found = digest_of(part, kind)
+    if found != digest:
         part.unlink()
-        if not in_pieces:
-            break  # else try once more, as the server may have replaced its file between pieces
-    raise UserError(
-        f"{url}: has {kind} {found}, and {digest} is needed; it was removed. The server gives "
-        f"another file than it did. {by_hand}"
-    )
+        raise UserError(
+            f"{url}: has {kind} {found}, and {digest} is needed; it was removed. Start again, for "
+            f"the server may have replaced the file meanwhile. {by_hand}"
+        )
+    os.replace(part, file)
+    return file
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -137,17 +134,15 @@ def gunzip(file: Path) -> bytes:
         raise UserError(f"{file}: cannot be unpacked: {one_line(error)}") from error
 
 
-def _download(url: str, part: Path, by_hand: str) -> bool:
-    """Download the rest of `part`; return whether the file came in several pieces."""
+def _download(url: str, part: Path, by_hand: str) -> None:
+    """Download the rest of `part`."""
     import requests
 
-    in_pieces, failures, furthest = False, 0, 0
+    failures, furthest = 0, 0
     while True:
         start = part.stat().st_size if part.exists() else 0
-        in_pieces |= start > 0
         try:
-            _receive(url, part, start)
-            return in_pieces
+            return _receive(url, part, start)
         except (
             requests.ConnectionError,
             requests.Timeout,
