@@ -72,7 +72,7 @@ def read(stream: BinaryIO, pixels: bool = True) -> Head:
     if start == PNG:
         return _png(stream, pixels)
     if start.startswith(JPEG):
-        return _jpeg(stream, pixels)
+        return _jpeg(stream)
     if start.startswith(GIF):
         return _gif(stream)
     if start.startswith(TIFFS):
@@ -140,28 +140,22 @@ def _unpacks(kind: bytes, content: bytes) -> bool:
     return not unpacker.unconsumed_tail
 
 
-def _jpeg(stream: BinaryIO, pixels: bool) -> Head:
+def _jpeg(stream: BinaryIO) -> Head:
     """Drop a JPEG's application segments, except for colours and orientation, and count scans.
 
     Each scan passes over the whole image, however few bytes the scan has.
     """
-    content = stream.read() if pixels else stream.read(MAX_EXTRA // 4)
+    content = stream.read()
     kept, position, parts, has_exif = [content[:2]], 2, 0, False
     while True:
         found = MARKER.search(content, position)
         if found is None or found.end() + 2 > len(content):
-            if pixels or not (more := stream.read()):
-                return Head(io.BytesIO(b"".join(kept)))
-            content += more
-            continue
+            return Head(io.BytesIO(b"".join(kept)))
         start, marker = found.start(), content[found.start() + 1]
         if marker in (0xD9, 0xDA):
             break
         parts = _counted(parts)
         position = start + 2 + int.from_bytes(content[start + 2 : start + 4], "big")
-        if position > len(content) and not pixels and (more := stream.read()):
-            content, position = content + more, start
-            continue
         body = content[start + 4 : start + 40]
         is_exif = marker == 0xE1 and body.startswith(EXIF)
         of_pixels = marker < 0xE0 or body.startswith(JPEG_KEPT.get(marker, b"\xff no such"))
