@@ -16,7 +16,7 @@ from nano_cv.data.formats.splitting import stable_split
 from nano_cv.data.formats.table import read_table
 from nano_cv.data.pictures import SPLITS, Pictures, open_splits
 from nano_cv.errors import UserError
-from nano_cv.evaluation.survey import contact_sheet, survey, table
+from nano_cv.evaluation.survey import contact_sheet, survey
 
 folders, tables = (partial(read, task="classification") for read in (read_folder, read_table))
 COLOURS = {"cat": (200, 40, 40), "dog": (40, 200, 40)}
@@ -85,37 +85,6 @@ def test_one_pool_is_split_by_the_names_of_its_files(tmp_path, caplog):
     assert "70 % train, 15 % val, 15 % test" in said
 
 
-def test_links_to_folders_and_names_that_begin_with_a_line(tmp_path):
-    root = tmp_path / "pets"
-    make_folder(root)
-    for split in SPLITS:
-        (root / split / "dog").rename(root / split / "_dog")
-        (root / split / "cat").rename(tmp_path / f"cats_{split}")
-        (root / split / "cat").symlink_to(tmp_path / f"cats_{split}")
-        (root / split / "__MACOSX").mkdir()
-        picture(root / split / ".hidden/a.png")
-    found = names(folders(root)["train"])
-    assert found == {"_dog": [f"train{i}.png" for i in range(4)], "cat": found["cat"]}
-    assert found["cat"] == [f"train{i}.png" for i in range(4)]
-    assert folders(root)["train"].names[-1] == "train/cat/train3.png"
-
-
-def test_links_that_are_read_and_links_that_are_not(tmp_path, caplog):
-    """A pool inside the set is read through the links of the class folders; a class is not."""
-    make_folder(tmp_path)
-    (tmp_path / "pool").mkdir()
-    for split in SPLITS:
-        (tmp_path / split / "cat").rename(tmp_path / "pool" / split)
-        (tmp_path / split / "cat").symlink_to(tmp_path / "pool" / split)
-    (tmp_path / "train/more").symlink_to(tmp_path / "train/dog")
-    splits, _ = open_splits(read_folder, tmp_path, "classification", 32, None, "stretch")
-    assert splits["train"].pictures.classes == ["cat", "dog"]
-    said = [text for text in caplog.messages if "not followed" in text]
-    assert len(said) == 1 and said[0].endswith(
-        "1 links lead to folders of the set, or above it, and are not followed: train/more"
-    )
-
-
 def test_splits_by_other_names(tmp_path):
     make_folder(tmp_path)
     (tmp_path / "train").rename(tmp_path / "Training")
@@ -136,11 +105,6 @@ def test_a_class_called_train(tmp_path, caplog):
     picture(tmp_path / "car/b.png")
     assert folders(tmp_path)["train"].classes == ["car", "test", "train"]
     assert "test, train are classes, for they hold no folders" in caplog.text
-    for name in ("train", "car"):
-        picture(tmp_path / name / "2021/a.png")
-        (tmp_path / name / "b.png").unlink()
-    shutil.rmtree(tmp_path / "test")
-    assert "is 'train' a split, or a class like car?" in refused(lambda: folders(tmp_path))
 
 
 def test_a_missing_split_is_taken_from_train(tmp_path):
@@ -150,14 +114,6 @@ def test_a_missing_split_is_taken_from_train(tmp_path):
     assert all(stable_split(f"cat/{name}") == "val" for name in val)
     taken = {stable_split(f"cat/{name}") for name in train}
     assert taken == {"train", "test"}, "test has a folder"
-
-
-def test_folders_that_are_no_split_are_named(tmp_path, caplog):
-    make_folder(tmp_path)
-    (tmp_path / "validate").mkdir()
-    (tmp_path / "README.txt").touch()  # nothing to warn of
-    folders(tmp_path)
-    assert "passed over, for it is no split: validate\n" in caplog.text
 
 
 def test_a_name_that_is_not_utf8(tmp_path):
@@ -251,13 +207,10 @@ def test_pictures_elsewhere_are_called_by_their_whole_path(tmp_path):
         ("", "it is empty"),
         ("fiel,label\na.png,x", "no column 'file'; did you mean 'fiel'?"),
         ("image,path,label\na.png,a.png,x", "each could be the file: image, path; call one"),
-        ("file,label\na.png,", "line 2: no label"),
-        ("file,label\na.png,x\na.png,nan\na.png,\na.png,y", "line 3: no label (2 such lines"),
         ("file,label,split\na.png,x,val\ngone.png,x,train", "line 3: gone.png"),
         ("file,label\na.png,x\n./a.png,y", "line 3: ./a.png stands in"),
         ("file,label\na.png,x\na.png,y", "already; give all labels of a picture in one line"),
         ("file,label\na.png,x", "at least two labels are needed; there is x"),
-        ("file,label,fold\na.png,x,3", "line 2: fold '3'"),
         ("file,label,label\na.png,x,y", "two columns of one name"),
         ('file,label\na.png,"x' + "y" * 200_000, "a quote may stand alone"),
         ("file,label,split\na.png,x,trian", "split 'trian'; did you mean 'train'?"),
@@ -278,14 +231,6 @@ def test_rows_without_a_split_go_where_no_row_says_otherwise(tmp_path, caplog):
     found = tables(tmp_path)
     assert sorted(found["test"].names) == sorted(f"{n}.png" for n in range(8))
     assert len(found["val"].names) > 3 and "52 rows without a split count as 'train'" in caplog.text
-
-
-def test_a_table_of_excel(tmp_path):
-    for name in "ab":
-        picture(tmp_path / f"{name}.png")
-    text = 'sep=;\r\n"Image";"Class Name";"one, two";;\r\na.png;x;;;\r\nb.PNG;y;;;\r\n;;;;\r\n'
-    (tmp_path / "labels.csv").write_text(text, newline="")
-    assert tables(tmp_path)["train"].classes == ["x", "y"]
 
 
 def test_label_that_was_not_learnt(tmp_path):
@@ -318,30 +263,6 @@ def test_survey_is_shown_once(tmp_path, caplog):
     sheet = contact_sheet(splits["train"])
     red, green = sheet[100, 150], sheet[100, -150]
     assert red[0] > 150 > red[1] and green[1] > 150 > green[0], "sorted by class"
-
-
-def test_table_of_many_classes_is_cut(tmp_path):
-    for split in SPLITS:
-        for number in range(30):
-            picture(tmp_path / split / f"class{number}" / f"{split}.png")
-    splits, _ = open_splits(read_folder, tmp_path, "classification", 16, tmp_path / "c", "stretch")
-    assert "and 10 more" in table(splits) and len(table(splits).splitlines()) == 24
-
-
-def test_same_names_in_each_folder_and_a_class_of_three(tmp_path, caplog):
-    """As cameras count: the hash of the name alone would put them all into one split."""
-    for name, count in (("cat", 12), ("dog", 12), ("owl", 3), ("fox", 2)):
-        for number in range(count):
-            picture(tmp_path / name / ("1.jpg" if number == 0 else f"{number}.jpg"))
-            picture(tmp_path / name / f"folder{number}" / "1.jpg")
-    for name in ("owl", "fox"):
-        for number in range(3):
-            (tmp_path / name / f"{number}.jpg").unlink(missing_ok=True)
-    found = {split: names(one) for split, one in folders(tmp_path).items()}
-    for name in ("cat", "dog", "owl"):
-        assert all(found[split][name] for split in SPLITS), name
-    assert [len(found[split]["fox"]) for split in SPLITS] == [1, 1, 0]
-    assert "too few pictures to have some in every split: fox" in caplog.text
 
 
 def test_classes_that_a_split_lacks_are_named(tmp_path, caplog):
@@ -398,13 +319,3 @@ def test_no_picture_to_test_with(run, fails, tmp_path):
     assert (tmp_path / "weights/lenet_pets.safetensors").exists()
     said = fails("infer", "+data=folder", *TINY, "data.root=set", "data.name=pets")
     assert "no pictures in 'test'; use input=FOLDER" in said
-
-
-def test_table_of_pandas(tmp_path):
-    """With its index, in a column without a name, and a line break within a label."""
-    for name in "abcdefgh":
-        picture(tmp_path / f"{name}.jpg")
-    rows = [f'{i},{name}.jpg,"{("x", "left/right")[i % 2]}"' for i, name in enumerate("abcdefgh")]
-    text = "\n".join([",file,label", *rows]).replace("/", "\n")
-    (tmp_path / "labels.csv").write_text(text)
-    assert tables(tmp_path)["train"].classes == ["left\nright", "x"]

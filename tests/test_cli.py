@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -32,42 +31,26 @@ def test_plus_makes_no_difference(tmp_path, monkeypatch):
 WRONG = [  # what is typed, and what the answer must hold
     ("modle=lenet", "has no 'modle'; did you mean 'model'? Allowed: coverage, data, experiment, "),
     ("model=lenett", "no such model; did you mean 'lenet'? Allowed: centernet, "),
-    ("+data=flower", "no such data; did you mean 'flowers'? Allowed: coco, "),
     ("logger=[csv,mlfow]", "no such logger; did you mean 'mlflow'? Allowed: csv, mlflow, none"),
-    ("data=null", "data=None: no such data. Allowed: coco, "),
     ("~logger", "every run needs this; allowed: logger=csv, logger=mlflow, logger=none"),
     ("zebra=1", "the configuration has no 'zebra'. Allowed: coverage, data, "),
     ("trainer.max_epoch=3", "trainer has no 'max_epoch'; did you mean 'max_epochs'? Allowed: "),
     ("model.task.optimizer.rl=1", "has no 'rl'; did you mean 'lr'? Allowed: _partial_, _target_"),
-    ("seed.x=1", "seed has no 'x'. Allowed: nothing below it"),
-    ("hydra.jobb=1", "hydra has no 'jobb'; did you mean 'job'? Allowed: "),
     ("+seed=1", "+seed=1: this key exists already; leave out the +"),
-    ("seed@x=1", "seed@x=1: 'seed' is no option group, so it takes no @"),
     ("~trainer.patience", "~trainer.patience: this key is not set, so it cannot be taken away"),
     ("trainer.min_epochs=ten", "a whole number is needed, as in 'min_epochs="),
     ("trainer.max_epochs=1.5", "a whole number is needed"),
     ("model.task.network.dropout=much", "a number is needed, as in 'dropout=0.0'"),
     ("model.task.network.channels=4", "a list is needed, as in 'channels=[16, 32, 64, 128, 256]'"),
-    ("+model.task.network.depth=3", "model.task.network has no 'depth'; did you mean 'dropout'?"),
-    ("+data.colour=red", "data.colour=red: data has no 'colour'"),
     ("lr=1e-3", "has no 'lr'; did you mean 'model.task.optimizer.lr'? Allowed: coverage, data, "),
     ("epochs=5", "has no 'epochs'; did you mean 'trainer.max_epochs'? Allowed: coverage, data, "),
     ("resume=1", "true or false is needed, as in 'resume=False'"),
     ("trainer.max_epochs=0", "trainer.max_epochs=0: 1 or more is needed"),
-    (
-        "trainer.limit_val_batches=0",
-        "trainer.limit_val_batches=0: 1 or more is needed, or more than 0 is needed",
-    ),
-    ("data.train_size=0", "data.train_size=0: 1 or more is needed"),
     ("data.detail=3", "data.detail=3: 2 or less is needed"),
     ("model.task.mixup=-1", "model.task.mixup=-1: 0 or more is needed"),
     ("model.image_size=100000", "model.image_size=100000: 8192 or less is needed"),
-    ("data.workers=100000", "data.workers=100000: "),
-    ("model.task.network.stem=[0]", "has no 'stem'"),
     ("model.task.optimizer.weight_decay=inf", "weight_decay=inf: a number is needed"),
-    *((f"coverage={one}", f"coverage={one}: ") for one in ("0.5", "1", "95", "most")),
-    ("data.augment.strength=-1", "data.augment.strength=-1: 0 or more is needed"),
-    ("data.seed=4294967296", "data.seed=4294967296: less than 4294967296 is needed"),
+    *((f"coverage={one}", f"coverage={one}: ") for one in ("95", "most")),
     ("data.workers=-1", "data.workers=-1: 0 or more is needed"),
     ("trainer.accelerator=gpus", "did you mean 'gpu'? Allowed: auto, cpu, gpu, mps"),
     ("trainer.precision=16mixed", "did you mean '16-mixed'? Allowed: auto, 32-true, 16-mixed"),
@@ -76,21 +59,15 @@ WRONG = [  # what is typed, and what the answer must hold
     ("data.root=~/my (old) set", f"quote the value: 'data.root=\"{Path.home()}/my (old) set\"'"),
     ("--epochs=5", "--epochs=5: no such flag; settings are given as KEY=VALUE, see --help"),
     ("--config-dir=nowhere", "--config-dir nowhere: no such folder"),
-    ("paths.weights=file/weights", "file cannot be written to (Not a directory); mend that, or"),
     ("paths.runs=/proc/runs", "paths.runs=/proc/runs: /proc cannot be written to ("),
     ("data.name='my birds'", "data.name=my birds: is part of the names of files and of the served"),
     ("data.name=../birds", "data.name=../birds: is part of the names of files"),
-    (
-        'model.name="größe"',
-        "model.name=größe: is part of the names of files and of the served model",
-    ),
     ("resume=runs/old", "resume=runs/old: no checkpoint in runs/old; start without"),
     ("seed=\x1b[2J", "seed=\\x1b[2J"),
     ("resume=true", "resume=true: no checkpoint in runs/train/lenet_flowers; start without"),
     ("-m resume=true seed=1,2", "resume=true goes on with one run; leave out -m"),
     ("-m seed=1,2 model=lenet,vgg", "model=vgg: no such model. Allowed: centernet, "),
     ("-m seed=1,2 trainer.precision=32-true,8", "trainer.precision=8: no such value. Allowed: "),
-    ("-m seed=1,x", "seed=x: a whole number is needed, as in 'seed=0'"),
 ]
 
 
@@ -137,28 +114,12 @@ WRONG_ELSEWHERE = [
     ids=[one[-2] for one in [*WRONG, *WRONG_ELSEWHERE]],
 )
 def test_one_message(run, tmp_path, script, typed, answer):
-    (tmp_path / "file").touch()
     arguments = typed.split() if typed.startswith("-m ") or script != "train" else [typed]
     done = run(script, *arguments)
     assert done.status == 1 and done.out == ""
     assert done.err.startswith("error: ") and answer in done.err, done.err
     assert "Traceback" not in done.err and done.err.count("\n") == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["file"], "nothing is written"
-
-
-def test_read_only_folder():
-    """As another user where this one is root, to whom no folder is closed."""
-    root = os.geteuid() == 0
-    with tempfile.TemporaryDirectory() as folder:  # not pytest's, which others cannot enter
-        os.chmod(folder, 0o555)
-        try:
-            if root:
-                os.seteuid(65534)
-            with pytest.raises(UserError, match=rf"{folder} cannot be written to \(Permission"):
-                checks._check_writable({"paths": {"runs": f"{folder}/runs"}}, ["runs"])
-        finally:
-            if root:
-                os.seteuid(0)
+    assert not list(tmp_path.iterdir()), "nothing is written"
 
 
 SHAPES = """
@@ -231,7 +192,6 @@ def test_settings_that_only_torch_can_refuse(fails, flowers, tmp_path, typed, an
     ("typed", "answer"),
     [
         ("trainer.accelerator=gpu", "error: trainer: No supported gpu backend found"),
-        ("trainer.devices=[7] trainer.accelerator=gpu", "error: trainer: "),
         ("+trainer.speed=9", "unexpected keyword argument 'speed'"),
         ("model=timm model.task.network.name=resnet19", "did you mean 'resnet18'?"),
         ("model=unet model.task.network.backbone=resnet19", "did you mean 'resnet18'?"),
@@ -248,11 +208,9 @@ def test_said_before_data_is_prepared(fails, monkeypatch, typed, answer):
 
 
 ENDS = [  # of what is allowed: each is a training or a message, never a traceback
-    *("model.task.mixup=1e-300", "data.augment.scale=[1e-9,1e9]", "data.train_size=1"),
-    *("trainer.limit_train_batches=1e-9", "trainer.limit_val_batches=1e-9", "model.mean=[1,2]"),
-    *("model.std=[1e-30,1,1]", "+trainer.fast_dev_run=true", "trainer.devices=0"),
+    *("data.augment.scale=[1e-9,1e9]", "data.train_size=1", "model.mean=[1,2]"),
+    *("trainer.limit_train_batches=1e-9", "+trainer.fast_dev_run=true", "trainer.devices=0"),
     *("+trainer.check_val_every_n_epoch=5", "model=timm data.batch_size=1 model.fit=stretch"),
-    *("data.augment.strength=1e9", "+trainer.max_steps=1", "trainer.log_every_n_steps=0"),
 ]
 TRAINED_WITH = [  # several such that do not keep each other from being met
     "data.batch_size=1 model.task.label_smoothing=1 model.task.ema_decay=0 data.augment=null "

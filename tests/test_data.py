@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -68,19 +67,6 @@ def test_changed_picture_is_decoded_again(flowers, tmp_path):
     assert np.array_equal(after.read([0]), before.read([47]))
     assert not np.array_equal(after.read([0]), before.read([0]))
     assert after.digests[0] == before.digests[-1] != before.digests[0]
-
-
-def test_leftovers_of_killed_processes_are_cleared(flowers, tmp_path):
-    path = cached(files(flowers), 16, tmp_path / "cache").path
-    path.unlink()
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    (path.parent / f".{path.name}.{dead.pid}.tmp").write_bytes(b"half an array")
-    alive = path.parent / f".{path.name}.{os.getppid()}.tmp"
-    alive.write_bytes(b"somebody else's")
-    cached(files(flowers), 16, tmp_path / "cache")
-    left = {file.name for file in path.parent.iterdir()}
-    assert left == {path.name, path.with_suffix(".sums").name, alive.name}
 
 
 def test_missing_digests_or_cut_array_are_made_anew(flowers, tmp_path):
@@ -236,13 +222,6 @@ def test_hash_follows_content_targets_and_splits(flowers, tmp_path):
     (moved / "aardvark/plant001_rgb.jpg").write_bytes(content)
     hashes.append(data_hash(moved))
     assert len(set(hashes)) == 4
-
-
-def test_hidden_folders_are_no_classes(flowers):
-    (flowers / ".ipynb_checkpoints").mkdir()
-    data = module(flowers)
-    data.setup()
-    assert data.classes == ["aster", "basil", "clover"]
 
 
 def test_missing_data_can_be_pulled(flowers, tmp_path):

@@ -1,29 +1,24 @@
 """The front door: what people and programs get by HTTP, before the real Triton."""
 
-import asyncio
 import base64
 import http.client
 import io
 import json
-import os
 import select
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import requests
-from conftest import compose, python, serving_tiny
+from conftest import python, serving_tiny
 from PIL import Image
-from starlette.requests import Request
 from tiny_models import CLASSES, publish_all, publish_one
 
 from benchmarks.serving.trial import Load, Trial
 from nano_cv.data.imagined import noise
 from nano_cv.serving import triton
-from nano_cv.serving.door import Door
 from nano_cv.serving.multipart import split_parts
 
 
@@ -152,30 +147,6 @@ def test_several_pictures(served):
     assert [one["file"] for one in told] == ["one.png", "two.jpg", "three.webp"]
     assert [one.get("label") for one in told] == ["red", None, "blue"]
     assert "not a picture in a known format" in told[1]["error"]
-
-
-def test_forms_leave_a_thread_to_other_requests(monkeypatch):
-    """However many forms come at once: all of them together have one thread of two."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    busy = []
-
-    async def ask(*_, **__):
-        busy.append(busy[-1] + 1 if busy else 1)
-        await asyncio.sleep(0)
-        busy.append(busy[-1] - 1)
-        return {}
-
-    async def send_forms():
-        door = Door(SimpleNamespace(models={}), compose("serve"))
-        door._ask = ask
-        asked = SimpleNamespace(confidence=None, top=None)
-        request = Request({"type": "http", "headers": []})
-        form = [("a.png", b"a"), ("b.png", b"b")]
-        return await asyncio.gather(*(door._answer(request, None, form, asked) for _ in range(3)))
-
-    answered = asyncio.run(send_forms())
-    assert [len(json.loads(one.body)["answers"]) for one in answered] == [2, 2, 2]
-    assert max(busy) == 1
 
 
 def test_parts_of_a_form_keep_every_byte():

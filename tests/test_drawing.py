@@ -11,7 +11,6 @@ import pytest
 from conftest import CONTRACT, TINY, make_flowers, read_csv
 from PIL import Image
 
-from nano_cv.data import images
 from nano_cv.data.pictures import Boxes, Pictures
 from nano_cv.evaluation import drawing, painting, terminal
 from nano_cv.evaluation.evaluate import write_table
@@ -76,12 +75,6 @@ def test_any_name_is_drawn_as_it_stands(tmp_path):
         assert all(draw().std() > 0 for draw in report.drawings().values())
 
 
-def test_what_no_font_has_is_shown_by_number():
-    assert drawing.shown("a\nb\x1b\udc80$_^") == "a\\nb\\x1b\\udc80$_^"
-    assert drawing.shown("\U000f0000") == "\\U000f0000"
-    assert len(drawing.shown("x" * 300)) <= drawing.LONGEST
-
-
 def test_classes_in_a_script_without_font_are_numbered(caplog, monkeypatch):
     """In the log is why, once, however many drawings there are."""
     monkeypatch.setattr(drawing, "fonts", lambda: {"Latin": frozenset(range(32, 0x250))})
@@ -90,28 +83,6 @@ def test_classes_in_a_script_without_font_are_numbered(caplog, monkeypatch):
         assert drawing.legible(names) == ["Rose", "class 1", "naïve-1", "class 3", "a\nb"]
     (said,) = caplog.messages
     assert "2 class names" in said and "Noto Sans CJK" in said
-
-
-def test_gaps_of_a_legend_are_even():
-    """Whatever the lengths of the names, in as many rows as they need."""
-    colours = {"a": (10, 0, 0), "a rather long name": (20, 0, 0), "bb": (30, 0, 0)}
-    drawn = painting.key(colours)
-    row = drawn[drawing.GAP // 2 + 1]  # above the letters
-    coloured = np.flatnonzero((row != 255).any(axis=1))
-    gaps = np.diff(coloured)[np.diff(coloured) > 1] - 1
-    assert gaps.tolist() == [drawing.GAP, drawing.GAP]
-    many = {f"a name of some length {number}": (number, 0, 0) for number in range(12)}
-    assert len(painting.key(many)) > 2 * len(drawn) and painting.key(many).shape[1] == drawing.SIDE
-
-
-def test_pixels_are_shown_as_shares_of_the_true_class(monkeypatch):
-    said = texts(monkeypatch)
-    counts = np.array([[22_014_754, 0], [1, 2]])
-    drawing.confusion_matrix(counts, ["a", "b"], "pixels")
-    assert "% of each true class" in said[0] and said[1:5] == ["100", "0", "33.3", "66.7"]
-    said.clear()
-    drawing.confusion_matrix(counts, ["a", "b"], title="lenet")
-    assert said[1:5] == ["22014754", "0", "1", "2"], "of pictures, how many"
 
 
 def test_of_many_classes_the_most_confused_are_drawn(monkeypatch):
@@ -212,36 +183,6 @@ def test_cells_and_columns():
     ]
 
 
-def test_segmentation_with_a_class_called_as_a_column(tmp_path):
-    Image.new("RGB", (32, 32)).save(tmp_path / "=a.png")
-    classes = ["mIoU", "file"]
-    pictures = Pictures(tmp_path, [tmp_path / "=a.png"], [], classes)
-    metadata = replace(CONTRACT, task="segmentation", classes=classes)
-    answer = {"MASK": np.zeros((1, 32, 32), np.uint8)}
-    report = SegmentationReport(metadata, answer, pictures)
-    (row,) = report.rows()
-    assert row == {"file": "=a.png", "mIoU (class)": "1.0000", "file (class)": "0.0000"}
-    assert all(draw().ndim == 3 for draw in report.drawings().values())
-
-
-@pytest.mark.parametrize("count", [1, 4, 24])
-@pytest.mark.parametrize(("width", "height"), [(32, 32), (2000, 200), (30, 900), (300, 200)])
-def test_pictures_of_any_shape_fill_a_sheet(tmp_path, count, width, height):
-    file = picture(tmp_path / "a.png", width, height)
-    shown = []
-
-    def paint(image, index):
-        shown.append(image.shape)
-        return [image, image]
-
-    pictures = Pictures(tmp_path, [file] * count)
-    drawn = drawing.sheet(pictures, range(count), ["a"] * count, paint, panels=2)
-    assert 600 < drawn.shape[1] < 1100 and drawn.shape[0] < 700 * count
-    assert len(set(shown)) == 1 and abs(shown[0][0] / shown[0][1] / (height / width) - 1) < 0.2
-    if count == 1 and width >= height:
-        assert shown[0][1] > 300, "half of the sheet"
-
-
 def test_words_stay_inside(monkeypatch):
     """Long names are wrapped, and then shortened; their ends are still there."""
     said = texts(monkeypatch)
@@ -268,27 +209,6 @@ def test_boxes_have_scores_inside_the_picture(monkeypatch, tmp_path):
         assert drawn.shape == image.shape and (drawn == red).all(axis=2).sum() > 200
 
 
-def test_no_box_names_the_highest_score(monkeypatch, tmp_path):
-    said = texts(monkeypatch)
-    file = picture(tmp_path / "a.png", 320, 320)
-    boxes_report([file], [[0, 0, 9, 9]], [0.12], ["cat"]).drawings()["predictions"]()
-    assert "no box is sure enough; the highest score is 0.12, of cat" in " ".join(said)
-
-
-def test_boxes_of_no_width_are_no_boxes(monkeypatch, tmp_path):
-    """As those are that lie in the margin of a letterboxed picture; here there is no other."""
-    said = texts(monkeypatch)
-    file = picture(tmp_path / "a.png", 320, 320)
-    report = boxes_report([file], [[4, 4, 4, 9]], [0.9], ["cat"])
-    assert "no box is sure enough in a.png; the highest score there is 0.00" in report.remarks()[0]
-    report.drawings()["predictions"]()
-    assert "0 found" not in " ".join(said) and "no box is sure enough" in " ".join(said)
-    truth = Boxes(np.float32([[1, 1, 9, 9]]), np.array([0]), np.array([0], np.uint8))
-    report = boxes_report([file], [[4, 4, 4, 9]], [0.9], ["cat"], [truth])
-    assert report.metrics()["mF1"] == 0 and report.class_rows()[0]["objects"] == 1
-    assert all(draw().size for draw in report.drawings().values())
-
-
 def test_masks_have_a_legend(monkeypatch, tmp_path):
     said = texts(monkeypatch)
     classes = ["ground", *(f"class {number}" for number in range(1, 120))]
@@ -300,40 +220,6 @@ def test_masks_have_a_legend(monkeypatch, tmp_path):
     report.drawings()["predictions"]()
     assert {"ground (not coloured)", "class 1", "and 44 more classes"} <= set(said)
     assert "class 100" not in said
-
-
-def test_masks_are_enlarged_smoothly():
-    mask = np.zeros((8, 8), np.uint8)
-    mask[np.tril_indices(8)] = 3
-    large = images.enlarge_mask(mask, 80, 80)
-    assert set(np.unique(large)) == {0, 3}
-    steps = np.diff((large == 3).sum(axis=1))
-    assert steps.max() < 8, "no steps of ten pixels"
-    assert images.enlarge_mask(mask, 8, 8) is mask
-
-
-def test_a_foreign_picture_is_shown_with_its_nearest_class(tmp_path):
-    answer = {"CLASS_PROBS": np.float32([[0.9, 0.1]]), "FOREIGN": np.float32([[1.0]])}
-    pictures = Pictures(tmp_path, [picture(tmp_path / "a.png")], [1], ["cat", "dog"])
-    report = ClassificationReport(replace(CONTRACT, classes=["cat", "dog"]), answer, pictures)
-    said = "none of these (nearest: cat, probability 90%)\ntruth: dog"
-    assert report.captions == [said]
-
-
-def test_one_epoch_has_one_tick(monkeypatch):
-    ticks = []
-
-    def spy(figure):
-        figure.canvas.draw()
-        for axes in figure.axes:
-            low, high = axes.get_xlim()
-            ticks.extend(tick for tick in axes.get_xticks() if low < tick < high)
-        return render(figure)
-
-    render = drawing.render
-    monkeypatch.setattr(drawing, "render", spy)
-    drawing.draw_epochs([{"epoch": 1, "train/loss": 0.5, "val/accuracy": 0.25}], None)
-    assert ticks == [1, 1], "no halves"
 
 
 def test_titles_say_what_was_measured(monkeypatch, tmp_path):

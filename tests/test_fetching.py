@@ -377,29 +377,6 @@ def test_flower_photos(site, photos, tmp_path, monkeypatch):
     assert (tmp_path / "data/splits/LICENSE.txt").exists()
 
 
-def test_archives_are_the_official_ones():
-    """As torchvision knows them."""
-    official = {
-        "flowers102": [
-            (torchvision.datasets.Flowers102._download_url_prefix + name, digest)
-            for name, digest in torchvision.datasets.Flowers102._file_dict.values()
-        ],
-        "pets": list(torchvision.datasets.OxfordIIITPet._RESOURCES),
-        "fashion_mnist": [
-            (torchvision.datasets.FashionMNIST.mirrors[0] + name, digest)
-            for name, digest in torchvision.datasets.FashionMNIST.resources
-        ],
-        "voc2012": [
-            (entry["url"], entry["md5"])
-            for entry in [torchvision.datasets.voc.DATASET_YEAR_DICT["2012"]]
-        ],
-    }
-    for name, archives in official.items():
-        ours = [(one.url, one.digest) for one in SETS[name].archives]
-        assert [digest for _, digest in ours] == [digest for _, digest in archives]
-        assert [Path(url).name for url, _ in ours] == [Path(url).name for url, _ in archives]
-
-
 def test_flower_photos_from_a_command(run, site, photos, tmp_path):
     site.faults = ["break"]
     chosen = ["+data=flower_photos", "+model=lenet", *TINY]
@@ -471,15 +448,6 @@ def test_fashion_mnist_damaged(clothes, tmp_path):
     file.write_bytes(file.read_bytes()[:-9])
     said = refused(lambda: counts("fashion_mnist", tmp_path / "set", source=clothes))
     assert said.startswith(f"{file}: ") and not (tmp_path / "set/pictures").exists()
-
-
-def test_fashion_mnist_from_a_command(run, fails, clothes, tmp_path):
-    chosen = ["+data=fashion_mnist", "+model=lenet", *TINY, "test=false"]
-    done = run("train", *chosen, f"data.source={clothes}")
-    assert done.status == 0, done.err
-    assert (tmp_path / "data/fashion_mnist/pictures").exists()
-    said = fails("train", *chosen, "data.root=elsewhere", "data.source=nowhere")
-    assert said.startswith("error: nowhere/train-images-idx3-ubyte.gz: not there; data.source")
 
 
 @pytest.fixture
@@ -645,16 +613,3 @@ def test_cvppp_without_set_or_labels(fails, tmp_path):
         said = refused(partial(read_cvppp, tmp_path, task))
         assert said.startswith("1 labels are missing") and "A2/plant003_label.png" in said
     assert len(read_cvppp(tmp_path, "generation")["train"])
-
-
-def test_reading_sets_needs_no_torch(tmp_path):
-    """What engine=onnx relies on."""
-    make_cvppp(tmp_path / "cvppp")
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from nano_cv.data import known; from nano_cv.data.formats.cvppp import read_cvppp\n"
-        "read_cvppp(Path('cvppp'), 'classification')\n"
-        "print([name for name in ('torch', 'requests') if name in sys.modules])"
-    )
-    done = python("-c", code, cwd=tmp_path)
-    assert done.stdout == "[]\n", done.stderr

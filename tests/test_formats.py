@@ -8,10 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 import numpy as np
 import pytest
-from conftest import compose
 from PIL import Image
 from pycocotools.mask import encode
 
@@ -21,7 +19,7 @@ from nano_cv.data.formats.splitting import stable_split, stable_splits
 from nano_cv.data.formats.voc import CLASSES, read_voc
 from nano_cv.data.formats.yolo import read_yolo
 from nano_cv.data.images import IGNORE
-from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, SPLITS, Boxes, Pictures, open_splits
+from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, SPLITS, Boxes, open_splits
 from nano_cv.errors import UserError
 
 coco, voc, yolo = (partial(read, task="detection") for read in (read_coco, read_voc, read_yolo))
@@ -167,16 +165,6 @@ def test_task_without_targets_is_refused(root, kind):
     refuses(r"has targets for .*, and the task is generation", kind, root, "generation")
 
 
-@pytest.mark.parametrize("name", ["coco", "voc", "yolo", "folder_masks"])
-def test_configuration(name, tmp_path):
-    data = compose("train", f"data={name}", f"data.root={tmp_path}", "data.name=cells").data
-    assert data.root == str(tmp_path) and data.name == "cells"
-    assert "classification" not in data.tasks
-    assert data.augment.degrees == 0 and data.augment.flip == 0.5 and data.batch_size
-    with pytest.raises(UserError, match=str(tmp_path)):
-        hydra.utils.instantiate(data.dataset)(root=tmp_path, task=data.tasks[0])
-
-
 def test_pictures_of_another_size_than_stated(root, caplog):
     make_coco(root)
     picture(root / "images/train_b.jpg", 32, 16)
@@ -224,7 +212,8 @@ def test_coco_crowds_and_empty_boxes(root, caplog):
     make_coco(root)
     change(root, "annotations", 0, iscrowd=1)
     change(root, "annotations", 2, bbox=[5, 5, 0, 4])
-    change(root, "annotations", 1, bbox=[9, 9, -4, -6])
+    # Corners in another order, and numbers of other types, as some programs write them.
+    change(root, "annotations", 1, bbox=[9, 9, -4, -6], category_id="7", image_id=100.0)
     first, second, third = coco(root)["train"].targets
     assert [5.0, 3.0, 9.0, 9.0] in [*first.boxes.tolist(), *second.boxes.tolist()]
     assert first.counted.tolist() == [1] and first.ignored.tolist() == [CROWD, COUNTED]
@@ -243,24 +232,6 @@ def test_coco_classes_are_those_of_train(root):
     refuses(r"test.json: category 7: 'cats' .*did you mean 'cat'\?", coco, root)
 
 
-def test_labels_of_pictures_that_no_list_names(root, caplog):
-    """They have a picture; only a label file without any is worth a warning."""
-    make_voc(root)
-    picture(root / "JPEGImages/unlisted.jpg")
-    for name in ("unlisted", "lonely"):
-        write(root / f"Annotations/{name}.xml", xml([]))
-    voc(root)
-    (said,) = [one for one in caplog.messages if "without a picture" in one]
-    assert said == "1 label files without a picture: lonely.xml"
-
-
-def test_coco_ids_of_other_types(root):
-    """Some programs write 7 as "7" or as 7.0."""
-    make_coco(root)
-    change(root, "annotations", 0, category_id="7", image_id=100.0)
-    assert coco(root)["train"].targets[0].labels.tolist()[0] == 1
-
-
 @pytest.mark.parametrize(
     "key, fields, message",
     [
@@ -270,14 +241,10 @@ def test_coco_ids_of_other_types(root):
         ("annotations", {"bbox": [1, 2, 3, "x"]}, r"annotation 2: numbers belong there.* x"),
         ("annotations", {"bbox": [1, 2, 3, float("nan")]}, r"annotation 2: numbers belong .* nan"),
         ("annotations", {"bbox": None}, r"annotation 2: 'bbox' is missing"),
-        ("annotations", {"bbox": None, "id": None}, r"annotation number 1: 'bbox' is missing"),
         ("images", {"id": 100}, r"two images of one id"),
         ("images", {"file_name": "d.jpg"}, r"1 pictures are missing: d\.jpg; looked for in .*imag"),
-        ("images", {"file_name": "/d.jpg"}, r"1 pictures are missing: /d\.jpg"),
         ("categories", {"name": "dog"}, r"the same class twice: dog"),
-        ("categories", {"id": "7"}, r"two categories of one id: 7"),
         ("categories", {"id": [3]}, r"categories \[3\]: 'id' is missing or of a wrong type"),
-        ("categories", {"id": True}, r"categories True: 'id' is missing or of a wrong type"),
     ],
 )
 def test_coco_mistakes(root, key, fields, message):
@@ -389,19 +356,18 @@ def test_coco_does_not_take_the_pictures_of_another_split(root):
     refuses(r"train\.json: 1 pictures are missing: val_b\.jpg", coco, root)
 
 
-@pytest.mark.parametrize("name", ["animals", "cat"])
-def test_coco_category_above_others_is_no_class(root, name, caplog):
+def test_coco_category_above_others_is_no_class(root, caplog):
     make_coco(root)
     for split in SPLITS:
         file = root / f"annotations/{split}.json"
         content = json.loads(file.read_text())
-        above = {"id": 0, "name": name, "supercategory": "none"}
-        below = [one | {"supercategory": name} for one in content["categories"]]
-        unused = {"id": 90, "name": "owl", "supercategory": name}
+        above = {"id": 0, "name": "animals", "supercategory": "none"}
+        below = [one | {"supercategory": "animals"} for one in content["categories"]]
+        unused = {"id": 90, "name": "owl", "supercategory": "animals"}
         write(file, json.dumps(content | {"categories": [above, *below, unused]}))
     splits, _ = open_splits(read_coco, root, "detection", 32, None, "stretch")
     assert {tuple(one.pictures.classes) for one in splits.values()} == {("cat", "dog", "owl")}
-    assert f"stands above other categories: {name}\n" in caplog.text
+    assert "stands above other categories: animals\n" in caplog.text
     assert "classes without objects, kept all the same: owl" in caplog.text
     assert splits["test"].pictures.targets[0].labels.tolist() == [0, 1]
 
@@ -472,12 +438,6 @@ def test_voc_lists(root):
     names = root / "ImageSets/Main/train.txt"
     write(names, "train_c -1\n\ntrain_a.jpg  1\n")
     assert [file.stem for file in voc(root)["train"].files] == ["train_c", "train_a"]
-    for old, new in (("a", "a big 1"), ("c", "c dog")):
-        (root / f"JPEGImages/train_{old}.jpg").rename(root / f"JPEGImages/train_{new}.jpg")
-        (root / f"Annotations/train_{old}.xml").rename(root / f"Annotations/train_{new}.xml")
-    write(names, "train_a big 1\ntrain_c dog.jpg  1")
-    assert [file.stem for file in voc(root)["train"].files] == ["train_a big 1", "train_c dog"]
-    make_voc(root)
     write(names, "train_a\ntrain_x\n")
     refuses(r"train\.txt: 1 pictures are not in .*Images: train_x", voc, root)
     write(names, "train_a\ntrain_a.jpg\n")
@@ -494,7 +454,6 @@ OF_NO_END = f"<!DOCTYPE a [<!ENTITY l0 'lol'>{OF_NO_END}]><a><object><name>&l9;<
     "text, message",
     [
         ("<annotation><object>", "not XML: "),
-        ("<?xml version='1.0' encoding='klingon'?><a/>", "not XML: "),
         ("<a><object><bndbox/></object></a>", "object 1: has no <name>"),
         (xml([("cat", 0, 0, 1, 1), ("dog", 0, 0, "wide", 4)]), r"object 2 \(dog\), .*: 1, 1, wide"),
         ("<a><object><name>cat</name></object></a>", r"object 1 \(cat\), xmin.*: nothing"),
@@ -581,18 +540,6 @@ def test_yolo_centres_and_polygons(root):
     assert same(yolo(root)["train"].targets[0], [[24, 8, 40, 24], [16, 8, 48, 32]], [1, 0])
 
 
-def test_yolo_in_linked_folders_and_capital_letters(root, tmp_path):
-    make_yolo(root)
-    (root / "labels/train/train_a.txt").rename(root / "labels/train/train_a.TXT")
-    for kind in ("images", "labels"):
-        (root / kind / "train").rename(tmp_path / kind)
-        (root / kind / "train").mkdir()
-        (root / kind / "train/batch").symlink_to(tmp_path / kind)
-    data = yolo(root)["train"]
-    assert data.names[0] == "images/train/batch/train_a.jpg"
-    assert same(data.targets[0], [[0, 0, 16, 8], [10.5, 2, 64, 32]], [0, 1])
-
-
 def test_yolo_shares_of_the_upright_picture(root):
     make_yolo(root)
     exif = Image.Exif()
@@ -626,11 +573,9 @@ def test_yolo_class_names(root):
     [
         ("0 0.5 0.5 0.1", "4 columns; 'class cx cy width height' are 5"),
         ("0 0.5 0.5 0.1 0.1 0.9", "6 columns"),
-        ("0 0.5 0.5 0.1 0.1 0.9 0.9 0.9", "8 columns"),
         ("cat 0.5 0.5 0.1 0.1", "numbers belong there, and not: cat, 0.5"),
         ("0 0.5 0.5 nan 0.1", "numbers belong there"),
         ("2 0.5 0.5 0.1 0.1", "class 2; the classes are 0 to 1"),
-        ("-1 0.5 0.5 0.1 0.1", "class -1; "),
         ("0.5 0.5 0.5 0.1 0.1", "class 0.5; "),
         ("0 32 16 8 8", "32 16 8 8: shares of the picture are 0 to 1"),
     ],
@@ -715,19 +660,6 @@ def test_yolo_of_train_alone_and_of_one_pool(root):
     assert sorted(pool) == sorted(
         f"images/train_{name}{end}.jpg" for name in "abc" for end in ("", "_2")
     )
-    for file in [*(root / "images").iterdir(), *(root / "labels").iterdir()]:
-        file.rename(root / file.name)
-    for kind in ("images", "labels"):
-        (root / kind).rmdir()
-    write(root / "README.txt", "as labelImg leaves it")
-    beside = {
-        name: target for s in SPLITS for name, target in zip(*both(yolo(root)[s]), strict=True)
-    }
-    assert len(beside) == 6 and same(beside["train_c.jpg"], [[32, 16, 33, 17]], [1])
-
-
-def both(data: Pictures) -> tuple[list[str], Any]:
-    return data.names, data.targets
 
 
 def test_yolo_as_cvat_writes_it(root):
@@ -749,14 +681,10 @@ def test_yolo_as_cvat_writes_it(root):
 def test_yolo_where_two_things_are_meant(root):
     as_roboflow(root, *SPLITS)
     (root / "data.yaml").unlink()
-    yaml(root, "", "cells.yaml")
-    write(root / "args.yaml", "epochs: 3")
-    assert yolo(root)["train"].classes == NAMES
-    yaml(root, "", "birds.yaml")
+    for name in ("cells.yaml", "birds.yaml"):
+        yaml(root, "", name)
     refuses(r"birds\.yaml, .*cells\.yaml: several .*data\.root=FILE", yolo, root)
     assert len(yolo(root / "birds.yaml")["train"]) == 3
-    yaml(root, "train: gone", "birds.yaml")
-    refuses(r"birds\.yaml: train: gone: no such file or folder", yolo, root / "birds.yaml")
     shutil.rmtree(root / "train")
     refuses(r"has test, val, and no 'train' to learn from", yolo, root / "cells.yaml")
 
@@ -781,8 +709,6 @@ def test_yolo_key_points_and_turned_boxes(root):
         ("a: &a [*a]\nnames: [*a]", "not YAML: "),
         ("names: " + "[" * 10_000, "not YAML: "),
         ("names: [cat, dog]\nnc: 3", "nc is 3, and there are 2 names"),
-        ("names: [[cat], dog]", "names: list is not text"),
-        ("names: [cat, '']", "no class names, or an empty one"),
         ("names: [cat, dog]\ntrain: [[a]]", "train: a path or a list of paths"),
         ("names: [cat, dog]\nval: images/val\nvalid: images/val", "'valid': .* given twice"),
     ],

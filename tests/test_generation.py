@@ -20,7 +20,6 @@ from nano_cv.errors import UserError
 from nano_cv.evaluation.reports.generation import GenerationReport, covered, frechet
 from nano_cv.export import precision
 from nano_cv.export.samples import Samples
-from nano_cv.export.validate import check_repository
 from nano_cv.networks.flow_unet import FlowUNet
 from nano_cv.tasks.generation import Generation
 
@@ -144,13 +143,6 @@ def test_dropped_labels(pixels):
         assert least <= dropped.float().mean() <= most
 
 
-def test_preview(pixels):
-    """Every class in turn, whatever the random state."""
-    shown = known(pixels, guidance=1.0).preview()
-    assert shown.shape == (8, 3, 32, 32) and shown.dtype == np.uint8
-    assert np.abs(shown.astype(int) - pixels[[0, 1, 2, 0, 1, 2, 0, 1]].numpy()).max() <= 1
-
-
 # What the pictures are worth
 
 
@@ -204,13 +196,6 @@ def test_copies_are_found(real, changed):
 def test_other_pictures_are_no_copies(real):
     figures = worth(real["val"].fetch(range(12)), real)
     assert 0.8 < figures["nearest"] < 1.25 and figures["copies"] == 0
-
-
-def test_without_real_pictures_nothing_is_measured():
-    pictures = Imagined([0, 1], CONTRACT.classes, 32, 0)
-    images = np.zeros((2, 3, 32, 32), np.uint8)
-    assert GenerationReport(CONTRACT, {"IMAGES": images}, pictures).metrics() == {}
-    assert GenerationReport(CONTRACT, {"IMAGES": images}, pictures).drawings().keys() == {"samples"}
 
 
 def test_compare_is_in_levels():
@@ -293,12 +278,6 @@ def test_asked_for_pictures(infer):
     assert all(np.abs(array(onnx[name]) - array(file)).max() <= 2 for name, file in first.items())
 
 
-def test_one_of_each_class_is_the_default(infer):
-    assert sorted(infer("count=4")[1]) == [
-        *("aster_000.png", "aster_003.png", "basil_001.png", "clover_002.png")
-    ]
-
-
 def test_without_a_judge(infer):
     """What needs none is measured, and what to type is said."""
     said, pictures = infer("trainer.limit_test_batches=1")
@@ -354,15 +333,6 @@ def test_what_infer_refuses(here, run, model, typed, said):
     done = run("infer", *SHOP[model], typed)
     assert done.status == 1 and done.err.count("error: ") == 1 and said in done.err
     assert "Traceback" not in done.err and not done.out
-
-
-def test_no_pictures_go_into_an_exported_generator(shop):
-    """So none are decoded for it; the others have a twin that decodes."""
-    names = sorted(path.name for path in (shop / "model_repository").iterdir())
-    others = [f"{model}_flowers{end}" for model in TINY_OF for end in ("", "_from_jpeg")]
-    others.remove("flow_flowers_from_jpeg")
-    assert names == sorted(others)
-    assert not any(check_repository(shop / "model_repository").values())
 
 
 def test_int8(here, judge, tmp_path, monkeypatch):

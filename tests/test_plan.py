@@ -60,7 +60,7 @@ def test_every_picture_is_seen_as_often_as_planned(run, tmp_path):
 def test_a_budget_in_minutes_ends_in_time(run, tmp_path):
     make_flowers(tmp_path / "data" / "flowers")
     settings = [one for one in TINY if "max_epochs" not in one]
-    settings += ["trainer.min_epochs=5000", "trainer.min_steps=15000", "trainer.minutes=0.05"]
+    settings += ["trainer.min_epochs=5000", "trainer.min_steps=15000", "trainer.minutes=0.03"]
     assert run("train", *settings, "test=false").status == 0
     (file,) = tmp_path.glob("runs/train/*/*/checkpoints/last.ckpt")
     assert torch.load(file, weights_only=True)["epoch"] < 1000
@@ -69,7 +69,7 @@ def test_a_budget_in_minutes_ends_in_time(run, tmp_path):
 def test_a_resumed_run_keeps_the_epochs_of_its_budget(run, tmp_path, monkeypatch):
     make_flowers(tmp_path / "data" / "flowers")
     settings = [one for one in TINY if "max_epochs" not in one]
-    settings += ["trainer.min_epochs=5", "trainer.min_steps=15", "trainer.minutes=0.1"]
+    settings += ["trainer.min_epochs=5", "trainer.min_steps=15", "trainer.minutes=0.06"]
     settings += ["test=false"]
     step, seen = Learner.training_step, []
 

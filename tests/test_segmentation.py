@@ -106,7 +106,6 @@ GREY_OF = Image.fromarray(INDEX)
 TAKEN = {
     "grey": lambda: saved(GREY_OF),
     "grey of 16 bits": lambda: saved(Image.fromarray(INDEX.astype(np.uint16))),
-    "grey of 16 bits, TIFF": lambda: saved(Image.fromarray(INDEX.astype(np.uint16)), "TIFF"),
     "grey of 32 bits": lambda: saved(Image.fromarray(INDEX.astype(np.int32)), "TIFF"),
     "grey with alpha": lambda: saved(Image.merge("LA", [GREY_OF, Image.new("L", (16, 16), 255)])),
     "background is transparent": lambda: saved(
@@ -133,11 +132,6 @@ def saved_orientation(value: int) -> Image.Exif:
 def test_masks_of_every_kind(kind):
     mask = images.load_mask(TAKEN[kind]())
     assert mask.dtype == np.uint8 and np.array_equal(mask, INDEX)
-
-
-def test_masks_of_one_bit():
-    drawn = INDEX > 0
-    assert np.array_equal(images.load_mask(saved(Image.fromarray(drawn))), drawn)
 
 
 REFUSED = {
@@ -255,18 +249,6 @@ def test_masks_in_black_and_white(tmp_path, white, names):
 def test_names_of_masks(tmp_path, name):
     pictures = train_split(masked(tmp_path, [GREY_OF, GREY_OF], name))
     assert [file.name for file in pictures.targets] == [name.format("p0"), name.format("p1")]
-
-
-def test_masks_of_several_formats(tmp_path):
-    root = masked(tmp_path, [GREY_OF, GREY_OF])
-    GREY_OF.save(root / "masks/p1.tif")
-    (root / "masks/p1.png").unlink()
-    assert [file.name for file in train_split(root).targets] == ["p0.png", "p1.tif"]
-
-
-def test_masks_as_jpeg_are_refused(tmp_path):
-    with pytest.raises(UserError, match="a mask in JPEG"):
-        train_split(masked(tmp_path, [GREY_OF], "{}.jpg"))
 
 
 # Augmentation
@@ -402,19 +384,6 @@ def test_files_for_other_programs(tmp_path):
     assert REPORT(metadata, answer, pictures).drawings().keys() == {"predictions"}
 
 
-def test_pictures_that_differ_by_their_endings_have_masks_of_their_own(tmp_path):
-    masks = [blocks(64, 48), blocks(31, 97)]
-    pictures = photographs(tmp_path / "pictures", masks, targets=False)
-    other = pictures.files[0].with_suffix(".webp")
-    pictures = Pictures(pictures.root, [pictures.files[0], pictures.files[1].rename(other)])
-    metadata = replace(CONTRACT, image_size=128, fit="letterbox")
-    answer = {"MASK": np.stack([images.resize_mask(mask, 128, "letterbox") for mask in masks])}
-    REPORT(metadata, answer, pictures).write_files(tmp_path)
-    for name, mask in zip(pictures.names, masks, strict=True):
-        with Image.open(tmp_path / f"masks/{name}.png") as written:
-            assert np.array_equal(np.asarray(written), mask)
-
-
 def test_compare():
     one = {"MASK": np.zeros((2, 10, 10), np.uint8)}
     other = {"MASK": one["MASK"].copy()}
@@ -436,11 +405,10 @@ TRAIN = ("train", *SETTINGS["unet"], "trainer.max_epochs=1")
         ((64, 48), 7, "masks/train_1.png: pixels of 7, and there are 0 to 2 (ground, blue, red)"),
     ],
 )
-@pytest.mark.parametrize("cache", [".cache", "null"])
-def test_a_mask_that_does_not_fit(fails, tmp_path, shape, value, said, cache):
+def test_a_mask_that_does_not_fit(fails, tmp_path, shape, value, said):
     make_scenes(tmp_path / "data", {"train": 4, "val": 2, "test": 2})
     Image.fromarray(np.full(shape, value, np.uint8)).save(tmp_path / "data/masks/train_1.png")
-    told = fails(*TRAIN, f"data.cache={cache}")
+    told = fails(*TRAIN)
     assert said in told
     assert ("train_1.png has 48x64" in told) == (value == 1)
 
@@ -452,10 +420,9 @@ def test_trains_on_masks_in_colours(run, tmp_path):
     for file in (tmp_path / "data/masks").iterdir():
         Image.fromarray(colours[np.asarray(Image.open(file))]).save(file)
     given = "data.colours={ground: [0,0,0], blue: [9,9,200], red: [200,9,9]}"
-    for cache in (".cache", "null"):
-        done = run(*TRAIN, given, f"data.cache={cache}")
-        assert done.status == 0, done.err
-        assert "test/IoU/red" in done.out
+    done = run(*TRAIN, given)
+    assert done.status == 0, done.err
+    assert "test/IoU/red" in done.out
     sharded = [one for one in SETTINGS["unet"] if one.startswith(("data", "model="))]
     done = run("shard", *sharded, given, "output=shards")
     assert done.status == 0, done.err

@@ -103,15 +103,6 @@ def write_repository(root: Path) -> Path:
         [helper.make_tensor_value_info("KEPT", TensorProto.FLOAT, ["M", 1])],
         initializer=[helper.make_tensor("flat", TensorProto.INT64, [1], [-1])],
     )
-    write_model(
-        root / "echo",
-        "max_batch_size: 0\n"
-        'input { name: "TEXT" data_type: TYPE_STRING dims: [-1] }\n'
-        'output { name: "SAME" data_type: TYPE_STRING dims: [-1] }',
-        [helper.make_node("Identity", ["TEXT"], ["SAME"])],
-        [helper.make_tensor_value_info("TEXT", TensorProto.STRING, ["N"])],
-        [helper.make_tensor_value_info("SAME", TensorProto.STRING, ["N"])],
-    )
     (root / "slow" / "1").mkdir(parents=True)
     (root / "slow" / "1" / "model.py").write_text(SLOW)
     (root / "slow" / "config.pbtxt").write_text(
@@ -204,16 +195,6 @@ def test_a_bad_request_does_not_fail_its_neighbours(served):
         first, second, bad, third = pool.map(ask, [1, 2, -1, 3])
     assert (first, second, third) == (1, 2, 3)
     assert "shape (0, 1) for a batch of 1" in bad
-
-
-def test_strings_without_a_batch_dimension(served):
-    texts = np.array(["", "grün", "x" * 3000], object)
-    answer = served.triton.ModelInfer(request_of("echo", {"TEXT": texts}))
-    assert answer.raw_output_contents == request_of("echo", {"TEXT": texts}).raw_input_contents
-    not_text = np.array([b"\xff\xfe"], object)
-    with pytest.raises(grpc.RpcError) as refused:
-        served.infer("echo", {"TEXT": not_text})
-    assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_only_the_outputs_that_are_asked_for(served):

@@ -20,7 +20,6 @@ from moto.server import ThreadedMotoServer
 from scenes import make_scenes
 
 from nano_cv.data import images, sharding, store
-from nano_cv.data.datamodule import DataModule
 from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.formats.shards import read_shards
@@ -171,7 +170,7 @@ def test_train_from_a_store(run, flowers, bucket, tmp_path):
 def test_resumed_equals_unbroken(run, shards, tmp_path, monkeypatch):
     """With workers that have fetched before they know where the training goes on."""
     settings = [*TINY, "data=shards", f"data.root={shards}", "test=false", "logger=none"]
-    assert run("train", *settings, "trainer.max_epochs=3").status == 0
+    assert run("train", *settings, "trainer.max_epochs=2").status == 0
     weights = tmp_path / "weights/lenet_shards.safetensors"
     unbroken = weights.read_bytes()
     assert list(tmp_path.glob("runs/train/*/*/checkpoints/last.ckpt"))
@@ -182,14 +181,14 @@ def test_resumed_equals_unbroken(run, shards, tmp_path, monkeypatch):
     step = Learner.training_step
 
     def interrupted(self, batch, index):
-        if self.current_epoch == 2:
+        if self.current_epoch == 1:
             raise KeyboardInterrupt
         return step(self, batch, index)
 
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "training_step", interrupted)
-        assert run("train", *settings, "trainer.max_epochs=3").status == 130
-    assert run("train", *settings, "trainer.max_epochs=3", "resume=true").status == 0
+        assert run("train", *settings, "trainer.max_epochs=2").status == 130
+    assert run("train", *settings, "trainer.max_epochs=2", "resume=true").status == 0
     assert weights.read_bytes() == unbroken
 
 
@@ -218,19 +217,6 @@ def test_a_worker_reads_its_shards_once(workers):
         assert len({numbers[picture] for picture in batches[0]}) > 1, "mixed"
 
 
-def test_order_depends_on_seed_and_epoch_only():
-    numbers = np.repeat(np.arange(12), 5).tolist()
-
-    def order(seed: int, epoch: int) -> list[int]:
-        made = ShardOrder(numbers, 4, 2, seed=seed)
-        made.set_epoch(epoch)
-        return list(made)
-
-    assert order(0, 1) == order(0, 1) != order(0, 2) != order(1, 1)
-    unmixed = ShardOrder(numbers, 4, 1, shuffle=False)
-    assert list(unmixed)[:56] == list(range(56))
-
-
 def test_one_picture_or_a_whole_shard(shards, monkeypatch):
     """A single picture costs its own bytes, an epoch costs each shard once."""
     asked: list[tuple[str, int | None]] = []
@@ -250,21 +236,6 @@ def test_one_picture_or_a_whole_shard(shards, monkeypatch):
     whole = [place for place, size in asked if size == (shards / place).stat().st_size]
     assert sorted(whole) == sorted(path.name for path in shards.glob("train-*.tar"))
     assert len(asked) <= 2 * len(whole)
-
-
-def test_batches_are_the_same_with_workers(shards):
-    options = {"name": "a", "tasks": [], "task": "classification", "root": shards}
-    options |= {"dataset": read_shards, "image_size": 32, "batch_size": 4}
-    seen = []
-    for workers in (0, 2):
-        data = DataModule(**options, workers=workers)
-        data.setup()
-        seen.append(
-            Counter(
-                images.numpy().tobytes() for batch, _ in data.val_dataloader() for images in batch
-            )
-        )
-    assert seen[0] == seen[1] and len(seen[0]) == 12
 
 
 # Refused
@@ -346,16 +317,12 @@ def test_targets_of_another_task(refused, shards):
     ("content", "message"),
     [
         ("{", "not an index of shards: Expecting property name"),
-        ("[]", "it has format None"),
         ({"format": 1}, "it has format 1, and not 2; write the set again, as in: python shard.py"),
         ({"kind": "boxes"}, "has targets for detection, and the task is classification"),
-        ({"kind": ["boxes"]}, "not an index of shards: TypeError"),
         ({"kind": "labels"}, "not an index of shards: KeyError"),
         ({"tables": {"train.npy": "0"}}, "train.npy: not the table that belongs to this index"),
         ({"data_hash": "0" * 64}, "train, val, test are of different sets"),
         ({"data_hash": "../../outside"}, "data_hash: a SHA-256 belongs there"),
-        ({"classes": [1, 2, 3]}, "classes: names belong there"),
-        ({"counts": "many"}, "not an index of shards: ValueError"),
         ({"shards": [["a.tar", float("inf")]]}, "not an index of shards: OverflowError"),
         ({"shards": [["a.tar", 10**12]]}, "a.tar: 1,000,000,000,000 bytes; at most 2,147,483,648"),
     ],

@@ -117,8 +117,8 @@ def assert_averaged(folder: Path, model: str) -> None:
 
 
 def test_resumed_equals_unbroken(run, flowers, tmp_path):
-    """Ctrl-C after 2 of 4 epochs, and resumed: the same learning rates, averages, weights."""
-    settings = [*TINY, "trainer.max_epochs=4", "model.task.network.dropout=0.3", "test=false"]
+    """Ctrl-C after 2 of 3 epochs, and resumed: the same learning rates, averages, weights."""
+    settings = [*TINY, "trainer.max_epochs=3", "model.task.network.dropout=0.3", "test=false"]
     assert run("train", *settings).status == 0
     whole = checkpoint(tmp_path)
     assert_averaged(tmp_path, "lenet")
@@ -328,7 +328,7 @@ def test_a_training_that_diverges_says_so(fails, flowers, tmp_path):
     assert not (tmp_path / "weights").exists()
 
 
-@pytest.mark.parametrize("model", ["lenet", "centernet", "unet"])
+@pytest.mark.parametrize("model", ["lenet", "centernet"])
 def test_diverged_weights_are_not_kept(run, flowers, tmp_path, model):
     """Also where only the last step went wrong, which the training loss does not see."""
     done = run("train", *TINY_OF[model], "model.task.optimizer.lr=1e30", "data.batch_size=64")

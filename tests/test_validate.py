@@ -1,18 +1,14 @@
 """One thing is broken at a time in a tiny repository, and the check must say what and where."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from conftest import python
 from onnx import TensorProto, helper, numpy_helper
 
-from nano_cv.errors import UserError
 from nano_cv.export.validate import check_model, check_repository, main
-from nano_cv.serving import triton
 
 NET = """\
 name: "net"
@@ -203,44 +199,6 @@ def test_damaged_config(
         assert ": " in problem and str(repository) not in problem.partition(": ")[0]
 
 
-LEFT_TO_TRITON = {  # what the offline check passes, for Triton says it at the load
-    "warm-up": (NET, "dims: [3, 4, 4] zero", "dims: [3, 8, 4] zero"),
-    "batch sizes": (NET, "[2, 4]", "[2, 5]"),
-    "parameters": (NET, 'string_value: "1"', 'string_value: "all"'),
-    "versions": (NET, 'backend: "', 'version_policy { latest {} } backend: "'),
-    "ensemble flow": (JPEG, 'value: "PIXELS"', 'value: "PIXEL"'),
-    "ensemble tensors": (JPEG, "dims: [5]", "dims: [6]"),
-}
-
-
-def test_triton_judges_the_rest(repository: Path, tmp_path: Path) -> None:
-    """Each with a model of its own, all loaded at once."""
-    (repository / "decode" / "1" / "model.py").write_text(
-        "class TritonPythonModel:\n    def execute(self, requests):\n        return []\n"
-    )
-    for case, (config, old, new) in LEFT_TO_TRITON.items():
-        name, source = case.replace(" ", "_"), "net" if config is NET else "jpeg"
-        shutil.copytree(repository / source, repository / name)
-        text = config.replace(old, new, 1).replace(f'name: "{source}"', f'name: "{name}"', 1)
-        (repository / name / "config.pbtxt").write_text(text)
-    results = check_repository(repository)
-    assert not any(results.values()), results
-    try:
-        triton.find_wheel()
-    except UserError as error:
-        pytest.skip(str(error))
-    log = tmp_path / "triton.log"
-    with (
-        pytest.raises(UserError) as refused,
-        triton.running(repository, results, log),
-    ):
-        pass
-    for case in LEFT_TO_TRITON:
-        assert f"{case.replace(' ', '_')}: " in str(refused.value)
-    for good in ("net: ", "decode: ", "jpeg: "):
-        assert not str(refused.value).startswith(good) and f"; {good}" not in str(refused.value)
-
-
 def rename(old: str, new: str) -> Callable[[Path], object]:
     return lambda root: (root / old).rename(root / new)
 
@@ -281,13 +239,6 @@ def test_damaged_files(repository: Path, case: str) -> None:
         assert text in problems
 
 
-def test_unreadable(repository: Path) -> None:
-    config = repository / "net" / "config.pbtxt"
-    config.unlink()
-    config.mkdir()
-    assert check_model(repository / "net") == ["config.pbtxt: cannot be read (Is a directory)"]
-
-
 def test_damage_never_raises(repository: Path) -> None:
     """Cut off anywhere, or with flipped bits: problems or none, but no exception."""
     for name, text in {"net": NET, "jpeg": JPEG}.items():
@@ -324,11 +275,3 @@ def test_command_line(repository: Path, capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit) as end:
         main([])
     assert end.value.code == 2
-
-
-def test_as_a_process(repository: Path) -> None:
-    (repository / "net" / "config.pbtxt").write_bytes(b"\xff\xfe garbage")
-    result = python("-m", "nano_cv.export.validate", "model_repository", cwd=repository.parent)
-    assert result.returncode == 1
-    assert "net  config.pbtxt: cannot be read as UTF-8" in result.stdout
-    assert result.stderr == ""
