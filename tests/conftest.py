@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -241,6 +242,35 @@ def fails(run: Callable[..., Result]) -> Callable[..., str]:
     return call
 
 
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
+    """`with interrupted(1): run("train")`: Ctrl-C at the first step of an epoch, counted from 0.
+
+    Yields a list, of the number of epochs that were planned.
+    """
+    from nano_cv.training.learner import Learner
+
+    step = Learner.training_step
+
+    @contextmanager
+    def interrupted_in(epoch: int) -> Iterator[list[int]]:
+        planned: list[int] = []
+
+        def pressed(learner: Any, batch: Any, index: int) -> Any:
+            if learner.current_epoch == epoch:
+                planned.append(learner.trainer.max_epochs)
+                raise KeyboardInterrupt
+            return step(learner, batch, index)
+
+        handler = signal.getsignal(signal.SIGINT)  # Lightning leaves Ctrl-C without effect
+        with monkeypatch.context() as patch:
+            patch.setattr(Learner, "training_step", pressed)
+            yield planned
+        signal.signal(signal.SIGINT, handler)
+
+    return interrupted_in
+
+
 @pytest.fixture(scope="session", autouse=True)
 def proved_once() -> Iterator[None]:
     """Loading an export into Triton takes some seconds: left to the tests that are about it.
@@ -401,6 +431,14 @@ def compose(script: str, *settings: str, **options: bool) -> DictConfig:
     """The configuration of a script."""
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return hydra.compose(script, list(settings), **options)
+
+
+def rename_class(root: Path, old: str, new: str) -> None:
+    """In a set of `make_flowers`: its folder, and its name in the lists."""
+    (root / old).rename(root / new)
+    for split in COUNTS:
+        file = root / f"{split}.txt"
+        file.write_text(file.read_text().replace(f"{old}/", f"{new}/"))
 
 
 def read_csv(file: Path) -> list[dict[str, str]]:

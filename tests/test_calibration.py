@@ -118,19 +118,6 @@ def test_metadata_of_older_files_and_of_damaged_ones():
             Metadata.from_json(json.dumps(content | wrong))
 
 
-def test_temperature_changes_probabilities_and_no_label():
-    def network(**_: object) -> torch.nn.Module:
-        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
-
-    torch.manual_seed(0)
-    task = Classification(metadata=CONTRACT, network=network).eval()
-    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    before = task.predict(pixels)["CLASS_PROBS"]
-    task.metadata = replace(CONTRACT, temperature=2.0)
-    after = task.predict(pixels)["CLASS_PROBS"]
-    assert torch.allclose(after, torch.softmax(before.log() / 2, dim=1), atol=1e-6)
-
-
 def test_training_fits_and_says_it(run, flowers, tmp_path):
     """But not where only a part of the pictures is seen."""
     done = run("train", *TINY)

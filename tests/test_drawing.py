@@ -16,7 +16,6 @@ from nano_cv.evaluation import drawing, painting, terminal
 from nano_cv.evaluation.evaluate import write_table
 from nano_cv.evaluation.reports.classification import ClassificationReport
 from nano_cv.evaluation.reports.detection import DetectionReport
-from nano_cv.evaluation.reports.segmentation import SegmentationReport
 from nano_cv.evaluation.tables import cell, distinct
 from nano_cv.evaluation.tracking import Logger
 
@@ -183,16 +182,6 @@ def test_cells_and_columns():
     ]
 
 
-def test_words_stay_inside(monkeypatch):
-    """Long names are wrapped, and then shortened; their ends are still there."""
-    said = texts(monkeypatch)
-    for name in ("W" * 300, "several words of a name " * 9, "日本" * 40, "short"):
-        drawn = drawing.words(f"{name}, probability 98%", 200, 13)
-        assert drawn.shape[1] == 200 and drawn.shape[0] <= 3 * 20
-        assert (drawn[:, :1] == 255).all() and said[-1].endswith("98%")
-    assert drawing.two_lines("a_b " * 99).count("\n") <= 1
-
-
 def test_boxes_have_scores_inside_the_picture(monkeypatch, tmp_path):
     said = texts(monkeypatch)
     file = picture(tmp_path / "a.png", 320, 320)
@@ -207,19 +196,6 @@ def test_boxes_have_scores_inside_the_picture(monkeypatch, tmp_path):
         image, red = np.zeros((100, 100, 3), np.uint8), (255, 0, 0)
         drawn = painting.outline(image, np.float32([box]), [red], ["0.50"])
         assert drawn.shape == image.shape and (drawn == red).all(axis=2).sum() > 200
-
-
-def test_masks_have_a_legend(monkeypatch, tmp_path):
-    said = texts(monkeypatch)
-    classes = ["ground", *(f"class {number}" for number in range(1, 120))]
-    mask = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    pictures = Pictures(tmp_path, [picture(tmp_path / "a.png")], [], classes)
-    report = SegmentationReport(
-        replace(CONTRACT, task="segmentation", classes=classes), {"MASK": mask[None]}, pictures
-    )
-    report.drawings()["predictions"]()
-    assert {"ground (not coloured)", "class 1", "and 44 more classes"} <= set(said)
-    assert "class 100" not in said
 
 
 def test_titles_say_what_was_measured(monkeypatch, tmp_path):

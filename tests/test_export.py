@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import CONTRACT, TINY, compose, make_flowers, run_in
+from conftest import CONTRACT, TINY, compose, make_flowers, rename_class, run_in
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import load_file, save_file
@@ -296,10 +296,7 @@ def test_missing_weights(flowers, fails):
 
 
 def test_weights_of_other_classes(here, fails):
-    for split in ("train", "val", "test"):
-        list_file = here / f"data/flowers/{split}.txt"
-        list_file.write_text(list_file.read_text().replace("basil/", "dill/"))
-    (here / "data/flowers/basil").rename(here / "data/flowers/dill")
+    rename_class(here / "data/flowers", "basil", "dill")
     assert "the weights know aster, basil, clover" in fails("export_model", *TINY)
 
 
@@ -445,10 +442,7 @@ def test_labels_stay_in_step(tmp_path, fails, flowers):
     with pytest.raises(UserError, match=r"class names 'a\\nb': line breaks"):
         publish(tmp_path / "models", replace(FIRST, classes=["a\nb", "c", "d"]))
     assert not (tmp_path / "models").exists()
-    (flowers / "basil").rename(flowers / "ba\x1bsil")
-    for split in ("train", "val", "test"):
-        file = flowers / f"{split}.txt"
-        file.write_text(file.read_text().replace("basil", "ba\x1bsil"))
+    rename_class(flowers, "basil", "ba\x1bsil")
     said = fails("train", *TINY)
     assert "\x1b" not in said
     assert "class names 'ba\\x1bsil': line breaks" in said

@@ -1,14 +1,11 @@
 """How long a training is, from which classifier it starts, and which boxes are the same object."""
 
-import signal
-
 import pytest
 import torch
 from conftest import TINY, compose, make_flowers
 from torchvision.ops import batched_nms
 
 from nano_cv.tasks.detection import suppress
-from nano_cv.training.learner import Learner
 from nano_cv.training.plan import duration, make_plan
 
 
@@ -66,27 +63,17 @@ def test_a_budget_in_minutes_ends_in_time(run, tmp_path):
     assert torch.load(file, weights_only=True)["epoch"] < 1000
 
 
-def test_a_resumed_run_keeps_the_epochs_of_its_budget(run, tmp_path, monkeypatch):
+def test_a_resumed_run_keeps_the_epochs_of_its_budget(run, interrupted, tmp_path):
     make_flowers(tmp_path / "data" / "flowers")
     settings = [one for one in TINY if "max_epochs" not in one]
     settings += ["trainer.min_epochs=5", "trainer.min_steps=15", "trainer.minutes=0.06"]
     settings += ["test=false"]
-    step, seen = Learner.training_step, []
-
-    def interrupted(self, batch, index):
-        if self.current_epoch == 6 and not seen:
-            seen.append(self.trainer.max_epochs)
-            raise KeyboardInterrupt
-        return step(self, batch, index)
-
-    monkeypatch.setattr(Learner, "training_step", interrupted)
-    handler = signal.getsignal(signal.SIGINT)
-    assert run("train", *settings).status == 130
-    signal.signal(signal.SIGINT, handler)
+    with interrupted(6) as planned:
+        assert run("train", *settings).status == 130
     done = run("train", *settings, "resume=true")
     assert done.status == 0, done.err
     (file,) = tmp_path.glob("runs/train/*/*/checkpoints/last.ckpt")
-    assert torch.load(file, weights_only=True)["epoch"] + 1 == seen[0] > 6
+    assert torch.load(file, weights_only=True)["epoch"] + 1 == planned[0] > 6
 
 
 @pytest.mark.parametrize("overlap", [0.3, 0.5, 0.7])

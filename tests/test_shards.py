@@ -76,15 +76,26 @@ def in_shards(root: Path, output: str, task: str = "classification", most: int =
     write(splits, data_hash, task, output, most)
 
 
+def describe(root: Path, split: str, **fields: object) -> None:
+    """Write these fields into an index."""
+    file = root / f"{split}.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def sign(root: Path, split: str) -> None:
+    """Write the sums of its tables into an index, as somebody would who knows the format."""
+    tables = [*root.glob(f"{split}*.npy")]
+    sums = {one.name: hashlib.sha256(one.read_bytes()).hexdigest() for one in tables}
+    describe(root, split, tables=sums)
+
+
 def edit(root: Path, split: str, change: Callable[[np.ndarray], None], table: str = "npy") -> None:
-    """Change a table of an index as somebody would who knows the format."""
-    place, described = root / f"{split}.{table}", root / f"{split}.json"
+    """Change a table, and its sum in the index."""
+    place = root / f"{split}.{table}"
     rows = np.load(place)
     change(rows)
     np.save(place, rows)
-    index = json.loads(described.read_text())
-    index["tables"][place.name] = hashlib.sha256(place.read_bytes()).hexdigest()
-    described.write_text(json.dumps(index))
+    sign(root, split)
 
 
 @pytest.fixture
@@ -167,7 +178,7 @@ def test_train_from_a_store(run, flowers, bucket, tmp_path):
     assert not (tmp_path / ".cache").exists() or not list((tmp_path / ".cache").glob("*.npy"))
 
 
-def test_resumed_equals_unbroken(run, shards, tmp_path, monkeypatch):
+def test_resumed_equals_unbroken(run, shards, tmp_path, interrupted):
     """With workers that have fetched before they know where the training goes on."""
     settings = [*TINY, "data=shards", f"data.root={shards}", "test=false", "logger=none"]
     assert run("train", *settings, "trainer.max_epochs=2").status == 0
@@ -176,17 +187,7 @@ def test_resumed_equals_unbroken(run, shards, tmp_path, monkeypatch):
     assert list(tmp_path.glob("runs/train/*/*/checkpoints/last.ckpt"))
     shutil.rmtree(tmp_path / "runs")
 
-    from nano_cv.training.learner import Learner
-
-    step = Learner.training_step
-
-    def interrupted(self, batch, index):
-        if self.current_epoch == 1:
-            raise KeyboardInterrupt
-        return step(self, batch, index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Learner, "training_step", interrupted)
+    with interrupted(1):
         assert run("train", *settings, "trainer.max_epochs=2").status == 130
     assert run("train", *settings, "trainer.max_epochs=2", "resume=true").status == 0
     assert weights.read_bytes() == unbroken
@@ -328,10 +329,10 @@ def test_targets_of_another_task(refused, shards):
     ],
 )
 def test_damaged_index(refused, shards, content, message):
-    file = shards / "train.json"
     if isinstance(content, dict):
-        content = json.dumps(json.loads(file.read_text()) | content)
-    file.write_text(content)
+        describe(shards, "train", **content)
+    else:
+        (shards / "train.json").write_text(content)
     assert message in refused(shards)
 
 
@@ -347,9 +348,7 @@ def test_damaged_table(shards, content):
         np.save(file, np.zeros(3))
     else:
         file.write_bytes(file.read_bytes()[:-1] if content == "cut" else content)
-    index = json.loads((shards / "train.json").read_text())
-    index["tables"]["train.npy"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    (shards / "train.json").write_text(json.dumps(index))
+    sign(shards, "train")
     with pytest.raises(UserError, match=r"train\.json: not an index of shards"):
         read_shards(shards, "classification")
 
@@ -395,9 +394,8 @@ def test_objects_of_unknown_classes(flowers, tmp_path):
 
 @pytest.mark.parametrize("name", ["../train-00000.tar", "/etc/passwd", "a/b.tar", "..", "x", 7])
 def test_archives_outside_of_the_folder(shards, name):
-    index = json.loads((shards / "test.json").read_text())
-    index["shards"][0][0] = name
-    (shards / "test.json").write_text(json.dumps(index))
+    size = (shards / "test-00000.tar").stat().st_size
+    describe(shards, "test", shards=[[name, size]] * len([*shards.glob("test-*.tar")]))
     with pytest.raises(UserError, match=r"test\.json: not an index of shards"):
         read_shards(shards, "classification")
 
@@ -439,9 +437,7 @@ def test_a_damaged_picture_is_named(fails, shards):
 
 
 def test_classes_of_another_set(fails, shards):
-    file = shards / "test.json"
-    index = json.loads(file.read_text())
-    file.write_text(json.dumps(index | {"classes": index["classes"][::-1]}))
+    describe(shards, "test", classes=["clover", "basil", "aster"])
     said = fails("train", *TINY, "data=shards", "data.root=shards")
     assert "the classes of 'test' are clover, basil, aster" in said
 

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import signal
 from math import nan
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from nano_cv.files import locked
 from nano_cv.metadata import Metadata
 from nano_cv.tasks import weights
 from nano_cv.training.callbacks import Epochs
-from nano_cv.training.learner import Learner
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict:
@@ -155,7 +153,7 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("model", GOLDEN)
-def test_golden_curve_and_every_model_resumes(run, flowers, tmp_path, monkeypatch, model):
+def test_golden_curve_and_every_model_resumes(run, flowers, tmp_path, interrupted, model):
     """As above, in one process: interrupted at the first step of the second epoch."""
     loading = ["data.cache=null", "data.workers=2"] if model == "lenet" else []
     settings = [one for one in TINY_OF[model] if one != "logger=none"]
@@ -172,18 +170,8 @@ def test_golden_curve_and_every_model_resumes(run, flowers, tmp_path, monkeypatc
     unbroken = weights_file.read_bytes()
     weights_file.unlink()
 
-    step = Learner.training_step
-
-    def interrupted(self, batch, index):
-        if self.current_epoch == 1:
-            raise KeyboardInterrupt
-        return step(self, batch, index)
-
-    handler = signal.getsignal(signal.SIGINT)  # Lightning leaves Ctrl-C without effect
-    with monkeypatch.context() as patch:
-        patch.setattr(Learner, "training_step", interrupted)
+    with interrupted(1):
         assert run("train", *settings).status == 130
-    signal.signal(signal.SIGINT, handler)
     assert not weights_file.exists() and checkpoint(tmp_path)["epoch"] == 0
 
     assert run("train", *settings, "resume=true").status == 0
