@@ -66,7 +66,7 @@ def test_a_budget_in_minutes_ends_in_time(run, tmp_path):
 def test_a_resumed_run_keeps_the_epochs_of_its_budget(run, interrupted, tmp_path):
     make_flowers(tmp_path / "data" / "flowers")
     settings = [one for one in TINY if "max_epochs" not in one]
-    settings += ["trainer.min_epochs=5", "trainer.min_steps=15", "trainer.minutes=0.06"]
+    settings += ["trainer.min_epochs=5", "trainer.min_steps=15", "trainer.minutes=0.1"]
     settings += ["test=false"]
     with interrupted(6) as planned:
         assert run("train", *settings).status == 130

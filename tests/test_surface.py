@@ -150,7 +150,7 @@ def test_every_model_takes_a_step(flowers, model):
     search = compose("train", f"model={model}", "sweep=optuna", return_hydra_config=True)
     for key in search.hydra.sweeper.params:  # what a search varies
         assert isinstance(OmegaConf.select(search, key), float), key
-    chosen = [f"+model={model}", f"data.root={flowers}", "data.cache=null", "data.batch_size=2"]
+    chosen = [f"model={model}", f"data.root={flowers}", "data.cache=null", "data.batch_size=2"]
     if search.model.get("pretrained") and model not in PACKAGED:
         chosen.append("model.pretrained=null")  # a network would be needed
     config = compose("train", *chosen, "model.image_size=64")
