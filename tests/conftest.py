@@ -386,7 +386,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 LIMITS = (
     *("max_request_bytes=300000", "max_picture_pixels=400000", "receive_seconds=2"),
-    *("max_connections=1200", "answer_seconds=55", "probe_seconds=2", "poll_seconds=0.5"),
+    *("max_connections=1200", "answer_seconds=55", "probe_seconds=2", "poll_seconds=1"),
 )
 
 

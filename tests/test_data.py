@@ -245,10 +245,6 @@ STRONG = {"degrees": 180, "scale": (0.8, 1.2), "translate": 0.1}
 STRONG |= {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3}
 
 
-def test_no_change_at_zero_settings():
-    assert torch.allclose(Augment(flip=0)(noise())[0], noise().float(), atol=0.01)
-
-
 def test_mirror_turn_and_shift(monkeypatch):
     """Every random number at its upper end, so that the result is known."""
 
@@ -271,13 +267,6 @@ def test_mirror_turn_and_shift(monkeypatch):
     halved = Augment(flip=0)(noise(), size=6)[0]
     assert same(halved, avg_pool2d(picture, 2)), "twice as large: the mean of four pixels"
     assert same(Augment(flip=0, brightness=0.5)(noise())[0], (picture * 1.5).clamp(max=255))
-
-
-def test_pictures_that_are_only_shifted_stay_sharp():
-    changed = Augment(flip=0.5, translate=0.3)(noise())[0]
-    assert torch.allclose(changed, changed.round(), atol=1e-3), "no pixel is between two others"
-    zoomed = Augment(flip=0.5, translate=0.3, scale=(0.9, 1.1))(noise())[0]
-    assert not torch.allclose(zoomed, zoomed.round(), atol=1e-3)
 
 
 def test_each_picture_its_own_change():

@@ -333,17 +333,6 @@ def test_each_class_has_its_threshold(tmp_path):
     assert len(shown.rows()) == 4 and shown.metrics()["mF1"] == 1 and not shown.remarks()
 
 
-def test_pictures_without_any_object(tmp_path, recwarn):
-    """Metrics of 0 and drawings, as of any."""
-    pictures = photographs(tmp_path, [(64, 64)] * 2, [boxes(), boxes()])
-    answer = predicted(pictures, [boxes((0, 0, 9, 9)), boxes()], [[0.9], []])
-    assert set(REPORT(CONTRACT, answer, pictures).metrics().values()) == {0.0}
-    drawings = REPORT(CONTRACT, answer, pictures).drawings()
-    assert drawings.keys() == {"predictions", "worst_mistakes", "precision_recall"}
-    assert all(draw().ndim == 3 for draw in drawings.values())
-    assert not [one for one in recwarn if one.category is UserWarning]
-
-
 def test_files_for_other_programs(tmp_path):
     """Boxes in pixels of the picture; those of hardly any score are left out."""
     pictures = photographs(tmp_path / "pictures", [(64, 48), (48, 64)], [])

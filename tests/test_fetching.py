@@ -265,12 +265,6 @@ def test_damaged_archive(tmp_path, name):
     assert set(left(tmp_path)) == {name}
 
 
-def test_leftovers_of_a_killed_process_are_cleared(tmp_path):
-    (tmp_path / ".out.tmp" / "half").mkdir(parents=True)
-    made = make_once(tmp_path / "out", lambda folder: (folder / "whole").touch())
-    assert left(made) == ["whole"] and left(tmp_path) == ["out"]
-
-
 def test_two_processes_make_it_once(tmp_path):
     code = (
         "import time; from pathlib import Path; from nano_cv.files import locked, make_once\n"

@@ -744,20 +744,6 @@ def test_masks_by_lists(root):
     assert folder_masks(root)["val"].classes == ["background", "leaf", "big blossom"]
 
 
-def test_masks_without_lists(root):
-    make_masks(root, count=30)
-    for split in SPLITS:
-        (root / f"{split}.txt").unlink()
-    splits = {split: one.names for split, one in folder_masks(root).items()}
-    together = [name for names in splits.values() for name in names]
-    assert len(together) == len(set(together)) == 90
-    assert 50 <= len(splits["train"]) <= 75 and splits["val"] and splits["test"]
-    for file in (root / "images").glob("val*"):
-        file.unlink()
-        (root / "masks" / f"{file.stem}.png").unlink()
-    assert set(folder_masks(root)["train"].names) <= set(splits["train"]), "no picture moves"
-
-
 def test_stable_split_is_the_same_everywhere():
     golden = ["train", "train", "test", "test", "val", "test", "train", "train"]
     assert [stable_split(f"{number}.jpg") for number in range(8)] == golden

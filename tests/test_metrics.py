@@ -177,22 +177,6 @@ def change(root: Path, **fields: object) -> None:
     file.write_text(json.dumps(content))
 
 
-def test_perfect_detector_of_boxes_that_reach_out_of_the_picture(scenes):
-    """In validation, which sees the square, as in the test, and nothing is drawn as a mistake."""
-    change(scenes, bbox=[-40, -30, 60, 50])
-    pictures = read_coco(scenes, "detection")["test"]
-    found = [target.boxes for target in pictures.targets]
-    predictions = answers(pictures, found, [target.labels.tolist() for target in pictures.targets])
-    measured = report(predictions, pictures).metrics()
-    assert measured == pytest.approx(dict.fromkeys(measured, 1.0))
-    resized = Resized(pictures, SIDE, None)
-    squares = [
-        Scored(*(predictions[name][i] for name in ("BOXES", "LABELS", "SCORES"))) for i in range(3)
-    ]
-    in_square = box_figures(resized.fitted.boxes, squares, pictures.classes)
-    assert in_square == pytest.approx({name: measured[name] for name in in_square})
-
-
 def test_what_is_found_in_a_crowd_is_not_false(scenes):
     change(scenes, bbox=[0, 0, 64, 48], iscrowd=1)
     pictures = read_coco(scenes, "detection")["test"]

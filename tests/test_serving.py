@@ -197,11 +197,6 @@ def test_a_bad_request_does_not_fail_its_neighbours(served):
     assert "shape (0, 1) for a batch of 1" in bad
 
 
-def test_only_the_outputs_that_are_asked_for(served):
-    assert served.infer("scale", X, "Z").keys() == {"Z"}
-    assert served.infer("scale", X).keys() == {"Y", "Z"}
-
-
 def test_a_config_that_does_not_fit_is_refused_and_the_others_serve(served):
     status, health = served.health()
     assert status == 503 and health["models"]["wrong"]["state"] == "refused"
@@ -258,12 +253,6 @@ def test_a_model_without_metadata_and_a_server_for_benchmarks(served, tmp_path):
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             with pytest.raises(grpc.RpcError, match="unload is not allowed"):
                 stub.RepositoryModelUnload(request)
-
-
-def test_the_served_copy_is_private(served):
-    (area,) = served.temporary.glob("nano_cv_serve_*")
-    assert area.stat().st_mode & 0o777 == 0o700
-    assert (area / "live" / "scale").is_dir()
 
 
 ANOTHER_USER = """

@@ -309,11 +309,6 @@ def test_without_boto3(refused, monkeypatch):
     assert "poetry install --extras s3" in refused("s3://birds/set")
 
 
-def test_targets_of_another_task(refused, shards):
-    said = refused(shards, "model=unet")
-    assert "has targets for classification, and the task is segmentation" in said
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

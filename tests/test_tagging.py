@@ -160,19 +160,6 @@ def test_the_same_set_in_shards(tmp_path):
     assert packed["train"].count().tolist() == loose["train"].count().tolist() == [4, 4, 6]
 
 
-def test_every_split_has_pictures_of_each_label(tmp_path, caplog):
-    """The hash decides, and a label of three pictures has one in each split all the same."""
-    cells = [" ".join(name for n, name in enumerate("abcd") if one >> n & 1) for one in range(60)]
-    cells = [f"{one} rare" if n in (7, 8, 9) else one for n, one in enumerate(cells)]
-    cells = [f"{one} single" if n == 11 else one for n, one in enumerate(cells)]
-    read(tmp_path, "labels", cells)
-    found = read_table(tmp_path, "classification")
-    for label in range(5):
-        assert all(any(label in one for one in some.targets) for some in found.values()), label
-    assert any(5 in one for one in found["train"].targets)
-    assert "too few pictures to have some in every split: single" in caplog.text
-
-
 @pytest.mark.parametrize("seed", range(3))
 def test_figures_are_those_of_scikit_learn(seed):
     """Equal probabilities too, and a label that no picture has."""
@@ -218,20 +205,6 @@ def test_answers_about_one_picture(tmp_path, index, labels, remark):
     report = TaggingReport(metadata, predictions, Pictures(tmp_path, [tmp_path / "a.png"]))
     assert report.remarks() == remark and report.rows()[0]["labels"] == "; ".join(labels)
     assert "any number of them, or none" in make_card(metadata, {})
-
-
-def test_parity_takes_label_sets_apart_only_at_their_threshold():
-    expected = {"CLASS_PROBS": SHARES, "LABEL_SET": np.float32([0.3, 0.6, 0.5]) <= SHARES}
-    near = SHARES.copy()
-    near[1, 1] = 0.60001
-    actual = {"CLASS_PROBS": near, "LABEL_SET": near >= np.float32([0.3, 0.6, 0.5])}
-    assert TaggingReport.compare(expected, actual)["label_set"].max() == 0
-    wrong = {"CLASS_PROBS": SHARES, "LABEL_SET": np.float32([0.05, 0.6, 0.5]) <= SHARES}
-    assert TaggingReport.compare(expected, wrong)["label_set"].max() == pytest.approx(0)
-    wrong["LABEL_SET"] = np.float32([0.32, 0.6, 0.5]) <= SHARES
-    assert TaggingReport.compare(expected, wrong)["label_set"].max() == pytest.approx(0)
-    wrong["LABEL_SET"] = ~expected["LABEL_SET"]
-    assert TaggingReport.compare(expected, wrong)["label_set"].max() > 0.1
 
 
 @pytest.mark.parametrize("network", [Embedding, plain])
