@@ -300,3 +300,16 @@ def test_label_sets_from_training_to_onnx(run, flowers, tmp_path):
         assert row["label"] in row["label_set"].split("; ") and row["foreign"] in ("yes", "no")
     done = run("train", *TINY, "test=false")
     assert "coverage=0.95 takes 19 validation pictures, and there are 12" in done.out + done.err
+
+
+def test_temperature_changes_probabilities_and_no_label():
+    def network(**_: object) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
+
+    torch.manual_seed(0)
+    task = Classification(metadata=CONTRACT, network=network).eval()
+    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    before = task.predict(pixels)["CLASS_PROBS"]
+    task.metadata = replace(CONTRACT, temperature=2.0)
+    after = task.predict(pixels)["CLASS_PROBS"]
+    assert torch.allclose(after, torch.softmax(before.log() / 2, dim=1), atol=1e-6)

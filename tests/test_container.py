@@ -124,3 +124,11 @@ def _is_here(name: str) -> bool:
     except metadata.PackageNotFoundError:  # for another platform or Python
         return False
     return True
+
+
+def test_triton_has_the_mendings_of_the_bulletins():
+    """The last of them, 5875, asks for 26.07."""
+    year, month = re.search(
+        r"FROM nvcr\.io/nvidia/tritonserver:(\d+)\.(\d+)-py3", DOCKERFILE
+    ).groups()
+    assert (int(year), int(month)) >= (26, 7)

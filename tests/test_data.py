@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -303,3 +304,20 @@ def test_rare_classes_weigh_more(flowers):
         assert weights[1] / weights[0] == pytest.approx(ratio)
         assert (12 * weights[0] + 3 * weights[1]) / 15 == pytest.approx(1), "as large a loss"
         assert weights[2] == 1
+
+
+def test_leftovers_of_killed_processes_are_cleared(flowers, tmp_path):
+    path = cached(files(flowers), 16, tmp_path / "cache").path
+    path.unlink()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (path.parent / f".{path.name}.{dead.pid}.tmp").write_bytes(b"half an array")
+    alive = path.parent / f".{path.name}.{os.getppid()}.tmp"
+    alive.write_bytes(b"somebody else's")
+    cached(files(flowers), 16, tmp_path / "cache")
+    left = {file.name for file in path.parent.iterdir()}
+    assert left == {path.name, path.with_suffix(".sums").name, alive.name}
+
+
+def test_no_change_at_zero_settings():
+    assert torch.allclose(Augment(flip=0)(noise())[0], noise().float(), atol=0.01)

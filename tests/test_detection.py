@@ -16,7 +16,7 @@ from scenes import SETTINGS, make_scenes
 from torch import Tensor, nn
 
 from nano_cv.data import images
-from nano_cv.data.augment import Augment
+from nano_cv.data.augment import VISIBLE, Augment
 from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes, Pictures, Resized
 from nano_cv.evaluation import reports
 from nano_cv.metadata import Fit
@@ -432,3 +432,18 @@ def test_validation_counts_as_the_test(tmp_path, fit):
     tested, validated = REPORT(metadata, found, pictures).metrics(), task.figures([evidence])
     assert validated == pytest.approx({name: tested[name] for name in validated}, abs=1e-6)
     assert tested["mAP50"] > 0.3
+
+
+@pytest.mark.parametrize(("left", "label"), [(24, NO_LABEL), (18, 1)])
+def test_what_has_left_the_picture_is_no_object(monkeypatch, left, label):
+    """Shifted by a quarter to the right: of 8 columns, none or 6 are left."""
+    monkeypatch.setattr(
+        "nano_cv.data.order.Draw.uniform",
+        lambda draw, low, high, rows=1: torch.full((rows, draw.pictures), low),
+    )
+    box = (left, 10, left + 8, 20)
+    picture = torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)
+    _, moved = Augment(flip=0, translate=0.25)(picture, batch(box, labels=[1]))
+    visible = (SIDE - (left + 8)) / 8
+    assert (visible > VISIBLE) == (label != NO_LABEL)
+    assert moved.labels.tolist() == [[label]]

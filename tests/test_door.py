@@ -1,24 +1,29 @@
 """The front door: what people and programs get by HTTP, before the real Triton."""
 
+import asyncio
 import base64
 import http.client
 import io
 import json
+import os
 import select
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import requests
-from conftest import python, serving_tiny
+from conftest import compose, python, serving_tiny
 from PIL import Image
+from starlette.requests import Request
 from tiny_models import CLASSES, publish_all, publish_one
 
 from benchmarks.serving.trial import Load, Trial
 from nano_cv.data.imagined import noise
 from nano_cv.serving import triton
+from nano_cv.serving.door import Door
 from nano_cv.serving.multipart import split_parts
 
 
@@ -379,3 +384,27 @@ def test_a_triton_that_is_not_there(tmp_path):
     )
     assert done.returncode == 1 and "triton=127.0.0.1:9: no Triton server answers" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_forms_leave_a_thread_to_other_requests(monkeypatch):
+    """However many forms come at once: all of them together have one thread of two."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    busy = []
+
+    async def ask(*_, **__):
+        busy.append(busy[-1] + 1 if busy else 1)
+        await asyncio.sleep(0)
+        busy.append(busy[-1] - 1)
+        return {}
+
+    async def send_forms():
+        door = Door(SimpleNamespace(models={}), compose("serve"))
+        door._ask = ask
+        asked = SimpleNamespace(confidence=None, top=None)
+        request = Request({"type": "http", "headers": []})
+        form = [("a.png", b"a"), ("b.png", b"b")]
+        return await asyncio.gather(*(door._answer(request, None, form, asked) for _ in range(3)))
+
+    answered = asyncio.run(send_forms())
+    assert [len(json.loads(one.body)["answers"]) for one in answered] == [2, 2, 2]
+    assert max(busy) == 1

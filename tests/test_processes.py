@@ -110,14 +110,14 @@ def outputs_of(*running: "subprocess.Popen[str]") -> list[str]:
     return outputs
 
 
-def test_two_machines_by_torchrun(folder, alone):
-    """Two agents on this one, with a process each."""
-    module = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
+def test_four_processes_on_two_machines_by_torchrun(folder, alone):
+    """Two agents on this one, with two processes each."""
+    module = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=2"]
     module += ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    shape = ("trainer.num_nodes=2", "trainer.devices=2")
     agents = [[*module, f"--node_rank={rank}"] for rank in range(2)]
-    nodes = "trainer.num_nodes=2"
-    outputs = outputs_of(*(start(folder, "torchrun", nodes, by=agent) for agent in agents))
-    assert "batch 8 (over 2 processes)" in "".join(outputs)
+    outputs = outputs_of(*(start(folder, "torchrun", *shape, by=agent) for agent in agents))
+    assert "batch 8 (over 4 processes)" in "".join(outputs)
     assert figures(folder / "torchrun")["val/loss"] == pytest.approx(alone["val/loss"], rel=1e-4)
 
 

@@ -434,3 +434,10 @@ def test_trains_on_masks_in_colours(run, tmp_path):
 def test_size_that_cannot_be_halved(fails, flowers):
     said = fails("train", *TINY_OF["unet"], "model.image_size=30")
     assert "model=unet: image_size=30: 2 levels need a multiple of 4" in said
+
+
+def test_masks_of_several_formats(tmp_path):
+    root = masked(tmp_path, [GREY_OF, GREY_OF])
+    GREY_OF.save(root / "masks/p1.tif")
+    (root / "masks/p1.png").unlink()
+    assert [file.name for file in train_split(root).targets] == ["p0.png", "p1.tif"]

@@ -487,3 +487,16 @@ def test_ignored_objects_survive(tmp_path):
     )
     assert hash_of_packed == hash_of_loose
     assert sum(int(one.ignored.sum()) for one in packed["train"].fitted.boxes) == CROWD
+
+
+def test_order_depends_on_seed_and_epoch_only():
+    numbers = np.repeat(np.arange(12), 5).tolist()
+
+    def order(seed: int, epoch: int) -> list[int]:
+        made = ShardOrder(numbers, 4, 2, seed=seed)
+        made.set_epoch(epoch)
+        return list(made)
+
+    assert order(0, 1) == order(0, 1) != order(0, 2) != order(1, 1)
+    unmixed = ShardOrder(numbers, 4, 1, shuffle=False)
+    assert list(unmixed)[:56] == list(range(56))
