@@ -21,12 +21,12 @@ class Residual(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         self.first = convolution(inputs, outputs, stride)
-        self.second = _normed(outputs, outputs, kernel_size=3)
+        self.second = normed(outputs, outputs, kernel_size=3)
         self.shortcut: nn.Module = nn.Identity()
         if stride > 1 or inputs != outputs:
             # `ceil_mode` rounds odd sides up, as the strided convolution does.
             pooled = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False)
-            self.shortcut = nn.Sequential(pooled, _normed(inputs, outputs, kernel_size=1))
+            self.shortcut = nn.Sequential(pooled, normed(inputs, outputs, kernel_size=1))
         self.activation = nn.ReLU(inplace=True)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -37,11 +37,12 @@ class Residual(nn.Module):
 def convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """Return a 3x3 convolution with batch norm and ReLU."""
     return nn.Sequential(
-        *_normed(inputs, outputs, kernel_size=3, stride=stride), nn.ReLU(inplace=True)
+        *normed(inputs, outputs, kernel_size=3, stride=stride), nn.ReLU(inplace=True)
     )
 
 
-def _normed(inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
+def normed(inputs: int, outputs: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
+    """Return a convolution with batch norm."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2, bias=False),
         nn.BatchNorm2d(outputs),

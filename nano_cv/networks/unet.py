@@ -9,12 +9,13 @@ Shapes: B pictures, C channels, H height, W width, K classes.
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from nano_cv.errors import UserError
 from nano_cv.metadata import Size, height_width
-from nano_cv.networks.blocks import Residual, convolution
+from nano_cv.networks.blocks import Residual, convolution, normed
 
 
 class UNet(nn.Module):
@@ -90,6 +91,7 @@ class Body(nn.Module):
         self.first = next(level for level, given in enumerate(strides) if given >= stride)
         self.stride = strides[self.first]
         skips = channels[self.first : -1][::-1]
+        self.context = Context(channels[-1])
         self.lateral = nn.ModuleList(
             nn.Conv2d(below, width, kernel_size=1, bias=False)
             for below, width in zip(channels[: self.first : -1], skips, strict=True)
@@ -100,6 +102,7 @@ class Body(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Turn normalised images `[B, 3, H, W]` into `[B, outputs, H/stride, W/stride]`."""
         features, *skips = self.encoder(images)[self.first :][::-1]
+        features = self.context(features)
         for lateral, block, skip in zip(self.lateral, self.decoder, skips, strict=True):
             features = block(skip + interpolate(lateral(features), scale_factor=2.0))
         return features
@@ -118,6 +121,31 @@ class Body(nn.Module):
                 f"one, for example model.task.network.backbone={LITE0}"
             )
         fill_encoder(self.encoder, imagenet_weights(self.backbone))
+
+
+class Context(nn.Module):
+    """Adds to each place of the coarsest level what lies around it, up to 13 places wide.
+
+    Convolutions alone see too little of an object that fills the picture. The windows are those of
+    spatial pyramid pooling (He et al. 2014), taken one after the other as in YOLOv5.
+
+    Args:
+        channels: number of input and output channels.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        width = channels // 4
+        self.reduce = normed(channels, width, kernel_size=1)
+        self.pool = nn.MaxPool2d(kernel_size=5, stride=1, padding=2)
+        self.expand = nn.Conv2d(4 * width, channels, kernel_size=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Turn features `[B, C, H, W]` into features of the same shape."""
+        maxima = [self.reduce(features).relu()]
+        for _ in range(3):
+            maxima.append(self.pool(maxima[-1]))
+        return features + self.expand(torch.cat(maxima, dim=1))
 
 
 class Levels(nn.ModuleList):
