@@ -25,8 +25,6 @@ FITTED = {
     "stretch": "stretched to this size, so that its proportions may change",
     "letterbox": "scaled to fit this size, with a border around it",
 }
-
-
 WITH_SETS = (
     "A picture unlike the training pictures is called foreign. Not every picture of something else "
     "is: it may get one of these classes."
