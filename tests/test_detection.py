@@ -171,6 +171,17 @@ def test_zoom_and_shift_move_boxes_with_their_pixels(size):
 # The network's maps
 
 
+def test_a_centre_sees_the_whole_picture():
+    """Else the class and the sides of an object that fills the picture are guessed."""
+    torch.manual_seed(0)
+    network = CenterNet(2, [288, 384]).eval()
+    one, other = torch.rand(1, 3, 288, 384), torch.zeros(1, 3, 288, 384)
+    other += one
+    other[..., :32, :16] = 9
+    middle = [maps[..., 36, 48] for images in (one, other) for maps in network(images)]
+    assert not torch.equal(middle[0], middle[2]) and not torch.equal(middle[1], middle[3])
+
+
 class Fixed(nn.Module):
     """Answers with maps that a test has drawn."""
 
