@@ -17,8 +17,8 @@ help:  ## show this list
 	.poetry/bin/python -m pip install --quiet poetry==2.5.1 poetry-plugin-export==1.10.1
 	touch $@
 
-# pip needs no per-release metadata pages and checks every hash. Bytecode of all 22,000 files would take a minute and a
-# half of one core, and most of them are never imported; Python makes it at the first import.
+# --no-deps: pip need not read the pages of the releases. --require-hashes: every file is checked. --no-compile: bytecode of
+# all 22,000 files would take a core a minute and a half, and most are never imported; Python makes it at the first import.
 .venv/installed: poetry.lock pyproject.toml .poetry/installed
 	$(PYTHON) -m venv --clear .venv
 	.poetry/bin/poetry export --quiet --with dev,serve --extras "pretrained optuna joblib submitit heic openvino" --output .venv/requirements.txt

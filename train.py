@@ -84,12 +84,12 @@ def train(config: DictConfig) -> float:
         weights.save(task, own, config.half)
         weights.load(task, own)  # what is tested is what was saved
         path = weights.publish(own, path, task.mode, building.why_not_whole(config))
+        curves = partial(draw_epochs, epochs.rows, epochs.best, metadata.name)
+        keep("curves", curves, folder, logger.log_file)
         if config.test and len(data.splits["test"]) and not sweep.pruned(folder):
             engine = Torch(task, path, config.trainer.accelerator)
             inputs, _ = of_test(config, metadata, data.splits)
             metrics |= evaluate(config, engine, inputs, folder, logger)
-        curves = partial(draw_epochs, epochs.rows, epochs.best, metadata.name)
-        keep("curves", curves, folder, logger.log_file)
         summarise(metrics, {"weights": path, "run": folder}, logger)
     return best if task.mode == "max" else -best
 

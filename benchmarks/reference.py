@@ -127,14 +127,14 @@ def train(overrides: Sequence[str]) -> None:
 
     from nano_cv.training import fitting
 
-    class Clock(fitting.EpochLine):
+    class Clock(fitting.Epochs):
         def on_train_epoch_start(self, *_: pl.Trainer | pl.LightningModule) -> None:
             print("clock: start")
 
         def on_validation_start(self, *_: pl.Trainer | pl.LightningModule) -> None:
             print("clock: trained")
 
-    fitting.EpochLine = Clock  # type: ignore[misc]
+    fitting.Epochs = Clock  # type: ignore[misc]
     sys.argv[1:] = overrides
     import train as script
 

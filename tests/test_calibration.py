@@ -187,7 +187,7 @@ def fitted(network: Any) -> tuple[Classification, torch.Tensor, torch.Tensor]:
         noise = torch.randint(-20, 20, (80, 3, 32, 32))
         kinds.append((torch.tensor(colour).view(1, 3, 1, 1) + noise).clamp(0, 255).byte())
     with torch.no_grad():
-        features, logits = task.look(kinds[0])
+        features, logits = task.features_and_logits(kinds[0])
         task.familiarity = fit_familiarity(features[:40], features[40:], logits[40:])
     return task, *kinds
 

@@ -171,7 +171,7 @@ def test_zoom_and_shift_move_boxes_with_their_pixels(size):
 # The network's maps
 
 
-def test_a_centre_sees_the_whole_picture():
+def test_a_centre_sees_an_object_that_fills_the_picture():
     """Else the class and the sides of an object that fills the picture are guessed."""
     torch.manual_seed(0)
     network = CenterNet(2, [288, 384]).eval()

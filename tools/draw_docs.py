@@ -44,9 +44,9 @@ SHEETS = {
 }
 INFER = """
 import runpy
-from nano_cv.evaluation.reports import {report}
+from nano_cv.evaluation import reports
 
-{report}.MOST = {most}
+reports.find("{report}").most = {most}
 runpy.run_path("infer.py", run_name="__main__")
 """
 TYPED = "python train.py +data=flowers +model=lenet64 trainer.max_epochs=8"

@@ -72,7 +72,7 @@ def read(stream: BinaryIO, pixels: bool = True) -> Head:
     if start == PNG:
         return _png(stream, pixels)
     if start.startswith(JPEG):
-        return _jpeg(stream)
+        return _jpeg(stream, pixels)
     if start.startswith(GIF):
         return _gif(stream)
     if start.startswith(TIFFS):
@@ -140,16 +140,19 @@ def _unpacks(kind: bytes, content: bytes) -> bool:
     return not unpacker.unconsumed_tail
 
 
-def _jpeg(stream: BinaryIO) -> Head:
+def _jpeg(stream: BinaryIO, pixels: bool) -> Head:
     """Drop a JPEG's application segments, except for colours and orientation, and count scans.
 
     Each scan passes over the whole image, however few bytes the scan has.
     """
-    content = stream.read()
+    content = stream.read() if pixels else stream.read(MAX_EXTRA // 4)
     kept, position, parts, has_exif = [content[:2]], 2, 0, False
     while True:
         found = MARKER.search(content, position)
         if found is None or found.end() + 2 > len(content):
+            if not pixels:  # the size stands further on
+                stream.seek(0)
+                return _jpeg(stream, pixels=True)
             return Head(io.BytesIO(b"".join(kept)))
         start, marker = found.start(), content[found.start() + 1]
         if marker in (0xD9, 0xDA):

@@ -279,7 +279,7 @@ def load(
 
 
 def dimensions(file: File | bytes, name: str = "picture") -> tuple[int, int]:
-    """Return width and height of the upright image in pixels, from the file's head alone.
+    """Return width and height of the upright image in pixels, without decoding the pixels.
 
     Raises:
         ImageError: missing, no image, or over a limit; messages call bytes `name`.

@@ -37,7 +37,7 @@ class Judge:
         weights.load(self.task, path)
 
     @torch.inference_mode()
-    def look(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def classify(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """The most probable classes `[N]` of images uint8 `[N, 3, H, W]`, and features `[N, F]`."""
         side = self.task.metadata.image_size
         labels, features = [], []

@@ -1,6 +1,7 @@
 """Survey of a data set: counts per class and split, picture sizes, and a contact sheet."""
 
 import logging
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from nano_cv.data import images
 from nano_cv.data.pictures import Resized
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
+from nano_cv.evaluation.terminal import format_table
 from nano_cv.files import replacing
 from nano_cv.metadata import height_width
 
@@ -42,18 +44,14 @@ def table(splits: Mapping[str, Resized]) -> str:
     if unit == "pixels":
         unit, form = "share of pixels", ".1%"
         counts = {split: found / max(found.sum(), 1) for split, found in counts.items()}
-    rows = [[unit, *splits]]
-    for label, name in enumerate(classes[:MOST]):
-        rows.append([name, *(format(found[label], form) for found in counts.values())])
-    if len(classes) > MOST:
-        rows.append([f"and {len(classes) - MOST} more", *("" for _ in splits)])
-    rows.append(["all pictures", *(str(len(resized)) for resized in splits.values())])
-    first, *others = (max(map(len, column)) for column in zip(*rows, strict=True))
-    lines = [
-        name.ljust(first) + "".join(f"  {cell:>{w}}" for cell, w in zip(cells, others, strict=True))
-        for name, *cells in rows
+    rows: list[dict[str, str]] = [
+        {unit: name} | {split: format(found[label], form) for split, found in counts.items()}
+        for label, name in enumerate(classes[:MOST])
     ]
-    return "\n".join(f"  {line}" for line in [*lines, sizes(train)])
+    if len(classes) > MOST:
+        rows.append({unit: f"and {len(classes) - MOST} more"} | dict.fromkeys(splits, ""))
+    rows.append({unit: "all pictures"} | {name: str(len(one)) for name, one in splits.items()})
+    return textwrap.indent(format_table(rows) + sizes(train), "  ")
 
 
 def sizes(resized: Resized) -> str:

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import constants
 from torch import Tensor, nn
 
-from nano_cv.errors import UserError, first_line, listing, nearest, why_unreachable
+from nano_cv.errors import UserError, first_line, listing, nearest, one_line, why_unreachable
 
 LITE0 = "tf_efficientnet_lite0"
 PACKAGED = {  # Python packages that hold ImageNet weights, so that no hub is needed
@@ -100,4 +100,4 @@ def fill_encoder(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             {name: flat[name.replace(".", "_")] for name in encoder.state_dict()}
         )
     except (KeyError, RuntimeError) as error:
-        raise UserError(f"weights of another network: {first_line(error)}") from error
+        raise UserError(f"weights of another network: {one_line(error)[:200]}") from error

@@ -124,7 +124,7 @@ class Body(nn.Module):
 
 
 class Context(nn.Module):
-    """Adds to each place of the coarsest level what lies around it, up to 13 places wide.
+    """Adds to each place of the coarsest level what lies up to 6 places away.
 
     Convolutions alone see too little of an object that fills the picture. The windows are those of
     spatial pyramid pooling (He et al. 2014), taken one after the other as in YOLOv5.

@@ -65,7 +65,7 @@ class Classification(Task):
         if self.familiarity is None:
             features = logits = self(images).float()
         else:
-            features, logits = self.look(images)
+            features, logits = self.features_and_logits(images)
         outputs = self.answer(logits)
         if self.familiarity is not None:
             outputs["FOREIGN"] = self.familiarity(features, logits)
@@ -80,7 +80,7 @@ class Classification(Task):
         likeliest = shares >= shares.amax(dim=1, keepdim=True)
         return {"CLASS_PROBS": shares, "LABEL_SET": (shares >= set_from) | likeliest}
 
-    def look(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The inputs of the last layer, float32 `[B, F]`, and the logits `[B, K]`.
 
         F is 0 for a network without a method `embed`.

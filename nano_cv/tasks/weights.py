@@ -148,7 +148,8 @@ def load(task: Task, path: Path) -> None:
     ]
     if wrong:
         raise UserError(
-            f"{path}: not the weights of this {task.metadata.model}: {listing(wrong, most=4)}"
+            f"{path}: not the weights of this {task.metadata.model}: {listing(wrong, most=4)}; if "
+            "an older version of nano-cv wrote them, train again, or use that version"
         )
     for name, tensor in own.items():
         tensor.copy_(tensors[name])

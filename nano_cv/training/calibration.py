@@ -29,7 +29,7 @@ from nano_cv.tasks.classification import Classification
 from nano_cv.tasks.familiarity import Familiarity
 from nano_cv.tasks.metrics import best_threshold, expected_calibration_error, operating_figures
 from nano_cv.tasks.task import Task
-from nano_cv.training.probe import look
+from nano_cv.training.probe import features_of
 
 BATCH = 16
 SHARPEST, FLATTEST = 1 / 8, 8.0  # lowest and highest temperature
@@ -63,11 +63,13 @@ def calibrate(
         predictions = predict_all(engine, split.inputs, len(split), BATCH)
         figures = _fit_thresholds(task, split, predictions)
     if isinstance(task, Classification):
-        features, logits, labels = look(task, split, len(split), "Calibrating")
+        features, logits, labels = features_of(task, split, len(split), "Calibrating")
         if not tagging:
             figures = _fit_probabilities(task, logits.double().numpy(), labels.numpy(), coverage)
         shown = features.shape[1] > 0
-        learnt = look(task, splits["train"], LOOKED_AT, "Calibrating")[0] if shown else features
+        learnt = (
+            features_of(task, splits["train"], LOOKED_AT, "Calibrating")[0] if shown else features
+        )
         if shown or not tagging:
             task.familiarity = fit_familiarity(learnt, features, logits)
         else:  # low logits can also mean a familiar picture without any label

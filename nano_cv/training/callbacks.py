@@ -23,7 +23,7 @@ from nano_cv.training.sweep import Scores
 log = logging.getLogger(__name__)
 
 
-class PassOn(LightningLogger):
+class ForwardToLogger(LightningLogger):
     """Passes what Lightning logs to our own logger, in the first process only."""
 
     def __init__(self, logger: Logger) -> None:
@@ -117,7 +117,7 @@ class Bar(RichProgressBar):
         return {}
 
 
-class GoOn(pl.Callback):
+class AdaptCheckpoint(pl.Callback):
     """Adapts a checkpoint to the present folder of the run and to the present patience."""
 
     def on_load_checkpoint(
@@ -176,7 +176,7 @@ class Preview(pl.Callback):
         drawing.keep(name, grid, self.folder, self.logger.log_file)
 
 
-class Race(pl.Callback):
+class PruneBehind(pl.Callback):
     """Writes `scores.json` of a run, and stops a run that falls behind the others of its sweep.
 
     Args:

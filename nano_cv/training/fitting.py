@@ -29,9 +29,17 @@ from nano_cv.evaluation.tracking import Logger
 from nano_cv.files import replacing
 from nano_cv.metadata import Size, height_width
 from nano_cv.tasks.task import Task
-from nano_cv.training.callbacks import Bar, Diverged, Epochs, GoOn, PassOn, Preview, Race
+from nano_cv.training.callbacks import (
+    AdaptCheckpoint,
+    Bar,
+    Diverged,
+    Epochs,
+    ForwardToLogger,
+    Preview,
+    PruneBehind,
+)
 from nano_cv.training.learner import Learner
-from nano_cv.training.plan import Pace, Plan
+from nano_cv.training.plan import Plan, TimeBudget
 from nano_cv.training.probe import Probe
 from nano_cv.training.processor import best_precision, choose_precision
 
@@ -83,12 +91,12 @@ def make_trainer(
     # Not `save_last`: that is only written for epochs that were the best so far.
     last = ModelCheckpoint(filename="last", **where)
     epochs = Epochs(task.monitor, task.mode)
-    callbacks: list[pl.Callback] = [keeper, last, GoOn(), epochs]
-    callbacks.append(Pace(plan, options.minutes))
+    callbacks: list[pl.Callback] = [keeper, last, AdaptCheckpoint(), epochs]
+    callbacks.append(TimeBudget(plan, options.minutes))
     if hasattr(task, "preview"):
         callbacks.append(Preview(folder, logger))
     if sweep:
-        callbacks.append(Race(folder, sweep, options.prune_after, options.prune_siblings))
+        callbacks.append(PruneBehind(folder, sweep, options.prune_after, options.prune_siblings))
     else:  # one bad trial must not end a search
         callbacks.append(Diverged())
     if options.patience is not None:
@@ -106,7 +114,7 @@ def make_trainer(
         plan.epochs,
         precision,
         callbacks=callbacks,
-        logger=PassOn(logger),
+        logger=ForwardToLogger(logger),
         plugins=[WholeCheckpoints()],
         enable_progress_bar=terminal,
         default_root_dir=folder,

@@ -43,6 +43,10 @@ class Learner(pl.LightningModule):
         self.task, self.optimizer, self.warmup_epochs = task, optimizer, warmup_epochs
         self.layer_decay, self.ema_decay = layer_decay, ema_decay
         self.validated: list[Any] = []
+        self.missed: list[str] = []  # classes that the last epoch never predicted
+        body = getattr(task.network, "body", None)
+        if layer_decay != 1.0 and not hasattr(body, "group_matcher"):
+            raise ValueError("layer_decay is for networks of timm; leave it at 1")
         self.steps: int | None = None  # of the whole training, if trainer.minutes has set them
 
     def training_step(self, batch: tuple[Tensor, Any], index: int) -> Tensor:
@@ -86,10 +90,12 @@ class Learner(pl.LightningModule):
             parts = [part for some in every for part in some]
         figures = self.task.figures(parts)
         self.log_dict({f"val/{name}": value for name, value in figures.items()})
-        if self.trainer.current_epoch + 1 == self.trainer.max_epochs:
-            missed = self.task.never_predicted(parts)
-            if missed:
-                log.warning("val: never predicted: %s; see data.balance", listing(missed))
+        self.missed = self.task.never_predicted(parts)
+
+    def on_train_end(self) -> None:
+        """Warn of classes that the last epoch never predicted."""
+        if self.missed:
+            log.warning("val: never predicted: %s; see data.balance", listing(self.missed))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the hash of the data, so that a run is not resumed with other pictures."""
@@ -130,8 +136,6 @@ class Learner(pl.LightningModule):
             from timm.optim import param_groups_layer_decay
 
             body: Any = self.task.network.body
-            if not hasattr(body, "group_matcher"):
-                raise ValueError("layer_decay is for networks of timm; leave it at 1")
             decay = self.optimizer.keywords["weight_decay"]  # type: ignore[attr-defined]
             return param_groups_layer_decay(body, decay, layer_decay=self.layer_decay)
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -118,7 +118,7 @@ def follow(
         log.info(said, better)
 
 
-class Pace(pl.Callback):
+class TimeBudget(pl.Callback):
     """Times the first steps, and logs how long the training will take.
 
     Args:

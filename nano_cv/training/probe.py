@@ -56,7 +56,8 @@ def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Pr
         return None
     task.to(find_device(accelerator))
     (features, _, labels), (others, _, truth) = (
-        look(task, splits[name], MOST, "Looking at the pictures") for name in ("train", "val")
+        features_of(task, splits[name], MOST, "Looking at the pictures")
+        for name in ("train", "val")
     )
     task.cpu()  # `fitting.fit` checks it there before the training
     # One scale for all features: with a scale each, features that hardly vary would be blown up.
@@ -80,7 +81,7 @@ def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Pr
     return Probe(score, copy.deepcopy(task.state_dict()))
 
 
-def look(
+def features_of(
     task: Classification, split: Resized, most: int, said: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute features and logits of at most `most` pictures of a split, evenly chosen.
@@ -97,7 +98,7 @@ def look(
     with torch.no_grad():
         for part in track(parts, len(parts), said):
             images = torch.from_numpy(split.fetch(part)).to(task.mean.device)
-            seen.append([one.float().cpu() for one in task.look(images)])
+            seen.append([one.float().cpu() for one in task.features_and_logits(images)])
     task.train(training)
     features, logits = map(torch.cat, zip(*seen, strict=True))
     return features, logits, torch.from_numpy(np.asarray(split.targets(indices)))

@@ -94,8 +94,9 @@ def fetch(archive: Archive, file: Path) -> Path:
     if found != digest:
         part.unlink()
         raise UserError(
-            f"{url}: has {kind} {found}, and {digest} is needed; it was removed. Start again, for "
-            f"the server may have replaced the file meanwhile. {by_hand}"
+            f"{url}: the download has {kind} {found}, and {digest} is needed; it was removed. "
+            "If it went on with the part of an earlier start, start again; else the server has "
+            f"another file now. {by_hand}"
         )
     os.replace(part, file)
     return file
@@ -135,14 +136,15 @@ def gunzip(file: Path) -> bytes:
 
 
 def _download(url: str, part: Path, by_hand: str) -> None:
-    """Download the rest of `part`."""
+    """Download the rest of `part`, with further tries after a break."""
     import requests
 
     failures, furthest = 0, 0
     while True:
         start = part.stat().st_size if part.exists() else 0
         try:
-            return _receive(url, part, start)
+            _receive(url, part, start)
+            return
         except (
             requests.ConnectionError,
             requests.Timeout,

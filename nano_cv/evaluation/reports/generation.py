@@ -22,7 +22,6 @@ from nano_cv.evaluation.tables import distinct
 from nano_cv.files import inside, replacing
 
 log = logging.getLogger(__name__)
-MOST = 64  # pictures in the grid of samples
 NEIGHBOURS = 3  # a picture covers features as far as its third neighbour
 COMPARED = 5000  # number of real pictures that the judge sees, about
 CHUNK = 1000  # training pictures in memory at once
@@ -34,6 +33,7 @@ class GenerationReport(Report):
     """Report of `IMAGES` uint8 `[N, 3, S, S]`; targets are the requested classes."""
 
     gate = "accuracy"
+    most = 64
     limits: ClassVar = {"levels": 2.0}
     unit: ClassVar = "generated pictures"
 
@@ -81,9 +81,9 @@ class GenerationReport(Report):
         from nano_cv.evaluation.judge import Judge
 
         judge = Judge(path)
-        labels, made = judge.look(self.predictions["IMAGES"])
-        _, shown = judge.look(train)
-        known, _ = judge.look(test)
+        labels, made = judge.classify(self.predictions["IMAGES"])
+        _, shown = judge.classify(train)
+        known, _ = judge.classify(test)
         targets = np.asarray(self.pictures.targets)
         truth = np.asarray(_some_of(self._real["test"].pictures.targets))
         right = labels == targets
@@ -113,9 +113,9 @@ class GenerationReport(Report):
         earlier = [int((targets[:index] == label).sum()) for index, label in enumerate(targets)]
         order = np.argsort(earlier, kind="stable")
         drawings: dict[str, Callable[[], Drawing]] = {}
-        drawings["samples"] = partial(self._draw_samples, order[:MOST])
+        drawings["samples"] = partial(self._draw_samples, order[: self.most])
         if self._real:
-            pairs = partial(self._draw_beside_nearest, order[: MOST // 4])
+            pairs = partial(self._draw_beside_nearest, order[: self.most // 4])
             drawings["nearest_training_pictures"] = pairs
         return drawings
 
