@@ -115,7 +115,9 @@ TOGETHER = {
         *("tests/test_serving.py", "tests/test_door.py", "tests/test_page.py"),
         "tests/test_readme.py::test_calls_from_an_app",
     ),
-    "clone": ("tests/test_readme.py::test_dvc_pull", "tests/test_readme.py::test_pretrained"),
+    "clone": tuple(
+        f"tests/test_readme.py::test_{name}" for name in ("dvc_pull", "pretrained", "shipped")
+    ),
     "readme": ("tests/test_readme.py::test_train", "tests/test_readme.py::test_infer"),
     **{
         name: f"tests/test_{name}.py"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, SPECIES, TINY, TINY_OF, make_flowers, python
+from conftest import ROOT, SPECIES, TINY, TINY_OF, compose, make_flowers, python
 from PIL import Image
 from test_classes import make_csv, make_folder
 from test_formats import make_masks, make_voc, make_yolo, outlined_coco
@@ -20,9 +20,11 @@ from tiny_models import publish_one
 
 from benchmarks.serving import comparison
 from benchmarks.serving.trial import Trial
+from nano_cv import building
 from nano_cv.config import help
 from nano_cv.export.validate import check_repository, read_config
 from nano_cv.serving.triton import LOOPBACK
+from nano_cv.tasks.weights import read_metadata
 from tools import write_configure
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -350,3 +352,10 @@ def test_pretrained_weights_are_as_good_as_their_card_says(clone, run, monkeypat
     )
     assert measured and card
     assert float(measured[1]) == pytest.approx(float(card[1]), abs=0.01)
+
+
+def test_shipped_weights_fit_their_models(clone):
+    for file in clone.glob("weights/*.safetensors"):
+        metadata = read_metadata(file)
+        config = compose("infer", f"data={metadata.data}", f"model={metadata.model}")
+        assert building.trained_task(config, file).metadata.name == file.stem
