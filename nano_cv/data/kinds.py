@@ -54,7 +54,7 @@ class BoxLists:
         boxes: of each picture, in pixels of the input; parts outside of the picture are cut off.
     """
 
-    counts = "objects"
+    unit = "objects"
 
     def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
         self.pictures, self.size, self.fit = pictures, size, fit
@@ -123,7 +123,7 @@ class BoxLists:
 class Masks:
     """A class at each pixel, for segmentation; decoded once if there is a cache."""
 
-    counts = "pixels"
+    unit = "pixels"
 
     def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
         self.pictures, self.size, self.fit = pictures, size, fit

@@ -309,7 +309,7 @@ def check_classes(splits: Mapping[str, Resized]) -> None:
     for split, use in (("train", "to learn from"), ("val", "to choose the best epoch by")):
         if split in splits and not len(splits[split]):
             raise UserError(f"{root}: no pictures in '{split}', and some are needed {use}")
-    kind = splits["train"].fitted.counts
+    kind = splits["train"].fitted.unit
     has = {split: resized.count() > 0 for split, resized in splits.items() if len(resized)}
     if len(has) < len(splits):
         log.warning("%s: no pictures in 'test', so nothing is tested", root)

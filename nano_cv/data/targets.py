@@ -80,7 +80,7 @@ class Packed(NamedTuple):
 class Labels:
     """Class indices, for classification and generation; nothing to bring to a size."""
 
-    counts = "pictures"
+    unit = "pictures"
 
     def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
         self.labels, self.classes = pictures.targets, pictures.classes

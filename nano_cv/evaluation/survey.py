@@ -40,7 +40,7 @@ def table(splits: Mapping[str, Resized]) -> str:
     """The table of a set: pictures, objects or share of pixels by class and split, and sizes."""
     counts = {split: resized.count() for split, resized in splits.items()}
     train = splits["train"]
-    classes, unit, form = train.pictures.classes, train.fitted.counts, "d"
+    classes, unit, form = train.pictures.classes, train.fitted.unit, "d"
     if unit == "pixels":
         unit, form = "share of pixels", ".1%"
         counts = {split: found / max(found.sum(), 1) for split, found in counts.items()}
@@ -70,7 +70,7 @@ def contact_sheet(resized: Resized) -> Drawing:
     height, width = height_width(resized.size)
     title = f"training pictures as the network sees them, {width}x{height} pixels"
     classes = drawing.legible(tuple(resized.pictures.classes))
-    if resized.fitted.counts != "pictures":
+    if resized.fitted.unit != "pictures":
         from nano_cv.evaluation.painting import draw_targets
 
         return draw_targets(resized, classes, MOST, title)
