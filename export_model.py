@@ -38,18 +38,28 @@ def export_model(config: DictConfig) -> None:
         trained = Torch(task, path, "cpu")
         figures = parity.check_parity(trained, Onnx(file), *inputs, config.tolerance)
 
-        threads = triton_config.count_threads(config.triton)
-        gates = (threads, config.max_drop, config.calibration_pictures)
-        best, variants = precision.choose(config.precision, file, samples, *gates)
+        best, variants = precision.choose(
+            config.precision,
+            file,
+            samples,
+            threads=triton_config.count_threads(config.triton),
+            max_drop=config.max_drop,
+            calibration_pictures=config.calibration_pictures,
+        )
         if samples:
             for metric, value in samples.score(trained).items():
                 figures[f"val/{metric}/torch"] = value
             figures |= precision.list_figures(variants)
 
         graph.annotate(best.file, task.metadata, {"precision": best.precision, **figures})
-        options = (config.triton, best.entries)
-        models = Path(config.paths.models)
-        version = repository.publish(models, task.metadata, best.file, *options, triton.prove)
+        version = repository.publish(
+            Path(config.paths.models),
+            task.metadata,
+            best.file,
+            triton=config.triton,
+            entries=best.entries,
+            prove=triton.prove,
+        )
         logger.log_metrics(figures)
         card = make_card(task.metadata, figures)
         (folder / CARD).write_text(card)
