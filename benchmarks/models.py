@@ -20,30 +20,20 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from nano_cv import building
+from nano_cv.config.options import CONFIGS
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.export import graph
-from nano_cv.metadata import Metadata, height_width
+from nano_cv.metadata import height_width
 
-ROOT = Path(__file__).parents[1]
 CLASSES = [f"class {number}" for number in range(10)]
 
 
 def export(name: str, folder: Path) -> dict[str, Any]:
     """Export the model of `configs/model/<name>.yaml`; return task, parameters, size and inputs."""
-    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra.compose("train", [f"model={name}"])
     size = building.size_of(config)
-    mean, std = building.statistics_of(config)
-    metadata = Metadata(
-        task=building.task_name(config),
-        model=name,
-        data="none",
-        classes=CLASSES,
-        image_size=size,
-        mean=mean,
-        std=std,
-        network=building.network_options(config),
-    )
+    metadata = building.describe_model(config, CLASSES, size)
     task = building.make_task(config, metadata).eval()
     graph.export(task, folder / f"{name}.onnx")
     return {
@@ -61,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     given = parser.parse_args()
     torch.manual_seed(0)
-    names = {file.stem for file in (ROOT / "configs/model").glob("*.yaml")}
+    names = {file.stem for file in CONFIGS.glob("model/*.yaml")}
     names -= {"timm"}  # the user names its network
     with tempfile.TemporaryDirectory() as folder:
         models = {}

@@ -85,15 +85,7 @@ def classify(root: Path, minutes: float, script: Path, folder: Path) -> dict[str
     first, third = run(1, "pace1"), run(3, "pace3")
     run(max(2, round(minutes * 60 / ((third - first) / 2))), "whole")
     command = [sys.executable, str(script / "validate.py"), "--data-dir", str(root)]
-    command += [
-        "--split",
-        "test",
-        "--model",
-        LITE0,
-        "--num-classes",
-        str(classes),
-        "--no-prefetcher",
-    ]
+    command += ["--split", "test", "--model", LITE0, "--num-classes", str(classes)]
     command += ["--checkpoint", str(folder / "whole" / "model_best.pth.tar"), "--device", "cpu"]
     command += ["--no-prefetcher", "--workers", "0"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

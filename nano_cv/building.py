@@ -142,7 +142,7 @@ def make_metadata(config: DictConfig, data: "DataModule", run_id: str) -> Metada
     check_name(f"{config.model.name}_{config.data.name}")
     data.setup()
     check_classes(data.classes)
-    made = _metadata(config, data.classes, data.image_size, data.data_hash, run_id)
+    made = describe_model(config, data.classes, data.image_size, data.data_hash, run_id)
     if are_tags(data.splits["train"].pictures.targets):
         return replace(made, task=TAGGING, thresholds=[0.5] * len(data.classes))
     return made
@@ -162,9 +162,10 @@ def check_labels(
         )
 
 
-def _metadata(
+def describe_model(
     config: DictConfig, classes: list[str], size: Size, data_hash: str = "", run_id: str = ""
 ) -> Metadata:
+    """Make the metadata of the configured model for such classes, without the data set."""
     mean, std = statistics_of(config)
     return Metadata(
         task=task_name(config),
@@ -269,7 +270,7 @@ def rehearse(config: DictConfig) -> int:
     asked = config.trainer.precision
     precision = "32-true" if asked == "auto" else asked
     trainer = fitting.bare_trainer(config, 1, precision, logger=False, enable_progress_bar=False)
-    metadata = _metadata(config, ["a", "b"], size_of(config))
+    metadata = describe_model(config, ["a", "b"], size_of(config))
     try:
         with torch.device("meta"):  # takes neither time nor memory
             task = make_task(config, metadata)

@@ -12,6 +12,7 @@ from test_metrics import NAMES, SIDE, metadata, random_inputs, scene, seeds
 from torch import nn
 
 from nano_cv.data.pictures import COUNTED, Boxes, Pictures
+from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.answers import describe
 from nano_cv.evaluation.card import make_card
@@ -116,6 +117,19 @@ def test_metadata_of_older_files_and_of_damaged_ones():
     ):
         with pytest.raises((ValueError, TypeError)):
             Metadata.from_json(json.dumps(content | wrong))
+
+
+def test_temperature_changes_probabilities_and_no_label():
+    def network(**_: object) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
+
+    torch.manual_seed(0)
+    task = Classification(metadata=CONTRACT, network=network).eval()
+    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    before = task.predict(pixels)["CLASS_PROBS"]
+    task.metadata = replace(CONTRACT, temperature=2.0)
+    after = task.predict(pixels)["CLASS_PROBS"]
+    assert torch.allclose(after, torch.softmax(before.log() / 2, dim=1), atol=1e-6)
 
 
 def test_training_fits_and_says_it(run, flowers, tmp_path):
@@ -239,6 +253,14 @@ def test_exported_as_it_answers(tmp_path, network):
     assert list(older) == ["CLASS_PROBS"]
 
 
+def test_weights_with_another_plane_are_refused(tmp_path):
+    task, _, _ = fitted(Embedding)
+    task.familiarity.plane = torch.zeros(25, 3)
+    weights.save(task, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"not the weights of this lenet: familiarity\.plane"):
+        weights.load(task, tmp_path / "model.safetensors")
+
+
 ANSWER = {
     "CLASS_PROBS": np.float32([[0.2, 0.5, 0.3], [0.9, 0.05, 0.05]]),
     "LABEL_SET": np.array([[False, True, True], [True, False, False]]),
@@ -300,16 +322,3 @@ def test_label_sets_from_training_to_onnx(run, flowers, tmp_path):
         assert row["label"] in row["label_set"].split("; ") and row["foreign"] in ("yes", "no")
     done = run("train", *TINY, "test=false")
     assert "coverage=0.95 takes 19 validation pictures, and there are 12" in done.out + done.err
-
-
-def test_temperature_changes_probabilities_and_no_label():
-    def network(**_: object) -> torch.nn.Module:
-        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
-
-    torch.manual_seed(0)
-    task = Classification(metadata=CONTRACT, network=network).eval()
-    pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
-    before = task.predict(pixels)["CLASS_PROBS"]
-    task.metadata = replace(CONTRACT, temperature=2.0)
-    after = task.predict(pixels)["CLASS_PROBS"]
-    assert torch.allclose(after, torch.softmax(before.log() / 2, dim=1), atol=1e-6)

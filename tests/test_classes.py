@@ -85,6 +85,22 @@ def test_one_pool_is_split_by_the_names_of_its_files(tmp_path, caplog):
     assert "70 % train, 15 % val, 15 % test" in said
 
 
+def test_links_that_are_read_and_links_that_are_not(tmp_path, caplog):
+    """A pool inside the set is read through the links of the class folders; a class is not."""
+    make_folder(tmp_path)
+    (tmp_path / "pool").mkdir()
+    for split in SPLITS:
+        (tmp_path / split / "cat").rename(tmp_path / "pool" / split)
+        (tmp_path / split / "cat").symlink_to(tmp_path / "pool" / split)
+    (tmp_path / "train/more").symlink_to(tmp_path / "train/dog")
+    splits, _ = open_splits(read_folder, tmp_path, "classification", 32, None, "stretch")
+    assert splits["train"].pictures.classes == ["cat", "dog"]
+    said = [text for text in caplog.messages if "not followed" in text]
+    assert len(said) == 1 and said[0].endswith(
+        "1 links lead to folders of the set, or above it, and are not followed: train/more"
+    )
+
+
 def test_splits_by_other_names(tmp_path):
     make_folder(tmp_path)
     (tmp_path / "train").rename(tmp_path / "Training")
@@ -233,6 +249,14 @@ def test_rows_without_a_split_go_where_no_row_says_otherwise(tmp_path, caplog):
     assert len(found["val"].names) > 3 and "52 rows without a split count as 'train'" in caplog.text
 
 
+def test_a_table_of_excel(tmp_path):
+    for name in "ab":
+        picture(tmp_path / f"{name}.png")
+    text = 'sep=;\r\n"Image";"Class Name";"one, two";;\r\na.png;x;;;\r\nb.PNG;y;;;\r\n;;;;\r\n'
+    (tmp_path / "labels.csv").write_text(text, newline="")
+    assert tables(tmp_path)["train"].classes == ["x", "y"]
+
+
 def test_label_that_was_not_learnt(tmp_path):
     rows = {"a.png": "cat,train", "b.png": "dog,train", "c.png": "dgo,test"}
     write_table(tmp_path, rows)
@@ -319,27 +343,3 @@ def test_no_picture_to_test_with(run, fails, tmp_path):
     assert (tmp_path / "weights/lenet_pets.safetensors").exists()
     said = fails("infer", "+data=folder", *TINY, "data.root=set", "data.name=pets")
     assert "no pictures in 'test'; use input=FOLDER" in said
-
-
-def test_links_that_are_read_and_links_that_are_not(tmp_path, caplog):
-    """A pool inside the set is read through the links of the class folders; a class is not."""
-    make_folder(tmp_path)
-    (tmp_path / "pool").mkdir()
-    for split in SPLITS:
-        (tmp_path / split / "cat").rename(tmp_path / "pool" / split)
-        (tmp_path / split / "cat").symlink_to(tmp_path / "pool" / split)
-    (tmp_path / "train/more").symlink_to(tmp_path / "train/dog")
-    splits, _ = open_splits(read_folder, tmp_path, "classification", 32, None, "stretch")
-    assert splits["train"].pictures.classes == ["cat", "dog"]
-    said = [text for text in caplog.messages if "not followed" in text]
-    assert len(said) == 1 and said[0].endswith(
-        "1 links lead to folders of the set, or above it, and are not followed: train/more"
-    )
-
-
-def test_a_table_of_excel(tmp_path):
-    for name in "ab":
-        picture(tmp_path / f"{name}.png")
-    text = 'sep=;\r\n"Image";"Class Name";"one, two";;\r\na.png;x;;;\r\nb.PNG;y;;;\r\n;;;;\r\n'
-    (tmp_path / "labels.csv").write_text(text, newline="")
-    assert tables(tmp_path)["train"].classes == ["x", "y"]

@@ -123,6 +123,21 @@ def test_one_message(run, tmp_path, script, typed, answer):
     assert not list(tmp_path.iterdir()), "nothing is written"
 
 
+def test_read_only_folder():
+    """As another user where this one is root, to whom no folder is closed."""
+    root = os.geteuid() == 0
+    with tempfile.TemporaryDirectory() as folder:  # not pytest's, which others cannot enter
+        os.chmod(folder, 0o555)
+        try:
+            if root:
+                os.seteuid(65534)
+            with pytest.raises(UserError, match=rf"{folder} cannot be written to \(Permission"):
+                checks._check_writable({"paths": {"runs": f"{folder}/runs"}}, ["runs"])
+        finally:
+            if root:
+                os.seteuid(0)
+
+
 SHAPES = """
 from nano_cv.data.formats.flowers import read_flowers as read_shapes
 """
@@ -264,18 +279,3 @@ def test_newest_run_is_resumed(tmp_path):
     record.write_text("a: &a [1]\nb: [*a, *a]")
     with pytest.raises(UserError, match=r"config.yaml: damaged \(aliases are not read"):
         checks.check("train", ["resume=true", f'paths.runs="{runs}"'])
-
-
-def test_read_only_folder():
-    """As another user where this one is root, to whom no folder is closed."""
-    root = os.geteuid() == 0
-    with tempfile.TemporaryDirectory() as folder:  # not pytest's, which others cannot enter
-        os.chmod(folder, 0o555)
-        try:
-            if root:
-                os.seteuid(65534)
-            with pytest.raises(UserError, match=rf"{folder} cannot be written to \(Permission"):
-                checks._check_writable({"paths": {"runs": f"{folder}/runs"}}, ["runs"])
-        finally:
-            if root:
-                os.seteuid(0)

@@ -29,6 +29,14 @@ def test_no_client_can_load_models_in_the_container():
     assert COMPOSE["services"]["triton"]["networks"] == ["inside"]
 
 
+def test_triton_has_the_mendings_of_the_bulletins():
+    """The last of them, 5875, asks for 26.07."""
+    year, month = re.search(
+        r"FROM nvcr\.io/nvidia/tritonserver:(\d+)\.(\d+)-py3", DOCKERFILE
+    ).groups()
+    assert (int(year), int(month)) >= (26, 7)
+
+
 def objects(file: str) -> dict:
     """The objects of a file in `deploy/` by kind."""
     text = (ROOT / "deploy" / file).read_text()
@@ -124,11 +132,3 @@ def _is_here(name: str) -> bool:
     except metadata.PackageNotFoundError:  # for another platform or Python
         return False
     return True
-
-
-def test_triton_has_the_mendings_of_the_bulletins():
-    """The last of them, 5875, asks for 26.07."""
-    year, month = re.search(
-        r"FROM nvcr\.io/nvidia/tritonserver:(\d+)\.(\d+)-py3", DOCKERFILE
-    ).groups()
-    assert (int(year), int(month)) >= (26, 7)

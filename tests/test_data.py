@@ -70,6 +70,19 @@ def test_changed_picture_is_decoded_again(flowers, tmp_path):
     assert after.digests[0] == before.digests[-1] != before.digests[0]
 
 
+def test_leftovers_of_killed_processes_are_cleared(flowers, tmp_path):
+    path = cached(files(flowers), 16, tmp_path / "cache").path
+    path.unlink()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (path.parent / f".{path.name}.{dead.pid}.tmp").write_bytes(b"half an array")
+    alive = path.parent / f".{path.name}.{os.getppid()}.tmp"
+    alive.write_bytes(b"somebody else's")
+    cached(files(flowers), 16, tmp_path / "cache")
+    left = {file.name for file in path.parent.iterdir()}
+    assert left == {path.name, path.with_suffix(".sums").name, alive.name}
+
+
 def test_missing_digests_or_cut_array_are_made_anew(flowers, tmp_path):
     """As after a power failure, or a hand that tidied up."""
     first = cached(files(flowers), 16, tmp_path / "cache")
@@ -225,6 +238,13 @@ def test_hash_follows_content_targets_and_splits(flowers, tmp_path):
     assert len(set(hashes)) == 4
 
 
+def test_hidden_folders_are_no_classes(flowers):
+    (flowers / ".ipynb_checkpoints").mkdir()
+    data = module(flowers)
+    data.setup()
+    assert data.classes == ["aster", "basil", "clover"]
+
+
 def test_missing_data_can_be_pulled(flowers, tmp_path):
     (flowers / "basil/plant003_rgb.jpg").unlink()
     with pytest.raises(UserError, match=r"basil/plant003_rgb\.jpg; .*type: dvc pull"):
@@ -240,6 +260,10 @@ def noise(count: int = 4, side: int = 12) -> torch.Tensor:
     made = torch.Generator().manual_seed(0)
     shape = (count, 3, side, side)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=made)
+
+
+def test_no_change_at_zero_settings():
+    assert torch.allclose(Augment(flip=0)(noise())[0], noise().float(), atol=0.01)
 
 
 STRONG = {"degrees": 180, "scale": (0.8, 1.2), "translate": 0.1}
@@ -304,20 +328,3 @@ def test_rare_classes_weigh_more(flowers):
         assert weights[1] / weights[0] == pytest.approx(ratio)
         assert (12 * weights[0] + 3 * weights[1]) / 15 == pytest.approx(1), "as large a loss"
         assert weights[2] == 1
-
-
-def test_leftovers_of_killed_processes_are_cleared(flowers, tmp_path):
-    path = cached(files(flowers), 16, tmp_path / "cache").path
-    path.unlink()
-    dead = subprocess.Popen(["true"])
-    dead.wait()
-    (path.parent / f".{path.name}.{dead.pid}.tmp").write_bytes(b"half an array")
-    alive = path.parent / f".{path.name}.{os.getppid()}.tmp"
-    alive.write_bytes(b"somebody else's")
-    cached(files(flowers), 16, tmp_path / "cache")
-    left = {file.name for file in path.parent.iterdir()}
-    assert left == {path.name, path.with_suffix(".sums").name, alive.name}
-
-
-def test_no_change_at_zero_settings():
-    assert torch.allclose(Augment(flip=0)(noise())[0], noise().float(), atol=0.01)

@@ -168,6 +168,21 @@ def test_zoom_and_shift_move_boxes_with_their_pixels(size):
     assert 0 < lost < 30
 
 
+@pytest.mark.parametrize(("left", "label"), [(24, NO_LABEL), (18, 1)])
+def test_what_has_left_the_picture_is_no_object(monkeypatch, left, label):
+    """Shifted by a quarter to the right: of 8 columns, none or 6 are left."""
+    monkeypatch.setattr(
+        "nano_cv.data.order.Draw.uniform",
+        lambda draw, low, high, rows=1: torch.full((rows, draw.pictures), low),
+    )
+    box = (left, 10, left + 8, 20)
+    picture = torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)
+    _, moved = Augment(flip=0, translate=0.25)(picture, batch(box, labels=[1]))
+    visible = (SIDE - (left + 8)) / 8
+    assert (visible > VISIBLE) == (label != NO_LABEL)
+    assert moved.labels.tolist() == [[label]]
+
+
 # The network's maps
 
 
@@ -344,6 +359,17 @@ def test_each_class_has_its_threshold(tmp_path):
     assert len(shown.rows()) == 4 and shown.metrics()["mF1"] == 1 and not shown.remarks()
 
 
+def test_pictures_without_any_object(tmp_path, recwarn):
+    """Metrics of 0 and drawings, as of any."""
+    pictures = photographs(tmp_path, [(64, 64)] * 2, [boxes(), boxes()])
+    answer = predicted(pictures, [boxes((0, 0, 9, 9)), boxes()], [[0.9], []])
+    assert set(REPORT(CONTRACT, answer, pictures).metrics().values()) == {0.0}
+    drawings = REPORT(CONTRACT, answer, pictures).drawings()
+    assert drawings.keys() == {"predictions", "worst_mistakes", "precision_recall"}
+    assert all(draw().ndim == 3 for draw in drawings.values())
+    assert not [one for one in recwarn if one.category is UserWarning]
+
+
 def test_files_for_other_programs(tmp_path):
     """Boxes in pixels of the picture; those of hardly any score are left out."""
     pictures = photographs(tmp_path / "pictures", [(64, 48), (48, 64)], [])
@@ -443,18 +469,3 @@ def test_validation_counts_as_the_test(tmp_path, fit):
     tested, validated = REPORT(metadata, found, pictures).metrics(), task.figures([evidence])
     assert validated == pytest.approx({name: tested[name] for name in validated}, abs=1e-6)
     assert tested["mAP50"] > 0.3
-
-
-@pytest.mark.parametrize(("left", "label"), [(24, NO_LABEL), (18, 1)])
-def test_what_has_left_the_picture_is_no_object(monkeypatch, left, label):
-    """Shifted by a quarter to the right: of 8 columns, none or 6 are left."""
-    monkeypatch.setattr(
-        "nano_cv.data.order.Draw.uniform",
-        lambda draw, low, high, rows=1: torch.full((rows, draw.pictures), low),
-    )
-    box = (left, 10, left + 8, 20)
-    picture = torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)
-    _, moved = Augment(flip=0, translate=0.25)(picture, batch(box, labels=[1]))
-    visible = (SIDE - (left + 8)) / 8
-    assert (visible > VISIBLE) == (label != NO_LABEL)
-    assert moved.labels.tolist() == [[label]]

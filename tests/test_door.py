@@ -154,6 +154,30 @@ def test_several_pictures(served):
     assert "not a picture in a known format" in told[1]["error"]
 
 
+def test_forms_leave_a_thread_to_other_requests(monkeypatch):
+    """However many forms come at once: all of them together have one thread of two."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    busy = []
+
+    async def ask(*_, **__):
+        busy.append(busy[-1] + 1 if busy else 1)
+        await asyncio.sleep(0)
+        busy.append(busy[-1] - 1)
+        return {}
+
+    async def send_forms():
+        door = Door(SimpleNamespace(models={}), compose("serve"))
+        door._ask = ask
+        asked = SimpleNamespace(confidence=None, top=None)
+        request = Request({"type": "http", "headers": []})
+        form = [("a.png", b"a"), ("b.png", b"b")]
+        return await asyncio.gather(*(door._answer(request, None, form, asked) for _ in range(3)))
+
+    answered = asyncio.run(send_forms())
+    assert [len(json.loads(one.body)["answers"]) for one in answered] == [2, 2, 2]
+    assert max(busy) == 1
+
+
 def test_parts_of_a_form_keep_every_byte():
     content = bytes(range(256)) + b"\r\n--not it\r\n" + b"\r\r\n\n"
     prepared = requests.Request("POST", "http://x", files={"f": ("ü.png", content)}).prepare()
@@ -384,27 +408,3 @@ def test_a_triton_that_is_not_there(tmp_path):
     )
     assert done.returncode == 1 and "triton=127.0.0.1:9: no Triton server answers" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_forms_leave_a_thread_to_other_requests(monkeypatch):
-    """However many forms come at once: all of them together have one thread of two."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    busy = []
-
-    async def ask(*_, **__):
-        busy.append(busy[-1] + 1 if busy else 1)
-        await asyncio.sleep(0)
-        busy.append(busy[-1] - 1)
-        return {}
-
-    async def send_forms():
-        door = Door(SimpleNamespace(models={}), compose("serve"))
-        door._ask = ask
-        asked = SimpleNamespace(confidence=None, top=None)
-        request = Request({"type": "http", "headers": []})
-        form = [("a.png", b"a"), ("b.png", b"b")]
-        return await asyncio.gather(*(door._answer(request, None, form, asked) for _ in range(3)))
-
-    answered = asyncio.run(send_forms())
-    assert [len(json.loads(one.body)["answers"]) for one in answered] == [2, 2, 2]
-    assert max(busy) == 1

@@ -198,6 +198,20 @@ def test_boxes_have_scores_inside_the_picture(monkeypatch, tmp_path):
         assert drawn.shape == image.shape and (drawn == red).all(axis=2).sum() > 200
 
 
+def test_boxes_of_no_width_are_no_boxes(monkeypatch, tmp_path):
+    """As those are that lie in the margin of a letterboxed picture; here there is no other."""
+    said = texts(monkeypatch)
+    file = picture(tmp_path / "a.png", 320, 320)
+    report = boxes_report([file], [[4, 4, 4, 9]], [0.9], ["cat"])
+    assert "no box is sure enough in a.png; the highest score there is 0.00" in report.remarks()[0]
+    report.drawings()["predictions"]()
+    assert "0 found" not in " ".join(said) and "no box is sure enough" in " ".join(said)
+    truth = Boxes(np.float32([[1, 1, 9, 9]]), np.array([0]), np.array([0], np.uint8))
+    report = boxes_report([file], [[4, 4, 4, 9]], [0.9], ["cat"], [truth])
+    assert report.metrics()["mF1"] == 0 and report.class_rows()[0]["objects"] == 1
+    assert all(draw().size for draw in report.drawings().values())
+
+
 def test_titles_say_what_was_measured(monkeypatch, tmp_path):
     said = texts(monkeypatch)
     files = [picture(tmp_path / f"{name}.png") for name in "ab"]

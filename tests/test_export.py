@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from conftest import CONTRACT, TINY, make_flowers, rename_class, run_in
+from conftest import CONTRACT, TINY, compose, make_flowers, rename_class, run_in
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.numpy import load_file, save_file
@@ -23,6 +23,7 @@ from nano_cv.errors import UserError
 from nano_cv.evaluation import bfloat16
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.export import precision, repository
+from nano_cv.export.samples import has_data
 from nano_cv.export.validate import check_repository, read_config, served_versions
 from nano_cv.files import list_versions, make_once
 from nano_cv.metadata import Metadata, read_metadata
@@ -159,6 +160,16 @@ def test_what_cannot_be_without_the_data_set(here, fails, typed, said):
     told = fails("export_model", *TINY, typed)
     assert said in told
     assert models(here) == []
+
+
+def test_a_public_set_is_not_fetched_for_an_export(tmp_path, monkeypatch):
+    """Only what an earlier run has fetched counts as here; or a place that was typed."""
+    monkeypatch.chdir(tmp_path)
+    config = compose("export_model", "data=flower_photos")
+    Path("data/flower_photos").mkdir(parents=True)  # of a download that was broken off
+    assert not has_data(config)
+    Path("data/flower_photos/splits").mkdir()
+    assert has_data(config)
 
 
 def test_beyond_tolerance_nothing_is_published(here, fails):

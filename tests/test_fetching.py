@@ -128,6 +128,16 @@ def test_broken_connection_goes_on_where_it_was(site, tmp_path, fault):
     assert left(tmp_path) == ["a.bin"]
 
 
+def test_next_start_goes_on(site, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "TRIES", 1)
+    site.faults = ["break"]
+    said = refused(lambda: get(site, tmp_path))
+    kept = (tmp_path / ".a.bin.part").stat().st_size
+    assert f"{kept:,} bytes are kept" in said and left(tmp_path) == [".a.bin.part"]
+    assert get(site, tmp_path) == CONTENT
+    assert site.ranges[-1] == f"bytes={kept}-"
+
+
 @pytest.mark.parametrize(
     ("part", "fault", "ranges"),
     [
@@ -359,6 +369,29 @@ def test_flower_photos(site, photos, tmp_path, monkeypatch):
     assert all(again[split].names == some.names for split, some in fetched.items())
     assert len(site.ranges) == 1
     assert (tmp_path / "data/splits/LICENSE.txt").exists()
+
+
+def test_archives_are_the_official_ones():
+    """As torchvision knows them."""
+    official = {
+        "flowers102": [
+            (torchvision.datasets.Flowers102._download_url_prefix + name, digest)
+            for name, digest in torchvision.datasets.Flowers102._file_dict.values()
+        ],
+        "pets": list(torchvision.datasets.OxfordIIITPet._RESOURCES),
+        "fashion_mnist": [
+            (torchvision.datasets.FashionMNIST.mirrors[0] + name, digest)
+            for name, digest in torchvision.datasets.FashionMNIST.resources
+        ],
+        "voc2012": [
+            (entry["url"], entry["md5"])
+            for entry in [torchvision.datasets.voc.DATASET_YEAR_DICT["2012"]]
+        ],
+    }
+    for name, archives in official.items():
+        ours = [(one.url, one.digest) for one in SETS[name].archives]
+        assert [digest for _, digest in ours] == [digest for _, digest in archives]
+        assert [Path(url).name for url, _ in ours] == [Path(url).name for url, _ in archives]
 
 
 def test_flower_photos_from_a_command(run, site, photos, tmp_path):
@@ -597,36 +630,3 @@ def test_cvppp_without_set_or_labels(fails, tmp_path):
         said = refused(partial(read_cvppp, tmp_path, task))
         assert said.startswith("1 labels are missing") and "A2/plant003_label.png" in said
     assert len(read_cvppp(tmp_path, "generation")["train"])
-
-
-def test_next_start_goes_on(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetching, "TRIES", 1)
-    site.faults = ["break"]
-    said = refused(lambda: get(site, tmp_path))
-    kept = (tmp_path / ".a.bin.part").stat().st_size
-    assert f"{kept:,} bytes are kept" in said and left(tmp_path) == [".a.bin.part"]
-    assert get(site, tmp_path) == CONTENT
-    assert site.ranges[-1] == f"bytes={kept}-"
-
-
-def test_archives_are_the_official_ones():
-    """As torchvision knows them."""
-    official = {
-        "flowers102": [
-            (torchvision.datasets.Flowers102._download_url_prefix + name, digest)
-            for name, digest in torchvision.datasets.Flowers102._file_dict.values()
-        ],
-        "pets": list(torchvision.datasets.OxfordIIITPet._RESOURCES),
-        "fashion_mnist": [
-            (torchvision.datasets.FashionMNIST.mirrors[0] + name, digest)
-            for name, digest in torchvision.datasets.FashionMNIST.resources
-        ],
-        "voc2012": [
-            (entry["url"], entry["md5"])
-            for entry in [torchvision.datasets.voc.DATASET_YEAR_DICT["2012"]]
-        ],
-    }
-    for name, archives in official.items():
-        ours = [(one.url, one.digest) for one in SETS[name].archives]
-        assert [digest for _, digest in ours] == [digest for _, digest in archives]
-        assert [Path(url).name for url, _ in ours] == [Path(url).name for url, _ in archives]

@@ -540,6 +540,18 @@ def test_yolo_centres_and_polygons(root):
     assert same(yolo(root)["train"].targets[0], [[24, 8, 40, 24], [16, 8, 48, 32]], [1, 0])
 
 
+def test_yolo_in_linked_folders_and_capital_letters(root, tmp_path):
+    make_yolo(root)
+    (root / "labels/train/train_a.txt").rename(root / "labels/train/train_a.TXT")
+    for kind in ("images", "labels"):
+        (root / kind / "train").rename(tmp_path / kind)
+        (root / kind / "train").mkdir()
+        (root / kind / "train/batch").symlink_to(tmp_path / kind)
+    data = yolo(root)["train"]
+    assert data.names[0] == "images/train/batch/train_a.jpg"
+    assert same(data.targets[0], [[0, 0, 16, 8], [10.5, 2, 64, 32]], [0, 1])
+
+
 def test_yolo_shares_of_the_upright_picture(root):
     make_yolo(root)
     exif = Image.Exif()
@@ -875,15 +887,3 @@ def test_outlines_that_cannot_be_masks(root, caplog):
     change(root, "annotations", 0, segmentation=huge)
     with pytest.raises(UserError, match="which is at most 134,217,728 pixels"):
         read_coco(root, "segmentation")
-
-
-def test_yolo_in_linked_folders_and_capital_letters(root, tmp_path):
-    make_yolo(root)
-    (root / "labels/train/train_a.txt").rename(root / "labels/train/train_a.TXT")
-    for kind in ("images", "labels"):
-        (root / kind / "train").rename(tmp_path / kind)
-        (root / kind / "train").mkdir()
-        (root / kind / "train/batch").symlink_to(tmp_path / kind)
-    data = yolo(root)["train"]
-    assert data.names[0] == "images/train/batch/train_a.jpg"
-    assert same(data.targets[0], [[0, 0, 16, 8], [10.5, 2, 64, 32]], [0, 1])

@@ -20,6 +20,7 @@ from nano_cv.errors import UserError
 from nano_cv.evaluation.reports.generation import GenerationReport, covered, frechet
 from nano_cv.export import precision
 from nano_cv.export.samples import Samples
+from nano_cv.export.validate import check_repository
 from nano_cv.networks.flow_unet import FlowUNet
 from nano_cv.tasks.generation import Generation
 
@@ -331,6 +332,15 @@ def test_what_infer_refuses(here, run, model, typed, said):
     done = run("infer", *SHOP[model], typed)
     assert done.status == 1 and done.err.count("error: ") == 1 and said in done.err
     assert "Traceback" not in done.err and not done.out
+
+
+def test_no_pictures_go_into_an_exported_generator(shop):
+    """So none are decoded for it; the others have a twin that decodes."""
+    names = sorted(path.name for path in (shop / "model_repository").iterdir())
+    others = [f"{model}_flowers{end}" for model in TINY_OF for end in ("", "_from_jpeg")]
+    others.remove("flow_flowers_from_jpeg")
+    assert names == sorted(others)
+    assert not any(check_repository(shop / "model_repository").values())
 
 
 def test_int8(here, judge, tmp_path, monkeypatch):

@@ -134,6 +134,11 @@ def test_masks_of_every_kind(kind):
     assert mask.dtype == np.uint8 and np.array_equal(mask, INDEX)
 
 
+def test_masks_of_one_bit():
+    drawn = INDEX > 0
+    assert np.array_equal(images.load_mask(saved(Image.fromarray(drawn))), drawn)
+
+
 REFUSED = {
     "JPEG": (lambda: saved(GREY_OF, "JPEG"), "a mask in JPEG"),
     "TIFF with JPEG inside": (
@@ -249,6 +254,18 @@ def test_masks_in_black_and_white(tmp_path, white, names):
 def test_names_of_masks(tmp_path, name):
     pictures = train_split(masked(tmp_path, [GREY_OF, GREY_OF], name))
     assert [file.name for file in pictures.targets] == [name.format("p0"), name.format("p1")]
+
+
+def test_masks_of_several_formats(tmp_path):
+    root = masked(tmp_path, [GREY_OF, GREY_OF])
+    GREY_OF.save(root / "masks/p1.tif")
+    (root / "masks/p1.png").unlink()
+    assert [file.name for file in train_split(root).targets] == ["p0.png", "p1.tif"]
+
+
+def test_masks_as_jpeg_are_refused(tmp_path):
+    with pytest.raises(UserError, match="a mask in JPEG"):
+        train_split(masked(tmp_path, [GREY_OF], "{}.jpg"))
 
 
 # Augmentation
@@ -434,10 +451,3 @@ def test_trains_on_masks_in_colours(run, tmp_path):
 def test_size_that_cannot_be_halved(fails, flowers):
     said = fails("train", *TINY_OF["unet"], "model.image_size=30")
     assert "model=unet: image_size=30: 2 levels need a multiple of 4" in said
-
-
-def test_masks_of_several_formats(tmp_path):
-    root = masked(tmp_path, [GREY_OF, GREY_OF])
-    GREY_OF.save(root / "masks/p1.tif")
-    (root / "masks/p1.png").unlink()
-    assert [file.name for file in train_split(root).targets] == ["p0.png", "p1.tif"]

@@ -255,6 +255,12 @@ def test_a_model_without_metadata_and_a_server_for_benchmarks(served, tmp_path):
                 stub.RepositoryModelUnload(request)
 
 
+def test_the_served_copy_is_private(served):
+    (area,) = served.temporary.glob("nano_cv_serve_*")
+    assert area.stat().st_mode & 0o777 == 0o700
+    assert (area / "live" / "scale").is_dir()
+
+
 ANOTHER_USER = """
 import os, sys
 import grpc
@@ -450,9 +456,3 @@ def test_nothing_to_serve(fails, tmp_path):
     assert "type: python export_model.py" in fails("serve")
     write_scale(tmp_path / "model_repository" / "scale")
     assert "did you mean 'scale'?" in fails("serve", "models=[scael]")
-
-
-def test_the_served_copy_is_private(served):
-    (area,) = served.temporary.glob("nano_cv_serve_*")
-    assert area.stat().st_mode & 0o777 == 0o700
-    assert (area / "live" / "scale").is_dir()

@@ -20,6 +20,7 @@ from moto.server import ThreadedMotoServer
 from scenes import make_scenes
 
 from nano_cv.data import images, sharding, store
+from nano_cv.data.datamodule import DataModule
 from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.formats.shards import read_shards
@@ -218,6 +219,19 @@ def test_a_worker_reads_its_shards_once(workers):
         assert len({numbers[picture] for picture in batches[0]}) > 1, "mixed"
 
 
+def test_order_depends_on_seed_and_epoch_only():
+    numbers = np.repeat(np.arange(12), 5).tolist()
+
+    def order(seed: int, epoch: int) -> list[int]:
+        made = ShardOrder(numbers, 4, 2, seed=seed)
+        made.set_epoch(epoch)
+        return list(made)
+
+    assert order(0, 1) == order(0, 1) != order(0, 2) != order(1, 1)
+    unmixed = ShardOrder(numbers, 4, 1, shuffle=False)
+    assert list(unmixed)[:56] == list(range(56))
+
+
 def test_one_picture_or_a_whole_shard(shards, monkeypatch):
     """A single picture costs its own bytes, an epoch costs each shard once."""
     asked: list[tuple[str, int | None]] = []
@@ -237,6 +251,21 @@ def test_one_picture_or_a_whole_shard(shards, monkeypatch):
     whole = [place for place, size in asked if size == (shards / place).stat().st_size]
     assert sorted(whole) == sorted(path.name for path in shards.glob("train-*.tar"))
     assert len(asked) <= 2 * len(whole)
+
+
+def test_batches_are_the_same_with_workers(shards):
+    options = {"name": "a", "tasks": [], "task": "classification", "root": shards}
+    options |= {"dataset": read_shards, "image_size": 32, "batch_size": 4}
+    seen = []
+    for workers in (0, 2):
+        data = DataModule(**options, workers=workers)
+        data.setup()
+        seen.append(
+            Counter(
+                images.numpy().tobytes() for batch, _ in data.val_dataloader() for images in batch
+            )
+        )
+    assert seen[0] == seen[1] and len(seen[0]) == 12
 
 
 # Refused
@@ -307,6 +336,11 @@ def test_without_boto3(refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "boto3", None)
     store._client.cache_clear()
     assert "poetry install --extras s3" in refused("s3://birds/set")
+
+
+def test_targets_of_another_task(refused, shards):
+    said = refused(shards, "model=unet")
+    assert "has targets for classification, and the task is segmentation" in said
 
 
 @pytest.mark.parametrize(
@@ -487,16 +521,3 @@ def test_ignored_objects_survive(tmp_path):
     )
     assert hash_of_packed == hash_of_loose
     assert sum(int(one.ignored.sum()) for one in packed["train"].fitted.boxes) == CROWD
-
-
-def test_order_depends_on_seed_and_epoch_only():
-    numbers = np.repeat(np.arange(12), 5).tolist()
-
-    def order(seed: int, epoch: int) -> list[int]:
-        made = ShardOrder(numbers, 4, 2, seed=seed)
-        made.set_epoch(epoch)
-        return list(made)
-
-    assert order(0, 1) == order(0, 1) != order(0, 2) != order(1, 1)
-    unmixed = ShardOrder(numbers, 4, 1, shuffle=False)
-    assert list(unmixed)[:56] == list(range(56))

@@ -135,7 +135,7 @@ class Context(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        width = channels // 4
+        width = max(1, channels // 4)
         self.reduce = normed(channels, width, kernel_size=1)
         self.pool = nn.MaxPool2d(kernel_size=5, stride=1, padding=2)
         self.expand = nn.Conv2d(4 * width, channels, kernel_size=1)

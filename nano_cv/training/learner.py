@@ -43,7 +43,6 @@ class Learner(pl.LightningModule):
         self.task, self.optimizer, self.warmup_epochs = task, optimizer, warmup_epochs
         self.layer_decay, self.ema_decay = layer_decay, ema_decay
         self.validated: list[Any] = []
-        self.missed: list[str] = []  # classes that the last epoch never predicted
         body = getattr(task.network, "body", None)
         if layer_decay != 1.0 and not hasattr(body, "group_matcher"):
             raise ValueError("layer_decay is for networks of timm; leave it at 1")
@@ -83,19 +82,17 @@ class Learner(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the whole split, from all processes."""
-        parts = self.validated
         if self.trainer.world_size > 1:
             every: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(every, parts)
-            parts = [part for some in every for part in some]
-        figures = self.task.figures(parts)
+            torch.distributed.all_gather_object(every, self.validated)
+            self.validated = [part for some in every for part in some]
+        figures = self.task.figures(self.validated)
         self.log_dict({f"val/{name}": value for name, value in figures.items()})
-        self.missed = self.task.never_predicted(parts)
 
     def on_train_end(self) -> None:
         """Warn of classes that the last epoch never predicted."""
-        if self.missed:
-            log.warning("val: never predicted: %s; see data.balance", listing(self.missed))
+        if self.validated and (missed := self.task.never_predicted(self.validated)):
+            log.warning("val: never predicted: %s; see data.balance", listing(missed))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the hash of the data, so that a run is not resumed with other pictures."""
