@@ -2,6 +2,7 @@
 
     python benchmarks/training.py                       the recipe against the plain loop
     python benchmarks/training.py --processes 1 2 4     the recipe by several processes
+    python benchmarks/training.py --models lenet unet   other recipes, as quick as without data
 
 The plain loop is what one writes first: Pillow and torchvision transforms in the DataLoader, NCHW,
 float32, default memory. Both train the same network on the same pictures, each in a process of its
@@ -11,6 +12,10 @@ run, and the time it takes is printed beside.
 
 Several processes have one thread each, and share the batches of a training. Their limit is what the
 machine does with as many trainings that know nothing of each other, of batches as small.
+
+With `--models`, each recipe trains as `train.py` does on this machine, in the precision that `auto`
+picks: once with its data, and once with a batch that lies in the memory of the GPU and is
+augmented again and again. If both are as quick, nothing waits for the data.
 """
 
 import argparse
@@ -71,14 +76,31 @@ def plain(epochs: int, workers: int, *_: int) -> list[float]:
     return seconds[1:]
 
 
-def recipe(epochs: int, _: int, processes: int, batch_size: int) -> list[float]:
-    """Seconds of each training epoch as train.py does it, without validation and checkpoints."""
-    from nano_cv.training.processor import best_precision, keep_memory
+def recipe(
+    epochs: int,
+    _: int,
+    processes: int,
+    batch_size: int,
+    model: str = "",
+    again: bool = False,
+) -> list[float]:
+    """Seconds of each training epoch as train.py does it, without validation and checkpoints.
+
+    Args:
+        epochs: number of epochs that are counted.
+        _: workers, which only the plain loop has.
+        processes: number of processes that share the training.
+        batch_size: pictures per step, of LeNet on a processor.
+        model: name of the model, if its own batches are wanted, on the device of `train.py`.
+        again: whether every step has the same pictures, which lie in the memory of the device.
+    """
+    from nano_cv.training.processor import choose_precision, keep_memory
 
     keep_memory()
 
     import hydra
     import pytorch_lightning as pl
+    import torch
 
     from nano_cv import building
     from nano_cv.config.options import CONFIGS
@@ -91,17 +113,29 @@ def recipe(epochs: int, _: int, processes: int, batch_size: int) -> list[float]:
             self.start = time.perf_counter()
 
         def on_train_epoch_end(self, *_: object) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
             self.seconds.append(time.perf_counter() - self.start)
 
+    device = "auto" if model else "cpu"
+    chosen = [f"model={model}"] if model else [f"data.batch_size={batch_size}"]
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = hydra.compose("train", ["logger=none", f"data.batch_size={batch_size}"])
+        config = hydra.compose("train", ["logger=none", *chosen])
     data = building.make_data(config)
+    data.setup()
+    if again:
+        where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        batch = data.transfer_batch_to_device(data.first_batch(), where, 0)
+        steps = len(data.splits["train"]) // data.batch_size
+        data.train_dataloader = lambda: torch.utils.data.DataLoader(  # type: ignore[method-assign]
+            [batch] * steps, batch_size=None, collate_fn=lambda one: one
+        )
     task = building.make_task(config, building.make_metadata(config, data, ""))
     learner, clock = building.make_learner(config, task), Clock()
     trainer = pl.Trainer(
         max_epochs=epochs + 1,
-        precision=best_precision("cpu"),  # type: ignore[arg-type]
-        accelerator="cpu",
+        precision=choose_precision(device, task, data.first_batch),  # type: ignore[arg-type]
+        accelerator=device,
         devices=processes,
         strategy="ddp" if processes > 1 else "auto",
         use_distributed_sampler=False,
@@ -118,7 +152,13 @@ def recipe(epochs: int, _: int, processes: int, batch_size: int) -> list[float]:
 
 
 def measure(
-    kind: str, workers: int, given: argparse.Namespace, processes: int = 1, copies: int = 1
+    kind: str,
+    workers: int,
+    given: argparse.Namespace,
+    processes: int = 1,
+    copies: int = 1,
+    model: str = "",
+    again: bool = False,
 ) -> list[float]:
     """Pictures per second of each epoch, of all `copies` of a training that run at once.
 
@@ -128,9 +168,12 @@ def measure(
         given: the command line.
         processes: that share a training.
         copies: number of trainings that run beside each other.
+        model: name of the model of the recipe; empty: LeNet, on the processor.
+        again: whether the recipe sees the same batch in every step.
     """
     command = [sys.executable, __file__, "--one", kind, str(workers), "--epochs", str(given.epochs)]
     command += ["--processes", str(processes), "--batch", str(given.batch // copies)]
+    command += [*(["--models", model] if model else []), *(["--again"] if again else [])]
     single = {"OMP_NUM_THREADS": "1"} if given.processes else {}
     started = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | single)
@@ -162,6 +205,18 @@ def compare_processes(given: argparse.Namespace) -> None:
         print(f"| {count} | {ours:.1f} | {ours / first:.2f} | {limit:.1f} | {ours / limit:.2f} |")
 
 
+def compare_models(given: argparse.Namespace) -> None:
+    """Print the speed of each model with its data, beside that with a single batch."""
+    print("| model | pictures/s | without data | of their speed |\n|---|--:|--:|--:|")
+    for model in given.models:
+        speeds: dict[bool, list[float]] = {False: [], True: []}
+        for _ in range(given.rounds):
+            for again, found in speeds.items():
+                found += measure("recipe", 0, given, model=model, again=again)
+        ours, limit = statistics.median(speeds[False]), statistics.median(speeds[True])
+        print(f"| {model} | {ours:.0f} | {limit:.0f} | {ours / limit:.2f} |", flush=True)
+
+
 def main() -> None:
     """Run both in turn, and print medians and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -169,13 +224,19 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="counted epochs of each round")
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 2], help="of the plain loop")
     parser.add_argument("--processes", type=int, nargs="*", help="numbers of processes to compare")
+    parser.add_argument("--models", nargs="*", default=[], help="recipes, on this machine's GPU")
+    parser.add_argument("--again", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, default=16, help="pictures in a step of the recipe")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         kind, workers = arguments.one
         options = (int(workers), *arguments.processes, arguments.batch)
+        options += (arguments.models[0], arguments.again) if arguments.models else ()
         print(json.dumps({"plain": plain, "recipe": recipe}[kind](arguments.epochs, *options)))
+        return
+    if arguments.models:
+        compare_models(arguments)
         return
     if arguments.processes:
         compare_processes(arguments)
