@@ -148,9 +148,13 @@ class Learner(pl.LightningModule):
             return []
         decay = self.ema_decay
 
-        def average(averaged: Tensor, current: Tensor, updates: Tensor) -> Tensor:
+        def average(averaged: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+            if not averaged[0].is_floating_point():  # batch norm's counters
+                torch._foreach_copy_(averaged, current)
+                return
             # Early averages are over few steps, else they would be mostly random weights.
-            keep = torch.clamp((1 + updates) / (10 + updates), max=decay)
-            return averaged * keep + current * (1 - keep)
+            steps = int(updates)
+            keep = min(decay, (1 + steps) / (10 + steps))
+            torch._foreach_lerp_(averaged, current, 1 - keep)
 
-        return [WeightAveraging(avg_fn=average)]
+        return [WeightAveraging(multi_avg_fn=average)]
