@@ -416,6 +416,8 @@ def test_compare(tmp_path):
     extra = {name: one.copy() for name, one in answer.items()}
     extra["BOXES"][0, 3], extra["SCORES"][0, 3] = [0, 20, 9, 30], 0.6
     assert max(float(one[0]) for one in REPORT.compare(answer, extra).values()) > 0.1
+    extra["SCORES"][0, 3] = 0.07
+    assert [float(one[0]) for one in REPORT.compare(answer, extra).values()] == [0, 0]
     broken = answer | {"SCORES": np.full_like(answer["SCORES"], np.nan)}
     for pair in ((answer, broken), (broken, answer), (broken, broken)):
         assert np.isnan(REPORT.compare(*pair)["score"][0])

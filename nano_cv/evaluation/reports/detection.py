@@ -272,29 +272,34 @@ class DetectionReport(Report):
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
-        """The largest differences of corners and scores, of all boxes in `detections.json`.
+        """The largest differences of corners and scores, of boxes that matter to a user.
 
+        Those are the boxes with at least a tenth of the highest score. In even areas of a picture
+        neighbouring places have the same low score, and rounding decides which of them is a box.
         Boxes of almost the same score may be in another order, so each box is compared with the
         most similar box of its class, in both directions.
         """
         limits = DetectionReport.limits
+        scores = np.concatenate([expected["SCORES"], actual["SCORES"]])
+        least = max(WRITTEN, 0.1 * np.nanmax(scores, initial=0))
         found = {name: np.zeros(len(expected["SCORES"])) for name in limits}
         for index in range(len(expected["SCORES"])):
             sides = [{name: side[name][index] for name in side} for side in (expected, actual)]
             for one, other in (sides, sides[::-1]):
-                for name, value in zip(limits, _farthest(one, other, **limits), strict=True):
+                for name, value in zip(limits, _farthest(one, other, least, **limits), strict=True):
                     found[name][index] = np.maximum(found[name][index], value)
         return found
 
 
 def _farthest(
-    one: Predictions, other: Predictions, pixels: float, score: float
+    one: Predictions, other: Predictions, least: float, pixels: float, score: float
 ) -> tuple[float, float]:
     """The largest differences of corners and scores between boxes and the most similar of `other`.
 
-    Boxes with scores up to the lowest in `other` are skipped: `other` may have left them out.
+    Boxes with scores below `least` are skipped, and those with scores up to the lowest in `other`,
+    which may have left them out.
     """
-    least = max(WRITTEN, other["SCORES"].min(initial=1.0) + score)
+    least = max(least, other["SCORES"].min(initial=1.0) + score)
     kept = ~(one["SCORES"] < least)  # NaN is kept, because it is an error to report
     moved = np.abs(one["BOXES"][kept, None] - other["BOXES"]).max(axis=2)
     scores = np.abs(one["SCORES"][kept, None] - other["SCORES"])
