@@ -66,12 +66,10 @@ class Cached:
         with self.path.open("rb") as file:
             for row, index in enumerate(indices):
                 file.seek(self.start + int(index) * self.size)
-                content = file.read(self.size)
+                whole = file.readinto(pixels[row]) == self.size
                 if not self.checked[index]:
-                    self.checked[index] = zlib.crc32(content) == self.checksums[index]
-                if len(content) == self.size and self.checked[index]:
-                    pixels[row] = np.frombuffer(content, np.uint8).reshape(self.shape)
-                else:
+                    self.checked[index] = zlib.crc32(pixels[row]) == self.checksums[index]
+                if not (whole and self.checked[index]):
                     pixels[row] = self._again(self.files[index])
         return pixels
 
