@@ -26,7 +26,6 @@ from nano_cv.metadata import (
     Metadata,
     Size,
     check_classes,
-    check_name,
     git_commit,
     height_width,
     read_metadata,
@@ -139,7 +138,6 @@ def open_splits(
 
 def make_metadata(config: DictConfig, data: "DataModule", run_id: str) -> Metadata:
     """Make the metadata of the model that will be trained on `data`."""
-    check_name(f"{config.model.name}_{config.data.name}")
     data.setup()
     check_classes(data.classes)
     made = describe_model(config, data.classes, data.image_size, data.data_hash, run_id)
@@ -256,8 +254,7 @@ def make_learner(config: DictConfig, task: "Task") -> "Learner":
 def rehearse(config: DictConfig) -> int:
     """Build trainer and task for two classes, to refuse wrong settings before the data loads.
 
-    Returns:
-        The number of processes that will train.
+    Returns the number of processes that will train.
 
     Raises:
         UserError: a device, a network, a setting or pretrained weights are missing or do not fit.
@@ -287,8 +284,7 @@ def rehearse(config: DictConfig) -> int:
 def load_pretrained(config: DictConfig, task: "Task") -> bool:
     """Fill the task with the weights that `model.pretrained` names: `imagenet`, or a file.
 
-    Returns:
-        Whether `model.pretrained` names any weights.
+    Returns whether `model.pretrained` names any weights.
 
     Raises:
         UserError: there are no such weights, or they belong to another network.

@@ -20,6 +20,7 @@ from nano_cv.metadata import Fit, Shape, Share, Side
 Count = Annotated[int, Ge(1)]
 Sides = Annotated[list[Side], Field(min_length=2, max_length=2)]  # height, width
 NotNegativeInt = Annotated[int, Ge(0)]
+Index = Annotated[int, Ge(0), Le(255)]  # of a class in a mask
 Positive = Annotated[float, Gt(0), Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Ge(0), Field(allow_inf_nan=False)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
@@ -84,7 +85,7 @@ class DataModule(Section):
     root: str | None
     source: str | None
     colours: dict[str, list[int]] | None
-    ignore: int | list[int] | None
+    ignore: Index | list[Index] | None
     separator: str | None
     dataset: Open
     train_size: Side | Sides | None

@@ -47,30 +47,11 @@ class Batches(Dataset[Batch]):
 class DataModule(pl.LightningDataModule):
     """Splits of a data set, decoded once, checked on first use, and augmented per batch.
 
-    Args:
-        name: name of the set, the second half of the trained model's name.
-        tasks: tasks that the set has targets for; the command line checks the model's task.
-        task: the task to serve now, which decides targets and classes.
-        root: folder of the set.
-        dataset: reads the `Pictures` of all splits from `root` and `task`.
-        image_size: side of the square input in pixels, or height and width.
-        shape: `square`, or `pictures` for the images' own shape, with about as many pixels.
-        fit: how an image is fitted into the input, see `images.place`.
-        batch_size: images per step, over all processes that train.
-        workers: number of processes that fetch batches; with a cache none are needed.
-        cache: folder of decoded images; None decodes in every epoch.
-        seed: seed of the order of the training images.
-        train_size: size of training images in pixels, if smaller than `image_size`. The zoom of the
-            augmentation enlarges objects beyond their later size; smaller images make up for this,
-            and train faster ("Fixing the train-test resolution discrepancy", 2019,
-            https://arxiv.org/abs/1906.06423).
-        crop: size in pixels of the random part of a training image that a step sees, at the scale
-            of the whole image; None: the whole image.
-        detail: factor of 1 to 2 by which stored training images are larger than the network's
-            input, so that the augmentation, which makes them smaller, has details to zoom into.
-        balance: `none`, or how the weight of an example in the loss falls with its class's size:
-            by the inverse of the size (`full`), or of its square root (`sqrt`).
-        augment: changes training batches; None leaves them.
+    `configs/data/flowers.yaml` and `configs/model/centernet.yaml` explain the arguments. `task` is
+    the task to serve now, which decides targets and classes; `dataset` reads the `Pictures` of all
+    splits from `root` and `task`. A `train_size` below `image_size` makes up for the zoom of the
+    augmentation, which enlarges objects beyond their later size ("Fixing the train-test resolution
+    discrepancy", 2019, https://arxiv.org/abs/1906.06423).
     """
 
     def __init__(

@@ -40,29 +40,19 @@ class ImageError(UserError):
 
 
 class Head(NamedTuple):
-    """Head of an image file.
+    """Head of an image file."""
 
-    Attributes:
-        stream: the file without most metadata, for Pillow to open.
-        depth: bits of a sample in the file; 8 for formats that only have 8.
-        bits: number of the 16 bits that levels use, as the file states: 8 to 16; 0 if unstated.
-        tile: pixels of a tile, which is decoded as a whole; 0 if there are no tiles.
-        scans: number of scans of a JPEG, each of which passes over all pixels.
-    """
-
-    stream: BinaryIO
-    depth: int = 8
-    bits: int = 16  # Pillow scales the levels of PPM and JPEG 2000 itself
-    tile: int = 0
-    scans: int = 1
+    stream: BinaryIO  # the file without most metadata, for Pillow to open
+    depth: int = 8  # bits of a sample in the file; 8 for formats that only have 8
+    # Of the 16 bits so many are used, as the file states: 8 to 16; 0 if unstated. Pillow scales the
+    # levels of PPM and JPEG 2000 itself.
+    bits: int = 16
+    tile: int = 0  # pixels of a tile, which is decoded as a whole; 0 if there are no tiles
+    scans: int = 1  # of a JPEG, each of which passes over all pixels
 
 
 def read(stream: BinaryIO, pixels: bool = True) -> Head:
-    """Read the head of an image file, without decoding pixels.
-
-    Args:
-        stream: the file, at its beginning.
-        pixels: whether the image will be decoded, and not only measured.
+    """Read the head of an image file, which will be decoded if `pixels`, and else only measured.
 
     Raises:
         ImageError: the file has too many parts, or states more data than it holds.
@@ -232,6 +222,9 @@ def _check_ppm(stream: BinaryIO) -> None:
 
 def directory(stream: BinaryIO) -> dict[int, int]:
     """Return the first value of each tag in the first directory of a TIFF, or of EXIF data.
+
+    Refused are entries that point to more data in total than the file has: those of an honest file
+    do not overlap.
 
     Raises:
         ImageError: the entries point to more data in total than the file has, though entries of an

@@ -12,6 +12,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +29,6 @@ from nano_cv.errors import listing
 from nano_cv.metadata import Size, height_width
 
 log = logging.getLogger(__name__)
-_said: set[str] = set()
 HEIC = (".heic", ".heif", ".hif")  # photographs of iPhones
 ENDINGS = {  # by format; no EPS or PDF, which are programs, and no icons, which hold several images
     "AVIF": (".avif",),
@@ -102,7 +102,7 @@ def decode(
         if size:
             height, width = height_width(size)
             image.draft("RGB", (2 * width, 2 * height))
-        return _to_rgb(_upright(image), head.bits, name)
+        return _to_rgb(_upright(image), head.bits)
 
 
 def read(file: File) -> bytes:
@@ -197,7 +197,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_rgb(image: Image.Image, bits: int, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, bits: int) -> Image.Image:
     if image.mode == "F":
         raise ImageError("floating-point pixels; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey: `convert` would clip it at 255
@@ -210,9 +210,9 @@ def _to_rgb(image: Image.Image, bits: int, name: str) -> Image.Image:
             used = 16
         elif not bits:
             say_once(
-                "%s: 16-bit grey that does not state its bits; pictures whose largest value is at "
-                "most %d are taken as %d bits",
-                *(name, (1 << CAMERA) - 1, CAMERA),
+                "16-bit grey does not state its bits; pictures whose largest value is at most %d "
+                "are taken as %d bits",
+                *((1 << CAMERA) - 1, CAMERA),
             )
         levels >>= used - 8
         image = Image.fromarray(levels.astype(np.uint8))
@@ -224,11 +224,10 @@ def _to_rgb(image: Image.Image, bits: int, name: str) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
+@cache
 def say_once(what: str, *values: object) -> None:
     """Log an assumption about images, once per process."""
-    if what not in _said:
-        _said.add(what)
-        log.info(what, *values)
+    log.info(what, *values)
 
 
 class Place(NamedTuple):
@@ -304,17 +303,14 @@ def dimensions(file: File | bytes, name: str = "picture") -> tuple[int, int]:
 class Meaning(NamedTuple):
     """Meaning of the pixel values of a set's masks.
 
-    Attributes:
-        colours: the colour of each class, in their order; if empty, a pixel is a class index.
-        ignore: indices of unknown pixels. They are no classes; indices above them move down.
-        nonzero: whether all numbers but 0 are class 1, as in masks that are drawn in 0 and 255.
-        names: the class names of the colours, for messages.
+    With `colours`, those of the classes in their order, a pixel is no class index. `ignore` are
+    indices of unknown pixels: they are no classes, and indices above them move down.
     """
 
     colours: tuple[tuple[int, int, int], ...] = ()
     ignore: tuple[int, ...] = ()
-    nonzero: bool = False
-    names: tuple[str, ...] = ()
+    nonzero: bool = False  # all numbers but 0 are class 1, as in masks drawn in 0 and 255
+    names: tuple[str, ...] = ()  # of the classes of the colours, for messages
 
     def __str__(self) -> str:
         """Return the text for the data hash, without `names`, so that older hashes stay valid."""
@@ -353,10 +349,7 @@ def load_mask(
                 "save it as PNG, from the original"
             )
         image = _upright(image)
-        if meaning.colours:
-            mask = _of_colours(image, meaning)
-        else:
-            mask = _of_numbers(image, head.depth, name)
+        mask = _of_colours(image, meaning) if meaning.colours else _of_numbers(image, head.depth)
         if mask.dtype != np.uint8 and not set(np.unique(mask)) - {0, 65535}:
             mask = mask >> 8  # 65535, white of 16 bits, becomes 255
         if meaning.nonzero:
@@ -366,7 +359,7 @@ def load_mask(
         return meaning.table()[mask.astype(np.uint8)]
 
 
-def _of_numbers(image: Image.Image, depth: int, name: str) -> NDArray[Any]:
+def _of_numbers(image: Image.Image, depth: int) -> NDArray[Any]:
     """Return the class index of each pixel of a mask without colours."""
     if image.mode == "P" or image.mode == "1" or image.mode == "L" or image.mode[0] == "I":
         return np.array(image, np.uint8 if image.mode == "1" else None)
@@ -383,7 +376,7 @@ def _of_numbers(image: Image.Image, depth: int, name: str) -> NDArray[Any]:
         )
     if image.mode != "RGB" and bands[0][bands[-1] < 255].any():
         raise ImageError("a mask with numbers behind transparent pixels; save it without alpha")
-    say_once("%s: masks of equal channels are taken as grey: a class index at each pixel", name)
+    say_once("masks of equal channels are taken as grey: a class index at each pixel")
     return bands[0]
 
 
@@ -459,24 +452,19 @@ def enlarge_mask(mask: NDArray[np.uint8], width: int, height: int) -> NDArray[np
 class Walk(NamedTuple):
     """Files below a folder, without hidden ones, as texts, because there may be a million.
 
-    Attributes:
-        files: paths of files, sorted as `Path` objects are.
-        loops: links to folders that were not followed: they lead to a folder of the set, or above
-            the set, or to a folder that another link has led to.
+    `loops` are links to folders that were not followed: they lead to a folder of the set, or above
+    the set, or to a folder that another link has led to.
     """
 
-    files: list[str]
+    files: list[str]  # sorted as `Path` objects are
     loops: list[str]
 
 
 def walk(folder: Path, root: Path | None = None, endings: tuple[str, ...] = ("",)) -> Walk:
     """List all files below `folder`; links to folders outside of the set are followed once each.
 
-    Args:
-        folder: the folder to search.
-        endings: the endings of the names to list, in lower case.
-        root: root of the set, if `folder` is a part of the set. A link in `cats/` to `dogs/`, or to
-            the folder above both, would give the cats the images of the dogs.
+    `root` is that of the set, if `folder` is a part of the set. A link in `cats/` to `dogs/`, or to
+    the folder above both, would give the cats the images of the dogs.
     """
     found, own = Walk([], []), os.path.realpath(root or folder)
     seen = {os.path.realpath(folder)}
@@ -515,7 +503,7 @@ def find(
     for path in found:
         try:
             path.encode()
-        except UnicodeEncodeError:
+        except UnicodeEncodeError:  # no table could hold the name
             raise ImageError(f"{os.fsencode(path)!r}: a name that is not UTF-8") from None
     return Lazy(found, Path)
 
@@ -523,10 +511,8 @@ def find(
 def say_what_is_passed_over(folder: Path, read: Iterable[File] = ()) -> None:
     """Warn of files and links below `folder` that look like images but are not read.
 
-    Args:
-        folder: root of the set.
-        read: the images of the set, if it could be opened: a link that leads back into the set may
-            be the only way to some images.
+    `read` are the images of the set, if it could be opened: a link that leads back into the set may
+    be the only way to some images.
     """
     found = walk(folder, endings=NOT_READ)
     used = list(map(str, read)) if found.loops else []

@@ -23,13 +23,8 @@ def noise(seed: int, index: int, size: Size) -> NDArray[np.float32]:
 class Imagined(Pictures):
     """List of images that a generator is to make, with the inputs of the generator.
 
-    Args:
-        labels: a class index per image.
-        classes: names of the classes.
-        size: side of the images in pixels, or height and width.
-        seed: seed of the noise.
-        real: splits of real images to compare with; None to compare with none.
-        judge: weights of a classifier that classifies the images.
+    `real` are splits of real images to compare with, or None; `judge` the weights of a classifier
+    that classifies the images.
     """
 
     def __init__(

@@ -19,12 +19,6 @@ class Order(Sampler[int]):
 
     So the batches of all processes together equal the batches of a single process. No image is seen
     twice, so the last batches of two processes may differ by an image.
-
-    Args:
-        count: number of images.
-        ranks: number of processes, and the number of this process.
-        shuffle: whether to shuffle the images.
-        seed: seed of the order.
     """
 
     def __init__(self, count: int, ranks: Ranks = (1, 0), shuffle: bool = True, seed: int = 0):
@@ -55,15 +49,8 @@ class ShardOrder(Order):
     each process and worker, so that only the shards at the cuts are read twice. A worker mixes the
     images of `WINDOW` shards, and the batches of all workers follow each other in turn, as a
     DataLoader hands them out. The order depends only on seed, epoch, and the numbers of workers and
-    processes.
-
-    Args:
-        shards: number of the shard of each image; images of the same shard follow each other.
-        batch_size: images per batch and process.
-        workers: number of workers of the DataLoader.
-        ranks: number of processes, and the number of this process.
-        shuffle: whether to shuffle; else shards and images keep their order.
-        seed: seed of the order.
+    processes. `shards` has the number of each image's shard; images of a shard follow each other.
+    `batch_size` is that of one process.
     """
 
     def __init__(
@@ -109,14 +96,10 @@ class Draw(NamedTuple):
 
     Every process draws the numbers of the whole batch, so that each image gets the same numbers for
     any number of processes.
-
-    Attributes:
-        pictures: number of images in the whole batch.
-        own: the positions of this process's images in the batch.
     """
 
-    pictures: int
-    own: slice = slice(None)
+    pictures: int  # in the whole batch
+    own: slice = slice(None)  # the positions of this process's images in the batch
 
     def uniform(self, low: float, high: float, rows: int = 1) -> Tensor:
         """Draw numbers between `low` and `high`, float32 `[rows, B]`, B images of this process."""

@@ -96,11 +96,7 @@ class Pictures:
 class Resized:
     """Images and targets of a split, resized to equal size.
 
-    Args:
-        pictures: the split.
-        size: side of a square in pixels, or height and width.
-        cache: folder of decoded images; None decodes at each `fetch`.
-        fit: how an image is fitted into `size`, see `images.place`.
+    `cache` is the folder of decoded images; None decodes at each `fetch`.
 
     Raises:
         UserError: images or masks cannot be used; the message names them.
@@ -169,8 +165,7 @@ class Resized:
 def size_in_shape(pictures: Pictures, size: int) -> Size:
     """Choose a size with the median shape of the images, and about `size` x `size` pixels.
 
-    Returns:
-        Height and width, multiples of `STEP`; or `size` if the images are about square.
+    Height and width are multiples of `STEP`; if the images are about square, `size` is returned.
     """
     sizes = []
     for file in pictures.files[:: max(1, len(pictures) // MEASURED)]:
@@ -231,10 +226,8 @@ def resize_splits(
 ) -> tuple[dict[str, Resized], str]:
     """Resize all splits, and check them; decodes images that are not cached yet.
 
-    Training images get `train_size`, if it is given.
-
-    Returns:
-        The splits by name, and the SHA-256 of the whole set.
+    Training images get `train_size`, if it is given. The error for images that cannot be used names
+    those of all splits. Returns the splits by name, and the SHA-256 of the whole set.
 
     Raises:
         UserError: images that cannot be used, or classes without images.
@@ -256,9 +249,7 @@ def check(splits: Mapping[str, Resized]) -> str:
 
     A class that does not occur in a split causes a warning, and so does an empty test split, and an
     image in two splits; those of a set in shards, which has a hash, its reader has warned of.
-
-    Returns:
-        The SHA-256 of the whole set.
+    Returns the SHA-256 of the whole set.
 
     Raises:
         UserError: no images to train or to validate with, or a class that occurs in val or test has
@@ -281,12 +272,7 @@ def check(splits: Mapping[str, Resized]) -> str:
 def warn_of_twins(
     digests: Mapping[str, NDArray[np.void]], name_of: Callable[[str, int], str]
 ) -> None:
-    """Warn of images that are in two splits, and name ten of them.
-
-    Args:
-        digests: SHA-256 of each image by split, `[N]` of 32 bytes.
-        name_of: returns the name of an image by split and position.
-    """
+    """Warn of images that are in two splits, by their `digests`, `[N]` of 32 bytes; names ten."""
     # The first eight bytes tell images apart, and integers are compared much faster than bytes.
     numbers = [np.ascontiguousarray(some).view(np.uint64)[::4] for some in digests.values()]
     _, first, same = np.unique(np.concatenate(numbers), return_index=True, return_inverse=True)

@@ -15,11 +15,7 @@ Made = TypeVar("Made")
 
 
 class PicturesError(UserError):
-    """Some images cannot be used.
-
-    Attributes:
-        broken: the reason for each bad image, by its position in the list.
-    """
+    """Some images cannot be used; `broken` has the reason for each, by its position in the list."""
 
     def __init__(self, broken: Mapping[int, str], count: int) -> None:
         self.broken = broken
@@ -34,8 +30,7 @@ def prepared(
 ) -> Iterator[Made]:
     """Yield `prepare(item)` of each item, in order, with a progress bar.
 
-    Raises:
-        PicturesError: after the last item, if `prepare` raised an `ImageError` for some items.
+    If it raised an `ImageError` for some, a `PicturesError` is raised after the last item.
     """
 
     def attempt(item: Given) -> Made | ImageError:

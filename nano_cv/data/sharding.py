@@ -27,11 +27,8 @@ Item = tuple[str, bytes, tuple[int, int], Packed]
 class Archives:
     """Tar archives of a split, written one after the other, and the tables of the split's index.
 
-    Args:
-        folder: path or URL of the folder for the archives.
-        split: name of the split, with which the names of the archives begin.
-        kind: kind of the targets, see `formats.shards.TASKS`.
-        most: largest size of an archive in bytes; an image beyond this begins the next archive.
+    `kind` is that of the targets, see `formats.shards.TASKS`; an image beyond `most` bytes begins
+    the next archive.
     """
 
     def __init__(self, folder: str, split: str, kind: str, most: int) -> None:
@@ -165,13 +162,11 @@ def _items(resized: Resized, split: str) -> Iterator[Item]:
     if split == "train":
         order = np.random.default_rng(0).permutation(order)
     names = resized.pictures.names
-    return prepared(
-        order.tolist(), lambda index: _item(resized, index, names[index]), f"Writing {split}"
-    )
 
+    def item(index: int) -> Item:
+        file = resized.pictures.files[index]
+        content = images.read(file)
+        size = images.decode(content, name=str(file)).size
+        return names[index], content, size, resized.fitted.pack(index)
 
-def _item(resized: Resized, index: int, name: str) -> Item:
-    file = resized.pictures.files[index]
-    content = images.read(file)
-    size = images.decode(content, name=str(file)).size
-    return name, content, size, resized.fitted.pack(index)
+    return prepared(order.tolist(), item, f"Writing {split}")

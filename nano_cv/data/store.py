@@ -64,10 +64,10 @@ def write(place: str, content: bytes) -> None:
         UserError: the store refuses.
         OSError: the file cannot be written.
     """
-    if not place.startswith(S3):
+    if place.startswith(S3):
+        _ask(place, "put_object", Body=content)
+    else:
         Path(place).write_bytes(content)
-        return
-    _ask(place, "put_object", Body=content)
 
 
 def exists(place: str) -> bool:
@@ -79,26 +79,15 @@ def exists(place: str) -> bool:
 
 
 class Member(NamedTuple):
-    """Image or mask in a shard, used like a `Path`.
+    """Image or mask in a shard, used like a `Path`."""
 
-    Attributes:
-        shard: path or URL of the tar archive.
-        shard_size: size of the archive in bytes.
-        name: path of the image, relative to the root of the original set.
-        start: position in the shard of the first byte.
-        size: number of bytes.
-        sha256: SHA-256 of the bytes.
-        width: width of the upright image, in pixels.
-        height: height of the upright image, in pixels.
-    """
-
-    shard: str
-    shard_size: int
-    name: str
-    start: int
-    size: int
+    shard: str  # path or URL of the tar archive
+    shard_size: int  # in bytes
+    name: str  # path of the image, relative to the root of the original set
+    start: int  # position in the shard of the first byte
+    size: int  # in bytes
     sha256: str
-    width: int
+    width: int  # of the upright image, in pixels
     height: int
 
     def __str__(self) -> str:

@@ -63,18 +63,14 @@ class Boxes(NamedTuple):
 class Packed(NamedTuple):
     """A target as a file in a shard.
 
-    Attributes:
-        ending: of the file, as WebDataset names it.
-        content: of the file.
-        entry: what the index says of it: a class index, or a list with the columns of each object,
-            see `formats.shards.OBJECTS`; None if only where the file lies.
-        counts: pictures, objects or pixels of each class `[K]`.
+    `entry` is what the index says of it: a class index, or a list with the columns of each object,
+    see `formats.shards.OBJECTS`; None if only where the file lies.
     """
 
-    ending: str
-    content: bytes
+    ending: str  # of the file, as WebDataset names it
+    content: bytes  # of the file
     entry: Any
-    counts: NDArray[np.int64]
+    counts: NDArray[np.int64]  # pictures, objects or pixels of each class `[K]`
 
 
 class Labels:

@@ -52,13 +52,7 @@ def load_odd(
 ) -> tuple[list[str], Arrays]:
     """Load images, evenly from the list, and copies of some in odd sizes, formats and orientations.
 
-    Args:
-        pictures: name and file (or encoded bytes) of each image.
-        size: of the model's input, in pixels.
-        fit: see `images.place`.
-
-    Returns:
-        A name per image, and `IMAGES` uint8 `[N, 3, H, W]`.
+    Returns a name per image, and `IMAGES` uint8 `[N, 3, H, W]`.
     """
     chosen = list(pictures[:: max(1, len(pictures) // MOST)][:MOST])
     names = [name for name, _ in chosen]
@@ -78,16 +72,9 @@ def check_parity(
 ) -> dict[str, float]:
     """Compare the answers of torch with those of the exported file at the sizes `BATCHES`.
 
-    Args:
-        torch: the engine with the trained weights.
-        onnx: the engine with the exported file.
-        names: a name per input, for messages.
-        inputs: arrays `[N, ...]` by name.
-        tolerance: factor for the limits of the task's report.
-
-    Returns:
-        For each difference of the report's `compare`, the largest over all inputs and batch sizes
-        as `parity/<name>`; and the number of inputs as `parity/pictures`.
+    Refused is a difference above its limit in the task's report, times `tolerance`. For each
+    difference of the report's `compare`, the largest over all inputs and batch sizes is returned as
+    `parity/<name>`; and the number of inputs as `parity/pictures`.
 
     Raises:
         UserError: a difference is above its limit; the message names the worst inputs.

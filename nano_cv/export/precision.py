@@ -55,17 +55,10 @@ def choose(
 ) -> tuple[Variant, list[Variant]]:
     """Make the variants for a `precision`, measure them against float32, and choose one.
 
-    Args:
-        precision: one of `PRECISIONS`, or `auto` for the fastest variant that passes.
-        float32: the exported file; variants are written beside it.
-        samples: training images for the ranges of int8, validation images for the metrics; float32
-            needs none.
-        threads: threads of a session, as the server will use.
-        max_drop: largest loss of a metric.
-        calibration_pictures: number of training images for the ranges of int8.
-
-    Returns:
-        The variant to publish, and all measured variants, float32 first.
+    The `precision` is one of `PRECISIONS`, or `auto` for the fastest variant that passes. Variants
+    are written beside the `float32` file. `samples` has training images for the ranges of int8, and
+    validation images for the metrics; float32 needs none. Sessions get as many `threads` as the
+    server will use. Returns the variant to publish, and all measured variants, float32 first.
 
     Raises:
         UserError: the precision cannot be made or does not pass; the message has the measurements.
@@ -166,11 +159,7 @@ def choose_bits(flags: Collection[str]) -> tuple[int, str]:
 def quantize(source: Path, target: Path, calibration: Arrays, bits: int) -> None:
     """Quantise convolutions (except of pixels) and matrix products to static int8 in QDQ form.
 
-    Args:
-        source: the float32 model.
-        target: the file to write.
-        calibration: inputs for the ranges of the activations.
-        bits: bits of a weight, 8 or 7, see `choose_bits`.
+    `calibration` are inputs for the ranges of the activations; a weight has `bits`, 8 or 7.
     """
     prepared = target.with_name("prepared.onnx")
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)

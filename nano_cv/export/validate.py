@@ -71,10 +71,8 @@ def check_model(
 ) -> list[str]:
     """Return the problems of a model, each with file and field; empty if the model is sound.
 
-    Args:
-        folder: the model's folder.
-        repository: where the steps of an ensemble are; by default the folder's parent.
-        versions: the versions to check; by default the versions that the config serves.
+    The steps of an ensemble are in `repository`, by default the folder's parent. Checked are
+    `versions`, by default those that the config serves.
     """
     try:
         config = read_config(folder / CONFIG)

@@ -11,11 +11,6 @@ class Residual(nn.Module):
 
     If the shape changes, the shortcut averages pixels before it projects channels (He et al. 2018,
     "Bag of tricks", ResNet-D).
-
-    Args:
-        inputs: number of input channels.
-        outputs: number of output channels.
-        stride: 2 halves height and width.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:

@@ -21,13 +21,7 @@ STRIDE = 4  # pixels of the input between two positions of the output maps
 class CenterNet(nn.Module):
     """Detector with a heat map of centres per class, and the distances to the sides of the boxes.
 
-    Args:
-        num_classes: number of classes K.
-        image_size: side of the square input in pixels, or height and width; multiples of 2 to the
-            number of levels.
-        channels: output channels of each level of the U-Net; every level halves the side.
-        width: channels inside the two heads.
-        backbone: name of a network of timm that replaces the U-Net's encoder.
+    `width` is the number of channels inside the two heads; `unet.Body` explains the others.
     """
 
     def __init__(

@@ -14,11 +14,8 @@ from nano_cv.metadata import Size, height_width
 class LeNet(nn.Module):
     """Blocks of 3x3 convolution, leaky ReLU, 2x2 average pooling, batch norm; then a linear layer.
 
-    Args:
-        num_classes: number of classes K.
-        image_size: side of the square input in pixels, or height and width.
-        channels: output channels of each block; every block halves the side.
-        dropout: share of the last features dropped in training.
+    `channels` are those of the blocks, each of which halves the side; `dropout` is the share of the
+    last features dropped in training.
     """
 
     def __init__(

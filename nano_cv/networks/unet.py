@@ -19,16 +19,7 @@ from nano_cv.networks.blocks import Residual, convolution, normed
 
 
 class UNet(nn.Module):
-    """U-Net that predicts a logit for each class at each pixel.
-
-    Args:
-        num_classes: number of classes K.
-        image_size: side of the square input in pixels, or height and width; multiples of 2 to the
-            number of levels.
-        channels: output channels of each level; every level halves the side.
-        backbone: name of a network of timm that replaces the encoder; then `channels` are not
-            used.
-    """
+    """U-Net that predicts a logit for each class at each pixel; `Body` explains the arguments."""
 
     def __init__(
         self,
@@ -56,7 +47,8 @@ class Body(nn.Module):
     """Encoder and decoder of a U-Net, which end at features at 1/`stride` of the side.
 
     Args:
-        image_size: side of the square input in pixels, or height and width.
+        image_size: side of the square input in pixels, or height and width; multiples of 2 to the
+            number of levels.
         channels: output channels of each level; every level halves the side.
         stride: pixels per position of the features, a power of 2; if the first level of a backbone
             is coarser, the stride of that level.
@@ -128,9 +120,6 @@ class Context(nn.Module):
 
     Convolutions alone see too little of an object that fills the picture. The windows are those of
     spatial pyramid pooling (He et al. 2014), taken one after the other as in YOLOv5.
-
-    Args:
-        channels: number of input and output channels.
     """
 
     def __init__(self, channels: int) -> None:

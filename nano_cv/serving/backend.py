@@ -33,28 +33,17 @@ class CrowdedError(Exception):
 
 @dataclass
 class Model:
-    """State of one model in the repository, as the backend knows it.
-
-    Attributes:
-        state: `loading`, `ready`, `failing` (loaded, but gives no answer) or `refused`.
-        reason: why the model is not ready.
-        versions: the versions that are served.
-        refused: the reason for each version that is not served.
-        metadata: the metadata saved with the model; None for models that nano-cv did not export.
-        instances: number of processes of Triton's Python backend per model; 0 for an ensemble.
-        question: a test request, which shows whether the model answers.
-        strikes: how often the model has stopped the server since its last answer.
-    """
+    """State of one model in the repository, as the backend knows it."""
 
     name: str
-    state: str = "loading"
-    reason: str = ""
-    versions: list[str] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
-    metadata: Metadata | None = None
-    instances: int = 0
-    question: service_pb2.ModelInferRequest | None = None
-    strikes: int = 0
+    state: str = "loading"  # or `ready`, `failing` (loaded, but gives no answer), `refused`
+    reason: str = ""  # why the model is not ready
+    versions: list[str] = field(default_factory=list)  # that are served
+    refused: dict[str, str] = field(default_factory=dict)  # reason for each that is not served
+    metadata: Metadata | None = None  # None for models that nano-cv did not export
+    instances: int = 0  # processes of Triton's Python backend per model; 0 for an ensemble
+    question: service_pb2.ModelInferRequest | None = None  # a test: does the model answer?
+    strikes: int = 0  # how often the model has stopped the server since its last answer
 
     @property
     def takes_requests(self) -> bool:
@@ -80,14 +69,8 @@ class Model:
 class Backend(ABC):
     """A way to run the models; answers requests and tracks the state of each model.
 
-    Args:
-        config: the configuration of `configs/serve.yaml`.
-
-    Attributes:
-        state: `starting`, `serving`, `restarting` or `draining`.
-        restarts: how often the server was started again.
-        models: the state of each model, by name.
-        engines: models that are also open in this process, by name; the door calls these directly.
+    Its own state is `starting`, `serving`, `restarting` or `draining`. `engines` are models that
+    are also open in this process, by name; the door calls these directly.
     """
 
     def __init__(self, config: DictConfig) -> None:
@@ -111,11 +94,7 @@ class Backend(ABC):
     async def infer(self, name: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run a model: named inputs `[B, ...]` to named outputs `[B, ...]`.
 
-        Raises:
-            LostError: the server or the model's process is gone; the request may be sent again.
-            CrowdedError: the model's queue is full.
-            RefusedError: the model refuses the inputs or fails while it runs.
-            TimeoutError: no answer came in time.
+        Raises one of the errors above, or a `TimeoutError` if no answer came in time.
         """
 
     def check_any(self) -> None:

@@ -142,12 +142,7 @@ class Problem(Exception):  # noqa: N818  # RFC 9457 calls it so
 
 
 class Door:
-    """FastAPI application that answers HTTP requests with the models of a backend.
-
-    Args:
-        backend: the backend that runs the models.
-        config: the configuration of `configs/serve.yaml`, for the limits of a request.
-    """
+    """FastAPI application that answers HTTP requests with the models of a backend."""
 
     def __init__(self, backend: Backend, config: DictConfig) -> None:
         self.backend = backend

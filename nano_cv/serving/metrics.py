@@ -22,12 +22,7 @@ COUNTERS: dict[str, Callable[[Any], float]] = {
 
 
 async def render(backend: Backend, answers: Mapping[tuple[str, int], int]) -> str:
-    """Return the text of `/metrics`.
-
-    Args:
-        backend: the backend whose models are counted.
-        answers: the number of the front door's answers by model and HTTP status.
-    """
+    """Return the text of `/metrics`; `answers` counts the door's by model and HTTP status."""
     figures = await backend.figures()
     lines: list[str] = []
     for name, read in COUNTERS.items():

@@ -32,12 +32,7 @@ shutil.rmtree(sys.argv[3], ignore_errors=True)
 class Server:
     """Process of tritonserver and the stub processes that run its models.
 
-    Args:
-        wheel: from `triton.find_wheel`.
-        area: a private folder, which is removed if this process is killed.
-        repository: the folder that the server polls for models.
-        config: the configuration of `configs/serve.yaml`.
-        log: the file to which the server's output is appended.
+    `area` is a private folder, which is removed if this process is killed.
     """
 
     def __init__(

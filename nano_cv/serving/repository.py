@@ -17,12 +17,8 @@ Signature = frozenset[tuple[str, int, int, int]]
 class Repository:
     """A model repository on disk, with the models that a backend has taken over from it.
 
-    Args:
-        source: the folder that has a folder for each model.
-        names: the models to serve; None for all models.
-
-    Attributes:
-        taken: the signature that each model had when the backend took it over.
+    `names` are the models to serve; None for all. `taken` has the signature that each model had
+    when the backend took it over.
     """
 
     def __init__(self, source: Path, names: Iterable[str] | None) -> None:
@@ -73,10 +69,8 @@ class Repository:
     ) -> None:
         """Look for changes for ever, with `seconds` between two looks.
 
-        Args:
-            seconds: the time between two looks.
-            take: takes over new and changed models, and sets their signatures in `taken`.
-            drop: called with the name of each model that is gone.
+        `take` takes over new and changed models, and sets their signatures in `taken`; `drop` is
+        called with the name of each model that is gone.
         """
         last = dict(self.taken)
         while True:

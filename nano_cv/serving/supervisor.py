@@ -44,13 +44,7 @@ LONGEST_WAIT = 30  # seconds before a restart; the wait begins at 0 and grows wi
 
 
 class Supervisor(Watched):
-    """Backend that starts a Triton of its own, watches it, restarts it, and stops it.
-
-    Args:
-        wheel: from `triton.find_wheel`.
-        config: the configuration of `configs/serve.yaml`.
-        folder: the folder for Triton's log.
-    """
+    """Backend that starts a Triton of its own, watches it, restarts it, and stops it."""
 
     def __init__(self, wheel: triton.Wheel, config: DictConfig, folder: Path) -> None:
         super().__init__(f"{triton.LOOPBACK}:{config.grpc_port}", config)
@@ -133,11 +127,7 @@ class Supervisor(Watched):
             raise LostError(f"{name}: a process died")
 
     async def _start_server(self) -> None:
-        """Start Triton and wait until it has loaded or refused every model.
-
-        Raises:
-            UserError: Triton ends, or is not ready in `triton.START_SECONDS`.
-        """
+        """Start Triton and wait until it has loaded or refused every model."""
         self.lacking = set()
         self.server.start()
         end = time.monotonic() + triton.START_SECONDS

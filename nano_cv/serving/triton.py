@@ -47,7 +47,7 @@ class Wheel(NamedTuple):
 
 
 def find_wheel() -> Wheel:
-    """Return the paths of the installed server.
+    """Return the paths of the installed server; if there is none, an error says what to type.
 
     Raises:
         UserError: no server for this platform or Python; the message says what to type instead.
@@ -117,14 +117,7 @@ def command(
 
     In the modes "poll" and "none" no client can make Triton load a model. In the mode "explicit" a
     client could, and a model may be a program: whoever reaches the port would run code in our name.
-
-    Args:
-        wheel: from `find_wheel`.
-        backends: from `make_backends`.
-        repository: the model repository, of which Triton loads all models.
-        port: the port of gRPC.
-        exit_timeout: seconds that requests in flight have when the server is told to stop.
-        poll: whether Triton takes over changes in the repository.
+    Requests in flight have `exit_timeout` seconds when the server is told to stop.
     """
     return [
         str(wheel.server),

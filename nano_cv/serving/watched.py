@@ -39,9 +39,7 @@ KILLS = 2  # a request during which the server was lost this often is not sent a
 class Watched(Backend):
     """Backend that uses a Triton started by somebody else, which it tests but cannot restart.
 
-    Args:
-        address: HOST:PORT of Triton's gRPC endpoint.
-        config: the configuration of `configs/serve.yaml`.
+    `address` is HOST:PORT of Triton's gRPC endpoint.
     """
 
     def __init__(self, address: str, config: DictConfig) -> None:

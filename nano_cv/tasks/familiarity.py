@@ -14,22 +14,13 @@ class Familiarity(nn.Module):
     Pictures of a kind that the network has never seen lie far from this plane (the residual of Wang
     et al. 2022, "ViM: Out-of-distribution with virtual-logit matching"). For networks that show no
     features, the largest logit is used, which is low for unknown pictures (Hendrycks et al. 2022,
-    "Scaling out-of-distribution detection for real-world settings").
-
-    Args:
-        shape: F and D; None uses the logits.
-
-    Attributes:
-        center: mean of the features `[F]`, or None.
-        plane: orthonormal directions of the plane `[F, D]`, or None.
-        limit: a scalar; pictures up to this distance count as familiar.
-        spread: a scalar, the standard deviation of the distances; the unit of the result.
+    "Scaling out-of-distribution detection for real-world settings"); then there is no `shape`.
     """
 
-    center: Tensor | None
-    plane: Tensor | None
-    limit: Tensor
-    spread: Tensor
+    center: Tensor | None  # mean of the features `[F]`
+    plane: Tensor | None  # orthonormal directions of the plane `[F, D]`
+    limit: Tensor  # a scalar; pictures up to this distance count as familiar
+    spread: Tensor  # a scalar, the standard deviation of the distances; the unit of the result
 
     def __init__(self, shape: tuple[int, int] | None) -> None:
         super().__init__()

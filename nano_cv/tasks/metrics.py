@@ -135,17 +135,11 @@ class Scored(NamedTuple):
 
 
 class Match(NamedTuple):
-    """Which boxes of a picture lie on which objects, at an IoU of 0.5.
+    """Which boxes of a picture lie on which objects, at an IoU of 0.5."""
 
-    Attributes:
-        right: whether each box `[n]` found an object that counts.
-        excused: whether a box `[n]` lies on an object that does not count; then it is no mistake.
-        finders: for each object, the index of the box that found the object, or -1.
-    """
-
-    right: NDArray[np.bool_]
-    excused: NDArray[np.bool_]
-    finders: NDArray[np.int64]
+    right: NDArray[np.bool_]  # whether each box `[n]` found an object that counts
+    excused: NDArray[np.bool_]  # whether it lies on one that does not count: then it is no mistake
+    finders: NDArray[np.int64]  # for each object, the index of the box that found it, or -1
 
 
 class Verdict(NamedTuple):
@@ -161,10 +155,8 @@ class Verdict(NamedTuple):
 class Evaluated(NamedTuple):
     """Boxes compared with objects by pycocotools.
 
-    Attributes:
-        precision: at IoU thresholds 0.5 to 0.95 and 101 recalls: `[10, 101, K]`, NaN for a class
-            without objects.
-        matches: of each picture.
+    The precision is `[10, 101, K]`: at IoU thresholds 0.5 to 0.95 and 101 recalls; NaN for a class
+    without objects.
     """
 
     precision: NDArray[np.float64]

@@ -46,16 +46,7 @@ def calibrate(
     """Fit what a classifier or a detector needs beside its weights, and log the result.
 
     The results go into the task's metadata and, for a classifier, into its `familiarity`. Other
-    tasks are left as they are.
-
-    Args:
-        task: with the weights that will be saved.
-        splits: `val`, and `train` for the familiarity.
-        coverage: share of the pictures whose label set must contain the true class.
-        accelerator: as for the trainer.
-
-    Returns:
-        Figures of the validation split before and after, by name.
+    tasks are left as they are. Returns figures of the validation split before and after, by name.
     """
     engine, split, figures = Torch(task, Path(), accelerator), splits["val"], dict[str, float]()
     tagging = task.metadata.task == TAGGING
@@ -123,17 +114,11 @@ def fit_temperature(logits: NDArray[np.float64], labels: NDArray[Any]) -> float:
     In b = 1 / temperature the likelihood is convex. Its slope is the sum, over pictures, of the
     expected logit minus the logit of the label. The logarithm of the temperature has a normal prior
     around 0, which only matters to few pictures: without it, one error among four pictures would
-    make all classes almost equally probable. Bisection finds the zero of the slope.
-
-    Args:
-        logits: `[N, K]`.
-        labels: class indices `[N]`.
-
-    Returns:
-        1 if every picture is classified correctly: the lowest temperature would be the best then.
+    make all classes almost equally probable. Bisection finds the zero of the slope. Logits are
+    `[N, K]`, and labels class indices `[N]`.
     """
     of_labels = logits[np.arange(len(labels)), labels]
-    if (of_labels >= logits.max(axis=1)).all():
+    if (of_labels >= logits.max(axis=1)).all():  # the lowest temperature would be the best then
         return 1.0
     sharp, flat = SHARPEST, FLATTEST
     for _ in range(HALVINGS):
@@ -155,17 +140,10 @@ def fit_label_sets(shares: NDArray[np.float64], coverage: float) -> float:
     This is split-conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2021, arXiv
     2107.07511) with the sets of Sadinle et al. 2019, which were the smallest on our data sets: the
     finite-sample quantile of the probabilities of the true classes. The coverage holds for pictures
-    of the same kind as the validation pictures.
-
-    Args:
-        shares: probabilities of the true classes `[N]`.
-        coverage: share of the pictures whose set must contain the true class.
-
-    Returns:
-        0 if there are too few pictures for this coverage; then all classes are in every set.
+    of the same kind as the validation pictures. `shares` are those of the true classes `[N]`.
     """
     needed = math.ceil((len(shares) + 1) * coverage - 1e-9)
-    if needed > len(shares):
+    if needed > len(shares):  # too few pictures for this coverage: every set holds all classes
         return 0.0
     last, following = np.append(np.sort(shares)[::-1], 0)[needed - 1 : needed + 1]
     # A little lower, because other engines round differently; but not as low as the next picture.
@@ -175,10 +153,7 @@ def fit_label_sets(shares: NDArray[np.float64], coverage: float) -> float:
 def fit_familiarity(learnt: Tensor, features: Tensor, logits: Tensor) -> Familiarity:
     """Lay a plane through training features, and measure the distances of validation pictures.
 
-    Args:
-        learnt: features of training pictures `[M, F]`; if F is 0, logits are measured instead.
-        features: features of validation pictures `[N, F]`.
-        logits: logits of validation pictures `[N, K]`.
+    `learnt` are features of training pictures `[M, F]`; if F is 0, logits are measured instead.
     """
     familiarity = lay_plane(learnt) if learnt.shape[1] else Familiarity(None)
     distances = familiarity.distance(features, logits)[:, 0].sort().values

@@ -52,14 +52,8 @@ class ForwardToLogger(LightningLogger):
 class Epochs(pl.Callback):
     """Keeps the figures of each epoch, and logs one line per epoch that fits 80 columns.
 
-    The figures are part of the checkpoint, so a resumed training has those of its first epochs.
-
-    Args:
-        monitor: the validation metric that chooses the best epoch.
-        mode: `max` if a higher metric is better, else `min`.
-
-    Attributes:
-        rows: the figures of each epoch by name, and its number from 1 as `epoch`.
+    `rows` has the figures of each epoch by name, and its number from 1 as `epoch`. They are part of
+    the checkpoint, so a resumed training has those of its first epochs.
     """
 
     def __init__(self, monitor: str, mode: str) -> None:
@@ -179,11 +173,7 @@ class Preview(pl.Callback):
 class PruneBehind(pl.Callback):
     """Writes `scores.json` of a run, and stops a run that falls behind the others of its sweep.
 
-    Args:
-        run: folder of this run.
-        folder: folder of the sweep, which holds the folders of all its runs.
-        after: number of epochs before the first comparison; None never stops a run.
-        siblings: number of other runs that must have reached the same epoch.
+    `folder` is that of the sweep. The first comparison is `after` so many epochs; None: never.
     """
 
     def __init__(self, run: Path, folder: Path, after: int | None, siblings: int) -> None:

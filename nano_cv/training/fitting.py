@@ -81,9 +81,7 @@ def make_trainer(
     """Make a Trainer that keeps the best and the last epoch in `folder`.
 
     If `sweep`, the folder of a sweep, is given, the run stops when the other runs are better.
-
-    Returns:
-        The Trainer, the callback that keeps the best epoch, and the figures of the epochs.
+    Returned are the Trainer, the callback that keeps the best epoch, and the figures of the epochs.
     """
     options = config.trainer
     where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
@@ -126,7 +124,7 @@ def make_trainer(
 def bare_trainer(
     config: DictConfig, epochs: int, precision: str = "32-true", **parts: Any
 ) -> pl.Trainer:
-    """Make a Trainer from `config.trainer`; `parts` are further arguments of Lightning's Trainer.
+    """Make a Trainer from `config.trainer`; `parts` are further arguments of Lightning's.
 
     Raises:
         UserError: this machine has no such device, or Lightning no such setting.
@@ -146,11 +144,7 @@ def check_memory(task: Task, batch: int, seen: Size) -> None:
 
     A lower bound: the weights four times, as AdamW needs them, and what convolutions and linear
     layers hand on, in 16 bits. It is counted on torch's device `meta`, which computes nothing.
-
-    Args:
-        task: as it is to be trained.
-        batch: pictures per step.
-        seen: side of the training pictures in pixels, or height and width.
+    `batch` is the number of pictures per step, and `seen` the size of training pictures.
 
     Raises:
         UserError: more memory would be needed than there is.
@@ -183,13 +177,7 @@ def check_memory(task: Task, batch: int, seen: Size) -> None:
 
 
 def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Path | None) -> None:
-    """Train, from `checkpoint` on if there is one.
-
-    Raises:
-        UserError: the checkpoint is damaged, or of another network; the network cannot take the
-            training pictures; a process that fetches batches was killed.
-        KeyboardInterrupt: the training was interrupted; its last whole epoch can be resumed.
-    """
+    """Train, from `checkpoint` on if there is one; raises `KeyboardInterrupt` if interrupted."""
     task = learner.task
     _check_size(task, data)
     check_memory(task, min(data.own_batch, len(data.splits["train"])), data.seen_size)

@@ -19,16 +19,10 @@ log = logging.getLogger(__name__)
 
 
 class Learner(pl.LightningModule):
-    """The Lightning module around a task.
+    """The Lightning module around a task; `configs/model/` explains its options.
 
-    Args:
-        task: the task to train.
-        optimizer: makes the optimiser from parameter groups.
-        warmup_epochs: length of the linear rise to the full learning rate.
-        layer_decay: learning rate of each layer, divided by that of the layer after it; for
-            networks of timm, whose first layers should change least (Bao et al. 2021, "BEiT").
-        ema_decay: decay of the moving average of the weights, which is validated, tested and saved
-            (Polyak and Juditsky 1992); None: no average.
+    `layer_decay` is for networks of timm, whose first layers should change least (Bao et al. 2021,
+    "BEiT"). The moving average of the weights is that of Polyak and Juditsky 1992.
     """
 
     def __init__(

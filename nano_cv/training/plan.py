@@ -32,23 +32,14 @@ log = logging.getLogger(__name__)
 
 
 class Plan(NamedTuple):
-    """The length of a training.
+    """The length of a training."""
 
-    Attributes:
-        pictures: number of training pictures.
-        batch_size: pictures per step, over all processes.
-        repeats: number of times that each picture is shown per epoch.
-        epochs: number of epochs.
-        steps: steps per epoch.
-        processes: number of processes that share each step.
-    """
-
-    pictures: int
-    batch_size: int
-    repeats: int
+    pictures: int  # of the training split
+    batch_size: int  # pictures per step, over all processes
+    repeats: int  # number of times that each picture is shown per epoch
     epochs: int
-    steps: int
-    processes: int = 1
+    steps: int  # per epoch
+    processes: int = 1  # that share each step
 
 
 def make_plan(config: DictConfig, pictures: int, processes: int = 1) -> Plan:
@@ -119,12 +110,7 @@ def follow(
 
 
 class TimeBudget(pl.Callback):
-    """Times the first steps, and logs how long the training will take.
-
-    Args:
-        plan: of this training.
-        minutes: how long the training may take; the number of epochs is set to fit. None: no limit.
-    """
+    """Times the first steps, logs how long the training will take, and fits it into `minutes`."""
 
     def __init__(self, plan: Plan, minutes: float | None) -> None:
         self.plan, self.minutes, self.steps = plan, minutes, 0

@@ -29,25 +29,18 @@ log = logging.getLogger(__name__)
 
 
 class Probe(NamedTuple):
-    """A pretrained network with a last layer fitted to the new classes.
+    """A pretrained network with a last layer fitted to the new classes."""
 
-    Attributes:
-        score: the validation metric that also chooses the best epoch.
-        state: state dict of the whole task.
-    """
-
-    score: float
-    state: dict[str, Tensor]
+    score: float  # the validation metric that also chooses the best epoch
+    state: dict[str, Tensor]  # of the whole task
 
 
 def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Probe | None:
     """Fit the last layer of `task` to the training pictures; all other layers stay as they are.
 
     The regression is on centred features, with the penalty of `PENALTIES` that is best on the
-    validation pictures. No random numbers are used.
-
-    Returns:
-        None if the task is not classification, or its network has no single last layer.
+    validation pictures. No random numbers are used. Returns None if the task is not classification,
+    or its network has no single last layer.
     """
     network: Any = task.network
     if not (isinstance(task, Classification) and hasattr(network, "embed")):
@@ -87,9 +80,7 @@ def features_of(
     """Compute features and logits of at most `most` pictures of a split, evenly chosen.
 
     `said` stands beside the progress bar. The mode of the task, training or not, is restored.
-
-    Returns:
-        Features float32 `[N, F]` and logits float32 `[N, K]` of `task.look`, and the labels.
+    Returns features float32 `[N, F]`, logits float32 `[N, K]`, and the labels.
     """
     indices = np.linspace(0, len(split) - 1, min(len(split), most)).astype(int).tolist()
     parts = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]

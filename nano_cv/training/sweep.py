@@ -20,19 +20,12 @@ NAME = "scores.json"
 
 
 class Scores(NamedTuple):
-    """The metric that chooses the best epoch of a run.
+    """The metric that chooses the best epoch of a run."""
 
-    Attributes:
-        metric: name of the metric, such as `val/accuracy`.
-        mode: `max` if a higher metric is better, else `min`.
-        values: one value per epoch.
-        pruned: whether the run was stopped because the others were better.
-    """
-
-    metric: str
-    mode: str
-    values: list[float]
-    pruned: bool = False
+    metric: str  # such as `val/accuracy`
+    mode: str  # `max` if a higher metric is better, else `min`
+    values: list[float]  # one per epoch
+    pruned: bool = False  # whether the run was stopped because the others were better
 
     @property
     def gains(self) -> list[float]:
@@ -68,12 +61,8 @@ def falls_behind(own: Scores, others: Sequence[Scores], siblings: int) -> float 
 
     This is the median stopping rule of Golovin et al. 2017 ("Google Vizier") in the form of
     Optuna's `MedianPruner`; but runs that have not ended count too, because when several run at
-    once, few have ended.
-
-    Args:
-        own: scores of this run.
-        others: scores of the other runs of the sweep; runs with another metric do not count.
-        siblings: number of other runs that must have reached this epoch.
+    once, few have ended. Runs with another metric do not count. `siblings` other runs must have
+    reached this epoch.
     """
     epoch = len(own.values)
     reached = [

@@ -45,12 +45,7 @@ def read_coco(root: Path, task: str) -> dict[str, Pictures]:
 
     Groups of objects (`iscrowd`) are not learnt, and predictions there count as neither right nor
     wrong. Boxes of no size are left out with a warning. An object without `bbox` gets the box
-    around its `segmentation`.
-
-    Args:
-        root: folder with `annotations/train.json`, `val.json`, `test.json`, and `images/`; or a
-            JSON file, with its images below its folder.
-        task: `detection` or `segmentation`.
+    around its `segmentation`. `root` may be a JSON file, with its images below its folder.
 
     Raises:
         UserError: files are missing or malformed; the message names the file and the entry.
@@ -104,8 +99,6 @@ def find_sources(root: Path) -> dict[str, Path]:
     Raises:
         UserError: there is no file to train with, or several are for the same split.
     """
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; it should hold annotations/train.json")
     found: dict[str | None, list[Path]] = defaultdict(list)
     every = sorted({*root.glob("[!.]*.json"), *root.glob("[!.]*/[!.]*.json")})
     for file in every:

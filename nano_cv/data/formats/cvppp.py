@@ -23,10 +23,6 @@ def read_cvppp(root: Path, task: str) -> dict[str, Pictures]:
     There is no official split with labels, so the hash of folder and name decides. Many images show
     the same plant on different days and may fall into different splits: test metrics flatter.
 
-    Args:
-        root: folder with `A1/` to `A4/`, or some of them. A pixel of any leaf is `plant`.
-        task: the task, which decides the targets.
-
     Raises:
         UserError: missing images or labels; the message says where to get the set.
     """
@@ -39,23 +35,16 @@ def read_cvppp(root: Path, task: str) -> dict[str, Pictures]:
         )
     folders = sorted({file.parent.name for file in files})
     classes = CLASSES.get(task, folders)
-    missing = [str(label_of(file)) for file in files if not label_of(file).exists()]
+    labels = [file.with_name(file.name.replace("_rgb.png", "_label.png")) for file in files]
+    missing = [str(label) for label in labels if not label.exists()]
     if missing and task in CLASSES:
         raise UserError(f"{len(missing)} labels are missing: {listing(missing, most=3)}")
-    targets: Sequence[Any] = [folders.index(file.parent.name) for file in files]
+    targets: Sequence[Any] = labels
     if task == "detection":
-        targets = [boxes_of_instances(label_of(file), smallest=1) for file in files]
-    elif task == "segmentation":
-        targets = [label_of(file) for file in files]
-    samples = [Sample(file, one, name_of(file)) for file, one in zip(files, targets, strict=True)]
+        targets = [boxes_of_instances(label, smallest=1) for label in labels]
+    elif task != "segmentation":
+        targets = [folders.index(file.parent.name) for file in files]
+    # `A1/plant001`, since every folder has a plant001.
+    names = [f"{file.parent.name}/{file.name.removesuffix('_rgb.png')}" for file in files]
+    samples = [Sample(*row) for row in zip(files, targets, names, strict=True)]
     return splitting.as_splits(root, {"train": samples}, classes, Meaning(nonzero=True))
-
-
-def name_of(file: Path) -> str:
-    """Return `A1/plant001` for `A1/plant001_rgb.png`, since every folder has a plant001."""
-    return f"{file.parent.name}/{file.name.removesuffix('_rgb.png')}"
-
-
-def label_of(file: Path) -> Path:
-    """Return the label image of an image, which has a number per leaf."""
-    return file.with_name(file.name.replace("_rgb.png", "_label.png"))

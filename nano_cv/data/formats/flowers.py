@@ -22,10 +22,6 @@ CLASSES = {"detection": ["leaf"], "segmentation": ["background", "leaf", "blosso
 def read_flowers(root: Path, task: str) -> dict[str, Pictures]:
     """Read the set; the targets are species, boxes of leaves, or masks.
 
-    Args:
-        root: folder with `train.txt`, `val.txt`, `test.txt` and a folder per species.
-        task: the task, which decides the targets.
-
     Raises:
         UserError: the data has not been pulled, or some files are missing.
     """

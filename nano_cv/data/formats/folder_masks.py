@@ -35,14 +35,10 @@ def read_folder_masks(
     `train.txt`, `val.txt` and `test.txt` list the images of a split, one per line, with or without
     ending. Without lists, the folders `images/train/` and so on are the splits, if they hold all
     images. A missing split is taken out of `train`, or out of all images, by the hash of the file
-    names. The classes are those of `colours`, or of a file of `TABLES`, or of `classes.txt`, one
-    per line; without any, all masks are read, and the classes are `class 0` to the highest index.
-
-    Args:
-        root: folder with `images/` and `masks/`.
-        task: `segmentation`.
-        colours: the colour of each class in the masks, `{road: [128, 64, 128]}`.
-        ignore: further values that mean an unknown class, as 255 does.
+    names. The classes are those of `colours`, as in `{road: [128, 64, 128]}`, or of a file of
+    `TABLES`, or of `classes.txt`, one per line; without any, all masks are read, and the classes
+    are `class 0` to the highest index. `ignore` are further values that mean an unknown class, as
+    255 does.
 
     Raises:
         UserError: images without masks or the reverse, lists that name missing images, or masks in
@@ -129,9 +125,6 @@ def meaning_of(
     `classes` are the names of `classes.txt`, which select and order the names of a colour table.
     """
     indices = (ignore,) if isinstance(ignore, int) else tuple(ignore or ())
-    wrong = [str(index) for index in indices if not 0 <= index <= 255]
-    if wrong:
-        raise UserError(f"data.ignore={listing(wrong)}: class indices are 0 to 255")
     given: Colours = {}
     source = "data.colours"
     if colours:

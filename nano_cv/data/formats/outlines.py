@@ -43,15 +43,7 @@ def targets_for(
     """Return the boxes of each image; for segmentation the file of its mask.
 
     A mask is written unless it was written before. Where objects overlap, the smaller object is on
-    top. Pixels of groups (`iscrowd`) have no known class.
-
-    Args:
-        task: `detection` or `segmentation`.
-        root: root folder of the set.
-        source: file or folder of the labels, for messages.
-        files: the image files.
-        pictures: the objects of each image.
-        classes: class names, to which the labels of the objects are indices.
+    top. Pixels of groups (`iscrowd`) have no known class. `pictures` are the objects of each image.
 
     Raises:
         UserError: objects without an outline, or the folder cannot be written to.
@@ -105,14 +97,7 @@ def _write(
 def draw(
     objects: Sequence[Object], width: int, height: int, numbers: Sequence[int]
 ) -> NDArray[np.uint8]:
-    """Draw the mask of an image, uint8 `[H, W]`.
-
-    Args:
-        objects: objects with outlines: polygons of x1 y1 x2 y2 ... in pixels, or COCO's runs.
-        width: width of the image in pixels.
-        height: height of the image in pixels.
-        numbers: the number in the mask for each label of the objects.
-    """
+    """Draw the mask of an image, uint8 `[H, W]`; `numbers` are those of the objects' labels."""
     from pycocotools import mask as coco
 
     encoded = []

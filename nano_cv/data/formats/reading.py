@@ -30,21 +30,13 @@ PICTURES = ("images", "jpegimages")  # folders beside which folders of labels li
 
 
 class Object(NamedTuple):
-    """Labelled object in an image.
+    """Labelled object in an image."""
 
-    Attributes:
-        corners: x1, y1, x2, y2 in pixels of the upright image.
-        label: class index.
-        where: label file and position in the file, for messages.
-        ignored: whether the object counts, see `Boxes`.
-        outline: polygons of x1 y1 x2 y2 ... in pixels, or COCO's runs; None if only a box is known.
-    """
-
-    corners: tuple[float, float, float, float]
-    label: int
-    where: str
-    ignored: int = COUNTED
-    outline: Any = None
+    corners: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the upright image
+    label: int  # class index
+    where: str  # label file and position in the file, for messages
+    ignored: int = COUNTED  # whether the object counts, see `Boxes`
+    outline: Any = None  # polygons of x1 y1 x2 y2 ... in pixels, or COCO's runs
 
 
 def check_task(layout: str, task: str, *tasks: str) -> None:
@@ -180,10 +172,6 @@ def find_listed(source: Path, found: Mapping[str, Path]) -> list[str]:
 
     A line may also be a path such as `images/a.jpg`, and have a second column: the path of a mask,
     as in CamVid, or -1, 0 or 1 in the list of a class, as in VOC.
-
-    Args:
-        source: the list file.
-        found: the images, see `find_pictures`.
     """
     endings = {name: name for name in found}
     endings |= {name + file.suffix: name for name, file in found.items()}
@@ -218,14 +206,9 @@ def find_labels(
     """Find the label file of each image; an image without one is left out.
 
     It has the name of the image but for the ending, and lies beside it; or, for an image below a
-    folder `images/` or `JPEGImages/`, at the same place below a folder beside that. Warns of label
-    files without an image.
-
-    Args:
-        pictures: the images.
-        ending: the ending of label files, in lower case.
-        folders: possible names of that other folder, in lower case.
-        others: beginnings of the names of files with this ending that are no labels.
+    folder `images/` or `JPEGImages/`, at the same place below a folder beside that. `folders` are
+    possible names of that folder, in lower case. Warns of label files without an image, unless
+    their names begin with one of `others`.
 
     Raises:
         UserError: a label file would serve several images.
@@ -296,14 +279,7 @@ def find_named(
     Images are first searched in `folders`. Names of other machines or without endings
     (`C:\\set\\train\\a.jpg`, `../upload/a.jpg`, `a`) match images anywhere below `root`, except in
     the folder of another split; among several images, the longest common end of the paths decides.
-
-    Args:
-        source: the label file.
-        names: the names of the images in the label file.
-        folders: folders that names may be relative to, the likeliest first.
-        root: root of the set.
-        split: the split of these images, if known.
-        places: position of each name in the label file, for messages.
+    `places` are the positions of the names in the label file, for messages.
 
     Raises:
         UserError: an image is missing, or two images fit equally well.
@@ -369,12 +345,7 @@ def as_numbers(values: Sequence[Any], where: str) -> list[float]:
 
 
 def as_boxes(source: Path, pictures: Iterable[Sequence[Object]]) -> list[Boxes]:
-    """Return the boxes of each image; warns of objects without width or height, and drops them.
-
-    Args:
-        source: the file or folder of the labels, for the warning.
-        pictures: the objects of each image, which may have none.
-    """
+    """Return the boxes of each image; warns of objects without width or height, and drops them."""
     flat, targets = [], []
     for objects in pictures:
         corners = np.array([one.corners for one in objects], np.float32).reshape(-1, 4)

@@ -58,12 +58,7 @@ Archives = list[tuple[str, int]]  # path or URL of each archive, and its size in
 
 
 def row_type(kind: str, longest: int) -> np.dtype[np.void]:
-    """Return the columns of the first table, for the kind of its targets.
-
-    Args:
-        kind: a key of `TASKS`.
-        longest: length of the longest name in bytes.
-    """
+    """Return the columns of the first table, for a kind of targets; names have `longest` bytes."""
     target = {
         "label": [("label", "<i4")],
         "mask": [("mask_start", "<i8"), ("mask_size", "<i8"), ("mask_sha256", "V32")],
@@ -74,11 +69,7 @@ def row_type(kind: str, longest: int) -> np.dtype[np.void]:
 
 
 def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
-    """Read a set in shards, for the task of its targets.
-
-    Args:
-        root: folder, or `s3://bucket/folder`.
-        task: the task, for which the set must have targets; generation learns from classes.
+    """Read a set in shards, from a folder or `s3://bucket/folder`, for the task of its targets.
 
     Raises:
         UserError: an index is missing or malformed, or the targets are of another task.
@@ -118,9 +109,7 @@ def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
 def open_table(place: str, digest: str) -> Rows:
     """Map a table into memory, or read the table from a store.
 
-    Raises:
-        UserError: missing or not readable; or the store does not answer.
-        ValueError: not a table of NumPy, or another table than the index was written for.
+    Raises a `ValueError` if it is another table than the index was written for.
     """
     remote = place.startswith(store.S3)
     with io.BytesIO(store.read(place)) if remote else Path(place).open("rb") as content:
@@ -137,9 +126,7 @@ def as_pictures(
 ) -> Pictures:
     """Return the `Pictures` of an index and its tables.
 
-    Raises:
-        ValueError: or another error, if they were not written by `shard.py`.
-        UserError: an archive is too large.
+    Raises a `ValueError`, or another error, if they were not written by `shard.py`.
     """
     names, kind = index["classes"], index["kind"]
     if not all(isinstance(name, str) for name in names):

@@ -31,17 +31,11 @@ SHARES = {"train": (0, 70), "val": (70, 85), "test": (85, 100)}
 
 
 class Sample(NamedTuple):
-    """Image with its target, while a set is read.
+    """Image with its target, while a set is read."""
 
-    Attributes:
-        file: the image file; in large sets as text, which is smaller and quicker than a `Path`.
-        target: see `Pictures.targets`.
-        name: the name whose hash chooses the split; the same on every machine.
-    """
-
-    file: Path | str
-    target: Any
-    name: str
+    file: Path | str  # in large sets a text, which is smaller and quicker than a `Path`
+    target: Any  # see `Pictures.targets`
+    name: str  # whose hash chooses the split; the same on every machine
 
 
 def called(name: str) -> str | None:
@@ -140,13 +134,9 @@ def as_splits(
 ) -> dict[str, Pictures]:
     """Return all three splits; takes missing splits out of `train` by `stable_splits`.
 
-    Args:
-        root: root of the set.
-        given: the images of each existing split; for a set without splits, all images as `train`.
-        classes: class names.
-        meaning: meaning of the pixels, if targets are masks.
-        by_class: whether targets are class indices, or tuples of class indices; each split then
-            gets all classes, as far as a picture of several classes allows.
+    `given` are the images of each existing split; for a set without splits, all images as `train`.
+    With `by_class`, targets are class indices or tuples of class indices, and each split gets all
+    classes, as far as a picture of several classes allows.
 
     Raises:
         UserError: there are no images to train with.

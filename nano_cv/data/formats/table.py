@@ -101,7 +101,7 @@ def part_labels(rows: Sequence[Row], source: Path, separator: str | None) -> lis
     """The rows with the labels that their cells hold; a line in the log says if they are several.
 
     Columns of 0 and 1 have been read already. Where exactly one of them is 1 in every row, each
-    picture has one label.
+    picture has one label. Empty cells are refused if nothing says that a picture may have no label.
 
     Raises:
         UserError: a cell is empty, and nothing else says that a picture may have no label; or no
@@ -183,7 +183,7 @@ def parts_of(cell: str, separator: str) -> tuple[str, ...]:
 
 
 def read_list(cell: str) -> list[str]:
-    """The labels in a cell such as `["crack", "pothole"]`.
+    """The labels in a cell such as `["crack", "pothole"]`, not NumPy's `['crack' 'pothole']`.
 
     Raises:
         UserError: the cell is something else, such as NumPy's `['crack' 'pothole']`.
@@ -199,8 +199,6 @@ def read_list(cell: str) -> list[str]:
 
 def find_tables(root: Path) -> dict[str, Path]:
     """The table of each split; or that of all of them, under an empty name."""
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; it should hold labels.csv")
     every = [path for path in reading.list_folder(root) if path.suffix in ENDINGS]
     if found := splitting.one_for_each(splitting.group_by_split(every)):
         return found
@@ -330,7 +328,7 @@ def find_flags(
 
 
 def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
-    """The column for the file, the label, the labels or the split; an empty name if there is none.
+    """The column for the file, label, labels or split; an empty name if there is none.
 
     Raises:
         UserError: several.

@@ -36,13 +36,8 @@ def read_voc(root: Path, task: str) -> dict[str, Pictures]:
     have is no class. The second column of a list is ignored.
 
     A split without a list is taken out of `train` by the hash of the file names; without any list,
-    all three splits are taken out of the labelled images. For segmentation each image has a mask.
-
-    Args:
-        root: folder with `JPEGImages/`, `Annotations/*.xml` and `ImageSets/Main/<split>.txt`, or
-            `SegmentationClass/*.png` and `ImageSets/Segmentation/<split>.txt`; for detection also
-            with images and XML files side by side.
-        task: `detection` or `segmentation`.
+    all three splits are taken out of the labelled images. For segmentation each image has a mask,
+    `SegmentationClass/*.png`, and the lists lie in `ImageSets/Segmentation/`.
 
     Raises:
         UserError: files are missing or malformed; the message names the file and the object.

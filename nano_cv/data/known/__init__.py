@@ -19,14 +19,7 @@ from nano_cv.files import make_once
 
 
 class KnownSet(NamedTuple):
-    """Public data set; the function of `arranging` with its name unpacks the files.
-
-    Attributes:
-        archives: the files to fetch.
-        layout: name of the function that reads the arranged folder, a key of `LAYOUTS`.
-        place: path that this function reads, relative to the arranged folder.
-        folder: name of the arranged folder below the root of the set.
-    """
+    """Public data set, as `sets.yaml` explains it."""
 
     archives: Sequence[Archive]
     layout: str = "read_folder"
@@ -51,11 +44,7 @@ def open_known(
 ) -> dict[str, Pictures]:
     """Read a public data set, which is fetched and arranged first if it is missing.
 
-    Args:
-        root: folder of the set.
-        task: the task, for which the set must have targets.
-        name: name of the set, a key of `SETS`.
-        source: folder that already holds the archives; None fetches them.
+    `name` is a key of `SETS`; `source` is a folder that already holds the archives, or None.
 
     Raises:
         UserError: a file cannot be fetched, or differs from the official file.

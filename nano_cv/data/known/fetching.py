@@ -29,17 +29,11 @@ KINDS = {32: "md5", 64: "sha256"}  # kind of a digest, by its number of letters
 
 
 class Archive(NamedTuple):
-    """File to download for a set.
+    """File to download for a set."""
 
-    Attributes:
-        url: URL of the file, http or https.
-        digest: MD5 or SHA-256 of the file, in hexadecimal digits.
-        size: size in bytes, for the message that asks a person to bring the file by hand.
-    """
-
-    url: str
-    digest: str
-    size: int | None = None
+    url: str  # http or https
+    digest: str  # MD5 or SHA-256, in hexadecimal digits
+    size: int | None = None  # for the message that asks a person to bring the file by hand
 
     @property
     def name(self) -> str:

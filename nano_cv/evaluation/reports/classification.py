@@ -167,12 +167,10 @@ class ClassificationReport(Report):
         drawings = self.sheets(self._draw_sheet, self.mistakes)
         if self.pictures.targets:
             del drawings["predictions"]
-            drawings["confusion_matrix"] = self.draw_matrix
+            drawings["confusion_matrix"] = lambda: drawing.confusion_matrix(
+                self.counts, self.drawn, title=self.title
+            )
         return drawings
-
-    def draw_matrix(self) -> Drawing:
-        """Draw the confusion matrix."""
-        return drawing.confusion_matrix(self.counts, self.drawn, title=self.title)
 
     def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
         title = self.title_of(indices, what)

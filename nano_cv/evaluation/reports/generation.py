@@ -4,7 +4,7 @@ Shapes: N pictures, F features, S side of a picture in pixels.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ from nano_cv.files import inside, replacing
 
 log = logging.getLogger(__name__)
 NEIGHBOURS = 3  # a picture covers features as far as its third neighbour
-COMPARED = 5000  # number of real pictures that the judge sees, about
+COMPARED = 5000  # real pictures that the judge sees, about; all distances would not fit into memory
 CHUNK = 1000  # training pictures in memory at once
 SMALL = 32  # pixels; the side to which pictures are reduced when the nearest is searched
 Pixels = NDArray[np.uint8]
@@ -59,16 +59,18 @@ class GenerationReport(Report):
         """
         if not self._real:
             return {}
-        train, test = (_fetch_some(self._real[split]) for split in ("train", "test"))
+        some = {split: drawing.evenly(len(one), COMPARED) for split, one in self._real.items()}
+        train, test = (self._real[split].fetch(some[split]) for split in ("train", "test"))
         ours, _ = self.nearest
         theirs, _ = find_nearest(test, self._real["train"])
         figures = {
             "nearest": float(np.median(ours) / np.median(theirs)),
             "copies": float((ours < theirs.min() / 2).mean()),
         }
-        return self._judge(train, test) | figures
+        truth = [self._real["test"].pictures.targets[index] for index in some["test"]]
+        return self._judge(train, test, np.array(truth)) | figures
 
-    def _judge(self, train: Pixels, test: Pixels) -> dict[str, float]:
+    def _judge(self, train: Pixels, test: Pixels, truth: NDArray[Any]) -> dict[str, float]:
         """The figures that need a judge; without a judge, a warning and no figures."""
         path = getattr(self.pictures, "judge", None)
         if path is None or not path.exists():
@@ -85,7 +87,6 @@ class GenerationReport(Report):
         _, shown = judge.classify(train)
         known, _ = judge.classify(test)
         targets = np.asarray(self.pictures.targets)
-        truth = np.asarray(_some_of(self._real["test"].pictures.targets))
         right = labels == targets
         by_class = {
             f"accuracy/{name}": float(right[targets == index].mean())
@@ -146,15 +147,6 @@ class GenerationReport(Report):
         """The largest difference of a pixel, in levels of 255."""
         apart = np.abs(expected["IMAGES"].astype(np.int16) - actual["IMAGES"])
         return {"levels": apart.reshape(len(apart), -1).max(axis=1)}
-
-
-def _some_of(items: Sequence[Any]) -> Sequence[Any]:
-    """About `COMPARED` items, evenly: the distances of all pairs would not fit into memory."""
-    return items[:: -(-len(items) // COMPARED)]
-
-
-def _fetch_some(split: Resized) -> Pixels:
-    return split.fetch(_some_of(range(len(split))))
 
 
 def frechet(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
