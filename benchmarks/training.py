@@ -94,7 +94,7 @@ def recipe(
         model: name of the model, if its own batches are wanted, on the device of `train.py`.
         again: whether every step has the same pictures, which lie in the memory of the device.
     """
-    from nano_cv.training.processor import choose_precision, keep_memory
+    from nano_cv.training.processor import best_precision, choose_precision, keep_memory
 
     keep_memory()
 
@@ -126,7 +126,7 @@ def recipe(
     if again:
         where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         batch = data.transfer_batch_to_device(data.first_batch(), where, 0)
-        steps = len(data.splits["train"]) // data.batch_size
+        steps = round(len(data.splits["train"]) / data.batch_size)
         data.train_dataloader = lambda: torch.utils.data.DataLoader(  # type: ignore[method-assign]
             [batch] * steps, batch_size=None, collate_fn=lambda one: one
         )
@@ -134,7 +134,9 @@ def recipe(
     learner, clock = building.make_learner(config, task), Clock()
     trainer = pl.Trainer(
         max_epochs=epochs + 1,
-        precision=choose_precision(device, task, data.first_batch),  # type: ignore[arg-type]
+        precision=(
+            choose_precision(device, task, data.first_batch) if model else best_precision(device)
+        ),  # type: ignore[arg-type]
         accelerator=device,
         devices=processes,
         strategy="ddp" if processes > 1 else "auto",

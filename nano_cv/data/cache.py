@@ -33,8 +33,14 @@ Load = Callable[[File, bytes], NDArray[np.uint8]]  # turns a file and its conten
 class Cached:
     """Array of decoded images on disk, with the SHA-256 of each original file.
 
-    `.sums` beside the array holds the digests and checksums; `load` decodes an image again if the
-    array is damaged. Raises a `ValueError` if the file is not whole.
+    Args:
+        path: file of the array; `.sums` beside it holds the digests and checksums.
+        files: the original files.
+        load: decodes an image again if the array is damaged.
+
+    Raises:
+        ValueError: the file is not whole, or not such an array.
+        OSError: the file does not exist.
     """
 
     def __init__(self, path: Path, files: Sequence[File], load: Load) -> None:
@@ -82,7 +88,7 @@ def cached(
 
     The array's name depends on names, sizes and dates of the files, on `shape`, and on `way`, which
     describes `load`. The array gets its name only when whole, so a kill or a second process at the
-    same moment does no harm, and a full disk leaves nothing behind.
+    same moment does no harm.
 
     Raises:
         UserError: some files cannot be used; the message names all of them.

@@ -303,8 +303,8 @@ def dimensions(file: File | bytes, name: str = "picture") -> tuple[int, int]:
 class Meaning(NamedTuple):
     """Meaning of the pixel values of a set's masks.
 
-    With `colours`, those of the classes in their order, a pixel is no class index. `ignore` are
-    indices of unknown pixels: they are no classes, and indices above them move down.
+    `colours` has the colour of each class, in order; if empty, a pixel is a class index. `ignore`
+    has indices of unknown pixels: they are no classes, and indices above them move down.
     """
 
     colours: tuple[tuple[int, int, int], ...] = ()

@@ -30,7 +30,8 @@ def prepared(
 ) -> Iterator[Made]:
     """Yield `prepare(item)` of each item, in order, with a progress bar.
 
-    If it raised an `ImageError` for some, a `PicturesError` is raised after the last item.
+    Raises:
+        PicturesError: after the last item, if `prepare` raised an `ImageError` for some items.
     """
 
     def attempt(item: Given) -> Made | ImageError:

@@ -96,7 +96,7 @@ class Client:
             ) from error
 
     def infer(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
-        """Compute named outputs from named inputs, all `[B, ...]`, in the largest batches.
+        """Compute named outputs from named inputs, all `[B, ...]`, in batches of the largest size.
 
         Raises:
             ServerError: no such model, inputs that the server refuses, or no answer in time.

@@ -296,8 +296,14 @@ def sheet(
     """Draw a sheet of some pictures with their captions and the names of their files.
 
     A single picture fills the sheet. Several get frames of the median shape, and wide pictures get
-    fewer columns. There is a caption for each of `pictures`, also those not in `indices`. `paint`
-    turns a picture `[H, W, 3]` and its index into `panels`, which are put side by side.
+    fewer columns.
+
+    Args:
+        pictures: all pictures, with a caption for each.
+        indices: which of them to show.
+        paint: turns a picture `[H, W, 3]` and its index into panels that are put side by side.
+        columns: the largest number of columns.
+        panels: number of panels that `paint` returns.
     """
     shown = []
     if indices:

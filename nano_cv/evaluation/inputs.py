@@ -25,8 +25,12 @@ def select_inputs(
 ) -> tuple[Inputs, str, PicturesError | None]:
     """Choose the pictures to predict by `input`, `labels` and `count`, or else the test split.
 
-    Returns the inputs, the hash of the data set (empty if they are not from it), and an error to
-    raise after the prediction that names unusable pictures, or None.
+    Returns:
+        The inputs, the hash of the data set (empty if they are not from it), and an error to raise
+        after the prediction that names unusable pictures, or None.
+
+    Raises:
+        UserError: there are no pictures, none can be used, or the data set has other classes.
     """
     if config.input is not None:
         given, broken = open_readable(find_pictures(str(config.input)), config, metadata)

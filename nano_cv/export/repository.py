@@ -43,11 +43,21 @@ def publish(
     entries: Mapping[str, str],
     prove: Callable[[Path, Sequence[str]], None] | None = None,
 ) -> Path:
-    """Add the ONNX file `model` as the next version of `<model>_<data>` and of its twin.
+    """Add `model` as the next version of `<model>_<data>` and of its twin for encoded images.
 
-    `triton` are the options of `configs/pbtxt`, and `entries` session entries that the model needs,
-    see `precision.py`. `prove` loads models of a repository into a server, and raises if the server
-    refuses one; then nothing is left behind. Returns the folder of the new version.
+    Args:
+        repository: the model repository of Triton; created if missing.
+        metadata: the metadata of the model.
+        model: an ONNX file.
+        triton: the options of `configs/pbtxt`.
+        entries: session entries that the model needs, see `precision.py`.
+        prove: loads models of a repository into a server; raises if the server refuses a model.
+
+    Returns:
+        The folder of the new version.
+
+    Raises:
+        UserError: Triton would refuse this; nothing is left behind.
     """
     check_name(metadata.name)
     check_classes(metadata.classes)
@@ -86,7 +96,11 @@ def publish(
 
 @contextmanager
 def _staging(repository: Path) -> Iterator[Path]:
-    """Yield an empty folder beside the repository; removes what a killed export left there."""
+    """Yield an empty folder beside the repository; removes what a killed export left there.
+
+    Raises:
+        UserError: the repository is a disk of its own, so no folder can be renamed into it.
+    """
     folder = repository.with_name(f".{repository.name}.export")
     if repository.stat().st_dev != repository.parent.stat().st_dev:
         raise UserError(

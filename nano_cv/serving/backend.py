@@ -94,7 +94,11 @@ class Backend(ABC):
     async def infer(self, name: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """Run a model: named inputs `[B, ...]` to named outputs `[B, ...]`.
 
-        Raises one of the errors above, or a `TimeoutError` if no answer came in time.
+        Raises:
+            LostError: the server or the model's process is gone; the request may be sent again.
+            CrowdedError: the model's queue is full.
+            RefusedError: the model refuses the inputs or fails while it runs.
+            TimeoutError: no answer came in time.
         """
 
     def check_any(self) -> None:

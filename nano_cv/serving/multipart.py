@@ -9,7 +9,11 @@ NAME = re.compile(rb'; *filename=("[^"\r\n]*"|[^\s;"]*)', re.IGNORECASE)
 
 
 def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
-    """Return the name and the content of each file in a form; raises `ValueError` if it is none."""
+    """Return the name and the content of each file in a form.
+
+    Raises:
+        ValueError: the body is not the form that its Content-Type promises, or has too many parts.
+    """
     boundary = BOUNDARY.search(content_type[:300])
     if not boundary:
         raise ValueError("multipart/form-data needs a boundary")

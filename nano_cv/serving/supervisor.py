@@ -127,7 +127,11 @@ class Supervisor(Watched):
             raise LostError(f"{name}: a process died")
 
     async def _start_server(self) -> None:
-        """Start Triton and wait until it has loaded or refused every model."""
+        """Start Triton and wait until it has loaded or refused every model.
+
+        Raises:
+            UserError: Triton ends, or is not ready in `triton.START_SECONDS`.
+        """
         self.lacking = set()
         self.server.start()
         end = time.monotonic() + triton.START_SECONDS

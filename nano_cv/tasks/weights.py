@@ -56,8 +56,16 @@ def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
 
     The file that was there is kept as `<name>.previous.safetensors`. An older kept file is
     overwritten only if the folder of a run still holds the same file; otherwise it is renamed to
-    `<name>.previous-1.safetensors` and so on. `unfit` is the reason why this run must not replace
-    `path`, such as a debug run; then `own` is returned in its place.
+    `<name>.previous-1.safetensors` and so on.
+
+    Args:
+        own: the weights file in the folder of the run that has ended.
+        path: `weights/<model>_<data>.safetensors`.
+        mode: `max` if a higher metric is better, else `min`.
+        unfit: the reason why this run must not replace `path`, such as a debug run; None if it may.
+
+    Returns:
+        The file that holds the weights of this run: `path`, or `own` if nothing was replaced.
     """
     if unfit:
         log.info("%s is left as it is, because of %s; these weights are %s", path, unfit, own)

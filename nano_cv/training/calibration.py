@@ -140,7 +140,14 @@ def fit_label_sets(shares: NDArray[np.float64], coverage: float) -> float:
     This is split-conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2021, arXiv
     2107.07511) with the sets of Sadinle et al. 2019, which were the smallest on our data sets: the
     finite-sample quantile of the probabilities of the true classes. The coverage holds for pictures
-    of the same kind as the validation pictures. `shares` are those of the true classes `[N]`.
+    of the same kind as the validation pictures.
+
+    Args:
+        shares: probabilities of the true classes `[N]`.
+        coverage: share of the pictures whose set must contain the true class.
+
+    Returns:
+        0 if there are too few pictures for this coverage; then all classes are in every set.
     """
     needed = math.ceil((len(shares) + 1) * coverage - 1e-9)
     if needed > len(shares):  # too few pictures for this coverage: every set holds all classes

@@ -173,7 +173,11 @@ class Preview(pl.Callback):
 class PruneBehind(pl.Callback):
     """Writes `scores.json` of a run, and stops a run that falls behind the others of its sweep.
 
-    `folder` is that of the sweep. The first comparison is `after` so many epochs; None: never.
+    Args:
+        run: folder of this run.
+        folder: folder of the sweep, which holds the folders of all its runs.
+        after: number of epochs before the first comparison; None never stops a run.
+        siblings: number of other runs that must have reached the same epoch.
     """
 
     def __init__(self, run: Path, folder: Path, after: int | None, siblings: int) -> None:

@@ -177,7 +177,13 @@ def check_memory(task: Task, batch: int, seen: Size) -> None:
 
 
 def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Path | None) -> None:
-    """Train, from `checkpoint` on if there is one; raises `KeyboardInterrupt` if interrupted."""
+    """Train, from `checkpoint` on if there is one.
+
+    Raises:
+        UserError: the checkpoint is damaged, or of another network; the network cannot take the
+            training pictures; a process that fetches batches was killed.
+        KeyboardInterrupt: the training was interrupted; its last whole epoch can be resumed.
+    """
     task = learner.task
     _check_size(task, data)
     check_memory(task, min(data.own_batch, len(data.splits["train"])), data.seen_size)

@@ -151,4 +151,6 @@ class Learner(pl.LightningModule):
             keep = min(decay, (1 + steps) / (10 + steps))
             torch._foreach_lerp_(averaged, current, 1 - keep)
 
-        return [WeightAveraging(multi_avg_fn=average)]
+        # Lightning would leave the average on the processor, for it asks before the model moves.
+        device = self.trainer.strategy.root_device
+        return [WeightAveraging(device=device, multi_avg_fn=average)]

@@ -34,6 +34,14 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     if flat and look_into(given["train"])[1] and any(look_into(one)[1] for one in beside):
         log.info("%s: %s are classes, for they hold no folders", root, listing(given))
         given = {}
+    elif list(given) == ["train"]:
+        inner = {one.name for one in look_into(given["train"])[0]}
+        alike = [one.name for one in beside if inner & {own.name for own in look_into(one)[0]}]
+        if alike:
+            raise UserError(
+                f"{root}: is 'train' a split, or a class like {listing(alike)}? If it is a class, "
+                "rename it; else call the others val and test, or move them away"
+            )
     if given and "train" not in given:
         raise UserError(f"{root}: holds {listing(given)}, and no 'train' to learn from")
     training = given.setdefault("train", root)

@@ -97,7 +97,14 @@ def _write(
 def draw(
     objects: Sequence[Object], width: int, height: int, numbers: Sequence[int]
 ) -> NDArray[np.uint8]:
-    """Draw the mask of an image, uint8 `[H, W]`; `numbers` are those of the objects' labels."""
+    """Draw the mask of an image, uint8 `[H, W]`.
+
+    Args:
+        objects: objects with outlines: polygons of x1 y1 x2 y2 ... in pixels, or COCO's runs.
+        width: width of the image in pixels.
+        height: height of the image in pixels.
+        numbers: the number in the mask for each label of the objects.
+    """
     from pycocotools import mask as coco
 
     encoded = []

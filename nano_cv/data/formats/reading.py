@@ -36,7 +36,7 @@ class Object(NamedTuple):
     label: int  # class index
     where: str  # label file and position in the file, for messages
     ignored: int = COUNTED  # whether the object counts, see `Boxes`
-    outline: Any = None  # polygons of x1 y1 x2 y2 ... in pixels, or COCO's runs
+    outline: Any = None  # polygons of x1 y1 x2 y2 ... in pixels, or COCO's runs; or None
 
 
 def check_task(layout: str, task: str, *tasks: str) -> None:

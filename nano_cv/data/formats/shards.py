@@ -109,7 +109,9 @@ def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
 def open_table(place: str, digest: str) -> Rows:
     """Map a table into memory, or read the table from a store.
 
-    Raises a `ValueError` if it is another table than the index was written for.
+    Raises:
+        UserError: missing or not readable; or the store does not answer.
+        ValueError: not a table of NumPy, or another table than the index was written for.
     """
     remote = place.startswith(store.S3)
     with io.BytesIO(store.read(place)) if remote else Path(place).open("rb") as content:
@@ -126,7 +128,9 @@ def as_pictures(
 ) -> Pictures:
     """Return the `Pictures` of an index and its tables.
 
-    Raises a `ValueError`, or another error, if they were not written by `shard.py`.
+    Raises:
+        ValueError: or another error, if they were not written by `shard.py`.
+        UserError: an archive is too large.
     """
     names, kind = index["classes"], index["kind"]
     if not all(isinstance(name, str) for name in names):

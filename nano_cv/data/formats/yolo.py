@@ -140,7 +140,12 @@ def find_splits(
             continue
         if split in entries:
             raise UserError(f"{source}: '{key}': the split '{split}' is given twice")
-        values = map(str, value if isinstance(value, list) else [value])
+        values = value if isinstance(value, list) else [value]
+        wrong = [type(one).__name__ for one in values if not isinstance(one, str)]
+        if wrong:
+            raise UserError(
+                f"{source}: {key}: a path or a list of paths belongs there, no {wrong[0]}"
+            )
         where = f"{source}: {key}"
         places = {one: place_of(root, one, content.get("path")) for one in values}
         absent = [one for one, place in places.items() if not place]

@@ -274,14 +274,17 @@ class DetectionReport(Report):
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
         """The largest differences of corners and scores, of boxes that matter to a user.
 
-        Those are the boxes with at least a tenth of the highest score. In even areas of a picture
-        neighbouring places have the same low score, and rounding decides which of them is a box.
+        Those are the boxes with at least a tenth of the highest score of their class. In even areas
+        of a picture neighbouring places have the same low score, and rounding decides which of them
+        is a box.
         Boxes of almost the same score may be in another order, so each box is compared with the
         most similar box of its class, in both directions.
         """
         limits = DetectionReport.limits
+        labels = np.concatenate([expected["LABELS"], actual["LABELS"]])
         scores = np.concatenate([expected["SCORES"], actual["SCORES"]])
-        least = max(WRITTEN, 0.1 * np.nanmax(scores, initial=0))
+        least = np.full(labels.max(initial=0) + 1, WRITTEN)
+        np.fmax.at(least, labels, 0.1 * scores)
         found = {name: np.zeros(len(expected["SCORES"])) for name in limits}
         for index in range(len(expected["SCORES"])):
             sides = [{name: side[name][index] for name in side} for side in (expected, actual)]
@@ -292,14 +295,14 @@ class DetectionReport(Report):
 
 
 def _farthest(
-    one: Predictions, other: Predictions, least: float, pixels: float, score: float
+    one: Predictions, other: Predictions, least: NDArray[Any], pixels: float, score: float
 ) -> tuple[float, float]:
     """The largest differences of corners and scores between boxes and the most similar of `other`.
 
-    Boxes with scores below `least` are skipped, and those with scores up to the lowest in `other`,
-    which may have left them out.
+    Boxes with scores below the `least` of their class are skipped, and those with scores up to the
+    lowest in `other`, which may have left them out.
     """
-    least = max(least, other["SCORES"].min(initial=1.0) + score)
+    least = np.maximum(least[one["LABELS"]], other["SCORES"].min(initial=1.0) + score)
     kept = ~(one["SCORES"] < least)  # NaN is kept, because it is an error to report
     moved = np.abs(one["BOXES"][kept, None] - other["BOXES"]).max(axis=2)
     scores = np.abs(one["SCORES"][kept, None] - other["SCORES"])
