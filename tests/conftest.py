@@ -3,6 +3,8 @@
 import copy
 import csv
 import hashlib
+import io
+import json
 import os
 import re
 import shutil
@@ -10,7 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,8 +130,6 @@ TOGETHER = {
 
 
 class Result(NamedTuple):
-    """What a script left behind."""
-
     status: int
     out: str
     err: str
@@ -233,6 +233,18 @@ def untrained(run: Callable[..., Result]) -> Path:
 
 
 @pytest.fixture
+def succeeds(run: Callable[..., Result]) -> Callable[..., Result]:
+    """Runs a script that must not fail."""
+
+    def call(script: str, *arguments: str) -> Result:
+        done = run(script, *arguments)
+        assert done.status == 0, done.err
+        return done
+
+    return call
+
+
+@pytest.fixture
 def fails(run: Callable[..., Result]) -> Callable[..., str]:
     """Runs a script that must fail in the proper way: one message, which it returns."""
 
@@ -240,6 +252,7 @@ def fails(run: Callable[..., Result]) -> Callable[..., str]:
         done = run(script, *arguments)
         assert done.status == 1, done.out
         assert done.err.count("error: ") == 1 and "Traceback" not in done.err, done.err
+        assert not list(Path().rglob("*.tmp")), "half-written"
         return done.err
 
     return call
@@ -400,22 +413,30 @@ def serving_tiny(folder: Path, without: bool) -> Iterator[Any]:
 
     from benchmarks.serving.trial import Trial
 
-    publish_all(folder / "models", folder)
-    publish_one(folder / "models", folder, "classification", "lenet", "flowers", size=224)
+    publish_all(folder / "models")
+    publish_one(folder / "models", "classification", "lenet", "flowers", size=224)
     with Trial(folder / "models", folder, *LIMITS, without=without) as trial:
         trial.wait_ready()
         yield trial
 
 
+def has_triton() -> bool:
+    from nano_cv.serving import triton
+
+    with suppress(UserError):
+        return bool(triton.find_wheel())
+    return False
+
+
+def skip_without_triton(**options: bool) -> None:
+    if not has_triton():
+        pytest.skip("there is no Triton server here", **options)
+
+
 @pytest.fixture(scope="session")
 def tiny_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Such a server by the real Triton."""
-    from nano_cv.serving import triton
-
-    try:
-        triton.find_wheel()
-    except UserError as missing:
-        pytest.skip(str(missing))
+    skip_without_triton()
     with serving_tiny(tmp_path_factory.mktemp("tiny"), without=False) as trial:
         yield trial
 
@@ -431,7 +452,6 @@ def run_in(folder: Path, script: str, *arguments: str) -> None:
 
 
 def compose(script: str, *settings: str, **options: bool) -> DictConfig:
-    """The configuration of a script."""
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return hydra.compose(script, list(settings), **options)
 
@@ -448,6 +468,24 @@ def read_csv(file: Path) -> list[dict[str, str]]:
     """The rows of a table by the names of its columns."""
     with file.open() as lines:
         return list(csv.DictReader(lines))
+
+
+def encoded(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    """The content of a file of that picture."""
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+def turned(orientation: int = 6) -> Image.Exif:
+    """What a camera writes that was held on its side, or as the number says."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def update_json(file: Path, **fields: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
 
 
 def refused(call: Callable[[], object]) -> str:

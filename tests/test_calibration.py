@@ -92,13 +92,9 @@ def test_no_other_threshold_has_a_better_f1(seed):
     assert report.metrics()["mF1"] == pytest.approx(figures["mF1"])
     for label, name in enumerate(NAMES):
         if f"recall/{name}" in figures:
-            missed = sum(
-                int(one.missed[truth.labels == label].sum())
-                for one, truth in zip(report.verdicts, truths, strict=True)
-            )
-            objects = sum(
-                int(((one.labels == label) & (one.ignored == COUNTED)).sum()) for one in truths
-            )
+            pairs = zip(report.verdicts, truths, strict=True)
+            missed = sum(int(one.missed[truth.labels == label].sum()) for one, truth in pairs)
+            objects = sum(int((one.counted == label).sum()) for one in truths)
             assert figures[f"recall/{name}"] == pytest.approx(1 - missed / objects)
 
 
@@ -119,12 +115,14 @@ def test_metadata_of_older_files_and_of_damaged_ones():
             Metadata.from_json(json.dumps(content | wrong))
 
 
-def test_temperature_changes_probabilities_and_no_label():
-    def network(**_: object) -> torch.nn.Module:
-        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 3))
+def plain(num_classes: int, image_size: int) -> nn.Module:
+    """A network that shows no features."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, num_classes))
 
+
+def test_temperature_changes_probabilities_and_no_label():
     torch.manual_seed(0)
-    task = Classification(metadata=CONTRACT, network=network).eval()
+    task = Classification(metadata=CONTRACT, network=plain).eval()
     pixels = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
     before = task.predict(pixels)["CLASS_PROBS"]
     task.metadata = replace(CONTRACT, temperature=2.0)
@@ -132,27 +130,26 @@ def test_temperature_changes_probabilities_and_no_label():
     assert torch.allclose(after, torch.softmax(before.log() / 2, dim=1), atol=1e-6)
 
 
-def test_training_fits_and_says_it(run, flowers, tmp_path):
-    """But not where only a part of the pictures is seen."""
-    done = run("train", *TINY)
-    assert done.status == 0, done.err
-    assert "calibration error of 12 validation pictures" in done.out + done.err
+def test_training_fits_and_says_it(succeeds, flowers, tmp_path):
+    done = succeeds("train", *TINY)
+    for said in (
+        "calibration error of 12 validation pictures",
+        "coverage=0.95 takes 19 validation pictures, and there are 12",
+    ):
+        assert said in done.out + done.err
     assert {"val/ece", "val/ece_before", "test/ece"} <= set(done.out.split())
     assert read_metadata(tmp_path / "weights/lenet_flowers.safetensors").temperature != 1
-    done = run("train", *TINY, "trainer.limit_val_batches=1", "hydra.run.dir=part")
-    assert done.status == 0 and "val/ece" not in done.out
+    done = succeeds("train", *TINY, "trainer.limit_val_batches=1", "hydra.run.dir=part")
+    assert "val/ece" not in done.out
     assert read_metadata(tmp_path / "part/model.safetensors").temperature == 1
 
 
-@pytest.mark.parametrize("confidence", ["0.4", "null"])
-def test_confidence_is_not_for_one_label(run, flowers, untrained, confidence):
-    done = run("infer", *TINY, f"confidence={confidence}")
-    assert done.status == (confidence != "null")
-    if done.status:
-        assert done.err == (
-            "error: confidence=0.4: is for boxes and for several labels per picture, and "
-            "lenet_flowers answers with one label\n"
-        )
+def test_confidence_is_not_for_one_label(succeeds, fails, flowers, untrained):
+    succeeds("infer", *TINY, "confidence=null")
+    assert fails("infer", *TINY, "confidence=0.4") == (
+        "error: confidence=0.4: is for boxes and for several labels per picture, and "
+        "lenet_flowers answers with one label\n"
+    )
 
 
 @pytest.mark.parametrize("coverage", [0.8, 0.95])
@@ -169,10 +166,7 @@ def test_label_sets_hold_the_true_class_as_often_as_asked(coverage):
         reached.append((of_labels[20_000:] >= set_from).mean())
     # Of 100 pictures ceil(101 c) / 101 is promised on average.
     assert np.mean(reached) == pytest.approx(np.ceil(101 * coverage) / 101, abs=0.005)
-
-
-def test_too_few_pictures_promise_nothing():
-    assert fit_label_sets(np.full(18, 0.5), 0.95) == 0
+    assert fit_label_sets(np.full(18, 0.5), 0.95) == 0, "too few promise nothing"
     assert fit_label_sets(np.full(19, 0.5), 0.95) == pytest.approx(0.5, abs=2e-4)
 
 
@@ -214,26 +208,17 @@ def test_foreign_pictures_are_those_unlike_the_training(tmp_path):
         assert (task.predict(unknown)["FOREIGN"] > 0).all()
         expected = task.predict(known)
     weights.save(task, tmp_path / "model.safetensors")
-    other = Classification(
-        metadata=read_metadata(tmp_path / "model.safetensors"), network=Embedding
-    ).eval()
-    weights.load(other, tmp_path / "model.safetensors")
+    file = tmp_path / "model.safetensors"
+    other = Classification(metadata=read_metadata(file), network=Embedding).eval()
+    weights.load(other, file)
     for name, one in other.predict(known).items():
         assert torch.equal(one, expected[name])
     # A fine-tuning from these weights takes the network alone.
-    assert set(weights.network_tensors(tmp_path / "model.safetensors")) == set(
-        task.network.state_dict()
-    )
-
-
-def plain(num_classes: int, image_size: int) -> nn.Module:
-    """A network that shows no features."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size**2, num_classes))
+    assert set(weights.network_tensors(file)) == set(task.network.state_dict())
 
 
 @pytest.mark.parametrize("network", [Embedding, plain])
 def test_exported_as_it_answers(tmp_path, network):
-    """And without what was fitted, as of older weights, there is one output as ever."""
     task, known, unknown = fitted(network)
     pixels = torch.cat([known[:3], unknown[:2]])
     graph.export(task, tmp_path / "model.onnx")
@@ -274,10 +259,8 @@ def test_report_and_json_of_label_sets_and_foreign_pictures(tmp_path):
     pictures = Pictures(tmp_path, files, [2, 1], metadata.classes)
     report = reports.find("classification")(metadata, ANSWER, pictures)
     rows = report.rows()
-    assert [(row["label_set"], row["foreign"]) for row in rows] == [
-        ("basil; clover", "no"),
-        ("aster", "yes"),
-    ]
+    assert [row["label_set"] for row in rows] == ["basil; clover", "aster"]
+    assert [row["foreign"] for row in rows] == ["no", "yes"]
     figures = report.metrics()
     assert [figures[name] for name in ("coverage", "set_size", "familiar")] == [0.5, 1.5, 0.5]
     assert report.remarks() == ["1 of 2 pictures are none of these: unlike the training pictures"]
@@ -287,15 +270,11 @@ def test_report_and_json_of_label_sets_and_foreign_pictures(tmp_path):
     assert remarks == ["label set for a coverage of 90%: basil or clover"]
     assert "called foreign" in make_card(metadata, {})
     assert "Every picture gets one" in make_card(CONTRACT, {})
-    told = [
-        describe(metadata, {name: one[index] for name, one in ANSWER.items()}, (0, 0), 1)
-        for index in range(2)
-    ]
-    assert told[0] == {
-        **{"label": "basil", "label_set": ["basil", "clover"], "foreign": False},
-        "probabilities": {"basil": 0.5},
-    }
-    assert told[1]["foreign"] is True and told[1]["label_set"] == ["aster"]
+    one, other = ({name: row[index] for name, row in ANSWER.items()} for index in range(2))
+    expected = {"label": "basil", "label_set": ["basil", "clover"], "foreign": False}
+    assert describe(metadata, one, (0, 0), 1) == expected | {"probabilities": {"basil": 0.5}}
+    told = describe(metadata, other, (0, 0), 1)
+    assert told["foreign"] is True and told["label_set"] == ["aster"]
 
 
 @pytest.mark.parametrize("confidence", ["1.5", "high"])
@@ -305,20 +284,16 @@ def test_confidence_of_the_client_has_a_range(run, confidence):
     assert f"argument --confidence: {confidence}: a number from 0 to 1 is needed" in done.err
 
 
-def test_label_sets_from_training_to_onnx(run, flowers, tmp_path):
-    """With both answers of a mirrored picture too; and what the settings cannot promise is said."""
-    done = run("train", *TINY, "coverage=0.8")
-    assert done.status == 0 and "label sets for a coverage of 0.8" in done.out + done.err
+def test_label_sets_from_training_to_onnx(succeeds, flowers, tmp_path):
+    done = succeeds("train", *TINY, "coverage=0.8")
+    assert "label sets for a coverage of 0.8" in done.out + done.err
     assert {"test/coverage", "test/set_size", "test/familiar"} <= set(done.out.split())
-    assert run("export_model", *TINY).status == 0
+    succeeds("export_model", *TINY)
     tables = {}
     for asked in ("engine=torch", "engine=onnx", "tta=true"):
-        done = run("infer", *TINY, asked, f"hydra.run.dir={tmp_path / asked[-4:]}", "input=data")
-        assert done.status == 0, done.err
+        succeeds("infer", *TINY, asked, f"hydra.run.dir={tmp_path / asked[-4:]}", "input=data")
         tables[asked] = read_csv(tmp_path / asked[-4:] / "predictions.csv")
     for row, other in zip(tables["engine=torch"], tables["engine=onnx"], strict=True):
         assert [row["label_set"], row["foreign"]] == [other["label_set"], other["foreign"]]
     for row in tables["tta=true"]:
         assert row["label"] in row["label_set"].split("; ") and row["foreign"] in ("yes", "no")
-    done = run("train", *TINY, "test=false")
-    assert "coverage=0.95 takes 19 validation pictures, and there are 12" in done.out + done.err

@@ -26,9 +26,8 @@ def picture(file: Path, colour: tuple[int, int, int] = (9, 9, 9)) -> Path:
     """A flat one, not quite the same as any other."""
     file.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.full((20, 24, 3), colour, np.uint8)
-    pixels[0, :4] = np.frombuffer(
-        hashlib.sha256(str(file).encode()).digest()[:12], np.uint8
-    ).reshape(4, 3)
+    digest = hashlib.sha256(str(file).encode()).digest()
+    pixels[0, :4] = np.frombuffer(digest[:12], np.uint8).reshape(4, 3)
     Image.fromarray(pixels).save(file)
     return file
 
@@ -52,14 +51,10 @@ def make_csv(root: Path) -> None:
 
 
 def names(pictures: Pictures) -> dict[str, list[str]]:
-    """The names of the files of each class."""
     found: dict[str, list[str]] = {name: [] for name in pictures.classes}
     for file, target in zip(pictures.files, pictures.targets, strict=True):
         found[pictures.classes[target]].append(file.name)
     return found
-
-
-# A folder per class
 
 
 def test_folders_of_splits(tmp_path):
@@ -96,9 +91,7 @@ def test_links_that_are_read_and_links_that_are_not(tmp_path, caplog):
     splits, _ = open_splits(read_folder, tmp_path, "classification", 32, None, "stretch")
     assert splits["train"].pictures.classes == ["cat", "dog"]
     said = [text for text in caplog.messages if "not followed" in text]
-    assert len(said) == 1 and said[0].endswith(
-        "1 links lead to folders of the set, or above it, and are not followed: train/more"
-    )
+    assert len(said) == 1 and said[0].endswith("and are not followed: train/more")
 
 
 def test_splits_by_other_names(tmp_path):
@@ -132,18 +125,15 @@ def test_a_missing_split_is_taken_from_train(tmp_path):
     assert taken == {"train", "test"}, "test has a folder"
 
 
-def test_a_name_that_is_not_utf8(tmp_path):
-    make_folder(tmp_path)
-    (tmp_path / "train/cat" / b"caf\xe9.png".decode("utf-8", "surrogateescape")).touch()
-    assert "a name that is not UTF-8" in refused(lambda: folders(tmp_path))
-
-
 def test_numbers_are_sorted_as_numbers(tmp_path, caplog):
     for name in ("10", "9", "1"):
         picture(tmp_path / "train" / name / "a.png")
         picture(tmp_path / "val" / name / "b.png")
     assert folders(tmp_path)["val"].classes == ["1", "9", "10"]
     assert caplog.text.count("sorted as such: 1, 9, 10") == 1
+
+
+LATIN = b"train/cat/caf\xe9.png".decode("utf-8", "surrogateescape")
 
 
 @pytest.mark.parametrize(
@@ -154,10 +144,8 @@ def test_numbers_are_sorted_as_numbers(tmp_path, caplog):
         (lambda root: picture(root / "cat/a.png"), "there is only cat"),
         (lambda root: (make_folder(root, ()), picture(root / "loose.png")), "loose.png"),
         (lambda root: make_folder(root, ("val", "test")), "no 'train'"),
-        (
-            lambda root: (make_folder(root), picture(root / "val/dgo/a.png")),
-            "val/dgo: not one of the classes in",
-        ),
+        (lambda root: (make_folder(root), picture(root / "val/dgo/a.png")), "val/dgo: not one of"),
+        (lambda root: (make_folder(root), (root / LATIN).touch()), "a name that is not UTF-8"),
     ],
 )
 def test_refused_folders(tmp_path, make, said):
@@ -168,9 +156,6 @@ def test_refused_folders(tmp_path, make, said):
     assert said in message and str(root) in message
     if "dgo" in message:
         assert "did you mean 'dog'?" in message
-
-
-# A table
 
 
 def write_table(root: Path, rows: Mapping[str, str], name: str = "labels.csv") -> None:
@@ -208,12 +193,12 @@ def test_pictures_elsewhere_are_called_by_their_whole_path(tmp_path):
     text = f"file,label\n{outside},x\n../camera/c.png,x\nb.png,y"
     for split in SPLITS:
         (tmp_path / f"set/{split}.csv").write_text(text)
-    whole = str(outside).lstrip("/")
-    assert tables(tmp_path / "set")["train"].names == [
-        whole,
-        whole.replace("a.png", "c.png"),
-        "b.png",
-    ]
+    camera = str(outside.parent).lstrip("/")
+    expected = [f"{camera}/a.png", f"{camera}/c.png", "b.png"]
+    assert tables(tmp_path / "set")["train"].names == expected
+
+
+NOT_LEARNT = "file,label,split\na.png,cat,train\nb.png,dog,train\nc.png,dgo,test"
 
 
 @pytest.mark.parametrize(
@@ -230,17 +215,18 @@ def test_pictures_elsewhere_are_called_by_their_whole_path(tmp_path):
         ("file,label,label\na.png,x,y", "two columns of one name"),
         ('file,label\na.png,"x' + "y" * 200_000, "a quote may stand alone"),
         ("file,label,split\na.png,x,trian", "split 'trian'; did you mean 'train'?"),
+        (NOT_LEARNT, "line 4: 'dgo' is not one of the classes (cat, dog); did you mean 'dog'?"),
     ],
 )
 def test_refused_tables(tmp_path, text, said):
-    picture(tmp_path / "a.png")
+    for name in "abc":
+        picture(tmp_path / f"{name}.png")
     if text is not None:
         (tmp_path / "labels.csv").write_text(text)
     assert said in refused(lambda: tables(tmp_path))
 
 
 def test_rows_without_a_split_go_where_no_row_says_otherwise(tmp_path, caplog):
-    """The test pictures that somebody has marked are all of the test pictures."""
     caplog.set_level("INFO")
     rows = {f"{n}.png": f"{'cd'[n % 2]},{'test' if n < 8 else ''}" for n in range(60)}
     write_table(tmp_path, rows)
@@ -257,24 +243,13 @@ def test_a_table_of_excel(tmp_path):
     assert tables(tmp_path)["train"].classes == ["x", "y"]
 
 
-def test_label_that_was_not_learnt(tmp_path):
-    rows = {"a.png": "cat,train", "b.png": "dog,train", "c.png": "dgo,test"}
-    write_table(tmp_path, rows)
-    message = refused(lambda: tables(tmp_path))
-    assert "labels.csv, line 4: 'dgo'" in message and "did you mean 'dog'?" in message
-
-
-# What is shown of a set
-
-
 def test_survey_is_shown_once(tmp_path, caplog):
     make_folder(tmp_path / "set")
     cache = tmp_path / "cache"
     caplog.set_level("INFO")
     for _ in range(2):
-        splits, data_hash = open_splits(
-            read_folder, tmp_path / "set", "classification", 16, cache, "stretch"
-        )
+        given = (read_folder, tmp_path / "set", "classification", 16, cache, "stretch")
+        splits, data_hash = open_splits(*given)
         survey(splits, data_hash, cache)
     (said,) = [text for text in caplog.messages if "first time" in text]
     assert [line.split() for line in said.splitlines()[1:5]] == [
@@ -307,38 +282,27 @@ def test_classes_that_a_split_lacks_are_named(tmp_path, caplog):
 def test_table_as_pandas_and_others_write_it(tmp_path, ending, caplog):
     for number in range(12):
         picture(tmp_path / f"images/{number:02}.jpg")
-    rows = [
-        "\t".join(["", str(tmp_path / "images/00.jpg"), "rare"]),
-        *(
-            "\t".join(["", f"{number:02}", ("rare", "usual")[number % 2]])
-            for number in range(1, 11)
-        ),
-        "\t".join(["", "C:\\photos\\11.jpg", "usual"]),
-    ]
+    files = [f"{tmp_path}/images/00.jpg", *(f"{n:02}" for n in range(1, 11)), "C:\\photos\\11.jpg"]
+    rows = [f"\t{file}\t{('rare', 'usual')[number % 2]}" for number, file in enumerate(files)]
     text = "\n".join(["id\tImage\tclass", *rows])
     (tmp_path / f"birds.{ending}").write_text(text, encoding="utf-16")
     caplog.set_level("INFO")
     found = tables(tmp_path)
-    assert sorted(name for some in found.values() for name in some.names) == [
-        f"images/{number:02}.jpg" for number in range(12)
-    ]
+    names = sorted(name for some in found.values() for name in some.names)
+    assert names == [f"images/{number:02}.jpg" for number in range(12)]
     assert all(len(some) for some in found.values())
     assert {tuple(some.classes) for some in found.values()} == {("rare", "usual")}
     for said in (
-        "the table is birds.",
-        "'Image' is the file, 'class' is the label",
-        "pictures lie elsewhere than it says",
-        "70 % train, 15 % val, 15 % test",
+        *("the table is birds.", "'Image' is the file, 'class' is the label"),
+        *("pictures lie elsewhere than it says", "70 % train, 15 % val, 15 % test"),
     ):
         assert said in caplog.text
     assert tables(tmp_path / f"birds.{ending}")["val"].names == found["val"].names
 
 
-def test_no_picture_to_test_with(run, fails, tmp_path):
-    """Two pictures a class are enough for train and val."""
+def test_no_picture_to_test_with(succeeds, fails, tmp_path):
     make_folder(tmp_path / "set", (), count=2)
-    done = run("train", "+data=folder", *TINY, "data.root=set", "data.name=pets")
-    assert done.status == 0, done.err
+    done = succeeds("train", "+data=folder", *TINY, "data.root=set", "data.name=pets")
     assert "test/accuracy" not in done.out
     assert (tmp_path / "weights/lenet_pets.safetensors").exists()
     said = fails("infer", "+data=folder", *TINY, "data.root=set", "data.name=pets")

@@ -22,19 +22,14 @@ def test_services_are_locked_down(name):
     assert service.get("ports", []) == (["127.0.0.1:8000:8000"] if name == "door" else [])
 
 
-def test_no_client_can_load_models_in_the_container():
+def test_no_client_can_load_models_and_triton_has_the_mendings_of_the_bulletins():
+    """The last of them, 5875, asks for 26.07."""
     command = COMPOSE["services"]["triton"]["command"]
     assert "--model-control-mode=poll" in command and "--allow-http=false" in command
     assert COMPOSE["networks"]["inside"]["internal"] is True
     assert COMPOSE["services"]["triton"]["networks"] == ["inside"]
-
-
-def test_triton_has_the_mendings_of_the_bulletins():
-    """The last of them, 5875, asks for 26.07."""
-    year, month = re.search(
-        r"FROM nvcr\.io/nvidia/tritonserver:(\d+)\.(\d+)-py3", DOCKERFILE
-    ).groups()
-    assert (int(year), int(month)) >= (26, 7)
+    release = re.search(r"FROM nvcr\.io/nvidia/tritonserver:([\d.]+)-py3", DOCKERFILE)[1]
+    assert [int(part) for part in release.split(".")] >= [26, 7]
 
 
 def objects(file: str) -> dict:
@@ -43,12 +38,14 @@ def objects(file: str) -> dict:
     return {one["kind"]: one for one in yaml.safe_load_all(text)}
 
 
+POD = objects("deployment.yaml")["Deployment"]["spec"]["template"]["spec"]
+
+
 def test_the_pod_is_locked_down():
     """The fields themselves were held against the schemas of Kubernetes 1.34 and KServe."""
-    pod = objects("deployment.yaml")["Deployment"]["spec"]["template"]["spec"]
-    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert POD["securityContext"]["runAsNonRoot"] is True
     runtime = objects("kserve.yaml")["ServingRuntime"]["spec"]
-    triton, door = pod["containers"]
+    triton, door = POD["containers"]
     assert "--grpc-address=127.0.0.1" in triton["command"]  # nobody but the door, in the same pod
     assert "--model-control-mode=poll" in triton["command"]
     assert "--model-control-mode=none" in runtime["containers"][0]["command"]
@@ -58,7 +55,7 @@ def test_the_pod_is_locked_down():
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     for container in (triton, runtime["containers"][0]):
         assert {"--allow-http=false", "--allow-metrics=false"} < {*container["command"]}
-    assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "nano-cv-models"
+    assert POD["volumes"][0]["persistentVolumeClaim"]["claimName"] == "nano-cv-models"
     storage = objects("kserve.yaml")["InferenceService"]["spec"]["predictor"]["model"]["storageUri"]
     assert storage == "pvc://nano-cv-models"
 
@@ -71,15 +68,10 @@ def test_the_image_for_a_cluster_has_the_files_that_compose_mounts():
     assert {f"!{one}" for one in copied} < {*kept}
 
 
-DOORS = [
-    COMPOSE["services"]["door"]["command"],
-    objects("deployment.yaml")["Deployment"]["spec"]["template"]["spec"]["containers"][1][
-        "command"
-    ],
-]
+DOORS = [COMPOSE["services"]["door"], POD["containers"][1]]
 
 
-@pytest.mark.parametrize("command", DOORS)
+@pytest.mark.parametrize("command", [door["command"] for door in DOORS])
 def test_the_front_door_finds_its_settings(tmp_path, command):
     """Its command is one that serve.py takes, and it then looks for that server."""
     settings = [*command[2:], f"hydra.run.dir={tmp_path}", "port=0"]

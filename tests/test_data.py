@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TWICE, python
+from PIL import Image
 from torch.nn.functional import avg_pool2d
 
 from nano_cv.data import images
@@ -18,22 +19,30 @@ from nano_cv.data.cache import Cached
 from nano_cv.data.datamodule import Batches, DataModule
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.order import Draw
-from nano_cv.data.pictures import Pictures, Resized
+from nano_cv.data.pictures import Pictures, Resized, size_in_shape
 from nano_cv.errors import UserError
 
 
 def module(root: Path, **options: object) -> DataModule:
+    """Set up."""
     settings = {"image_size": 16, "batch_size": 8, "cache": root.parents[1] / "cache"} | options
     tasks = ["classification"]
-    return DataModule("flowers", tasks, "classification", root, read_flowers, **settings)
+    data = DataModule("flowers", tasks, "classification", root, read_flowers, **settings)
+    data.setup()
+    return data
+
+
+def sides(data: DataModule) -> dict[str, int]:
+    return {split: resized.fetch([0]).shape[-1] for split, resized in data.splits.items()}
 
 
 def files(root: Path) -> list[Path]:
     return sorted(root.glob("*/*.jpg"))
 
 
-def cached(files: list[Path], size: int, folder: Path) -> Cached:
-    made = Resized(Pictures(files[0].parent, files), size, folder).cached
+def cached(root: Path) -> Cached:
+    """The pictures of a set in 16 x 16, decoded and kept."""
+    made = Resized(Pictures(root, files(root)), 16, root.parents[1] / "cache").cached
     assert made is not None
     return made
 
@@ -42,55 +51,46 @@ def everything(cached: Cached) -> np.ndarray:
     return cached.read(range(len(cached.files)))
 
 
-def forbid_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "load", lambda *_, **__: pytest.fail("decoded again"))
-
-
-# The cache
-
-
-def test_decoded_once(flowers, tmp_path, monkeypatch):
-    first = cached(files(flowers), 16, tmp_path / "cache")
+def test_decoded_once(flowers, monkeypatch):
+    first = cached(flowers)
     expected = np.stack([images.load(file, 16) for file in files(flowers)])
     assert np.array_equal(everything(first), expected) and everything(first).dtype == np.uint8
-    forbid_decoding(monkeypatch)
-    second = cached(files(flowers), 16, tmp_path / "cache")
+    monkeypatch.setattr(images, "load", lambda *_, **__: pytest.fail("decoded again"))
+    second = cached(flowers)
     assert np.array_equal(everything(second), expected) and all(second.digests == first.digests)
     other_process = pickle.loads(pickle.dumps(second))  # as workers that are not forked get it
     assert np.array_equal(everything(other_process), expected)
 
 
 def test_changed_picture_is_decoded_again(flowers, tmp_path):
-    before = cached(files(flowers), 16, tmp_path / "cache")
+    before = cached(flowers)
     changed = files(flowers)[0]
     changed.write_bytes(files(flowers)[-1].read_bytes())
-    after = cached(files(flowers), 16, tmp_path / "cache")
+    after = cached(flowers)
     assert np.array_equal(after.read([0]), before.read([47]))
     assert not np.array_equal(after.read([0]), before.read([0]))
     assert after.digests[0] == before.digests[-1] != before.digests[0]
 
 
 def test_leftovers_of_killed_processes_are_cleared(flowers, tmp_path):
-    path = cached(files(flowers), 16, tmp_path / "cache").path
+    path, dead = cached(flowers).path, subprocess.Popen(["true"])
     path.unlink()
-    dead = subprocess.Popen(["true"])
     dead.wait()
     (path.parent / f".{path.name}.{dead.pid}.tmp").write_bytes(b"half an array")
     alive = path.parent / f".{path.name}.{os.getppid()}.tmp"
     alive.write_bytes(b"somebody else's")
-    cached(files(flowers), 16, tmp_path / "cache")
+    cached(flowers)
     left = {file.name for file in path.parent.iterdir()}
     assert left == {path.name, path.with_suffix(".sums").name, alive.name}
 
 
 def test_missing_digests_or_cut_array_are_made_anew(flowers, tmp_path):
-    """As after a power failure, or a hand that tidied up."""
-    first = cached(files(flowers), 16, tmp_path / "cache")
+    first = cached(flowers)
     expected, path = everything(first), first.path
     path.with_suffix(".sums").unlink()
-    assert all(cached(files(flowers), 16, tmp_path / "cache").digests == first.digests)
+    assert all(cached(flowers).digests == first.digests)
     path.write_bytes(path.read_bytes()[:2000])
-    assert np.array_equal(everything(cached(files(flowers), 16, tmp_path / "cache")), expected)
+    assert np.array_equal(everything(cached(flowers)), expected)
 
 
 def zeros_inside(path: Path) -> None:
@@ -108,51 +108,28 @@ def zeros_inside(path: Path) -> None:
 )
 def test_damage_is_decoded_again(flowers, tmp_path, caplog, damage, while_open):
     """Never trained on black pictures; and no bus error where the file shrinks while it is read."""
-    first = cached(files(flowers), 16, tmp_path / "cache")
+    first = cached(flowers)
     expected = np.stack([images.load(file, 16) for file in files(flowers)])
     damage(first.path)
-    again = first if while_open else cached(files(flowers), 16, tmp_path / "cache")
+    again = first if while_open else cached(flowers)
     assert np.array_equal(everything(again), expected)
     assert str(first.path) in caplog.text and "damaged" in caplog.text
-    assert np.array_equal(everything(cached(files(flowers), 16, tmp_path / "cache")), expected)
-
-
-# In a process of its own, without torch: to load that would take ten times as long as the test.
-CACHED = """
-import resource, sys
-from pathlib import Path
-from nano_cv.data.pictures import Pictures, Resized
-
-def cached():
-    files = sorted(Path(sys.argv[1]).glob("*/*.jpg"))
-    return Resized(Pictures(files[0].parent, files), 64, Path("cache")).cached
-"""
+    assert np.array_equal(everything(cached(flowers)), expected)
 
 
 def test_two_processes_at_once(flowers, tmp_path):
-    code = f"{CACHED}\nmade = cached()\n"
-    code += "sys.stdout.write(f'{made.read(range(48)).sum()} {len(made.digests)}\\n')"  # at once
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from nano_cv.data.pictures import Pictures, Resized\n"
+        "files = sorted(Path(sys.argv[1]).glob('*/*.jpg'))\n"
+        "made = Resized(Pictures(files[0].parent, files), 64, Path('cache')).cached\n"
+        "sys.stdout.write(f'{made.read(range(48)).sum()} {len(made.digests)}\\n')"  # at once
+    )
     done = python("-c", TWICE, code, str(flowers), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     one, other = done.stdout.splitlines()
     assert one == other and one.endswith(" 48")
     assert len(list((tmp_path / "cache").iterdir())) == 2
-
-
-def test_full_disk_leaves_nothing(flowers, tmp_path):
-    """A real one, as far as a process can have its own: files may not grow beyond 20 kB."""
-    code = (
-        f"{CACHED}\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
-        "try: cached()\n"
-        "except OSError as error: print(error)"
-    )
-    done = python("-c", code, str(flowers), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "File too large" in done.stdout and "cache" in done.stdout
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-# Batches
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -172,9 +149,7 @@ def test_batches(flowers, tmp_path, cache):
 
 def test_order_depends_on_seed_and_epoch_only(flowers):
     def order(seed: int, epoch: int) -> list[int]:
-        loader = module(flowers, seed=seed)
-        loader.setup()
-        sampler = loader.train_dataloader().sampler
+        sampler = module(flowers, seed=seed).train_dataloader().sampler
         sampler.set_epoch(epoch)
         torch.rand(seed + 3)  # random numbers drawn elsewhere
         return list(sampler)
@@ -184,36 +159,21 @@ def test_order_depends_on_seed_and_epoch_only(flowers):
     assert order(1, 1) == order(1, 1) != order(1, 0) != order(2, 0)
 
 
-def test_smaller_pictures_to_train_on(flowers):
-    data = module(flowers, train_size=12)
-    data.setup()
-    sides = {split: resized.fetch([0]).shape[-1] for split, resized in data.splits.items()}
-    assert sides == {"train": 12, "val": 16, "test": 16}
-    assert data.data_hash == data_hash(flowers)
-    larger = module(flowers, train_size=20)
-    larger.setup()
-    assert larger.splits["train"].fetch([0]).shape[-1] == 16, "as when image_size is made less"
-
-
-def test_larger_pictures_to_zoom_into(flowers):
-    plain, data = module(flowers), module(flowers, detail=2.0, augment=Augment(flip=0))
-    for one in (plain, data):
-        one.setup()
-    sides = {split: resized.fetch([0]).shape[-1] for split, resized in data.splits.items()}
-    assert sides == {"train": 32, "val": 16, "test": 16} and data.data_hash == plain.data_hash
+def test_smaller_pictures_to_train_on_and_larger_ones_to_zoom_into(flowers):
+    plain, data = module(flowers), module(flowers, train_size=12)
+    assert sides(data) == {"train": 12, "val": 16, "test": 16}
+    assert sides(module(flowers, train_size=20)) == sides(plain), "as when image_size is made less"
+    larger = module(flowers, detail=2.0, augment=Augment(flip=0))
+    assert sides(larger) == {"train": 32, "val": 16, "test": 16}
+    assert larger.data_hash == data.data_hash == plain.data_hash
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_idx=-1))
-    data.trainer = SimpleNamespace(training=True, world_size=1, global_rank=0, fit_loop=loop)
-    seen, _ = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+    larger.trainer = SimpleNamespace(training=True, world_size=1, global_rank=0, fit_loop=loop)
+    seen, _ = larger.on_after_batch_transfer(next(iter(larger.train_dataloader())), 0)
     assert seen.shape[2:] == (16, 16)
 
 
-# Checks
-
-
 def data_hash(root: Path) -> str:
-    data = module(root)
-    data.setup()
-    return data.data_hash
+    return module(root).data_hash
 
 
 def test_hash_follows_content_targets_and_splits(flowers, tmp_path):
@@ -238,36 +198,20 @@ def test_hash_follows_content_targets_and_splits(flowers, tmp_path):
     assert len(set(hashes)) == 4
 
 
-def test_hidden_folders_are_no_classes(flowers):
+def test_hidden_folders_and_missing_data(flowers, tmp_path):
     (flowers / ".ipynb_checkpoints").mkdir()
-    data = module(flowers)
-    data.setup()
-    assert data.classes == ["aster", "basil", "clover"]
-
-
-def test_missing_data_can_be_pulled(flowers, tmp_path):
+    assert module(flowers).classes == ["aster", "basil", "clover"]
     (flowers / "basil/plant003_rgb.jpg").unlink()
     with pytest.raises(UserError, match=r"basil/plant003_rgb\.jpg; .*type: dvc pull"):
-        module(flowers).setup()
+        module(flowers)
     with pytest.raises(UserError, match=r"train\.txt: not found; .*type: dvc pull"):
-        module(tmp_path / "data" / "nowhere").setup()
-
-
-# Augmentation
+        module(tmp_path / "data" / "nowhere")
 
 
 def noise(count: int = 4, side: int = 12) -> torch.Tensor:
     made = torch.Generator().manual_seed(0)
     shape = (count, 3, side, side)
     return torch.randint(0, 256, shape, dtype=torch.uint8, generator=made)
-
-
-def test_no_change_at_zero_settings():
-    assert torch.allclose(Augment(flip=0)(noise())[0], noise().float(), atol=0.01)
-
-
-STRONG = {"degrees": 180, "scale": (0.8, 1.2), "translate": 0.1}
-STRONG |= {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3}
 
 
 def test_mirror_turn_and_shift(monkeypatch):
@@ -283,6 +227,7 @@ def test_mirror_turn_and_shift(monkeypatch):
     def same(changed: torch.Tensor, expected: torch.Tensor) -> bool:
         return torch.allclose(changed, expected, atol=0.01)
 
+    assert same(Augment(flip=0)(noise())[0], picture)
     assert same(Augment(flip=1)(noise())[0], picture.flip(3))
     assert same(Augment(flip=0, degrees=180.0)(noise())[0], picture.flip(2, 3))
     assert same(Augment(flip=0, degrees=90.0)(noise())[0], picture.rot90(1, (2, 3)))
@@ -295,8 +240,9 @@ def test_mirror_turn_and_shift(monkeypatch):
 
 
 def test_each_picture_its_own_change():
-    batch = noise(1).expand(4, -1, -1, -1)
-    for option in ({"flip": 0.5}, {"flip": 0, "brightness": 0.5}, STRONG):
+    batch, strong = noise(1).expand(4, -1, -1, -1), dict.fromkeys(("contrast", "saturation"), 0.3)
+    strong |= {"degrees": 180, "scale": (0.8, 1.2), "translate": 0.1, "brightness": 0.3}
+    for option in ({"flip": 0.5}, {"flip": 0, "brightness": 0.5}, strong):
         torch.manual_seed(0)
         changed = Augment(**option)(batch)[0]
         assert changed.shape == batch.shape and changed.dtype == torch.float32
@@ -318,13 +264,29 @@ def test_colours():
 
 def test_rare_classes_weigh_more(flowers):
     """12 pictures of one class, 3 of another, none of the third, which nothing is known of."""
-    data = module(flowers, balance="none")
-    assert data.class_weights() is None
+    assert module(flowers, balance="none").class_weights() is None
     for balance, ratio in (("sqrt", 2), ("full", 4)):
         data = module(flowers, balance=balance)
-        data.setup()
         data.splits["train"].pictures.counts = np.array([12, 3, 0])
         weights = data.class_weights()
         assert weights[1] / weights[0] == pytest.approx(ratio)
         assert (12 * weights[0] + 3 * weights[1]) / 15 == pytest.approx(1), "as large a loss"
         assert weights[2] == 1
+
+
+@pytest.mark.parametrize(
+    ("sides", "size", "expected"),
+    [
+        ((480, 360), 256, [224, 288]),
+        ((360, 480), 256, [288, 224]),
+        ((412, 410), 250, 250),  # about square: as it was asked for
+        ((4000, 200), 128, [64, 256]),  # no longer than four times the shorter side
+    ],
+)
+def test_size_in_the_shape_of_the_pictures(tmp_path, sides, size, expected):
+    files = [tmp_path / f"{number}.png" for number in range(3)]
+    for file in files:
+        Image.new("RGB", sides).save(file)
+    Image.new("RGB", (50, 900)).save(files[0])  # one of another shape
+    (tmp_path / "4.png").write_bytes(b"damaged")
+    assert size_in_shape(Pictures(tmp_path, [*files, tmp_path / "4.png"]), size) == expected

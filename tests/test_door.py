@@ -9,16 +9,15 @@ import os
 import select
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import requests
-from conftest import compose, python, serving_tiny
+from conftest import ROOT, compose, encoded, python, serving_tiny, turned
 from PIL import Image
 from starlette.requests import Request
-from tiny_models import CLASSES, publish_all, publish_one
+from tiny_models import CLASSES, TASKS, publish_all, publish_one
 
 from benchmarks.serving.trial import Load, Trial
 from nano_cv.data.imagined import noise
@@ -28,9 +27,7 @@ from nano_cv.serving.multipart import split_parts
 
 
 def picture(colour: str, size: tuple[int, int] = (64, 48), kind: str = "PNG", **more) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, kind, **more)
-    return file.getvalue()
+    return encoded(Image.new("RGB", size, colour), kind, **more)
 
 
 @pytest.fixture(scope="module", params=["triton", "onnxruntime"])
@@ -49,14 +46,9 @@ def served(request, tmp_path_factory):
 def test_models(served):
     with served.page("/models") as page:
         models = json.load(page)
-    assert [(one["name"], one["task"]) for one in models] == [
-        ("boxes_tiny", "detection"),
-        ("colours_tiny", "classification"),
-        ("lenet_flowers", "classification"),
-        ("masks_tiny", "segmentation"),
-        ("noise_tiny", "generation"),
-        ("tags_tiny", "tagging"),
-    ]
+    tasks = {f"{model}_tiny": task for task, model in TASKS.items()}
+    tasks["lenet_flowers"] = "classification"
+    assert [(one["name"], one["task"]) for one in models] == sorted(tasks.items())
     with served.page("/models/colours_tiny") as page:
         shown = json.load(page)
     assert shown["classes"] == CLASSES and shown["trained_on"] == "tiny"
@@ -83,9 +75,8 @@ def test_several_labels(served, colour, labels):
     status, answer = served.predict("tags_tiny", picture(colour))
     assert status == 200 and list(answer) == ["labels", "probabilities"]
     assert answer["labels"] == labels and set(answer["probabilities"]) == set(CLASSES)
-    assert served.predict("tags_tiny", picture(colour), "?confidence=1")[1]["labels"] == (
-        labels[:1] if labels else []
-    )
+    sure = served.predict("tags_tiny", picture(colour), "?confidence=1")[1]
+    assert sure["labels"] == labels[:1]
     status, content = served.predict("tags_tiny", picture(colour), Accept="image/png")
     assert status == 200 and content[1:4] == b"PNG"
 
@@ -97,9 +88,7 @@ def test_boxes_are_in_pixels_of_the_picture(served):
     assert answer["boxes"] == [{"label": "blue", "score": 0.9, "box": [80, 16, 160, 48]}]
     answer = served.predict("boxes_tiny", picture("red", (320, 64)), "?confidence=0.05")[1]
     assert [one["score"] for one in answer["boxes"]] == [0.9, 0.1]
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    lying = picture("red", (320, 64), "JPEG", exif=exif)
+    lying = picture("red", (320, 64), "JPEG", exif=turned())
     answer = served.predict("boxes_tiny", lying)[1]
     assert (answer["width"], answer["height"]) == (64, 320)
     assert answer["boxes"][0]["box"] == [16, 80, 32, 240]
@@ -108,13 +97,11 @@ def test_boxes_are_in_pixels_of_the_picture(served):
 def test_masks(served):
     two = Image.new("RGB", (90, 40), "black")
     two.paste("red", (0, 0, 45, 40))
-    file = io.BytesIO()
-    two.save(file, "PNG")
-    status, answer = served.predict("masks_tiny", file.getvalue())
+    status, answer = served.predict("masks_tiny", encoded(two))
     assert status == 200 and [one["label"] for one in answer["classes"]] == CLASSES
     assert [round(one["share"], 1) for one in answer["classes"]] == [0.5, 0.5, 0.0]
     told = Image.open(io.BytesIO(base64.b64decode(answer["mask_png"])))
-    asked = served.predict("masks_tiny", file.getvalue(), Accept="image/png")[1]
+    asked = served.predict("masks_tiny", encoded(two), Accept="image/png")[1]
     for mask in (told, Image.open(io.BytesIO(asked))):
         assert mask.size == (90, 40) and mask.getpixel((5, 5)) == 1 and mask.getpixel((85, 5)) == 0
 
@@ -129,7 +116,6 @@ def test_drawings(served):
 
 
 def test_generators(served):
-    """Class and seed by the address or as JSON; the same seed gives the same picture."""
     ask = json.dumps({"class": "green", "seed": 7, "count": 5}).encode()
     status, answer = served.predict("noise_tiny", ask, Content_Type="application/json")
     assert status == 200 and answer["class"] == "green" and len(answer["pictures_png"]) == 5
@@ -141,7 +127,6 @@ def test_generators(served):
 
 
 def test_several_pictures(served):
-    """One that is bad fails alone."""
     form = [
         ("file", ("one.png", picture("red"))),
         ("file", ("two.jpg", b"nothing")),
@@ -152,30 +137,6 @@ def test_several_pictures(served):
     assert [one["file"] for one in told] == ["one.png", "two.jpg", "three.webp"]
     assert [one.get("label") for one in told] == ["red", None, "blue"]
     assert "not a picture in a known format" in told[1]["error"]
-
-
-def test_forms_leave_a_thread_to_other_requests(monkeypatch):
-    """However many forms come at once: all of them together have one thread of two."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    busy = []
-
-    async def ask(*_, **__):
-        busy.append(busy[-1] + 1 if busy else 1)
-        await asyncio.sleep(0)
-        busy.append(busy[-1] - 1)
-        return {}
-
-    async def send_forms():
-        door = Door(SimpleNamespace(models={}), compose("serve"))
-        door._ask = ask
-        asked = SimpleNamespace(confidence=None, top=None)
-        request = Request({"type": "http", "headers": []})
-        form = [("a.png", b"a"), ("b.png", b"b")]
-        return await asyncio.gather(*(door._answer(request, None, form, asked) for _ in range(3)))
-
-    answered = asyncio.run(send_forms())
-    assert [len(json.loads(one.body)["answers"]) for one in answered] == [2, 2, 2]
-    assert max(busy) == 1
 
 
 def test_parts_of_a_form_keep_every_byte():
@@ -210,14 +171,7 @@ PROBLEMS = [
     ("colours_tiny", picture("red")[:60], "", {}, 422, "damaged or cut short"),
     ("colours_tiny", b"x", "", {"Content_Type": "text/html"}, 415, "Content-Type: text/html"),
     ("colours_tiny", b"x", "", {"Content_Type": "multipart/form-data"}, 422, "boundary"),
-    (
-        "boxes_tiny",
-        b"x",
-        "?confidence=2",
-        {},
-        422,
-        "confidence=2: Input should be less than or equal to 1",
-    ),
+    ("boxes_tiny", b"x", "?confidence=2", {}, 422, "confidence=2: Input should be less than or"),
     ("colours_tiny", b"x", "?confidence=0.5", {}, 422, "A model for classification takes top"),
     ("boxes_tiny", b"x", "?confidenc=0.5", {}, 422, "did you mean 'confidence'?"),
     ("masks_tiny", b"x", "?top=1", {}, 422, "A model for segmentation takes no settings in"),
@@ -259,7 +213,6 @@ def test_endless_and_slow_bodies(served):
 
 
 def test_answers_that_are_not_read(served):
-    """The connection is ended."""
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(("127.0.0.1", served.ports["port"]))
@@ -271,7 +224,6 @@ def test_answers_that_are_not_read(served):
 
 
 def test_a_thousand_silent_connections(served):
-    """They hold nobody up, and are ended."""
     links = []
     for _ in range(1000):
         links.append(socket.create_connection(("127.0.0.1", served.ports["port"]), timeout=20))
@@ -297,9 +249,8 @@ def test_too_many_connections(served):
 def test_health_and_metrics(served):
     status, health = served.health()
     assert status == 200 and health["status"] == "ok"
-    assert {name for name in health["models"] if "jpeg" not in name} - {"decode_32"} == {
-        *("boxes_tiny", "colours_tiny", "lenet_flowers", "masks_tiny", "noise_tiny", "tags_tiny")
-    }
+    shown = {name for name in health["models"] if name.endswith(("_tiny", "_flowers"))}
+    assert shown == {"lenet_flowers", *(f"{one}_tiny" for one in TASKS.values())}
     with served.page("/metrics") as page:
         text = page.read().decode()
         assert page.headers["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -329,10 +280,34 @@ def test_documents(served):
     assert "://" not in text.replace(served.address, ""), "something comes from elsewhere"
 
 
-def test_a_new_version_is_taken_over(served, tmp_path):
+def test_forms_leave_a_thread_to_other_requests(monkeypatch):
+    """However many forms come at once: all of them together have one thread of two."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    busy = []
+
+    async def ask(*_, **__):
+        busy.append(busy[-1] + 1 if busy else 1)
+        await asyncio.sleep(0)
+        busy.append(busy[-1] - 1)
+        return {}
+
+    async def send_forms():
+        door = Door(SimpleNamespace(models={}), compose("serve"))
+        door._ask = ask
+        asked = SimpleNamespace(confidence=None, top=None)
+        request = Request({"type": "http", "headers": []})
+        form = [("a.png", b"a"), ("b.png", b"b")]
+        return await asyncio.gather(*(door._answer(request, None, form, asked) for _ in range(3)))
+
+    answered = asyncio.run(send_forms())
+    assert [len(json.loads(one.body)["answers"]) for one in answered] == [2, 2, 2]
+    assert max(busy) == 1
+
+
+def test_a_new_version_is_taken_over(served):
     models = served.output.parent / "models"
     with Load(served.http_call("colours_tiny", picture("red"))) as load:
-        publish_one(models, tmp_path, "classification")
+        publish_one(models, "classification")
         served.wait(lambda: served.model("colours_tiny")["versions"] == ["2"])
         served.wait(lambda: served.health()[0] == 200)
     assert load.good() and not load.errors()
@@ -352,7 +327,6 @@ def test_requests_are_held_while_triton_is_started_again(served):
 
 
 def test_many_at_once(served):
-    """All are answered, each with its own answer."""
     asked = CLASSES * 20
     with ThreadPoolExecutor(16) as pool:
         told = list(pool.map(lambda one: served.predict("colours_tiny", picture(one))[1], asked))
@@ -360,7 +334,6 @@ def test_many_at_once(served):
 
 
 def test_memory_that_large_requests_leave(served):
-    """What was sent is not kept."""
     import psutil
 
     process = psutil.Process(served.process.pid)
@@ -378,7 +351,7 @@ def test_how_to_get_triton_is_said(served):
 
 
 def test_sigterm_ends_what_was_begun(tmp_path):
-    publish_all(tmp_path / "models", tmp_path)
+    publish_all(tmp_path / "models")
     with Trial(tmp_path / "models", tmp_path, without=True) as trial:
         trial.wait_ready()
         load = Load(trial.http_call("colours_tiny", picture("red")), until_error=True)
@@ -401,10 +374,7 @@ def test_before_a_triton_that_runs_already(served, tmp_path):
 
 
 def test_a_triton_that_is_not_there(tmp_path):
-    done = python(
-        *("serve.py", "triton=127.0.0.1:9", f"hydra.run.dir={tmp_path}"),
-        *("port=" + str(triton.free_ports(1)[0]),),
-        cwd=Path(__file__).parents[1],
-    )
+    settings = ("triton=127.0.0.1:9", f"hydra.run.dir={tmp_path}")
+    done = python("serve.py", *settings, f"port={triton.free_ports(1)[0]}", cwd=ROOT)
     assert done.returncode == 1 and "triton=127.0.0.1:9: no Triton server answers" in done.stderr
     assert "Traceback" not in done.stderr

@@ -31,7 +31,6 @@ def texts(monkeypatch) -> list[str]:
         ("PIL.ImageDraw.ImageDraw", "text", 2),
     ):
         owner = getattr(importlib.import_module(place.rpartition(".")[0]), place.split(".")[-1])
-
         original = getattr(owner, name)
 
         def spy(*given, _original=original, _position=position, **options):
@@ -95,7 +94,6 @@ def test_of_many_classes_the_most_confused_are_drawn(monkeypatch):
 
 
 def test_report_of_a_thousand_classes(drawn, tmp_path):
-    """400 predictions: all that is written, and the memory for it."""
     random = np.random.default_rng(0)
     classes = [f"class{index:04d}" for index in range(1000)]
     picture(tmp_path / "a.png")
@@ -124,24 +122,17 @@ def test_worst_are_printed(tmp_path, capsys):
     recalls = {f"test/recall/{name}": name / 100 for name in range(100)}
     terminal.summarise({"test/accuracy": 0.5, **recalls}, {"run": tmp_path}, Logger())
     said = capsys.readouterr().out.splitlines()
-    assert [line.split() for line in said[1:3]] == [
-        ["test/recall/0", "0.0000"],
-        ["test/recall/1", "0.0100"],
-    ]
+    assert " ".join(said[1:3]).split() == ["test/recall/0", "0.0000", "test/recall/1", "0.0100"]
     assert "and 95 more, in metrics.json" in said[6] and len(said) < 10
 
 
-def test_a_drawing_that_fails_is_a_warning(run, drawn, flowers, tmp_path, monkeypatch):
+def test_a_drawing_that_fails_is_a_warning(succeeds, drawn, flowers, tmp_path, monkeypatch):
     def fails(*_: object, **__: object) -> None:
         raise MemoryError
 
-    for name in (
-        "nano_cv.evaluation.drawing.confusion_matrix",
-        "nano_cv.evaluation.survey.contact_sheet",
-    ):
-        monkeypatch.setattr(name, fails)
-    done = run("train", *TINY)
-    assert done.status == 0, done.err
+    for name in ("drawing.confusion_matrix", "survey.contact_sheet"):
+        monkeypatch.setattr(f"nano_cv.evaluation.{name}", fails)
+    done = succeeds("train", *TINY)
     (folder,) = tmp_path.glob("runs/train/*/*")
     log = (folder / "train.log").read_text()
     for name in ("data", "confusion_matrix"):
@@ -153,12 +144,11 @@ def test_a_drawing_that_fails_is_a_warning(run, drawn, flowers, tmp_path, monkey
     assert figures.keys() >= {"test/f1", "test/recall/aster"}
 
 
-def test_classes_called_as_columns_or_formulas(run, tmp_path):
+def test_classes_called_as_columns_or_formulas(succeeds, tmp_path):
     """A training to its end: each class keeps a column, and no cell is a formula."""
     kinds = {"file": (220, 60, 60), "label": (60, 200, 60), "=1+1": (60, 60, 220), "$x_": (9, 9, 9)}
     make_flowers(tmp_path / "data" / "flowers", kinds)
-    done = run("train", *TINY)
-    assert done.status == 0, done.err
+    succeeds("train", *TINY)
     (table,) = tmp_path.glob("runs/train/*/*/predictions.csv")
     rows = read_csv(table)
     columns = ["$x_", "'=1+1", "file (class)", "label (class)"]
@@ -175,11 +165,8 @@ def test_cells_and_columns():
         assert cell(text) == f"'{text}"
     for text in ("a=1", "1-2", "", "'quoted'", "ä"):
         assert cell(text) == text
-    assert distinct(["file", "a", "file (class)"], ["file"]) == [
-        "file (class) (class)",
-        "a",
-        "file (class)",
-    ]
+    expected = ["file (class) (class)", "a", "file (class)"]
+    assert distinct(["file", "a", "file (class)"], ["file"]) == expected
 
 
 def test_boxes_have_scores_inside_the_picture(monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ import torchvision.datasets
 from conftest import TINY, TWICE, python, refused
 from PIL import Image
 from test_classes import picture
-from test_formats import every_split, make_voc, mask, write
+from test_formats import add_voc_masks, every_split, make_voc, write
 
 from nano_cv.data import images
 from nano_cv.data.formats.cvppp import read_cvppp
@@ -30,6 +31,7 @@ from nano_cv.data.known import SETS, arranging, fetching, open_known
 from nano_cv.data.known.fetching import Archive, fetch, obtain, unpack
 from nano_cv.data.pictures import Pictures
 from nano_cv.files import locked, make_once
+from nano_cv.serving import triton
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 HALF = 150_000
@@ -43,20 +45,10 @@ def md5(content: bytes) -> str:
     return hashlib.md5(content).hexdigest()
 
 
-class Site:
-    """What the server has, how it misbehaves next, and what it was asked for."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.faults: list[str] = []
-        self.ranges: list[str | None] = []
-        self.over = threading.Event()
-        self.url = ""
-
-
 @pytest.fixture
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    site = Site()
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """What the server has, how it misbehaves next, and what it was asked for."""
+    site = SimpleNamespace(files={}, faults=[], ranges=[], over=threading.Event())
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -100,15 +92,14 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     server.server_close()
 
 
-def get(site: Site, folder: Path, digest: str = sha256(CONTENT), size: int | None = None) -> bytes:
+def get(
+    site: SimpleNamespace, folder: Path, digest: str = sha256(CONTENT), size: int | None = None
+) -> bytes:
     return obtain(Archive(f"{site.url}/a.bin", digest, size), folder).read_bytes()
 
 
 def left(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-# Fetching
 
 
 @pytest.mark.parametrize("digest", [sha256(CONTENT), md5(CONTENT)])
@@ -158,16 +149,13 @@ def test_a_part_that_was_kept(site, tmp_path, part, fault, ranges):
 
 
 def test_patience_is_with_what_brings_something(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetching, "TRIES", 2)
-    site.faults, site.files["/a.bin"] = ["break"] * 9, CONTENT * 2
-    assert get(site, tmp_path, sha256(CONTENT * 2)) == CONTENT * 2
-    assert len(site.ranges) >= 4, "each time a bit further"
-
-
-def test_connection_that_always_breaks(site, tmp_path):
     site.faults = ["break, no ranges"] * 9
     assert "the connection breaks" in refused(lambda: get(site, tmp_path))
     assert len(site.ranges) == fetching.TRIES
+    monkeypatch.setattr(fetching, "TRIES", 2)
+    site.ranges, site.faults, site.files["/a.bin"] = [], ["break"] * 9, CONTENT * 2
+    assert get(site, tmp_path / "more", sha256(CONTENT * 2)) == CONTENT * 2
+    assert len(site.ranges) >= 4, "each time a bit further"
 
 
 @pytest.mark.parametrize("content", [b"something else", None])
@@ -183,9 +171,7 @@ def test_wrong_content_is_removed_and_an_error_of_the_server_is_said(site, tmp_p
 
 def test_no_network_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "PAUSE", 0.0)
-    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
-        port = server.server_port  # nobody listens there in a moment
-    url = f"http://127.0.0.1:{port}/a.bin"
+    url = f"http://127.0.0.1:{triton.free_ports(1)[0]}/a.bin"
     archive = Archive(url, sha256(CONTENT), len(CONTENT))
     said = refused(lambda: obtain(archive, tmp_path))
     for part in (url, "cannot be reached", str(tmp_path / "a.bin"), "300,000 bytes"):
@@ -234,9 +220,6 @@ def test_brought_by_hand(tmp_path):
     assert "not there; data.source" in refused(partial(obtain, archive, folder, source))
 
 
-# Unpacking
-
-
 def tar(file: Path, *members: tarfile.TarInfo | str) -> Path:
     with tarfile.open(file, "w:gz") as archive:
         for member in members:
@@ -244,13 +227,6 @@ def tar(file: Path, *members: tarfile.TarInfo | str) -> Path:
             info.size = 4 if info.isreg() else 0
             archive.addfile(info, io.BytesIO(b"evil"))
     return file
-
-
-def test_unpacked_whole(tmp_path):
-    archive = tar(tmp_path / "a.tgz", "one", "two/three")
-    made = make_once(tmp_path / "out", partial(unpack, archive))
-    assert (made / "two" / "three").read_text() == "evil"
-    make_once(made, lambda _: pytest.fail("made twice"))
 
 
 def test_tar_that_reaches_out_is_refused(tmp_path):
@@ -305,31 +281,25 @@ def test_a_lock_that_is_taken_away_still_locks(tmp_path):
     assert count.read_text() == "60" and left(tmp_path) == ["count"]
 
 
-# The sets
-
-
-def packed(files: Path, archive: Path, name: str) -> bytes:
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(archive, "w:gz") as content:
-        content.add(files, name)
-    return archive.read_bytes()
+def packed(folder: Path, mode: str = "w:gz") -> bytes:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode=mode) as content:
+        content.add(folder, folder.name)
+    return archive.getvalue()
 
 
 def splits(name: str, root: Path, task: str, **options: object) -> dict[str, Pictures]:
     return open_known(root, task, name=name, **options)
 
 
-def counts(name: str, root: Path, task: str = "classification", **options: object) -> list[int]:
-    return [len(pictures) for pictures in splits(name, root, task, **options).values()]
-
-
 def replace_archives(
-    monkeypatch: pytest.MonkeyPatch, name: str, url: str, contents: dict[str, bytes]
+    monkeypatch: pytest.MonkeyPatch, name: str, site: SimpleNamespace, contents: dict[str, bytes]
 ) -> None:
     """The set, of small archives from the local server."""
     assert [Path(one.url).name for one in SETS[name].archives] == list(contents), "official names"
+    site.files |= {f"/{file}": content for file, content in contents.items()}
     archives = tuple(
-        Archive(f"{url}/{file}", md5(content), old.size)
+        Archive(f"{site.url}/{file}", md5(content), old.size)
         for (file, content), old in zip(contents.items(), SETS[name].archives, strict=True)
     )
     monkeypatch.setitem(SETS, name, SETS[name]._replace(archives=archives))
@@ -343,16 +313,15 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def photos(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def photos(site: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where FlowerPhotos fetches a small archive from: the folder that was packed."""
     folder = tmp_path / "made" / "flower_photos"
     for name in ("daisy", "tulips"):
         for number in range(20):
             picture(folder / name / f"{name}_{number}.jpg")
     write(folder / "LICENSE.txt", "CC-BY")
-    content = packed(folder, tmp_path / "made" / "a.tgz", "flower_photos")
-    site.files["/x/flower_photos.tgz"] = content
-    replace_archives(monkeypatch, "flower_photos", f"{site.url}/x", {"flower_photos.tgz": content})
+    contents = {"flower_photos.tgz": packed(folder)}
+    replace_archives(monkeypatch, "flower_photos", site, contents)
     return folder
 
 
@@ -372,38 +341,27 @@ def test_flower_photos(site, photos, tmp_path, monkeypatch):
 
 
 def test_archives_are_the_official_ones():
-    """As torchvision knows them."""
+    voc = torchvision.datasets.voc.DATASET_YEAR_DICT["2012"]
     official = {
-        "flowers102": [
-            (torchvision.datasets.Flowers102._download_url_prefix + name, digest)
-            for name, digest in torchvision.datasets.Flowers102._file_dict.values()
-        ],
-        "pets": list(torchvision.datasets.OxfordIIITPet._RESOURCES),
-        "fashion_mnist": [
-            (torchvision.datasets.FashionMNIST.mirrors[0] + name, digest)
-            for name, digest in torchvision.datasets.FashionMNIST.resources
-        ],
-        "voc2012": [
-            (entry["url"], entry["md5"])
-            for entry in [torchvision.datasets.voc.DATASET_YEAR_DICT["2012"]]
-        ],
+        "flowers102": torchvision.datasets.Flowers102._file_dict.values(),
+        "pets": torchvision.datasets.OxfordIIITPet._RESOURCES,
+        "fashion_mnist": torchvision.datasets.FashionMNIST.resources,
+        "voc2012": [(voc["url"], voc["md5"])],
     }
     for name, archives in official.items():
-        ours = [(one.url, one.digest) for one in SETS[name].archives]
-        assert [digest for _, digest in ours] == [digest for _, digest in archives]
-        assert [Path(url).name for url, _ in ours] == [Path(url).name for url, _ in archives]
+        ours = [(Path(one.url).name, one.digest) for one in SETS[name].archives]
+        assert ours == [(Path(url).name, digest) for url, digest in archives]
 
 
-def test_flower_photos_from_a_command(run, site, photos, tmp_path):
+def test_flower_photos_from_a_command(succeeds, site, photos, tmp_path):
     site.faults = ["break"]
     chosen = ["+data=flower_photos", "+model=lenet", *TINY]
-    done = run("train", *chosen, "test=false")
-    assert done.status == 0, done.err
+    succeeds("train", *chosen, "test=false")
     assert (tmp_path / "data/flower_photos/flower_photos.tgz").exists()
     assert (tmp_path / "weights/lenet_flower_photos.safetensors").exists()
     site.files.clear()
-    done = run("infer", *chosen)
-    assert done.status == 0 and "test/accuracy" in done.out, done.err
+    done = succeeds("infer", *chosen)
+    assert "test/accuracy" in done.out, done.err
 
 
 def test_unreachable_set_from_a_command(fails, site, photos, tmp_path):
@@ -463,17 +421,17 @@ def test_fashion_mnist_from_source(clothes, tmp_path, monkeypatch):
 def test_fashion_mnist_damaged(clothes, tmp_path):
     file = clothes / "t10k-labels-idx1-ubyte.gz"
     file.write_bytes(file.read_bytes()[:-9])
-    said = refused(lambda: counts("fashion_mnist", tmp_path / "set", source=clothes))
+    said = refused(lambda: splits("fashion_mnist", tmp_path / "set", "generation", source=clothes))
     assert said.startswith(f"{file}: ") and not (tmp_path / "set/pictures").exists()
 
 
 @pytest.fixture
-def oxford(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def oxford(site: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve pictures of three classes, from the local server."""
     made = tmp_path / "made"
     for number in range(1, 13):
         picture(made / "jpg" / f"image_{number:05d}.jpg")
-    contents = {"102flowers.tgz": packed(made / "jpg", made / "a.tgz", "jpg")}
+    contents = {"102flowers.tgz": packed(made / "jpg")}
     order = {"trnid": [1, 5, 9, 2], "valid": [3, 6, 10, 4], "tstid": [7, 8, 11, 12]}
     for name, values in (
         ("imagelabels.mat", {"labels": [1, 1, 1, 1, 21, 21, 21, 21, 60, 60, 60, 60]}),
@@ -481,18 +439,14 @@ def oxford(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         scipy.io.savemat(made / name, values)
         contents[name] = (made / name).read_bytes()
-    site.files |= {f"/{name}": content for name, content in contents.items()}
-    replace_archives(monkeypatch, "flowers102", site.url, contents)
+    replace_archives(monkeypatch, "flowers102", site, contents)
 
 
 def test_flowers102(site, oxford, tmp_path, monkeypatch):
     fetched = splits("flowers102", tmp_path / "set", "classification")
     assert fetched["train"].classes == ["fire lily", "pink primrose", "pink-yellow dahlia?"]
-    assert [sorted(int(file.stem[-5:]) for file in p.files) for p in fetched.values()] == [
-        [1, 2, 5, 9],
-        [3, 4, 6, 10],
-        [7, 8, 11, 12],
-    ]
+    found = [sorted(int(file.stem[-5:]) for file in some.files) for some in fetched.values()]
+    assert found == [[1, 2, 5, 9], [3, 4, 6, 10], [7, 8, 11, 12]]
     expected = ["pink primrose"] * 4 + ["fire lily"] * 4 + ["pink-yellow dahlia?"] * 4
     for pictures in fetched.values():
         for file, target in zip(pictures.files, pictures.targets, strict=True):
@@ -501,33 +455,29 @@ def test_flowers102(site, oxford, tmp_path, monkeypatch):
     if hasattr(torchvision.datasets.Flowers102, "classes"):  # not in the Intel Mac's version
         assert torchvision.datasets.Flowers102.classes == arranging.NAMES["flowers102"]
     offline(monkeypatch)
-    assert counts("flowers102", tmp_path / "set") == [4, 4, 4]
+    again = splits("flowers102", tmp_path / "set", "generation")
+    assert all(again[split].names == some.names for split, some in fetched.items())
 
 
 @pytest.fixture
-def animals(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def animals(site: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two breeds, twenty pictures each, from the local server."""
     made = tmp_path / "made"
     lists: dict[str, list[str]] = {"trainval": [], "test": []}
+    trimap = np.full((20, 24), 2, np.uint8)
+    trimap[4:16, 4:16], trimap[6:14, 6:14] = 3, 1
+    write(made / "annotations/trimaps/._junk.png", "of a Mac")
     for label, breed in enumerate(("Bengal", "great_pyrenees"), start=1):
         for number in range(20):
             name = f"{breed}_{number}"
             picture(made / "images" / f"{name}.jpg")
-            trimap = np.full((20, 24), 2, np.uint8)
-            trimap[4:16, 4:16], trimap[6:14, 6:14] = 3, 1
-            (made / "annotations" / "trimaps").mkdir(parents=True, exist_ok=True)
             Image.fromarray(trimap).save(made / "annotations" / "trimaps" / f"{name}.png")
             lists["test" if number < 5 else "trainval"].append(f"{name} {label} {label} 1")
-    write(made / "annotations/trimaps/._junk.png", "of a Mac")
     picture(made / "images" / "in_no_list.jpg")
     for name, lines in lists.items():
         write(made / "annotations" / f"{name}.txt", "\n".join(lines))
-    contents = {
-        f"{name}.tar.gz": packed(made / name, made / f"{name}.tar.gz", name)
-        for name in ("images", "annotations")
-    }
-    site.files |= {f"/{name}": content for name, content in contents.items()}
-    replace_archives(monkeypatch, "pets", site.url, contents)
+    contents = {f"{name}.tar.gz": packed(made / name) for name in ("images", "annotations")}
+    replace_archives(monkeypatch, "pets", site, contents)
 
 
 def test_pets(site, animals, tmp_path, monkeypatch):
@@ -548,13 +498,11 @@ def test_pets(site, animals, tmp_path, monkeypatch):
         for file, target in zip(pictures.files, pictures.targets, strict=True):
             seen = Counter(images.load_mask(target).ravel().tolist())
             assert target.stem == file.stem and seen == {0: 336, 255: 80, 1: 64}
-    assert "task is detection" in refused(
-        lambda: open_known(tmp_path / "set", "detection", name="pets")
-    )
+    assert "task is detection" in refused(lambda: splits("pets", tmp_path / "set", "detection"))
 
 
 @pytest.fixture
-def voc(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def voc(site: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """A small set with VOC's classes, from the local server."""
     made = tmp_path / "made" / "VOCdevkit" / "VOC2012"
     make_voc(made)
@@ -562,29 +510,22 @@ def voc(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
         write(file, file.read_text().replace("<name>", "<name> "))
     names = {split: list(some) for split, some in every_split().items()}
     official = {"train": [*names["train"], *names["test"]], "val": names["val"]}
+    add_voc_masks(made, [0, 8, 12, 255])
     for kind in ("Main", "Segmentation"):
-        (made / "ImageSets" / kind / "test.txt").unlink(missing_ok=True)
+        (made / "ImageSets" / kind / "test.txt").unlink()
         for split, some in official.items():
             write(made / "ImageSets" / kind / f"{split}.txt", "\n".join(some))
-    for name in [*official["train"], *official["val"]]:
-        mask(made / "SegmentationClass" / f"{name}.png", [0, 8, 12, 255])
-    archive = tmp_path / "made" / "VOCtrainval_11-May-2012.tar"
-    with tarfile.open(archive, "w") as content:
-        content.add(tmp_path / "made" / "VOCdevkit", "VOCdevkit")
-    site.files[f"/{archive.name}"] = archive.read_bytes()
-    replace_archives(monkeypatch, "voc2012", site.url, {archive.name: archive.read_bytes()})
+    contents = {"VOCtrainval_11-May-2012.tar": packed(tmp_path / "made" / "VOCdevkit", "w")}
+    replace_archives(monkeypatch, "voc2012", site, contents)
     return {name: split for split, some in official.items() for name in some}
 
 
 def test_voc2012(site, voc, tmp_path, monkeypatch):
     fetched = splits("voc2012", tmp_path / "set", "detection")
     offline(monkeypatch)
-    for task, pictures in (
-        ("detection", fetched),
-        ("segmentation", splits("voc2012", tmp_path / "set", "segmentation")),
-    ):
+    for pictures in (fetched, splits("voc2012", tmp_path / "set", "segmentation")):
         found = {file.stem: split for split, some in pictures.items() for file in some.files}
-        assert set(found) == set(voc) and len(found) == 9, task
+        assert set(found) == set(voc) and len(found) == 9
         assert all((split == "test") == (voc[name] == "val") for name, split in found.items())
         assert set(found.values()) == {"train", "val", "test"}, "a picture of train is val"
     assert len(fetched["train"].classes) == 20 and "cat" in fetched["train"].classes

@@ -3,15 +3,15 @@
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import turned
 from PIL import Image
-from pycocotools.mask import encode
 
 from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.formats.folder_masks import read_folder_masks
@@ -38,6 +38,12 @@ def every_split() -> Sets:
     return {split: {f"{split}_{name}": one for name, one in OBJECTS.items()} for split in SPLITS}
 
 
+def every_picture() -> Iterator[tuple[str, str, list[tuple[Any, ...]]]]:
+    """Split, name and objects."""
+    for split, pictures in every_split().items():
+        yield from ((split, name, objects) for name, objects in pictures.items())
+
+
 def picture(file: Path, width: int = WIDTH, height: int = HEIGHT) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height)).save(file)
@@ -59,13 +65,13 @@ def write(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-def make_coco(root: Path, folder: str = "images") -> None:
+def make_coco(
+    root: Path, folder: str = "images", edit: Callable[[dict[str, Any]], object] | None = None
+) -> None:
+    """Each file as `edit` changes it."""
     for split, pictures in every_split().items():
-        content: dict[str, list[dict[str, Any]]] = {
-            "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
-            "images": [],
-            "annotations": [],
-        }
+        categories = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]
+        content: dict[str, Any] = {"categories": categories, "images": [], "annotations": []}
         for number, (name, objects) in enumerate(pictures.items(), start=100):
             picture(root / folder.format(split=split) / f"{name}.jpg")
             entry = {"id": number, "file_name": f"{name}.jpg", "width": WIDTH, "height": HEIGHT}
@@ -74,15 +80,24 @@ def make_coco(root: Path, folder: str = "images") -> None:
                 one = {"id": len(content["annotations"]) + 1, "image_id": number}
                 one |= {"category_id": {"cat": 3, "dog": 7}[kind]}
                 content["annotations"].append(one | {"bbox": [x1, y1, x2 - x1, y2 - y1]})
+        if edit:
+            edit(content)
         write(root / "annotations" / f"{split}.json", json.dumps(content))
 
 
 def make_voc(root: Path) -> None:
+    for _, name, objects in every_picture():
+        picture(root / "JPEGImages" / f"{name}.jpg")
+        write(root / "Annotations" / f"{name}.xml", xml(objects))
     for split, pictures in every_split().items():
-        for name, objects in pictures.items():
-            picture(root / "JPEGImages" / f"{name}.jpg")
-            write(root / "Annotations" / f"{name}.xml", xml(objects))
         write(root / "ImageSets/Main" / f"{split}.txt", "\n".join(pictures))
+
+
+def add_voc_masks(root: Path, values: list[int]) -> None:
+    for split, names in every_split().items():
+        write(root / "ImageSets/Segmentation" / f"{split}.txt", "\n".join(names))
+        for name in names:
+            mask(root / "SegmentationClass" / f"{name}.png", values)
 
 
 def xml(objects: list[tuple[Any, ...]], extra: str = "") -> str:
@@ -97,16 +112,15 @@ def xml(objects: list[tuple[Any, ...]], extra: str = "") -> str:
 
 
 def make_yolo(root: Path) -> None:
-    for split, pictures in every_split().items():
-        for name, objects in pictures.items():
-            picture(root / "images" / split / f"{name}.jpg")
-            rows = [
-                f"{NAMES.index(kind)} {(x1 + x2) / 2 / WIDTH} {(y1 + y2) / 2 / HEIGHT} "
-                f"{(x2 - x1) / WIDTH} {(y2 - y1) / HEIGHT}"
-                for kind, x1, y1, x2, y2 in objects
-            ]
-            if rows:
-                write(root / "labels" / split / f"{name}.txt", "\n".join(rows))
+    for split, name, objects in every_picture():
+        picture(root / "images" / split / f"{name}.jpg")
+        rows = [
+            f"{NAMES.index(kind)} {(x1 + x2) / 2 / WIDTH} {(y1 + y2) / 2 / HEIGHT} "
+            f"{(x2 - x1) / WIDTH} {(y2 - y1) / HEIGHT}"
+            for kind, x1, y1, x2, y2 in objects
+        ]
+        if rows:
+            write(root / "labels" / split / f"{name}.txt", "\n".join(rows))
     write(root / "data.yaml", "names: {0: cat, 1: dog}")
 
 
@@ -136,8 +150,6 @@ def same(target: Boxes, boxes: list[list[float]], labels: list[int]) -> bool:
     return target.boxes.tolist() == boxes and target.labels.tolist() == labels
 
 
-# The same in all of them
-
 FORMATS = {
     "coco": (read_coco, make_coco),
     "voc": (read_voc, make_voc),
@@ -165,15 +177,63 @@ def test_task_without_targets_is_refused(root, kind):
     refuses(r"has targets for .*, and the task is generation", kind, root, "generation")
 
 
+OF_NO_END = "".join(f"<!ENTITY l{n} '{f'&l{n - 1};' * 10}'>" for n in range(1, 10))
+OF_NO_END = f"<!DOCTYPE a [<!ENTITY l0 'lol'>{OF_NO_END}]><a><object><name>&l9;</name></object></a>"
+REFUSED = {  # by format and file: contents, and what is said of them
+    "coco annotations/val.json": {
+        '{"images": [': "not JSON: .*line 1 column",
+        "[1]": "no list 'categories'",
+        '{"categories": [], "images": [1]}': "images number 0: 'id' is missing",
+        "[" * 100_000: "not JSON",
+        "\xff\xfe{": "line 1 is not UTF-8",
+    },
+    "voc Annotations/train_a.xml": {
+        "<annotation><object>": "not XML: ",
+        "<a><object><bndbox/></object></a>": "object 1: has no <name>",
+        xml([("cat", 0, 0, 1, 1), ("dog", 0, 0, "wide", 4)]): r"object 2 \(dog\), .*: 1, 1, wide",
+        "<a><object><name>cat</name></object></a>": r"object 1 \(cat\), xmin.*: nothing",
+        OF_NO_END: "not XML: limit on input amplification",
+    },
+    "yolo labels/train/train_a.txt": {
+        "0 0.5 0.5 0.1 0.1\n0 0.5 0.5 0.1": "line 2: 4 columns; 'class cx cy width height' are 5",
+        "0 0.5 0.5 0.1 0.1 0.9": "line 1: 6 columns",
+        "cat 0.5 0.5 0.1 0.1": "line 1: numbers belong there, and not: cat, 0.5",
+        "0 0.5 0.5 nan 0.1": "line 1: numbers belong there",
+        "2 0.5 0.5 0.1 0.1": "line 1: class 2; the classes are 0 to 1",
+        "0.5 0.5 0.5 0.1 0.1": "line 1: class 0.5; ",
+        "0 32 16 8 8": "line 1: 32 16 8 8: shares of the picture are 0 to 1",
+    },
+    "yolo data.yaml": {
+        "names: {a: cat, b: dog}": "'names' is a list of classes, or a mapping from 0",
+        "nc: 2": "'names' is a list of classes",
+        "names: [cat": "not YAML: ",
+        "names: []": "no class names",
+        "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]": "names: list is not text",
+        "a: &a [*a]\nnames: [*a]": "not YAML: ",
+        "names: " + "[" * 10_000: "not YAML: ",
+        "names: [cat, dog]\nnc: 3": "nc is 3, and there are 2 names",
+        "names: [cat, dog]\ntrain: [[a]]": "train: a path or a list of paths",
+        "names: [cat, dog]\nval: images/val\nvalid: images/val": "'valid': .* given twice",
+    },
+}
+
+
+@pytest.mark.parametrize("place", REFUSED)
+def test_contents_that_are_refused(root, place):
+    name, file = place.split()
+    read, make = FORMATS[name]
+    make(root)
+    for content, message in REFUSED[place].items():
+        (root / file).write_bytes(content.encode("latin-1"))
+        refuses(rf"{Path(file).name}[:,] {message}", read, root, "detection")
+
+
 def test_pictures_of_another_size_than_stated(root, caplog):
     make_coco(root)
     picture(root / "images/train_b.jpg", 32, 16)
     coco(root)
     assert "1 pictures have another size" in caplog.text
     assert "train_b.jpg (stated 64x32, upright 32x16)" in caplog.text
-
-
-# COCO
 
 
 def change(root: Path, key: str, index: int, split: str = "train", **fields: Any) -> None:
@@ -185,26 +245,22 @@ def change(root: Path, key: str, index: int, split: str = "train", **fields: Any
     file.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize("folder", ["images", "images/{split}", "{split}"])
-def test_coco_folders(root, folder):
-    make_coco(root, folder)
-    expected = f"{folder.format(split='val')}/val_a.jpg"
-    assert coco(root)["val"].names[0] == expected
-
-
 @pytest.mark.parametrize(
-    "layout",
-    ["annotations/instances_{}.json", "{}/_annotations.coco.json"],
-    ids=["CVAT", "Roboflow"],
+    "folder, layout, val",
+    [
+        *((one, "annotations/{}.json", "val") for one in ("images", "images/{split}", "{split}")),
+        ("{split}", "annotations/instances_{}.json", "valid"),  # as CVAT writes it
+        ("{split}", "{}/_annotations.coco.json", "valid"),  # and Roboflow
+    ],
 )
-def test_coco_as_other_programs_write_it(root, layout):
-    make_coco(root, "{split}")
+def test_coco_layouts(root, folder, layout, val):
+    make_coco(root, folder)
+    if val == "valid":
+        (root / "val").rename(root / val)
     for split in SPLITS:
-        written = "valid" if split == "val" else split
-        if written != split:
-            (root / split).rename(root / written)
-        (root / f"annotations/{split}.json").rename(root / layout.format(written))
-    assert coco(root)["val"].names[0] == "valid/val_a.jpg"
+        written = root / layout.format(val if split == "val" else split)
+        (root / f"annotations/{split}.json").rename(written)
+    assert coco(root)["val"].names[0] == f"{folder.format(split=val)}/val_a.jpg"
     assert coco(root)["val"].classes == coco(root)["train"].classes == ["cat", "dog"]
 
 
@@ -242,41 +298,24 @@ def test_coco_classes_are_those_of_train(root):
         ("annotations", {"bbox": [1, 2, 3, float("nan")]}, r"annotation 2: numbers belong .* nan"),
         ("annotations", {"bbox": None}, r"annotation 2: 'bbox' is missing"),
         ("images", {"id": 100}, r"two images of one id"),
-        ("images", {"file_name": "d.jpg"}, r"1 pictures are missing: d\.jpg; looked for in .*imag"),
+        ("images", {"file_name": "val_b.jpg"}, r"1 pictures are missing: val_b\.jpg; .*train"),
         ("categories", {"name": "dog"}, r"the same class twice: dog"),
         ("categories", {"id": [3]}, r"categories \[3\]: 'id' is missing or of a wrong type"),
     ],
 )
 def test_coco_mistakes(root, key, fields, message):
-    make_coco(root)
+    make_coco(root, "{split}")
     change(root, key, 1, **fields)
     refuses(rf"annotations/train\.json.*: {message}", coco, root)
-
-
-def test_coco_files_that_are_none(root):
-    make_coco(root)
-    (root / "annotations/train.json").rename(root / "labels.txt")
-    refuses(r"train\.json: cannot be read: .*val\.json", coco, root)
-    (root / "labels.txt").rename(root / "annotations/train.json")
-    for text, message in (
-        ('{"images": [', "not JSON: .*line 1 column"),
-        ("[1]", "no list 'categories'"),
-        ('{"categories": [], "images": [1]}', "images number 0: 'id' is missing"),
-        ("[" * 100_000, "not JSON"),
-    ):
-        write(root / "annotations/val.json", text)
-        refuses(rf"val\.json: {message}", coco, root)
-    (root / "annotations/val.json").write_bytes(b"\xff\xfe{")
-    refuses(r"val\.json: line 1 is not UTF-8", coco, root)
 
 
 def pool(root: Path, file: str, folder: str = "images") -> dict[str, Any]:
     """The training pictures of `make_coco` alone, in one file; its content."""
     make_coco(root, folder)
-    content = json.loads((root / "annotations/train.json").read_text())
+    text = (root / "annotations/train.json").read_text()
     shutil.rmtree(root / "annotations")
-    write(root / file, json.dumps(content))
-    return content  # type: ignore[no-any-return]
+    write(root / file, text)
+    return json.loads(text)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -319,7 +358,10 @@ def test_coco_itself(root, caplog):
     assert "passed over: " in caplog.text and "captions_train2017.json" in caplog.text
 
 
-def test_coco_files_of_two_meanings(root):
+def test_coco_files_that_are_missing_or_of_two_meanings(root):
+    make_coco(root)
+    (root / "annotations/train.json").unlink()
+    refuses(r"train\.json: cannot be read: .*val\.json", coco, root)
     pool(root, "result.json")
     write(root / "labels.json", (root / "result.json").read_text())
     write(root / "notes.json", "[]")
@@ -331,11 +373,7 @@ def test_coco_files_of_two_meanings(root):
 
 def test_coco_pictures_of_another_machine(root, caplog):
     content = pool(root, "result.json")
-    names = [
-        "..\\..\\upload\\1\\train_a.jpg",
-        "images/train_b.jpg",
-        str(root / "images/train_c.jpg"),
-    ]
+    names = ["..\\..\\upload\\1\\train_a.jpg", "images/train_b.jpg", f"{root}/images/train_c.jpg"]
     for one, name in zip(content["images"], names, strict=True):
         one["file_name"] = name
     write(root / "result.json", json.dumps(content))
@@ -350,21 +388,13 @@ def test_coco_pictures_of_another_machine(root, caplog):
         [coco(root)[split] for split in SPLITS]
 
 
-def test_coco_does_not_take_the_pictures_of_another_split(root):
-    make_coco(root, "{split}")
-    change(root, "images", 1, "train", file_name="val_b.jpg")
-    refuses(r"train\.json: 1 pictures are missing: val_b\.jpg", coco, root)
-
-
 def test_coco_category_above_others_is_no_class(root, caplog):
-    make_coco(root)
-    for split in SPLITS:
-        file = root / f"annotations/{split}.json"
-        content = json.loads(file.read_text())
+    def group(content: dict[str, Any]) -> None:
+        every = [*content["categories"], {"id": 90, "name": "owl"}]
         above = {"id": 0, "name": "animals", "supercategory": "none"}
-        below = [one | {"supercategory": "animals"} for one in content["categories"]]
-        unused = {"id": 90, "name": "owl", "supercategory": "animals"}
-        write(file, json.dumps(content | {"categories": [above, *below, unused]}))
+        content["categories"] = [above, *(one | {"supercategory": "animals"} for one in every)]
+
+    make_coco(root, edit=group)
     splits, _ = open_splits(read_coco, root, "detection", 32, None, "stretch")
     assert {tuple(one.pictures.classes) for one in splits.values()} == {("cat", "dog", "owl")}
     assert "stands above other categories: animals\n" in caplog.text
@@ -379,7 +409,7 @@ def test_coco_category_above_others_is_no_class(root, caplog):
         ([3, 4, 9, 4, 9, 8], [3, 4, 9, 8]),
         ([[3, 4, 9, 4, 9, 8], [20, 1, 30, 1, 30, 2]], [3, 1, 30, 8]),
         ({"size": [32, 64], "counts": [33, 2, 30, 2, 1981]}, [1, 1, 3, 3]),
-        ({"size": [32, 64], "counts": "Q1273mm1"}, None),
+        ({"size": [32, 64], "counts": "U:4l000000000000000000k[1"}, [10, 5, 20, 9]),
         ([[3, 4, 9]], None),
         ({"size": [32, 64], "counts": [1]}, None),
         ({"size": [32], "counts": "x"}, None),
@@ -390,18 +420,11 @@ def test_coco_category_above_others_is_no_class(root, caplog):
 )
 def test_coco_boxes_around_outlines(root, outline, box):
     make_coco(root)
-    if box is None and isinstance(outline, dict) and outline["counts"] == "Q1273mm1":
-        pixels = np.zeros((32, 64), np.uint8, order="F")
-        pixels[5:9, 10:20] = 1
-        outline["counts"], box = encode(pixels)["counts"].decode(), [10, 5, 20, 9]
     change(root, "annotations", 0, bbox=None, segmentation=outline)
     if box:
         assert coco(root)["train"].targets[0].boxes[0].tolist() == box
     else:
         refuses(r"train\.json: annotation 1: .*segmentation", coco, root)
-
-
-# PASCAL VOC
 
 
 def annotate(root: Path, text: str) -> None:
@@ -444,33 +467,6 @@ def test_voc_lists(root):
     refuses(r"train\.txt: names a picture twice: train_a", voc, root)
     names.unlink()
     refuses(r"has test, val, and no 'train' to learn from", voc, root)
-
-
-OF_NO_END = "".join(f"<!ENTITY l{n} '{f'&l{n - 1};' * 10}'>" for n in range(1, 10))
-OF_NO_END = f"<!DOCTYPE a [<!ENTITY l0 'lol'>{OF_NO_END}]><a><object><name>&l9;</name></object></a>"
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("<annotation><object>", "not XML: "),
-        ("<a><object><bndbox/></object></a>", "object 1: has no <name>"),
-        (xml([("cat", 0, 0, 1, 1), ("dog", 0, 0, "wide", 4)]), r"object 2 \(dog\), .*: 1, 1, wide"),
-        ("<a><object><name>cat</name></object></a>", r"object 1 \(cat\), xmin.*: nothing"),
-        (OF_NO_END, "not XML: limit on input amplification"),
-    ],
-)
-def test_voc_mistakes(root, text, message):
-    make_voc(root)
-    annotate(root, text)
-    refuses(rf"train_a\.xml: {message}", voc, root)
-
-
-def test_voc_missing_files(root, caplog):
-    make_voc(root)
-    (root / "Annotations/test_b.xml").unlink()
-    assert len(voc(root)["test"]) == 2
-    assert "1 pictures without a label were left out: test_b.jpg" in caplog.text
     picture(root / "JPEGImages/train_a.png")
     refuses(r"train_a\.png: has the name of train_a\.jpg", voc, root)
     refuses(r"elsewhere: no such folder", voc, root / "elsewhere")
@@ -491,9 +487,7 @@ def test_voc_as_labelimg_and_roboflow_leave_it(root, written, pictures, labels, 
         assert files == {name: split for split, some in splits.items() for name in some}
         assert same(found["val"].targets[0], [[0, 0, 16, 8], [10.5, 2, 64, 32]], [0, 1])
     else:
-        assert files.keys() == {"train_a", "train_b", "train_c"} and set(files.values()) == set(
-            SPLITS
-        )
+        assert files.keys() == set(splits["train"]) and set(files.values()) == set(SPLITS)
     assert {tuple(data.classes) for data in found.values()} == {("cat", "dog")}
 
 
@@ -512,22 +506,12 @@ def test_voc_without_lists_and_without_labels(root, caplog):
 
 def test_voc_masks(root):
     make_voc(root)
-    for split, names in every_split().items():
-        write(root / "ImageSets/Segmentation" / f"{split}.txt", "\n".join(names))
-        for name in names:
-            mask(root / "SegmentationClass" / f"{name}.png", [0, 15, 255])
+    add_voc_masks(root, [0, 15, 255])
     data = read_voc(root, "segmentation")["val"]
     assert data.classes == CLASSES and data.classes[15] == "person" and len(CLASSES) == 21
     assert data.targets[1] == root / "SegmentationClass/val_b.png"
     write(root / "classes.txt", "background\nleaf")
     assert read_voc(root, "segmentation")["val"].classes == ["background", "leaf"]
-    data.targets[1].unlink()
-    refuses(
-        r"val_b\.jpg has no mask; a mask is SegmentationClass/NAME", read_voc, root, "segmentation"
-    )
-
-
-# YOLO
 
 
 def relabel(root: Path, *rows: str) -> None:
@@ -536,8 +520,13 @@ def relabel(root: Path, *rows: str) -> None:
 
 def test_yolo_centres_and_polygons(root):
     make_yolo(root)
-    relabel(root, "1 0.5 0.5 0.25 0.5", "", "0 0.25 0.5 0.75 0.25 0.5 1.0")
-    assert same(yolo(root)["train"].targets[0], [[24, 8, 40, 24], [16, 8, 48, 32]], [1, 0])
+    aslant = "1 0.5 0.25 0.75 0.5 0.5 0.75 0.25 0.5"
+    relabel(root, "1 0.5 0.5 0.25 0.5", "", "0 0.25 0.5 0.75 0.25 0.5 1.0", aslant)
+    expected = [[24, 8, 40, 24], [16, 8, 48, 32], [16, 8, 48, 24]]
+    assert same(yolo(root)["train"].targets[0], expected, [1, 0, 1])
+    Image.new("RGB", (64, 32)).save(root / "images/train/train_a.jpg", exif=turned())
+    relabel(root, "0 0.5 0.5 1 1")  # shares of the upright picture
+    assert same(yolo(root)["train"].targets[0], [[0, 0, 32, 64]], [0])
 
 
 def test_yolo_in_linked_folders_and_capital_letters(root, tmp_path):
@@ -552,50 +541,20 @@ def test_yolo_in_linked_folders_and_capital_letters(root, tmp_path):
     assert same(data.targets[0], [[0, 0, 16, 8], [10.5, 2, 64, 32]], [0, 1])
 
 
-def test_yolo_shares_of_the_upright_picture(root):
+def test_yolo_class_names(root, caplog):
     make_yolo(root)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (64, 32)).save(root / "images/train/train_a.jpg", exif=exif)
-    relabel(root, "0 0.5 0.5 1 1")
-    assert same(yolo(root)["train"].targets[0], [[0, 0, 32, 64]], [0])
-
-
-def test_yolo_class_names(root):
-    make_yolo(root)
-    for names in (["07", "7"], ["no", "12:30"]):
-        write(root / "data.yaml", f"names: [{', '.join(names)}]\nmade: 2024-02-30")
-        assert yolo(root)["train"].classes == names
-    for text, message in (
-        ("names: {a: cat, b: dog}", "'names' is a list of classes, or a mapping from 0"),
-        ("nc: 2", "'names' is a list of classes"),
-        ("names: [cat", "not YAML: "),
-        ("names: []", "no class names"),
-    ):
-        write(root / "data.yaml", text)
-        refuses(rf"data\.yaml: {message}", yolo, root)
+    for names, classes in {
+        "[07, 7]\nmade: 2024-02-30": ["07", "7"],
+        "[no, 12:30]": ["no", "12:30"],
+        "{'0': cat, '1': dog, 3: owl}": ["cat", "dog", "class 2", "owl"],
+    }.items():
+        write(root / "data.yaml", f"names: {names}")
+        assert yolo(root)["train"].classes == classes
+    assert "names: no name for class 2" in caplog.text
     (root / "data.yaml").unlink()
     refuses(r"data\.yaml: cannot be read", yolo, root)
     write(root / "classes.txt", "cat\ndog\n")
     assert yolo(root)["train"].classes == NAMES
-
-
-@pytest.mark.parametrize(
-    "row, message",
-    [
-        ("0 0.5 0.5 0.1", "4 columns; 'class cx cy width height' are 5"),
-        ("0 0.5 0.5 0.1 0.1 0.9", "6 columns"),
-        ("cat 0.5 0.5 0.1 0.1", "numbers belong there, and not: cat, 0.5"),
-        ("0 0.5 0.5 nan 0.1", "numbers belong there"),
-        ("2 0.5 0.5 0.1 0.1", "class 2; the classes are 0 to 1"),
-        ("0.5 0.5 0.5 0.1 0.1", "class 0.5; "),
-        ("0 32 16 8 8", "32 16 8 8: shares of the picture are 0 to 1"),
-    ],
-)
-def test_yolo_mistakes(root, row, message):
-    make_yolo(root)
-    relabel(root, "0 0.5 0.5 0.1 0.1", row)
-    refuses(rf"train_a\.txt, line 2: {message}", yolo, root)
 
 
 def test_yolo_empty_boxes_and_lonely_files(root, caplog):
@@ -668,10 +627,8 @@ def test_yolo_of_train_alone_and_of_one_pool(root):
     (root / "train/images").rename(root / "images")
     (root / "train/labels").rename(root / "labels")
     (root / "train").rmdir()
-    pool = [name for one in yolo(root).values() for name in one.names]
-    assert sorted(pool) == sorted(
-        f"images/train_{name}{end}.jpg" for name in "abc" for end in ("", "_2")
-    )
+    pool = {name for one in yolo(root).values() for name in one.names}
+    assert pool == {f"images/train_{name}{end}.jpg" for name in "abc" for end in ("", "_2")}
 
 
 def test_yolo_as_cvat_writes_it(root):
@@ -701,47 +658,13 @@ def test_yolo_where_two_things_are_meant(root):
     refuses(r"has test, val, and no 'train' to learn from", yolo, root / "cells.yaml")
 
 
-def test_yolo_key_points_and_turned_boxes(root):
+def test_yolo_key_points(root):
     make_yolo(root)
     relabel(root, "1 0.5 0.5 0.25 0.5 0.1 0.9 2 0.9 0.1 0", "0 0.5 0.5 0.25 0.5")
     yaml(root, "kpt_shape: [2, 3]")
     for split in SPLITS:
         write(root / f"labels/{split}/{split}_c.txt", "")
-    expected = [[24, 8, 40, 24], [24, 8, 40, 24]]
-    assert same(yolo(root)["train"].targets[0], expected, [1, 0])
-    yaml(root, "")
-    relabel(root, "1 0.5 0.25 0.75 0.5 0.5 0.75 0.25 0.5")
-    assert same(yolo(root)["train"].targets[0], [[16, 8, 48, 24]], [1])
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]", "names: list is not text"),
-        ("a: &a [*a]\nnames: [*a]", "not YAML: "),
-        ("names: " + "[" * 10_000, "not YAML: "),
-        ("names: [cat, dog]\nnc: 3", "nc is 3, and there are 2 names"),
-        ("names: [cat, dog]\ntrain: [[a]]", "train: a path or a list of paths"),
-        ("names: [cat, dog]\nval: images/val\nvalid: images/val", "'valid': .* given twice"),
-    ],
-)
-def test_yaml_that_is_refused(root, text, message):
-    make_yolo(root)
-    write(root / "data.yaml", text)
-    refuses(rf"data\.yaml: {message}", yolo, root)
-
-
-def test_yolo_names_with_gaps_and_without_objects(root, caplog):
-    make_yolo(root)
-    write(root / "data.yaml", "names: {'0': cat, '1': dog, 3: owl}")
-    assert yolo(root)["train"].classes == ["cat", "dog", "class 2", "owl"]
-    assert "names: no name for class 2" in caplog.text
-    caplog.clear()
-    open_splits(read_yolo, root, "detection", 32, None, "stretch")
-    assert "classes without objects, kept all the same: class 2, owl" in caplog.text
-
-
-# Folders of masks
+    assert same(yolo(root)["train"].targets[0], [[24, 8, 40, 24]] * 2, [1, 0])
 
 
 def test_masks_by_lists(root):
@@ -799,8 +722,6 @@ def test_masks_without_pictures_and_the_reverse(root):
     make_masks(root)
     for file in ("images/val_0.jpg", "masks/val_1.png"):
         (root / file).unlink()
-    write(root / "val.txt", "val_0\nval_2")
-    refuses(r"val\.txt: 1 pictures are not in .*images: val_0", folder_masks, root)
     write(root / "val.txt", "val_1\nval_2")
     refuses(r"val_1\.jpg has no mask; a mask is masks/NAME\.png", folder_masks, root)
     for split in SPLITS:
@@ -808,29 +729,25 @@ def test_masks_without_pictures_and_the_reverse(root):
     refuses(r"val_0\.png has no picture, .*val_1\.jpg has no mask", folder_masks, root)
 
 
-# Outlines become masks
-
 SQUARE = [10, 4, 30, 4, 30, 24, 10, 24]
 INNER = [16, 8, 24, 8, 24, 16, 16, 16]
 
 
 def outlined_coco(root: Path) -> None:
     """In each picture a dog and a smaller cat on it; and in the first a group of cats."""
-    make_coco(root)
-    for split in SPLITS:
-        file = root / f"annotations/{split}.json"
-        content = json.loads(file.read_text())
+
+    def outline(content: dict[str, Any]) -> None:
         image = [one["id"] for one in content["images"]]
-        shapes = [(3, INNER, 0), (7, SQUARE, 0)]
         content["annotations"] = [
-            {"id": 10 * one + at, "image_id": one, "category_id": kind, "segmentation": [shape]}
+            {"id": 10 * one + kind, "image_id": one, "category_id": kind, "segmentation": [shape]}
             for one in image
-            for at, (kind, shape, _) in enumerate(shapes)
+            for kind, shape in ((3, INNER), (7, SQUARE))
         ]
         runs = {"size": [HEIGHT, WIDTH], "counts": [0, 2, HEIGHT * WIDTH - 2]}
         crowd = {"id": 1, "image_id": image[0], "category_id": 3, "iscrowd": 1}
         content["annotations"].append(crowd | {"segmentation": runs})
-        file.write_text(json.dumps(content))
+
+    make_coco(root, edit=outline)
 
 
 def outlined_yolo(root: Path) -> None:
@@ -881,7 +798,7 @@ def test_outlines_that_cannot_be_masks(root, caplog):
     assert "1 outlines of less than three corners were left out" in caplog.text
     back_and_forth = [at for n in range(999) for at in (n % 2 * WIDTH, n % HEIGHT)]
     change(root, "annotations", 0, segmentation=[back_and_forth])
-    with pytest.raises(UserError, match="annotation 1000: an outline that crosses the picture"):
+    with pytest.raises(UserError, match="annotation 1003: an outline that crosses the picture"):
         read_coco(root, "segmentation")
     huge = {"size": [20_000, 20_000], "counts": [0, 400_000_000]}
     change(root, "annotations", 0, segmentation=huge)

@@ -12,18 +12,14 @@ import torch
 from conftest import CONTRACT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from scenes import make_scenes
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score, recall_score
 from torchmetrics.classification import MulticlassCalibrationError
 
-from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.images import IGNORE
-from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, Boxes, Pictures, Resized
+from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, Boxes, Pictures
 from nano_cv.evaluation.reports.classification import ClassificationReport
-from nano_cv.evaluation.reports.detection import DetectionReport
 from nano_cv.metadata import Metadata
 from nano_cv.tasks.metrics import (
     Scored,
@@ -144,55 +140,6 @@ def test_difficult_objects_are_ignored_as_in_voc():
     assert box_figures([truth], [found], ["a"])["mAP"] == pytest.approx(0.5)
     crowd = truth._replace(ignored=np.uint8([COUNTED, CROWD]))
     assert box_figures([crowd], [found], ["a"])["mAP"] == pytest.approx(1)
-
-
-def answers(pictures: Pictures, found: list[np.ndarray], labels: list[list[int]]):
-    """What a detector answers that finds these boxes, given in pixels of pictures of any size."""
-    arrays = {"BOXES": np.zeros((len(found), 9, 4), np.float32)}
-    arrays["LABELS"] = np.zeros((len(found), 9), np.int64)
-    arrays["SCORES"] = np.zeros((len(found), 9), np.float32)
-    for index, file in enumerate(pictures.files):
-        with Image.open(file) as image:
-            scale = np.float32([SIDE / image.width, SIDE / image.height] * 2)
-        count = len(labels[index])
-        arrays["BOXES"][index, :count] = (found[index] * scale).clip(0, SIDE)
-        arrays["LABELS"][index, :count], arrays["SCORES"][index, :count] = labels[index], 0.9
-    return arrays
-
-
-def report(predictions: dict[str, np.ndarray], pictures: Pictures) -> DetectionReport:
-    return DetectionReport(metadata("detection", pictures.classes), predictions, pictures)
-
-
-@pytest.fixture
-def scenes(tmp_path: Path) -> Path:
-    return make_scenes(tmp_path / "data", {"train": 2, "val": 2, "test": 3})
-
-
-def change(root: Path, **fields: object) -> None:
-    """Fields of the first annotation of the test split."""
-    file = root / "annotations/test.json"
-    content = json.loads(file.read_text())
-    content["annotations"][0] |= fields
-    file.write_text(json.dumps(content))
-
-
-def test_what_is_found_in_a_crowd_is_not_false(scenes):
-    change(scenes, bbox=[0, 0, 64, 48], iscrowd=1)
-    pictures = read_coco(scenes, "detection")["test"]
-    label = int(pictures.targets[0].labels[0])
-    found, labels = [], []
-    for index, target in enumerate(pictures.targets):
-        inside = np.float32([[1, 1, 9, 9], [20, 20, 30, 30]]) if index == 0 else np.zeros((0, 4))
-        counted = target.ignored == COUNTED
-        found.append(np.concatenate([inside, target.boxes[counted]]))
-        labels.append([label] * len(inside) + target.counted.tolist())
-    predictions = answers(pictures, found, labels)
-    measured = report(predictions, pictures).metrics()
-    assert measured == pytest.approx(dict.fromkeys(measured, 1.0))
-    right, missed = report(predictions, pictures).verdicts[0]
-    assert right.all() and not missed.any()
-    assert Resized(pictures, SIDE, None).count().sum() == sum(map(len, labels)) - 2
 
 
 @random_inputs

@@ -1,18 +1,14 @@
 """The page in a real browser, before the real Triton: a test for each task."""
 
-import io
 import json
 import shlex
 import subprocess
 
 import pytest
 from chromium import PROGRAM, Chromium
-from conftest import serving_tiny
+from conftest import has_triton, serving_tiny
 from PIL import Image
 from tiny_models import CLASSES
-
-from nano_cv.errors import UserError
-from nano_cv.serving import triton
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium here")
 
@@ -20,10 +16,9 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium he
 @pytest.fixture(scope="module")
 def served(request, tmp_path_factory):
     """With Triton where there is one: to the page it makes no difference."""
-    try:
-        triton.find_wheel()
+    if has_triton():
         yield request.getfixturevalue("tiny_triton")
-    except UserError:
+    else:
         with serving_tiny(tmp_path_factory.mktemp("served"), without=True) as trial:
             yield trial
 
@@ -64,7 +59,10 @@ def text(page: Chromium, name: str) -> str:
     return page.run(f"document.getElementById('{name}').innerText")
 
 
-def answered(page: Chromium) -> None:
+def answered(page: Chromium, photo=None) -> None:
+    """Give a photo, if there is one, and wait for the answer."""
+    if photo:
+        page.give("#file", photo)
     page.wait("!document.getElementById('answer').hidden")
     page.wait("document.getElementById('status').innerText.startsWith('Answered in ')")
 
@@ -80,11 +78,18 @@ def rows(page: Chromium) -> list[list[str]]:
     return page.run(script)
 
 
+def pixel(page: Chromium, x: int, y: int) -> list[int]:
+    return page.run(f"[...canvas.getContext('2d').getImageData({x}, {y}, 1, 1).data].slice(0, 3)")
+
+
+def slide(page: Chromium, name: str, value: float) -> None:
+    page.run(f"{name}.value = {value}; {name}.dispatchEvent(new Event('input'))")
+
+
 def test_classification(page, photo):
     shown = page("colours_tiny")
     assert "Trained on\ntiny" in text(shown, "facts")
-    shown.give("#file", photo)
-    answered(shown)
+    answered(shown, photo)
     assert text(shown, "headline") == "red"
     assert rows(shown)[0][0] == "red" and len(rows(shown)) == 3
     assert terminal(shown, photo.parent)["label"] == "red"
@@ -109,70 +114,59 @@ def test_label_set_and_none_of_these(page, photo, more, headline):
         ": {...content, ...more})); }"
     )
     shown.run("model.dispatchEvent(new Event('change'))")
-    shown.give("#file", photo)
-    answered(shown)
+    answered(shown, photo)
     assert text(shown, "headline") == headline
 
 
 def test_several_labels(page, photo):
-    """Every label has a bar that says from which probability on it is given."""
     shown = page("tags_tiny")
-    shown.give("#file", photo)
-    answered(shown)
+    answered(shown, photo)
     assert text(shown, "headline") == "red" and len(rows(shown)) == 3
     assert rows(shown)[0] == ["red", "50 %, needs 50 %"]
     assert terminal(shown, photo.parent)["labels"] == ["red"]
 
 
 def test_detection(page, photo):
-    """The slider shows more boxes, and changes the line for the terminal."""
     shown = page("boxes_tiny")
-    shown.give("#file", photo)
-    answered(shown)
+    answered(shown, photo)
     assert text(shown, "headline") == "1 found" and rows(shown) == [["blue", "90 %"]]
     assert len(terminal(shown, photo.parent)["boxes"]) == 1
-    shown.run("confidence.value = 0.05; confidence.dispatchEvent(new Event('input'))")
+    slide(shown, "confidence", 0.05)
     assert text(shown, "headline") == "2 found"
     assert len(terminal(shown, photo.parent)["boxes"]) == 2
-    shown.run("confidence.value = 0.95; confidence.dispatchEvent(new Event('input'))")
+    slide(shown, "confidence", 0.95)
     assert text(shown, "headline") == "0 found; the highest score is 90 %, blue" and not rows(shown)
-    shown.run("confidence.value = 0.05; confidence.dispatchEvent(new Event('input'))")
+    slide(shown, "confidence", 0.05)
     # Blue has the third colour of Okabe and Ito; the box is (80, 50) to (160, 150), twice as large.
-    pixel = "[...canvas.getContext('2d').getImageData({}, {}, 1, 1).data].slice(0, 3)"
-    assert shown.run(pixel.format(240, 300)) == [0, 158, 115]
+    assert pixel(shown, 240, 300) == [0, 158, 115]
 
 
 def test_segmentation(page, photo):
     shown = page("masks_tiny")
-    shown.give("#file", photo)
-    answered(shown)
+    answered(shown, photo)
     assert sorted(rows(shown)) == [["green", "50 %"], ["red", "50 %"]]
-    pixel = "[...canvas.getContext('2d').getImageData({}, {}, 1, 1).data].slice(0, 3)"
-    half = shown.run(pixel.format(100, 100))
-    shown.run("opacity.value = 1; opacity.dispatchEvent(new Event('input'))")
-    assert shown.run(pixel.format(100, 100)) == [86, 180, 233] != half
-    assert shown.run(pixel.format(500, 100)) == [0, 0, 0]
+    half = pixel(shown, 100, 100)
+    slide(shown, "opacity", 1)
+    assert pixel(shown, 100, 100) == [86, 180, 233] != half
+    assert pixel(shown, 500, 100) == [0, 0, 0]
     assert terminal(shown, photo.parent)["classes"][1]["share"] == pytest.approx(0.5, abs=0.02)
 
 
 def test_generation(page, photo):
     shown = page("noise_tiny")
-    assert shown.run("[...document.querySelectorAll('#class option')].map((one) => one.value)") == (
-        CLASSES
-    )
+    options = "[...document.querySelectorAll('#class option')].map((one) => one.value)"
+    assert shown.run(options) == CLASSES
     shown.run("document.getElementById('class').value = 'blue'; seed.value = 5; count.value = 3")
     shown.run("generate.requestSubmit()")
     answered(shown)
-    shown.wait(
-        "[...document.querySelectorAll('#made img')].every((one) => one.naturalWidth === 32)"
-    )
-    assert shown.run("document.querySelectorAll('#made img').length") == 3
+    made = "[...document.querySelectorAll('#made img')]"
+    shown.wait(f"{made}.every((one) => one.naturalWidth === 32)")
+    assert shown.run(f"{made}.length") == 3
     again = terminal(shown, photo.parent)
     assert again["class"] == "blue" and again["seed"] == 5 and len(again["pictures_png"]) == 3
 
 
 def test_dropped_pasted_and_photographed(page):
-    """Other ways to give a picture."""
     shown = page("colours_tiny")
     file = """(async () => {
         const canvas = new OffscreenCanvas(64, 64), pen = canvas.getContext("2d");
@@ -208,14 +202,10 @@ def test_what_is_no_picture_is_told(page, tmp_path):
 
 
 def test_names_are_no_programs(served, page, tmp_path):
-    """A file's name is shown as it is."""
     name = "<img src=x onerror=alert(1)>.png"
-    content = io.BytesIO()
-    Image.new("RGB", (32, 32), "red").save(content, "PNG")
-    (tmp_path / name).write_bytes(content.getvalue())
+    Image.new("RGB", (32, 32), "red").save(tmp_path / name)
     shown = page("colours_tiny")
-    shown.give("#file", tmp_path / name)
-    answered(shown)
+    answered(shown, tmp_path / name)
     assert name in text(shown, "curl")
     assert shown.run("document.querySelectorAll('img').length") == 0
 
@@ -224,8 +214,7 @@ def test_names_are_no_programs(served, page, tmp_path):
 def test_everything_can_be_read_and_reached(page, photo, tmp_path, dark):
     """Contrast of WCAG AA, names for all that can be operated, no scrolling sideways on a phone."""
     shown = page("boxes_tiny")
-    shown.give("#file", photo)
-    answered(shown)
+    answered(shown, photo)
     shown.screenshot(tmp_path / "page.png", dark)
     contrast = """[...document.querySelectorAll("main *, header *")].filter((one) =>
         one.checkVisibility() && [...one.childNodes].some((node) => node.nodeType === 3

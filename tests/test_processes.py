@@ -1,10 +1,8 @@
 """One training by several processes: the same pictures, figures and files as by one."""
 
-import csv
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LINEAR, LINEAR_YAML, ROOT, TINY, make_flowers, run_in
+from conftest import LINEAR, LINEAR_YAML, ROOT, TINY, make_flowers, read_csv, run_in
 
 from nano_cv.data.order import Order, ShardOrder
+from nano_cv.serving import triton
 
 OPTIONS = [
     *("--config-dir=own", "+data=flowers", "+model=linear", "data.batch_size=8", "logger=csv"),
@@ -53,7 +52,6 @@ def places(name: str) -> list[str]:
 
 
 def ended(running: "subprocess.Popen[str]") -> tuple[int, str]:
-    """Status and output of what `start` began."""
     output = running.communicate(timeout=300)[0]
     return running.returncode, output
 
@@ -66,11 +64,9 @@ def figures(folder: Path) -> dict[str, list[float]]:
     assert json.loads((run / "metrics.json").read_text())["test/accuracy"] > 0
     assert [one.name for one in run.glob("*.log")] == ["train.log"]
     found: dict[str, list[float]] = {}
-    with file.open() as rows:
-        for row in csv.DictReader(rows):
-            for name, value in row.items():
-                if value and name.startswith(("train/loss_epoch", "val/", "test/")):
-                    found.setdefault(name, []).append(float(value))
+    for name, value in chain.from_iterable(row.items() for row in read_csv(file)):
+        if value and name.startswith(("train/loss_epoch", "val/", "test/")):
+            found.setdefault(name, []).append(float(value))
     return found
 
 
@@ -94,12 +90,6 @@ def test_two_processes(folder, alone):
         assert found[name] == pytest.approx(values, rel=1e-4), name
 
 
-def free_port() -> str:
-    with socket.socket() as some:
-        some.bind(("127.0.0.1", 0))
-        return str(some.getsockname()[1])
-
-
 def outputs_of(*running: "subprocess.Popen[str]") -> list[str]:
     """Wait for the parts of a training, of which none may fail."""
     outputs = []
@@ -113,7 +103,7 @@ def outputs_of(*running: "subprocess.Popen[str]") -> list[str]:
 def test_four_processes_on_two_machines_by_torchrun(folder, alone):
     """Two agents on this one, with two processes each."""
     module = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=2"]
-    module += ["--master_addr=127.0.0.1", f"--master_port={free_port()}"]
+    module += ["--master_addr=127.0.0.1", f"--master_port={triton.free_ports(1)[0]}"]
     shape = ("trainer.num_nodes=2", "trainer.devices=2")
     agents = [[*module, f"--node_rank={rank}"] for rank in range(2)]
     outputs = outputs_of(*(start(folder, "torchrun", *shape, by=agent) for agent in agents))
@@ -122,11 +112,11 @@ def test_four_processes_on_two_machines_by_torchrun(folder, alone):
 
 
 def test_two_machines_by_slurm_and_a_job_that_is_started_again(folder, alone, monkeypatch):
-    nodes = "trainer.num_nodes=2"
+    nodes, port = "trainer.num_nodes=2", str(triton.free_ports(1)[0])
     variables = {
         **{"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "flowers"},
         **{"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "1", "SLURM_NODELIST": "127.0.0.1"},
-        **{"MASTER_PORT": free_port(), "MASTER_ADDR": "127.0.0.1", "SLURM_LOCALID": "0"},
+        **{"MASTER_PORT": port, "MASTER_ADDR": "127.0.0.1", "SLURM_LOCALID": "0"},
     }
     tasks = [variables | {"SLURM_PROCID": str(n), "SLURM_NODEID": str(n)} for n in range(2)]
     outputs_of(*(start(folder, "slurm", nodes, **one) for one in tasks))
@@ -164,14 +154,10 @@ def test_one_process_ends(folder, by):
 
 
 def children(parent: int) -> list[int]:
-    """Python processes that a process has started."""
     found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
     return [
         pid for pid in map(int, found) if "train.py" in Path(f"/proc/{pid}/cmdline").read_text()
     ]
-
-
-# Which pictures
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
@@ -192,26 +178,7 @@ def test_each_picture_once_an_epoch(processes, shards, workers):
     assert max(map(len, orders)) - min(map(len, orders)) <= 1, "no process waits for another"
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        (("trainer.devices=3",), "data.batch_size=8: is for all 3 processes together, so a mu"),
-        (("trainer.devices=40", "data.batch_size=40"), "24 training pictures are too few for 40"),
-        (("trainer.strategy=ddp_spawn",), "trainer.strategy=ddp_spawn: no such value"),
-        (("-m", "trainer.devices=2", "seed=1,2"), "in a sweep each run has one device"),
-    ],
-)
-def test_what_cannot_be_shared(fails, flowers, settings, said):
-    options = [one for one in TINY if not one.startswith("data.batch")]
-    batch = () if any(one.startswith("data.batch") for one in settings) else ("data.batch_size=8",)
-    flags = [one for one in settings if one == "-m"]
-    told = fails("train", *flags, *options, *batch, *settings[len(flags) :])
-    assert said in told
-
-
 def test_a_message_of_another_process_says_so(run, flowers, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert (
-        "error (process 1): nowhere/train.txt: not found"
-        in run("train", *TINY, "data.root=nowhere").err
-    )
+    said = run("train", *TINY, "data.root=nowhere").err
+    assert "error (process 1): nowhere/train.txt: not found" in said

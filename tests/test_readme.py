@@ -14,8 +14,8 @@ import pytest
 import yaml
 from conftest import ROOT, SPECIES, TINY, TINY_OF, compose, make_flowers, python
 from PIL import Image
-from test_classes import make_csv, make_folder
-from test_formats import make_masks, make_voc, make_yolo, outlined_coco
+from test_formats import outlined_coco
+from test_surface import MAKE
 from tiny_models import publish_one
 
 from benchmarks.serving import comparison
@@ -52,15 +52,7 @@ SERVING = (
 
 # Names of the real species, for the commands that ask for them.
 NAMES = dict(zip(("daisy", "primrose", "tobacco"), SPECIES.values(), strict=True))
-SETS = {
-    "folder": make_folder,
-    "csv": make_csv,
-    "flower_photos": lambda root: make_folder(root / "splits"),  # as unpacked
-    "coco": outlined_coco,
-    "voc": make_voc,
-    "yolo": make_yolo,
-    "folder_masks": make_masks,
-}
+SETS = MAKE | {"coco": outlined_coco}
 
 
 @pytest.fixture
@@ -111,16 +103,15 @@ def test_train(run, flowers, trained, tmp_path, command):
 
 
 @pytest.mark.parametrize("command", matching("python shard.py"))
-def test_shard(run, flowers, tmp_path, command):
-    done = run("shard", *shlex.split(command)[2:], *small(command)[:1])
-    assert done.status == 0, done.err
+def test_shard(succeeds, flowers, tmp_path, command):
+    succeeds("shard", *shlex.split(command)[2:], *small(command)[:1])
     assert list((tmp_path / settings(command)["output"]).glob("train-*.tar"))
 
 
 @pytest.mark.parametrize(
     "command", meanings([one for one in matching("python infer.py") if "engine" not in one])
 )
-def test_infer(run, flowers, trained, tmp_path, command):
+def test_infer(run, succeeds, flowers, trained, tmp_path, command):
     needed = without_own_keys(command)
     if meaning(needed) in trained:
         shutil.copytree(trained[meaning(needed)], tmp_path / "weights")
@@ -132,8 +123,7 @@ def test_infer(run, flowers, trained, tmp_path, command):
         picture = picture if picture.suffix else picture / "one.jpg"
         picture.parent.mkdir(exist_ok=True)
         shutil.copy(flowers / "daisy/plant001_rgb.jpg", picture)
-    done = run("infer", *shlex.split(command)[2:], *small(command))
-    assert done.status == 0, done.err
+    succeeds("infer", *shlex.split(command)[2:], *small(command))
 
 
 def train(run, folder: Path, command: str):
@@ -180,7 +170,7 @@ def small(command: str) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Triton's wheel is for Linux")
-def test_from_export_to_answers(run, exported_once, flowers, tmp_path, monkeypatch):
+def test_from_export_to_answers(run, succeeds, exported_once, flowers, tmp_path, monkeypatch):
     """The commands of the chapter on serving, in the order of a person who follows it."""
     exported = meanings(matching("python export_model.py"))
     for command in meanings([without_own_keys(command) for command in exported]):
@@ -194,7 +184,7 @@ def test_from_export_to_answers(run, exported_once, flowers, tmp_path, monkeypat
     monkeypatch.setattr(comparison, "measure", partial(comparison.measure, warmup=0.02))
     for command in [*plain, *matching("python benchmark.py"), *sorted({*exported} - {*plain})]:
         if "benchmark" in command:
-            check_benchmark(run, tmp_path, command)
+            check_benchmark(succeeds, tmp_path, command)
             continue
         done = run("export_model", *shlex.split(command)[2:], *small(command), "max_drop=1")
         # A tiny int8 model may be slower here, and then is not published: that is said.
@@ -209,8 +199,7 @@ def test_from_export_to_answers(run, exported_once, flowers, tmp_path, monkeypat
             server = f"{LOOPBACK}:{trial.ports['grpc_port']}"
             for asked in [] if number else matching("python infer.py engine"):
                 address = [f"server={server}"] if "triton" in asked else []
-                done = run("infer", *shlex.split(asked)[2:], *small(asked), *address)
-                assert done.status == 0, done.err
+                succeeds("infer", *shlex.split(asked)[2:], *small(asked), *address)
             for asked in [] if number else matching("python -m nano_cv.serving.client"):
                 arguments = [*shlex.split(asked)[1:], "--address", server]
                 if "--model" not in asked and len(list(models.glob("*_from_jpeg"))) > 1:
@@ -223,7 +212,7 @@ def test_from_export_to_answers(run, exported_once, flowers, tmp_path, monkeypat
         assert checked.returncode == 0, checked.stdout
 
 
-def check_benchmark(run, folder: Path, command: str) -> None:
+def check_benchmark(succeeds, folder: Path, command: str) -> None:
     """Rows and files; with `write` the rows of other designs too, and the best in config.pbtxt."""
     # Any machine reaches this limit.
     quick = ["seconds=0.1", "concurrency=2", "min_rounds=1", "max_rounds=1", "p99_limit_ms=1e5"]
@@ -235,8 +224,7 @@ def check_benchmark(run, folder: Path, command: str) -> None:
         rows += ["| float32 | 2 | 0 |", "| float32 | 2 | 700 |"]
     else:
         quick += ["delays_us=[0]", "instances=[1]", "prototype=false"]
-    done = run("benchmark", *shlex.split(command)[2:], *quick)
-    assert done.status == 0, done.err
+    done = succeeds("benchmark", *shlex.split(command)[2:], *quick)
     assert not [row for row in rows if row not in done.out]
     newest = max(folder.glob("runs/benchmark/lenet_flowers/*"))
     for name in ("benchmark.md", "benchmark.csv", "benchmark.png"):
@@ -258,7 +246,7 @@ def test_calls_from_an_app(tiny_triton, tmp_path):
     calls = [script for script in scripts if "127.0.0.1" in script or "onnxruntime" in script]
     assert len(calls) == 3
     models = tmp_path / "model_repository"
-    publish_one(models, tmp_path, "classification", "lenet", "flowers", size=224)
+    publish_one(models, "classification", "lenet", "flowers", size=224)
 
     def here(text: str) -> str:
         text = text.replace("127.0.0.1:8000", f"127.0.0.1:{tiny_triton.ports['port']}")
@@ -267,9 +255,8 @@ def test_calls_from_an_app(tiny_triton, tmp_path):
     line = [*shlex.split(here(curl)), "--silent"]
     done = subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
     assert json.loads(done.stdout)["label"] == "blue"
-    for call, said in zip(
-        calls, ("photo.jpg blue\nanother.jpg red\n", "[[", "blue\n"), strict=True
-    ):
+    answers = ("photo.jpg blue\nanother.jpg red\n", "[[", "blue\n")
+    for call, said in zip(calls, answers, strict=True):
         answer = python("-c", here(call), cwd=tmp_path)
         assert answer.stdout.startswith(said), answer.stderr
 
@@ -299,14 +286,11 @@ def test_installation_without_cuda_is_that_of_the_lock():
     assert some == {"torchmetrics", "tritonclient", "nvidia-pytriton"}
 
 
-def test_links_and_pictures_exist():
+def test_links_and_pictures_exist_and_the_readme_is_one_screen_and_a_half():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
     for page in PAGES:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert "://" in link or (page.parent / link).exists(), f"{page.name}: {link}"
-
-
-def test_readme_is_one_screen_and_a_half():
-    assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
 def test_every_page_is_in_the_navigation():
@@ -340,18 +324,12 @@ def test_dvc_pull_in_a_fresh_clone(clone):
     assert sum(file.stat().st_size for file in (clone / "data").rglob("*")) < 40e6
 
 
-def test_pretrained_weights_are_as_good_as_their_card_says(clone, run, monkeypatch):
-    """`python infer.py` right after `dvc pull`."""
+def test_pretrained_weights_are_as_good_as_their_card_says(clone, succeeds, monkeypatch):
     monkeypatch.chdir(clone)
-    done = run("infer", "logger=none")
-    assert done.status == 0, done.err
-    measured = re.search(r"test/accuracy\s+([\d.]+)", done.out)
-    card = re.search(
-        r"test accuracy of these weights \| ([\d.]+)",
-        (clone / "weights/lenet_flowers.md").read_text(),
-    )
-    assert measured and card
-    assert float(measured[1]) == pytest.approx(float(card[1]), abs=0.01)
+    card = (clone / "weights/lenet_flowers.md").read_text()
+    measured = re.search(r"test/accuracy\s+([\d.]+)", succeeds("infer", "logger=none").out)
+    said = re.search(r"test accuracy of these weights \| ([\d.]+)", card)
+    assert float(measured[1]) == pytest.approx(float(said[1]), abs=0.01)
 
 
 def test_shipped_weights_fit_their_models(clone):

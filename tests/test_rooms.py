@@ -15,7 +15,6 @@ STRANGERS = [("training", "export"), ("serving", "training"), ("training", "serv
 
 
 def imported(file: Path) -> set[str]:
-    """The rooms that a file imports as it is loaded."""
     tree = ast.parse(file.read_text())
     found = set()
     for node in tree.body:
@@ -36,11 +35,8 @@ def test_imports_point_one_way():
             assert (room, other) not in STRANGERS, f"{file} imports {other}"
 
 
-def test_few_files_stand_at_the_root():
+def test_few_files_stand_at_the_root_and_each_room_says_what_it_is_for():
     assert len(list((ROOT / "nano_cv").glob("*.py"))) <= 5
-
-
-def test_each_room_says_what_it_is_for():
     for file in (ROOT / "nano_cv").glob("*/__init__.py"):
         words = ast.get_docstring(ast.parse(file.read_text())) or ""
         assert " in" in words and " out" in words, file

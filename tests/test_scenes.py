@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from conftest import read_csv, run_in
+from conftest import read_csv, run_in, turned
 from PIL import Image
 from scenes import SETTINGS, make_scenes
 
-from nano_cv.data import images
 from nano_cv.evaluation.engines import Engine
 from nano_cv.export import precision
 from nano_cv.export.samples import Samples
@@ -52,14 +51,13 @@ def home(request, exported_once, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def infer(home, run, drawn, monkeypatch, tmp_path):
+def infer(home, succeeds, drawn, monkeypatch, tmp_path):
     """Runs infer.py there: its output, table and folder."""
     monkeypatch.chdir(home)
 
     def call(*arguments: str) -> tuple[str, list[dict[str, str]], Path]:
         folder = tmp_path / f"run_{len(list(tmp_path.iterdir()))}"
-        done = run("infer", *SETTINGS[home.name], *arguments, f"hydra.run.dir={folder}")
-        assert done.status == 0, done.err
+        done = succeeds("infer", *SETTINGS[home.name], *arguments, f"hydra.run.dir={folder}")
         return done.out, read_csv(folder / "predictions.csv"), folder
 
     return call
@@ -89,12 +87,9 @@ def test_learns_and_answers_alike_from_every_engine(infer, home):
 
 
 def test_in_pixels_of_any_picture(infer, home, tmp_path):
-    """Twice as large, and turned by EXIF."""
     pixels = np.random.default_rng(0).integers(0, 100, (96, 128, 3)).astype(np.uint8)
     pixels[30:66, 80:112] = (240, 60, 60)
-    exif = Image.Exif()
-    exif[images.ORIENTATION] = 6
-    Image.fromarray(np.rot90(pixels).copy()).save(tmp_path / "photo.png", exif=exif)
+    Image.fromarray(np.rot90(pixels).copy()).save(tmp_path / "photo.png", exif=turned())
     _, rows, folder = infer(f"input={tmp_path}/photo.png", "engine=onnx")
     if home.name == "centernet":
         assert rows[0]["label"] == "red"
@@ -112,7 +107,6 @@ def test_in_pixels_of_any_picture(infer, home, tmp_path):
 
 
 def test_confidence_shows_more_or_fewer_boxes(infer, home):
-    """Without any, the answer names the highest score."""
     if home.name != "centernet":
         pytest.skip("masks have none")
     usual, more = (with_label(infer(*given)[1]) for given in ((), ("confidence=0.01",)))
@@ -122,13 +116,12 @@ def test_confidence_shows_more_or_fewer_boxes(infer, home):
     assert "no box is sure enough in" in out and "the highest score there is 0." in out
 
 
-def test_int8(home, run, fails, monkeypatch, tmp_path):
+def test_int8(home, succeeds, fails, monkeypatch, tmp_path):
     """Found to be faster, as on some machines, it is published; but no metric may fall."""
     monkeypatch.chdir(home)
     monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 1.5])
     export = ("export_model", *SETTINGS[home.name], f"paths.models={tmp_path}/models")
-    done = run(*export, "precision=int8", "max_drop=0.3")
-    assert done.status == 0, done.err
+    done = succeeds(*export, "precision=int8", "max_drop=0.3")
     assert all(f"val/{gate}/int8" in done.out for gate in KNOWN[home.name].gates)
     assert (tmp_path / f"models/{home.name}_scenes/1/model.onnx").exists()
     if home.name == "unet":
@@ -141,9 +134,3 @@ def test_int8(home, run, fails, monkeypatch, tmp_path):
     monkeypatch.setattr(Samples, "score", score)
     said = fails(*export, "precision=int8")
     assert "precision=int8: validation mF1 falls by 0.1000 to 0.7000" in said
-
-
-@pytest.mark.parametrize(("model", "data"), [("centernet", "coco"), ("unet", "folder_masks")])
-def test_missing_root(fails, model, data):
-    said = fails("train", f"model={model}", f"data={data}")
-    assert said == f"error: data.root: needed by data={data}; add data.root=FOLDER\n"

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 import psutil
 import pytest
-from conftest import python
-from onnx import TensorProto, helper
+from conftest import python, skip_without_triton
+from tiny_models import model_of
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from benchmarks.serving.trial import Load, Trial
@@ -23,10 +23,7 @@ from nano_cv.evaluation.client import Client
 from nano_cv.serving import triton
 from nano_cv.serving.watched import request_of
 
-try:
-    triton.find_wheel()
-except UserError as missing:
-    pytest.skip(str(missing), allow_module_level=True)
+skip_without_triton(allow_module_level=True)
 
 SLOW = """
 import time
@@ -44,43 +41,37 @@ class TritonPythonModel:
         return answers
 """
 X = {"X": np.array([[1, 2, 3, 4]], np.float32)}
+BATCHED = "max_batch_size: 8\ndynamic_batching { max_queue_delay_microseconds: 100000 }\n"
 FAST = ("probe_seconds=0.5", "probe_deadline_seconds=1.5", "poll_seconds=0.2")
 
 
-def write_model(
-    folder: Path, config: str, nodes: list, inputs: list, outputs: list, **more
-) -> None:
+def tensors(kind: str, names: str, dims: int | str) -> str:
+    """Inputs or outputs in a config."""
+    each = (f'{kind} {{ name: "{name}" data_type: TYPE_FP32 dims: [{dims}] }}\n' for name in names)
+    return "".join(each)
+
+
+def write_config(folder: Path, *lines: str) -> None:
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text("\n".join([f'name: "{folder.name}"', *lines]))
+
+
+def write_model(folder: Path, config: str, graph: str) -> None:
     """A model of the `onnxruntime` backend."""
-    folder.mkdir(parents=True)
-    (folder / "config.pbtxt").write_text(
-        f'name: "{folder.name}"\nbackend: "onnxruntime"\n{config}\n'
-        "instance_group { count: 1 kind: KIND_CPU }\n"
-        'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n'
+    write_config(
+        *(folder, 'backend: "onnxruntime"', config),
+        "instance_group { count: 1 kind: KIND_CPU }",
+        'parameters { key: "intra_op_thread_count" value { string_value: "1" } }',
     )
-    (folder / "1").mkdir()
-    graph = helper.make_graph(nodes, folder.name, inputs, outputs, **more)
-    opset = [helper.make_opsetid("", 17)]
-    onnx.save(
-        helper.make_model(graph, opset_imports=opset, ir_version=8), folder / "1" / "model.onnx"
-    )
+    onnx.save(model_of(f"graph {graph}"), folder / "1" / "model.onnx")
 
 
 def write_scale(folder: Path, dims: str = "4", factor: float = 2) -> None:
     """Y = factor X and Z = X + X, in batches of up to 8 that are waited for."""
-    float4 = (TensorProto.FLOAT, ["N", 4])
     write_model(
-        folder,
-        "max_batch_size: 8\ndynamic_batching { max_queue_delay_microseconds: 100000 }\n"
-        f'input {{ name: "X" data_type: TYPE_FP32 dims: [{dims}] }}\n'
-        f'output {{ name: "Y" data_type: TYPE_FP32 dims: [{dims}] }}\n'
-        f'output {{ name: "Z" data_type: TYPE_FP32 dims: [{dims}] }}',
-        [
-            helper.make_node("Mul", ["X", "factor"], ["Y"]),
-            helper.make_node("Add", ["X", "X"], ["Z"]),
-        ],
-        [helper.make_tensor_value_info("X", *float4)],
-        [helper.make_tensor_value_info(name, *float4) for name in "YZ"],
-        initializer=[helper.make_tensor("factor", TensorProto.FLOAT, [], [factor])],
+        *(folder, BATCHED + tensors("input", "X", dims) + tensors("output", "YZ", dims)),
+        f"(float[N,4] X) => (float[N,4] Y, float[N,4] Z) <float factor = {{{float(factor)}}}> "
+        "{ Y = Mul (X, factor) Z = Add (X, X) }",
     )
 
 
@@ -88,41 +79,23 @@ def write_repository(root: Path) -> Path:
     """Every kind of model that the tests ask."""
     write_scale(root / "scale")
     write_scale(root / "wrong", dims="5")
-    write_model(
-        root / "keep",  # the rows of A that are not below B: for some requests too few
-        "max_batch_size: 8\ndynamic_batching { max_queue_delay_microseconds: 100000 }\n"
-        'input { name: "A" data_type: TYPE_FP32 dims: [1] }\n'
-        'input { name: "B" data_type: TYPE_FP32 dims: [1] }\n'
-        'output { name: "KEPT" data_type: TYPE_FP32 dims: [1] }',
-        [
-            helper.make_node("GreaterOrEqual", ["A", "B"], ["column"]),
-            helper.make_node("Reshape", ["column", "flat"], ["kept"]),
-            helper.make_node("Compress", ["A", "kept"], ["KEPT"], axis=0),
-        ],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 1]) for name in "AB"],
-        [helper.make_tensor_value_info("KEPT", TensorProto.FLOAT, ["M", 1])],
-        initializer=[helper.make_tensor("flat", TensorProto.INT64, [1], [-1])],
+    write_model(  # the rows of A that are not below B: for some requests too few
+        *(root / "keep", BATCHED + tensors("input", "AB", 1) + tensors("output", "K", 1)),
+        "(float[N,1] A, float[N,1] B) => (float[M,1] K) <int64[1] flat = {-1}> "
+        "{ column = GreaterOrEqual (A, B) kept = Reshape (column, flat) "
+        "K = Compress <axis = 0> (A, kept) }",
     )
-    (root / "slow" / "1").mkdir(parents=True)
+    x_to_y = tensors("input", "X", 4) + tensors("output", "Y", 4)
+    processes = "instance_group { count: 2 kind: KIND_CPU }"
+    write_config(root / "slow", 'backend: "python"\nmax_batch_size: 1', x_to_y, processes)
     (root / "slow" / "1" / "model.py").write_text(SLOW)
-    (root / "slow" / "config.pbtxt").write_text(
-        'name: "slow"\nbackend: "python"\nmax_batch_size: 1\n'
-        'input { name: "X" data_type: TYPE_FP32 dims: [4] }\n'
-        'output { name: "Y" data_type: TYPE_FP32 dims: [4] }\n'
-        "instance_group { count: 2 kind: KIND_CPU }\n"
-    )
-    (root / "twice" / "1").mkdir(parents=True)
     steps = "".join(
         f'step {{ model_name: "scale" model_version: -1 input_map {{ key: "X" value: "{before}" }} '
         f'output_map {{ key: "Y" value: "{after}" }} }}\n'
         for before, after in (("X", "HALF"), ("HALF", "Y"))
     )
-    (root / "twice" / "config.pbtxt").write_text(
-        'name: "twice"\nplatform: "ensemble"\nmax_batch_size: 8\n'
-        'input { name: "X" data_type: TYPE_FP32 dims: [4] }\n'
-        'output { name: "Y" data_type: TYPE_FP32 dims: [4] }\n'
-        f"ensemble_scheduling {{ {steps} }}\n"
-    )
+    ensemble = f"ensemble_scheduling {{ {steps} }}"
+    write_config(root / "twice", 'platform: "ensemble"\nmax_batch_size: 8', x_to_y, ensemble)
     return root
 
 
@@ -148,25 +121,13 @@ def others_ready(trial) -> bool:
     return all(model["state"] == "ready" for name, model in models.items() if name != "wrong")
 
 
-def drop_in(models: Path, name: str, version: str, write) -> None:
-    """A new version, whole at once."""
-    hidden = models / f".{name}_{version}"
-    write(hidden)
-    hidden.rename(models / name / version)
-
-
-def good_version(factor):
-    def write(folder):
-        write_scale(folder.with_name(".temporary") / folder.name, factor=factor)
-        (folder.with_name(".temporary") / folder.name / "1").rename(folder)
-        shutil.rmtree(folder.with_name(".temporary"))
-
-    return write
-
-
-def corrupt_version(folder):
-    folder.mkdir()
-    (folder / "model.onnx").write_bytes(b"\x08\x07junk")
+def drop_in(models: Path, version: str, factor: float = 2, content: bytes = b"") -> None:
+    """A new version of `scale`, whole at once; with another content it is no model."""
+    write_scale(models / ".new" / "scale", factor=factor)
+    if content:
+        (models / ".new/scale/1/model.onnx").write_bytes(content)
+    (models / ".new/scale/1").rename(models / "scale" / version)
+    shutil.rmtree(models / ".new")
 
 
 def test_requests_run_as_one_batch(served):
@@ -187,7 +148,7 @@ def test_a_bad_request_does_not_fail_its_neighbours(served):
     def ask(number):
         inputs = {"A": np.array([[number]], np.float32), "B": np.zeros((1, 1), np.float32)}
         try:
-            return served.infer("keep", inputs)["KEPT"].item()
+            return served.infer("keep", inputs)["K"].item()
         except grpc.RpcError as error:
             return error.details()
 
@@ -358,12 +319,12 @@ def test_versions_under_load(served):
     """Corrupt: refused, with the reason. Good: served. Gone: the one before. No failed request."""
     models = served.output.parent / "models"
     with Load(served.grpc_call("scale", X)) as load:
-        drop_in(models, "scale", "2", corrupt_version)
+        drop_in(models, "2", content=b"\x08\x07junk")
         served.wait(lambda: "2" in served.model("scale")["refused"])
         assert "model.onnx" in served.model("scale")["refused"]["2"]
         assert served.model("scale")["versions"] == ["1"]
         assert served.infer("scale", X)["Y"][0, 0] == 2
-        drop_in(models, "scale", "3", good_version(factor=3))
+        drop_in(models, "3", factor=3)
         served.wait(lambda: served.infer("scale", X)["Y"][0, 0] == 3)
         shutil.rmtree(models / "scale" / "2")
         shutil.rmtree(models / "scale" / "3")
@@ -444,15 +405,11 @@ def test_no_model_at_all_is_not_healthy(tmp_path):
     assert not list(trial.temporary.glob("nano_cv_serve_*"))
 
 
-def test_a_port_that_is_taken(fails, tmp_path):
+def test_what_cannot_be_served(fails, tmp_path):
+    assert "type: python export_model.py" in fails("serve")
     write_scale(tmp_path / "model_repository" / "scale")
+    assert "did you mean 'scale'?" in fails("serve", "models=[scael]")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for key in ("port", "grpc_port"):
             assert f"{key}={port}: Address already in use" in fails("serve", f"{key}={port}")
-
-
-def test_nothing_to_serve(fails, tmp_path):
-    assert "type: python export_model.py" in fails("serve")
-    write_scale(tmp_path / "model_repository" / "scale")
-    assert "did you mean 'scale'?" in fails("serve", "models=[scael]")

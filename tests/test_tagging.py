@@ -68,12 +68,7 @@ def read(root, header: str, cells: list[str], task: str = "classification"):
         ("label", ["a|b", "b", "a", "nan"], "separated by '|'", ["a,b", "b", "a", ""]),
         ("label", ['"a,b"', "b", "a"], "separated by ','", ["a,b", "b", "a"]),
         ("a,b", ["1,0.0", "True,1", "0,0"], "a column of 0 and 1 for each", ["a", "a,b", ""]),
-        (
-            "a,b",
-            ["1,-1", "1,1", "-1,-1"],
-            "labels.csv: -1 is taken as 0 in the columns a, b",
-            ["a", "a,b", ""],
-        ),
+        ("a,b", ["1,-1", "1,1", "-1,-1"], "-1 is taken as 0 in the columns a", ["a", "a,b", ""]),
         ("a,b,c", ["1,0,0", "1,1,0"], "no picture has the label 'c'", ["a", "a,b"]),
     ],
 )
@@ -88,11 +83,7 @@ def test_tables_of_several_labels(tmp_path, caplog, header, cells, said, expecte
     ("header", "cells", "said"),
     [
         ("label", ["rose hip", "rose", "daisy"], ""),
-        (
-            "label",
-            ["fire truck", "fire", "truck"],
-            "'fire truck' is one label; if it is several, call",
-        ),
+        ("label", ["fire truck", "fire", "truck"], "'fire truck' is one label; if it is several"),
         ("label", ['"tench, Tinca tinca"', '"goldfish, Carassius"'], ""),
         ("labels", ['"tench, Tinca tinca"', '"goldfish, Carassius"'], "separate them by '|'"),
         ("labels", ["stop sign", "traffic light"], "separate them by '|'"),
@@ -140,24 +131,17 @@ def test_refused_tables(tmp_path, header, cells, said):
     assert said in refused(lambda: read(tmp_path, header, cells))
 
 
-def test_a_generator_refuses_several_labels(tmp_path):
-    make_tags(tmp_path)
-    assert "one label each" in refused(partial(read_table, tmp_path, "generation"))
-    splits, data_hash = open_splits(read_table, tmp_path, "classification", 16, None, "stretch")
-    write(splits, data_hash, "classification", str(tmp_path / "shards"), 10**6)
-    assert "one label each" in refused(partial(read_shards, tmp_path / "shards", "generation"))
-
-
 def test_the_same_set_in_shards(tmp_path):
     make_tags(tmp_path)
     loose, expected = open_splits(read_table, tmp_path, "classification", 16, None, "stretch")
-    write(loose, expected, "classification", str(tmp_path / "shards"), 10**6)
-    packed, found = open_splits(
-        read_shards, str(tmp_path / "shards"), "classification", 16, None, "stretch"
-    )
+    shards = tmp_path / "shards"
+    write(loose, expected, "classification", str(shards), 10**6)
+    packed, found = open_splits(read_shards, shards, "classification", 16, None, "stretch")
     assert found == expected
     assert packed["val"].targets([0, 3]).tolist() == [[0, 0, 0], [0, 1, 1]]
     assert packed["train"].count().tolist() == loose["train"].count().tolist() == [4, 4, 6]
+    for read_set, root in ((read_table, tmp_path), (read_shards, shards)):
+        assert "one label each" in refused(partial(read_set, root, "generation"))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -209,11 +193,9 @@ def test_answers_about_one_picture(tmp_path, index, labels, remark):
 
 @pytest.mark.parametrize("network", [Embedding, plain])
 def test_the_task(tmp_path, network):
-    """Losses, mixed pictures, and an export that answers as torch does."""
     torch.manual_seed(0)
-    task = Tagging(
-        metadata=tagger(), network=network, label_smoothing=0.1, mixup=0.4, cutmix=0.4
-    ).eval()
+    mixing = {"label_smoothing": 0.1, "mixup": 0.4, "cutmix": 0.4}
+    task = Tagging(metadata=tagger(), network=network, **mixing).eval()
     images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
     labels = torch.randint(0, 2, (6, 3), dtype=torch.uint8)
     task.class_weights = torch.tensor([0.5, 1, 2])
@@ -233,7 +215,7 @@ def test_the_task(tmp_path, network):
         assert apart.max() <= reports.find("tagging").limits[name]
 
 
-def test_from_training_to_onnx(run, drawn, tmp_path, monkeypatch):
+def test_from_training_to_onnx(run, succeeds, drawn, tmp_path, monkeypatch):
     captions, lay_out = [], drawing.lay_out
     monkeypatch.setattr(
         drawing,
@@ -242,8 +224,7 @@ def test_from_training_to_onnx(run, drawn, tmp_path, monkeypatch):
     )
     make_tags(tmp_path / "set")
     tiny = [*TINY, "+data=csv", "data.root=set", "data.name=tags"]
-    done = run("train", *tiny, "trainer.max_epochs=2", "data.balance=sqrt")
-    assert done.status == 0, done.err
+    done = succeeds("train", *tiny, "trainer.max_epochs=2", "data.balance=sqrt")
     said = done.out + done.err
     for part in (
         *("several labels per picture, separated by ' ': blue, green, red", "val/mAP"),
@@ -252,12 +233,11 @@ def test_from_training_to_onnx(run, drawn, tmp_path, monkeypatch):
     ):
         assert part in said
     assert "never predicted" not in said
-    assert run("export_model", *tiny, "precision=auto").status == 0
+    succeeds("export_model", *tiny, "precision=auto")
     tables = {}
     for asked in (["engine=torch"], ["engine=onnx"], ["tta=true", "gradcam=true"]):
         folder = tmp_path / asked[0][-4:]
-        done = run("infer", *tiny, *asked, f"hydra.run.dir={folder}")
-        assert done.status == 0, done.err
+        succeeds("infer", *tiny, *asked, f"hydra.run.dir={folder}")
         for name in ("worst_mistakes.png", "metrics.json"):
             assert (folder / name).exists()
         assert (folder / "gradcam.png").exists() == (len(asked) > 1)
@@ -278,8 +258,8 @@ def test_from_training_to_onnx(run, drawn, tmp_path, monkeypatch):
         done = run(script, *tiny)
         wanted = "the weights know several labels per picture, and data=tags has one label"
         assert done.status == 1 and wanted in done.err
-    done = run("infer", *tiny, "input=set/test0.png")
-    assert done.status == 0 and "labels" in done.out
+    done = succeeds("infer", *tiny, "input=set/test0.png")
+    assert "labels" in done.out
     done = run("infer", *tiny, "input=set/test1.png", "confidence=0")
     (answer,) = [line for line in done.out.splitlines() if line.startswith("test1.png")]
     assert done.status == 0 and all(name in answer for name in COLOURS)

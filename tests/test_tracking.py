@@ -2,7 +2,6 @@
 
 import json
 import re
-import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,12 +12,13 @@ import onnx
 import pytest
 from conftest import TINY
 from mlflow.entities import Run
-from onnx import TensorProto, helper
+from tiny_models import model_of
 
 from nano_cv.errors import UserError
 from nano_cv.evaluation import tracking
 from nano_cv.evaluation.tracking import key
 from nano_cv.metadata import git_commit
+from nano_cv.serving import triton
 from nano_cv.tasks import weights
 
 SETTINGS = [option for option in TINY if not option.startswith("logger=")]
@@ -41,10 +41,9 @@ def record(uri: str, folder: Path, experiment_name: str = "nano-cv") -> Run:
     return run
 
 
-def test_record_of_a_training(run, drawn, flowers, tmp_path, database):
+def test_record_of_a_training(succeeds, drawn, flowers, tmp_path, database):
     settings = [*SETTINGS, f"logger.uri='{database}'", "trainer.log_every_n_steps=1"]
-    trained = run("train", *settings, "test=false")
-    assert trained.status == 0, trained.err
+    trained = succeeds("train", *settings, "test=false")
     first = record(database, tmp_path)
     metadata = weights.read_metadata(FILE)
     assert metadata.run_id == first.info.run_id
@@ -59,8 +58,8 @@ def test_record_of_a_training(run, drawn, flowers, tmp_path, database):
     shown = {"train/loss_epoch", "val/accuracy", "val/f1", "val/loss", "lr"}
     assert first.data.metrics.keys() >= shown
 
-    resumed = run("train", *settings, "resume=true", "trainer.max_epochs=2")
-    assert resumed.status == 0 and "MLflow failed" not in resumed.out + resumed.err
+    resumed = succeeds("train", *settings, "resume=true", "trainer.max_epochs=2")
+    assert "MLflow failed" not in resumed.out + resumed.err
     second = record(database, tmp_path)
     assert second.info.run_id == first.info.run_id, "a resumed run goes on in its own record"
     assert second.info.status == "FINISHED"
@@ -90,12 +89,8 @@ def test_record_of_a_prediction(run, drawn, flowers, untrained, tmp_path, databa
 def test_best_version_is_the_champion(tmp_path, database, monkeypatch):
     """By its validation metric; of equals the newest, and never one whose metric is not known."""
     monkeypatch.chdir(tmp_path)
-    tensor = helper.make_tensor_value_info("IMAGES", TensorProto.FLOAT, [None, 3])
-    answer = helper.make_tensor_value_info("ANSWER", TensorProto.FLOAT, [None, 3])
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["IMAGES"], ["ANSWER"])], "same", [tensor], [answer]
-    )
-    onnx.save(helper.make_model(graph, ir_version=8), tmp_path / "model.onnx")
+    graph = "same (float[N,3] IMAGES) => (float[N,3] ANSWER) { ANSWER = Identity (IMAGES) }"
+    onnx.save(model_of(graph), tmp_path / "model.onnx")
     champions = []
     with tracking.MLflow(database, "champions", "export", {"folder": str(tmp_path)}) as logger:
         for score in (0.8, 0.7, float("nan"), 0.8, 0.9):
@@ -107,7 +102,7 @@ def test_best_version_is_the_champion(tmp_path, database, monkeypatch):
     assert list(map(int, champions)) == [1, 1, 1, 4, 5]
 
 
-def test_server_that_dies(run, flowers, tmp_path, database, monkeypatch):
+def test_server_that_dies(succeeds, flowers, tmp_path, database, monkeypatch):
     calls: list[object] = []
     original = mlflow.MlflowClient.log_batch
 
@@ -118,12 +113,10 @@ def test_server_that_dies(run, flowers, tmp_path, database, monkeypatch):
         return original(*arguments, **options)
 
     monkeypatch.setattr(mlflow.MlflowClient, "log_batch", dies)
-    done = run("train", *SETTINGS, f"logger.uri='{database}'", "trainer.max_epochs=2")
-    assert done.status == 0, done.err
+    done = succeeds("train", *SETTINGS, f"logger.uri='{database}'", "trainer.max_epochs=2")
     said = done.out + done.err
     assert said.count("MLflow failed; going on without tracking: Connection refused\n") == 1
-    assert "a long story" not in said
-    assert "mlflow ui" not in said
+    assert "a long story" not in said and "mlflow ui" not in said
     assert weights.read_metadata(FILE).classes == ["aster", "basil", "clover"]
 
 
@@ -131,7 +124,7 @@ class Server:
     """As much of MLflow's REST interface as a run needs; it can be stopped and started again."""
 
     def __init__(self) -> None:
-        self.port, self.entries, self.server = closed_port(), [], None
+        self.port, self.entries, self.server = triton.free_ports(1)[0], [], None
 
     def start(self) -> None:
         entries = self.entries
@@ -140,12 +133,9 @@ class Server:
             def do_POST(self) -> None:
                 content = self.rfile.read(int(self.headers["Content-Length"]))
                 entries.append((self.path.rpartition("2.0/mlflow/")[2], json.loads(content)))
-                self.answer()
+                self.do_GET()
 
             def do_GET(self) -> None:
-                self.answer()
-
-            def answer(self) -> None:
                 run = {"info": {"run_id": "r", "status": "RUNNING"}, "data": {}}
                 answer = {"experiment": {"experiment_id": "1"}, "run": run, "runs": []}
                 self.send_response(200)
@@ -218,17 +208,11 @@ def test_any_error_is_in_the_record(
     assert record(database, tmp_path).info.status == status
 
 
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_tracking_that_cannot_be_used(fails, flowers, tmp_path, monkeypatch):
     monkeypatch.setattr("pytorch_lightning.Trainer.fit", lambda *_, **__: pytest.fail("trained"))
     (tmp_path / "notes.db").write_bytes(b"Dear diary, " * 99)
     for uri, answer in {
-        f"http://127.0.0.1:{closed_port()}": "the tracking server does not answer ([Errno",
+        f"http://127.0.0.1:{triton.free_ports(1)[0]}": "the tracking server does not answer ([Er",
         "http://": "the tracking server does not answer (no host given)",
         "sqlite:///notes.db": "cannot be used for tracking (",
         "sqlite:////dev/null/mlflow.db": "cannot be used for tracking (",

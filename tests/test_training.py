@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CONTRACT, TINY, TINY_OF, make_flowers, python, read_csv
+from conftest import CONTRACT, TINY, TINY_OF, compose, make_flowers, python, read_csv
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
@@ -18,6 +18,7 @@ from nano_cv.networks.lenet import LeNet
 from nano_cv.networks.unet import UNet
 from nano_cv.tasks import weights
 from nano_cv.training.callbacks import Epochs
+from nano_cv.training.plan import duration, make_plan
 
 
 def checkpoint(folder: Path, name: str = "last") -> dict:
@@ -27,7 +28,6 @@ def checkpoint(folder: Path, name: str = "last") -> dict:
 
 
 def assert_same(whole: dict, resumed: dict) -> None:
-    """The same learning rates, averages, weights."""
     for part in ("state_dict", "current_model_state", "averaging_state"):
         assert whole[part].keys() == resumed[part].keys()
         assert all(torch.equal(whole[part][name], resumed[part][name]) for name in whole[part])
@@ -35,9 +35,8 @@ def assert_same(whole: dict, resumed: dict) -> None:
     assert whole["global_step"] == resumed["global_step"]
 
 
-def test_train_then_infer(run, drawn, flowers, tmp_path):
-    trained = run("train", *TINY, "trainer.max_epochs=6", "model.task.ema_decay=0.5")
-    assert trained.status == 0, trained.err
+def test_train_then_infer(run, succeeds, drawn, flowers, tmp_path):
+    trained = succeeds("train", *TINY, "trainer.max_epochs=6", "model.task.ema_decay=0.5")
     (folder,) = (tmp_path / "runs/train/lenet_flowers").iterdir()
     drawn = ("data.png", "curves.png", "confusion_matrix.png", "worst_mistakes.png")
     for name in (*drawn, "predictions.csv", "train.log"):
@@ -46,8 +45,7 @@ def test_train_then_infer(run, drawn, flowers, tmp_path):
     assert metadata.classes == ["aster", "basil", "clover"]
     assert (metadata.task, metadata.name) == ("classification", "lenet_flowers")
 
-    inferred = run("infer", *TINY, "gradcam=true")
-    assert inferred.status == 0, inferred.err
+    inferred = succeeds("infer", *TINY, "gradcam=true")
     (folder,) = (tmp_path / "runs/infer/lenet_flowers").iterdir()
     rows = read_csv(folder / "predictions.csv")
     assert len(rows) == 12
@@ -67,14 +65,10 @@ def test_train_then_infer(run, drawn, flowers, tmp_path):
     assert said[21] == "and 28 more rows"  # pictures, labels and masks of 16 plants
 
 
-def test_a_run_that_ends_tells_its_story(run, drawn, flowers, tmp_path):
-    """A line per epoch that fits a terminal, a table of classes, and learning curves.
-
-    A resumed training goes on with the epochs before the break.
-    """
-    assert run("train", *TINY, "trainer.max_epochs=2", "test=false").status == 0
-    done = run("train", *TINY, "trainer.max_epochs=4", "resume=true")
-    assert done.status == 0, done.err
+def test_a_run_that_ends_tells_its_story(succeeds, drawn, flowers, tmp_path):
+    """A resumed one with the epochs before the break."""
+    succeeds("train", *TINY, "trainer.max_epochs=2", "test=false")
+    done = succeeds("train", *TINY, "trainer.max_epochs=4", "resume=true")
     lines = [line for line in done.out.splitlines() if " epoch " in line]
     assert [line.split()[2] for line in lines] == ["3/4", "4/4"]
     assert all("val/accuracy" in line and len(line) <= 80 for line in lines)
@@ -86,16 +80,8 @@ def test_a_run_that_ends_tells_its_story(run, drawn, flowers, tmp_path):
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     classes = read_csv(folder / "classes.csv")
     assert list(classes[0]) == ["class", "pictures", "precision", "recall", "f1"]
-    assert [(row["class"], row["pictures"]) for row in classes] == [
-        ("aster", "4"),
-        ("basil", "4"),
-        ("clover", "4"),
-    ]
-
-
-def test_a_start_that_fails_leaves_no_folder(fails, flowers, tmp_path):
-    fails("infer", *TINY, "input=nowhere.jpg")
-    assert not (tmp_path / "runs/infer").exists()
+    seen = {row["class"]: row["pictures"] for row in classes}
+    assert seen == {"aster": "4", "basil": "4", "clover": "4"}
 
 
 def test_the_best_epoch_is_marked():
@@ -105,28 +91,29 @@ def test_the_best_epoch_is_marked():
     assert epochs.best == {"epoch": 2, "val/loss": 1}
 
 
-def assert_averaged(folder: Path, model: str) -> None:
-    """Saved are the averages of the best epoch, not the weights that the optimiser has reached."""
-    saved = weights.network_tensors(folder / f"weights/{model}_flowers.safetensors")
-    best = checkpoint(folder, "best")
+def taken_away(folder: Path, model: str) -> tuple[dict, bytes]:
+    """The last checkpoint and the weights of an unbroken run, which then are there no more.
+
+    Saved are the averages of the best epoch, not the weights that the optimiser has reached.
+    """
+    file = folder / f"weights/{model}_flowers.safetensors"
+    saved = weights.network_tensors(file)
+    best, last, content = checkpoint(folder, "best"), checkpoint(folder), file.read_bytes()
     for part, same in (("state_dict", True), ("current_model_state", False)):
         tensors = [best[part][f"task.network.{name}"] for name in saved]
-        pairs = zip(tensors, saved.values(), strict=True)
-        assert all(torch.equal(one, other) for one, other in pairs) == same
+        assert all(map(torch.equal, tensors, saved.values())) == same
     assert int(best["averaging_state"]["n_averaged"]) == best["global_step"]
+    shutil.rmtree(folder / "runs")
+    file.unlink()
+    return last, content
 
 
-def test_resumed_equals_unbroken(run, flowers, tmp_path):
-    """Ctrl-C after 2 of 3 epochs, and resumed: the same learning rates, averages, weights."""
+def test_resumed_equals_unbroken(run, succeeds, flowers, tmp_path):
+    """Ctrl-C after 2 of 3 epochs."""
     settings = [*TINY, "trainer.max_epochs=3", "model.task.network.dropout=0.3", "test=false"]
-    assert run("train", *settings).status == 0
-    whole = checkpoint(tmp_path)
-    assert_averaged(tmp_path, "lenet")
-    shutil.rmtree(tmp_path / "runs")
+    succeeds("train", *settings)
+    whole, unbroken = taken_away(tmp_path, "lenet")
     weights_file = tmp_path / "weights/lenet_flowers.safetensors"
-    unbroken = weights_file.read_bytes()
-    weights_file.unlink()
-
     interrupt = Path(__file__).with_name("interrupt.py")
     broken = python(str(interrupt), "2", *settings, cwd=tmp_path)
     assert broken.returncode == 130, broken.stderr
@@ -138,7 +125,7 @@ def test_resumed_equals_unbroken(run, flowers, tmp_path):
     with locked(folder / "checkpoints"):
         said = run("train", *settings, "resume=true").err
     assert "another process is training this run; wait for its end, or stop it" in said
-    assert run("train", *settings, "resume=true").status == 0
+    succeeds("train", *settings, "resume=true")
     assert weights_file.read_bytes() == unbroken
     assert_same(whole, checkpoint(tmp_path))
 
@@ -155,33 +142,28 @@ GOLDEN = {
 
 
 @pytest.mark.parametrize("model", GOLDEN)
-def test_golden_curve_and_every_model_resumes(run, flowers, tmp_path, interrupted, model):
+def test_golden_curve_and_every_model_resumes(run, succeeds, flowers, tmp_path, interrupted, model):
     """As above, in one process: interrupted at the first step of the second epoch."""
     loading = ["data.cache=null", "data.workers=2"] if model == "lenet" else []
     settings = [one for one in TINY_OF[model] if one != "logger=none"]
     settings += [*loading, "trainer.max_epochs=3", "seed=1", "test=false", "logger=csv"]
     settings.append("trainer.log_every_n_steps=1")
-    assert run("train", *settings).status == 0
+    succeeds("train", *settings)
     (metrics,) = tmp_path.glob(f"runs/train/{model}_flowers/*/csv/version_0/metrics.csv")
     losses = [row["train/loss_step"] for row in read_csv(metrics)]
     assert [float(one) for one in losses if one] == pytest.approx(GOLDEN[model], rel=1e-3)
-    whole = checkpoint(tmp_path)
-    assert_averaged(tmp_path, model)
-    shutil.rmtree(tmp_path / "runs")
+    whole, unbroken = taken_away(tmp_path, model)
     weights_file = tmp_path / f"weights/{model}_flowers.safetensors"
-    unbroken = weights_file.read_bytes()
-    weights_file.unlink()
-
     with interrupted(1):
         assert run("train", *settings).status == 130
     assert not weights_file.exists() and checkpoint(tmp_path)["epoch"] == 0
 
-    assert run("train", *settings, "resume=true").status == 0
+    succeeds("train", *settings, "resume=true")
     assert weights_file.read_bytes() == unbroken
     assert_same(whole, checkpoint(tmp_path))
 
 
-def test_only_a_whole_run_replaces_weights(run, flowers, tmp_path):
+def test_only_a_whole_run_replaces_weights(succeeds, flowers, tmp_path):
     """Neither a debug run nor one of a sweep, and what was there is kept beside."""
     shipped = tmp_path / "weights/lenet_flowers.safetensors"
     cache = tmp_path / "cache of dvc"
@@ -189,15 +171,13 @@ def test_only_a_whole_run_replaces_weights(run, flowers, tmp_path):
     shipped.parent.mkdir()
     shipped.symlink_to(cache)
     settings = [*TINY, "test=false"]
-    debug = run("train", *settings, "experiment=debug")
-    assert debug.status == 0, debug.err
+    debug = succeeds("train", *settings, "experiment=debug")
     assert "is left as it is, because of trainer.limit_train_batches=2" in debug.out
-    assert run("train", "-m", *settings, "seed=1").status == 0
+    succeeds("train", "-m", *settings, "seed=1")
     assert [file.read_bytes() for file in shipped.parent.iterdir()] == [b"shipped"]
 
     def train(seed: int) -> tuple[Path, str]:
-        done = run("train", *settings, f"seed={seed}")
-        assert done.status == 0, done.err
+        done = succeeds("train", *settings, f"seed={seed}")
         place = re.search(r"\nrun +(\S+)\n", done.out)
         assert place
         return tmp_path / place[1] / "model.safetensors", done.out
@@ -219,17 +199,16 @@ def test_only_a_whole_run_replaces_weights(run, flowers, tmp_path):
     }, "of the first there is the file in its run"
 
 
-def test_weights_alone_are_enough(run, flowers, tmp_path):
+def test_weights_alone_are_enough(run, succeeds, flowers, tmp_path):
     """A run's folder says model, size, options and set; what is typed goes first."""
     plain = ["logger=none", "trainer.accelerator=cpu"]
-    assert run("train", *TINY_OF["unet"], *plain, "test=false").status == 0
-    done = run("infer", "model=unet", *plain)  # size and options are those of the weights
-    assert done.status == 0, done.err
+    succeeds("train", *TINY_OF["unet"], *plain, "test=false")
+    succeeds("infer", "model=unet", *plain)  # size and options are those of the weights
     (folder,) = (tmp_path / "runs/train/unet_flowers").iterdir()
     shutil.rmtree(tmp_path / "weights")
     asked = f"weights={folder.relative_to(tmp_path)}"
-    tested = run("infer", asked, *plain)
-    assert tested.status == 0 and "test/mIoU" in tested.out, tested.err
+    tested = succeeds("infer", asked, *plain)
+    assert "test/mIoU" in tested.out, tested.err
     said = run("infer", asked, *plain, "+model=lenet").err
     assert "a model=unet, not a model=lenet; type +model=unet" in said
     said = run("infer", asked, *plain, "model.image_size=64").err
@@ -242,8 +221,7 @@ def test_weights_alone_are_enough(run, flowers, tmp_path):
     shutil.rmtree(tmp_path / ".cache")
     make_flowers(tmp_path / "pictures")
     both = ",".join(f"pictures/aster/plant00{number}_rgb.jpg" for number in (1, 2))
-    done = run("infer", "-m", f"{asked},{folder}", *plain, f"input={both}")
-    assert done.status == 0, done.err
+    succeeds("infer", "-m", f"{asked},{folder}", *plain, f"input={both}")
 
 
 def test_weights_of_strangers(run, flowers, tmp_path):
@@ -265,11 +243,11 @@ def test_weights_of_strangers(run, flowers, tmp_path):
     assert Metadata.from_json(json.dumps(newer)) == CONTRACT
 
 
-def test_patience_is_that_of_now(run, flowers, tmp_path):
+def test_patience_is_that_of_now(run, succeeds, flowers, tmp_path):
     """Stopped after an epoch without improvement; resumed with more patience it goes on."""
     settings = [*TINY, "test=false", "model.task.optimizer.lr=1e-9"]
-    short = run("train", *settings, "trainer.max_epochs=6", "trainer.patience=1")
-    assert short.status == 0 and checkpoint(tmp_path)["epoch"] == 1, short.err
+    short = succeeds("train", *settings, "trainer.max_epochs=6", "trainer.patience=1")
+    assert checkpoint(tmp_path)["epoch"] == 1, short.err
     # As if it had been started by a version without one setting, and with another.
     (kept,) = tmp_path.glob("runs/train/*/*/.hydra/config.yaml")
     config = OmegaConf.load(kept)
@@ -282,21 +260,20 @@ def test_patience_is_that_of_now(run, flowers, tmp_path):
     (folder,) = (tmp_path / "runs/train/lenet_flowers").iterdir()
     moved = tmp_path / "elsewhere"
     folder.rename(moved)  # with its best epoch
-    done = run("train", *longer, f"resume={moved}")
-    assert done.status == 0, done.err
+    succeeds("train", *longer, f"resume={moved}")
     state = torch.load(moved / "checkpoints/last.ckpt", weights_only=True)
     assert state["epoch"] == 3
     said = run("train", *longer, f"resume={moved}", "trainer.limit_train_batches=1").err
     assert "was started with trainer.limit_train_batches=1.0, and now it is 1;" in said
 
 
-def test_a_run_goes_on_as_it_was_begun(run, fails, flowers, tmp_path):
+def test_a_run_goes_on_as_it_was_begun(succeeds, fails, flowers, tmp_path):
     """With other settings, pictures or a damaged file it is refused; nothing is trained."""
 
     def refused(*changes: str) -> str:
         return fails("train", *TINY, "trainer.max_epochs=2", "resume=true", *changes)
 
-    assert run("train", *TINY, "trainer.max_epochs=2", "test=false").status == 0
+    succeeds("train", *TINY, "trainer.max_epochs=2", "test=false")
     said = refused("model.task.optimizer.lr=0.5")
     assert "was started with model.task.optimizer.lr=" in said and "now it is 0.5" in said
     assert "has seen 2 epochs already" in refused("trainer.max_epochs=1")
@@ -312,31 +289,85 @@ def test_a_run_goes_on_as_it_was_begun(run, fails, flowers, tmp_path):
     assert "best.ckpt: not there any more" in refused()
 
 
-def test_a_training_that_diverges_says_so(fails, flowers, tmp_path):
-    said = fails("train", *TINY, "trainer.max_epochs=3", "model.task.optimizer.lr=1e30")
-    assert "the training has diverged; a smaller" in said
-    assert not (tmp_path / "weights").exists()
-
-
-@pytest.mark.parametrize("model", ["lenet", "centernet"])
-def test_diverged_weights_are_not_kept(run, flowers, tmp_path, model):
+@pytest.mark.parametrize(
+    ("model", "setting"),
+    [
+        ("lenet", "trainer.max_epochs=3"),
+        *((model, "data.batch_size=64") for model in ("lenet", "centernet")),
+    ],
+)
+def test_a_training_that_diverges_says_so_and_leaves_no_weights(
+    fails, flowers, tmp_path, model, setting
+):
     """Also where only the last step went wrong, which the training loss does not see."""
-    done = run("train", *TINY_OF[model], "model.task.optimizer.lr=1e30", "data.batch_size=64")
-    assert done.status == 1 and "diverged" in done.err, done.out
+    assert "diverged" in fails("train", *TINY_OF[model], "model.task.optimizer.lr=1e30", setting)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(("model", "network"), [("unet", UNet), ("lenet", LeNet)])
-def test_classes_that_are_never_predicted_are_named(run, flowers, monkeypatch, model, network):
+def test_classes_that_are_never_predicted_are_named(succeeds, flowers, monkeypatch, model, network):
     """Of equal logits, the first class is predicted."""
     forward = network.forward
     monkeypatch.setattr(network, "forward", lambda self, images: forward(self, images) * 0)
-    done = run("train", *TINY_OF[model], "test=false", "data.balance=full")
-    assert done.status == 0
+    done = succeeds("train", *TINY_OF[model], "test=false", "data.balance=full")
     assert "data.balance=full: weights in the loss: " in done.out
     assert "val: never predicted: " in done.out
 
 
-def test_a_balance_that_a_detector_has_no_use_for(fails, flowers):
-    said = fails("train", *TINY_OF["centernet"], "data.balance=sqrt")
-    assert "data.balance=sqrt: for classification and segmentation" in said
+UNPLANNED = [*(one for one in TINY if "max_epochs" not in one), "test=false"]
+
+
+def plan(pictures: int, *settings: str):
+    least = ("trainer.min_epochs=20", "trainer.min_steps=600")
+    return make_plan(compose("train", *least, *settings), pictures)
+
+
+@pytest.mark.parametrize(
+    ("pictures", "batch", "repeats", "steps", "epochs"),
+    [
+        (560, 16, 1, 35, 20),  # enough steps in 20 epochs
+        (440, 16, 1, 28, 22),  # a few are lacking: more epochs
+        (240, 16, 2, 30, 20),  # half of them are lacking: twice per epoch
+        (31, 4, 3, 23, 27),  # batches of 16 would leave half of the pictures out
+        (5, 4, 24, 30, 20),
+    ],
+)
+def test_small_sets_are_seen_several_times(pictures, batch, repeats, steps, epochs):
+    found = plan(pictures)
+    assert found[:5] == (pictures, batch, repeats, epochs, steps)
+    assert found.epochs * found.steps >= 600
+
+
+def test_max_epochs_rules():
+    found = plan(240, "trainer.max_epochs=3")
+    assert (found.epochs, found.repeats, found.steps) == (3, 1, 15)
+    assert plan(240, "trainer.max_epochs=3", "trainer.limit_train_batches=2").steps == 2
+
+
+def test_durations():
+    for seconds, said in {42.4: "42 s", 420: "7 min", 7500: "2 h 05 min"}.items():
+        assert duration(seconds) == said
+
+
+def test_every_picture_is_seen_as_often_as_planned(succeeds, flowers, tmp_path):
+    """24 training pictures, nothing said of their number: as many steps as the model needs."""
+    settings = [*UNPLANNED, "trainer.min_epochs=2", "trainer.min_steps=12"]
+    succeeds("train", *settings)
+    saved = checkpoint(tmp_path)
+    assert (saved["epoch"], saved["global_step"]) == (1, 12)
+
+
+def test_a_budget_in_minutes_ends_in_time(succeeds, flowers, tmp_path):
+    settings = [*UNPLANNED, "trainer.min_epochs=5000", "trainer.min_steps=15000"]
+    succeeds("train", *settings, "trainer.minutes=0.03")
+    assert checkpoint(tmp_path)["epoch"] < 1000
+
+
+def test_a_resumed_run_keeps_the_epochs_of_its_budget(
+    run, succeeds, flowers, interrupted, tmp_path
+):
+    settings = [*UNPLANNED, "trainer.min_epochs=5", "trainer.min_steps=15", "trainer.minutes=0.1"]
+    with interrupted(6) as planned:
+        assert run("train", *settings).status == 130
+    succeeds("train", *settings, "resume=true")
+    assert checkpoint(tmp_path)["epoch"] + 1 == planned[0] > 6

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from tiny_models import model_of
 
 from nano_cv.export.validate import check_model, check_repository, main
 
@@ -58,23 +58,13 @@ MODEL_PY = 'class TritonPythonModel:\n    """Would fail if it ran."""\n\n    mis
 
 def network(batch: str | int = "N", side: str | int = 4, flat: bool = False) -> onnx.ModelProto:
     """`[N, 3, 4, 4]` of uint8 to `[N, 5]`, or flat to `[N]`."""
-    weights = numpy_helper.from_array(np.zeros((48, 5), np.float32), "weights")
-    nodes = [
-        helper.make_node("Cast", ["IMAGES"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("Flatten", ["floats"], ["rows"]),
-        helper.make_node("MatMul", ["rows", "weights"], ["all"]),
-        helper.make_node("ReduceMax", ["all"], ["SCORES"], axes=[1], keepdims=0)
-        if flat
-        else helper.make_node("Identity", ["all"], ["SCORES"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "net",
-        [helper.make_tensor_value_info("IMAGES", TensorProto.UINT8, [batch, 3, side, side])],
-        [helper.make_tensor_value_info("SCORES", TensorProto.FLOAT, [batch, 5][: 2 - flat])],
-        [weights],
+    shape, last = ("", "ReduceMax <axes = [1], keepdims = 0>") if flat else (",5", "Identity")
+    return model_of(
+        f"net (uint8[{batch},3,{side},{side}] IMAGES) => (float[{batch}{shape}] SCORES) "
+        "<int64[2] shape = {48, 5}> { floats = Cast <to = 1> (IMAGES) rows = Flatten (floats) "
+        "weights = ConstantOfShape (shape) all = MatMul (rows, weights) "
+        f"SCORES = {last} (all) }}"
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 @pytest.fixture
@@ -96,14 +86,13 @@ def edit(folder: Path, old: str, new: str) -> None:
     file.write_text(file.read_text().replace(old, new, 1))
 
 
-def test_good_repository(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_good_repository(repository, capsys):
     assert check_repository(repository) == {"decode": [], "jpeg": [], "net": []}
     assert main([str(repository)]) == 0
     assert "net  ok\n" in capsys.readouterr().out
 
 
-def test_versions(repository: Path) -> None:
-    """The newest is looked at, or those that were asked for."""
+def test_versions(repository):
     net = repository / "net"
     (net / "2").mkdir()
     assert check_model(net) == ["2/model.onnx: missing"]
@@ -111,7 +100,7 @@ def test_versions(repository: Path) -> None:
     assert check_model(net, versions=[1, 7]) == ["7/model.onnx: missing"]
 
 
-def test_parts_of_an_ensemble_are_in_the_repository(repository: Path) -> None:
+def test_parts_of_an_ensemble_are_in_the_repository(repository):
     """Also of a copy that lies elsewhere, as the server's does."""
     ensemble = repository.parent / "jpeg"
     (repository / "jpeg").rename(ensemble)
@@ -127,23 +116,19 @@ def plain(batch: str, dims: str) -> str:
     )
 
 
+FLAT = "[1] reshape { shape: [ ] }"
+PLATFORM = ('backend: "onnxruntime"', 'platform: "onnxruntime_onnx"')
 ALLOWED = {
     "a fixed input, the graph takes any": (network(side="S"), NET),
     "no batching": (network(batch=1), plain("[1, 3, 4, 4]", "[1, 5]")),
     "a batch dimension of its own": (network(), plain("[-1, 3, 4, 4]", "[-1, 5]")),
-    "one number a picture": (
-        network(flat=True),
-        plain("[3, 4, 4]", "[1] reshape { shape: [ ] }") + " max_batch_size: 4",
-    ),
-    "the platform instead of the backend": (
-        network(),
-        NET.replace('backend: "onnxruntime"', 'platform: "onnxruntime_onnx"'),
-    ),
+    "one number a picture": (network(flat=True), plain("[3, 4, 4]", FLAT) + " max_batch_size: 4"),
+    "the platform instead of the backend": (network(), NET.replace(*PLATFORM)),
 }
 
 
 @pytest.mark.parametrize("case", ALLOWED)
-def test_allowed(repository: Path, case: str) -> None:
+def test_allowed(repository, case):
     graph, config = ALLOWED[case]
     onnx.save(graph, repository / "net" / "1" / "model.onnx")
     (repository / "net" / "config.pbtxt").write_text(config)
@@ -178,9 +163,7 @@ CONFIG_DAMAGE = [
 
 
 @pytest.mark.parametrize("model, old, new, expected", CONFIG_DAMAGE)
-def test_damaged_config(
-    repository: Path, model: str, old: str, new: str, expected: list[str]
-) -> None:
+def test_damaged_config(repository, model, old, new, expected):
     edit(repository / model, old, new)
     problems = check_model(repository / model)
     for text in expected:
@@ -215,7 +198,7 @@ FILE_DAMAGE = {
 
 
 @pytest.mark.parametrize("case", FILE_DAMAGE)
-def test_damaged_files(repository: Path, case: str) -> None:
+def test_damaged_files(repository, case):
     damage, model, expected = FILE_DAMAGE[case]
     damage(repository)
     problems = "\n".join(check_repository(repository)[model])
@@ -223,7 +206,7 @@ def test_damaged_files(repository: Path, case: str) -> None:
         assert text in problems
 
 
-def test_damage_never_raises(repository: Path) -> None:
+def test_damage_never_raises(repository):
     """Cut off anywhere, or with flipped bits: problems or none, but no exception."""
     for name, text in {"net": NET, "jpeg": JPEG}.items():
         for end in range(0, len(text), 20):
@@ -243,7 +226,7 @@ def test_damage_never_raises(repository: Path) -> None:
         assert check_model(repository / "net")
 
 
-def test_command_line(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line(repository, capsys):
     edit(repository / "net", "[3, 4, 4]", "[3, 8, 8]")
     (repository / "empty").mkdir()
     assert main([str(repository)]) == 1
