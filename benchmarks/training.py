@@ -104,6 +104,7 @@ def recipe(
 
     from nano_cv import building
     from nano_cv.config.options import CONFIGS
+    from nano_cv.evaluation.engines import find_device
 
     class Clock(pl.Callback):
         def __init__(self) -> None:
@@ -122,15 +123,13 @@ def recipe(
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra.compose("train", ["logger=none", *chosen])
     data = building.make_data(config)
-    data.setup()
+    task = building.make_task(config, building.make_metadata(config, data, ""))
     if again:
-        where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        batch = data.transfer_batch_to_device(data.first_batch(), where, 0)
+        batch = data.transfer_batch_to_device(data.first_batch(), find_device(device), 0)
         steps = round(len(data.splits["train"]) / data.batch_size)
         data.train_dataloader = lambda: torch.utils.data.DataLoader(  # type: ignore[method-assign]
             [batch] * steps, batch_size=None, collate_fn=lambda one: one
         )
-    task = building.make_task(config, building.make_metadata(config, data, ""))
     learner, clock = building.make_learner(config, task), Clock()
     trainer = pl.Trainer(
         max_epochs=epochs + 1,

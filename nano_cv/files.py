@@ -26,7 +26,7 @@ def list_versions(folder: Path) -> list[int]:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """Return the path of a stranger's `name` in `folder`; refuses a name that leads out of it.
+    """Return the path of `name` in `folder`, where the name may come from a stranger.
 
     Raises:
         UserError: the path would lie outside of the folder.

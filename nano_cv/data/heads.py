@@ -223,9 +223,6 @@ def _check_ppm(stream: BinaryIO) -> None:
 def directory(stream: BinaryIO) -> dict[int, int]:
     """Return the first value of each tag in the first directory of a TIFF, or of EXIF data.
 
-    Refused are entries that point to more data in total than the file has: those of an honest file
-    do not overlap.
-
     Raises:
         ImageError: the entries point to more data in total than the file has, though entries of an
             honest file do not overlap; or there are too many strips.

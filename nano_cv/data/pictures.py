@@ -226,11 +226,11 @@ def resize_splits(
 ) -> tuple[dict[str, Resized], str]:
     """Resize all splits, and check them; decodes images that are not cached yet.
 
-    Training images get `train_size`, if it is given. The error for images that cannot be used names
-    those of all splits. Returns the splits by name, and the SHA-256 of the whole set.
+    Training images get `train_size`, if it is given. Returns the splits by name, and the
+    SHA-256 of the whole set.
 
     Raises:
-        UserError: images that cannot be used, or classes without images.
+        UserError: images of any split that cannot be used, or classes without images.
     """
     sizes = {"train": train_size or size}
     splits, unusable = {}, []

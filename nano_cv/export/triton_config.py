@@ -23,7 +23,7 @@ Tensors = dict[str, tuple[str, list[int]]]  # data type and dims by name; a dim 
 
 
 def read_config(file: Path) -> ModelConfig:
-    """Parse a `config.pbtxt`; an error names the line, and the nearest field.
+    """Parse a `config.pbtxt`.
 
     Raises:
         UserError: the file cannot be read or parsed; names the line, and the nearest field.

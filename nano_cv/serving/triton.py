@@ -47,7 +47,7 @@ class Wheel(NamedTuple):
 
 
 def find_wheel() -> Wheel:
-    """Return the paths of the installed server; if there is none, an error says what to type.
+    """Return the paths of the installed server.
 
     Raises:
         UserError: no server for this platform or Python; the message says what to type instead.

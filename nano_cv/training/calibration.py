@@ -150,7 +150,7 @@ def fit_label_sets(shares: NDArray[np.float64], coverage: float) -> float:
         0 if there are too few pictures for this coverage; then all classes are in every set.
     """
     needed = math.ceil((len(shares) + 1) * coverage - 1e-9)
-    if needed > len(shares):  # too few pictures for this coverage: every set holds all classes
+    if needed > len(shares):
         return 0.0
     last, following = np.append(np.sort(shares)[::-1], 0)[needed - 1 : needed + 1]
     # A little lower, because other engines round differently; but not as low as the next picture.
@@ -160,7 +160,10 @@ def fit_label_sets(shares: NDArray[np.float64], coverage: float) -> float:
 def fit_familiarity(learnt: Tensor, features: Tensor, logits: Tensor) -> Familiarity:
     """Lay a plane through training features, and measure the distances of validation pictures.
 
-    `learnt` are features of training pictures `[M, F]`; if F is 0, logits are measured instead.
+    Args:
+        learnt: features of training pictures `[M, F]`; if F is 0, logits are measured instead.
+        features: features of validation pictures `[N, F]`.
+        logits: logits of validation pictures `[N, K]`.
     """
     familiarity = lay_plane(learnt) if learnt.shape[1] else Familiarity(None)
     distances = familiarity.distance(features, logits)[:, 0].sort().values

@@ -101,7 +101,7 @@ def part_labels(rows: Sequence[Row], source: Path, separator: str | None) -> lis
     """The rows with the labels that their cells hold; a line in the log says if they are several.
 
     Columns of 0 and 1 have been read already. Where exactly one of them is 1 in every row, each
-    picture has one label. Empty cells are refused if nothing says that a picture may have no label.
+    picture has one label.
 
     Raises:
         UserError: a cell is empty, and nothing else says that a picture may have no label; or no
@@ -183,7 +183,7 @@ def parts_of(cell: str, separator: str) -> tuple[str, ...]:
 
 
 def read_list(cell: str) -> list[str]:
-    """The labels in a cell such as `["crack", "pothole"]`, not NumPy's `['crack' 'pothole']`.
+    """The labels in a cell such as `["crack", "pothole"]`.
 
     Raises:
         UserError: the cell is something else, such as NumPy's `['crack' 'pothole']`.
