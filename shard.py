@@ -21,7 +21,9 @@ def shard(config: DictConfig) -> None:
     output = str(located(config.output)).rstrip("/")
     sharding.refuse_existing(output)
     task, size = task_name(config), config.model.image_size
-    splits, data_hash = building.open_splits(config, task, size, None, building.fit_of(config))
+    splits, data_hash = building.open_splits(
+        config, task, size, None, config.model.get("fit", "stretch")
+    )
     sharding.write(splits, data_hash, task, output, int(config.shard_mb * 1e6))
     settings = ["+data=shards", f"+model={config.model.name}"]
     settings += [f"data.root={output}", f"data.name={config.data.name}"]

@@ -94,8 +94,8 @@ def make_data(config: DictConfig) -> "DataModule":
     """Make the DataModule for the task of the model, not yet opened."""
     seen: dict[str, Any] = {
         "image_size": size_of(config),
-        "shape": shape_of(config),
-        "fit": fit_of(config),
+        "shape": config.model.get("shape", "square"),
+        "fit": config.model.get("fit", "stretch"),
     }
     augment = config.data.augment
     if augment is not None and "_target_" not in augment:  # only the strength that a model sets
@@ -109,16 +109,6 @@ def size_of(config: DictConfig) -> Size:
     """Return the side of the model's input in pixels, or height and width."""
     size = config.model.image_size
     return int(size) if isinstance(size, int) else list(size)
-
-
-def shape_of(config: DictConfig) -> str:
-    """Return the shape of the model's input: `square`, or the training images' (`pictures`)."""
-    return str(config.model.get("shape", "square"))
-
-
-def fit_of(config: DictConfig) -> str:
-    """Return how images are fitted into the input of the model, see `images.place`."""
-    return str(config.model.get("fit", "stretch"))
 
 
 def make_pictures(config: DictConfig) -> dict[str, Pictures]:
@@ -173,7 +163,7 @@ def describe_model(
         image_size=size,
         mean=mean,
         std=std,
-        fit=fit_of(config),
+        fit=config.model.get("fit", "stretch"),
         network=network_options(config),
         data_hash=data_hash,
         git_commit=git_commit(),
@@ -341,7 +331,8 @@ def check_network(config: DictConfig, metadata: Metadata, path: Path | str) -> N
     rows, columns = height_width(metadata.image_size)
     # With `shape: pictures`, the configured side only sets the number of pixels.
     about = isinstance(asked, int) and abs(math.sqrt(rows * columns) / asked - 1) < ROUNDED
-    size = metadata.image_size if shape_of(config) == "pictures" and about else asked
+    shaped = config.model.get("shape") == "pictures"
+    size = metadata.image_size if shaped and about else asked
     options = network_options(config) | {"image_size": size}
     overrides = [
         f"model.{'' if key == 'image_size' else 'task.network.'}{key}={json.dumps(value)}"

@@ -259,8 +259,10 @@ def fails(run: Callable[..., Result]) -> Callable[..., str]:
 
 
 @pytest.fixture
-def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """`with interrupted(1): run("train")`: Ctrl-C at the first step of an epoch, counted from 0.
+
+    Or at another step, and then with checkpoints after every step.
 
     Yields a list, of the number of epochs that were planned.
     """
@@ -269,11 +271,11 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
     step = Learner.training_step
 
     @contextmanager
-    def interrupted_in(epoch: int) -> Iterator[list[int]]:
+    def interrupted_in(epoch: int, at: int = 0) -> Iterator[list[int]]:
         planned: list[int] = []
 
         def pressed(learner: Any, batch: Any, index: int) -> Any:
-            if learner.current_epoch == epoch:
+            if (learner.current_epoch, index) == (epoch, at):
                 planned.append(learner.trainer.max_epochs)
                 raise KeyboardInterrupt
             return step(learner, batch, index)
@@ -281,6 +283,8 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Any]:
         handler = signal.getsignal(signal.SIGINT)  # Lightning leaves Ctrl-C without effect
         with monkeypatch.context() as patch:
             patch.setattr(Learner, "training_step", pressed)
+            if at:
+                patch.setattr("nano_cv.training.callbacks.PAUSE", (0, 0))
             yield planned
         signal.signal(signal.SIGINT, handler)
 

@@ -210,7 +210,7 @@ def test_full_disk_while_saving_weights(fails, succeeds, flowers, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", full)
         said = fails("train", *TINY)
-    hint = "; free some space; to go on from the last whole epoch, add resume=true\n"
+    hint = "; free some space; to go on, add resume=true\n"
     assert said == f"error: {FILE}: {os.strerror(errno.EDQUOT)}{hint}"
     assert FILE.read_bytes() == b"of an earlier run"
     succeeds("train", *TINY, "resume=true")  # the message tells the truth

@@ -150,7 +150,7 @@ def test_one_process_ends(folder, by):
     status, output = ended(running)
     assert status != 0 and "Traceback" not in output, output
     if by is signal.SIGUSR1:
-        assert output.count("interrupted; to go on from the last whole epoch") == 1
+        assert output.count("interrupted; to go on, add resume=true") == 1
 
 
 def children(parent: int) -> list[int]:

@@ -184,7 +184,7 @@ def test_resumed_equals_unbroken(run, succeeds, shards, tmp_path, interrupted):
     assert list(tmp_path.glob("runs/train/*/*/checkpoints/last.ckpt"))
     shutil.rmtree(tmp_path / "runs")
 
-    with interrupted(1):
+    with interrupted(0, 1):
         assert run("train", *settings, "trainer.max_epochs=2").status == 130
     succeeds("train", *settings, "trainer.max_epochs=2", "resume=true")
     assert weights.read_bytes() == unbroken

@@ -143,7 +143,7 @@ GOLDEN = {
 
 @pytest.mark.parametrize("model", GOLDEN)
 def test_golden_curve_and_every_model_resumes(run, succeeds, flowers, tmp_path, interrupted, model):
-    """As above, in one process: interrupted at the first step of the second epoch."""
+    """As above, in one process: interrupted at the last step of the second epoch."""
     loading = ["data.cache=null", "data.workers=2"] if model == "lenet" else []
     settings = [one for one in TINY_OF[model] if one != "logger=none"]
     settings += [*loading, "trainer.max_epochs=3", "seed=1", "test=false", "logger=csv"]
@@ -154,9 +154,9 @@ def test_golden_curve_and_every_model_resumes(run, succeeds, flowers, tmp_path, 
     assert [float(one) for one in losses if one] == pytest.approx(GOLDEN[model], rel=1e-3)
     whole, unbroken = taken_away(tmp_path, model)
     weights_file = tmp_path / f"weights/{model}_flowers.safetensors"
-    with interrupted(1):
+    with interrupted(1, 2):
         assert run("train", *settings).status == 130
-    assert not weights_file.exists() and checkpoint(tmp_path)["epoch"] == 0
+    assert not weights_file.exists() and checkpoint(tmp_path)["global_step"] == 5
 
     succeeds("train", *settings, "resume=true")
     assert weights_file.read_bytes() == unbroken

@@ -130,4 +130,4 @@ def resumable() -> str:
     if HydraConfig.get().mode == RunMode.MULTIRUN:
         return f"; the runs so far lie in {HydraConfig.get().sweep.dir}"
     checkpoint = Path(HydraConfig.get().runtime.output_dir, "checkpoints", "last.ckpt")
-    return "; to go on from the last whole epoch, add resume=true" if checkpoint.exists() else ""
+    return "; to go on, add resume=true" if checkpoint.exists() else ""

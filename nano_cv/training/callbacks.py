@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import (
+    Checkpoint,
+    EarlyStopping,
+    ModelCheckpoint,
+    RichProgressBar,
+)
 from pytorch_lightning.loggers import Logger as LightningLogger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -20,6 +25,7 @@ from nano_cv.training import sweep
 from nano_cv.training.learner import Learner
 from nano_cv.training.sweep import Scores
 
+PAUSE = (60, 50)  # least time between checkpoints: seconds, and multiple of the time to write one
 log = logging.getLogger(__name__)
 
 
@@ -134,6 +140,28 @@ class AdaptCheckpoint(pl.Callback):
 
 def _moved(path: str, folder: Path) -> str:
     return str(folder / Path(path).name) if path else path
+
+
+class KeepWithinEpoch(Checkpoint):
+    """Writes a checkpoint every minute within an epoch, for epochs that take long.
+
+    Large checkpoints are written less often, so that writing takes at most 2 % of the time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.due = path, 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+        """Start the clock."""
+        self.due = time.monotonic() + PAUSE[0]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Write if it is time; after the last step, validation comes first."""
+        now = time.monotonic()
+        due = now >= self.due and not trainer.is_last_batch
+        if trainer.strategy.broadcast(due):  # all processes take part in writing
+            trainer.save_checkpoint(self.path)
+            self.due = now + max(PAUSE[0], PAUSE[1] * (time.monotonic() - now))
 
 
 class Diverged(pl.Callback):

@@ -35,6 +35,7 @@ from nano_cv.training.callbacks import (
     Diverged,
     Epochs,
     ForwardToLogger,
+    KeepWithinEpoch,
     Preview,
     PruneBehind,
 )
@@ -54,6 +55,7 @@ EXPECTED = (  # warnings of Lightning that are hidden, because here they mean no
     ".*smaller than the logging interval",  # a small data set
     ".*recommended to use `self.log",  # figures are of all processes already
     ".*in eval mode at the start of training",  # frozen stages
+    "You're resuming from a checkpoint that ended before the epoch",  # `data/order.py` skips
 )
 log = logging.getLogger(__name__)
 
@@ -88,8 +90,9 @@ def make_trainer(
     keeper = ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.mode, **where)
     # Not `save_last`: that is only written for epochs that were the best so far.
     last = ModelCheckpoint(filename="last", **where)
+    within = KeepWithinEpoch(folder / "checkpoints" / "last.ckpt")
     epochs = Epochs(task.monitor, task.mode)
-    callbacks: list[pl.Callback] = [keeper, last, AdaptCheckpoint(), epochs]
+    callbacks: list[pl.Callback] = [keeper, last, within, AdaptCheckpoint(), epochs]
     callbacks.append(TimeBudget(plan, options.minutes))
     if hasattr(task, "preview"):
         callbacks.append(Preview(folder, logger))
@@ -182,13 +185,16 @@ def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
     Raises:
         UserError: the checkpoint is damaged, or of another network; the network cannot take the
             training pictures; a process that fetches batches was killed.
-        KeyboardInterrupt: the training was interrupted; its last whole epoch can be resumed.
+        KeyboardInterrupt: the training was interrupted; it can be resumed from its last checkpoint.
     """
     task = learner.task
     _check_size(task, data)
     check_memory(task, min(data.own_batch, len(data.splits["train"])), data.seen_size)
     if checkpoint:
-        data.first_epoch = _check(checkpoint, learner, trainer.max_epochs or 0) + 1
+        epoch, step = _check(checkpoint, learner, trainer.max_epochs or 0)
+        data.first_epoch, data.first_step = epoch, step
+        if step:
+            log.info("going on in epoch %d after step %d", epoch + 1, step)
     for said in EXPECTED:
         warnings.filterwarnings("ignore", message=said)
     try:
@@ -243,18 +249,19 @@ def _check_size(task: Task, data: DataModule) -> None:
     task.train()
 
 
-def _check(checkpoint: Path, learner: Learner, epochs: int) -> int:
-    """Check that a checkpoint can be resumed; returns the epoch after which it was written."""
+def _check(checkpoint: Path, learner: Learner, epochs: int) -> tuple[int, int]:
+    """Check that a checkpoint can be resumed; returns the epochs and then the steps it has seen."""
     state = _try(checkpoint, learner)
-    _try(checkpoint.with_name("best.ckpt"), learner)  # is needed at the end
-    last = int(state["epoch"])
+    progress = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    step = 0 if progress["is_last_batch"] else int(progress["current"]["ready"])
+    seen = int(state["epoch"]) + (step == 0)
+    if seen:
+        _try(checkpoint.with_name("best.ckpt"), learner)  # is needed at the end
     if state.get("steps"):  # a budget in minutes has set the epochs
         epochs = state["epochs"]
-    if last >= epochs:
-        raise UserError(
-            f"trainer.max_epochs={epochs}: {checkpoint} has seen {last + 1} epochs already"
-        )
-    return last
+    if seen > epochs:
+        raise UserError(f"trainer.max_epochs={epochs}: {checkpoint} has seen {seen} epochs already")
+    return seen, step
 
 
 def _try(checkpoint: Path, learner: Learner) -> dict[str, Any]:

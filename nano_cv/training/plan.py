@@ -120,7 +120,7 @@ class TimeBudget(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
         """Start the clock."""
         self.begun = time.monotonic()
-        self.resumed = trainer.current_epoch > 0  # a resumed run keeps the epochs of its checkpoint
+        self.resumed = trainer.global_step > 0  # a resumed run keeps the epochs of its checkpoint
 
     def on_train_batch_end(self, trainer: pl.Trainer, learner: Any, *_: Any) -> None:
         """Read the clock after the two steps `MEASURED`."""
