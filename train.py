@@ -23,7 +23,7 @@ def train(config: DictConfig) -> float:
 
     from nano_cv import building
     from nano_cv.config.processes import is_first_process
-    from nano_cv.evaluation.drawing import draw_epochs, keep
+    from nano_cv.evaluation.drawing import draw_epochs, write_drawing
     from nano_cv.evaluation.engines import Torch
     from nano_cv.evaluation.evaluate import evaluate
     from nano_cv.evaluation.inputs import of_test
@@ -53,7 +53,8 @@ def train(config: DictConfig) -> float:
     ):
         if first:
             survey(data.splits, data.data_hash, config.paths.cache)
-            keep("data", partial(contact_sheet, data.splits["train"]), folder, logger.log_file)
+            sheet = partial(contact_sheet, data.splits["train"])
+            write_drawing("data", sheet, folder, logger.log_file)
         metadata = building.make_metadata(config, data, run_id=logger.run_id)
         task = building.make_task(config, metadata)
         building.weigh_classes(task, data)
@@ -85,7 +86,7 @@ def train(config: DictConfig) -> float:
         weights.load(task, own)  # what is tested is what was saved
         path = weights.publish(own, path, task.mode, building.why_not_whole(config))
         curves = partial(draw_epochs, epochs.rows, epochs.best, metadata.name)
-        keep("curves", curves, folder, logger.log_file)
+        write_drawing("curves", curves, folder, logger.log_file)
         if config.test and len(data.splits["test"]) and not sweep.pruned(folder):
             engine = Torch(task, path, config.trainer.accelerator)
             inputs, _ = of_test(config, metadata, data.splits)

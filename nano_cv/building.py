@@ -85,7 +85,7 @@ def find_typed(keys: str) -> list[str]:
     return [each for each in given if re.match(rf"[+]*({keys})[.=@]", each)]
 
 
-def again(script: str) -> str:
+def command_for(script: str) -> str:
     """Return the command line of another script for the same data and model."""
     return shlex.join(["python", f"{script}.py", *find_typed("data|model|paths")])
 

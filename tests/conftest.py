@@ -320,9 +320,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     draw(monkeypatch)
 
 
-def draw(patch: pytest.MonkeyPatch, keep: Callable[..., None] = drawing.keep) -> None:
+def draw(patch: pytest.MonkeyPatch, write: Callable[..., None] = drawing.write_drawing) -> None:
     for module in (drawing, evaluate):
-        patch.setattr(module, "keep", keep)
+        patch.setattr(module, "write_drawing", write)
 
 
 @pytest.fixture(scope="session", autouse=True)

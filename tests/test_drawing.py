@@ -106,7 +106,7 @@ def test_report_of_a_thousand_classes(drawn, tmp_path):
     figures = report.metrics()
     write_table(tmp_path / "t.csv", report.rows())
     for name, draw in report.drawings().items():
-        drawing.keep(name, draw, tmp_path)
+        drawing.write_drawing(name, draw, tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     recalls = len(set(pictures.targets))  # of classes that occur

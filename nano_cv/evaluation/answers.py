@@ -74,5 +74,5 @@ def print_answers(
     if output:
         report.write_files(output)
         for name, draw in report.drawings().items():
-            drawing.keep(name, draw, output)
+            drawing.write_drawing(name, draw, output)
         print(f"written to {output}")

@@ -150,7 +150,7 @@ def words(text: str, width: int, size: int, most: int = 3) -> Drawing:
     return np.asarray(picture)
 
 
-def keep(
+def write_drawing(
     name: str,
     draw: Callable[[], Drawing],
     folder: Path,
@@ -323,9 +323,9 @@ def sheet(
     return lay_out(shown, columns, [captions[index] for index in indices], names, title, legend)
 
 
-def evenly(count: int, most: int) -> range:
+def evenly(count: int, most: int) -> list[int]:
     """At most `most` of `count` indices, evenly spaced: a sorted list begins with similar ones."""
-    return range(0, count, max(1, -(-count // most)))
+    return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
 
 
 @chart_style()

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
-from nano_cv.evaluation.drawing import keep
+from nano_cv.evaluation.drawing import write_drawing
 from nano_cv.evaluation.engines import Engine, Torch, predict_all
 from nano_cv.evaluation.inputs import Inputs
 from nano_cv.evaluation.tables import CSV, WORDS, cell
@@ -72,7 +72,7 @@ def evaluate(
 
         drawings["gradcam"] = partial(draw_heatmaps, engine.task, inputs, report)
     for name, draw in drawings.items():
-        keep(name, draw, folder, logger.log_file)
+        write_drawing(name, draw, folder, logger.log_file)
     return metrics
 
 

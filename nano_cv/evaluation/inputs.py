@@ -146,6 +146,8 @@ def find_pictures(given: str, key: str = "input") -> list[Path]:
         return files
     if path.exists():
         return [path]
+    if given.count("**") > 1:
+        raise UserError(f"{key}={given}: a pattern may hold ** once")
     files = sorted(file for file in images.matching(str(path)) if file.is_file())
     if not files:
         raise UserError(f"{key}={given}: no such file or folder, and no file fits it as a pattern")

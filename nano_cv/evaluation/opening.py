@@ -81,7 +81,7 @@ def find_export(folder: Path, precision: str | None = None) -> Path:
             continue
         if precision is None or Onnx(file, entries={}).precision == precision:
             return file
-    command = building.again("export_model")
+    command = building.command_for("export_model")
     if precision:
         raise UserError(
             f"{folder}: no exported model in {precision}; type: {command} precision={precision}"

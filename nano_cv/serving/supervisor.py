@@ -103,7 +103,7 @@ class Supervisor(Watched):
             await asyncio.to_thread(self._check_processes)
             if doubted or time.monotonic() - asked > self.config.probe_seconds:
                 asked = time.monotonic()
-                await self.look()
+                await self.update_models()
                 await self.ask_all()
                 self._forget_deleted_copies()
 
@@ -136,10 +136,10 @@ class Supervisor(Watched):
         self.server.start()
         end = time.monotonic() + triton.START_SECONDS
         for model in self.models.values():
-            model.question = None  # so that `look` reads the model's configuration again
+            model.question = None  # so that `update_models` reads the model's configuration again
         while True:
             with suppress(LostError):
-                await self.look()
+                await self.update_models()
                 break
             if self.server.ended or time.monotonic() > end:
                 how = self.server.ended or f"not ready after {triton.START_SECONDS} s"

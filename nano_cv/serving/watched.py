@@ -52,7 +52,7 @@ class Watched(Backend):
     async def start(self) -> None:
         """See `Backend`."""
         try:
-            await self.look()
+            await self.update_models()
         except LostError as error:
             raise UserError(
                 f"triton={self.address}: no Triton server answers there by gRPC ({one_line(error)})"
@@ -65,7 +65,7 @@ class Watched(Backend):
         while True:
             await self._pause(self.config.probe_seconds)
             try:
-                await self.look()
+                await self.update_models()
                 await self.ask_all()
             except LostError as error:
                 for model in self.models.values():
@@ -122,7 +122,7 @@ class Watched(Backend):
         except grpc.aio.AioRpcError as error:
             raise LostError(error.details() or error.code().name) from error
 
-    async def look(self) -> None:
+    async def update_models(self) -> None:
         """Update the states of all models from Triton's index, and read configs of new versions."""
         seconds = self.config.probe_deadline_seconds
         answer = await self._call("RepositoryIndex", service_pb2.RepositoryIndexRequest(), seconds)

@@ -195,7 +195,7 @@ class Preview(pl.Callback):
         title = f"epoch {trainer.current_epoch + 1}"
         captions = [classes[number % len(classes)] for number in range(len(pictures))]
         grid = partial(drawing.lay_out, enlarged, 8, captions, title=title)
-        drawing.keep(name, grid, self.folder, self.logger.log_file)
+        drawing.write_drawing(name, grid, self.folder, self.logger.log_file)
 
 
 class PruneBehind(pl.Callback):
