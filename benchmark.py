@@ -30,7 +30,7 @@ def benchmark(config: DictConfig) -> None:
     metadata = exported.metadata
     picture = None  # a generator takes none, and so has no other design to be compared with
     if metadata.task != "generation":
-        picture = comparison.pick(building.make_pictures(config)["test"].files)
+        picture = comparison.pick(building.open_pictures(config)["test"].files)
 
     with tempfile.TemporaryDirectory() as temporary:
         repository = Path(temporary, "measured")

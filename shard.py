@@ -13,6 +13,7 @@ def shard(config: DictConfig) -> None:
     from nano_cv import building
     from nano_cv.config.checks import task_name
     from nano_cv.data import sharding
+    from nano_cv.data.pictures import resize_splits
     from nano_cv.data.store import located
     from nano_cv.errors import UserError, printable
 
@@ -20,11 +21,9 @@ def shard(config: DictConfig) -> None:
         raise UserError("output: needed; add output=FOLDER or output=s3://BUCKET/FOLDER")
     output = str(located(config.output)).rstrip("/")
     sharding.refuse_existing(output)
-    task, size = task_name(config), config.model.image_size
-    splits, data_hash = building.open_splits(
-        config, task, size, None, config.model.get("fit", "stretch")
-    )
-    sharding.write(splits, data_hash, task, output, int(config.shard_mb * 1e6))
+    options = (config.model.image_size, None, config.model.get("fit", "stretch"))
+    splits, data_hash = resize_splits(building.open_pictures(config), *options)
+    sharding.write(splits, data_hash, task_name(config), output, int(config.shard_mb * 1e6))
     settings = ["+data=shards", f"+model={config.model.name}"]
     settings += [f"data.root={output}", f"data.name={config.data.name}"]
     count = sum(map(len, splits.values()))

@@ -34,12 +34,12 @@ def train(config: DictConfig) -> float:
     from nano_cv.tasks import weights
     from nano_cv.training import fitting, sweep
     from nano_cv.training.calibration import calibrate
-    from nano_cv.training.plan import follow, make_plan
+    from nano_cv.training.plan import apply_plan, make_plan
     from nano_cv.training.probe import fit_probe
 
     folder, path = building.run_folder(), building.weights_file(config)
     # What is wrong with the settings is said before data is prepared.
-    processes = building.rehearse(config)
+    processes = building.check_settings(config)
     seed_everything(config.seed, workers=True, verbose=False)
     first = is_first_process()  # it writes, draws and logs for all
     if not first:
@@ -64,12 +64,12 @@ def train(config: DictConfig) -> float:
 
         learner = building.make_learner(config, task)
         plan = make_plan(config, len(data.splits["train"]), processes)
+        checkpoint = folder / "checkpoints" / "last.ckpt" if config.resume else None
         trainer, keeper, epochs = fitting.make_trainer(
-            config, folder, building.sweep_folder(), logger, task, data, plan
+            config, folder, building.sweep_folder(), logger, task, data, plan, checkpoint
         )
-        follow(plan, data, learner, trainer, pretrained)
-        checkpoint = folder / "checkpoints" / "last.ckpt"
-        fitting.fit(trainer, learner, data, checkpoint if config.resume else None)
+        apply_plan(plan, data, learner, trainer, pretrained)
+        fitting.fit(trainer, learner, data, checkpoint)
         if not first:
             return 0.0
         best = fitting.restore_best(learner, keeper, probe)

@@ -26,7 +26,7 @@ from nano_cv.data import sharding
 from nano_cv.data.datamodule import DataModule
 from nano_cv.data.formats.folder import read_folder
 from nano_cv.data.formats.shards import read_shards
-from nano_cv.data.pictures import open_splits
+from nano_cv.data.pictures import open_pictures, resize_splits
 
 SIDE, CLASSES = 32, 10
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
@@ -93,9 +93,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             make_pictures(folder / "set", count)
-            splits, data_hash = open_splits(
-                read_folder, folder / "set", "classification", SIDE, None, "stretch"
-            )
+            pictures = open_pictures(read_folder, folder / "set", "classification")
+            splits, data_hash = resize_splits(pictures, SIDE, None, "stretch")
             sharding.write(splits, data_hash, "classification", str(folder / "shards"), 10**7)
             for what, root, cache in (
                 ("for the first time", "set", folder / "cache"),

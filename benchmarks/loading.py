@@ -30,7 +30,7 @@ from nano_cv.data.datamodule import DataModule
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.formats.folder import read_folder
 from nano_cv.data.formats.shards import read_shards
-from nano_cv.data.pictures import open_splits
+from nano_cv.data.pictures import open_pictures, resize_splits
 
 BUCKET = "nano-cv-loading"
 SERVER = "from moto.server import main; main(['-p', '{port}', '-H', '127.0.0.1'])"
@@ -71,13 +71,13 @@ def alone(member: store.Member) -> bytes:
 def epoch(data: DataModule, number: int, reading: Callable[[store.Member], bytes] | None) -> float:
     """Pictures per second of one epoch; its worker processes start anew, as for a first one."""
     if reading:
-        store.HOLDING.read = reading  # type: ignore[method-assign]
+        store.SHARD_CACHE.read = reading  # type: ignore[method-assign]
     loader = data.train_dataloader()
     loader.sampler.set_epoch(number)
     start = time.perf_counter()
     count = sum(len(images) for images, _ in loader)
     seconds = time.perf_counter() - start
-    store.HOLDING = store.Held()
+    store.SHARD_CACHE = store.ShardCache()
     return count / seconds
 
 
@@ -97,7 +97,8 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         url = stack.enter_context(a_store(given.port))
-        opened = open_splits(dataset, root, "classification", given.size, None, "stretch")
+        pictures = open_pictures(dataset, root, "classification")
+        opened = resize_splits(pictures, given.size, None, "stretch")
         for output in (str(folder / "shards"), url):
             sharding.write(*opened, "classification", output, int(given.shard_mb * 1e6))
         rows = {

@@ -18,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 from nano_cv.config.checks import task_name
 from nano_cv.data import pictures
 from nano_cv.data.pictures import Pictures, Resized
-from nano_cv.data.store import located
 from nano_cv.data.targets import are_tags
 from nano_cv.errors import UserError, listing, settings_of
 from nano_cv.metadata import (
@@ -111,19 +110,10 @@ def size_of(config: DictConfig) -> Size:
     return int(size) if isinstance(size, int) else list(size)
 
 
-def make_pictures(config: DictConfig) -> dict[str, Pictures]:
-    """Return the splits of the data set as files; loads no torch."""
-    root = located(config.data.root)
+def open_pictures(config: DictConfig) -> dict[str, Pictures]:
+    """Return the splits of the data set as files; see `pictures.open_pictures`; no torch."""
     dataset = instantiate(config.data.dataset, _convert_="all")
-    return dataset(root=root, task=task_name(config))
-
-
-def open_splits(
-    config: DictConfig, task: str, size: Size, cache: str | None, fit: str
-) -> tuple[dict[str, Resized], str]:
-    """Return all splits of the data set and its hash; see `pictures.open_splits`; no torch."""
-    dataset = instantiate(config.data.dataset, _convert_="all")
-    return pictures.open_splits(dataset, config.data.root, task, size, cache, fit)
+    return pictures.open_pictures(dataset, config.data.root, task_name(config))
 
 
 def make_metadata(config: DictConfig, data: "DataModule", run_id: str) -> Metadata:
@@ -241,7 +231,7 @@ def make_learner(config: DictConfig, task: "Task") -> "Learner":
         return Learner(task, **given)
 
 
-def rehearse(config: DictConfig) -> int:
+def check_settings(config: DictConfig) -> int:
     """Build trainer and task for two classes, to refuse wrong settings before the data loads.
 
     Returns the number of processes that will train.

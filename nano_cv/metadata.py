@@ -178,7 +178,7 @@ def read_metadata(path: Path) -> Metadata:
             text = (file.metadata() or {}).get(KEY, "")
     except FileNotFoundError:
         raise UserError(
-            f"{path}: no such file; to fetch the pretrained weights, type: dvc pull; "
+            f"{path}: no such file; to fetch the weights that come with nano-cv, type: dvc pull; "
             "to train your own: python train.py with the same data and model"
         ) from None
     except (SafetensorError, OSError) as error:

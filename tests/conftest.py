@@ -29,6 +29,7 @@ from PIL import Image
 from xdist.scheduler import LoadScopeScheduling
 
 from nano_cv.config.options import CONFIGS, option_groups
+from nano_cv.data.pictures import open_pictures, resize_splits
 from nano_cv.errors import UserError
 from nano_cv.evaluation import drawing, evaluate
 from nano_cv.metadata import Metadata
@@ -284,7 +285,8 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         with monkeypatch.context() as patch:
             patch.setattr(Learner, "training_step", pressed)
             if at:
-                patch.setattr("nano_cv.training.callbacks.PAUSE", (0, 0))
+                patch.setattr("nano_cv.training.callbacks.CHECKPOINT_SECONDS", 0)
+                patch.setattr("nano_cv.training.callbacks.TIMES_WRITING", 0)
             yield planned
         signal.signal(signal.SIGINT, handler)
 
@@ -304,6 +306,13 @@ def proved_once() -> Iterator[None]:
         patch.setattr(triton, "prove", lambda repository, models: None)
         patch.setattr(precision, "SECONDS", 0.01)
         yield
+
+
+def open_splits(
+    dataset: Callable[..., Any], root: Path | str, task: str, size: Any, cache: Any, fit: str
+) -> Any:
+    """All splits of a set, resized, and its hash."""
+    return resize_splits(open_pictures(dataset, root, task), size, cache, fit)
 
 
 @pytest.fixture(scope="session", autouse=True)

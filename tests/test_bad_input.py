@@ -69,7 +69,9 @@ def test_workers_that_end_or_hand_over_nothing(fails, flowers, monkeypatch, act,
 
 def test_weights_missing(fails):
     said = fails("infer", *TINY)
-    assert said.startswith(f"error: {FILE}: no such file; to fetch the pretrained weights, type: ")
+    assert said.startswith(
+        f"error: {FILE}: no such file; to fetch the weights that come with nano-cv, type: "
+    )
     assert "dvc pull" in said and "python train.py" in said
 
 

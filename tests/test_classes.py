@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TINY, refused
+from conftest import TINY, open_splits, refused
 from PIL import Image
 
 from nano_cv.data.formats.folder import read_folder
 from nano_cv.data.formats.splitting import stable_split
 from nano_cv.data.formats.table import read_table
-from nano_cv.data.pictures import SPLITS, Pictures, open_splits
+from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.errors import UserError
 from nano_cv.evaluation.survey import contact_sheet, survey
 

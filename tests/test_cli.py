@@ -182,7 +182,7 @@ def test_own_data_and_model(succeeds, flowers, mine, tmp_path, monkeypatch):
         ("data=shape", r"did you mean 'shapes'\? Allowed: bees, coco, "),
         (
             "model=counter",
-            "model=counter does counting, and data=flowers serves .*For counting: bees",
+            "model=counter does counting, and data=flowers has targets for .*For counting: bees",
         ),
         ("sweep=mine", r"has no 'optimiser'; did you mean 'optimizer'\?"),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import turned
+from conftest import open_splits, turned
 from PIL import Image
 
 from nano_cv.data.formats.coco import read_coco
@@ -19,7 +19,7 @@ from nano_cv.data.formats.splitting import stable_split, stable_splits
 from nano_cv.data.formats.voc import CLASSES, read_voc
 from nano_cv.data.formats.yolo import read_yolo
 from nano_cv.data.images import IGNORE
-from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, SPLITS, Boxes, open_splits
+from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, SPLITS, Boxes
 from nano_cv.errors import UserError
 
 coco, voc, yolo = (partial(read, task="detection") for read in (read_coco, read_voc, read_yolo))

@@ -227,7 +227,7 @@ COSTLY = {
     "jpeg of a million segments": (lambda: many_segments(10**6), "more than 100,000 parts"),
     "ppm with a long comment": (
         lambda: b"P6 #" + bytes(2**22) + b"\n64 64 255 " + bytes(3 * 64 * 64),
-        "a head of more than 65,536 bytes",
+        "a header of more than 65,536 bytes",
     ),
     "ppm of written numbers": (lambda: b"P3 1000 1000 255 " + b"1 " * 3 * 10**6, "numbers"),
 }
@@ -338,7 +338,7 @@ def test_what_is_not_read_is_named(tmp_path, caplog):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "gone.jpg").symlink_to("nowhere")
-    images.say_what_is_passed_over(tmp_path)
+    images.warn_of_unread_files(tmp_path)
     (said,) = [record.getMessage() for record in caplog.records]
     assert "3 files are in formats that are not read" in said and "a.jxl, b/c.CR2" in said
     with pytest.raises(ImageError, match=r"gone\.jpg: cannot be read: No such file"):

@@ -14,7 +14,7 @@ import boto3
 import numpy as np
 import pytest
 from botocore.exceptions import IncompleteReadError
-from conftest import TINY, TINY_OF, update_json
+from conftest import TINY, TINY_OF, open_splits, update_json
 from moto.server import ThreadedMotoServer
 from test_formats import change, make_coco
 
@@ -24,7 +24,7 @@ from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.formats.shards import read_shards
 from nano_cv.data.order import WINDOW, ShardOrder
-from nano_cv.data.pictures import CROWD, Boxes, open_splits
+from nano_cv.data.pictures import CROWD, Boxes
 from nano_cv.data.sharding import write
 from nano_cv.errors import UserError
 from nano_cv.files import inside
@@ -68,7 +68,7 @@ def bucket(server, monkeypatch):
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """No shards in memory from the test before."""
-    monkeypatch.setattr(store, "HOLDING", store.Held())
+    monkeypatch.setattr(store, "SHARD_CACHE", store.ShardCache())
 
 
 def opened(root: Path | str, task: str = "classification", read=read_shards, cache=None):
@@ -207,7 +207,7 @@ def test_a_worker_reads_its_shards_once(workers):
                 shard = numbers[picture]
                 if shard not in held:
                     times[shard] += 1
-                    held = [*held, shard][-store.HELD :]
+                    held = [*held, shard][-store.MAX_SHARDS :]
         assert max(times.values()) == 1 or sum(times.values()) <= 40 + 3 * WINDOW
         assert len({numbers[picture] for picture in batches[0]}) > 1, "mixed"
 

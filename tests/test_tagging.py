@@ -6,14 +6,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import CONTRACT, TINY, read_csv, refused
+from conftest import CONTRACT, TINY, open_splits, read_csv, refused
 from sklearn.metrics import average_precision_score, f1_score
 from test_calibration import Embedding, plain
 from test_classes import picture
 
 from nano_cv.data.formats.shards import read_shards
 from nano_cv.data.formats.table import read_table
-from nano_cv.data.pictures import SPLITS, Pictures, open_splits
+from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.data.sharding import write
 from nano_cv.evaluation import drawing, reports
 from nano_cv.evaluation.answers import describe
@@ -119,7 +119,7 @@ def test_columns_of_which_one_is_1_are_classes(tmp_path, caplog):
         ("a,b", ["1,0", "0,"], "line 3: column 'b' is ''; 0 or 1 is needed"),
         ("a", ["1", "0"], "no column 'label'"),
         ("label", ['"a', "b", "a"], "unexpected end of data; a quote may stand alone"),
-        ("labels", ["a,b", "a"], "line 2: 3 cells, and the first line names 2; labels with commas"),
+        ("labels", ["a,b", "a"], "line 2: 3 cells, and the first line names 2; put labels with commas"),
         ("label", ["a", "b", ""], "line 4: no label"),
         ("labels", ["a", ""], "at least two labels are needed; there is a"),
         ("labels", ['"[\'a]"', '"[b]"'], "not a list of labels"),

@@ -32,6 +32,7 @@ half a second, with the nearest spelling and what is allowed. `--help` of a scri
 also of another model: `python train.py model=unet --help`. `--cfg job` prints the whole
 configuration. Your own YAML files may lie elsewhere: `--config-dir=my_configs`.
 """
+SOME = "The default is that of the first option in the last column."
 Row = tuple[str, str, str]
 
 
@@ -45,25 +46,25 @@ def make_page() -> str:
             names = ", ".join(f"`{name}`" for name in train.groups[group])
             parts[-1] += f"\n| `{group}` | {names} |"
     for script, rows in scripts.items():
-        own = [row for row in rows if row[0].partition(".")[0] not in GROUPS]
-        parts += [f"## Keys of `{script}.py` alone", _table(own)]
+        own = [row for row in rows if "." not in row[0] or row[0].partition(".")[0] not in GROUPS]
+        parts += [f"## Keys of `{script}.py` outside the groups", _table(own)]
     every = scripts["train"] + scripts["export_model"]
     for group, meaning in GROUPS.items():
         inside = dict.fromkeys(row for row in every if row[0].startswith(f"{group}."))
         parts += [f"## `{group}`", meaning, _table(inside)]
     for group in ("data", "model"):
         known = {key for key, _, _ in every}
-        more: dict[str, Row] = {}
-        having: dict[str, list[str]] = {}
+        more: dict[tuple[str, str], Row] = {}  # by key and meaning
+        having: dict[tuple[str, str], list[str]] = {}
         for name in train.groups[group]:
             for row in explain_keys(train, [parse_override(f"{group}={name}")]):
                 # Keys below `data.dataset` repeat those of `data`.
                 own_key = row[0].startswith(f"{group}.") and ".dataset." not in row[0]
                 if own_key and row[0] not in known:
-                    more.setdefault(row[0], row)
-                    having.setdefault(row[0], []).append(f"`{name}`")
+                    more.setdefault((row[0], row[2]), row)
+                    having.setdefault((row[0], row[2]), []).append(f"`{name}`")
         some = [(*row, ", ".join(having[key])) for key, row in more.items()]
-        parts += [f"## `{group}`: keys that only some of them have", _table(some, "of")]
+        parts += [f"## `{group}`: keys of some options", SOME, _table(some, "of")]
     return "\n\n".join(parts) + "\n"
 
 

@@ -106,7 +106,7 @@ def check_run(options: Options, overrides: Sequence[Override]) -> DictConfig:
         if name is not None and not NAME.fullmatch(str(name)):
             raise UserError(
                 f"{key}={name}: is part of the names of files and of the served model, which take "
-                "letters of English, digits and _ . - only, and begin with a letter, a digit or _"
+                "English letters, digits and _ . - only, and begin with a letter, a digit or _"
             )
     if "data" in options.own:
         check_name(f"{config.model.name}_{config.data.name}")
@@ -130,7 +130,7 @@ def _check_task(options: Options, config: DictConfig) -> None:
             other, _ = options.compose([parse_override(f"data={name}")])
             able += [name] if task in other.data.tasks else []
         raise UserError(
-            f"model={config.model.name} does {task}, and data={config.data.name} serves "
+            f"model={config.model.name} does {task}, and data={config.data.name} has targets for "
             f"{', '.join(config.data.tasks)} only. For {task}: {', '.join(able) or 'no set yet'}"
         )
     if config.data.balance != "none" and task not in ("classification", "segmentation"):

@@ -102,6 +102,9 @@ def _remove_empty_run() -> None:
 
 def stop(error: Exception) -> NoReturn:
     """Print an error in a single line and end the process with status 1."""
+    if isinstance(error, BrokenPipeError):  # the reader has seen enough, as in `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     if isinstance(error, OSError):
         if error.errno is None:  # a defect of the code, not a full disk or a closed folder
             raise error

@@ -8,6 +8,7 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +65,19 @@ def explain_keys(options: Options, overrides: list[Any]) -> list[tuple[str, str,
     """Return key, value and comment of every setting of the script."""
     config, own = options.compose(overrides)
     choices = {str(key).partition("@")[0]: name for key, name in own.runtime.choices.items()}
-    chosen = [(group, choices[group]) for group in options.own if group in choices]
-    files = [CONFIGS / f"{options.script}.yaml"]
-    files += [CONFIGS / group / f"{name}.yaml" for group, name in chosen]
+    chosen = [f"{group}/{choices[group]}" for group in options.own if group in choices]
     # Keys without a comment are explained in other files: all data sets have those of `flowers`.
     common = ("data/flowers", "trainer/default", "model/lenet")
-    files += [CONFIGS / f"{name}.yaml" for name in common]
-    files += sorted(CONFIGS.glob("model/*.yaml"))
+    files = list(chain.from_iterable(map(_with_defaults, [options.script, *chosen, *common])))
     comments: dict[str, str] = {}
-    for file in filter(Path.is_file, files):
-        comments = read_comments(file) | comments
+    for own_keys in (
+        True,
+        False,
+    ):  # what a model says of a key of `data` is its reason, not the key
+        for file in files:
+            for key, text in read_comments(file).items():
+                if file.parent.name != "model" or key.startswith("model.") == own_keys:
+                    comments.setdefault(key, text)
     values: Any = OmegaConf.to_container(config, resolve=True)
     values.pop("help")
     return [
@@ -81,6 +85,17 @@ def explain_keys(options: Options, overrides: list[Any]) -> list[tuple[str, str,
         for key, value in flatten(values).items()
         if not key.rpartition(".")[2].startswith("_")
     ]
+
+
+def _with_defaults(name: str) -> list[Path]:
+    """Return the YAML file of an option, `model/unet_lite0`, and those that it is derived from."""
+    file = CONFIGS / f"{name}.yaml"
+    if not file.is_file():
+        return []
+    content: Any = OmegaConf.load(file)
+    defaults = content.get("defaults") or []
+    bases = [f"{file.parent.name}/{base}" for base in defaults if isinstance(base, str)]
+    return [file, *chain.from_iterable(map(_with_defaults, bases))]
 
 
 def read_examples(script: str) -> list[str]:

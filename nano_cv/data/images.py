@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from nano_cv.data import heads, store
-from nano_cv.data.heads import ImageError as ImageError
+from nano_cv.data import headers, store
+from nano_cv.data.headers import ImageError as ImageError
 from nano_cv.data.store import File, Lazy, Member
 from nano_cv.errors import listing
 from nano_cv.metadata import Size, height_width
@@ -93,16 +93,16 @@ def decode(
 
     Raises:
         ImageError: missing, unreadable, truncated, animated, smaller than `MIN_SIDE`, or over a
-            limit above or in `heads`; the message begins with the file's name.
+            limit above or in `headers`; the message begins with the file's name.
     """
     if not isinstance(source, bytes):
         return decode(read(source), size, str(source), max_pixels)
     with _named(name):
-        image, head = _open(io.BytesIO(source), max_pixels)
+        image, header = _open(io.BytesIO(source), max_pixels)
         if size:
             height, width = height_width(size)
             image.draft("RGB", (2 * width, 2 * height))
-        return _to_rgb(_upright(image), head.bits)
+        return _to_rgb(_upright(image), header.bits)
 
 
 def read(file: File) -> bytes:
@@ -147,28 +147,30 @@ def _named(name: str) -> Iterator[None]:
         raise ImageError(f"{name}: damaged or cut short: {error}") from error
 
 
-def _open(stream: BinaryIO, max_pixels: int, pixels: bool = True) -> tuple[Image.Image, heads.Head]:
+def _open(
+    stream: BinaryIO, max_pixels: int, pixels: bool = True
+) -> tuple[Image.Image, headers.Header]:
     """Open an image with Pillow, not yet decoded, and check it against all limits."""
     length = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     if not length:
         raise ImageError("the file is empty (0 bytes)")
     _check_length(length)
-    head = heads.read(stream, pixels)
-    image = Image.open(head.stream, formats=FORMATS)
+    header = headers.read(stream, pixels)
+    image = Image.open(header.stream, formats=FORMATS)
     width, height = image.size
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"{width}x{height} pixels; the shortest side allowed is {MIN_SIDE}")
     most = max_pixels // LARGER.get(image.format or "", 1)
-    if max(width * height, head.tile) > most:
+    if max(width * height, header.tile) > most:
         raise ImageError(f"{width}x{height} pixels; at most {most:,} are allowed")
-    if width * height * head.scans > max_pixels * SCANS:
-        raise ImageError(f"{width}x{height} pixels in {head.scans} scans; save it again")
+    if width * height * header.scans > max_pixels * SCANS:
+        raise ImageError(f"{width}x{height} pixels in {header.scans} scans; save it again")
     if max(width, height) > MAX_SIDE:
         raise ImageError(f"{width}x{height} pixels; the longest side allowed is {MAX_SIDE:,}")
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ImageError("an animation or a stack of pictures; save one of them alone")
-    return image, head
+    return image, header
 
 
 def _orientation(image: Image.Image) -> int:
@@ -179,7 +181,7 @@ def _orientation(image: Image.Image) -> int:
     raw = image.info.get("Raw profile type exif")  # ImageMagick writes EXIF so into a PNG
     try:
         exif = bytes.fromhex("".join(raw.split("\n")[3:])) if raw and not exif else exif
-        found = heads.directory(io.BytesIO((exif or b"").removeprefix(b"Exif\0\0")))
+        found = headers.directory(io.BytesIO((exif or b"").removeprefix(b"Exif\0\0")))
     except (ValueError, ImageError):  # damaged EXIF counts as no EXIF
         found = {}
     if ORIENTATION not in found:
@@ -342,14 +344,14 @@ def load_mask(
     if not isinstance(source, bytes):
         return load_mask(read(source), str(source), meaning)
     with _named(name):
-        image, head = _open(io.BytesIO(source), MAX_PIXELS)
+        image, header = _open(io.BytesIO(source), MAX_PIXELS)
         if image.format not in LOSSLESS or image.info.get("compression") in ("jpeg", "webp"):
             raise ImageError(
                 f"a mask in {image.format} or its compression has other numbers than were drawn; "
                 "save it as PNG, from the original"
             )
         image = _upright(image)
-        mask = _of_colours(image, meaning) if meaning.colours else _of_numbers(image, head.depth)
+        mask = _of_colours(image, meaning) if meaning.colours else _of_numbers(image, header.depth)
         if mask.dtype != np.uint8 and not set(np.unique(mask)) - {0, 65535}:
             mask = mask >> 8  # 65535, white of 16 bits, becomes 255
         if meaning.nonzero:
@@ -508,7 +510,7 @@ def find(
     return Lazy(found, Path)
 
 
-def say_what_is_passed_over(folder: Path, read: Iterable[File] = ()) -> None:
+def warn_of_unread_files(folder: Path, read: Iterable[File] = ()) -> None:
     """Warn of files and links below `folder` that look like images but are not read.
 
     `read` are the images of the set, if it could be opened: a link that leads back into the set may

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-WINDOW = 4  # number of shards whose images are mixed; store.HELD must be larger
+WINDOW = 4  # number of shards whose images are mixed; store.MAX_SHARDS must be larger
 Ranks = tuple[int, int]  # number of processes, and the number of this process
 
 

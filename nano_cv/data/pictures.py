@@ -162,33 +162,26 @@ class Resized:
         return images.load(content, self.size, str(file), fit=self.fit)
 
 
+def evenly(count: int, most: int) -> list[int]:
+    """At most `most` of `count` indices, evenly spaced: a sorted list begins with similar ones."""
+    return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
+
+
 def size_in_shape(pictures: Pictures, size: int) -> Size:
     """Choose a size with the median shape of the images, and about `size` x `size` pixels.
 
     Height and width are multiples of `STEP`; if the images are about square, `size` is returned.
     """
     sizes = []
-    for file in pictures.files[:: max(1, len(pictures) // MEASURED)]:
+    for index in evenly(len(pictures), MEASURED):
         with suppress(images.ImageError):  # bad images are reported later, when all are decoded
-            sizes.append(images.dimensions(file))
+            sizes.append(images.dimensions(pictures.files[index]))
     if not sizes:
         return size
     width, height = np.median(sizes, axis=0)
     wide = math.sqrt(min(max(width / height, 1 / LONGEST), LONGEST))
     rows, columns = (max(1, round(side / STEP)) * STEP for side in (size / wide, size * wide))
     return size if rows == columns else [rows, columns]
-
-
-def open_splits(
-    dataset: Callable[..., dict[str, Pictures]],
-    root: str | Path,
-    task: str,
-    size: Size,
-    cache: str | Path | None,
-    fit: str,
-) -> tuple[dict[str, Resized], str]:
-    """Open the splits of a data set and resize them; see `open_pictures` and `resize_splits`."""
-    return resize_splits(open_pictures(dataset, root, task), size, cache, fit)
 
 
 def open_pictures(
@@ -206,7 +199,7 @@ def open_pictures(
     finally:  # also after an error, as files that are not read may be its cause
         if isinstance(root, Path) and root.is_dir():
             read = (file for some in pictures.values() for file in some.files)
-            images.say_what_is_passed_over(root, read)
+            images.warn_of_unread_files(root, read)
     known = pictures["train"].classes
     for split, some in pictures.items():
         if some.classes != known:

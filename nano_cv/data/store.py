@@ -20,7 +20,7 @@ from nano_cv.errors import UserError, first_line
 S3 = "s3://"
 TRIES = 3  # to read the body of an answer; boto3 itself only repeats requests without an answer
 Item = TypeVar("Item")
-HELD = 5  # shards in memory per process
+MAX_SHARDS = 5  # shards in memory per process
 MAX_SHARD = 2 * 1024**3  # bytes; limited, because a shard is read whole
 
 
@@ -94,8 +94,8 @@ class Member(NamedTuple):
         return f"{self.shard}/{self.name}"
 
     def read_bytes(self) -> bytes:
-        """Read the bytes of the image or mask; see `Held`."""
-        return HOLDING.read(self)
+        """Read the bytes of the image or mask; see `ShardCache`."""
+        return SHARD_CACHE.read(self)
 
 
 class Lazy(Sequence[Item]):
@@ -113,7 +113,7 @@ class Lazy(Sequence[Item]):
         return Lazy(rows, self.make) if isinstance(index, slice) else self.make(rows)
 
 
-class Held:
+class ShardCache:
     """The last few shards that this process has read, in memory.
 
     The first request for an image of a shard reads only the image's bytes. The second request reads
@@ -133,7 +133,7 @@ class Held:
         with self.lock:
             if shard in self.asked:
                 if shard not in self.shards:
-                    while len(self.shards) >= HELD:
+                    while len(self.shards) >= MAX_SHARDS:
                         self.shards.popitem(last=False)
                     self.shards[shard] = read(shard, 0, member.shard_size)
                 self.shards.move_to_end(shard)
@@ -142,7 +142,7 @@ class Held:
         return read(shard, start, size)
 
 
-HOLDING = Held()
+SHARD_CACHE = ShardCache()
 File = Path | Member
 
 

@@ -323,11 +323,6 @@ def sheet(
     return lay_out(shown, columns, [captions[index] for index in indices], names, title, legend)
 
 
-def evenly(count: int, most: int) -> list[int]:
-    """At most `most` of `count` indices, evenly spaced: a sorted list begins with similar ones."""
-    return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
-
-
 @chart_style()
 def draw_epochs(
     rows: Sequence[Mapping[str, float]], best: Mapping[str, float] | None, title: str = ""

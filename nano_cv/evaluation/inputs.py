@@ -11,7 +11,7 @@ from nano_cv import building
 from nano_cv.config.checks import task_name
 from nano_cv.data import images
 from nano_cv.data.imagined import Imagined
-from nano_cv.data.pictures import Pictures, Resized
+from nano_cv.data.pictures import Pictures, Resized, resize_splits
 from nano_cv.data.preparing import PicturesError, prepared
 from nano_cv.errors import UserError, listing, nearest
 from nano_cv.metadata import Metadata, shared_weights
@@ -37,8 +37,8 @@ def select_inputs(
         return given, "", broken
     if metadata.task == "generation" and (config.labels is not None or config.count):
         return make_imagined(config, metadata), "", None
-    options = (task_name(config), metadata.image_size, config.data.cache, metadata.fit)
-    splits, data_hash = building.open_splits(config, *options)
+    options = (metadata.image_size, config.data.cache, metadata.fit)
+    splits, data_hash = resize_splits(building.open_pictures(config), *options)
     advice = "for pictures of other classes use input=FOLDER"
     building.check_labels(config, metadata, splits, advice)
     return *of_test(config, metadata, splits, data_hash), None
@@ -136,7 +136,7 @@ def find_pictures(given: str, key: str = "input") -> list[Path]:
         raise UserError(f"{key}=: a picture, a folder or a pattern is needed")
     path = Path(given).expanduser()
     if path.is_dir():
-        images.say_what_is_passed_over(path)
+        images.warn_of_unread_files(path)
         files = list(images.find(path))
         if not files:
             raise UserError(
@@ -146,7 +146,7 @@ def find_pictures(given: str, key: str = "input") -> list[Path]:
         return files
     if path.exists():
         return [path]
-    if given.count("**") > 1:
+    if Path(given).parts.count("**") > 1:
         raise UserError(f"{key}={given}: a pattern may hold ** once")
     files = sorted(file for file in images.matching(str(path)) if file.is_file())
     if not files:

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw
 
 from nano_cv.data import images
 from nano_cv.data.kinds import BoxLists, Masks
-from nano_cv.data.pictures import Resized
-from nano_cv.evaluation.drawing import GAP, SIDE, Drawing, enlarge, evenly, fit, frame, lay_out
+from nano_cv.data.pictures import Resized, evenly
+from nano_cv.evaluation.drawing import GAP, SIDE, Drawing, enlarge, fit, frame, lay_out
 
 OKABE_ITO = ("56b4e9", "e69f00", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
 Colour = tuple[int, ...]  # R, G, B

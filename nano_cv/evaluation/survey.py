@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from nano_cv.data import images
-from nano_cv.data.pictures import Resized
+from nano_cv.data.pictures import Resized, evenly
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.terminal import format_table
@@ -58,7 +58,7 @@ def sizes(resized: Resized) -> str:
     """Say the sizes of the smallest, the largest and the median picture, of at most `MEASURED`."""
     files = resized.pictures.files
     found = sorted(
-        (images.dimensions(files[index]) for index in drawing.evenly(len(files), MEASURED)),
+        (images.dimensions(files[index]) for index in evenly(len(files), MEASURED)),
         key=lambda size: size[0] * size[1],
     )
     ends = [f"{width}x{height}" for width, height in (found[0], found[-1], found[len(found) // 2])]
@@ -76,7 +76,7 @@ def contact_sheet(resized: Resized) -> Drawing:
         return draw_targets(resized, classes, MOST, title)
     targets = resized.pictures.targets
     order = sorted(range(len(resized)), key=lambda index: targets[index])
-    chosen = [order[place] for place in drawing.evenly(len(order), SHOWN)]
+    chosen = [order[place] for place in evenly(len(order), SHOWN)]
     shown = [drawing.enlarge(pixels, COLUMNS) for pixels in resized.fetch(chosen)]
     labels = [np.atleast_1d(targets[index]).tolist() for index in chosen]
     captions = [", ".join(classes[label] for label in some) for some in labels]

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from nano_cv.data import images
+from nano_cv.data.pictures import evenly
 from nano_cv.data.store import File
 from nano_cv.errors import UserError, listing
 from nano_cv.evaluation import reports
@@ -16,7 +17,7 @@ from nano_cv.evaluation.reports import Predictions
 from nano_cv.metadata import Size
 
 BATCHES = (1, 3)
-MOST = 60  # images to compare, about
+MOST = 60  # images to compare
 # Width, height and format of images that are narrow, wide, small, or larger than a model's input.
 ODD = (
     (97, 131, "JPEG"),
@@ -54,7 +55,7 @@ def load_odd(
 
     Returns a name per image, and `IMAGES` uint8 `[N, 3, H, W]`.
     """
-    chosen = list(pictures[:: max(1, len(pictures) // MOST)][:MOST])
+    chosen = [pictures[index] for index in evenly(len(pictures), MOST)]
     names = [name for name, _ in chosen]
     pixels = [images.load(source, size, name, fit=fit) for name, source in chosen]
     for (name, source), (width, height, kind) in zip(chosen, ODD, strict=False):

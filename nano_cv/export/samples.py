@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from nano_cv import building
 from nano_cv.data.datamodule import DataModule
 from nano_cv.data.imagined import Imagined
+from nano_cv.data.pictures import evenly
 from nano_cv.data.store import File, located
 from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
@@ -43,9 +44,8 @@ class Samples:
             self.training = self.validation = of_test(config, metadata, data.splits)[0]
 
     def load_training(self, count: int) -> Arrays:
-        """Load about `count` training images, evenly from the whole list."""
-        pictures = len(self.training.pictures)
-        return self.training.inputs(range(0, pictures, max(1, pictures // count)))
+        """Load at most `count` training images, evenly from the whole list."""
+        return self.training.inputs(evenly(len(self.training.pictures), count))
 
     def score(self, engine: Engine) -> dict[str, float]:
         """Return an engine's metrics that decide (more is better), over all validation images.
@@ -114,7 +114,7 @@ def parity_inputs(
     pictures: list[tuple[str, File | bytes]]
     if config.parity is not None:
         files = find_pictures(str(config.parity), "parity")
-        files = files[:: max(1, len(files) // parity.MOST)]
+        files = [files[index] for index in evenly(len(files), parity.MOST)]
         opened, _ = open_readable(files, config, metadata)  # warns of pictures that it leaves out
         pictures = [(str(file), file) for file in opened.pictures.files]
     elif metadata.task == "generation":

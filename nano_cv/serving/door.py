@@ -56,7 +56,7 @@ PAGE = Path(__file__).parent / "page"
 TOLD = ["classes", "image_size", "fit", "metrics", "coverage", "data_hash", "git_commit", "run_id"]
 HOSTS = ("127.0.0.1", "localhost", "::1")  # names by which this machine calls itself
 HOST = re.compile(r"(\[[0-9a-f:]+\]|[^:]+)(:[0-9]*)?")  # name or address, and port
-HELD = 8  # number of largest bodies that may be in memory at once
+MAX_BODIES = 8  # number of largest bodies that may be in memory at once
 GENERATOR_BYTES = 4096  # largest body for a generator, which holds only a few settings
 KINDS_OF_BODIES = (
     *("image/", "application/octet-stream", "multipart/form-data"),
@@ -281,7 +281,7 @@ class Door:
         too_large = Problem(413, "Too large", f"at most {most:,} bytes are taken")
         if size > most:
             raise too_large
-        if self.held + size > HELD * self.limits.max_request_bytes:
+        if self.held + size > MAX_BODIES * self.limits.max_request_bytes:
             raise Problem(503, "Overloaded", "too many large requests at once")
         self.held += size
         try:

@@ -34,9 +34,9 @@ from nano_cv.training.probe import features_of
 BATCH = 16
 SHARPEST, FLATTEST = 1 / 8, 8.0  # lowest and highest temperature
 HALVINGS = 40  # of the interval between them
-LOOKED_AT = 500  # training pictures whose features set the plane of familiar features
+PLANE_PICTURES = 500  # training pictures whose features set the plane of familiar features
 DIMENSIONS = 32  # of this plane
-KEPT = 0.95  # share of the validation pictures that count as familiar
+FAMILIAR_SHARE = 0.95  # share of the validation pictures that count as familiar
 log = logging.getLogger(__name__)
 
 
@@ -59,7 +59,9 @@ def calibrate(
             figures = _fit_probabilities(task, logits.double().numpy(), labels.numpy(), coverage)
         shown = features.shape[1] > 0
         learnt = (
-            features_of(task, splits["train"], LOOKED_AT, "Calibrating")[0] if shown else features
+            features_of(task, splits["train"], PLANE_PICTURES, "Calibrating")[0]
+            if shown
+            else features
         )
         if shown or not tagging:
             task.familiarity = fit_familiarity(learnt, features, logits)
@@ -167,7 +169,7 @@ def fit_familiarity(learnt: Tensor, features: Tensor, logits: Tensor) -> Familia
     """
     familiarity = lay_plane(learnt) if learnt.shape[1] else Familiarity(None)
     distances = familiarity.distance(features, logits)[:, 0].sort().values
-    last = min(math.ceil((len(distances) + 1) * KEPT), len(distances)) - 1
+    last = min(math.ceil((len(distances) + 1) * FAMILIAR_SHARE), len(distances)) - 1
     familiarity.spread = distances.std(correction=0).clamp(min=1e-6)
     # A little higher, because other engines round differently.
     familiarity.limit = distances[last] + 1e-3 * familiarity.spread

@@ -25,7 +25,8 @@ from nano_cv.training import sweep
 from nano_cv.training.learner import Learner
 from nano_cv.training.sweep import Scores
 
-PAUSE = (60, 50)  # least time between checkpoints: seconds, and multiple of the time to write one
+CHECKPOINT_SECONDS = 60  # least time between two checkpoints within an epoch
+TIMES_WRITING = 50  # and the same as a multiple of the time that writing takes
 log = logging.getLogger(__name__)
 
 
@@ -153,7 +154,7 @@ class KeepWithinEpoch(Checkpoint):
 
     def on_train_epoch_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
         """Start the clock."""
-        self.due = time.monotonic() + PAUSE[0]
+        self.due = time.monotonic() + CHECKPOINT_SECONDS
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Write if it is time; after the last step, validation comes first."""
@@ -161,7 +162,8 @@ class KeepWithinEpoch(Checkpoint):
         due = now >= self.due and not trainer.is_last_batch
         if trainer.strategy.broadcast(due):  # all processes take part in writing
             trainer.save_checkpoint(self.path)
-            self.due = now + max(PAUSE[0], PAUSE[1] * (time.monotonic() - now))
+            took = time.monotonic() - now
+            self.due = now + max(CHECKPOINT_SECONDS, TIMES_WRITING * took)
 
 
 class Diverged(pl.Callback):

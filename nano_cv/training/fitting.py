@@ -79,10 +79,12 @@ def make_trainer(
     task: Task,
     data: DataModule,
     plan: Plan,
+    checkpoint: Path | None,
 ) -> tuple[pl.Trainer, ModelCheckpoint, Epochs]:
     """Make a Trainer that keeps the best and the last epoch in `folder`.
 
-    If `sweep`, the folder of a sweep, is given, the run stops when the other runs are better.
+    If `sweep`, the folder of a sweep, is given, the run stops when the other runs are better. A run
+    that goes on from a `checkpoint` keeps its precision.
     Returned are the Trainer, the callback that keeps the best epoch, and the figures of the epochs.
     """
     options = config.trainer
@@ -106,7 +108,8 @@ def make_trainer(
     if precision == "auto" and plan.processes > 1:  # timings could differ between processes
         precision = best_precision(options.accelerator)
     elif precision == "auto":
-        precision = choose_precision(options.accelerator, task, data.first_batch)
+        before = _precision_of(checkpoint) if checkpoint else ""
+        precision = choose_precision(options.accelerator, task, data.first_batch, before)
     terminal = sys.stderr.isatty() and is_first_process()  # no progress bar in a file
     if terminal:
         callbacks.append(Bar())
@@ -140,6 +143,15 @@ def bare_trainer(
         parts["plugins"] = [*parts.get("plugins", []), SLURMEnvironment(auto_requeue=False)]
     with settings_of("trainer"):
         return pl.Trainer(**options, enable_model_summary=False, **parts)
+
+
+def _precision_of(checkpoint: Path) -> str:
+    """Return the precision of a checkpoint; empty if unknown, for damage is reported later."""
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        return str(state["precision"])
+    except Exception:  # damaged files raise errors of many kinds
+        return ""
 
 
 def check_memory(task: Task, batch: int, seen: Size) -> None:
@@ -191,7 +203,7 @@ def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
     _check_size(task, data)
     check_memory(task, min(data.own_batch, len(data.splits["train"])), data.seen_size)
     if checkpoint:
-        epoch, step = _check(checkpoint, learner, trainer.max_epochs or 0)
+        epoch, step = _check_resumable(checkpoint, learner, trainer.max_epochs or 0)
         data.first_epoch, data.first_step = epoch, step
         if step:
             log.info("going on in epoch %d after step %d", epoch + 1, step)
@@ -249,14 +261,14 @@ def _check_size(task: Task, data: DataModule) -> None:
     task.train()
 
 
-def _check(checkpoint: Path, learner: Learner, epochs: int) -> tuple[int, int]:
+def _check_resumable(checkpoint: Path, learner: Learner, epochs: int) -> tuple[int, int]:
     """Check that a checkpoint can be resumed; returns the epochs and then the steps it has seen."""
-    state = _try(checkpoint, learner)
+    state = _load_checkpoint(checkpoint, learner)
     progress = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     step = 0 if progress["is_last_batch"] else int(progress["current"]["ready"])
     seen = int(state["epoch"]) + (step == 0)
     if seen:
-        _try(checkpoint.with_name("best.ckpt"), learner)  # is needed at the end
+        _load_checkpoint(checkpoint.with_name("best.ckpt"), learner)  # is needed at the end
     if state.get("steps"):  # a budget in minutes has set the epochs
         epochs = state["epochs"]
     if seen > epochs:
@@ -264,7 +276,7 @@ def _check(checkpoint: Path, learner: Learner, epochs: int) -> tuple[int, int]:
     return seen, step
 
 
-def _try(checkpoint: Path, learner: Learner) -> dict[str, Any]:
+def _load_checkpoint(checkpoint: Path, learner: Learner) -> dict[str, Any]:
     """Load a checkpoint into the learner; returns the checkpoint."""
     anew = "start anew without resume=true"
     try:

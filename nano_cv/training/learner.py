@@ -92,6 +92,7 @@ class Learner(pl.LightningModule):
         """Save the hash of the data, so that a run is not resumed with other pictures."""
         checkpoint["data_hash"] = self.task.metadata.data_hash
         checkpoint["steps"], checkpoint["epochs"] = self.steps, self.trainer.max_epochs
+        checkpoint["precision"] = str(self.trainer.precision)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the number of epochs and the schedule that `trainer.minutes` has set."""

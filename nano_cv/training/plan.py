@@ -20,7 +20,7 @@ from nano_cv.metadata import TAGGING
 from nano_cv.training.learner import Learner
 
 LEAST_BATCH = 4  # pictures per step of small sets; batch norm needs several
-MEASURED = (3, 12)  # the pace is measured between these steps; the first steps are slower
+PACE_FROM, PACE_TO = 3, 12  # steps between which the pace is measured; the first are slower
 FEW = 500  # training pictures; with fewer, a pretrained network is much better
 PRETRAINED = {
     "classification": "efficientnet_lite0",
@@ -82,7 +82,7 @@ def make_plan(config: DictConfig, pictures: int, processes: int = 1) -> Plan:
     return Plan(pictures, batch, repeats, epochs, steps, processes)
 
 
-def follow(
+def apply_plan(
     plan: Plan, data: DataModule, learner: Learner, trainer: pl.Trainer, pretrained: bool
 ) -> None:
     """Prepare the data for the plan, and log the plan in one line."""
@@ -123,12 +123,12 @@ class TimeBudget(pl.Callback):
         self.resumed = trainer.global_step > 0  # a resumed run keeps the epochs of its checkpoint
 
     def on_train_batch_end(self, trainer: pl.Trainer, learner: Any, *_: Any) -> None:
-        """Read the clock after the two steps `MEASURED`."""
+        """Read the clock after the steps `PACE_FROM` and `PACE_TO`."""
         self.steps += 1
-        if self.steps == MEASURED[0]:
+        if self.steps == PACE_FROM:
             self.measured = time.monotonic()
-        elif self.steps == MEASURED[1]:
-            pace = (time.monotonic() - self.measured) / (MEASURED[1] - MEASURED[0])
+        elif self.steps == PACE_TO:
+            pace = (time.monotonic() - self.measured) / (PACE_TO - PACE_FROM)
             self._say(trainer, learner, pace)
 
     def _say(self, trainer: pl.Trainer, learner: Any, pace: float) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nano_cv.data.pictures import Resized
+from nano_cv.data.pictures import Resized, evenly
 from nano_cv.data.progress import track
 from nano_cv.evaluation.engines import find_device
 from nano_cv.tasks.classification import Classification
@@ -82,7 +82,7 @@ def features_of(
     `said` stands beside the progress bar. The mode of the task, training or not, is restored.
     Returns features float32 `[N, F]`, logits float32 `[N, K]`, and the labels.
     """
-    indices = np.linspace(0, len(split) - 1, min(len(split), most)).astype(int).tolist()
+    indices = evenly(len(split), most)
     parts = [indices[start : start + BATCH] for start in range(0, len(indices), BATCH)]
     training, seen = task.training, []
     task.eval()

@@ -37,15 +37,20 @@ def keep_memory() -> None:
         libc.mallopt(top_pad, 256 * 1024 * 1024)
 
 
-def choose_precision(accelerator: str, task: "Task", first_batch: Callable[[], "Batch"]) -> str:
+def choose_precision(
+    accelerator: str, task: "Task", first_batch: Callable[[], "Batch"], before: str = ""
+) -> str:
     """The precision in which this task trains fastest on this machine.
 
     On processors with bfloat16 some networks are slower in bfloat16, because torch's backward pass
-    of depthwise convolutions is. So a few steps are timed there.
+    of depthwise convolutions is. So a few steps are timed there. A resumed run keeps the precision
+    that it had `before`.
     """
     best = best_precision(accelerator)
     if best != "bf16-mixed" or _uses_cuda(accelerator):
         return best
+    if before in (best, "32-true"):
+        return before
     batch = first_batch()
     seconds = {name: _time_steps(task, batch, name == "bf16-mixed") for name in (best, "32-true")}
     log.info(

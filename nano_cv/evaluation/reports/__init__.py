@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
-from nano_cv.data.pictures import Pictures
+from nano_cv.data.pictures import Pictures, evenly
 from nano_cv.errors import UserError
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
@@ -95,7 +95,7 @@ class Report(ABC):
         `draw` gets the indices of pictures, and how they were chosen, in words. `mistakes` says how
         wrong each picture `[N]` was predicted, 0 for no mistake, and how this was measured.
         """
-        some = drawing.evenly(len(self.pictures), self.most)
+        some = evenly(len(self.pictures), self.most)
         sheets = {"predictions": partial(draw, some, "evenly chosen")}
         if self.pictures.targets:
             wrong, what = mistakes()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nano_cv.data.imagined import Imagined
-from nano_cv.data.pictures import Resized
+from nano_cv.data.pictures import Resized, evenly
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
@@ -59,7 +59,7 @@ class GenerationReport(Report):
         """
         if not self._real:
             return {}
-        some = {split: drawing.evenly(len(one), COMPARED) for split, one in self._real.items()}
+        some = {split: evenly(len(one), COMPARED) for split, one in self._real.items()}
         train, test = (self._real[split].fetch(some[split]) for split in ("train", "test"))
         ours, _ = self.nearest
         theirs, _ = find_nearest(test, self._real["train"])

@@ -1,4 +1,4 @@
-"""Reads the head of an image file and refuses images that would cost too much to decode.
+"""Reads the header of an image file and refuses images that would cost too much to decode.
 
 Pillow decodes metadata before it tells the size of an image: it unpacks the text of a PNG, joins
 the comments of a GIF one by one, and copies all data that a directory of a TIFF points to, as often
@@ -17,7 +17,7 @@ from nano_cv.errors import UserError
 
 MAX_SCANS = 100  # of a JPEG, as in libjpeg-turbo's tools and libtiff; real files have about 10
 MAX_PARTS = 100_000  # chunks, segments, blocks or strips: each costs Python microseconds
-MAX_HEAD = 64 * 1024  # bytes before the pixels of a PPM
+MAX_HEADER = 64 * 1024  # bytes before the pixels of a PPM
 MAX_TEXT = 4 * 1024 * 1024  # bytes of a PPM in text form, of which Python reads 2 million a second
 MAX_EXTRA = 1024 * 1024  # bytes of metadata that may hold the orientation
 JPEG, PNG, GIF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8"
@@ -39,8 +39,8 @@ class ImageError(UserError):
     """Image that cannot be used; the message says why."""
 
 
-class Head(NamedTuple):
-    """Head of an image file."""
+class Header(NamedTuple):
+    """Header of an image file."""
 
     stream: BinaryIO  # the file without most metadata, for Pillow to open
     depth: int = 8  # bits of a sample in the file; 8 for formats that only have 8
@@ -51,8 +51,8 @@ class Head(NamedTuple):
     scans: int = 1  # of a JPEG, each of which passes over all pixels
 
 
-def read(stream: BinaryIO, pixels: bool = True) -> Head:
-    """Read the head of an image file, which will be decoded if `pixels`, and else only measured.
+def read(stream: BinaryIO, pixels: bool = True) -> Header:
+    """Read the header of an image file, which will be decoded if `pixels`, and else only measured.
 
     Raises:
         ImageError: the file has too many parts, or states more data than it holds.
@@ -70,7 +70,7 @@ def read(stream: BinaryIO, pixels: bool = True) -> Head:
         depth = tags.get(BITS, 1)
         stated = depth if depth < 16 else tags.get(MAX_SAMPLE, 0).bit_length()
         bits = min(max(8, stated), 16) if stated else 0
-        return Head(stream, depth, bits, tags.get(TILE[0], 0) * tags.get(TILE[1], 0))
+        return Header(stream, depth, bits, tags.get(TILE[0], 0) * tags.get(TILE[1], 0))
     if re.match(rb"P[1-6fF]\s", start):
         _check_ppm(stream)
         stream.seek(0)
@@ -79,29 +79,29 @@ def read(stream: BinaryIO, pixels: bool = True) -> Head:
         for found in re.finditer(b"II\\*\0|MM\0\\*", content):
             directory(io.BytesIO(content[found.start() :]))
     stream.seek(0)
-    return Head(stream)
+    return Header(stream)
 
 
-def _png(stream: BinaryIO, pixels: bool) -> Head:
+def _png(stream: BinaryIO, pixels: bool) -> Header:
     """Keep a PNG's IHDR, palette, transparency, orientation and pixels."""
     stream.seek(len(PNG))
     before, data, depth, bits, parts = [PNG], list[bytes](), 8, 0, 0
-    while len(head := stream.read(8)) == 8:
+    while len(header := stream.read(8)) == 8:
         parts = _counted(parts)
-        length, kind = struct.unpack(">I4s", head)
+        length, kind = struct.unpack(">I4s", header)
         if kind == b"IDAT" or kind == b"IEND":
             if pixels:
-                data.append(head + stream.read(length + 4))
+                data.append(header + stream.read(length + 4))
                 continue
         elif kind in PNG_PIXELS or (kind == b"eXIf" and length <= MAX_EXTRA):
-            before.append(head + stream.read(length + 4))
+            before.append(header + stream.read(length + 4))
             if kind == b"IHDR" and length == 13:
                 depth = before[-1][16]
             continue
         elif kind in (b"tEXt", b"zTXt", b"iTXt") and length <= MAX_EXTRA:
             content = stream.read(length + 4)
             if content.startswith(PNG_TEXTS) and _unpacks(kind, content[:-4]):
-                before.append(head + content)
+                before.append(header + content)
             continue
         elif kind == b"sBIT" and 1 <= length <= 4:
             bits = min(max(8, stream.read(length + 4)[0]), 16)
@@ -113,7 +113,7 @@ def _png(stream: BinaryIO, pixels: bool) -> Head:
         stream.seek(length + 4, io.SEEK_CUR)
     if not pixels:
         data.append(b"\0\0\0\0IDAT\x35\xaf\x06\x1e")  # an empty chunk, where Pillow stops reading
-    return Head(io.BytesIO(b"".join(before + data)), depth, bits)
+    return Header(io.BytesIO(b"".join(before + data)), depth, bits)
 
 
 def _unpacks(kind: bytes, content: bytes) -> bool:
@@ -130,7 +130,7 @@ def _unpacks(kind: bytes, content: bytes) -> bool:
     return not unpacker.unconsumed_tail
 
 
-def _jpeg(stream: BinaryIO, pixels: bool) -> Head:
+def _jpeg(stream: BinaryIO, pixels: bool) -> Header:
     """Drop a JPEG's application segments, except for colours and orientation, and count scans.
 
     Each scan passes over the whole image, however few bytes the scan has.
@@ -143,7 +143,7 @@ def _jpeg(stream: BinaryIO, pixels: bool) -> Head:
             if not pixels:  # the size stands further on
                 stream.seek(0)
                 return _jpeg(stream, pixels=True)
-            return Head(io.BytesIO(b"".join(kept)))
+            return Header(io.BytesIO(b"".join(kept)))
         start, marker = found.start(), content[found.start() + 1]
         if marker in (0xD9, 0xDA):
             break
@@ -164,7 +164,7 @@ def _jpeg(stream: BinaryIO, pixels: bool) -> Head:
     scans = _scans(rest) if scans > MAX_SCANS // 8 else scans
     if scans > MAX_SCANS:
         raise ImageError(f"a JPEG of more than {MAX_SCANS} scans; save it again")
-    return Head(io.BytesIO(b"".join([*kept, rest])), scans=scans)
+    return Header(io.BytesIO(b"".join([*kept, rest])), scans=scans)
 
 
 def _scans(content: bytes) -> int:
@@ -179,7 +179,7 @@ def _scans(content: bytes) -> int:
     return scans
 
 
-def _gif(stream: BinaryIO) -> Head:
+def _gif(stream: BinaryIO) -> Header:
     """Keep the first image of a GIF, without comments; refuse animations."""
     content, parts = stream.read(), 0
     start = position = 13 + (3 << (content[10] & 7) + 1 if content[10:11] > b"\x7f" else 0)
@@ -207,15 +207,15 @@ def _gif(stream: BinaryIO) -> Head:
             table = 3 << (flags[0] & 7) + 1 if flags > b"\x7f" else 0
             position = after_blocks(position + 11 + table)
         kept.append(content[start:position])
-    return Head(io.BytesIO(b"".join([*kept, b";" * (kind == b";")])))
+    return Header(io.BytesIO(b"".join([*kept, b";" * (kind == b";")])))
 
 
 def _check_ppm(stream: BinaryIO) -> None:
     """Refuse a PPM with long comments or much text, which Pillow reads slowly, in Python."""
-    start = stream.read(MAX_HEAD)
+    start = stream.read(MAX_HEADER)
     numbers = re.sub(rb"#[^\r\n]*", b"", start).split(None, 4)[1:]
-    if len(start) == MAX_HEAD and len(numbers) < (2 if start[1:2] in b"14" else 3):
-        raise ImageError(f"a head of more than {MAX_HEAD:,} bytes; save it again")
+    if len(start) == MAX_HEADER and len(numbers) < (2 if start[1:2] in b"14" else 3):
+        raise ImageError(f"a header of more than {MAX_HEADER:,} bytes; save it again")
     if start[1:2] in b"123" and stream.seek(0, io.SEEK_END) > MAX_TEXT:
         raise ImageError(f"a picture of written numbers; at most {MAX_TEXT:,} bytes are allowed")
 
