@@ -7,6 +7,7 @@ import io
 import json
 import os
 import select
+import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -17,10 +18,11 @@ import requests
 from conftest import ROOT, compose, encoded, python, serving_tiny, turned
 from PIL import Image
 from starlette.requests import Request
-from tiny_models import CLASSES, TASKS, publish_all, publish_one
+from tiny_models import CLASSES, GRAPHS, TASKS, publish_all, publish_as, publish_one
 
 from benchmarks.serving.trial import Load, Trial
 from nano_cv.data.imagined import noise
+from nano_cv.metadata import Metadata
 from nano_cv.serving import triton
 from nano_cv.serving.door import Door
 from nano_cv.serving.multipart import split_parts
@@ -131,12 +133,14 @@ def test_several_pictures(served):
         ("file", ("one.png", picture("red"))),
         ("file", ("two.jpg", b"nothing")),
         ("file", ("three.webp", picture("blue", kind="WEBP"))),
+        ("file", ("four.png", b"")),
     ]
     answer = requests.post(f"{served.address}/models/colours_tiny/predict", files=form, timeout=20)
     told = answer.json()["answers"]
-    assert [one["file"] for one in told] == ["one.png", "two.jpg", "three.webp"]
-    assert [one.get("label") for one in told] == ["red", None, "blue"]
+    assert [one["file"] for one in told] == ["one.png", "two.jpg", "three.webp", "four.png"]
+    assert [one.get("label") for one in told] == ["red", None, "blue", None]
     assert "not a picture in a known format" in told[1]["error"]
+    assert "the file is empty" in told[3]["error"]
 
 
 def test_parts_of_a_form_keep_every_byte():
@@ -206,6 +210,14 @@ def test_endless_and_slow_bodies(served):
     with socket.create_connection(("127.0.0.1", served.ports["port"]), timeout=20) as slow:
         slow.sendall(head + b"x")
         assert b" 408 " in slow.recv(100)
+    # Bodies that were promised and do not come take no room away from others.
+    promised = head.replace(b"Length: 9", b"Length: 300000")
+    links = [socket.create_connection(("127.0.0.1", served.ports["port"])) for _ in range(9)]
+    for silent in links:
+        silent.sendall(promised)
+    assert served.predict("colours_tiny", picture("red"))[0] == 200
+    for silent in links:
+        silent.close()
     link.close()
     link.request("GET", "/models/colours_tiny/predict")
     said = link.getresponse()
@@ -361,6 +373,64 @@ def test_sigterm_ends_what_was_begun(tmp_path):
             assert trial.process.wait(20) == 0
     gone = ("Connection refused", "RemoteDisconnected", "Broken pipe", "reset")
     assert all(any(word in error for word in gone) for error in load.errors()), load.errors()
+
+
+# Turns for ever, unless the picture is black.
+ENDLESS = """endless (uint8[B,3,SIDE,SIDE] IMAGES) => (float[B,3] CLASS_PROBS)
+<float scale = {0.05}, int64 many = {1099511627776}, bool yes = {1}> {
+    x = Cast <to = 1> (IMAGES)
+    mean = ReduceMean <axes = [2, 3], keepdims = 0> (x)
+    scores = Mul (mean, scale)
+    most = ReduceMax <keepdims = 0> (x)
+    whole = Cast <to = 7> (most)
+    turns = Mul (whole, many)
+    last = Loop (turns, yes, scores) <body = step (int64 i, bool c, float[B,3] s)
+    => (bool d, float[B,3] t) { d = Identity (c) t = Identity (s) }>
+    CLASS_PROBS = Softmax <axis = 1> (last)
+}"""
+
+
+def test_a_model_that_hangs_and_other_host_names(tmp_path, monkeypatch):
+    """It takes no thread away from the others, and SIGTERM ends the server."""
+    publish_one(tmp_path / "models", "classification")
+    monkeypatch.setitem(GRAPHS, "classification", ENDLESS)
+    publish_one(tmp_path / "models", "classification", "endless")
+    settings = ("answer_seconds=1", "hosts=[127.0.0.1,demo.example]")
+    with Trial(tmp_path / "models", tmp_path, *settings, without=True) as trial:
+        trial.wait_ready()
+        white = picture("white")
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(trial.predict, "endless_tiny", white) for _ in range(4)]
+            assert {one.result()[0] for one in asked} == {504}
+        assert trial.predict("colours_tiny", white, Host="demo.example")[0] == 200
+        assert trial.predict("colours_tiny", white, Host="evil.example")[0] == 421
+        trial.process.terminate()
+        assert trial.process.wait(20) == 0
+
+
+def test_a_version_that_is_replaced_in_place(served, tmp_path):
+    """Answers and descriptions are both of the new one."""
+    models = served.output.parent / "models"
+    publish_one(models, "classification", "swapped")
+    served.wait(
+        lambda: "swapped_tiny" in served.health()[1]["models"] and served.health()[0] == 200
+    )
+    monday = Metadata(
+        "classification", "swapped", "tiny", ["x", "y", "z"], 32, [0.5] * 3, [0.5] * 3
+    )
+    publish_as(tmp_path / "models", monday)
+    for name in ("swapped_tiny", "swapped_tiny_from_jpeg"):
+        shutil.copytree(tmp_path / "models" / name, models / name, dirs_exist_ok=True)
+
+    def shown() -> list[str]:
+        with served.page("/models/swapped_tiny") as page:
+            return json.load(page)["classes"]
+
+    served.wait(lambda: shown() == ["x", "y", "z"])
+    served.wait(lambda: served.predict("swapped_tiny", picture("red"))[1].get("label") == "x")
+    for name in ("swapped_tiny", "swapped_tiny_from_jpeg"):
+        shutil.rmtree(models / name)
+    served.wait(lambda: "swapped_tiny" not in served.health()[1]["models"])
 
 
 def test_before_a_triton_that_runs_already(served, tmp_path):

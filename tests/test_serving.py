@@ -21,6 +21,7 @@ from benchmarks.serving.trial import Load, Trial
 from nano_cv.errors import UserError
 from nano_cv.evaluation.client import Client
 from nano_cv.serving import triton
+from nano_cv.serving.supervisor import _lock_port
 from nano_cv.serving.watched import request_of
 
 skip_without_triton(allow_module_level=True)
@@ -85,6 +86,11 @@ def write_repository(root: Path) -> Path:
         "{ column = GreaterOrEqual (A, B) kept = Reshape (column, flat) "
         "K = Compress <axis = 0> (A, kept) }",
     )
+    huge = tensors("input", "X", "1000000, 1000000") + tensors("output", "Y", "-1, -1")
+    write_model(
+        *(root / "huge", "max_batch_size: 8\n" + huge),
+        "(float[N,A,B] X) => (float[N,A,B] Y) { Y = Identity (X) }",
+    )
     x_to_y = tensors("input", "X", 4) + tensors("output", "Y", 4)
     processes = "instance_group { count: 2 kind: KIND_CPU }"
     write_config(root / "slow", 'backend: "python"\nmax_batch_size: 1', x_to_y, processes)
@@ -104,7 +110,16 @@ def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     with Trial(write_repository(folder / "models"), folder, *FAST) as trial:
         trial.wait(lambda: trial.health()[1].get("status") == "degraded", 60)  # `wrong` is refused
+        in_the_way = memory_of(trial).with_name(f"{memory_of(trial).name}x")
+        in_the_way.mkdir()  # by another user: then starting again must still work
         yield trial
+    in_the_way.rmdir()
+
+
+def memory_of(trial) -> Path:
+    """Where the shared memory of a server lies: the beginning of the names of its files."""
+    (line,) = (word for word in trial.server().cmdline() if "shm-region-prefix-name" in word)
+    return Path("/dev/shm", line.rpartition("=")[2])
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +133,9 @@ def all_well(request):
 
 def others_ready(trial) -> bool:
     models = trial.health()[1]["models"]
-    return all(model["state"] == "ready" for name, model in models.items() if name != "wrong")
+    return all(
+        model["state"] == "ready" for name, model in models.items() if name not in ("wrong", "huge")
+    )
 
 
 def drop_in(models: Path, version: str, factor: float = 2, content: bytes = b"") -> None:
@@ -162,6 +179,7 @@ def test_a_config_that_does_not_fit_is_refused_and_the_others_serve(served):
     status, health = served.health()
     assert status == 503 and health["models"]["wrong"]["state"] == "refused"
     assert "dims" in health["models"]["wrong"]["reason"]
+    assert "too large for a request" in health["models"]["huge"]["reason"]
     assert np.array_equal(served.infer("twice", X)["Y"], X["X"] * 4)
     with served.page("/metrics") as page:
         assert 'nano_cv_model_up{model="wrong"} 0' in page.read().decode()
@@ -220,6 +238,13 @@ def test_the_served_copy_is_private(served):
     (area,) = served.temporary.glob("nano_cv_serve_*")
     assert area.stat().st_mode & 0o777 == 0o700
     assert (area / "live" / "scale").is_dir()
+    memory = memory_of(served)  # what clients have sent may lie in it
+    files = [file for file in memory.parent.glob(f"{memory.name}*") if file.is_file()]
+    assert files
+    served.wait(lambda: not any(file.stat().st_mode & 0o077 for file in files if file.exists()))
+    port = served.ports["grpc_port"]
+    with pytest.raises(UserError, match=f"grpc_port={port}: another serve.py has it"):
+        _lock_port(port)  # two Tritons could share it
 
 
 ANOTHER_USER = """
@@ -355,6 +380,23 @@ def test_models_come_and_go(served):
     served.wait(refused)
 
 
+def test_links_devices_and_odd_names_in_the_repository(served):
+    """They could lead to any file, or never end; the others serve on, and health says why."""
+    models = served.output.parent / "models"
+    os.mkdir(os.fsencode(models) + b"/odd\xff")
+    for name, make in (("pipe", os.mkfifo), ("link", lambda file: file.symlink_to("/dev/zero"))):
+        write_scale(models / ".hidden" / name)
+        (models / ".hidden" / name / "1" / "model.onnx").unlink()
+        make(models / ".hidden" / name / "1" / "model.onnx")
+        (models / ".hidden" / name).rename(models / name)
+        served.wait(lambda name=name: "a link or a device" in served.model(name).get("reason", ""))
+        shutil.rmtree(models / name)
+        served.wait(lambda name=name: served.model(name) == {})
+    assert served.health()[1]["models"]["scale"]["state"] == "ready"
+    os.rmdir(os.fsencode(models) + b"/odd\xff")
+    (models / ".hidden").rmdir()
+
+
 def test_a_model_that_stops_the_server_each_time_is_set_aside(tmp_path):
     """The others serve, mended files are taken over, and SIGTERM loses nothing that was taken."""
     write_repository(tmp_path / "all")
@@ -372,7 +414,7 @@ def test_a_model_that_stops_the_server_each_time_is_set_aside(tmp_path):
         trial.wait_ready()
 
         load = Load(trial.grpc_call("slow", X), 6, until_error=True)
-        children = trial.children()
+        children, memory = trial.children(), memory_of(trial)
         with load:
             trial.wait(lambda: len(load.good()) > 12)
             trial.process.terminate()
@@ -385,7 +427,7 @@ def test_a_model_that_stops_the_server_each_time_is_set_aside(tmp_path):
     assert all(any(text in refusal for text in allowed) for refusal in refusals), refusals
     assert psutil.wait_procs(children, timeout=5)[1] == []
     assert not list(trial.temporary.glob("nano_cv_serve_*"))
-    assert not list(Path("/dev/shm").glob(f"nano_cv_{trial.ports['grpc_port']}_*"))
+    assert not list(memory.parent.glob(f"{memory.name}*"))
 
 
 def test_no_model_at_all_is_not_healthy(tmp_path):

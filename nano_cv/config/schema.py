@@ -357,6 +357,7 @@ class Serve(Section):
     models: list[str] | None
     triton: str | None
     host: str
+    hosts: list[str] | None
     port: Port
     grpc_port: Port
     probe_seconds: Positive

@@ -58,8 +58,13 @@ class Session:
             settings["INFERENCE_PRECISION_HINT"] = "bf16"
         self.model = Core().compile_model(file, "CPU", settings)
 
-    def run(self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]]) -> list[Any]:
-        """Compute the named outputs from the named inputs, each `[B, ...]`; raises `ShapeError`."""
+    def run(
+        self, outputs: Sequence[str], inputs: Mapping[str, NDArray[Any]], options: Any = None
+    ) -> list[Any]:
+        """Compute the named outputs from the named inputs, each `[B, ...]`; raises `ShapeError`.
+
+        `options` are those of onnxruntime, which mean nothing here.
+        """
         for name, array in inputs.items():
             taken = self.model.input(name).partial_shape
             if not taken.compatible(type(taken)(list(array.shape))):

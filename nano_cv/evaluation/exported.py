@@ -72,11 +72,11 @@ class Onnx(Engine):
             except Exception as error:  # of OpenVINO, which may also not be installed
                 raise UserError(f"{path}: OpenVINO cannot load it ({one_line(error)})") from error
 
-    def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """See `Engine`."""
+    def predict(self, inputs: Arrays, options: Any = None) -> dict[str, NDArray[Any]]:
+        """See `Engine`; `options` are those of a run of onnxruntime, by which it can be stopped."""
         names = [output.name for output in self.session.get_outputs()]
         given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        return dict(zip(names, self.runner.run(names, given), strict=True))
+        return dict(zip(names, self.runner.run(names, given, options), strict=True))
 
 
 def bfloat16_entries() -> dict[str, str]:

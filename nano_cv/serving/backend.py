@@ -1,11 +1,15 @@
 """Base class of the backends that run the models: our Triton, another Triton, or this process."""
 
+import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from tritonclient.grpc import service_pb2
@@ -25,6 +29,10 @@ class LostError(Exception):
 
 class RefusedError(Exception):
     """The model refuses the request or fails while it runs; the message says why."""
+
+
+class GoneError(Exception):
+    """The model was removed while the request waited; the message is its name."""
 
 
 class CrowdedError(Exception):
@@ -98,6 +106,7 @@ class Backend(ABC):
             LostError: the server or the model's process is gone; the request may be sent again.
             CrowdedError: the model's queue is full.
             RefusedError: the model refuses the inputs or fails while it runs.
+            GoneError: the model was removed.
             TimeoutError: no answer came in time.
         """
 
@@ -124,9 +133,23 @@ class Backend(ABC):
         return good, {"status": status, "server_restarts": self.restarts, "models": models}
 
 
-def predict_here(engine: Onnx, inputs: Arrays) -> dict[str, NDArray[Any]]:
+@contextmanager
+def stopped_if_cancelled() -> Iterator[Any]:
+    """Yield options of a run of onnxruntime, which is stopped if this task is cancelled.
+
+    A thread cannot be ended. Without this, a model that hangs would hold its thread for ever.
+    """
+    options = onnxruntime.RunOptions()
+    try:
+        yield options
+    except asyncio.CancelledError:
+        options.terminate = True
+        raise
+
+
+def predict_here(engine: Onnx, inputs: Arrays, options: Any) -> dict[str, NDArray[Any]]:
     """Run a model that is open in this process; raises `RefusedError` if the model fails."""
     try:
-        return engine.predict(inputs)
+        return engine.predict(inputs, options)
     except Exception as error:  # onnxruntime has a dozen kinds
         raise RefusedError(one_line(error)) from error

@@ -8,7 +8,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from nano_cv.errors import one_line
+import numpy as np
+
+from nano_cv.errors import UserError, one_line
+from nano_cv.evaluation import answers
+from nano_cv.evaluation.exported import Onnx
+from nano_cv.metadata import height_width
 from nano_cv.serving.repository import versions_of
 from nano_cv.serving.triton import PROJECT
 
@@ -44,10 +49,22 @@ async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, dict[str,
     return {name: {version: found[name, version] for version in versions[name]} for name in copies}
 
 
+def _answer_once(engine: Onnx) -> None:
+    """Let a model answer about a black picture; raises any error if it cannot."""
+    metadata = engine.metadata
+    if metadata.task == "generation":  # takes long, and has no pictures to answer about
+        return
+    height, width = height_width(metadata.image_size)
+    outputs = engine.predict({"IMAGES": np.zeros((1, 3, height, width), np.uint8)})
+    one = {name: array[0] for name, array in outputs.items()}
+    answers.describe(metadata, one, (width, height), None)
+
+
 def main() -> None:
     """Print the problems of each folder and version of the command line, one JSON text per line.
 
     The exporter's rules come first, then onnxruntime, because it will load the file in the end.
+    Last a model that nano-cv exported must answer about a picture.
     """
     import onnxruntime
 
@@ -65,6 +82,15 @@ def main() -> None:
                 onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
             except Exception as error:  # whatever damage does to a model file
                 problems = [f"{file}: onnxruntime cannot load it: {one_line(error)}"]
+                break
+            try:
+                engine = Onnx(file, 1)
+            except UserError:  # not exported by nano-cv
+                continue
+            try:
+                _answer_once(engine)
+            except Exception as error:  # whatever a wrong label, size or task leads to
+                problems = [f"{file}: its metadata do not fit its graph: {one_line(error)}"]
         print(json.dumps("; ".join(problems).replace(f"{folder}/", "")), flush=True)
 
 

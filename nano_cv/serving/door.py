@@ -43,10 +43,12 @@ from nano_cv.serving import metrics
 from nano_cv.serving.backend import (
     Backend,
     CrowdedError,
+    GoneError,
     LostError,
     Model,
     RefusedError,
     predict_here,
+    stopped_if_cancelled,
 )
 from nano_cv.serving.multipart import MOST, split_parts
 
@@ -189,9 +191,10 @@ class Door:
         headers = Headers(scope=scope)
         refused = None
         host = HOST.fullmatch(headers.get("host", "").lower())
-        if self.limits.host in HOSTS and (host and host[1].strip("[]")) not in HOSTS:
+        hosts = self.limits.hosts or (HOSTS if self.limits.host in HOSTS else None)
+        if hosts and (host and host[1].strip("[]")) not in hosts:
             # DNS rebinding: a site whose name resolves to this machine could read our answers.
-            refused = Problem(421, "Unknown host", f"this server is {listing(HOSTS)}")
+            refused = Problem(421, "Unknown host", f"this server is {listing(hosts)}")
         elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             refused = Problem(403, "Another site", "pages of other sites may not use this server")
         if scope.get("method") == "HEAD":  # uvicorn sends no body for it
@@ -277,28 +280,27 @@ class Door:
     async def _body(self, request: Request, most: int) -> AsyncIterator[bytes]:
         """Yield a body of at most `most` bytes, which `held` counts meanwhile."""
         stated = request.headers.get("content-length", "")
-        size = int(stated) if stated.isdecimal() else most
         too_large = Problem(413, "Too large", f"at most {most:,} bytes are taken")
-        if size > most:
+        if stated.isdecimal() and int(stated) > most:
             raise too_large
-        if self.held + size > MAX_BODIES * self.limits.max_request_bytes:
-            raise Problem(503, "Overloaded", "too many large requests at once")
-        self.held += size
+        body = bytearray()
         try:
-            body = bytearray()
             try:
                 async with asyncio.timeout(self.limits.receive_seconds):
                     async for chunk in request.stream():
-                        body += chunk
-                        if len(body) > most:
+                        if len(body) + len(chunk) > most:
                             raise too_large
+                        if self.held + len(chunk) > MAX_BODIES * self.limits.max_request_bytes:
+                            raise Problem(503, "Overloaded", "too many large requests at once")
+                        self.held += len(chunk)
+                        body += chunk
             except TimeoutError:
                 raise Problem(408, "Too slow", "the body did not arrive in time") from None
             except ClientDisconnect:  # nobody reads this answer, but `/metrics` counts it
                 raise Problem(400, "Broken off", "the body ended early") from None
             yield bytes(body)
         finally:
-            self.held -= size
+            self.held -= len(body)
 
     async def _answer(
         self,
@@ -350,12 +352,13 @@ class Door:
         def tell_of(outputs: Arrays, size: answers.Size) -> Made:
             return tell(promised, {name: array[0] for name, array in outputs.items()}, size=size)
 
-        def answer(engine: Onnx) -> Made:
+        def answer(engine: Onnx, options: Any) -> Made:
             pixels, size = decode()
-            return tell_of(predict_here(engine, pixels), size)
+            return tell_of(predict_here(engine, pixels, options), size)
 
         if engine:  # decoding to answer in a single thread
-            return await self._in_thread(partial(answer, engine))
+            with stopped_if_cancelled() as options:
+                return await self._in_thread(partial(answer, engine, options))
         pixels, size = await self._in_thread(decode)
         outputs = await self.backend.infer(model.name, pixels)
         return await self._in_thread(partial(tell_of, outputs, size))
@@ -447,7 +450,8 @@ def _pictures(request: Request, body: bytes) -> list[tuple[str, bytes]]:
             parts = split_parts(kind, body)
         except ValueError as error:
             raise Problem(422, "Not a form", str(error)) from error
-    parts = [part for part in parts if part[1]]
+    # Browsers send a nameless empty file where none was chosen.
+    parts = [(name, content) for name, content in parts if content or (name and parts[1:])]
     if not parts:
         said = "the body has no picture; curl sends one by --data-binary @FILE"
         raise Problem(422, "No picture", said)
@@ -465,7 +469,7 @@ def _settings_of(asked: UrlSettings, body: bytes) -> Settings:
 
 
 FAILURES = (
-    *(Problem, images.ImageError, RefusedError, CrowdedError, LostError),
+    *(Problem, images.ImageError, RefusedError, CrowdedError, LostError, GoneError),
     *(RequestValidationError, ValidationError, HTTPException),
 )
 
@@ -480,6 +484,8 @@ async def _tell(request: Request, error: Exception) -> JSONResponse:
             problem = Problem(422, "Not a usable picture", str(error))
         case RefusedError():
             problem = Problem(500, "The model failed", f"{name}: {error}")
+        case GoneError():
+            problem = Problem(404, "No such model", f"{name} was removed a moment ago")
         case CrowdedError():
             problem = Problem(503, "Overloaded", f"{name}: {error}")
         case LostError():

@@ -13,7 +13,7 @@ from nano_cv.errors import UserError
 from nano_cv.evaluation.engines import Arrays
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.metadata import JPEG
-from nano_cv.serving.backend import Backend, Model, predict_here
+from nano_cv.serving.backend import Backend, GoneError, Model, predict_here, stopped_if_cancelled
 from nano_cv.serving.repository import Signature, versions_of
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,11 @@ class Local(Backend):
     async def infer(self, name: str, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """See `Backend`."""
         async with self.several:
-            return await asyncio.to_thread(predict_here, self.engines[name], inputs)
+            if name not in self.engines:
+                raise GoneError(name)
+            with stopped_if_cancelled() as options:
+                engine = self.engines[name]
+                return await asyncio.to_thread(predict_here, engine, inputs, options)
 
     def _drop(self, name: str) -> None:
         self.models.pop(name, None)

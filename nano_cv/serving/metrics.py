@@ -26,11 +26,14 @@ async def render(backend: Backend, answers: Mapping[tuple[str, int], int]) -> st
     figures = await backend.figures()
     lines: list[str] = []
     for name, read in COUNTERS.items():
-        rows = [(f'model="{one.name}",version="{one.version}"', read(one)) for one in figures]
+        rows = [
+            (f'model="{_text(one.name)}",version="{one.version}"', read(one)) for one in figures
+        ]
         if rows:
             lines += _metric(f"nv_inference_{name}", "counter", "From Triton", rows)
     ready = [
-        (f'model="{name}"', int(model.state == "ready")) for name, model in backend.models.items()
+        (f'model="{_text(name)}"', int(model.state == "ready"))
+        for name, model in backend.models.items()
     ]
     lines += _metric("nano_cv_model_up", "gauge", "Whether the model answers", ready)
     lines += _metric(
@@ -38,11 +41,16 @@ async def render(backend: Backend, answers: Mapping[tuple[str, int], int]) -> st
         [("", backend.restarts)],
     )
     given = [
-        (f'model="{name}",status="{status}"', count)
+        (f'model="{_text(name)}",status="{status}"', count)
         for (name, status), count in sorted(answers.items())
     ]
     lines += _metric("nano_cv_answers_total", "counter", "Answers of the front door", given)
     return "\n".join(lines) + "\n"
+
+
+def _text(name: str) -> str:
+    """Escape a text for a label, as Prometheus wants it."""
+    return name.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 def _metric(name: str, kind: str, about: str, rows: Iterable[tuple[str, float]]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -15,17 +16,20 @@ from nano_cv.serving import triton
 
 SHARED_MEMORY = Path("/dev/shm")
 
-# Program that ends the server and clears up after us, even if we are killed.
+# Program that ends the server and clears up after us, even if we are killed. It reads the number of
+# the server's process, which changes with each start, and 0 after its end.
 CARETAKER = """
-import glob, os, shutil, signal, sys
-sys.stdin.read()  # ends when the supervisor does, however it ends
-try:
-    os.killpg(int(sys.argv[1]), signal.SIGKILL)
-except ProcessLookupError:
-    pass
-for file in glob.glob(sys.argv[2] + "*"):
-    os.unlink(file)
-shutil.rmtree(sys.argv[3], ignore_errors=True)
+import contextlib, glob, os, shutil, signal, sys
+pid = 0
+for line in sys.stdin:  # ends when the supervisor does, however it ends
+    pid = int(line)
+with contextlib.suppress(ProcessLookupError):
+    if pid:
+        os.killpg(pid, signal.SIGKILL)
+for file in glob.glob(sys.argv[1] + "*"):
+    with contextlib.suppress(OSError):
+        os.unlink(file)
+shutil.rmtree(sys.argv[2], ignore_errors=True)
 """
 
 
@@ -39,7 +43,7 @@ class Server:
         self, wheel: triton.Wheel, area: Path, repository: Path, config: DictConfig, log: Path
     ) -> None:
         self.area, self.repository, self.log = area, repository, log
-        prefix = f"nano_cv_{config.grpc_port}_"
+        prefix = f"nano_cv_{secrets.token_hex(8)}_"  # nobody else can have made such files before
         self.memory = SHARED_MEMORY / prefix
         backends = triton.make_backends(wheel, area / "backends")
         seconds = round(config.exit_timeout_seconds)
@@ -47,7 +51,12 @@ class Server:
         self.line = [*line, f"--backend-config=python,shm-region-prefix-name={prefix}"]
         self.environment = triton.environment(wheel)
         self.process: subprocess.Popen[bytes] | None = None
-        self.caretaker: subprocess.Popen[bytes] | None = None
+        self.caretaker = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", CARETAKER, str(self.memory), str(area)],
+            stdin=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
     def start(self) -> None:
         """Start tritonserver; call `stop` or `kill` first if it was started before."""
@@ -63,12 +72,7 @@ class Server:
                 start_new_session=True,  # so that Ctrl-C does not end the requests in flight
             )
         self.pid = self.process.pid
-        words = [str(self.pid), str(self.memory), str(self.area)]
-        self.caretaker = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", CARETAKER, *words],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
+        self._tell(self.pid)
 
     @property
     def ended(self) -> str:
@@ -90,6 +94,15 @@ class Server:
                 continue  # the child has ended, or has only just been forked from the server
         return found
 
+    def close_memory(self) -> None:
+        """Close the shared memory, which holds what clients send, to other users.
+
+        Triton makes it readable to all, whatever the umask, when it loads a model.
+        """
+        for file in self.memory.parent.glob(f"{self.memory.name}*"):
+            with suppress(OSError):  # gone, or another user's
+                file.chmod(0o600)
+
     async def stop(self, seconds: float) -> None:
         """Stop tritonserver, with at most `seconds` for the requests in flight, and clear up."""
         if self.process:
@@ -97,18 +110,25 @@ class Server:
             with suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self.process.wait, seconds)
         self.kill()
+        self.caretaker.communicate()  # it clears up once more, and ends
 
     def kill(self) -> None:
         """Kill tritonserver and its stubs at once, and clear up."""
-        if self.process and self.caretaker:
+        if self.process:
             with suppress(ProcessLookupError):  # the whole group, for a hanging stub stays alive
                 os.killpg(self.pid, signal.SIGKILL)
             self.process.wait()
-            self.caretaker.kill()
-            self.caretaker.communicate()
-            self.process = self.caretaker = None
+            self.process = None
+            self._tell(0)
         self._clear()
+
+    def _tell(self, pid: int) -> None:
+        """Tell the caretaker which process to end."""
+        assert self.caretaker.stdin is not None
+        with suppress(BrokenPipeError):  # somebody has ended it
+            print(pid, file=self.caretaker.stdin, flush=True)
 
     def _clear(self) -> None:
         for file in self.memory.parent.glob(f"{self.memory.name}*"):
-            file.unlink(missing_ok=True)
+            with suppress(OSError):  # gone, or another user's
+                file.unlink()

@@ -4,11 +4,12 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable, Iterable
+from itertools import chain
 from pathlib import Path
 
 from nano_cv.errors import UserError, listing, nearest, one_line
 from nano_cv.files import list_versions
-from nano_cv.metadata import JPEG
+from nano_cv.metadata import JPEG, NAME
 
 log = logging.getLogger(__name__)
 Signature = frozenset[tuple[str, int, int, int]]
@@ -24,6 +25,7 @@ class Repository:
     def __init__(self, source: Path, names: Iterable[str] | None) -> None:
         self.source, self.names = source, names
         self.taken: dict[str, Signature] = {}
+        self.odd: set[str] = set()  # names of folders that were passed over
 
     def wanted(self) -> list[str]:
         """Return the models to serve: all, or `names` and their JPEG twins.
@@ -48,9 +50,16 @@ class Repository:
         return sorted(wanted & {*found})
 
     def folders(self) -> list[str]:
-        """Return the name of each model; empty if there is no repository."""
+        """Return the name of each model; empty if there is no repository.
+
+        Folders whose names are no names of models are passed over, with a warning.
+        """
         items = sorted(self.source.iterdir()) if self.source.is_dir() else []
-        return [item.name for item in items if item.is_dir() and not item.name.startswith(".")]
+        names = [item.name for item in items if item.is_dir() and not item.name.startswith(".")]
+        for name in {one for one in names if not NAME.fullmatch(one)} - self.odd:
+            self.odd.add(name)
+            log.warning("%s: passed over: %r is no name of a model", self.source, name)
+        return [name for name in names if name not in self.odd]
 
     def signatures(self) -> dict[str, Signature]:
         """Return the present signature of each model to serve."""
@@ -94,7 +103,8 @@ class Repository:
 def signature(folder: Path) -> Signature:
     """Return name, size, time and inode of each file of a model, to notice changes."""
     found = set()
-    for root, names, files in os.walk(folder):
+    linked = [str(item) for item in folder.glob("*") if item.is_symlink() and item.is_dir()]
+    for root, names, files in chain.from_iterable(map(os.walk, [str(folder), *linked])):
         names[:] = [name for name in names if not name.startswith(".")]
         for name in [*names, *(file for file in files if not file.startswith("."))]:
             try:

@@ -54,7 +54,7 @@ async def serve(config: DictConfig) -> None:
 
 def _make_backend(config: DictConfig) -> Backend:
     """Return the backend: a Triton that runs already, our own Triton, or onnxruntime here."""
-    _check_port(config, "port")
+    _check_port("port", config.port, config.host)
     if config.triton:
         return Watched(config.triton, config)
     try:
@@ -64,17 +64,18 @@ def _make_backend(config: DictConfig) -> Backend:
         return Local(config)
     if config.port == config.grpc_port:
         raise UserError(f"port and grpc_port are both {config.port}; each needs its own")
-    _check_port(config, "grpc_port")
+    _check_port("grpc_port", config.grpc_port, triton.LOOPBACK)
     return Supervisor(wheel, config, Path(HydraConfig.get().runtime.output_dir))
 
 
-def _check_port(config: DictConfig, key: str) -> None:
-    """Raise a `UserError` if the port that `key` of the configuration names is not free."""
+def _check_port(key: str, port: int, host: str) -> None:
+    """Raise a `UserError` if the port, that of `key` of the configuration, is not free."""
     try:
-        socket.create_server((config.host, config[key])).close()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
     except OSError as error:
         raise UserError(
-            f"{key}={config[key]}: {error.strerror}; stop what listens there, or choose "
+            f"{key}={port}: {error.strerror}; stop what listens there, or choose "
             f"another: {key}={triton.free_ports(1)[0]}"
         ) from error
 
@@ -99,7 +100,8 @@ def _cancelled_by_signals() -> Iterator[None]:
 
 def _say(config: DictConfig, backend: Backend) -> None:
     """Log the addresses of the server and the names of the models that it serves."""
-    address = f"http://{config.host}:{config.port}"
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    address = f"http://{host}:{config.port}"
     lines = [f"page  {address}", f"API   {address}/docs"]
     if isinstance(backend, Watched):
         lines.append(f"gRPC  {backend.address}")

@@ -7,6 +7,7 @@ in a private folder, which only its owner can enter.
 
 import compileall
 import ctypes
+import errno
 import os
 import shutil
 from collections.abc import Iterable
@@ -14,8 +15,26 @@ from pathlib import Path
 
 from nano_cv.serving.repository import versions_of
 
-HIDDEN = shutil.ignore_patterns(".*")  # half-copied folders
 HERE, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+
+
+def _copy(source: Path, target: Path, links: bool = True) -> None:
+    """Copy a folder without hidden items, such as half-copied folders.
+
+    With `links`, its folders may be links, as those of versions in a store. All else must be files
+    of its own: a link could lead to any file of this machine, or in a circle, and a device never
+    ends.
+    """
+    target.mkdir()
+    for item in source.iterdir():
+        if item.name.startswith("."):
+            continue
+        if item.is_dir() and (links or not item.is_symlink()):
+            _copy(item, target / item.name, links=False)
+        elif item.is_file() and not item.is_symlink():
+            shutil.copy2(item, target / item.name)
+        else:
+            raise OSError(errno.EINVAL, "a link or a device; put the file itself there", str(item))
 
 
 class Staging:
@@ -28,16 +47,18 @@ class Staging:
         """Copy a model from the source into `new`, and return the folder of the copy.
 
         Raises:
-            OSError: the source was changed during the copy.
+            OSError: the source was changed during the copy, or holds links or devices; or the disk
+                is full. Then nothing is left of the copy.
         """
         copied = self.new / name
         shutil.rmtree(copied, ignore_errors=True)
         for folder in (self.live, self.new):  # a cleaner of /tmp may have deleted them
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            shutil.copytree(self.source / name, copied, ignore=HIDDEN)
-        except shutil.Error as error:  # holds a list of all errors; the first is reported
-            raise OSError(*error.args[0][0][2:], str(self.source / name)) from error
+            _copy(self.source / name, copied)
+        except OSError:
+            shutil.rmtree(copied, ignore_errors=True)
+            raise
         # A model in Python would write its bytecode beside itself at its first import. Triton
         # would take the new file for a change, and load the model again.
         compileall.compile_dir(copied, quiet=2)

@@ -14,6 +14,7 @@ import fcntl
 import logging
 import os
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Mapping
@@ -40,7 +41,25 @@ log = logging.getLogger(__name__)
 LOOK_SECONDS = 0.5  # between two looks at the processes
 STRIKES = 2  # a model that stops the server this often without an answer is set aside
 QUIET_SECONDS = 60  # a restart so long after the last starts without a wait
+RETRY_SECONDS = 60  # before a model that could not be copied is tried again
 LONGEST_WAIT = 30  # seconds before a restart; the wait begins at 0 and grows with each restart
+
+
+def _lock_port(port: int) -> socket.socket:
+    """Reserve a gRPC port among the servers of this machine, as two Tritons can share a port.
+
+    Raises:
+        UserError: another serve.py has it.
+    """
+    lock = socket.socket(socket.AF_UNIX)
+    try:
+        lock.bind(f"\0nano_cv_grpc_{port}")  # a name without a file; it ends with this process
+    except OSError as error:
+        raise UserError(
+            f"grpc_port={port}: another serve.py has it; stop that one, or choose another: "
+            f"grpc_port={triton.free_ports(1)[0]}"
+        ) from error
+    return lock
 
 
 class Supervisor(Watched):
@@ -48,6 +67,7 @@ class Supervisor(Watched):
 
     def __init__(self, wheel: triton.Wheel, config: DictConfig, folder: Path) -> None:
         super().__init__(f"{triton.LOOPBACK}:{config.grpc_port}", config)
+        self.port_lock = _lock_port(config.grpc_port)
         self.restarted, self.wait = -1e9, 0.0  # time of the last restart, and the wait before it
         self.area = Path(tempfile.mkdtemp(prefix="nano_cv_serve_"))  # only its owner can enter
         # systemd deletes old files in /tmp, but not below a folder that is locked.
@@ -55,6 +75,7 @@ class Supervisor(Watched):
         fcntl.flock(self.lock, fcntl.LOCK_SH)
         self.staging = Staging(self.repository.source, self.area)
         self.lacking: set[str] = set()  # models that had too few processes at the last look
+        self.failed: dict[str, float] = {}  # when the copy of a model failed the last time
         log_file = folder / "triton.log"
         self.server = Server(wheel, self.area, self.staging.live, config, log_file)
 
@@ -71,6 +92,7 @@ class Supervisor(Watched):
         await self.server.stop(self.config.exit_timeout_seconds)
         await super().stop()
         os.close(self.lock)
+        self.port_lock.close()
         shutil.rmtree(self.area, ignore_errors=True)
 
     async def watch(self) -> None:
@@ -105,10 +127,11 @@ class Supervisor(Watched):
                 asked = time.monotonic()
                 await self.update_models()
                 await self.ask_all()
-                self._forget_deleted_copies()
+                self._take_again()
 
     def _check_processes(self) -> None:
         """Raise `LostError` if a process is stopped or missing, for Triton restarts none."""
+        self.server.close_memory()
         stubs = self.server.stubs()
         processes = [process for some in stubs.values() for process in some]
         for process in (psutil.Process(self.server.pid), *processes):
@@ -140,6 +163,7 @@ class Supervisor(Watched):
         while True:
             with suppress(LostError):
                 await self.update_models()
+                self.server.close_memory()
                 break
             if self.server.ended or time.monotonic() > end:
                 how = self.server.ended or f"not ready after {triton.START_SECONDS} s"
@@ -178,16 +202,22 @@ class Supervisor(Watched):
 
     # The repository
 
-    def _forget_deleted_copies(self) -> None:
-        """Have models taken again whose copies were deleted, as by a cleaner of old files."""
+    def _take_again(self) -> None:
+        """Have models taken again whose copies failed, or were deleted, as by a cleaner."""
         for name, model in self.models.items():
             gone = model.state != "refused" and not self.staging.has(name)
+            if time.monotonic() - self.failed.get(name, time.monotonic()) > RETRY_SECONDS:
+                del self.failed[name]
+                gone = True
             if gone and name in self.repository.taken:
                 self.repository.taken[name] = frozenset()
 
     def _drop(self, name: str) -> None:
         self.engines.pop(name, None)
+        self.failed.pop(name, None)
         self.staging.remove(name)
+        if self.models.get(name, Model(name)).state == "refused":  # Triton does not know it
+            del self.models[name]
 
     async def _take(self, signatures: Mapping[str, Signature]) -> None:
         """Copy and check models, and publish their sound versions to Triton."""
@@ -195,8 +225,13 @@ class Supervisor(Watched):
         for name in signatures:
             try:
                 copies[name] = await asyncio.to_thread(self.staging.copy, name)
-            except OSError as error:  # the next look tries the model again
-                log.warning("%s: %s", name, one_line(error))
+            except OSError as error:
+                self.failed[name] = time.monotonic()
+                self.repository.taken[name] = signatures[name]
+                model = self.models.setdefault(name, Model(name))
+                model.refused = {"-": f"cannot be copied: {error.filename}: {error.strerror}"}
+                if not self.staging.has(name):  # else the copy goes on serving
+                    model.is_now("refused", model.refused["-"])
         for name, found in (await check(self.repository.source, copies)).items():
             good = [version for version, reason in found.items() if not reason]
             model = self.models.setdefault(name, Model(name))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import re
 import time
 from collections import Counter
@@ -21,7 +22,14 @@ from nano_cv.errors import UserError, one_line
 from nano_cv.evaluation.client import BROKEN, without_prefix
 from nano_cv.evaluation.engines import Arrays
 from nano_cv.metadata import KEY, Metadata
-from nano_cv.serving.backend import Backend, CrowdedError, LostError, Model, RefusedError
+from nano_cv.serving.backend import (
+    Backend,
+    CrowdedError,
+    GoneError,
+    LostError,
+    Model,
+    RefusedError,
+)
 
 log = logging.getLogger(__name__)
 OPTIONS = [
@@ -33,6 +41,7 @@ ALIVE = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)
 CROWDED = ("Exceeds maximum queue size", "Request timeout expired")  # refused by the queue policy
 # Triton has lost the process that runs the model, or is itself gone or about to go.
 LOST = re.compile("is not healthy|Stub process|Server is stopping", re.IGNORECASE)
+LARGEST = 2**28  # values of a test request's input
 KILLS = 2  # a request during which the server was lost this often is not sent again
 
 
@@ -95,6 +104,8 @@ class Watched(Backend):
                 break
             except grpc.aio.AioRpcError as error:
                 failure = _explained(error)
+                if isinstance(failure, LostError) and name not in self.models:
+                    raise GoneError(name) from error
                 # After `KILLS` this request may be the cause, so it must not stop the server again.
                 if not isinstance(failure, LostError) or self.restarts - restarts >= KILLS:
                     raise failure from error
@@ -148,17 +159,22 @@ class Watched(Backend):
                     model.state = "loading"
                 elif model.state != "refused":
                     model.is_now("refused", "; ".join(model.refused.values()))
-            elif model.question is None or model.versions != ready:
+            else:  # each time, as a version may have been replaced in place
                 await self._learn(model, ready)
 
     async def _learn(self, model: Model, versions: list[str]) -> None:
-        """Read the configuration of a model that has new versions."""
+        """Read the configuration of a model."""
         request = service_pb2.ModelConfigRequest(name=model.name)
         try:
             config = (await self._call("ModelConfig", request)).config
         except LostError:
             return  # the model was unloaded a moment ago; the next look will see that
-        model.question, model.versions = question_for(model.name, config), versions
+        try:
+            model.question, model.versions = question_for(model.name, config), versions
+        except ValueError as error:
+            model.question = None
+            model.is_now("refused", one_line(error))
+            return
         model.instances = sum(group.count for group in config.instance_group) * len(versions)
         model.metadata = None  # of a model that nano-cv did not export
         with suppress(ValueError):
@@ -250,12 +266,17 @@ def question_for(name: str, config: model_config_pb2.ModelConfig) -> service_pb2
     """Make a test request that a sound model can answer.
 
     Inputs are zeros in the shapes of the config, with 1 for free dimensions; a tiny PNG for bytes.
+
+    Raises:
+        ValueError: an input is larger than any request may be.
     """
     inputs: dict[str, NDArray[Any]] = {}
     for tensor in config.input:
         if tensor.optional:
             continue
         shape = [1] * (config.max_batch_size > 0) + [max(dim, 1) for dim in tensor.dims]
+        if math.prod(shape) > LARGEST:
+            raise ValueError(f"input {tensor.name} of {list(tensor.dims)}: too large for a request")
         dtype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
         if dtype == "STRING":
             picture = images.encode_png(np.zeros((8, 8, 3), np.uint8))

@@ -273,7 +273,8 @@ def read_rows(split: str, source: Path) -> list[Row]:
         if more and kind != "label":
             raise UserError(
                 f"{where}: {len(columns) + len(more)} cells, and the first line names "
-                f"{len(columns)}; put labels with commas between them in quotes, or separate them with '|'"
+                f"{len(columns)}; put labels with commas between them in quotes, or separate them "
+                "with '|'"
             )
         labels = [name for name, marks in flags.items() if marks[number]]
         labels = [cells[label_column]] if label_column else labels
