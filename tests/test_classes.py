@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -94,6 +95,55 @@ def test_links_that_are_read_and_links_that_are_not(tmp_path, caplog):
     assert len(said) == 1 and said[0].endswith("and are not followed: train/more")
 
 
+def test_splits_by_a_word_in_their_names(tmp_path, caplog):
+    make_folder(tmp_path)
+    for split in SPLITS:
+        (tmp_path / split).rename(tmp_path / f"seg_{split}")
+    caplog.set_level("INFO")
+    assert folders(tmp_path)["val"].names[0] == "seg_val/cat/val0.png"
+    assert "taken as splits: " in caplog.text
+    picture(tmp_path / "test_tubes/a.png")  # holds no folders
+    assert folders(tmp_path)["val"].classes == ["seg_test", "seg_train", "seg_val", "test_tubes"]
+
+
+def test_accents_in_either_form(tmp_path):
+    """As macOS writes the names of folders, and all others do."""
+    for split, form in (("train", "NFC"), ("val", "NFD"), ("test", "NFD")):
+        for name in ("café", "tea"):
+            picture(tmp_path / split / normalize(form, name) / f"{split}.png")
+    assert folders(tmp_path)["val"].classes == ["caf\u00e9", "tea"]
+    assert folders(tmp_path)["val"].targets == [0, 1]
+    picture(tmp_path / "train" / normalize("NFD", "café") / "b.png")
+    assert "train: the same class twice: caf\u00e9" in refused(lambda: folders(tmp_path))
+    text = "".join(f"{normalize('NFC', f'è{n}.png')},{n % 2}\n" for n in range(9))
+    for number in range(9):
+        picture(tmp_path / "table" / normalize("NFD", f"è{number}.png"))
+    (tmp_path / "table/labels.csv").write_text(f"file,label\n{text}")
+    assert sum(map(len, tables(tmp_path / "table").values())) == 9
+
+
+def test_a_picture_twice_with_two_labels(tmp_path, caplog):
+    make_folder(tmp_path)
+    for copy in ("cat/b.png", "dog/c.png"):
+        shutil.copy(tmp_path / "train/cat/train0.png", tmp_path / "train" / copy)
+    open_splits(read_folder, tmp_path, "classification", 16, None, "stretch")
+    (said,) = [text for text in caplog.messages if "same picture" in text]
+    assert said.endswith("with two labels: train/dog/c.png (train) = train/cat/b.png (train)")
+
+
+def test_links_that_lead_nowhere(tmp_path, caplog):
+    """To no picture, which is named with the others; and to no pictures at all, which is fine."""
+    make_folder(tmp_path / "set")
+    (tmp_path / "set/notes").mkdir()
+    (tmp_path / "set/train/cat/notes").symlink_to(tmp_path / "set/notes")
+    (tmp_path / "set/train/cat/x.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "set/train/cat/y.png").write_bytes(b"")
+    given = (read_folder, tmp_path / "set", "classification", 16, tmp_path / "cache", "stretch")
+    said = refused(lambda: open_splits(*given))
+    assert "2 of 10 pictures cannot be used" in said and "x.png: cannot be read: No such" in said
+    assert "not followed" not in caplog.text
+
+
 def test_splits_by_other_names(tmp_path):
     make_folder(tmp_path)
     (tmp_path / "train").rename(tmp_path / "Training")
@@ -146,6 +196,10 @@ LATIN = b"train/cat/caf\xe9.png".decode("utf-8", "surrogateescape")
         (lambda root: make_folder(root, ("val", "test")), "no 'train'"),
         (lambda root: (make_folder(root), picture(root / "val/dgo/a.png")), "val/dgo: not one of"),
         (lambda root: (make_folder(root), (root / LATIN).touch()), "a name that is not UTF-8"),
+        (
+            lambda root: [picture(root / one / own / "a.png") for one in "ab" for own in SPLITS],
+            "the folders of classes hold test, train, val; put the splits first: train/a/",
+        ),
     ],
 )
 def test_refused_folders(tmp_path, make, said):
@@ -233,6 +287,21 @@ def test_rows_without_a_split_go_where_no_row_says_otherwise(tmp_path, caplog):
     found = tables(tmp_path)
     assert sorted(found["test"].names) == sorted(f"{n}.png" for n in range(8))
     assert len(found["val"].names) > 3 and "52 rows without a split count as 'train'" in caplog.text
+
+
+def test_a_picture_in_another_folder_than_the_table_says(tmp_path, caplog):
+    write_table(tmp_path, {f"dogs/{n}.png": "dog," for n in range(4)} | {"b.png": "cat,"})
+    text = (tmp_path / "labels.csv").read_text().replace("dogs/3", "cats/3")
+    (tmp_path / "labels.csv").write_text(text)
+    picture(tmp_path / "more.png")
+    tables(tmp_path)
+    assert "1 pictures lie elsewhere than it says" in caplog.text, "a warning"
+    assert (
+        f"1 pictures are not used, for no list or label file names them: {tmp_path}/more.png"
+        in (caplog.text)
+    )
+    (tmp_path / "cats").mkdir()
+    assert "1 pictures are missing: " in refused(lambda: tables(tmp_path))
 
 
 def test_a_table_of_excel(tmp_path):

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pytest
 from conftest import open_splits, turned
 from PIL import Image
 
+from nano_cv.data.formats import outlines
 from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.formats.folder_masks import read_folder_masks
 from nano_cv.data.formats.splitting import stable_split, stable_splits
@@ -278,6 +280,80 @@ def test_coco_crowds_and_empty_boxes(root, caplog):
     assert "train.json: annotation 3" in caplog.text
 
 
+def test_coco_masks_of_cvats_brush_are_objects(root, caplog):
+    outlined_coco(root)
+    change(root, "annotations", 6, attributes={"occluded": False})
+    caplog.set_level("INFO")
+    assert (read_coco(root, "segmentation")["train"].mask(0)[:2, 0] == 1).all()
+    assert not any(one.ignored.any() for one in coco(root)["train"].targets)
+    assert "train.json: 1 masks with iscrowd=1 are taken as objects" in caplog.text
+    assert "val.json: 1 groups of objects (iscrowd) are not learnt" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("angle", "box"),
+    [
+        ("90.0", [28, 4, 36, 44]),
+        ("-270", [28, 4, 36, 44]),
+        ("720", [12, 20, 52, 28]),
+        ("to the left", [12, 20, 52, 28]),  # an attribute of one's own
+    ],
+)
+def test_turned_boxes_of_cvat(root, angle, box):
+    make_coco(root / "coco")
+    given = float(angle) if angle[-1].isdigit() else angle
+    change(root / "coco", "annotations", 0, bbox=[12, 20, 40, 8], attributes={"rotation": given})
+    make_voc(root / "voc")
+    attribute = f"<attribute><name>rotation</name><value>{angle}</value></attribute>"
+    annotate(root / "voc", xml([("cat", 12, 20, 52, 28)], f"<attributes>{attribute}</attributes>"))
+    for read in (coco(root / "coco"), voc(root / "voc")):
+        assert read["train"].targets[0].boxes[0].tolist() == pytest.approx(box, abs=1e-4)
+    change(root / "coco", "annotations", 0, segmentation=[SQUARE])
+    assert coco(root / "coco")["train"].targets[0].boxes[0].tolist() == [12, 20, 52, 28]
+
+
+def test_boxes_outside_of_their_pictures_are_counted(root, caplog):
+    make_coco(root)
+    change(root, "annotations", 0, bbox=[70, 0, 9, 9])
+    splits, _ = open_splits(read_coco, root, "detection", 32, None, "stretch")
+    assert splits["train"].count().tolist() == [0, 2]
+    assert "were cut; 1 wholly outside left out: " in caplog.text
+
+
+NORMAL = {"masks": (read_folder_masks, make_masks), **FORMATS}
+
+
+@pytest.mark.parametrize("name", NORMAL)
+def test_accents_in_either_form(root, name):
+    """Pictures as macOS copies them, and the labels as they are typed."""
+    read, make = NORMAL[name]
+    make(root)
+    for file in [file for file in root.rglob("*.*") if file.is_file()]:
+        form = "NFD" if file.suffix == ".jpg" else "NFC"
+        if file.suffix in (".json", ".txt"):
+            write(file, normalize(form, file.read_text().replace("train_", "trainé_")))
+        file.rename(file.with_name(normalize(form, file.name.replace("train_", "trainé_"))))
+    data = read(root=root, task="segmentation" if name == "masks" else "detection")["train"]
+    assert len(data) == 3 and all("e\u0301_" in file.name for file in data.files)
+    assert name == "masks" or len(data.targets[0].labels) == 2
+
+
+@pytest.mark.parametrize("name", NORMAL)
+def test_pictures_that_nothing_names(root, name, caplog):
+    read, make = NORMAL[name]
+    make(root)
+    picture(root / {"voc": "JPEGImages", "yolo": "images"}.get(name, "images") / "more.jpg")
+    picture(root / ".hidden.jpg")
+    read(root=root, task="segmentation" if name == "masks" else "detection")
+    said = "passed over, for it is no split: more.jpg" if name == "yolo" else "more.jpg"
+    assert said in caplog.text and len(caplog.records) == 1
+    assert name == "yolo" or "1 pictures are not used, for no list" in caplog.text
+    caplog.clear()
+    if name == "voc":
+        read(root=root, task="detection", partly=True)
+        assert not caplog.text
+
+
 def test_coco_classes_are_those_of_train(root):
     make_coco(root)
     for index, number in ((0, 3), (1, 7)):  # another split may count them otherwise
@@ -437,15 +513,19 @@ def test_voc_counts_from_one(root):
     inside = f"<object><name> cat </name><bndbox>{box}</bndbox></object>"
     annotate(root, f'<a xmlns="http://x.org/v">{inside}</a>')
     assert same(voc(root)["train"].targets[0], [[0, 1, 10.5, 32]], [0])
+    source = "<source><database> unknown\n</database></source>"  # of labelImg, which does not
+    annotate(root, f"<a>{source}{inside}</a>")
+    assert same(voc(root)["train"].targets[0], [[1, 2, 10.5, 32]], [0])
 
 
-def test_voc_classes_and_difficult_objects(root):
+def test_voc_classes_and_difficult_objects(root, caplog):
     make_voc(root)
     annotate(root, xml([("ant", 0, 0, 8, 8)]))
     write(root / "Annotations/test_a.xml", xml([("zebra", 0, 0, 8, 8)], "<difficult>1</difficult>"))
     data = voc(root)["val"]
     assert data.classes == ["ant", "cat", "dog"] and data.targets[0].labels.tolist() == [1, 2]
     assert same(voc(root)["test"].targets[0], [], []), "a class that is nowhere else is none"
+    assert "left out: classes of which every object is difficult: zebra" in caplog.text
     write(root / "Annotations/test_a.xml", xml([("dog", 0, 0, 8, 8)], "<difficult>1</difficult>"))
     (target,) = voc(root)["test"].targets[:1]
     assert same(target, [[0, 0, 8, 8]], [2]) and target.ignored.tolist() == [DIFFICULT]
@@ -481,7 +561,11 @@ def test_voc_as_labelimg_and_roboflow_leave_it(root, written, pictures, labels, 
         for name, objects in some.items():
             picture(folder / pictures / f"{name}.jpg")
             write(folder / labels / f"{name}.xml", xml(objects))
+    picture(root / "more/a.jpg")
+    if not written:
+        shutil.rmtree(root / "more")
     found = voc(root)
+    assert ("passed over, for it is no split: more\n" in caplog.text) == bool(written)
     files = {file.stem: split for split, data in found.items() for file in data.files}
     if written:
         assert files == {name: split for split, some in splits.items() for name in some}
@@ -594,12 +678,13 @@ def as_roboflow(root: Path, *kept: str) -> None:
     [
         "train: images/train\nval: images/val",
         "path: .\ntrain: images/train\nval: [images/val]\ntest:",
+        "train: images/train\nval: images/val\ntest: ~",
         "path: ../gone\ntrain: ./images/train/\nvalid: images/val\ntest: ''",
         "path: /content/pictures\ntrain: 'images\\train'\nval: 'C:\\sets\\images\\val'",
         "train: ../images/train\nval: ../images/val\ntest: ../images/gone",
         "train: train.txt\nval: lists/valid.txt\ntest: empty.txt",
     ],
-    ids=["folders", "null", "path", "Windows", "Roboflow", "lists"],
+    ids=["folders", "null", "tilde", "path", "Windows", "Roboflow", "lists"],
 )
 def test_yolo_follows_its_yaml(root, entries, caplog):
     make_yolo(root)
@@ -617,6 +702,32 @@ def test_yolo_follows_its_yaml(root, entries, caplog):
     assert "85 % train, 15 % test" in caplog.text
 
 
+def test_yolo_splits_that_lie_elsewhere(root, caplog):
+    make_yolo(root)
+    yaml(root, "train: images/train\nval: images/val\ntest: null")
+    yolo(root)
+    assert f"passed over, for it names no such split: {root}/images/test" in caplog.text
+    yaml(root, "train: /content/train/x\nval: images/val")
+    (root / "x").mkdir()  # another folder
+    refuses(r"train: /content/train/x: no such file or folder", yolo, root)
+
+
+def test_yolo_splits_by_other_names(root, caplog):
+    make_yolo(root)
+    shutil.rmtree(root / "images/test")
+    for kind in ("images", "labels"):
+        for split in ("train", "val"):
+            (root / kind / split).rename(root / kind / f"{split}_set")
+    assert yolo(root)["val"].names[0] == "images/val_set/val_a.jpg"
+    shutil.rmtree(root)
+    as_roboflow(root, *SPLITS)
+    for file in ("train/a.jpg", "images/b.jpg"):
+        picture(root / file)
+    yolo(root)
+    assert "train: passed over, for it is no split: a.jpg" in caplog.text
+    assert "pictures: passed over, for it is no split: images" in caplog.text
+
+
 def test_yolo_of_train_alone_and_of_one_pool(root):
     as_roboflow(root, "train")
     for file in (root / "train/images").iterdir():
@@ -631,18 +742,20 @@ def test_yolo_of_train_alone_and_of_one_pool(root):
     assert pool == {f"images/train_{name}{end}.jpg" for name in "abc" for end in ("", "_2")}
 
 
-def test_yolo_as_cvat_writes_it(root):
+@pytest.mark.parametrize("subset", ["train", "Train"])
+def test_yolo_as_cvat_writes_it(root, subset, caplog):
     make_yolo(root)
     (root / "data.yaml").unlink()
     for file in [*root.glob("images/train/*"), *root.glob("labels/train/*")]:
-        (root / "obj_train_data").mkdir(exist_ok=True)
-        file.rename(root / "obj_train_data" / file.name)
+        (root / f"obj_{subset}_data").mkdir(exist_ok=True)
+        file.rename(root / f"obj_{subset}_data" / file.name)
     for kind in ("images", "labels"):
         shutil.rmtree(root / kind)
     write(root / "obj.names", "cat\ndog\n")
-    names = [f"data/obj_train_data/train_{name}.jpg" for name in "abc"]
-    write(root / "train.txt", "\n".join(names))
+    names = [f"data/obj_{subset}_data/train_{name}.jpg" for name in "abc"]
+    write(root / f"{subset}.txt", "\n".join(names))
     found = yolo(root)
+    assert "passed over" not in caplog.text
     assert [len(found[split]) for split in SPLITS] == [1, 1, 1]
     assert found["train"].classes == NAMES
 
@@ -707,7 +820,7 @@ def test_every_split_has_pictures_of_each_class():
     assert stable_split("e\u0301.jpg") == stable_split("\u00e9.jpg"), "as macOS writes it"
 
 
-def test_masks_in_folders_of_splits(root):
+def test_masks_in_folders_of_splits(root, caplog):
     make_masks(root)
     for split in SPLITS:
         (root / f"{split}.txt").unlink()
@@ -715,7 +828,11 @@ def test_masks_in_folders_of_splits(root):
             (root / kind / split).mkdir()
             for file in (root / kind).glob(f"{split}_*"):
                 file.rename(root / kind / split / file.name)
+    for folder in ("extra/", ""):
+        picture(root / "images" / folder / "more.jpg")
+        mask(root / "masks" / folder / "more.png", [1])
     assert folder_masks(root)["val"].names == [f"images/val/val_{n}.jpg" for n in range(3)]
+    assert "images: passed over, for it is no split: extra, more.jpg" in caplog.text
 
 
 def test_masks_without_pictures_and_the_reverse(root):
@@ -782,7 +899,17 @@ def test_outlines_become_masks(root, read, make):
     assert splits["train"].targets([0]).shape == (1, 32, 32)
 
 
-def test_outlines_that_cannot_be_masks(root, caplog):
+def test_a_mended_picture_gets_another_mask(root):
+    outlined_coco(root)
+    broken = root / "images/train_b.jpg"
+    broken.write_bytes(b"")
+    assert not read_coco(root, "segmentation")["train"].targets[1].exists()
+    for width in (WIDTH, WIDTH + 9):
+        picture(broken, width)
+        assert read_coco(root, "segmentation")["train"].mask(1).shape == (HEIGHT, width)
+
+
+def test_outlines_that_cannot_be_masks(root, caplog, monkeypatch):
     make_yolo(root)
     refuses(r"have a box and no outline.*line 1.*model=centernet", read_yolo, root, "segmentation")
     shutil.rmtree(root)
@@ -804,3 +931,6 @@ def test_outlines_that_cannot_be_masks(root, caplog):
     change(root, "annotations", 0, segmentation=huge)
     with pytest.raises(UserError, match="which is at most 134,217,728 pixels"):
         read_coco(root, "segmentation")
+    change(root, "annotations", 0, segmentation=[INNER])
+    monkeypatch.setattr(outlines, "_write", lambda *_, **__: (root / "gone/a").touch())
+    refuses(r"No such file.*; copy the set to a folder that can", read_coco, root, "segmentation")

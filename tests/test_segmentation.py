@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CONTRACT, TINY_OF, encoded, turned
+from conftest import CONTRACT, TINY_OF, encoded, open_splits, turned
 from PIL import Image
 from scenes import SETTINGS, make_scenes
 
@@ -189,6 +189,56 @@ def test_colour_that_no_class_has(tmp_path):
     text = r"1 pixel of the colour \[128, 64, 129\].* nearest is \[128, 64, 128\] of 'road'; 1 such"
     with pytest.raises(images.ImageError, match=rf"p0\.png: {text} colour$"):
         pictures.mask(0)
+
+
+def test_colours_behind_transparent_pixels(tmp_path):
+    hidden, black = painted(INDEX), painted(np.full_like(INDEX, 2))
+    for image in (hidden, black):
+        image.putalpha(0)
+    pictures = train_split(masked(tmp_path, [hidden, black]), colours=ROAD)
+    assert (pictures.mask(1) == 2).all()
+    with pytest.raises(images.ImageError, match=r"p0\.png: a mask with colours behind transparent"):
+        pictures.mask(0)
+
+
+def coloured(mask: np.ndarray, *colours: int) -> Image.Image:
+    image = Image.fromarray(mask, "P")
+    image.putpalette(colours)
+    return image
+
+
+def test_palettes_that_differ(tmp_path, caplog):
+    one = coloured(INDEX, 9, 9, 9, 1, 2, 3, 200, 0, 0)
+    unused = coloured(INDEX % 2, 9, 9, 9, 1, 2, 3, 0, 0, 0)
+    train_split(masked(tmp_path / "a", [one, one, unused, GREY_OF]))
+    assert not caplog.text
+    train_split(masked(tmp_path / "b", [unused, one, coloured(INDEX, 9, 9, 9, 1, 2, 4, 200, 0, 0)]))
+    assert (
+        "p0.png and " in caplog.text and "p2.png have different colours at index 1: " in caplog.text
+    )
+    assert "(1, 2, 3) and (1, 2, 4). The indices count; data.colours reads" in caplog.text
+
+
+def test_masks_in_white_and_in_indices(tmp_path, caplog):
+    drawn = (INDEX > 0).astype(np.uint8)
+    nothing, white, index = (Image.fromarray(drawn * value) for value in (0, 255, 1))
+    train_split(masked(tmp_path / "a", [nothing, index, Image.fromarray(INDEX)]))
+    assert not caplog.text
+    train_split(masked(tmp_path / "b", [nothing, white, index]))
+    assert "p1.png: drawn in 0 and 255, and " in caplog.text and "p2.png in class" in caplog.text
+
+
+def test_masks_with_smooth_edges(tmp_path):
+    smooth = Image.fromarray(np.arange(254, dtype=np.uint8)[None].repeat(9, 0))
+    with pytest.raises(UserError, match=r"hardly class indices, but perhaps smooth edges"):
+        train_split(masked(tmp_path, [smooth]))
+
+
+def test_masks_of_one_class_teach_nothing(tmp_path):
+    root = masked(tmp_path, [Image.fromarray(INDEX * 0)])
+    (root / "classes.txt").write_text("ground\nleaf")
+    with pytest.raises(UserError, match="only 'ground' in 'train'; nothing is learnt"):
+        open_splits(read_folder_masks, root, "segmentation", 32, None, "stretch")
 
 
 def test_indices_that_are_not_to_be_learnt(tmp_path):

@@ -119,11 +119,8 @@ def test_columns_of_which_one_is_1_are_classes(tmp_path, caplog):
         ("a,b", ["1,0", "0,"], "line 3: column 'b' is ''; 0 or 1 is needed"),
         ("a", ["1", "0"], "no column 'label'"),
         ("label", ['"a', "b", "a"], "unexpected end of data; a quote may stand alone"),
-        (
-            "labels",
-            ["a,b", "a"],
-            "line 2: 3 cells, and the first line names 2; put labels with commas",
-        ),
+        ("labels", ["a,b", "a"], "line 2: 3 cells, and the first line names 2; put labels with"),
+        ("label", ["a,b", "a"], "line 2: 3 cells, and the first line names 2; put a label with a"),
         ("label", ["a", "b", ""], "line 4: no label"),
         ("labels", ["a", ""], "at least two labels are needed; there is a"),
         ("labels", ['"[\'a]"', '"[b]"'], "not a list of labels"),

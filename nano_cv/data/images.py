@@ -335,7 +335,7 @@ def load_mask(
     """Load a mask: the class index of each upright pixel, uint8 `[H, W]`, `IGNORE` if unknown.
 
     A mask may have a palette (its indices count), black and white, grey of 8 or 16 bits, grey saved
-    as colours, or colours that `meaning` knows. Transparent pixels must be 0.
+    as colours, or colours that `meaning` knows. Transparent pixels must be 0, or black.
 
     Raises:
         ImageError: missing, damaged, a format that changes pixels, colours that have no class,
@@ -359,6 +359,19 @@ def load_mask(
         if mask.min() < 0 or mask.max() > 255:
             raise ImageError(f"class indices in a mask are 0 to 255; this mask has {mask.max()}")
         return meaning.table()[mask.astype(np.uint8)]
+
+
+def palette_of(file: File) -> list[tuple[int, ...]]:
+    """Return the colours in the palette of a mask, whose pixels are not decoded; empty if none."""
+    content = read(file)
+    with _named(str(file)):
+        palette = _open(io.BytesIO(content), MAX_PIXELS, pixels=False)[0].palette
+        if not palette:
+            return []
+        mode, raw = palette.getdata()
+        count = len(raw) // len(mode.partition(";")[0])
+        colours = np.asarray(Image.frombytes("RGB", (count, 1), raw, "raw", mode))
+        return list(map(tuple, colours[0].tolist()))
 
 
 def _of_numbers(image: Image.Image, depth: int) -> NDArray[Any]:
@@ -393,6 +406,10 @@ def _colours_in(image: Image.Image) -> list[tuple[tuple[int, ...], int]]:
 def _of_colours(image: Image.Image, meaning: Meaning) -> NDArray[Any]:
     """Return the class index of each pixel's colour."""
     colours = meaning.colours
+    if image.has_transparency_data:
+        seen = np.asarray(image.convert("RGBA"))
+        if seen[seen[..., 3] < 255, :3].any():
+            raise ImageError("a mask with colours behind transparent pixels; save it without alpha")
     pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
     codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
     mask = np.full(codes.shape, -1, np.int16)
@@ -519,6 +536,12 @@ def warn_of_unread_files(folder: Path, read: Iterable[File] = ()) -> None:
     found = walk(folder, endings=NOT_READ)
     used = list(map(str, read)) if found.loops else []
     loops = [link for link in found.loops if not any(one.startswith(f"{link}/") for one in used)]
+    real = os.path.realpath  # a folder above the set has pictures, and may be too large to search
+    loops = [
+        link
+        for link in loops
+        if _holds(real(link), real(folder)) or walk(Path(link), endings=EXTENSIONS).files
+    ]
     for what, paths in (
         ("files are in formats that are not read; save them as JPEG or PNG", found.files),
         ("links lead to folders of the set, or above it, and are not followed", loops),

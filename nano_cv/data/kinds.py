@@ -59,11 +59,15 @@ class BoxLists:
     def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
         self.pictures, self.size, self.fit = pictures, size, fit
         self.outside: list[str] = []
+        self.lost = 0
         self.boxes: Sequence[Boxes] = Lazy(range(len(pictures)), self._fit)
         if not pictures.shards:  # the sizes of loose pictures are in their files, read only once
             self.boxes = list(self.boxes)
         if self.outside:
-            log.warning("Boxes reach out of their pictures and were cut: %s", listing(self.outside))
+            log.warning(
+                "Boxes reach out of their pictures and were cut; %d wholly outside left out: %s",
+                *(self.lost, listing(self.outside)),
+            )
 
     def _fit(self, index: int) -> Boxes:
         """Bring the boxes of a picture to the size of the input."""
@@ -71,9 +75,10 @@ class BoxLists:
         width, height = images.dimensions(file)
         left, top, wide, high = images.place(width, height, self.size, self.fit)
         sides = np.array([width, height] * 2, np.float32)
+        inside: Boxes = target.inside(width, height)
         if not self.pictures.shards and ((target.boxes < -1) | (target.boxes > sides + 1)).any():
             self.outside.append(str(file))
-        inside: Boxes = target.inside(width, height)
+            self.lost += len(target.labels) - len(inside.labels)
         scale = np.array([wide / width, high / height] * 2, np.float32)
         boxes = inside.boxes * scale + np.array([left, top] * 2, np.float32)
         frame = np.array([left, top, left + wide, top + high], np.float32)

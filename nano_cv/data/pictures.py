@@ -258,26 +258,39 @@ def check(splits: Mapping[str, Resized]) -> str:
         rows = zip(names[split], resized.fitted.fingerprints(), sums[split].tolist(), strict=True)
         for name, target, digest in sorted(rows):
             total.update(f"{split} {name} {target} {digest.hex()}\n".encode())
-    warn_of_twins(sums, lambda split, index: names[split][index])
+    alike = splits["train"].fitted.unit == "pictures"
+    labels = [label for one in splits.values() for label in one.pictures.targets] if alike else []
+    warn_of_twins(sums, lambda split, index: names[split][index], labels)
     return total.hexdigest()
 
 
 def warn_of_twins(
-    digests: Mapping[str, NDArray[np.void]], name_of: Callable[[str, int], str]
+    digests: Mapping[str, NDArray[np.void]],
+    name_of: Callable[[str, int], str],
+    labels: Sequence[Any] = (),
 ) -> None:
-    """Warn of images that are in two splits, by their `digests`, `[N]` of 32 bytes; names ten."""
+    """Warn of images that are in two splits, by their `digests`, `[N]` of 32 bytes; names ten.
+
+    With the `labels` of all images, also of those that are twice in a split with different labels.
+    """
     # The first eight bytes tell images apart, and integers are compared much faster than bytes.
     numbers = [np.ascontiguousarray(some).view(np.uint64)[::4] for some in digests.values()]
     _, first, same = np.unique(np.concatenate(numbers), return_index=True, return_inverse=True)
     splits, ends = list(digests), np.cumsum(list(map(len, numbers)))
     split_of = np.searchsorted(ends, np.arange(ends[-1]), side="right")
-    twice = np.flatnonzero(split_of[first[same]] != split_of)
+
+    def named(at: int) -> str:
+        split = splits[split_of[at]]  # in which the position is counted from the end
+        return f"{name_of(split, int(at - ends[split_of[at]]))} ({split})"
+
+    other = first[same]
+    twice = np.flatnonzero(split_of[other] != split_of)
     for index in twice[:10]:
-        pair = []
-        for at in (index, first[same[index]]):
-            split = splits[split_of[at]]  # in which the position is counted from the end
-            pair.append(f"{name_of(split, int(at - ends[split_of[at]]))} ({split})")
-        log.warning("The same picture in two splits: %s", " = ".join(pair))
+        log.warning("The same picture in two splits: %s = %s", named(index), named(other[index]))
+    again = np.flatnonzero((split_of[other] == split_of) & (other != np.arange(ends[-1])))
+    differing = [one for one in again if labels and labels[one] != labels[other[one]]]
+    for index in differing[:10]:
+        log.warning("The same picture with two labels: %s = %s", named(index), named(other[index]))
     if len(twice):
         log.warning("%d pictures are in two splits: test metrics will be too good", len(twice))
 
@@ -303,6 +316,9 @@ def check_classes(splits: Mapping[str, Resized]) -> None:
         raise UserError(f"{root}: no {kind} in 'train' for {listing(classes)}; nothing is learnt")
     if kind == "pictures" and has["train"].sum() < 2:
         raise UserError(f"{root}: pictures of at least two classes are needed in 'train'")
+    if kind == "pixels" and has["train"].sum() < 2:
+        only = classes[int(has["train"].argmax())]
+        raise UserError(f"{root}: only '{only}' in 'train'; nothing is learnt")
     unused = [name for name, one in zip(classes, used, strict=True) if not one]
     if unused:
         log.warning("%s: classes without %s, kept all the same: %s", root, kind, listing(unused))

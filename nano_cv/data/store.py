@@ -160,9 +160,13 @@ def stamp(file: File | str, folder: str) -> str:
     """Return a text that changes whenever the file changes; `folder` is the working directory."""
     if isinstance(file, Member):
         return file.sha256
-    status, text = os.stat(file), str(file)
+    text = str(file)
     if not text.startswith(os.sep):
         text = os.path.join(folder, text)
+    try:
+        status = os.stat(file)
+    except OSError as error:  # as of a link that leads nowhere; decoding reports it with others
+        return f"{text}\0{error.strerror}"
     return f"{text}\0{status.st_size}\0{status.st_mtime_ns}"
 
 

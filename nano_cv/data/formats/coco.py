@@ -9,7 +9,7 @@ Boxes are x, y, width and height in pixels, from 0 at the upper left corner of t
 import json
 import logging
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ FIELDS: dict[str, dict[str, Any]] = {  # needed fields of each list, with their 
     "annotations": {"image_id": WRITTEN, "category_id": WRITTEN},
 }
 RUN = "[P-o]{0,6}[0-O]"  # a run in the text of a mask, in which letters from P on mean "goes on"
+BRUSH = "masks with iscrowd=1 are taken as objects, as CVAT writes it for its brush"
+GROUP = "groups of objects (iscrowd) are not learnt"
 # Prefixes of COCO's other files for the same images, without boxes or with fewer classes.
 OTHERS = ("captions", "image_info", "panoptic", "person_keypoints", "stuff")
 
@@ -44,8 +46,9 @@ def read_coco(root: Path, task: str) -> dict[str, Pictures]:
     splits if there is only a single file.
 
     Groups of objects (`iscrowd`) are not learnt, and predictions there count as neither right nor
-    wrong. Boxes of no size are left out with a warning. An object without `bbox` gets the box
-    around its `segmentation`. `root` may be a JSON file, with its images below its folder.
+    wrong; but CVAT marks each mask of its brush so, which is an object. Boxes of no size are left
+    out with a warning. An object without `bbox` gets the box around its `segmentation`. `root` may
+    be a JSON file, with its images below its folder.
 
     Raises:
         UserError: files are missing or malformed; the message names the file and the entry.
@@ -60,6 +63,7 @@ def read_coco(root: Path, task: str) -> dict[str, Pictures]:
         split: samples_of(contents[split], classes, root, file, task)
         for split, file in sources.items()
     }
+    reading.warn_of_unused(root, [one.file for some in samples.values() for one in some])
     return splitting.as_splits(root, samples, outlines.classes_for(task, classes))
 
 
@@ -159,7 +163,7 @@ def load(file: Path) -> Content:
     for key in ("categories", "images"):
         reading.refuse_repeated([one["id"] for one in content[key]], f"{file}: two {key} of one id")
     for one in content["categories"]:
-        one["name"] = str(one["name"])
+        one["name"] = reading.normal(str(one["name"]))
     return content
 
 
@@ -207,6 +211,7 @@ def objects_of(
         for one in content["categories"]
         if one["id"] in used
     }
+    crowds: Counter[str] = Counter()
     for number, one in enumerate(content["annotations"]):
         image, category = one["image_id"], one["category_id"]
         where = f"{source}: annotation {one.get('id', f'number {number}')}"
@@ -214,10 +219,22 @@ def objects_of(
             lacking = f"category {category}" if image in objects else f"image {image!r}"
             raise UserError(f"{where}: there is no {lacking} in this file")
         corners = corners_of(one, where)
-        ignored = CROWD if one.get("iscrowd") in (1, "1") else COUNTED
+        crowd = one.get("iscrowd") in (1, "1")
+        brush = crowd and "occluded" in _attributes(one)
+        if crowd:
+            crowds[BRUSH if brush else GROUP] += 1
+        ignored = CROWD if crowd and not brush else COUNTED
         outline = outline_of(one, where) if task == "segmentation" else None
         objects[image].append(Object(corners, labels[category], where, ignored, outline))
+    for what, count in crowds.items():
+        log.info("%s: %d %s", source, count, what)
     return objects
+
+
+def _attributes(annotation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes that CVAT writes of an object; empty if there are none."""
+    given = annotation.get("attributes")
+    return given if isinstance(given, dict) else {}
 
 
 def corners_of(one: dict[str, Any], where: str) -> tuple[float, float, float, float]:
@@ -227,7 +244,9 @@ def corners_of(one: dict[str, Any], where: str) -> tuple[float, float, float, fl
         if len(box) != 4:
             raise UserError(f"{where}: a bbox is [x, y, width, height], and not {one['bbox']}")
         x, y, width, height = box
-        return x, y, x + width, y + height
+        # Beside an outline, `bbox` is the box around it, which is turned already.
+        angle = 0 if one.get("segmentation") else _attributes(one).get("rotation")
+        return reading.turned((x, y, x + width, y + height), angle)
     outline = outline_of(one, where)
     if not outline:
         raise UserError(f"{where}: 'bbox' is missing or of a wrong type, and no 'segmentation'")

@@ -16,19 +16,30 @@ log = logging.getLogger(__name__)
 def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     """Read a set for classification or generation.
 
-    The root has folders `train/`, `val/` and `test/` (or names as in `CALLED`) with a folder per
-    class in each, or it has the folders of the classes itself. Images of a missing split are taken
-    out of `train/`, or out of all images, class by class, by the hash of class and file name.
-    Classes are sorted by name, or as numbers if all are numbers; classes without images are kept.
+    The root has folders `train/`, `val/` and `test/` (or names as in `CALLED`, or with one of these
+    words, as `seg_train/`) with a folder per class in each, or it has the folders of the classes
+    itself. Images of a missing split are taken out of `train/`, or out of all images, class by
+    class, by the hash of class and file name. Classes are sorted by name, or as numbers if all are
+    numbers; classes without images are kept.
 
     Raises:
-        UserError: no folders, images that lie beside them, or a class that `train/` lacks.
+        UserError: no folders, images that lie beside them, splits inside of the folders of classes,
+            or a class that `train/` lacks.
     """
     reading.check_task("A folder per class", task, "classification", "generation")
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; it should hold a folder per class")
     folders, loose = look_into(root)
     given = splitting.one_for_each(splitting.group_by_split(folders))
+    within = [] if given else [look_into(one)[0] for one in folders]
+    if within and all(within):
+        if given := splitting.by_words(folders):
+            log.info("%s: taken as splits: %s", root, listing(given.values()))
+        elif all(splitting.called(one.name) for some in within for one in some):
+            raise UserError(
+                f"{root}: the folders of classes hold {listing(one.name for one in within[0])}; "
+                f"put the splits first: train/{folders[0].name}/"
+            )
     beside = [one for one in folders if one not in given.values()]
     flat = "train" in given and not any(look_into(one)[0] for one in given.values())
     if flat and look_into(given["train"])[1] and any(look_into(one)[1] for one in beside):
@@ -45,7 +56,7 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     if given and "train" not in given:
         raise UserError(f"{root}: holds {listing(given)}, and no 'train' to learn from")
     training = given.setdefault("train", root)
-    names = class_folders(training)
+    names = [*class_folders(training)]
     if len(names) < 2:
         there = f"only {names[0]}" if names else "none"
         raise UserError(
@@ -67,17 +78,17 @@ def samples_in(folder: Path, classes: Sequence[str], training: Path, root: Path)
         Sample(text, label, reading.below(folder, text))
         for label, name in enumerate(classes)
         if name in names
-        for text in images.find(folder / name, root=root).rows
+        for text in images.find(names[name], root=root).rows
     ]
     for name in sorted(set(names) - set(classes)):
-        if images.find(folder / name, root=root):
+        if images.find(names[name], root=root):
             known = f"not one of the classes in {training}{nearest(name, classes)}"
-            raise UserError(f"{folder / name}: {known} It has: {listing(classes)}")
+            raise UserError(f"{names[name]}: {known} It has: {listing(classes)}")
     return samples
 
 
-def class_folders(folder: Path) -> list[str]:
-    """Return the names of the class folders in `folder`; refuses images beside them."""
+def class_folders(folder: Path) -> dict[str, Path]:
+    """Return the class folders in `folder` by the class; refuses images beside them."""
     folders, loose = look_into(folder)
     if loose:
         raise UserError(
@@ -87,7 +98,9 @@ def class_folders(folder: Path) -> list[str]:
     if any(path.is_symlink() for path in folders):
         loops = images.walk(folder).loops  # links to other classes, or to the folder itself
         folders = [path for path in folders if str(path) not in loops]
-    return [path.name for path in folders]
+    names = [reading.normal(path.name) for path in folders]
+    reading.refuse_repeated(names, f"{folder}: the same class twice")
+    return dict(zip(names, folders, strict=True))
 
 
 def look_into(folder: Path) -> tuple[list[Path], list[Path]]:

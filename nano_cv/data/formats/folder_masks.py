@@ -7,6 +7,7 @@ or the colour of a class.
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from nano_cv.data import images
 from nano_cv.data.formats import reading, splitting
 from nano_cv.data.formats.splitting import Sample
 from nano_cv.data.images import Meaning
-from nano_cv.data.pictures import Pictures
+from nano_cv.data.pictures import MEASURED, Pictures, evenly
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
 UNKNOWN = ("void", "unlabelled", "unlabeled", "ignore", "_ignore_")  # class names of unknown pixels
+MOST = 240  # highest index that is taken for a class
 TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")  # colours of CamVid, and of CVAT
 Colours = dict[str, tuple[int, int, int]]
 
@@ -56,8 +58,12 @@ def read_masks(
     colours: Mapping[str, Sequence[int]] | None = None,
     ignore: int | Sequence[int] | None = None,
     usual: Sequence[str] = (),
+    partly: bool = False,
 ) -> dict[str, Pictures]:
-    """Read a set of masks from any folders; `usual` are the classes if the set names none."""
+    """Read a set of masks from any folders; `usual` are the classes if the set names none.
+
+    `partly` says that the lists leave out pictures knowingly.
+    """
     pictures = reading.find_pictures(images_folder)
     masks = find_masks(masks_folder, pictures)
     lists = reading.read_lists(lists_folder, pictures)
@@ -82,23 +88,37 @@ def read_masks(
     if not meaning.colours and white_objects(masks.values(), classes or usual):
         meaning = meaning._replace(nonzero=True)
     classes = classes or list(usual) or numbered(masks.values(), meaning)
+    every = [masks[name] for name in listed] or list(masks.values())
+    some_masks = [every[index] for index in evenly(len(every), MEASURED)]
+    if not meaning.colours:
+        warn_of_palettes(some_masks)
+    if len(classes) == 2 and not (meaning.colours or meaning.nonzero):
+        warn_of_white(some_masks)
+    if lists and not partly:
+        reading.warn_of_unused(root, [pictures[name] for name in listed])
     samples = {
         split: [
             Sample(pictures[name], masks[name], reading.below(images_folder, pictures[name]))
             for name in some
         ]
-        for split, some in (lists or group_by_folder(pictures)).items()
+        for split, some in (lists or group_by_folder(pictures, images_folder)).items()
     }
     return splitting.as_splits(root, samples, classes, meaning)
 
 
-def group_by_folder(names: Iterable[str]) -> dict[str, list[str]]:
-    """Group names such as `train/a` by split; all are `train` if a name begins with no split."""
+def group_by_folder(pictures: Mapping[str, Path], folder: Path) -> dict[str, list[str]]:
+    """Group names such as `train/a` by split; all are `train` if there is no folder `train/`.
+
+    Beside `train/`, pictures whose names begin with no split are passed over with a warning.
+    """
     groups: dict[str | None, list[str]] = {}
-    for name in names:
-        groups.setdefault(splitting.called(name.split("/")[0]), []).append(name)
-    if None in groups:
-        return {"train": list(names)}
+    for name in pictures:
+        split = splitting.called(name.split("/")[0]) if "/" in name else None
+        groups.setdefault(split, []).append(name)
+    if None in groups and "train" not in groups:
+        return {"train": list(pictures)}
+    others = [pictures[name].relative_to(folder).parts[0] for name in groups.pop(None, [])]
+    splitting.warn_of_others(folder, {folder / name for name in others})
     return {split: some for split, some in groups.items() if split}
 
 
@@ -128,7 +148,8 @@ def meaning_of(
     given: Colours = {}
     source = "data.colours"
     if colours:
-        given = {str(name): colour_of(some, f"{source}: {name}") for name, some in colours.items()}
+        named = {reading.normal(str(name)): some for name, some in colours.items()}
+        given = {name: colour_of(some, f"{source}: {name}") for name, some in named.items()}
     else:
         for table in (root / name for name in TABLES):
             if table.exists():
@@ -204,21 +225,63 @@ def white_objects(masks: Iterable[Path], classes: Sequence[str]) -> bool:
     return white is not None
 
 
+def warn_of_white(masks: Iterable[Path]) -> None:
+    """Warn if some masks are drawn in 0 and 255, and others in class indices."""
+    kinds: dict[bool, Path] = {}
+    for file in masks:
+        with suppress(images.ImageError):  # reported later, when all are decoded
+            mask = images.load_mask(file)
+            if mask.any():
+                kinds.setdefault(bool(mask[mask > 0].min() == images.IGNORE), file)
+        if len(kinds) == 2:
+            log.warning(
+                "%s: drawn in 0 and 255, and %s in class indices; in masks such as the first, 255 "
+                "counts as unknown",
+                *(kinds[True], kinds[False]),
+            )
+            return
+
+
+def warn_of_palettes(masks: Iterable[Path]) -> None:
+    """Warn if two masks have different colours at an index that both use."""
+    palettes: dict[Path, list[tuple[int, ...]]] = {}
+    for file in masks:
+        with suppress(images.ImageError):  # reported later, when all are decoded
+            if colours := images.palette_of(file):
+                palettes[file] = colours
+    if len(set(map(tuple, palettes.values()))) < 2:
+        return  # so no mask has to be decoded
+    first: dict[int, Path] = {}
+    for file, colours in palettes.items():
+        with suppress(images.ImageError, IndexError):  # an index beyond the palette has no colour
+            for index in np.unique(images.load_mask(file)).tolist():
+                other = first.setdefault(index, file)
+                if palettes[other][index] != colours[index]:
+                    log.warning(
+                        "%s and %s have different colours at index %d: %s and %s. The indices "
+                        "count; data.colours reads the colours instead",
+                        *(other, file, index, palettes[other][index], colours[index]),
+                    )
+                    return
+
+
 def numbered(masks: Iterable[Path], meaning: Meaning = images.INDICES) -> list[str]:
     """Return the names `class 0` to `class N`, where N is the highest index in the masks.
 
     Raises:
-        UserError: most indices below the highest never occur, so they are hardly class indices.
+        UserError: most indices below the highest never occur, or the highest is above `MOST`, so
+            they are hardly class indices.
     """
     found: set[int] = set()
     for file in masks:
         found.update(np.unique(images.load_mask(file, meaning=meaning)).tolist())
     found.discard(images.IGNORE)
     highest = max(found, default=0)
-    if highest > 2 * len(found) + 2:
+    if highest > min(2 * len(found) + 2, MOST):
         raise UserError(
             f"masks have the values {listing(sorted(found))} and no others up to {highest}: hardly "
-            "class indices; name the classes in classes.txt, one a line, or their "
+            "class indices, but perhaps smooth edges (anti-aliasing), which a mask cannot have; or "
+            "name the classes in classes.txt, one a line, or their "
             "colours: data.colours='{road: [128,128,128]}'"
         )
     numbers = [index for index in range(images.IGNORE) if index not in meaning.ignore]

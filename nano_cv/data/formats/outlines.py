@@ -1,7 +1,8 @@
 """Draws masks from outlines of objects: class 0 is the background, then follow the set's classes.
 
 The masks are written once, as PNG files in a hidden folder of the set, so that they are read like
-any other masks. The folder's name is a hash of the labels, so changed labels get another folder.
+any other masks. The folder's name is a hash of the labels and of the sizes of the images, so
+changed labels and mended images get another folder.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
-from nano_cv.data.formats.reading import Object, as_boxes, warn_left_out
+from nano_cv.data.formats.reading import Object, as_boxes, size_of, warn_left_out
 from nano_cv.data.pictures import COUNTED, Boxes
 from nano_cv.data.progress import track
 from nano_cv.errors import UserError, listing
@@ -66,31 +67,31 @@ def targets_for(
     names = classes_for("segmentation", classes)
     numbers = [names.index(name) if name in names else 0 for name in classes]
     told = [[(one.label, one.ignored, one.outline) for one in objects] for objects in pictures]
-    text = json.dumps([numbers, list(map(str, files)), told])
+    sizes = [size_of(file) for file in files]
+    text = json.dumps([numbers, list(map(str, files)), told, sizes])
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = root / f".masks_{key}"
     try:
-        make_once(folder, partial(_write, files=files, pictures=pictures, numbers=numbers))
+        make_once(folder, partial(_write, sizes=sizes, pictures=pictures, numbers=numbers))
     except OSError as error:
         raise UserError(
-            f"{folder}: the masks of the outlines cannot be written ({error.strerror})"
+            f"{folder}: the masks of the outlines cannot be written ({error.strerror}); copy the "
+            "set to a folder that can be written to"
         ) from error
     return [folder / f"{number}.png" for number in range(len(files))]
 
 
 def _write(
     folder: Path,
-    files: Sequence[Path],
+    sizes: Sequence[tuple[int, int] | None],
     pictures: Sequence[Sequence[Object]],
     numbers: Sequence[int],
 ) -> None:
-    rows = enumerate(zip(files, pictures, strict=True))
-    for number, (file, objects) in track(rows, len(files), "Drawing masks once"):
-        try:
-            width, height = images.dimensions(file)
-        except images.ImageError:  # bad images are reported later, when all are decoded
+    rows = enumerate(zip(sizes, pictures, strict=True))
+    for number, (size, objects) in track(rows, len(sizes), "Drawing masks once"):
+        if size is None:  # bad images are reported later, when all are decoded
             continue
-        mask = draw(objects, width, height, numbers)
+        mask = draw(objects, *size, numbers)
         (folder / f"{number}.png").write_bytes(images.encode_png(mask))
 
 

@@ -8,9 +8,11 @@ import logging
 import math
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, lru_cache
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar
@@ -18,12 +20,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import yaml
 
-from nano_cv.data import images
+from nano_cv.data import images, store
 from nano_cv.data.formats import splitting
 from nano_cv.data.formats.splitting import called
 from nano_cv.data.pictures import COUNTED, Boxes
 from nano_cv.errors import UserError, listing, nearest
 
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the upright image
 log = logging.getLogger(__name__)
 Item = TypeVar("Item", bound=Hashable)
 PICTURES = ("images", "jpegimages")  # folders beside which folders of labels lie
@@ -32,7 +35,7 @@ PICTURES = ("images", "jpegimages")  # folders beside which folders of labels li
 class Object(NamedTuple):
     """Labelled object in an image."""
 
-    corners: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the upright image
+    corners: Box
     label: int  # class index
     where: str  # label file and position in the file, for messages
     ignored: int = COUNTED  # whether the object counts, see `Boxes`
@@ -59,18 +62,23 @@ def read_bytes(file: Path) -> bytes:
 
 
 def read_text(file: Path) -> str:
-    """Read a text file in UTF-8, or in UTF-16 with a byte-order mark."""
+    """Read a text file in UTF-8, or in UTF-16 with a byte-order mark; see `normal`."""
     content = read_bytes(file)
     # Programs of Windows put a mark in front: PowerShell the UTF-16 mark, editors the UTF-8 mark.
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return content.decode("utf-16" if wide else "utf-8-sig")
+        return normal(content.decode("utf-16" if wide else "utf-8-sig"))
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{file}: line {line} is not UTF-8 text; save it as UTF-8, which spreadsheets call "
             "'CSV UTF-8'"
         ) from error
+
+
+def normal(text: str) -> str:
+    """Return a text with each accented letter as one character; macOS writes file names as two."""
+    return unicodedata.normalize("NFC", text)
 
 
 def read_lines(file: Path) -> list[str]:
@@ -152,12 +160,12 @@ def list_folder(folder: Path) -> list[Path]:
 
 
 def find_pictures(folder: Path) -> dict[str, Path]:
-    """Find all images below `folder`, by their relative path without ending, sorted."""
+    """Find all images below `folder`, by their `normal` relative path without ending, sorted."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; the pictures belong there")
     found: dict[str, Path] = {}
     for file in images.find(folder):
-        name = file.relative_to(folder).with_suffix("").as_posix()
+        name = normal(file.relative_to(folder).with_suffix("").as_posix())
         if name in found:
             raise UserError(
                 f"{file}: has the name of {found[name].name} but for the ending, so one label "
@@ -216,17 +224,18 @@ def find_labels(
     pictures = list(dict.fromkeys(pictures))
     inside = {picture.parent for picture in pictures}
     known = {folder: _labels_for(folder, ending, folders) for folder in inside}
-    labels = {p: known[p.parent][p.stem] for p in pictures if p.stem in known[p.parent]}
+    labels = {p: one for p in pictures if (one := known[p.parent].get(normal(p.stem)))}
     for label in repeated(labels.values()):
         alike = [picture.name for picture, one in labels.items() if one == label]
         raise UserError(f"{label}: would serve all of {listing(alike)}; rename the pictures apart")
     beside = {file for folder in {p.parent for p in labels} for file in known[folder].values()}
     unused = sorted(beside - set(labels.values()))
-    seen = {file.stem for folder in inside for file in images.find(folder)} if unused else set()
+    every = (file for folder in inside for file in images.find(folder)) if unused else ()
+    seen = {normal(file.stem) for file in every}
     lonely = [
         file.name
         for file in unused
-        if not (file.stem in seen or splitting.called(file.stem))
+        if not (normal(file.stem) in seen or splitting.called(file.stem))
         and not file.stem.lower().startswith(tuple(others))
     ]
     if lonely:
@@ -242,7 +251,7 @@ def _labels_for(folder: Path, ending: str, folders: Sequence[str]) -> dict[str, 
         beside = [one for one in list_folder(Path(*parts[:at])) if one.name.lower() in folders]
         places += [one.joinpath(*parts[at + 1 :]) for one in beside]
     files = [file for place in places for file in list_folder(place)]
-    return {file.stem: file for file in files if file.suffix.lower() == ending}
+    return {normal(file.stem): file for file in files if file.suffix.lower() == ending}
 
 
 def below(root: Path, file: Path | str) -> str:
@@ -256,10 +265,13 @@ def below(root: Path, file: Path | str) -> str:
 def find_existing(name: str, folders: Iterable[Path]) -> Path | None:
     """Find the file or folder `name` in the first of the folders that has it; None if none does.
 
-    Absolute paths, `~` and Windows' backslashes are understood.
+    Absolute paths, `~`, Windows' backslashes and both forms of accented letters are understood.
     """
     name = os.path.expanduser(name)
-    for text in dict.fromkeys((name, name.replace("\\", "/"))):
+    texts = [name, name.replace("\\", "/")]
+    if not name.isascii():
+        texts += [unicodedata.normalize(form, text) for form in ("NFC", "NFD") for text in texts]
+    for text in dict.fromkeys(texts):
         for folder in folders:
             if text.strip() and os.path.exists(folder / text):
                 return folder / text
@@ -279,6 +291,7 @@ def find_named(
     Images are first searched in `folders`. Names of other machines or without endings
     (`C:\\set\\train\\a.jpg`, `../upload/a.jpg`, `a`) match images anywhere below `root`, except in
     the folder of another split; among several images, the longest common end of the paths decides.
+    An image without a common end is refused if the folder that the label file names is there.
     `places` are the positions of the names in the label file, for messages.
 
     Raises:
@@ -288,24 +301,31 @@ def find_named(
     lost = [index for index, file in enumerate(files) if not (file and file.is_file())]
     called_so: dict[str, list[Path]] = defaultdict(list)
     for file in images.find(root) if lost else []:
-        for key in {file.name.lower(), file.stem.lower()}:  # Windows takes A.JPG for a.jpg
+        for key in {_plain(file.name), _plain(file.stem)}:
             called_so[key].append(file)
     missing: list[str] = []
     moved: list[str] = []
+    guessed: list[str] = []
     for index in lost:
-        path = PurePosixPath(names[index].strip().replace("\\", "/"))
+        path = PurePosixPath(normal(names[index].strip().replace("\\", "/")))
+        above = [part for part in path.parent.parts if part not in ("/", "..")]
         # The split in the path, or else the split of the label file, excludes images of others.
         own = next(filter(None, map(called, reversed(path.parent.parts))), split)
         fitting: dict[int, list[Path]] = defaultdict(list)
-        alike = called_so.get(path.name.lower(), [])
-        for file in [one for one in alike if path.name in (one.name, one.stem)] or alike:
+        alike = called_so.get(_plain(path.name), [])
+        exact = [one for one in alike if path.name in (normal(one.name), normal(one.stem))]
+        for file in exact or alike:
             parts = file.relative_to(root).parts[:-1]
             if own and any(called(part) not in (None, own) for part in parts):
                 continue
             same = zip(reversed(parts), reversed(path.parent.parts), strict=False)
-            equal = takewhile(lambda pair: pair[0].lower() == pair[1].lower(), same)
+            equal = takewhile(lambda pair: _plain(pair[0]) == _plain(pair[1]), same)
             fitting[sum(1 for _ in equal)].append(file)
-        best = fitting[max(fitting)] if fitting else []
+        common = max(fitting, default=0)
+        ends = ["/".join(above[start:]) for start in range(len(above))]
+        if fitting and not common and any(find_existing(end, [root, *folders]) for end in ends):
+            fitting.clear()
+        best = fitting[common]
         if len(best) > 1:
             where = places[index] if places else source
             raise UserError(
@@ -314,20 +334,48 @@ def find_named(
             )
         files[index] = best[0] if best else None
         at = f"{places[index]}: " if places and not best else ""
-        (moved if best else missing).append(at + names[index])
+        sure = common or (best and not above and best[0].parent in folders)
+        (missing if not best else moved if sure else guessed).append(at + names[index])
     if missing:
         searched = listing(f"{folder}/" for folder in folders)
         raise UserError(
             f"{source}: {len(missing)} pictures are missing: {listing(missing, most=3)}; "
             f"looked for in {searched}"
         )
-    if moved:
-        log.info(
-            "%s: %d pictures lie elsewhere than it says and were found by the end of their paths, "
-            "as %s for '%s'",
-            *(source, len(moved), files[names.index(moved[0])], moved[0]),
-        )
+    for level, some in ((logging.INFO, moved), (logging.WARNING, guessed)):
+        if some:
+            log.log(
+                level,
+                "%s: %d pictures lie elsewhere than it says and were found by the end of their "
+                "paths, as %s for '%s'",
+                *(source, len(some), files[names.index(some[0])], some[0]),
+            )
     return [file for file in files if file]
+
+
+def _plain(name: str) -> str:
+    return normal(name).lower()  # Windows takes A.JPG for a.jpg
+
+
+def warn_of_unused(source: Path, used: Iterable[Path | str]) -> None:
+    """Warn of pictures that lie beside those of the set, and that no label file or list names."""
+    known: dict[str, set[str]] = defaultdict(set)
+    real = cache(os.path.realpath)
+    for file in used:
+        folder, name = os.path.split(file)
+        known[real(folder)].add(_plain(name))
+    unused = [
+        os.path.join(folder, name)
+        for folder, names in sorted(known.items())
+        for name in sorted(os.listdir(folder))
+        if name.lower().endswith(images.EXTENSIONS) and _plain(name) not in names
+        if not name.startswith(".")
+    ]
+    if unused:
+        log.warning(
+            "%s: %d pictures are not used, for no list or label file names them: %s",
+            *(source, len(unused), listing(unused, most=3)),
+        )
 
 
 # Numbers and boxes
@@ -368,6 +416,36 @@ def warn_left_out(source: Path, what: str, places: Sequence[str]) -> None:
         )
 
 
+def turned(box: Box, angle: object) -> Box:
+    """Return the upright box around a box that is turned about its centre, as CVAT writes one."""
+    try:
+        turn = math.radians(as_numbers([str(angle)], "")[0] % 360)
+    except UserError:  # no angle, but an attribute of one's own that has the same name
+        turn = 0.0
+    if not turn:
+        return box
+    x1, y1, x2, y2 = box
+    cosine, sine = abs(math.cos(turn)), abs(math.sin(turn))
+    width, height = abs(x2 - x1), abs(y2 - y1)
+    right, down = (width * cosine + height * sine) / 2, (width * sine + height * cosine) / 2
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    return x - right, y - down, x + right, y + down
+
+
+def size_of(file: Path) -> tuple[int, int] | None:
+    """Return width and height of an upright image, read once; None if it cannot be read."""
+    return _measure(file, store.stamp(file, os.getcwd()))
+
+
+@lru_cache(2**17)
+def _measure(file: Path, stamp: str) -> tuple[int, int] | None:
+    """Measure an image; `stamp` is another one when the file has changed."""
+    try:
+        return images.dimensions(file)
+    except images.ImageError:  # decoding reports it later
+        return None
+
+
 def compare_sizes(source: Path, stated: Mapping[Path, tuple[float, float]]) -> None:
     """Warn of images of other sizes than the label files state, for their boxes may be wrong.
 
@@ -376,11 +454,8 @@ def compare_sizes(source: Path, stated: Mapping[Path, tuple[float, float]]) -> N
     """
     others = []
     for file, (width, height) in stated.items():
-        try:
-            wide, high = images.dimensions(file)
-        except images.ImageError:
-            continue
-        if (wide, high) != (width, height):
+        if (size := size_of(file)) and size != (width, height):
+            wide, high = size
             others.append(f"{file.name} (stated {width:g}x{height:g}, upright {wide}x{high})")
     if others:
         log.warning(

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nano_cv.data.images import INDICES, Meaning
+from nano_cv.data.images import EXTENSIONS, INDICES, Meaning
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.data.store import Lazy
 from nano_cv.data.targets import are_tags
@@ -70,8 +70,25 @@ def refuse_several(paths: Sequence[Path], what: str) -> None:
         raise UserError(f"{listing(paths)}: each could be {what}; leave one of them there")
 
 
-def warn_of_others(folder: Path, others: Iterable[Path]) -> None:
-    """Warn of folders beside the splits, such as a misspelt split."""
+def by_words(folders: Sequence[Path]) -> dict[str, Path]:
+    """Return the folder of each split by the word for it in names such as `seg_train`.
+
+    Empty unless each folder has one such word, no two have the same, and there is `train`.
+    """
+    words = [[*filter(None, map(called, re.split(r"[\W_]+", one.name)))] for one in folders]
+    found = {own[0]: one for own, one in zip(words, folders, strict=True) if len(own) == 1}
+    return found if len(found) == len(folders) and "train" in found else {}
+
+
+def warn_of_others(
+    folder: Path, inside: Iterable[Path], used: Collection[Path] = (), known: Collection[str] = ()
+) -> None:
+    """Warn of folders and images in `folder` that are not `used`, such as a misspelt split.
+
+    `known` are the names, in lower case, of folders that hold something else.
+    """
+    others = [path for path in inside if path.is_dir() or path.suffix.lower() in EXTENSIONS]
+    others = [path for path in others if path not in used and path.name.lower() not in known]
     if names := sorted(path.name for path in others):
         log.warning("%s: passed over, for it is no split: %s", folder, listing(names))
 

@@ -78,6 +78,7 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
     if several and task == "generation":
         raise UserError(f"{source}: {SEVERAL}")
     files = find_files(every, tables, root)
+    reading.warn_of_unused(root, files)
     # Of rows without a split, `train` gets some of each class.
     learnt = {label for row in every if row.split in ("train", "") for label in row.labels}
     classes = reading.sort_classes(learnt, root)
@@ -270,11 +271,12 @@ def read_rows(split: str, source: Path) -> list[Row]:
                 f"Allowed: {listing(SPLITS)}"
             )
         more = [cell for cell in record.get(None, ()) if cell.strip()]
-        if more and kind != "label":
+        if more:
+            advice = "put labels with commas between them in quotes, or separate them with '|'"
+            advice = "put a label with a comma in quotes" if kind == "label" else advice
             raise UserError(
                 f"{where}: {len(columns) + len(more)} cells, and the first line names "
-                f"{len(columns)}; put labels with commas between them in quotes, or separate them "
-                "with '|'"
+                f"{len(columns)}; {advice}"
             )
         labels = [name for name, marks in flags.items() if marks[number]]
         labels = [cells[label_column]] if label_column else labels

@@ -3,10 +3,12 @@
 Images and XML files as labelImg and Roboflow write them are read too; see `find_splits`.
 
 VOC counts pixels from 1, and the last pixel is inside, so a box from 1 to 2 is two pixels wide.
-This reader converts such a box to 0 to 2.
+This reader converts such a box to 0 to 2. labelImg and CVAT, which write the database "Unknown",
+count from 0, so their left and upper edges stay as they are.
 """
 
 import logging
+from itertools import chain
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -23,10 +25,11 @@ CLASSES = [
     "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
     "train", "tvmonitor",
 ]  # fmt: skip
+LABELS = ("annotations", "labels", "xml")  # folders of the XML files
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-def read_voc(root: Path, task: str) -> dict[str, Pictures]:
+def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]:
     """Read a set for detection or segmentation.
 
     The classes are those of `classes.txt`, one per line. Without that file, they are for detection
@@ -37,7 +40,8 @@ def read_voc(root: Path, task: str) -> dict[str, Pictures]:
 
     A split without a list is taken out of `train` by the hash of the file names; without any list,
     all three splits are taken out of the labelled images. For segmentation each image has a mask,
-    `SegmentationClass/*.png`, and the lists lie in `ImageSets/Segmentation/`.
+    `SegmentationClass/*.png`, and the lists lie in `ImageSets/Segmentation/`. `partly` says that
+    the lists leave out pictures knowingly.
 
     Raises:
         UserError: files are missing or malformed; the message names the file and the object.
@@ -45,10 +49,12 @@ def read_voc(root: Path, task: str) -> dict[str, Pictures]:
     reading.check_task("PASCAL VOC", task, "detection", "segmentation")
     if task == "segmentation":
         folders = root / "JPEGImages", root / "SegmentationClass", root / "ImageSets/Segmentation"
-        return read_masks(root, *folders, usual=CLASSES)
+        return read_masks(root, *folders, usual=CLASSES, partly=partly)
     splits = find_splits(root)
     every = [file for files in splits.values() for file in files]
-    labels = reading.find_labels(every, ".xml", ["annotations", "labels", "xml"])
+    if not partly:
+        reading.warn_of_unused(root, every)
+    labels = reading.find_labels(every, ".xml", LABELS)
     if not labels:
         raise UserError(
             f"{root}: no label NAME.xml for any of the {len(every)} pictures; known are "
@@ -65,6 +71,10 @@ def read_voc(root: Path, task: str) -> dict[str, Pictures]:
     if not classes:
         every_object = [pair for _, objects in contents.values() for pair in objects]
         counted = {name for name, one in every_object if one.ignored == COUNTED}
+        if lost := sorted({name for name, _ in every_object} - counted):
+            log.warning(
+                "%s: left out: classes of which every object is difficult: %s", root, listing(lost)
+            )
         classes = reading.check_class_names(sorted(counted), root)
     samples = {}
     for split, files in splits.items():
@@ -98,10 +108,13 @@ def find_splits(root: Path) -> dict[str, list[Path]]:
         lists = reading.read_lists(root / "ImageSets/Main", found)
         splits = {split: [found[name] for name in names] for split, names in lists.items()}
         return splits or {"train": list(found.values())}
-    folders = [path for path in reading.list_folder(root) if path.is_dir()]
+    inside = reading.list_folder(root)
+    groups = splitting.group_by_split(path for path in inside if path.is_dir())
+    if groups:
+        splitting.warn_of_others(root, inside, [*chain(*groups.values())], LABELS)
     splits = {
         split: [file for folder in some for file in reading.find_pictures(folder).values()]
-        for split, some in splitting.group_by_split(folders).items()
+        for split, some in groups.items()
     }
     return splits or {"train": list(reading.find_pictures(root).values())}
 
@@ -119,17 +132,20 @@ def read_xml(file: Path) -> tuple[tuple[float, float], list[tuple[str, Object]]]
         tree = ElementTree.fromstring(content)
     for one in tree.iter():
         one.tag = str(one.tag).rpartition("}")[2]  # without the namespace
+    first = 0 if tree.findtext("source/database", "").strip().lower() == "unknown" else 1
     objects = []
     for number, one in enumerate(tree.iter("object"), start=1):
         where = f"{file}: object {number}"
-        name = one.findtext("name", "").strip()
+        name = reading.normal(one.findtext("name", "").strip())
         if not name:
             raise UserError(f"{where}: has no <name>")
         difficult = one.findtext("difficult", "0").strip().lower() in {"1", "true"}
         given = [one.findtext(f"bndbox/{corner}", "nothing") for corner in CORNERS]
         place = f"{where} ({name}), {listing(CORNERS)}"
         left, top, right, bottom = reading.as_numbers(given, place)
-        corners = (left - 1, top - 1, right, bottom)
+        more = {given.findtext("name"): given.findtext("value") for given in one.iter("attribute")}
+        corners = (left - first, top - first, right, bottom)
+        corners = reading.turned(corners, more.get("rotation"))
         ignored = DIFFICULT if difficult else COUNTED
         objects.append((name, Object(corners, -1, where, ignored)))
     size = [tree.findtext(f"size/{side}") or "0" for side in ("width", "height")]

@@ -8,6 +8,7 @@ in `data.yaml` key points follow the box.
 
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from nano_cv.errors import UserError, listing
 log = logging.getLogger(__name__)
 SLACK = 0.1  # shares may exceed 0 and 1 by this much, for rounding and careless labelling
 NO_LABELS = ("classes", "notes", "readme", "license")  # text files that lie beside labels
+BESIDE = "labels|data|obj_.+_data"  # folders beside splits; the last are CVAT's
 YAML = ("data.yaml", "data.yml")
 
 
@@ -136,7 +138,7 @@ def find_splits(
     entries: dict[str, list[Path]] = {}
     for key, value in content.items():
         split = called(key)
-        if split is None or not value:
+        if split is None or not value or str(value).lower() in ("~", "null"):
             continue
         if split in entries:
             raise UserError(f"{source}: '{key}': the split '{split}' is given twice")
@@ -154,26 +156,38 @@ def find_splits(
             raise UserError(f"{where}: {listing(absent)}: no such file or folder")
         if absent:
             log.warning("%s: %s is not there", where, listing(absent))
-    if not entries:
-        entries = usual_places(root)
     found = {}
-    for split, folders in entries.items():
-        files = [file for one in folders for file in find_pictures(one, root, split)]
-        reading.refuse_repeated(files, f"{listing(folders)}: names a picture twice")
-        log.info("%s: '%s' is %s", root, split, listing(folders))
+    for split, given in (entries or usual_places(root)).items():
+        files = [file for one in given for file in find_pictures(one, root, split)]
+        reading.refuse_repeated(files, f"{listing(given)}: names a picture twice")
+        log.info("%s: '%s' is %s", root, split, listing(given))
         found[split] = files
+    folders = {file.parent for files in found.values() for file in files}
+    used = {above for one in folders for above in (one, *one.parents)}
+    unnamed = [
+        path
+        for base in (root, root / "images")
+        for split, some in splitting.group_by_split(reading.list_folder(base)).items()
+        for path in some
+        if entries and split not in entries and path.is_dir() and path not in used
+    ]
+    if unnamed:
+        log.warning("%s: passed over, for it names no such split: %s", source, listing(unnamed))
     return found
 
 
 def place_of(root: Path, given: str, path: Any) -> Path | None:
     """Find the path of an entry of `data.yaml`; paths of other machines match by their ends.
 
-    So does `../train/images`, as Roboflow writes it for `train/images` beside `data.yaml`.
+    So does `../train/images`, as Roboflow writes it for `train/images` beside `data.yaml`. But an
+    end without the split that the path names is another folder.
     """
     base = reading.find_existing(path, [root]) if isinstance(path, str) else None
     folders = [base or root, root]
     parts = [part for part in given.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    paths = [given, *("/".join(parts[start:]) for start in range(len(parts)))]
+    named = any(map(called, parts))
+    ends = [parts[start:] for start in range(len(parts))]
+    paths = [given, *("/".join(end) for end in ends if any(map(called, end)) == named)]
     return next(filter(None, (reading.find_existing(one, folders) for one in paths)), None)
 
 
@@ -181,16 +195,12 @@ def usual_places(root: Path) -> dict[str, list[Path]]:
     """Find the folder or list file of each split, for a set whose `data.yaml` names none."""
     for folder in (root / "images", root):
         inside = reading.list_folder(folder)
+        inside = [path for path in inside if not re.fullmatch(BESIDE, path.name.lower())]
         places = [path for path in inside if path.is_dir() or path.suffix == ".txt"]
-        if found := splitting.one_for_each(splitting.group_by_split(places)):
-            known = ("images", "labels", "data", "obj_train_data")
-            others = [
-                path
-                for path in inside
-                if path.is_dir() or path.suffix.lower() in images.EXTENSIONS
-                if path not in found.values() and path.name.lower() not in known
-            ]
-            splitting.warn_of_others(folder, others)
+        found = splitting.one_for_each(splitting.group_by_split(places))
+        if found := found or splitting.by_words([path for path in places if path.is_dir()]):
+            lists = any(map(Path.is_file, found.values()))  # of pictures in `images/`
+            splitting.warn_of_others(folder, inside, found.values(), ["images"] * lists)
             return {split: [place] for split, place in found.items()}
     pool = root / "images"
     return {"train": [pool if pool.is_dir() else root]}
@@ -200,7 +210,10 @@ def find_pictures(place: Path, root: Path, split: str) -> list[Path]:
     """Find the images in a folder, or the images that a list file names."""
     if place.is_dir():
         inner = place / "images"
-        return list(images.find(inner if inner.is_dir() else place))
+        if not inner.is_dir():
+            return list(images.find(place))
+        splitting.warn_of_others(place, filter(Path.is_file, reading.list_folder(place)))
+        return list(images.find(inner))
     if place.suffix.lower() != ".txt":
         raise UserError(
             f"{place}: neither a folder of pictures nor a list of them that ends in .txt"
@@ -218,7 +231,7 @@ def read_objects(file: Path, picture: Path, classes: int, points: int) -> Iterat
 
     `points` is the number of columns with key points, which follow each box and are not read.
     """
-    size = images.dimensions(picture)
+    size = reading.size_of(picture) or images.dimensions(picture)  # which says why it cannot
     for number, line in enumerate(reading.read_text(file).splitlines(), start=1):
         columns, where = line.split(), f"{file}, line {number}"
         if not columns:

@@ -3,7 +3,8 @@
 `sets.yaml` has the files of each set; `arranging.py` lays them out for a reader of `formats`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,11 @@ class KnownSet(NamedTuple):
     folder: str = "pictures"
 
 
-LAYOUTS = {"read_folder": read_folder, "read_voc": read_voc, "read_pets": arranging.read_pets}
+LAYOUTS: dict[str, Callable[[Path, str], dict[str, Pictures]]] = {
+    "read_folder": read_folder,
+    "read_voc": partial(read_voc, partly=True),
+    "read_pets": arranging.read_pets,
+}
 SETS = {
     name: KnownSet(**given | {"archives": [Archive(**one) for one in given["archives"]]})
     for name, given in yaml.safe_load((Path(__file__).parent / "sets.yaml").read_text()).items()
