@@ -78,6 +78,9 @@ def test_a_run_that_ends_tells_its_story(succeeds, drawn, flowers, tmp_path):
     states = checkpoint(tmp_path)["callbacks"].values()
     (rows,) = [state["rows"] for state in states if "rows" in state]
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    reached = [row["val/accuracy"] for row in rows]
+    kept = checkpoint(tmp_path, "best")["epoch"]
+    assert reached[kept] == max(reached) and max(reached) not in reached[kept + 1 :]
     classes = read_csv(folder / "classes.csv")
     assert list(classes[0]) == ["class", "pictures", "precision", "recall", "f1"]
     seen = {row["class"]: row["pictures"] for row in classes}
@@ -88,7 +91,7 @@ def test_the_best_epoch_is_marked():
     epochs = Epochs("val/loss", "min")
     losses = {1: 3.0, 2: 1.0, 3: nan, 4: 1.0}
     epochs.rows = [{"epoch": epoch, "val/loss": loss} for epoch, loss in losses.items()]
-    assert epochs.best == {"epoch": 2, "val/loss": 1}
+    assert epochs.best == {"epoch": 4, "val/loss": 1}, "of equal ones the last"
 
 
 def taken_away(folder: Path, model: str) -> tuple[dict, bytes]:

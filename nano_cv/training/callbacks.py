@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.loggers import Logger as LightningLogger
 from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
 
 from nano_cv.errors import UserError
 from nano_cv.evaluation import drawing
@@ -70,8 +71,8 @@ class Epochs(pl.Callback):
 
     @property
     def best(self) -> dict[str, float] | None:
-        """The row of the best epoch; of several equal ones, the first."""
-        known = [row for row in self.rows if isfinite(row.get(self.monitor, nan))]
+        """The row of the best epoch; of several equal ones, the last, as `KeepBest` keeps it."""
+        known = [row for row in reversed(self.rows) if isfinite(row.get(self.monitor, nan))]
         choose = max if self.mode == "max" else min
         return choose(known, key=lambda row: row[self.monitor]) if known else None
 
@@ -141,6 +142,19 @@ class AdaptCheckpoint(pl.Callback):
 
 def _moved(path: str, folder: Path) -> str:
     return str(folder / Path(path).name) if path else path
+
+
+class KeepBest(ModelCheckpoint):
+    """Keeps the best epoch; of several equal ones, the last.
+
+    With few validation pictures many epochs are equal, and the last has learnt most.
+    """
+
+    def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
+        """Return whether the epoch with this metric is kept."""
+        best = self.best_model_score
+        equal = current is not None and best is not None and bool(current == best)
+        return equal or super().check_monitor_top_k(trainer, current)
 
 
 class KeepWithinEpoch(Checkpoint):

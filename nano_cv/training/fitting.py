@@ -35,6 +35,7 @@ from nano_cv.training.callbacks import (
     Diverged,
     Epochs,
     ForwardToLogger,
+    KeepBest,
     KeepWithinEpoch,
     Preview,
     PruneBehind,
@@ -89,7 +90,7 @@ def make_trainer(
     """
     options = config.trainer
     where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
-    keeper = ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.mode, **where)
+    keeper = KeepBest(filename="best", monitor=task.monitor, mode=task.mode, **where)
     # Not `save_last`: that is only written for epochs that were the best so far.
     last = ModelCheckpoint(filename="last", **where)
     within = KeepWithinEpoch(folder / "checkpoints" / "last.ckpt")
