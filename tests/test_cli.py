@@ -104,7 +104,9 @@ def test_help_explains_every_key(script):
         assert example in said and example.startswith(f"python {script}.py")
     found = help.explain_keys(options.Options(script), [])
     assert [key for key, _, comment in found if not comment] == []
-    assert all(f"{key}={value}" in said for key, value, _ in found)
+    training = ("data.", "model.", "trainer.")  # of train.py, for whose help the others ask
+    shown = [one for one in found if script == "train" or not one[0].startswith(training)]
+    assert all(f"{key}={value}" in said for key, value, _ in shown)
     if script == "train":
         about = help.format_help("train", ["model=unet"])
         assert "model.task.dice_weight=1.0" in about and "label_smoothing" not in about

@@ -19,6 +19,7 @@ from nano_cv.config.options import CONFIGS, Options, flatten, parse_override, re
 
 COMMENT = re.compile(r"(?:^|\s)#\s?(.*)$")
 WIDEST = 100  # columns
+OF_TRAINING = ("data.", "model.", "trainer.")  # many keys, of which other scripts use few
 
 
 def read_comments(file: Path) -> dict[str, str]:
@@ -126,7 +127,10 @@ def format_help(script: str, arguments: list[str]) -> str:
         parts[-1] += "".join(f"\n{_row(group, names[group], 14, width)}" for group in shown)
     parts.append("Keys, to change with KEY=VALUE, and their values now:")
     for key, value, comment in explain_keys(options, overrides):
-        parts[-1] += "\n" + _row(f"{key}={value}", comment, 40, width)
+        if script == "train" or not key.startswith(OF_TRAINING):
+            parts[-1] += "\n" + _row(f"{key}={value}", comment, 40, width)
+    if script != "train" and "model" in options.own:
+        parts.append("The keys of data, model and trainer: python train.py --help")
     parts.append(f"python {script}.py --cfg job   prints the whole configuration as YAML.")
     return "\n\n".join(parts)
 
