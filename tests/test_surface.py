@@ -61,9 +61,9 @@ KEYS = {
     "benchmark": SHARED + "trainer triton delays_us instances threads batches concurrency seconds "
     "min_rounds max_rounds prototype p99_limit_ms write",
     "shard": SHARED + "trainer output shard_mb",
-    "serve": "help paths models triton host hosts port grpc_port probe_seconds probe_deadline_seconds "
-    "poll_seconds exit_timeout_seconds max_request_bytes max_picture_pixels receive_seconds "
-    "answer_seconds max_connections",
+    "serve": "help paths models triton host hosts port grpc_port probe_seconds "
+    "probe_deadline_seconds poll_seconds exit_timeout_seconds max_request_bytes "
+    "max_picture_pixels receive_seconds answer_seconds max_connections",
 }
 
 
