@@ -150,6 +150,7 @@ class Door:
         self.backend = backend
         # Reading a DictConfig takes 20 µs each time.
         self.limits = SimpleNamespace(**{str(key): value for key, value in config.items()})
+        self.hosts = tuple(config.hosts or (HOSTS if config.host in HOSTS else ()))  # () for all
         self.held = 0  # bytes of all request bodies in memory
         self.answered: Counter[tuple[str, int]] = Counter()  # answers by model and HTTP status
         cores = os.cpu_count() or 1
@@ -191,10 +192,9 @@ class Door:
         headers = Headers(scope=scope)
         refused = None
         host = HOST.fullmatch(headers.get("host", "").lower())
-        hosts = self.limits.hosts or (HOSTS if self.limits.host in HOSTS else None)
-        if hosts and (host and host[1].strip("[]")) not in hosts:
+        if self.hosts and (host and host[1].strip("[]")) not in self.hosts:
             # DNS rebinding: a site whose name resolves to this machine could read our answers.
-            refused = Problem(421, "Unknown host", f"this server is {listing(hosts)}")
+            refused = Problem(421, "Unknown host", f"this server is {listing(self.hosts)}")
         elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             refused = Problem(403, "Another site", "pages of other sites may not use this server")
         if scope.get("method") == "HEAD":  # uvicorn sends no body for it

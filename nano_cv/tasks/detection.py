@@ -94,12 +94,8 @@ class Detection(Task):
         for boxes, labels, ignored, frame, *one in zip(*truth, *found, strict=True):
             filled = labels != NO_LABEL
             objects = Boxes(boxes[filled], labels[filled], ignored[filled])
-            answer = Scored(*one)
-            # Boxes are cut at the edge of the picture, before the margin of the letterbox, as in
-            # the test; boxes in the margin alone have no area left.
-            inside = answer.boxes.clip(frame[[0, 1, 0, 1]], frame[[2, 3, 2, 3]])
-            solid = (inside[:, 2:] > inside[:, :2]).all(axis=1)
-            pairs.append((objects, answer._replace(boxes=inside).keep(solid)))
+            # Cut at the edge of the picture, before the margin of the letterbox, as in the test.
+            pairs.append((objects, Scored(*one).clipped(frame[:2], frame[2:])))
         return self._losses(outputs, targets), pairs
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:

@@ -133,6 +133,11 @@ class Scored(NamedTuple):
         """The boxes where `chosen` `[n]` is true."""
         return Scored(self.boxes[chosen], self.labels[chosen], self.scores[chosen])
 
+    def clipped(self, first: Sequence[float], last: Sequence[float]) -> "Scored":
+        """The boxes cut at the corners (x, y) of an area; without those that lie outside of it."""
+        boxes = self.boxes.clip([*first, *first], [*last, *last])
+        return self._replace(boxes=boxes).keep((boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+
 
 class Match(NamedTuple):
     """Which boxes of a picture lie on which objects, at an IoU of 0.5."""

@@ -59,9 +59,7 @@ class DetectionReport(Report):
             place = images.place(width, height, self.metadata.image_size, self.metadata.fit)
             scale = np.array([width / place.width, height / place.height] * 2)
             boxes = (outputs[0].astype(np.float64) - [place.left, place.top] * 2) * scale
-            boxes = boxes.clip(0, [width, height] * 2)
-            inside = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-            found.append(Scored(boxes, *outputs[1:]).keep(inside))
+            found.append(Scored(boxes, *outputs[1:]).clipped((0, 0), (width, height)))
         return found
 
     @cached_property
