@@ -158,7 +158,8 @@ def test_golden_curve_and_every_model_resumes(run, succeeds, flowers, tmp_path, 
     whole, unbroken = taken_away(tmp_path, model)
     weights_file = tmp_path / f"weights/{model}_flowers.safetensors"
     with interrupted(1, 2):
-        assert run("train", *settings).status == 130
+        broken = run("train", *settings)
+    assert broken.status == 130 and "weights_only" not in broken.out + broken.err
     assert not weights_file.exists() and checkpoint(tmp_path)["global_step"] == 5
 
     succeeds("train", *settings, "resume=true")

@@ -175,7 +175,7 @@ class KeepWithinEpoch(Checkpoint):
         now = time.monotonic()
         due = now >= self.due and not trainer.is_last_batch
         if trainer.strategy.broadcast(due):  # all processes take part in writing
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)  # with the optimiser, to resume
             took = time.monotonic() - now
             self.due = now + max(CHECKPOINT_SECONDS, TIMES_WRITING * took)
 
