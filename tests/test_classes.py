@@ -198,7 +198,7 @@ LATIN = b"train/cat/caf\xe9.png".decode("utf-8", "surrogateescape")
         (lambda root: (make_folder(root), (root / LATIN).touch()), "a name that is not UTF-8"),
         (
             lambda root: [picture(root / one / own / "a.png") for one in "ab" for own in SPLITS],
-            "the folders of classes hold test, train, val; put the splits first: train/a/",
+            "the folders of classes hold splits; put the splits first: train/a/",
         ),
     ],
 )
@@ -297,7 +297,7 @@ def test_a_picture_in_another_folder_than_the_table_says(tmp_path, caplog):
     tables(tmp_path)
     assert "1 pictures lie elsewhere than it says" in caplog.text, "a warning"
     assert (
-        f"1 pictures are not used, for no list or label file names them: {tmp_path}/more.png"
+        f"1 pictures are in no list and have no label, so they are not used: {tmp_path}/more.png"
         in (caplog.text)
     )
     (tmp_path / "cats").mkdir()

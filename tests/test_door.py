@@ -9,6 +9,7 @@ import os
 import select
 import shutil
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -215,6 +216,7 @@ def test_endless_and_slow_bodies(served):
     links = [socket.create_connection(("127.0.0.1", served.ports["port"])) for _ in range(9)]
     for silent in links:
         silent.sendall(promised)
+    time.sleep(0.5)  # until they have arrived
     assert served.predict("colours_tiny", picture("red"))[0] == 200
     for silent in links:
         silent.close()
@@ -395,7 +397,7 @@ def test_a_model_that_hangs_and_other_host_names(tmp_path, monkeypatch):
     publish_one(tmp_path / "models", "classification")
     monkeypatch.setitem(GRAPHS, "classification", ENDLESS)
     publish_one(tmp_path / "models", "classification", "endless")
-    settings = ("answer_seconds=1", "hosts=[127.0.0.1,demo.example]")
+    settings = ("answer_seconds=5", "hosts=[127.0.0.1,Demo.Example]")
     with Trial(tmp_path / "models", tmp_path, *settings, without=True) as trial:
         trial.wait_ready()
         white = picture("white")

@@ -286,7 +286,7 @@ def test_coco_masks_of_cvats_brush_are_objects(root, caplog):
     caplog.set_level("INFO")
     assert (read_coco(root, "segmentation")["train"].mask(0)[:2, 0] == 1).all()
     assert not any(one.ignored.any() for one in coco(root)["train"].targets)
-    assert "train.json: 1 masks with iscrowd=1 are taken as objects" in caplog.text
+    assert "train.json: 1 masks with iscrowd=1 are taken as single objects" in caplog.text
     assert "val.json: 1 groups of objects (iscrowd) are not learnt" in caplog.text
 
 
@@ -301,11 +301,15 @@ def test_coco_masks_of_cvats_brush_are_objects(root, caplog):
 )
 def test_turned_boxes_of_cvat(root, angle, box):
     make_coco(root / "coco")
-    given = float(angle) if angle[-1].isdigit() else angle
-    change(root / "coco", "annotations", 0, bbox=[12, 20, 40, 8], attributes={"rotation": given})
+    given, cvat = float(angle) if angle[-1].isdigit() else angle, {"occluded": False}
+    change(
+        root / "coco", "annotations", 0, bbox=[12, 20, 40, 8], attributes=cvat | {"rotation": given}
+    )
     make_voc(root / "voc")
     attribute = f"<attribute><name>rotation</name><value>{angle}</value></attribute>"
-    annotate(root / "voc", xml([("cat", 12, 20, 52, 28)], f"<attributes>{attribute}</attributes>"))
+    content = xml([("cat", 11, 19, 52, 28)], f"<attributes>{attribute}</attributes>")
+    unknown = "<source><database>Unknown</database></source>"  # as CVAT writes, from 0
+    annotate(root / "voc", content.replace("<size>", f"{unknown}<size>"))
     for read in (coco(root / "coco"), voc(root / "voc")):
         assert read["train"].targets[0].boxes[0].tolist() == pytest.approx(box, abs=1e-4)
     change(root / "coco", "annotations", 0, segmentation=[SQUARE])
@@ -317,7 +321,7 @@ def test_boxes_outside_of_their_pictures_are_counted(root, caplog):
     change(root, "annotations", 0, bbox=[70, 0, 9, 9])
     splits, _ = open_splits(read_coco, root, "detection", 32, None, "stretch")
     assert splits["train"].count().tolist() == [0, 2]
-    assert "were cut; 1 wholly outside left out: " in caplog.text
+    assert "were cut, and 1 wholly outside left out; in: " in caplog.text
 
 
 NORMAL = {"masks": (read_folder_masks, make_masks), **FORMATS}
@@ -343,12 +347,12 @@ def test_pictures_that_nothing_names(root, name, caplog):
     read, make = NORMAL[name]
     make(root)
     picture(root / {"voc": "JPEGImages", "yolo": "images"}.get(name, "images") / "more.jpg")
-    picture(root / ".hidden.jpg")
+    picture(root / {"voc": "JPEGImages", "yolo": "images"}.get(name, "images") / ".hidden.jpg")
     read(root=root, task="segmentation" if name == "masks" else "detection")
     said = "passed over, for it is no split: more.jpg" if name == "yolo" else "more.jpg"
     warned = [one for one in caplog.records if one.levelname == "WARNING"]
     assert len(warned) == 1 and said in warned[0].getMessage()
-    assert name == "yolo" or "1 pictures are not used, for no list" in caplog.text
+    assert name == "yolo" or "1 pictures are in no list" in caplog.text
     caplog.clear()
     if name == "voc":
         read(root=root, task="detection", partly=True)
@@ -707,7 +711,7 @@ def test_yolo_splits_that_lie_elsewhere(root, caplog):
     make_yolo(root)
     yaml(root, "train: images/train\nval: images/val\ntest: null")
     yolo(root)
-    assert f"passed over, for it names no such split: {root}/images/test" in caplog.text
+    assert f"passed over, for it has no entry for these splits: {root}/images/test" in caplog.text
     yaml(root, "train: /content/train/x\nval: images/val")
     (root / "x").mkdir()  # another folder
     refuses(r"train: /content/train/x: no such file or folder", yolo, root)

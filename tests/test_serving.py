@@ -21,6 +21,7 @@ from benchmarks.serving.trial import Load, Trial
 from nano_cv.errors import UserError
 from nano_cv.evaluation.client import Client
 from nano_cv.serving import triton
+from nano_cv.serving.service import _check_port
 from nano_cv.serving.supervisor import _lock_port
 from nano_cv.serving.watched import request_of
 
@@ -451,6 +452,7 @@ def test_what_cannot_be_served(fails, tmp_path):
     assert "type: python export_model.py" in fails("serve")
     write_scale(tmp_path / "model_repository" / "scale")
     assert "did you mean 'scale'?" in fails("serve", "models=[scael]")
+    _check_port("port", 0, "::1")  # another kind of address
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for key in ("port", "grpc_port"):

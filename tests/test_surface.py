@@ -1,6 +1,8 @@
 """The command line's surface is frozen here, and every option that ships runs a step."""
 
+import sys
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 import torch
@@ -183,6 +185,12 @@ for script in sys.argv[1:]:
             print("\\nstatus", script, end.code or 0)
 print("torch" in sys.modules)
 """
+
+
+def test_a_reader_of_help_may_stop_reading():
+    with Popen([sys.executable, "train.py", "--help"], cwd=ROOT, stdout=PIPE, stderr=PIPE) as help:
+        help.stdout.close()
+        assert help.stderr.read() == b"" and help.wait() == 0
 
 
 def test_help_and_errors_need_no_torch():

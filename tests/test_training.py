@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import CONTRACT, TINY, TINY_OF, compose, make_flowers, python, read_csv
 from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
 
 from nano_cv.files import locked
@@ -17,7 +18,8 @@ from nano_cv.metadata import Metadata
 from nano_cv.networks.lenet import LeNet
 from nano_cv.networks.unet import UNet
 from nano_cv.tasks import weights
-from nano_cv.training.callbacks import Epochs
+from nano_cv.training import processor
+from nano_cv.training.callbacks import Epochs, KeepBest
 from nano_cv.training.plan import duration, make_plan
 
 
@@ -92,6 +94,14 @@ def test_the_best_epoch_is_marked():
     losses = {1: 3.0, 2: 1.0, 3: nan, 4: 1.0}
     epochs.rows = [{"epoch": epoch, "val/loss": loss} for epoch, loss in losses.items()]
     assert epochs.best == {"epoch": 4, "val/loss": 1}, "of equal ones the last"
+
+
+def test_a_resumed_run_keeps_its_precision_and_its_best_epoch(monkeypatch):
+    """Also one that an older version has begun: the keeper's name in checkpoints is the same."""
+    monkeypatch.setattr(processor, "best_precision", lambda _: "bf16-mixed")
+    for before in ("32-true", "bf16-mixed"):
+        assert processor.choose_precision("cpu", None, None, before) == before
+    assert KeepBest(monitor="val/loss").state_key == ModelCheckpoint(monitor="val/loss").state_key
 
 
 def taken_away(folder: Path, model: str) -> tuple[dict, bytes]:

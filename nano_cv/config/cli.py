@@ -60,7 +60,10 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                 if {"-h", "--help"} & set(sys.argv[1:]):
                     from nano_cv.config.help import format_help
 
-                    print(format_help(config_name, sys.argv[1:]))
+                    try:
+                        print(format_help(config_name, sys.argv[1:]), flush=True)
+                    except BrokenPipeError:  # the reader has seen enough, as in `--help | head`
+                        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                     return
                 sys.argv[1:] += check(config_name, sys.argv[1:])
                 # Launchers start Python in the folder of the call, and it must find this package.
@@ -102,9 +105,6 @@ def _remove_empty_run() -> None:
 
 def stop(error: Exception) -> NoReturn:
     """Print an error in a single line and end the process with status 1."""
-    if isinstance(error, BrokenPipeError):  # the reader has seen enough, as in `--help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     if isinstance(error, OSError):
         if error.errno is None:  # a defect of the code, not a full disk or a closed folder
             raise error

@@ -7,8 +7,7 @@ import json
 import re
 import shutil
 import textwrap
-from collections.abc import Iterator
-from itertools import chain
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +68,14 @@ def explain_keys(options: Options, overrides: list[Any]) -> list[tuple[str, str,
     chosen = [f"{group}/{choices[group]}" for group in options.own if group in choices]
     # Keys without a comment are explained in other files: all data sets have those of `flowers`.
     common = ("data/flowers", "trainer/default", "model/lenet")
-    files = list(chain.from_iterable(map(_with_defaults, [options.script, *chosen, *common])))
+    names = [options.script, *chosen, *common]
+    files = [file for name in names for file in _with_defaults(name, options.folders)]
+    found = [(file, *pair) for file in files for pair in read_comments(file).items()]
+    # What a model says of a key of `data` is a reason for its value: such comments come last.
+    found.sort(key=lambda one: one[0].parent.name == "model" and not one[1].startswith("model."))
     comments: dict[str, str] = {}
-    for own_keys in (
-        True,
-        False,
-    ):  # what a model says of a key of `data` is its reason, not the key
-        for file in files:
-            for key, text in read_comments(file).items():
-                if file.parent.name != "model" or key.startswith("model.") == own_keys:
-                    comments.setdefault(key, text)
+    for _, key, text in found:
+        comments.setdefault(key, text)
     values: Any = OmegaConf.to_container(config, resolve=True)
     values.pop("help")
     return [
@@ -88,15 +85,15 @@ def explain_keys(options: Options, overrides: list[Any]) -> list[tuple[str, str,
     ]
 
 
-def _with_defaults(name: str) -> list[Path]:
+def _with_defaults(name: str, folders: Sequence[Path]) -> list[Path]:
     """Return the YAML file of an option, `model/unet_lite0`, and those that it is derived from."""
-    file = CONFIGS / f"{name}.yaml"
-    if not file.is_file():
+    file = next(filter(Path.is_file, (folder / f"{name}.yaml" for folder in folders)), None)
+    if file is None:
         return []
     content: Any = OmegaConf.load(file)
     defaults = content.get("defaults") or []
     bases = [f"{file.parent.name}/{base}" for base in defaults if isinstance(base, str)]
-    return [file, *chain.from_iterable(map(_with_defaults, bases))]
+    return [file, *(one for base in bases for one in _with_defaults(base, folders))]
 
 
 def read_examples(script: str) -> list[str]:

@@ -100,6 +100,7 @@ class Options:
 
     Attributes:
         script: `train`, `infer`, ...
+        folders: the folders of YAML files.
         groups: every option group, with the names of its options.
         own: the names of the groups that the script has.
     """
@@ -108,7 +109,7 @@ class Options:
         folders = [CONFIGS] + ([Path(config_dir)] if config_dir else [])
         if not all(folder.is_dir() for folder in folders):
             raise UserError(f"--config-dir {config_dir}: no such folder")
-        self.script = script
+        self.script, self.folders = script, folders[::-1]  # own files first
         self.groups = option_groups(folders)
         defaults = OmegaConf.load(CONFIGS / f"{script}.yaml").defaults
         keys = [str(key) for item in defaults if item != "_self_" for key in item]

@@ -84,7 +84,7 @@ class DataModule(pl.LightningDataModule):
         self.splits: dict[str, Resized] = {}
         self.data_hash = ""
         self.repeats = 1  # how often a training picture is seen per epoch, see `training.plan`
-        # Of a resumed training, as Lightning loads data before it sets the epoch.
+        # Where a resumed training goes on; Lightning loads the data before it sets the epoch.
         self.first_epoch = self.first_step = 0
 
     @property
@@ -150,7 +150,7 @@ class DataModule(pl.LightningDataModule):
         batches = Batches(self.splits["train"], self.repeats)
         order = self._order(batches, shuffle=True)
         order.set_epoch(self.first_epoch)
-        order.seen = self.first_step * self.own_batch
+        order.skip = self.first_step * self.own_batch
         if leaves_too_few(len(batches), self.batch_size, self.ranks[0]):
             order.left_out = len(batches) % self.batch_size
         return self._loader(batches, sampler=order)

@@ -536,11 +536,12 @@ def warn_of_unread_files(folder: Path, read: Iterable[File] = ()) -> None:
     found = walk(folder, endings=NOT_READ)
     used = list(map(str, read)) if found.loops else []
     loops = [link for link in found.loops if not any(one.startswith(f"{link}/") for one in used)]
-    real = os.path.realpath  # a folder above the set has pictures, and may be too large to search
     loops = [
         link
         for link in loops
-        if _holds(real(link), real(folder)) or walk(Path(link), endings=EXTENSIONS).files
+        # A folder above the set has pictures, and may be too large to search.
+        if _holds(os.path.realpath(link), os.path.realpath(folder))
+        or walk(Path(link), endings=EXTENSIONS).files
     ]
     for what, paths in (
         ("files are in formats that are not read; save them as JPEG or PNG", found.files),

@@ -65,8 +65,11 @@ class BoxLists:
             self.boxes = list(self.boxes)
         if self.outside:
             log.warning(
-                "Boxes reach out of their pictures and were cut; %d wholly outside left out: %s",
-                *(self.lost, listing(self.outside)),
+                "Boxes that reach beyond their pictures were cut%s; in: %s",
+                *(
+                    f", and {self.lost} wholly outside left out" * bool(self.lost),
+                    listing(self.outside),
+                ),
             )
 
     def _fit(self, index: int) -> Boxes:

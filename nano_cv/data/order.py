@@ -24,7 +24,8 @@ class Order(Sampler[int]):
     def __init__(self, count: int, ranks: Ranks = (1, 0), shuffle: bool = True, seed: int = 0):
         self.count, self.ranks, self.shuffle, self.seed, self.epoch = count, ranks, shuffle, seed, 0
         self.left_out = 0  # the last so many images of each epoch, random images if shuffled
-        self.seen = 0  # the first so many images of this process in the coming epoch, left out once
+        # Images at the start of the next epoch to leave out, once: a resumed run has seen them.
+        self.skip = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch, on which the order depends; called by Lightning."""
@@ -40,7 +41,7 @@ class Order(Sampler[int]):
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed + self.epoch)
             order = torch.randperm(self.count, generator=generator)
-        begin, self.seen = self.seen, 0
+        begin, self.skip = self.skip, 0
         return map(int, order[: self.count - self.left_out][rank::processes][begin:].numpy())
 
 
@@ -90,7 +91,7 @@ class ShardOrder(Order):
         batches = [order[:end].reshape(-1, self.batch_size) for order, end in pairs]
         turns = [batch for turn in zip_longest(*batches) for batch in turn if batch is not None]
         order = np.concatenate([*turns, *(order[end:] for order, end in pairs)])
-        begin, self.seen = self.seen, 0
+        begin, self.skip = self.skip, 0
         return map(int, order[begin : len(self)])
 
 

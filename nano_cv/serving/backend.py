@@ -50,6 +50,7 @@ class Model:
     refused: dict[str, str] = field(default_factory=dict)  # reason for each that is not served
     metadata: Metadata | None = None  # None for models that nano-cv did not export
     instances: int = 0  # processes of Triton's Python backend per model; 0 for an ensemble
+    config: Any = None  # Triton's configuration of the model
     question: service_pb2.ModelInferRequest | None = None  # a test: does the model answer?
     strikes: int = 0  # how often the model has stopped the server since its last answer
 
@@ -135,7 +136,7 @@ class Backend(ABC):
 
 @contextmanager
 def stopped_if_cancelled() -> Iterator[Any]:
-    """Yield options of a run of onnxruntime, which is stopped if this task is cancelled.
+    """Yield onnxruntime's options of a run, which stop the run if this asyncio task is cancelled.
 
     A thread cannot be ended. Without this, a model that hangs would hold its thread for ever.
     """

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nano_cv.errors import UserError, one_line
-from nano_cv.evaluation import answers
-from nano_cv.evaluation.exported import Onnx
+from nano_cv.evaluation.exported import NO_METADATA, Onnx
 from nano_cv.metadata import height_width
 from nano_cv.serving.repository import versions_of
 from nano_cv.serving.triton import PROJECT
@@ -49,22 +48,29 @@ async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, dict[str,
     return {name: {version: found[name, version] for version in versions[name]} for name in copies}
 
 
-def _answer_once(engine: Onnx) -> None:
-    """Let a model answer about a black picture; raises any error if it cannot."""
+def answer_once(engine: Onnx) -> None:
+    """Let a model answer about a black picture; raises a `UserError` if it cannot."""
+    from nano_cv.evaluation import answers  # late, as it loads much
+
     metadata = engine.metadata
     if metadata.task == "generation":  # takes long, and has no pictures to answer about
         return
     height, width = height_width(metadata.image_size)
-    outputs = engine.predict({"IMAGES": np.zeros((1, 3, height, width), np.uint8)})
-    one = {name: array[0] for name, array in outputs.items()}
-    answers.describe(metadata, one, (width, height), None)
+    try:
+        outputs = engine.predict({"IMAGES": np.zeros((1, 3, height, width), np.uint8)})
+        one = {name: array[0] for name, array in outputs.items()}
+        answers.describe(metadata, one, (width, height), None)
+    except Exception as error:  # whatever a wrong label, size or task leads to
+        raise UserError(
+            f"{engine.source['model']}: its metadata do not fit its graph: {one_line(error)}"
+        ) from error
 
 
 def main() -> None:
     """Print the problems of each folder and version of the command line, one JSON text per line.
 
-    The exporter's rules come first, then onnxruntime, because it will load the file in the end.
-    Last a model that nano-cv exported must answer about a picture.
+    The exporter's rules come first, then onnxruntime, because it will load the file in the end. A
+    model that nano-cv exported must answer about a picture.
     """
     import onnxruntime
 
@@ -79,18 +85,10 @@ def main() -> None:
         problems = check_model(Path(folder), Path(source), versions)
         for file in [] if problems else sorted(Path(folder, version).glob("*.onnx")):
             try:
-                onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-            except Exception as error:  # whatever damage does to a model file
-                problems = [f"{file}: onnxruntime cannot load it: {one_line(error)}"]
-                break
-            try:
-                engine = Onnx(file, 1)
-            except UserError:  # not exported by nano-cv
-                continue
-            try:
-                _answer_once(engine)
-            except Exception as error:  # whatever a wrong label, size or task leads to
-                problems = [f"{file}: its metadata do not fit its graph: {one_line(error)}"]
+                answer_once(Onnx(file, 1))
+            except UserError as error:
+                if NO_METADATA not in str(error):  # another program's model may lack them
+                    problems = [str(error)]
         print(json.dumps("; ".join(problems).replace(f"{folder}/", "")), flush=True)
 
 

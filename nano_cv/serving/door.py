@@ -150,7 +150,8 @@ class Door:
         self.backend = backend
         # Reading a DictConfig takes 20 µs each time.
         self.limits = SimpleNamespace(**{str(key): value for key, value in config.items()})
-        self.hosts = tuple(config.hosts or (HOSTS if config.host in HOSTS else ()))  # () for all
+        given = config.hosts or (HOSTS if config.host in HOSTS else ())
+        self.hosts = tuple(str(name).lower() for name in given)  # empty: any
         self.held = 0  # bytes of all request bodies in memory
         self.answered: Counter[tuple[str, int]] = Counter()  # answers by model and HTTP status
         cores = os.cpu_count() or 1

@@ -14,6 +14,7 @@ from nano_cv.evaluation.engines import Arrays
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.metadata import JPEG
 from nano_cv.serving.backend import Backend, GoneError, Model, predict_here, stopped_if_cancelled
+from nano_cv.serving.checking import answer_once
 from nano_cv.serving.repository import Signature, versions_of
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Local(Backend):
         for file in files:
             try:
                 engine = await asyncio.to_thread(Onnx, file)
+                await asyncio.to_thread(answer_once, engine)
             except UserError as error:
                 model.refused[file.parent.name] = str(error)
                 log.warning("%s: %s set aside", name, error)

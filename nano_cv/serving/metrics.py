@@ -1,6 +1,7 @@
 """Metrics for Prometheus: Triton's counters, read over gRPC, and counters of the front door."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from json import dumps
 from typing import Any
 
 from nano_cv.serving.backend import Backend
@@ -26,13 +27,11 @@ async def render(backend: Backend, answers: Mapping[tuple[str, int], int]) -> st
     figures = await backend.figures()
     lines: list[str] = []
     for name, read in COUNTERS.items():
-        rows = [
-            (f'model="{_text(one.name)}",version="{one.version}"', read(one)) for one in figures
-        ]
+        rows = [(f'model={dumps(one.name)},version="{one.version}"', read(one)) for one in figures]
         if rows:
             lines += _metric(f"nv_inference_{name}", "counter", "From Triton", rows)
     ready = [
-        (f'model="{_text(name)}"', int(model.state == "ready"))
+        (f"model={dumps(name)}", int(model.state == "ready"))
         for name, model in backend.models.items()
     ]
     lines += _metric("nano_cv_model_up", "gauge", "Whether the model answers", ready)
@@ -41,16 +40,11 @@ async def render(backend: Backend, answers: Mapping[tuple[str, int], int]) -> st
         [("", backend.restarts)],
     )
     given = [
-        (f'model="{_text(name)}",status="{status}"', count)
+        (f'model={dumps(name)},status="{status}"', count)
         for (name, status), count in sorted(answers.items())
     ]
     lines += _metric("nano_cv_answers_total", "counter", "Answers of the front door", given)
     return "\n".join(lines) + "\n"
-
-
-def _text(name: str) -> str:
-    """Escape a text for a label, as Prometheus wants it."""
-    return name.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 def _metric(name: str, kind: str, about: str, rows: Iterable[tuple[str, float]]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import secrets
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class Server:
     def __init__(
         self, wheel: triton.Wheel, area: Path, repository: Path, config: DictConfig, log: Path
     ) -> None:
-        self.area, self.repository, self.log = area, repository, log
+        self.repository, self.log = repository, log
         prefix = f"nano_cv_{secrets.token_hex(8)}_"  # nobody else can have made such files before
         self.memory = SHARED_MEMORY / prefix
         backends = triton.make_backends(wheel, area / "backends")
@@ -99,9 +100,11 @@ class Server:
 
         Triton makes it readable to all, whatever the umask, when it loads a model.
         """
-        for file in self.memory.parent.glob(f"{self.memory.name}*"):
-            with suppress(OSError):  # gone, or another user's
-                file.chmod(0o600)
+        for file in self._memory_files():
+            with suppress(OSError):  # gone, or another user's; a link of theirs is not followed
+                opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                os.fchmod(opened, 0o600)
+                os.close(opened)
 
     async def stop(self, seconds: float) -> None:
         """Stop tritonserver, with at most `seconds` for the requests in flight, and clear up."""
@@ -110,7 +113,7 @@ class Server:
             with suppress(subprocess.TimeoutExpired):
                 await asyncio.to_thread(self.process.wait, seconds)
         self.kill()
-        self.caretaker.communicate()  # it clears up once more, and ends
+        self.caretaker.communicate()  # it removes the area, and ends
 
     def kill(self) -> None:
         """Kill tritonserver and its stubs at once, and clear up."""
@@ -129,6 +132,9 @@ class Server:
             print(pid, file=self.caretaker.stdin, flush=True)
 
     def _clear(self) -> None:
-        for file in self.memory.parent.glob(f"{self.memory.name}*"):
+        for file in self._memory_files():
             with suppress(OSError):  # gone, or another user's
                 file.unlink()
+
+    def _memory_files(self) -> Iterator[Path]:
+        return self.memory.parent.glob(f"{self.memory.name}*")

@@ -25,7 +25,7 @@ class Repository:
     def __init__(self, source: Path, names: Iterable[str] | None) -> None:
         self.source, self.names = source, names
         self.taken: dict[str, Signature] = {}
-        self.odd: set[str] = set()  # names of folders that were passed over
+        self.passed_over: set[str] = set()  # names of folders that a warning has named
 
     def wanted(self) -> list[str]:
         """Return the models to serve: all, or `names` and their JPEG twins.
@@ -56,10 +56,10 @@ class Repository:
         """
         items = sorted(self.source.iterdir()) if self.source.is_dir() else []
         names = [item.name for item in items if item.is_dir() and not item.name.startswith(".")]
-        for name in {one for one in names if not NAME.fullmatch(one)} - self.odd:
-            self.odd.add(name)
+        for name in {one for one in names if not NAME.fullmatch(one)} - self.passed_over:
+            self.passed_over.add(name)
             log.warning("%s: passed over: %r is no name of a model", self.source, name)
-        return [name for name in names if name not in self.odd]
+        return [name for name in names if NAME.fullmatch(name)]
 
     def signatures(self) -> dict[str, Signature]:
         """Return the present signature of each model to serve."""
@@ -103,7 +103,7 @@ class Repository:
 def signature(folder: Path) -> Signature:
     """Return name, size, time and inode of each file of a model, to notice changes."""
     found = set()
-    linked = [str(item) for item in folder.glob("*") if item.is_symlink() and item.is_dir()]
+    linked = [str(item) for item in folder.glob("[0-9]*") if item.is_symlink() and item.is_dir()]
     for root, names, files in chain.from_iterable(map(os.walk, [str(folder), *linked])):
         names[:] = [name for name in names if not name.startswith(".")]
         for name in [*names, *(file for file in files if not file.startswith("."))]:

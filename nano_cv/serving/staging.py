@@ -21,15 +21,14 @@ HERE, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 def _copy(source: Path, target: Path, links: bool = True) -> None:
     """Copy a folder without hidden items, such as half-copied folders.
 
-    With `links`, its folders may be links, as those of versions in a store. All else must be files
-    of its own: a link could lead to any file of this machine, or in a circle, and a device never
-    ends.
+    With `links`, folders of versions may be links, as into a store. All else must be files of its
+    own: a link could lead to any file of this machine, or in a circle, and a device never ends.
     """
     target.mkdir()
     for item in source.iterdir():
         if item.name.startswith("."):
             continue
-        if item.is_dir() and (links or not item.is_symlink()):
+        if item.is_dir() and (not item.is_symlink() or (links and item.name.isdecimal())):
             _copy(item, target / item.name, links=False)
         elif item.is_file() and not item.is_symlink():
             shutil.copy2(item, target / item.name)

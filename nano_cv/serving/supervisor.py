@@ -12,8 +12,8 @@ which would be a way to run code here. New and changed models are checked, then 
 import asyncio
 import fcntl
 import logging
+import math
 import os
-import shutil
 import socket
 import tempfile
 import time
@@ -93,7 +93,6 @@ class Supervisor(Watched):
         await super().stop()
         os.close(self.lock)
         self.port_lock.close()
-        shutil.rmtree(self.area, ignore_errors=True)
 
     async def watch(self) -> None:
         """See `Backend`."""
@@ -206,7 +205,7 @@ class Supervisor(Watched):
         """Have models taken again whose copies failed, or were deleted, as by a cleaner."""
         for name, model in self.models.items():
             gone = model.state != "refused" and not self.staging.has(name)
-            if time.monotonic() - self.failed.get(name, time.monotonic()) > RETRY_SECONDS:
+            if time.monotonic() - self.failed.get(name, math.inf) > RETRY_SECONDS:
                 del self.failed[name]
                 gone = True
             if gone and name in self.repository.taken:
@@ -225,12 +224,15 @@ class Supervisor(Watched):
         for name in signatures:
             try:
                 copies[name] = await asyncio.to_thread(self.staging.copy, name)
+                self.failed.pop(name, None)
             except OSError as error:
                 self.failed[name] = time.monotonic()
                 self.repository.taken[name] = signatures[name]
                 model = self.models.setdefault(name, Model(name))
                 model.refused = {"-": f"cannot be copied: {error.filename}: {error.strerror}"}
-                if not self.staging.has(name):  # else the copy goes on serving
+                if self.staging.has(name):  # the copy of before goes on serving
+                    log.warning("%s: %s", name, model.refused["-"])
+                else:
                     model.is_now("refused", model.refused["-"])
         for name, found in (await check(self.repository.source, copies)).items():
             good = [version for version, reason in found.items() if not reason]

@@ -41,7 +41,7 @@ ALIVE = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)
 CROWDED = ("Exceeds maximum queue size", "Request timeout expired")  # refused by the queue policy
 # Triton has lost the process that runs the model, or is itself gone or about to go.
 LOST = re.compile("is not healthy|Stub process|Server is stopping", re.IGNORECASE)
-LARGEST = 2**28  # values of a test request's input
+LARGEST = 2**28  # bytes of a test request's input
 KILLS = 2  # a request during which the server was lost this often is not sent again
 
 
@@ -169,6 +169,9 @@ class Watched(Backend):
             config = (await self._call("ModelConfig", request)).config
         except LostError:
             return  # the model was unloaded a moment ago; the next look will see that
+        if model.question is not None and (config, versions) == (model.config, model.versions):
+            return
+        model.config = config
         try:
             model.question, model.versions = question_for(model.name, config), versions
         except ValueError as error:
@@ -275,9 +278,9 @@ def question_for(name: str, config: model_config_pb2.ModelConfig) -> service_pb2
         if tensor.optional:
             continue
         shape = [1] * (config.max_batch_size > 0) + [max(dim, 1) for dim in tensor.dims]
-        if math.prod(shape) > LARGEST:
-            raise ValueError(f"input {tensor.name} of {list(tensor.dims)}: too large for a request")
         dtype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+        if math.prod(shape) * np.dtype(triton_to_np_dtype(dtype)).itemsize > LARGEST:
+            raise ValueError(f"input {tensor.name} of {list(tensor.dims)}: too large for a request")
         if dtype == "STRING":
             picture = images.encode_png(np.zeros((8, 8, 3), np.uint8))
             inputs[tensor.name] = np.full(shape, picture, object)

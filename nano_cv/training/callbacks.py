@@ -27,7 +27,8 @@ from nano_cv.training.learner import Learner
 from nano_cv.training.sweep import Scores
 
 CHECKPOINT_SECONDS = 60  # least time between two checkpoints within an epoch
-TIMES_WRITING = 50  # and the same as a multiple of the time that writing takes
+TIMES_WRITING = 50  # and at least so many times the time that writing one takes
+TOLD_EVERY = 20  # steps after which the first process tells the others whether to write
 log = logging.getLogger(__name__)
 
 
@@ -150,6 +151,11 @@ class KeepBest(ModelCheckpoint):
     With few validation pictures many epochs are equal, and the last has learnt most.
     """
 
+    @property
+    def state_key(self) -> str:
+        """The name in checkpoints, that of Lightning's class, which older runs have written."""
+        return super().state_key.replace(type(self).__name__, ModelCheckpoint.__name__)
+
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         """Return whether the epoch with this metric is kept."""
         best = self.best_model_score
@@ -160,18 +166,27 @@ class KeepBest(ModelCheckpoint):
 class KeepWithinEpoch(Checkpoint):
     """Writes a checkpoint every minute within an epoch, for epochs that take long.
 
-    Large checkpoints are written less often, so that writing takes at most 2 % of the time.
+    Large checkpoints are written less often, so that writing takes at most 2 % of the time. As a
+    `Checkpoint` it is called last, after the averaging of the weights.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self.due = path, 0.0
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
-        """Start the clock."""
+    def on_train_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+        """Start the clock, also of a run that goes on within an epoch."""
         self.due = time.monotonic() + CHECKPOINT_SECONDS
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+        """Start the clock anew."""
+        self.due = time.monotonic() + CHECKPOINT_SECONDS
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, learner: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Write if it is time; after the last step, validation comes first."""
+        if trainer.world_size > 1 and batch_idx % TOLD_EVERY:
+            return
         now = time.monotonic()
         due = now >= self.due and not trainer.is_last_batch
         if trainer.strategy.broadcast(due):  # all processes take part in writing

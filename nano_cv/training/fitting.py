@@ -6,6 +6,7 @@ import math
 import re
 import sys
 import warnings
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -204,7 +205,8 @@ def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
     _check_size(task, data)
     check_memory(task, min(data.own_batch, len(data.splits["train"])), data.seen_size)
     if checkpoint:
-        epoch, step = _check_resumable(checkpoint, learner, trainer.max_epochs or 0)
+        readers = [trainer.world_size, data.workers] if data.splits["train"].in_shards else []
+        epoch, step = _check_resumable(checkpoint, learner, trainer.max_epochs or 0, readers)
         data.first_epoch, data.first_step = epoch, step
         if step:
             log.info("going on in epoch %d after step %d", epoch + 1, step)
@@ -262,14 +264,26 @@ def _check_size(task: Task, data: DataModule) -> None:
     task.train()
 
 
-def _check_resumable(checkpoint: Path, learner: Learner, epochs: int) -> tuple[int, int]:
-    """Check that a checkpoint can be resumed; returns the epochs and then the steps it has seen."""
+def _check_resumable(
+    checkpoint: Path, learner: Learner, epochs: int, readers: Sequence[int]
+) -> tuple[int, int]:
+    """Check that a checkpoint can be resumed.
+
+    `readers` are the numbers of processes and of workers, if the order of the pictures depends on
+    them. Returns the number of whole epochs that were seen, and of steps in the next.
+    """
     state = _load_checkpoint(checkpoint, learner)
     progress = state["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     step = 0 if progress["is_last_batch"] else int(progress["current"]["ready"])
     seen = int(state["epoch"]) + (step == 0)
     if seen:
         _load_checkpoint(checkpoint.with_name("best.ckpt"), learner)  # is needed at the end
+    before = state.get("readers", readers)
+    if step and readers and before != readers:
+        raise UserError(
+            f"{checkpoint}: written within an epoch by {before[0]} processes with data.workers="
+            f"{before[1]}, on which the order of shards depends; give the same, or start anew"
+        )
     if state.get("steps"):  # a budget in minutes has set the epochs
         epochs = state["epochs"]
     if seen > epochs:
@@ -282,7 +296,7 @@ def _load_checkpoint(checkpoint: Path, learner: Learner) -> dict[str, Any]:
     anew = "start anew without resume=true"
     try:
         state: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        weights, _ = state["state_dict"], int(state["epoch"])
+        weights, _, _ = state["state_dict"], int(state["epoch"]), state["loops"]["fit_loop"]
     except FileNotFoundError as error:
         raise UserError(f"{checkpoint}: not there any more; {anew}") from error
     except Exception as error:  # damaged files raise errors of many kinds

@@ -93,6 +93,8 @@ class Learner(pl.LightningModule):
         checkpoint["data_hash"] = self.task.metadata.data_hash
         checkpoint["steps"], checkpoint["epochs"] = self.steps, self.trainer.max_epochs
         checkpoint["precision"] = str(self.trainer.precision)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        checkpoint["readers"] = [self.trainer.world_size, data.workers]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the number of epochs and the schedule that `trainer.minutes` has set."""

@@ -117,10 +117,10 @@ class TimeBudget(pl.Callback):
         self.begun = self.measured = 0.0
         self.resumed = False
 
-    def on_train_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, learner: Any) -> None:
         """Start the clock."""
         self.begun = time.monotonic()
-        self.resumed = trainer.global_step > 0  # a resumed run keeps the epochs of its checkpoint
+        self.resumed = learner.steps is not None  # the checkpoint has the epochs of the budget
 
     def on_train_batch_end(self, trainer: pl.Trainer, learner: Any, *_: Any) -> None:
         """Read the clock after the steps `PACE_FROM` and `PACE_TO`."""

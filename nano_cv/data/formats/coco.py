@@ -31,7 +31,8 @@ FIELDS: dict[str, dict[str, Any]] = {  # needed fields of each list, with their 
     "annotations": {"image_id": WRITTEN, "category_id": WRITTEN},
 }
 RUN = "[P-o]{0,6}[0-O]"  # a run in the text of a mask, in which letters from P on mean "goes on"
-BRUSH = "masks with iscrowd=1 are taken as objects, as CVAT writes it for its brush"
+BRUSH = "masks with iscrowd=1 are taken as single objects: CVAT marks what its brush paints so"
+TURNED = "turned boxes are taken as the upright boxes around them"
 GROUP = "groups of objects (iscrowd) are not learnt"
 # Prefixes of COCO's other files for the same images, without boxes or with fewer classes.
 OTHERS = ("captions", "image_info", "panoptic", "person_keypoints", "stuff")
@@ -211,7 +212,7 @@ def objects_of(
         for one in content["categories"]
         if one["id"] in used
     }
-    crowds: Counter[str] = Counter()
+    said: Counter[str] = Counter()
     for number, one in enumerate(content["annotations"]):
         image, category = one["image_id"], one["category_id"]
         where = f"{source}: annotation {one.get('id', f'number {number}')}"
@@ -220,21 +221,28 @@ def objects_of(
             raise UserError(f"{where}: there is no {lacking} in this file")
         corners = corners_of(one, where)
         crowd = one.get("iscrowd") in (1, "1")
-        brush = crowd and "occluded" in _attributes(one)
+        brush = crowd and bool(_attributes(one))
         if crowd:
-            crowds[BRUSH if brush else GROUP] += 1
+            said[BRUSH if brush else GROUP] += 1
+        if one.get("bbox") and _angle(one):
+            said[TURNED] += 1
         ignored = CROWD if crowd and not brush else COUNTED
         outline = outline_of(one, where) if task == "segmentation" else None
         objects[image].append(Object(corners, labels[category], where, ignored, outline))
-    for what, count in crowds.items():
+    for what, count in said.items():
         log.info("%s: %d %s", source, count, what)
     return objects
 
 
 def _attributes(annotation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the attributes that CVAT writes of an object; empty if there are none."""
+    """Return the attributes that CVAT writes of an object; empty if it was not CVAT."""
     given = annotation.get("attributes")
-    return given if isinstance(given, dict) else {}
+    return given if isinstance(given, dict) and "occluded" in given else {}
+
+
+def _angle(annotation: Mapping[str, Any]) -> Any:
+    """Return the angle by which CVAT's box is turned; a `bbox` around an outline is upright."""
+    return 0 if annotation.get("segmentation") else _attributes(annotation).get("rotation")
 
 
 def corners_of(one: dict[str, Any], where: str) -> tuple[float, float, float, float]:
@@ -244,9 +252,7 @@ def corners_of(one: dict[str, Any], where: str) -> tuple[float, float, float, fl
         if len(box) != 4:
             raise UserError(f"{where}: a bbox is [x, y, width, height], and not {one['bbox']}")
         x, y, width, height = box
-        # Beside an outline, `bbox` is the box around it, which is turned already.
-        angle = 0 if one.get("segmentation") else _attributes(one).get("rotation")
-        return reading.turned((x, y, x + width, y + height), angle)
+        return reading.turned((x, y, x + width, y + height), _angle(one))
     outline = outline_of(one, where)
     if not outline:
         raise UserError(f"{where}: 'bbox' is missing or of a wrong type, and no 'segmentation'")

@@ -31,16 +31,19 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
         raise UserError(f"{root}: no such folder; it should hold a folder per class")
     folders, loose = look_into(root)
     given = splitting.one_for_each(splitting.group_by_split(folders))
-    within = [] if given else [look_into(one)[0] for one in folders]
-    if within and all(within):
-        if given := splitting.by_words(folders):
-            log.info("%s: taken as splits: %s", root, listing(given.values()))
-        elif all(splitting.called(one.name) for some in within for one in some):
-            raise UserError(
-                f"{root}: the folders of classes hold {listing(one.name for one in within[0])}; "
-                f"put the splits first: train/{folders[0].name}/"
-            )
-    beside = [one for one in folders if one not in given.values()]
+    words = {} if given else splitting.by_words(folders)
+    # Splits hold the folders of classes; a class such as `toy train` holds pictures.
+    if words and {one for one in folders if any(one.glob("[!.]*/"))} == {*words.values()}:
+        given = words
+        for split, one in given.items():  # some sets have seg_train/seg_train/
+            given[split] = one / one.name if (one / one.name).is_dir() else one
+        log.info("%s: taken as splits: %s", root, listing(given.values()))
+    elif not given and folders and all(map(_holds_splits, folders)):
+        raise UserError(
+            f"{root}: the folders of classes hold splits; put the splits first: "
+            f"train/{folders[0].name}/"
+        )
+    beside = [one for one in folders if not {one, one / one.name} & {*given.values()}]
     flat = "train" in given and not any(look_into(one)[0] for one in given.values())
     if flat and look_into(given["train"])[1] and any(look_into(one)[1] for one in beside):
         log.info("%s: %s are classes, for they hold no folders", root, listing(given))
@@ -101,6 +104,12 @@ def class_folders(folder: Path) -> dict[str, Path]:
     names = [reading.normal(path.name) for path in folders]
     reading.refuse_repeated(names, f"{folder}: the same class twice")
     return dict(zip(names, folders, strict=True))
+
+
+def _holds_splits(folder: Path) -> bool:
+    """Return whether a folder holds folders, and all of them are named after splits."""
+    inside = look_into(folder)[0]
+    return bool(inside) and all(splitting.called(one.name) for one in inside)
 
 
 def look_into(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -16,11 +16,12 @@ from nano_cv.data import images
 from nano_cv.data.formats import reading, splitting
 from nano_cv.data.formats.splitting import Sample
 from nano_cv.data.images import Meaning
-from nano_cv.data.pictures import MEASURED, Pictures, evenly
+from nano_cv.data.pictures import Pictures, evenly
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
 UNKNOWN = ("void", "unlabelled", "unlabeled", "ignore", "_ignore_")  # class names of unknown pixels
+LOOKED_AT = 50  # masks, evenly chosen, that are compared with each other
 MOST = 240  # highest index that is taken for a class
 TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")  # colours of CamVid, and of CVAT
 Colours = dict[str, tuple[int, int, int]]
@@ -89,7 +90,7 @@ def read_masks(
         meaning = meaning._replace(nonzero=True)
     classes = classes or list(usual) or numbered(masks.values(), meaning)
     every = [masks[name] for name in listed] or list(masks.values())
-    some_masks = [every[index] for index in evenly(len(every), MEASURED)]
+    some_masks = [every[index] for index in evenly(len(every), LOOKED_AT)]
     if not meaning.colours:
         warn_of_palettes(some_masks)
     if len(classes) == 2 and not (meaning.colours or meaning.nonzero):

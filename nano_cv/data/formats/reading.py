@@ -373,7 +373,7 @@ def warn_of_unused(source: Path, used: Iterable[Path | str]) -> None:
     ]
     if unused:
         log.warning(
-            "%s: %d pictures are not used, for no list or label file names them: %s",
+            "%s: %d pictures are in no list and have no label, so they are not used: %s",
             *(source, len(unused), listing(unused, most=3)),
         )
 
@@ -418,11 +418,11 @@ def warn_left_out(source: Path, what: str, places: Sequence[str]) -> None:
 
 def turned(box: Box, angle: object) -> Box:
     """Return the upright box around a box that is turned about its centre, as CVAT writes one."""
+    if not angle:
+        return box
     try:
-        turn = math.radians(as_numbers([str(angle)], "")[0] % 360)
-    except UserError:  # no angle, but an attribute of one's own that has the same name
-        turn = 0.0
-    if not turn:
+        turn = math.radians(float(str(angle)) % 360)
+    except ValueError:  # no angle, but an attribute of one's own that has the same name
         return box
     x1, y1, x2, y2 = box
     cosine, sine = abs(math.cos(turn)), abs(math.sin(turn))

@@ -71,13 +71,14 @@ def refuse_several(paths: Sequence[Path], what: str) -> None:
 
 
 def by_words(folders: Sequence[Path]) -> dict[str, Path]:
-    """Return the folder of each split by the word for it in names such as `seg_train`.
+    """Find splits by a word in the names of folders, as in `seg_train`.
 
-    Empty unless each folder has one such word, no two have the same, and there is `train`.
+    Empty unless there is `train`, and no two folders name the same split.
     """
     words = [[*filter(None, map(called, re.split(r"[\W_]+", one.name)))] for one in folders]
-    found = {own[0]: one for own, one in zip(words, folders, strict=True) if len(own) == 1}
-    return found if len(found) == len(folders) and "train" in found else {}
+    pairs = list(zip(words, folders, strict=True))
+    found = {own[0]: one for own, one in pairs if len(own) == 1}
+    return found if "train" in found and len(found) == sum(map(bool, words)) else {}
 
 
 def warn_of_others(

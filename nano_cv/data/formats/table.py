@@ -272,8 +272,9 @@ def read_rows(split: str, source: Path) -> list[Row]:
             )
         more = [cell for cell in record.get(None, ()) if cell.strip()]
         if more:
-            advice = "put labels with commas between them in quotes, or separate them with '|'"
-            advice = "put a label with a comma in quotes" if kind == "label" else advice
+            advice = "put a label with a comma in quotes"
+            if kind != "label":
+                advice = "put labels with commas between them in quotes, or separate them with '|'"
             raise UserError(
                 f"{where}: {len(columns) + len(more)} cells, and the first line names "
                 f"{len(columns)}; {advice}"

@@ -143,9 +143,9 @@ def read_xml(file: Path) -> tuple[tuple[float, float], list[tuple[str, Object]]]
         given = [one.findtext(f"bndbox/{corner}", "nothing") for corner in CORNERS]
         place = f"{where} ({name}), {listing(CORNERS)}"
         left, top, right, bottom = reading.as_numbers(given, place)
-        more = {given.findtext("name"): given.findtext("value") for given in one.iter("attribute")}
+        more = {each.findtext("name"): each.findtext("value") for each in one.iter("attribute")}
         corners = (left - first, top - first, right, bottom)
-        corners = reading.turned(corners, more.get("rotation"))
+        corners = reading.turned(corners, 0 if first else more.get("rotation"))  # CVAT's
         ignored = DIFFICULT if difficult else COUNTED
         objects.append((name, Object(corners, -1, where, ignored)))
     size = [tree.findtext(f"size/{side}") or "0" for side in ("width", "height")]

@@ -149,7 +149,7 @@ def find_splits(
                 f"{source}: {key}: a path or a list of paths belongs there, no {wrong[0]}"
             )
         where = f"{source}: {key}"
-        places = {one: place_of(root, one, content.get("path")) for one in values}
+        places = {one: place_of(root, one, content.get("path"), split) for one in values}
         absent = [one for one, place in places.items() if not place]
         entries[split] = [place for place in places.values() if place]
         if absent and (split == "train" or entries[split]):
@@ -166,17 +166,19 @@ def find_splits(
     used = {above for one in folders for above in (one, *one.parents)}
     unnamed = [
         path
-        for base in (root, root / "images")
-        for split, some in splitting.group_by_split(reading.list_folder(base)).items()
+        for base in ((root, root / "images") if entries else ())
+        for split, some in splitting.group_by_split(base.glob("[!.]*/")).items()
         for path in some
-        if entries and split not in entries and path.is_dir() and path not in used
+        if split not in entries and path not in used
     ]
     if unnamed:
-        log.warning("%s: passed over, for it names no such split: %s", source, listing(unnamed))
+        log.warning(
+            "%s: passed over, for it has no entry for these splits: %s", source, listing(unnamed)
+        )
     return found
 
 
-def place_of(root: Path, given: str, path: Any) -> Path | None:
+def place_of(root: Path, given: str, path: Any, split: str) -> Path | None:
     """Find the path of an entry of `data.yaml`; paths of other machines match by their ends.
 
     So does `../train/images`, as Roboflow writes it for `train/images` beside `data.yaml`. But an
@@ -185,9 +187,9 @@ def place_of(root: Path, given: str, path: Any) -> Path | None:
     base = reading.find_existing(path, [root]) if isinstance(path, str) else None
     folders = [base or root, root]
     parts = [part for part in given.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    named = any(map(called, parts))
-    ends = [parts[start:] for start in range(len(parts))]
-    paths = [given, *("/".join(end) for end in ends if any(map(called, end)) == named)]
+    own = [called(part) == split for part in parts]
+    ends = [start for start in range(len(parts)) if any(own[start:]) == any(own)]
+    paths = [given, *("/".join(parts[start:]) for start in ends)]
     return next(filter(None, (reading.find_existing(one, folders) for one in paths)), None)
 
 
