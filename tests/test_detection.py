@@ -112,7 +112,7 @@ def test_boxes_out_of_the_picture_are_cut_and_said(tmp_path, caplog):
     target = boxes((-5, 2, 10, 12), (70, 0, 90, 9), labels=[1, 0])
     (fitted,) = Resized(photographs(tmp_path, [(64, 64)], [target]), 32, None).fitted.boxes
     assert fitted.boxes.tolist() == [[0, 1, 5, 6]] and fitted.labels == [1]
-    assert "reach out of their pictures" in caplog.text and "0.png" in caplog.text
+    assert "reach beyond their pictures" in caplog.text and "0.png" in caplog.text
 
 
 def test_pictures_with_different_numbers_of_boxes(tmp_path):
