@@ -21,7 +21,7 @@ def shard(config: DictConfig) -> None:
         raise UserError("output: needed; add output=FOLDER or output=s3://BUCKET/FOLDER")
     output = str(located(config.output)).rstrip("/")
     sharding.refuse_existing(output)
-    options = (config.model.image_size, None, config.model.get("fit", "stretch"))
+    options = (config.model.image_size, None, building.fit_of(config))
     splits, data_hash = resize_splits(building.open_pictures(config), *options)
     sharding.write(splits, data_hash, task_name(config), output, int(config.shard_mb * 1e6))
     settings = ["+data=shards", f"+model={config.model.name}"]

@@ -94,7 +94,7 @@ def make_data(config: DictConfig) -> "DataModule":
     seen: dict[str, Any] = {
         "image_size": size_of(config),
         "shape": config.model.get("shape", "square"),
-        "fit": config.model.get("fit", "stretch"),
+        "fit": fit_of(config),
     }
     augment = config.data.augment
     if augment is not None and "_target_" not in augment:  # only the strength that a model sets
@@ -108,6 +108,11 @@ def size_of(config: DictConfig) -> Size:
     """Return the side of the model's input in pixels, or height and width."""
     size = config.model.image_size
     return int(size) if isinstance(size, int) else list(size)
+
+
+def fit_of(config: DictConfig) -> str:
+    """Return how images are fitted into the input of the model, see `images.place`."""
+    return str(config.model.get("fit", "stretch"))
 
 
 def open_pictures(config: DictConfig) -> dict[str, Pictures]:
@@ -153,7 +158,7 @@ def describe_model(
         image_size=size,
         mean=mean,
         std=std,
-        fit=config.model.get("fit", "stretch"),
+        fit=fit_of(config),
         network=network_options(config),
         data_hash=data_hash,
         git_commit=git_commit(),

@@ -17,8 +17,11 @@ from nano_cv.evaluation import bfloat16
 from nano_cv.evaluation.engines import Arrays, Engine, processor_flags
 from nano_cv.metadata import KEY, Metadata
 
-NO_METADATA = "holds no metadata"
 log = logging.getLogger(__name__)
+
+
+class ForeignError(UserError):
+    """The file is a model of another program: it holds no metadata."""
 
 
 class Onnx(Engine):
@@ -54,8 +57,8 @@ class Onnx(Engine):
         try:
             self.metadata = Metadata.from_json(facts.get(KEY, ""))
         except ValueError as error:
-            raise UserError(
-                f"{path}: {NO_METADATA}; export_model.py did not write this file"
+            raise ForeignError(
+                f"{path}: holds no metadata; export_model.py did not write this file"
             ) from error
         self.source = {"model": path}
         if entries is None and "bf16" in self.precision:

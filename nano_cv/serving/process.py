@@ -15,8 +15,6 @@ from omegaconf import DictConfig
 
 from nano_cv.serving import triton
 
-SHARED_MEMORY = Path("/dev/shm")
-
 # Program that ends the server and clears up after us, even if we are killed. It reads the number of
 # the server's process, which changes with each start, and 0 after its end.
 CARETAKER = """
@@ -45,7 +43,7 @@ class Server:
     ) -> None:
         self.repository, self.log = repository, log
         prefix = f"nano_cv_{secrets.token_hex(8)}_"  # nobody else can have made such files before
-        self.memory = SHARED_MEMORY / prefix
+        self.memory = Path("/dev/shm", prefix)
         backends = triton.make_backends(wheel, area / "backends")
         seconds = round(config.exit_timeout_seconds)
         line = triton.command(wheel, backends, repository, config.grpc_port, seconds, poll=True)

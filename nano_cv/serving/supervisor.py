@@ -215,7 +215,8 @@ class Supervisor(Watched):
         self.engines.pop(name, None)
         self.failed.pop(name, None)
         self.staging.remove(name)
-        if self.models.get(name, Model(name)).state == "refused":  # Triton does not know it
+        model = self.models.get(name)
+        if model and model.state == "refused":  # Triton does not know it
             del self.models[name]
 
     async def _take(self, signatures: Mapping[str, Signature]) -> None:

@@ -22,7 +22,7 @@ import yaml
 
 from nano_cv.data import images, store
 from nano_cv.data.formats import splitting
-from nano_cv.data.formats.splitting import called
+from nano_cv.data.formats.splitting import called, normal
 from nano_cv.data.pictures import COUNTED, Boxes
 from nano_cv.errors import UserError, listing, nearest
 
@@ -74,11 +74,6 @@ def read_text(file: Path) -> str:
             f"{file}: line {line} is not UTF-8 text; save it as UTF-8, which spreadsheets call "
             "'CSV UTF-8'"
         ) from error
-
-
-def normal(text: str) -> str:
-    """Return a text with each accented letter as one character; macOS writes file names as two."""
-    return unicodedata.normalize("NFC", text)
 
 
 def read_lines(file: Path) -> list[str]:

@@ -38,6 +38,11 @@ class Sample(NamedTuple):
     name: str  # whose hash chooses the split; the same on every machine
 
 
+def normal(text: str) -> str:
+    """Return a text with each accented letter as one character; macOS writes file names as two."""
+    return unicodedata.normalize("NFC", text)
+
+
 def called(name: str) -> str | None:
     """Return the split meant by a name such as `Train`, `valid` or COCO's `val2017`, or None."""
     bare = re.sub(r"(19|20)\d\d$", "", name.lower())
@@ -195,6 +200,5 @@ def as_splits(
 
 
 def _hash(name: str) -> int:
-    # Normalised, because macOS stores accents in file names as separate characters.
-    text = unicodedata.normalize("NFC", name).encode("utf-8", "surrogatepass")
+    text = normal(name).encode("utf-8", "surrogatepass")
     return int(hashlib.sha256(text).hexdigest(), 16)
