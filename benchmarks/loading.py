@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ SERVER = "from moto.server import main; main(['-p', '{port}', '-H', '127.0.0.1']
 
 
 @contextmanager
-def a_store(port: int):
+def a_store(port: int) -> Iterator[str]:
     """Start a store, or use the one that the environment names; yields a URL in it."""
     server = None
     if "AWS_ENDPOINT_URL" not in os.environ:
@@ -71,9 +71,9 @@ def alone(member: store.Member) -> bytes:
 def epoch(data: DataModule, number: int, reading: Callable[[store.Member], bytes] | None) -> float:
     """Pictures per second of one epoch; its worker processes start anew, as for a first one."""
     if reading:
-        store.SHARD_CACHE.read = reading  # type: ignore[method-assign]
+        store.SHARD_CACHE.read = reading  # type: ignore
     loader = data.train_dataloader()
-    loader.sampler.set_epoch(number)
+    loader.sampler.set_epoch(number)  # type: ignore[attr-defined]
     start = time.perf_counter()
     count = sum(len(images) for images, _ in loader)
     seconds = time.perf_counter() - start

@@ -159,13 +159,13 @@ def detect(root: Path, minutes: float, folder: Path) -> dict[str, float]:
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
         for file, boxes in zip(pictures.files, pictures.targets, strict=True):
-            (folder / "images" / split / file.name).symlink_to(file)
+            (folder / "images" / split / file.name).symlink_to(str(file))
             size = np.array(images.dimensions(file) * 2)
             x1, y1, x2, y2 = (boxes.boxes / size).T
             centred = np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1)
             rows = zip(boxes.labels.tolist(), centred.tolist(), strict=True)
             text = "\n".join(f"{label} {' '.join(map(str, box))}" for label, box in rows)
-            (folder / "labels" / split / f"{file.stem}.txt").write_text(text)
+            (folder / "labels" / split / f"{Path(file.name).stem}.txt").write_text(text)
     names = dict(enumerate(found["train"].classes))
     told = {split: f"images/{split}" for split in found} | {"path": str(folder), "names": names}
     (folder / "data.yaml").write_text(yaml.safe_dump(told))

@@ -30,7 +30,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
-def plain(epochs: int, workers: int, *_: int) -> list[float]:
+def plain(epochs: int, workers: int, *others: int) -> list[float]:
     """Seconds of each epoch of a loop without any of our measures."""
     import torch
     from PIL import Image
@@ -56,7 +56,7 @@ def plain(epochs: int, workers: int, *_: int) -> list[float]:
             return len(flowers)
 
         def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-            image = Image.open(flowers.files[index]).convert("RGB")
+            image = Image.open(str(flowers.files[index])).convert("RGB")
             return change(image), flowers.targets[index]
 
     network = LeNet(len(flowers.classes))
@@ -128,14 +128,17 @@ def recipe(
         batch = data.transfer_batch_to_device(data.first_batch(), find_device(device), 0)
         steps = round(len(data.splits["train"]) / data.batch_size)
         data.train_dataloader = lambda: torch.utils.data.DataLoader(  # type: ignore[method-assign]
-            [batch] * steps, batch_size=None, collate_fn=lambda one: one
+            [batch] * steps,  # type: ignore[arg-type]
+            batch_size=None,
+            collate_fn=lambda one: one,
         )
     learner, clock = building.make_learner(config, task), Clock()
+    precision = best_precision(device)
+    if model:
+        precision = choose_precision(device, task, data.first_batch)
     trainer = pl.Trainer(
         max_epochs=epochs + 1,
-        precision=(
-            choose_precision(device, task, data.first_batch) if model else best_precision(device)
-        ),  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
         accelerator=device,
         devices=processes,
         strategy="ddp" if processes > 1 else "auto",
@@ -232,9 +235,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.one:
         kind, workers = arguments.one
-        options = (int(workers), *arguments.processes, arguments.batch)
-        options += (arguments.models[0], arguments.again) if arguments.models else ()
-        print(json.dumps({"plain": plain, "recipe": recipe}[kind](arguments.epochs, *options)))
+        options = [arguments.epochs, int(workers), *arguments.processes, arguments.batch]
+        options += [arguments.models[0], arguments.again] if arguments.models else []
+        print(json.dumps((plain if kind == "plain" else recipe)(*options)))
         return
     if arguments.models:
         compare_models(arguments)
