@@ -35,7 +35,7 @@ from nano_cv.metadata import (
 log = logging.getLogger(__name__)
 # Keys of `model.task` for the learner, which the task itself does not take.
 OF_TRAINING = ("optimizer", "warmup_epochs", "layer_decay", "ema_decay")
-ROUNDED = 0.2  # largest relative difference of sizes that rounding to multiples explains
+MAX_ROUNDING = 0.2  # largest relative difference of sizes that rounding to multiples explains
 # Keys of `data` that `data.dataset` takes over.
 READ_BY_SET = ("source", "colours", "ignore", "separator")
 if TYPE_CHECKING:  # these import torch, and engines without torch use this module too
@@ -72,16 +72,16 @@ def find_limit(config: DictConfig) -> str | None:
     whole: dict[str, Any] = {f"limit_{split}_batches": 1.0 for split in ("train", "val")}
     whole |= {"overfit_batches": 0.0, "max_steps": -1, "max_time": None}
     for key, value in whole.items():
-        given = config.trainer.get(key, value)
-        if given != value or isinstance(given, int) != isinstance(value, int):
-            return f"trainer.{key}={given}"
+        current = config.trainer.get(key, value)
+        if current != value or isinstance(current, int) != isinstance(value, int):
+            return f"trainer.{key}={current}"
     return None
 
 
 def find_typed(keys: str) -> list[str]:
     """Return the settings that were typed on the command line, of keys that fit a pattern."""
-    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return [each for each in given if re.match(rf"[+]*({keys})[.=@]", each)]
+    typed = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return [override for override in typed if re.match(rf"[+]*({keys})[.=@]", override)]
 
 
 def command_for(script: str) -> str:
@@ -135,13 +135,13 @@ def check_labels(
     config: DictConfig, metadata: Metadata, splits: Mapping[str, Resized], advice: str
 ) -> None:
     """Refuse a data set with other classes than the weights, or with another number per picture."""
-    there, many = splits["train"].pictures, ("one label per picture", "several labels per picture")
-    known, found = listing(metadata.classes), listing(there.classes)
-    if metadata.classes == there.classes:
-        known, found = many[metadata.task == TAGGING], many[are_tags(there.targets)]
-    if metadata.classes != there.classes or known != found:
+    data, many = splits["train"].pictures, ("one label per picture", "several labels per picture")
+    known, has = listing(metadata.classes), listing(data.classes)
+    if metadata.classes == data.classes:
+        known, has = many[metadata.task == TAGGING], many[are_tags(data.targets)]
+    if metadata.classes != data.classes or known != has:
         raise UserError(
-            f"the weights know {known}, and data={config.data.name} has {found}; {advice}"
+            f"the weights know {known}, and data={config.data.name} has {has}; {advice}"
         )
 
 
@@ -169,11 +169,11 @@ def describe_model(
 
 def describe_pretrained(config: DictConfig) -> str:
     """Describe the weights that a training starts from, with licence; "" for random weights."""
-    given = config.model.get("pretrained")
-    if not given:
+    pretrained = config.model.get("pretrained")
+    if not pretrained:
         return ""
-    if given not in (True, "imagenet"):
-        metadata = read_metadata(weights_of(str(given)))
+    if pretrained not in (True, "imagenet"):
+        metadata = read_metadata(weights_of(str(pretrained)))
         before = metadata.pretrained or "random weights"
         return f"the weights of {metadata.name}, which started from {before}"
     name, origin = _of_timm(config)
@@ -202,7 +202,7 @@ def statistics_of(config: DictConfig) -> tuple[list[float], list[float]]:
         _, origin = _of_timm(config)
         mean = mean or (origin.mean if origin else IMAGENET_DEFAULT_MEAN)
         std = std or (origin.std if origin else IMAGENET_DEFAULT_STD)
-    return [float(each) for each in mean], [float(each) for each in std]
+    return [float(value) for value in mean], [float(value) for value in std]
 
 
 def make_task(config: DictConfig, metadata: Metadata) -> "Task":
@@ -229,11 +229,11 @@ def make_learner(config: DictConfig, task: "Task") -> "Learner":
     from nano_cv.training.learner import Learner
 
     settings = config.model.task
-    given = {key: settings[key] for key in OF_TRAINING if key in settings}
+    arguments = {key: settings[key] for key in OF_TRAINING if key in settings}
     with settings_of(f"model={config.model.name}"):
-        if "optimizer" in given:  # separately, so that an error has its full key
-            given["optimizer"] = instantiate(settings.optimizer, _convert_="all")
-        return Learner(task, **given)
+        if "optimizer" in arguments:  # separately, so that an error has its full key
+            arguments["optimizer"] = instantiate(settings.optimizer, _convert_="all")
+        return Learner(task, **arguments)
 
 
 def check_settings(config: DictConfig) -> int:
@@ -274,10 +274,10 @@ def load_pretrained(config: DictConfig, task: "Task") -> bool:
     Raises:
         UserError: there are no such weights, or they belong to another network.
     """
-    given = config.model.get("pretrained")
-    if not given:
+    pretrained = config.model.get("pretrained")
+    if not pretrained:
         return False
-    if given in (True, "imagenet"):
+    if pretrained in (True, "imagenet"):
         network: Any = task.network
         if not hasattr(network, "load_pretrained"):
             raise UserError(
@@ -288,7 +288,7 @@ def load_pretrained(config: DictConfig, task: "Task") -> bool:
     from nano_cv.networks.pretrained import fill
     from nano_cv.tasks import weights
 
-    path = weights_of(str(given))
+    path = weights_of(str(pretrained))
     metadata = read_metadata(path)
     check_network(config, metadata, path)
     fill(task.network, weights.network_tensors(path), len(metadata.classes))
@@ -325,7 +325,7 @@ def check_network(config: DictConfig, metadata: Metadata, path: Path | str) -> N
     asked = size_of(config)
     rows, columns = height_width(metadata.image_size)
     # With `shape: pictures`, the configured side only sets the number of pixels.
-    about = isinstance(asked, int) and abs(math.sqrt(rows * columns) / asked - 1) < ROUNDED
+    about = isinstance(asked, int) and abs(math.sqrt(rows * columns) / asked - 1) < MAX_ROUNDING
     shaped = config.model.get("shape") == "pictures"
     size = metadata.image_size if shaped and about else asked
     options = network_options(config) | {"image_size": size}

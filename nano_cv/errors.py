@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 # Control characters except tab and line break, line separators, and marks that reverse text: in a
 # file name they could move the cursor, set the window's title, or hide the text before them.
-UNSEEN = re.compile(
+INVISIBLE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     r"\ud800-\udfff]"
 )
@@ -35,7 +35,7 @@ def settings_of(group: str) -> Iterator[None]:
 
 def printable(text: str) -> str:
     """Replace invisible characters by their escapes, such as `\\x1b`."""
-    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return INVISIBLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class Formatter(logging.Formatter):

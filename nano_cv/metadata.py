@@ -19,13 +19,13 @@ WEIGHTS = "model.safetensors"  # in the folder of every run of train.py
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,149}")
 Fit = Literal["stretch", "letterbox"]
 Shape = Literal["square", "pictures"]  # of a network's input; `pictures`: as the training images
-LARGEST = 2**13  # pixels, the longest side of a network's input
+MAX_INPUT_SIDE = 2**13  # pixels, the longest side of a network's input
 Size = int | Sequence[int]  # of a network's input in pixels: the side of a square, or [H, W]
 # Characters that end a line for Python or Triton, move a terminal's cursor, or are no text at all.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 Word = Annotated[str, Predicate(lambda text: not CONTROL.search(text))]
 OptionName = Annotated[str, Predicate(lambda key: key.isidentifier() and key[0] != "_")]
-Side = Annotated[int, Ge(1), Le(LARGEST)]  # pixels
+Side = Annotated[int, Ge(1), Le(MAX_INPUT_SIDE)]  # pixels
 Share = Annotated[float, Ge(0), Le(1)]
 Channels = Annotated[list[float], Len(3, 3)]  # R G B
 CONFIDENCE = 0.3  # default of the least score with which a box is shown

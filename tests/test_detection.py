@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms
 
 from nano_cv.data import images
-from nano_cv.data.augment import VISIBLE, Augment
+from nano_cv.data.augment import MIN_VISIBLE, Augment
 from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes, Pictures, Resized
 from nano_cv.evaluation import reports
 from nano_cv.metadata import Fit
@@ -182,7 +182,7 @@ def test_what_has_left_the_picture_is_no_object(monkeypatch, left, label):
     picture = torch.zeros(1, 3, SIDE, SIDE, dtype=torch.uint8)
     _, moved = Augment(flip=0, translate=0.25)(picture, batch(box, labels=[1]))
     visible = (SIDE - (left + 8)) / 8
-    assert (visible > VISIBLE) == (label != NO_LABEL)
+    assert (visible > MIN_VISIBLE) == (label != NO_LABEL)
     assert moved.labels.tolist() == [[label]]
 
 

@@ -24,7 +24,7 @@ from nano_cv.config.space import explain_missing, find_space, sample_runs
 from nano_cv.errors import UserError
 from nano_cv.metadata import NAME, check_name
 
-WRITTEN = {"train": ("runs", "weights"), "export_model": ("runs", "models")}  # folders in `paths`
+WRITTEN_FOLDERS = {"train": ("runs", "weights"), "export_model": ("runs", "models")}  # in `paths`
 
 
 def check(script: str, arguments: list[str]) -> list[str]:
@@ -41,7 +41,7 @@ def check(script: str, arguments: list[str]) -> list[str]:
     if flags["question"]:
         return []
     options = Options(script, flags["config_dir"])
-    overrides = [parse_override(given) for given in flags["overrides"]]
+    overrides = [parse_override(text) for text in flags["overrides"]]
     _refuse_second_choices(options, overrides)
     try:
         added = settings_from_weights(options, overrides)
@@ -98,7 +98,7 @@ def check_run(options: Options, overrides: Sequence[Override]) -> DictConfig:
         UserError: a value has the wrong type or range, or two settings do not go together.
     """
     config, _ = options.compose(overrides)
-    defaults, _ = options.compose([each for each in overrides if options.is_option(each)])
+    defaults, _ = options.compose([*filter(options.is_option, overrides)])
     if wrong := find_problems(options.script, config, defaults):
         raise UserError("\n".join(wrong))
     for key in ("model.name", "data.name"):
@@ -112,7 +112,7 @@ def check_run(options: Options, overrides: Sequence[Override]) -> DictConfig:
         check_name(f"{config.model.name}_{config.data.name}")
         _check_task(options, config)
         _check_root(config, overrides)
-    _check_writable(config, WRITTEN.get(options.script, ("runs",)))
+    _check_writable(config, WRITTEN_FOLDERS.get(options.script, ("runs",)))
     return config
 
 
@@ -158,7 +158,7 @@ def _check_root(config: DictConfig, overrides: Sequence[Override]) -> None:
     # With `???` in the YAML files, a data set could not take over the root of another set.
     asked = any(config.get(key) is not None for key in ("input", "labels", "count"))
     if config.data.root is None and not asked:
-        options = [each.value() for each in overrides if each.key_or_group == "data"]
+        options = [override.value() for override in overrides if override.key_or_group == "data"]
         raise UserError(
             f"data.root: needed by data={[config.data.name, *options][-1]}; add data.root=FOLDER"
         )

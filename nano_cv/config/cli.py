@@ -24,8 +24,8 @@ from nano_cv.config.options import CONFIGS, accept_plus
 from nano_cv.config.processes import is_first_process, process_rank, quiet_settings
 from nano_cv.errors import UserError, one_line, printable
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file too large
-ENDING = (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends SIGUSR1 before it takes a machine away
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file too large
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends SIGUSR1 before it ends a job
 Script = Callable[[DictConfig], float | None]  # a sweep searches for the largest float
 
 
@@ -35,11 +35,11 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
     def decorate(function: Script) -> Callable[[], None]:
         @wraps(function)
         def job(config: DictConfig) -> float | None:
-            before = {one: signal.getsignal(one) for one in ENDING}
+            before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
             try:
                 # As after Ctrl-C, files are closed, and the run's record says how the run ended.
-                for one in ENDING:
-                    signal.signal(one, signal.default_int_handler)
+                for number in ENDING_SIGNALS:
+                    signal.signal(number, signal.default_int_handler)
                 return function(config)
             except (UserError, OSError, hydra.errors.InstantiationException) as error:
                 _remove_empty_run()
@@ -50,8 +50,8 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                 _remove_empty_run()
                 sys.exit(128 + signal.SIGINT)
             finally:
-                for one, handler in before.items():
-                    signal.signal(one, handler)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
         @wraps(function)
         def script() -> None:
@@ -108,7 +108,7 @@ def stop(error: Exception) -> NoReturn:
     if isinstance(error, OSError):
         if error.errno is None:  # a defect of the code, not a full disk or a closed folder
             raise error
-        full, where = error.errno in FULL, error.filename
+        full, where = error.errno in DISK_FULL, error.filename
         if full and not where and HydraConfig.initialized():
             where = HydraConfig.get().runtime.output_dir  # most likely a checkpoint was written
         message = f"{where}: " if where else ""

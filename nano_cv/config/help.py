@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from nano_cv.config.options import CONFIGS, Options, flatten, parse_override, read_flags
 
 COMMENT = re.compile(r"(?:^|\s)#\s?(.*)$")
-WIDEST = 100  # columns
+MAX_WIDTH = 100  # columns
 OF_TRAINING = ("data.", "model.", "trainer.")  # many keys, of which other scripts use few
 
 
@@ -31,10 +31,10 @@ def read_comments(file: Path) -> dict[str, str]:
     node = yaml.compose(file.read_text())
     comments = {}
     for line, key in _keys(node, above):
-        found = COMMENT.search(lines[line])
-        if not found:
+        match = COMMENT.search(lines[line])
+        if not match:
             continue
-        parts, column = [found[1]], lines[line].rindex("#" + found[0].lstrip()[1:])
+        parts, column = [match[1]], lines[line].rindex("#" + match[0].lstrip()[1:])
         for below in lines[line + 1 :]:
             if below.strip()[:1] != "#" or below.index("#") != column:
                 break
@@ -70,11 +70,11 @@ def explain_keys(options: Options, overrides: list[Any]) -> list[tuple[str, str,
     common = ("data/flowers", "trainer/default", "model/lenet")
     names = [options.script, *chosen, *common]
     files = [file for name in names for file in _with_defaults(name, options.folders)]
-    found = [(file, *pair) for file in files for pair in read_comments(file).items()]
+    rows = [(file, *pair) for file in files for pair in read_comments(file).items()]
     # What a model says of a key of `data` is a reason for its value: such comments come last.
-    found.sort(key=lambda one: one[0].parent.name == "model" and not one[1].startswith("model."))
+    rows.sort(key=lambda row: row[0].parent.name == "model" and not row[1].startswith("model."))
     comments: dict[str, str] = {}
-    for _, key, text in found:
+    for _, key, text in rows:
         comments.setdefault(key, text)
     values: Any = OmegaConf.to_container(config, resolve=True)
     values.pop("help")
@@ -93,7 +93,7 @@ def _with_defaults(name: str, folders: Sequence[Path]) -> list[Path]:
     content: Any = OmegaConf.load(file)
     defaults = content.get("defaults") or []
     bases = [f"{file.parent.name}/{base}" for base in defaults if isinstance(base, str)]
-    return [file, *(one for base in bases for one in _with_defaults(base, folders))]
+    return [file, *(path for base in bases for path in _with_defaults(base, folders))]
 
 
 def read_examples(script: str) -> list[str]:
@@ -110,12 +110,12 @@ def format_help(script: str, arguments: list[str]) -> str:
     """
     flags = read_flags(arguments)
     options = Options(script, flags["config_dir"])
-    overrides = [parse_override(given) for given in flags["overrides"]]
+    overrides = [parse_override(text) for text in flags["overrides"]]
     config, _ = options.compose(overrides)
-    width = min(WIDEST, shutil.get_terminal_size().columns)
+    width = min(MAX_WIDTH, shutil.get_terminal_size().columns)
     parts = [
         str(config.help),
-        "Examples:\n" + "\n".join(f"  {one}" for one in read_examples(script)),
+        "Examples:\n" + "\n".join(f"  {example}" for example in read_examples(script)),
     ]
     shown = [group for group in options.own if group in options.groups and group != "hydra"]
     if shown:

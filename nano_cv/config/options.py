@@ -69,19 +69,19 @@ def read_flags(arguments: list[str]) -> dict[str, Any]:
     return vars(flags)
 
 
-def parse_override(given: str) -> Override:
+def parse_override(text: str) -> Override:
     """Parse a KEY=VALUE argument.
 
     Raises:
         UserError: Hydra cannot parse it; the message shows how to quote the value.
     """
     try:
-        return OverridesParser.create().parse_override(given)
+        return OverridesParser.create().parse_override(text)
     except HydraException as error:
-        key, sign, value = given.partition("=")
+        key, sign, value = text.partition("=")
         quoted = shlex.quote(f"{key}={json.dumps(value, ensure_ascii=False)}")
         raise UserError(
-            f"{given}: cannot be understood; "
+            f"{text}: cannot be understood; "
             + (f"quote the value: {quoted}" if sign else "what is needed is KEY=VALUE, see --help")
         ) from error
 
@@ -134,7 +134,7 @@ class Options:
         """
         for override in overrides:
             self._check_option(override)
-        chosen = [str(each.input_line) for each in overrides if self.is_option(each)]
+        chosen = [str(override.input_line) for override in overrides if self.is_option(override)]
         config = self._composed(*chosen).copy()
         for override in overrides:
             if not self.is_option(override):
@@ -159,8 +159,8 @@ class Options:
         if override.is_delete():
             allowed = ", ".join(f"{name}={option}" for option in self.groups[name])
             raise UserError(f"{override.input_line}: every run needs this; allowed: {allowed}")
-        given = override.value()
-        for option in given if isinstance(given, list) else [given]:
+        value = override.value()
+        for option in value if isinstance(value, list) else [value]:
             if option not in self.groups[name]:
                 raise UserError(
                     f"{name}={option}: no such {name}{nearest(str(option), self.groups[name])} "

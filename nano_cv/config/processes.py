@@ -40,11 +40,11 @@ def run_in(folder: Path) -> str:
     return f"hydra.run.dir='{quoted}'"
 
 
-def quiet_settings(given: list[str]) -> list[str]:
+def quiet_settings(overrides: list[str]) -> list[str]:
     """Return Hydra settings for all processes but the first, to leave no folder and no log."""
     added = ["hydra.output_subdir=null", "hydra.job_logging.root.level=ERROR"]
     added += ["hydra.job_logging.root.handlers=[console]", "~hydra.job_logging.handlers.file"]
-    if not any(one.startswith("hydra.run.dir=") for one in given):
+    if not any(override.startswith("hydra.run.dir=") for override in overrides):
         folder = Path(tempfile.gettempdir(), f"nano_cv_process_{process_rank()}")
         added.append(run_in(folder))
     return added

@@ -10,12 +10,12 @@ from yaml import AliasEvent, YAMLError, parse
 from nano_cv.config.options import flatten
 from nano_cv.errors import UserError, one_line
 
-FIXED = (  # a resumed run must have the same value for each key with these prefixes,
+FIXED_KEYS = (  # a resumed run must have the same value for each key with these prefixes,
     *("seed", "data.", "model.", "trainer.precision", "trainer.gradient_clip_val"),
     *("trainer.limit_train_batches", "trainer.limit_val_batches"),
     *("trainer.min_epochs", "trainer.min_steps"),  # they decide how long an epoch is
 )
-LENGTH = "trainer.max_epochs"  # may be another number; with null, epochs have another length
+LENGTH_KEY = "trainer.max_epochs"  # may be another number; with null, epochs have another length
 MAY_CHANGE = (  # except for these. A change of `data.dataset` is allowed, as the hash of the images
     # shows whether other images are read.
     *("data.root", "data.source", "data.cache", "data.workers", "data.dataset."),
@@ -33,15 +33,15 @@ def find_run(script: str, config: DictConfig) -> Path:
         UserError: there is no checkpoint.
     """
     folder = runs_of(script, config)
-    found = list(folder.glob("*/checkpoints/last.ckpt"))
+    checkpoints = list(folder.glob("*/checkpoints/last.ckpt"))
     if config.resume is not True:
         folder = Path(str(config.resume)).expanduser()
-        found = list(folder.glob("checkpoints/last.ckpt"))
-    if not found:
+        checkpoints = list(folder.glob("checkpoints/last.ckpt"))
+    if not checkpoints:
         raise UserError(
             f"resume={_typed(config)}: no checkpoint in {folder}; start without resume=true"
         )
-    return max(found, key=lambda file: (file.stat().st_mtime_ns, file)).parents[1]
+    return max(checkpoints, key=lambda file: (file.stat().st_mtime_ns, file)).parents[1]
 
 
 def runs_of(script: str, config: DictConfig) -> Path:
@@ -73,16 +73,16 @@ def check_same(run: Path, config: DictConfig, defaults: DictConfig) -> None:
         raise UserError(f"{file}: damaged ({one_line(error)[:200]}); start anew") from error
     now, default = _leaves(config), _leaves(defaults)
     for key in sorted(now.keys() | (first.keys() & default.keys())):
-        if not (key.startswith(FIXED) or key == LENGTH) or key.startswith(MAY_CHANGE):
+        if not (key.startswith(FIXED_KEYS) or key == LENGTH_KEY) or key.startswith(MAY_CHANGE):
             continue
-        was, given = first.get(key, default.get(key, "not set")), now.get(key, "not set")
+        was, current = first.get(key, default.get(key, "not set")), now.get(key, "not set")
         # A limit of 1 is one batch, a limit of 1.0 is all batches, though 1 == 1.0.
-        other_kind = "limit_" in key and isinstance(was, float) != isinstance(given, float)
-        same = (was is None) == (given is None) if key == LENGTH else was == given
+        other_kind = "limit_" in key and isinstance(was, float) != isinstance(current, float)
+        same = (was is None) == (current is None) if key == LENGTH_KEY else was == current
         if not same or other_kind:
             raise UserError(
                 f"resume={_typed(config)}: {run} was started with {key}={was}, and now it is "
-                f"{given}; give the same again, start anew without resume=true, or name another "
+                f"{current}; give the same again, start anew without resume=true, or name another "
                 "run: resume=FOLDER"
             )
 

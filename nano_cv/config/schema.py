@@ -380,7 +380,7 @@ SCRIPTS: dict[str, Any] = {
     "serve": Serve,
 }
 
-NEEDED = {  # message for each of pydantic's kinds of errors; `{}` is the limit
+MESSAGES = {  # message for each of pydantic's kinds of errors; `{}` is the limit
     "int_type": "a whole number is needed",
     "int_from_float": "a whole number is needed",
     "float_type": "a number is needed",
@@ -396,7 +396,7 @@ NEEDED = {  # message for each of pydantic's kinds of errors; `{}` is the limit
     "less_than_equal": "{} or less is needed",
 }
 
-LIMITS = ("gt", "ge", "lt", "le", "min_length", "max_length")
+LIMIT_NAMES = ("gt", "ge", "lt", "le", "min_length", "max_length")
 
 
 def find_problems(script: str, config: DictConfig, defaults: DictConfig) -> list[str]:
@@ -411,23 +411,23 @@ def find_problems(script: str, config: DictConfig, defaults: DictConfig) -> list
         A message for each key that is wrong, such as `seed=-1: 0 or more is needed`.
     """
     values: Any = OmegaConf.to_container(config, resolve=True)
-    found: dict[str, list[str]] = {}
+    reasons: dict[str, list[str]] = {}
     try:
         TypeAdapter(SCRIPTS[script]).validate_python(values)
     except ValidationError as error:
-        for one in error.errors(include_url=False):
-            path, above, value = _locate(values, one["loc"])
+        for fault in error.errors(include_url=False):
+            path, above, value = _locate(values, fault["loc"])
             section = OmegaConf.select(config, ".".join(path[:-1])) if path[:-1] else config
             # A key that only repeats another key's value is not reported a second time.
-            if one["type"] == "missing" or OmegaConf.is_interpolation(section, path[-1]):
+            if fault["type"] == "missing" or OmegaConf.is_interpolation(section, path[-1]):
                 continue
             key = ".".join(path)
-            said = _explain(path, above, value, one["type"], one.get("ctx", {}))
+            reason = _explain(path, above, value, fault["type"], fault.get("ctx", {}))
             example = OmegaConf.select(defaults, key)
-            if one["type"].endswith(("_type", "_from_float")) and example is not None:
-                said += f", as in '{path[-1]}={example}'"
-            found.setdefault(f"{key}={'null' if value is None else value}", []).append(said)
-    return [f"{given}: {', or '.join(dict.fromkeys(said))}" for given, said in found.items()]
+            if fault["type"].endswith(("_type", "_from_float")) and example is not None:
+                reason += f", as in '{path[-1]}={example}'"
+            reasons.setdefault(f"{key}={'null' if value is None else value}", []).append(reason)
+    return [f"{typed}: {', or '.join(dict.fromkeys(why))}" for typed, why in reasons.items()]
 
 
 def _locate(values: Any, location: tuple[int | str, ...]) -> tuple[list[str], Any, Any]:
@@ -454,5 +454,5 @@ def _explain(path: list[str], above: Any, value: Any, kind: str, limits: Mapping
     if kind == "literal_error":
         allowed = str(limits["expected"]).replace("'", "").replace(" or ", ", ").split(", ")
         return f"no such value{nearest(str(value), allowed)} Allowed: {', '.join(allowed)}"
-    ends = [str(limit).removesuffix(".0") for name, limit in limits.items() if name in LIMITS]
-    return NEEDED.get(kind, "cannot be used").format(*ends)
+    ends = [str(limit).removesuffix(".0") for name, limit in limits.items() if name in LIMIT_NAMES]
+    return MESSAGES.get(kind, "cannot be used").format(*ends)

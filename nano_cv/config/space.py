@@ -35,18 +35,18 @@ def explain_missing(error: MissingConfigException) -> UserError:
     )
 
 
-def find_space(config: DictConfig, own: DictConfig, given: Sequence[Override]) -> list[Override]:
+def find_space(config: DictConfig, own: DictConfig, typed: Sequence[Override]) -> list[Override]:
     """Return the sweeper's ranges, except for keys that the command line replaces.
 
     Args:
         config: the configuration of the script.
         own: Hydra's own configuration.
-        given: the command line.
+        typed: the command line.
 
     Raises:
         UserError: the sweeper or its launcher cannot work with these settings.
     """
-    sweeper, keys = own.sweeper, {override.key_or_group for override in given}
+    sweeper, keys = own.sweeper, {override.key_or_group for override in typed}
     lines = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
     space = OverridesParser.create().parse_overrides(lines)
     added = [override for override in space if override.key_or_group not in keys]
@@ -58,7 +58,7 @@ def find_space(config: DictConfig, own: DictConfig, given: Sequence[Override]) -
             "where SLURM is, or in processes of this machine with hydra/launcher=submitit_local"
         )
     searches = not str(sweeper._target_).endswith("BasicSweeper")
-    for override in [*given, *added]:
+    for override in [*typed, *added]:
         if override.is_interval_sweep():
             _check_interval(override, config, searches)
     return added

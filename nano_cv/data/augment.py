@@ -22,7 +22,7 @@ from nano_cv.errors import UserError
 from nano_cv.metadata import Size, height_width
 
 POLICIES = {"trivial": v2.TrivialAugmentWide, "rand": v2.RandAugment}
-VISIBLE = 0.3  # share of a box that must stay in the image for its object to be learnt
+MIN_VISIBLE = 0.3  # share of a box that must stay in the image for its object to be learnt
 
 
 class Augment(nn.Module):
@@ -177,7 +177,7 @@ def _move_boxes(
     ends = after.repeat(2)
     moved = torch.cat([corners.amin(dim=2), corners.amax(dim=2)], dim=2).add(1).mul(ends / 2)
     inside = moved.clamp(min=0).minimum(ends)
-    seen = _areas(inside) > VISIBLE * _areas(moved)
+    seen = _areas(inside) > MIN_VISIBLE * _areas(moved)
     return Boxes(inside, torch.where(seen, labels, NO_LABEL), ignored)
 
 

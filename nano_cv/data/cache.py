@@ -25,7 +25,7 @@ from nano_cv.files import replacing
 
 log = logging.getLogger(__name__)
 FORMAT = 5  # raise it when decoding, resizing or the files change, so that no old array is used
-BESIDE = ".sums"  # ending of a NumPy table with a row per file
+SUMS_ENDING = ".sums"  # ending of a NumPy table with a row per file
 SUMS = np.dtype([("sha256", "V32"), ("crc32", "<u4")])  # of the file, and of its decoded pixels
 Load = Callable[[File, bytes], NDArray[np.uint8]]  # turns a file and its content into pixels
 
@@ -44,7 +44,7 @@ class Cached:
     """
 
     def __init__(self, path: Path, files: Sequence[File], load: Load) -> None:
-        beside = np.load(path.with_suffix(BESIDE), allow_pickle=False)
+        beside = np.load(path.with_suffix(SUMS_ENDING), allow_pickle=False)
         array = np.lib.format.open_memmap(path, "r")  # refuses a file that was cut short
         self.path, self.files, self.load = path, files, load
         self.start, self.shape = array.offset, array.shape[1:]
@@ -74,7 +74,7 @@ class Cached:
         return pixels
 
     def _again(self, file: File) -> NDArray[np.uint8]:
-        beside = self.path.with_suffix(BESIDE)
+        beside = self.path.with_suffix(SUMS_ENDING)
         if beside.exists():
             log.warning("%s: damaged; what is damaged is decoded again", self.path)
             beside.unlink(missing_ok=True)  # so that the next start builds a new array
@@ -127,5 +127,5 @@ def _build(files: Sequence[File], shape: tuple[int, ...], path: Path, load: Load
             output.write(content)
             sums.append((digest, zlib.crc32(content)))
         output.flush()
-        with replacing(path.with_suffix(BESIDE)) as temporary, temporary.open("wb") as beside:
+        with replacing(path.with_suffix(SUMS_ENDING)) as temporary, temporary.open("wb") as beside:
             np.save(beside, np.array(sums, SUMS), allow_pickle=False)

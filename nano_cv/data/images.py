@@ -49,7 +49,7 @@ if find_spec("pi_heif"):  # of the extra `heic`
     pi_heif.register_heif_opener()
     ENDINGS["HEIF"] = HEIC
 FORMATS = tuple(ENDINGS)
-EXTENSIONS = tuple(sorted(ending for some in ENDINGS.values() for ending in some))
+EXTENSIONS = tuple(sorted(ending for endings in ENDINGS.values() for ending in endings))
 NOT_READ = (
     *(() if "HEIF" in ENDINGS else HEIC),
     *(".jxl", ".psd", ".svg", ".pdf", ".eps", ".ico", ".exr", ".dcm", ".qoi"),
@@ -58,7 +58,7 @@ NOT_READ = (
 LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "TGA", "TIFF")  # formats that masks may have
 MAX_BYTES = 512 * 1024 * 1024  # of a file
 MAX_PIXELS = 128 * 1024 * 1024  # 400 MB once decoded; larger images count as decompression bombs
-LARGER = {"JPEG2000": 4, "AVIF": 2, "HEIF": 2}  # memory while decoding, relative to other formats
+MEMORY_FACTORS = {"JPEG2000": 4, "AVIF": 2, "HEIF": 2}  # of decoding, relative to other formats
 SCANS = 16  # of a JPEG with MAX_PIXELS; a smaller JPEG may have more, in proportion
 MAX_SIDE = 65_535  # pixels; the longest side that JPEG allows
 ORIENTATION = 0x0112  # tag of EXIF; with values from 5 on the image lies on its side
@@ -72,7 +72,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 MIN_SIDE = 8  # pixels; smaller files are tracking pixels or broken thumbnails
-CAMERA = 12  # bits that most cameras use of 16
+CAMERA_BITS = 12  # bits that most cameras use of 16
 GREY = 114  # level of the margins of a letterbox
 IGNORE = 255  # value in masks of pixels of no known class
 Image.MAX_IMAGE_PIXELS = None  # switches off Pillow's own limit, in favour of MAX_PIXELS
@@ -161,7 +161,7 @@ def _open(
     width, height = image.size
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"{width}x{height} pixels; the shortest side allowed is {MIN_SIDE}")
-    most = max_pixels // LARGER.get(image.format or "", 1)
+    most = max_pixels // MEMORY_FACTORS.get(image.format or "", 1)
     if max(width * height, header.tile) > most:
         raise ImageError(f"{width}x{height} pixels; at most {most:,} are allowed")
     if width * height * header.scans > max_pixels * SCANS:
@@ -181,15 +181,15 @@ def _orientation(image: Image.Image) -> int:
     raw = image.info.get("Raw profile type exif")  # ImageMagick writes EXIF so into a PNG
     try:
         exif = bytes.fromhex("".join(raw.split("\n")[3:])) if raw and not exif else exif
-        found = headers.directory(io.BytesIO((exif or b"").removeprefix(b"Exif\0\0")))
+        tags = headers.directory(io.BytesIO((exif or b"").removeprefix(b"Exif\0\0")))
     except (ValueError, ImageError):  # damaged EXIF counts as no EXIF
-        found = {}
-    if ORIENTATION not in found:
+        tags = {}
+    if ORIENTATION not in tags:
         text = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
         text = text if isinstance(text, bytes) else text.encode(errors="replace")
         stated = re.search(rb'tiff:Orientation(="|>)([0-9])', text)
-        found[ORIENTATION] = int(stated[2]) if stated else 1
-    return found[ORIENTATION]
+        tags[ORIENTATION] = int(stated[2]) if stated else 1
+    return tags[ORIENTATION]
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -207,14 +207,14 @@ def _to_rgb(image: Image.Image, bits: int) -> Image.Image:
         if levels.min() < 0 or levels.max() > 65535:
             raise ImageError("32-bit pixels; save it with 8 or 16 bits")
         # A camera of 12 bits writes levels of 0 to 4095, mostly without stating the bits.
-        used = bits or CAMERA
+        used = bits or CAMERA_BITS
         if levels.max() >= 1 << used:
             used = 16
         elif not bits:
             say_once(
                 "16-bit grey does not state its bits; pictures whose largest value is at most %d "
                 "are taken as %d bits",
-                *((1 << CAMERA) - 1, CAMERA),
+                *((1 << CAMERA_BITS) - 1, CAMERA_BITS),
             )
         levels >>= used - 8
         image = Image.fromarray(levels.astype(np.uint8))
@@ -398,9 +398,9 @@ def _of_numbers(image: Image.Image, depth: int) -> NDArray[Any]:
 def _colours_in(image: Image.Image) -> list[tuple[tuple[int, ...], int]]:
     """Return each colour with its number of pixels, the most frequent first."""
     pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    found, counts = np.unique(pixels, axis=0, return_counts=True)
+    unique, counts = np.unique(pixels, axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    return [(tuple(found[index].tolist()), int(counts[index])) for index in order]
+    return [(tuple(unique[index].tolist()), int(counts[index])) for index in order]
 
 
 def _of_colours(image: Image.Image, meaning: Meaning) -> NDArray[Any]:
@@ -419,7 +419,7 @@ def _of_colours(image: Image.Image, meaning: Meaning) -> NDArray[Any]:
         unknown = [(colour, n) for colour, n in _colours_in(image) if colour not in colours]
         colour, count = unknown[0]
         near = min(
-            colours, key=lambda one: sum((a - b) ** 2 for a, b in zip(one, colour, strict=True))
+            colours, key=lambda known: sum((a - b) ** 2 for a, b in zip(known, colour, strict=True))
         )
         raise ImageError(
             f"{count} pixel{'s' * (count > 1)} of the colour {list(colour)}, which no class has; "
@@ -518,13 +518,13 @@ def find(
     Raises:
         ImageError: a name is not UTF-8, so no table could hold the name.
     """
-    found = walk(folder, root, endings).files
-    for path in found:
+    paths = walk(folder, root, endings).files
+    for path in paths:
         try:
             path.encode()
         except UnicodeEncodeError:  # no table could hold the name
             raise ImageError(f"{os.fsencode(path)!r}: a name that is not UTF-8") from None
-    return Lazy(found, Path)
+    return Lazy(paths, Path)
 
 
 def warn_of_unread_files(folder: Path, read: Iterable[File] = ()) -> None:
@@ -535,7 +535,7 @@ def warn_of_unread_files(folder: Path, read: Iterable[File] = ()) -> None:
     """
     found = walk(folder, endings=NOT_READ)
     used = list(map(str, read)) if found.loops else []
-    loops = [link for link in found.loops if not any(one.startswith(f"{link}/") for one in used)]
+    loops = [link for link in found.loops if not any(path.startswith(f"{link}/") for path in used)]
     loops = [
         link
         for link in loops

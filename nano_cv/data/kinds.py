@@ -38,7 +38,7 @@ class Tags(Labels):
 
     def count(self) -> NDArray[np.int64]:
         """Pictures that have each label `[K]`."""
-        return count_labels([label for one in self.labels for label in one], self.classes)
+        return count_labels([label for labels in self.labels for label in labels], self.classes)
 
     def pack(self, index: int) -> Packed:
         """The class indices as a list in JSON."""
@@ -92,15 +92,15 @@ class BoxLists:
 
         The label is `NO_LABEL` where a picture has fewer than M.
         """
-        some = [self.boxes[index] for index in indices]
-        most = max(1, *(len(one.labels) for one in some))
-        boxes = np.zeros((len(some), most, 4), np.float32)
-        labels = np.full((len(some), most), NO_LABEL, np.int64)
-        ignored = np.full((len(some), most), COUNTED, np.uint8)
-        for row, one in enumerate(some):
-            filled = row, slice(len(one.labels))
-            boxes[filled], labels[filled], ignored[filled] = one[:3]
-        return Boxes(boxes, labels, ignored, np.stack([one.frames for one in some]))
+        chosen = [self.boxes[index] for index in indices]
+        most = max(1, *(len(target.labels) for target in chosen))
+        boxes = np.zeros((len(chosen), most, 4), np.float32)
+        labels = np.full((len(chosen), most), NO_LABEL, np.int64)
+        ignored = np.full((len(chosen), most), COUNTED, np.uint8)
+        for row, target in enumerate(chosen):
+            filled = row, slice(len(target.labels))
+            boxes[filled], labels[filled], ignored[filled] = target[:3]
+        return Boxes(boxes, labels, ignored, np.stack([target.frames for target in chosen]))
 
     def count(self) -> NDArray[np.int64]:
         """Counted objects of each class `[K]`."""
@@ -111,8 +111,8 @@ class BoxLists:
         """The SHA-256 of the boxes of each picture, in its own pixels."""
         # Sets in which every object counts have the hash that they had before `ignored` was.
         parts = [
-            (one.boxes, one.labels, *([one.ignored] if one.ignored.any() else []))
-            for one in self.pictures.targets
+            (target.boxes, target.labels, *([target.ignored] if target.ignored.any() else []))
+            for target in self.pictures.targets
         ]
         return [
             hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()

@@ -31,9 +31,9 @@ from nano_cv.metadata import Size, height_width
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
-MEASURED = 500  # number of images, evenly chosen, whose shape is measured
+MAX_MEASURED = 500  # number of images, evenly chosen, whose shape is measured
 STEP = 32  # pixels; networks that halve the side five times need multiples of 32
-LONGEST = 4  # the longer side is at most so many times the shorter side
+MAX_ASPECT = 4  # the longer side is at most so many times the shorter side
 
 
 @dataclass(eq=False)
@@ -173,13 +173,13 @@ def size_in_shape(pictures: Pictures, size: int) -> Size:
     Height and width are multiples of `STEP`; if the images are about square, `size` is returned.
     """
     sizes = []
-    for index in evenly(len(pictures), MEASURED):
+    for index in evenly(len(pictures), MAX_MEASURED):
         with suppress(images.ImageError):  # bad images are reported later, when all are decoded
             sizes.append(images.dimensions(pictures.files[index]))
     if not sizes:
         return size
     width, height = np.median(sizes, axis=0)
-    wide = math.sqrt(min(max(width / height, 1 / LONGEST), LONGEST))
+    wide = math.sqrt(min(max(width / height, 1 / MAX_ASPECT), MAX_ASPECT))
     rows, columns = (max(1, round(side / STEP)) * STEP for side in (size / wide, size * wide))
     return size if rows == columns else [rows, columns]
 
@@ -198,13 +198,13 @@ def open_pictures(
         pictures = dataset(root=root, task=task)
     finally:  # also after an error, as files that are not read may be its cause
         if isinstance(root, Path) and root.is_dir():
-            read = (file for some in pictures.values() for file in some.files)
+            read = (file for part in pictures.values() for file in part.files)
             images.warn_of_unread_files(root, read)
     known = pictures["train"].classes
-    for split, some in pictures.items():
-        if some.classes != known:
+    for split, part in pictures.items():
+        if part.classes != known:
             raise UserError(
-                f"{root}: the classes of '{split}' are {listing(some.classes)}, and those of "
+                f"{root}: the classes of '{split}' are {listing(part.classes)}, and those of "
                 f"'train' {listing(known)}"
             )
     return pictures
@@ -227,9 +227,9 @@ def resize_splits(
     """
     sizes = {"train": train_size or size}
     splits, unusable = {}, []
-    for split, some in pictures.items():
+    for split, part in pictures.items():
         try:
-            splits[split] = Resized(some, sizes.get(split, size), cache, fit)
+            splits[split] = Resized(part, sizes.get(split, size), cache, fit)
         except PicturesError as error:
             unusable.append(str(error))
     if unusable:
@@ -259,7 +259,7 @@ def check(splits: Mapping[str, Resized]) -> str:
         for name, target, digest in sorted(rows):
             total.update(f"{split} {name} {target} {digest.hex()}\n".encode())
     alike = splits["train"].fitted.unit == "pictures"
-    labels = [label for one in splits.values() for label in one.pictures.targets] if alike else []
+    labels = [label for part in splits.values() for label in part.pictures.targets] if alike else []
     warn_of_twins(sums, lambda split, index: names[split][index], labels)
     return total.hexdigest()
 
@@ -274,7 +274,7 @@ def warn_of_twins(
     With the `labels` of all images, also of those that are twice in a split with different labels.
     """
     # The first eight bytes tell images apart, and integers are compared much faster than bytes.
-    numbers = [np.ascontiguousarray(some).view(np.uint64)[::4] for some in digests.values()]
+    numbers = [np.ascontiguousarray(sums).view(np.uint64)[::4] for sums in digests.values()]
     _, first, same = np.unique(np.concatenate(numbers), return_index=True, return_inverse=True)
     splits, ends = list(digests), np.cumsum(list(map(len, numbers)))
     split_of = np.searchsorted(ends, np.arange(ends[-1]), side="right")
@@ -288,7 +288,7 @@ def warn_of_twins(
     for index in twice[:10]:
         log.warning("The same picture in two splits: %s = %s", named(index), named(other[index]))
     again = np.flatnonzero((split_of[other] == split_of) & (other != np.arange(ends[-1])))
-    differing = [one for one in again if labels and labels[one] != labels[other[one]]]
+    differing = [index for index in again if labels and labels[index] != labels[other[index]]]
     for index in differing[:10]:
         log.warning("The same picture with two labels: %s = %s", named(index), named(other[index]))
     if len(twice):
@@ -306,7 +306,7 @@ def check_classes(splits: Mapping[str, Resized]) -> None:
     if len(has) < len(splits):
         log.warning("%s: no pictures in 'test', so nothing is tested", root)
     used = np.any(list(has.values()), axis=0)
-    unlearnt = [n for n, one in zip(classes, used & ~has["train"], strict=True) if one]
+    unlearnt = [n for n, lacks in zip(classes, used & ~has["train"], strict=True) if lacks]
     if unlearnt and kind == "pictures":
         raise UserError(
             f"{root}: no pictures in 'train' for {listing(unlearnt)}; every class needs some; "
@@ -319,10 +319,10 @@ def check_classes(splits: Mapping[str, Resized]) -> None:
     if kind == "pixels" and has["train"].sum() < 2:
         only = classes[int(has["train"].argmax())]
         raise UserError(f"{root}: only '{only}' in 'train'; nothing is learnt")
-    unused = [name for name, one in zip(classes, used, strict=True) if not one]
+    unused = [name for name, occurs in zip(classes, used, strict=True) if not occurs]
     if unused:
         log.warning("%s: classes without %s, kept all the same: %s", root, kind, listing(unused))
-    for split, some in has.items():
-        lacking = [name for name, one in zip(classes, used & ~some, strict=True) if one]
+    for split, present in has.items():
+        lacking = [name for name, lacks in zip(classes, used & ~present, strict=True) if lacks]
         if lacking:
             log.warning("%s: no %s in '%s' for %s", root, kind, split, listing(lacking))

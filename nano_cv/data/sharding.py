@@ -48,8 +48,8 @@ class Archives:
         beside = self._put(key + target.ending, target.content)
         entry: Sequence[Any] = beside if target.entry is None else [target.entry]
         if isinstance(target.entry, list):
-            entry = [self.count_of_objects + len(self.some), len(target.entry)]
-            self.some += target.entry
+            entry = [self.count_of_objects + len(self.open_objects), len(target.entry)]
+            self.open_objects += target.entry
         self.rows.append((len(self.shards), name.encode(), *size, *place, *entry))
 
     def finish(self) -> None:
@@ -61,26 +61,26 @@ class Archives:
         longest = max((len(row[1]) for row in self.rows), default=1)
         self.pictures.append(np.array(self.rows, row_type(self.kind, longest)))
         if self.kind in OBJECTS:
-            self.objects.append(np.array(self.some, OBJECTS[self.kind]))
+            self.objects.append(np.array(self.open_objects, OBJECTS[self.kind]))
         self.count += len(self.rows)
-        self.count_of_objects += len(self.some)
+        self.count_of_objects += len(self.open_objects)
         self._begin()
 
     def tables(self) -> dict[str, bytes]:
         """Return the tables of the index as `.npy` files by name; see `formats.shards`."""
         made = {}
         parts = {f"{self.split}.npy": self.pictures, f"{self.split}.objects.npy": self.objects}
-        for name, some in parts.items():
-            if some:
+        for name, arrays in parts.items():
+            if arrays:
                 content = io.BytesIO()
                 # The columns of names differ in width; together they are as wide as the widest.
-                np.lib.format.write_array(content, np.concatenate(some), allow_pickle=False)
+                np.lib.format.write_array(content, np.concatenate(arrays), allow_pickle=False)
                 made[name] = content.getvalue()
         return made
 
     def _begin(self) -> None:
         self.rows: list[tuple[Any, ...]] = []
-        self.some: list[tuple[Any, ...]] = []  # objects of the current archive
+        self.open_objects: list[tuple[Any, ...]] = []  # objects of the current archive
         self.buffer = io.BytesIO()
         self.tar = tarfile.TarFile(fileobj=self.buffer, mode="w", format=tarfile.USTAR_FORMAT)
 
@@ -150,7 +150,7 @@ def _write(
             "counts": counts.tolist(),
             "data_hash": data_hash,
             "shards": archives.shards,
-            "tables": {name: hashlib.sha256(some).hexdigest() for name, some in tables.items()},
+            "tables": {name: hashlib.sha256(table).hexdigest() for name, table in tables.items()},
         }
     for split, index in indices.items():
         store.write(f"{folder}/{split}.json", json.dumps(index).encode())

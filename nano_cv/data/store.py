@@ -74,8 +74,8 @@ def exists(place: str) -> bool:
     """Return whether a file or an object exists."""
     if not place.startswith(S3):
         return Path(place).exists()
-    found = _ask(place, "list_objects_v2", "Prefix", MaxKeys=1)
-    return any(place.endswith(f"/{one['Key']}") for one in found.get("Contents", ()))
+    answer = _ask(place, "list_objects_v2", "Prefix", MaxKeys=1)
+    return any(place.endswith(f"/{entry['Key']}") for entry in answer.get("Contents", ()))
 
 
 class Member(NamedTuple):

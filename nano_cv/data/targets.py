@@ -101,8 +101,8 @@ class Labels:
 
 def count_labels(labels: Sequence[int] | NDArray[Any], classes: Sequence[str]) -> NDArray[np.int64]:
     """How often each class index occurs `[K]`; unknown pixels are left out."""
-    found = np.asarray(labels, None if len(labels) else np.int64)
-    return np.bincount(found, minlength=len(classes))[: len(classes)]
+    array = np.asarray(labels, None if len(labels) else np.int64)
+    return np.bincount(array, minlength=len(classes))[: len(classes)]
 
 
 def kind_of(targets: Sequence[Any]) -> "Callable[..., Labels | BoxLists | Masks]":

@@ -64,12 +64,12 @@ def print_answers(
     `answers` are the outputs of the model for each picture, without the batch dimension.
     """
     outputs = next(iter(answers.values()))
-    predictions = {name: np.stack([one[name] for one in answers.values()]) for name in outputs}
+    predictions = {name: np.stack([out[name] for out in answers.values()]) for name in outputs}
     files = [file.absolute() for file in answers]
     pictures = Pictures(Path(os.path.commonpath([file.parent for file in files])), files)
-    given = dict(zip(pictures.names, answers, strict=True))
+    file_of = dict(zip(pictures.names, answers, strict=True))
     report = reports.find(metadata.task)(metadata, predictions, pictures)
-    rows = [row | {"file": given[row["file"]]} for row in report.rows()]
+    rows = [row | {"file": file_of[row["file"]]} for row in report.rows()]
     print_rows(rows, report.remarks())
     if output:
         report.write_files(output)

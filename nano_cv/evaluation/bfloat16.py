@@ -69,5 +69,5 @@ class Session:
             taken = self.model.input(name).partial_shape
             if not taken.compatible(type(taken)(list(array.shape))):
                 raise ShapeError(f"'{name}': shape {list(array.shape)}; {taken} is needed")
-        found = self.model.infer_new_request(dict(inputs))
-        return [np.array(found[name]) for name in outputs]  # copies: the request's memory ends
+        answer = self.model.infer_new_request(dict(inputs))
+        return [np.array(answer[name]) for name in outputs]  # copies: the request's memory ends

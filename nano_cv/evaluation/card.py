@@ -7,7 +7,7 @@ from nano_cv.errors import printable
 from nano_cv.metadata import TAGGING, Metadata, height_width
 
 CARD = "model_card.md"
-DOES = {
+PURPOSES = {
     "classification": "Names the class of a picture.",
     TAGGING: "Names the labels of a picture: any number of them, or none.",
     "detection": "Finds objects in a picture: a box, a class and a score for each.",
@@ -21,11 +21,11 @@ LIMITS = {
     "segmentation": "Every pixel gets one of these classes, also a pixel of something else.",
     "generation": "The pictures are made up. They show nothing that was photographed.",
 }
-FITTED = {
+FIT_WORDS = {
     "stretch": "stretched to this size, so that its proportions may change",
     "letterbox": "scaled to fit this size, with a border around it",
 }
-WITH_SETS = (
+FOREIGN_LIMITS = (
     "A picture unlike the training pictures is called foreign. Not every picture of something else "
     "is: it may get one of these classes."
 )
@@ -37,12 +37,12 @@ def make_card(metadata: Metadata, figures: Mapping[str, float]) -> str:
     classes = ", ".join(metadata.classes)
     limits = LIMITS.get(metadata.task, "It knows only these classes.")
     if metadata.task == "classification" and metadata.coverage is not None:
-        limits = WITH_SETS
+        limits = FOREIGN_LIMITS
     known = {**metadata.metrics, **figures}
     rows = [f"| {name} | {value:.4g} |" for name, value in known.items() if not isnan(value)]
     lines = [
         f"# {metadata.name}",
-        DOES.get(metadata.task, f"A model for {metadata.task}."),
+        PURPOSES.get(metadata.task, f"A model for {metadata.task}."),
         "## Figures",
         "| figure | value |\n|---|--:|\n" + "\n".join(rows) if rows else "None were measured.",
         "`val/...` was measured on the validation pictures, which also chose the best epoch."
@@ -61,7 +61,7 @@ def make_card(metadata: Metadata, figures: Mapping[str, float]) -> str:
         "- The figures hold for pictures like those of the data set. Measure on your own pictures.",
         "## How to call it",
         f"The input is {height} x {width} pixels (height x width)."
-        + (f" A picture is {FITTED[metadata.fit]}." if metadata.task != "generation" else ""),
+        + (f" A picture is {FIT_WORDS[metadata.fit]}." if metadata.task != "generation" else ""),
         "With `python serve.py` running:",
         f"```bash\n{_command(metadata)}\n```",
     ]

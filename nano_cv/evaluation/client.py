@@ -108,7 +108,7 @@ class Client:
             for start in range(0, count, size)
         ]
         answers = list(self._pool.map(partial(self._infer, model), parts))
-        return {name: np.concatenate([one[name] for one in answers]) for name in answers[0]}
+        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
     def predict_encoded(self, model: str, pictures: Sequence[bytes]) -> list[Arrays | ServerError]:
         """Predict JPEG, PNG or WebP files; returns the outputs of each, or its error, in order.
@@ -122,14 +122,14 @@ class Client:
         twin = f"{model}{JPEG}"
         (encoded,) = self.config(twin).input
 
-        def one(picture: bytes) -> Arrays | ServerError:
+        def predict(picture: bytes) -> Arrays | ServerError:
             try:
                 outputs = self._infer(twin, {encoded.name: np.array([[picture]], object)})
             except ServerError as error:
                 return error
             return {name: array[0] for name, array in outputs.items()}
 
-        return list(self._pool.map(one, pictures))
+        return list(self._pool.map(predict, pictures))
 
     def _infer(self, model: str, inputs: Mapping[str, NDArray[Any]]) -> Arrays:
         """Send one request, in a thread of the pool."""
@@ -140,13 +140,13 @@ class Client:
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)
         answer = self._call("infer", model, tensors)
-        return {one.name: answer.as_numpy(one.name) for one in self.config(model).output}
+        return {output.name: answer.as_numpy(output.name) for output in self.config(model).output}
 
     def _call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call tritonclient, and turn every exception into a `ServerError`."""
         try:
-            given = options | {"client_timeout": self.timeout}
-            return getattr(self._triton, method)(*arguments, **given)
+            settings = options | {"client_timeout": self.timeout}
+            return getattr(self._triton, method)(*arguments, **settings)
         except Exception as error:  # sockets, gRPC and Triton have each their own
             raise self._explain(error) from error
 

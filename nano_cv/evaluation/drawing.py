@@ -31,9 +31,9 @@ Font = ImageFont.FreeTypeFont
 WIDTH = 1040  # pixels of a sheet of pictures
 SIDE = 640  # pixels; the longest side of a small picture that stands alone on a sheet
 GAP = 8  # pixels between the pictures of a sheet
-LONGEST = 24  # letters in a line of the name of a class
-FEW = 12  # with more classes, a confusion matrix leaves out its zeros
-CLASSES = 30  # with more classes, a confusion matrix shows only the most confused
+MAX_LETTERS = 24  # letters in a line of the name of a class
+MAX_WITH_ZEROS = 12  # with more classes, a confusion matrix leaves out its zeros
+MAX_CLASSES = 30  # with more classes, a confusion matrix shows only the most confused
 INCHES = 16.0  # the longest side of a confusion matrix; 1,920 pixels
 FONTS = (  # the first comes with matplotlib; operating systems bring the others
     *("DejaVu Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans GB"),
@@ -80,10 +80,10 @@ def legible(classes: tuple[str, ...]) -> list[str]:
     """The names of classes for drawings: `class 3` if no font of this machine has its letters."""
     known = frozenset[int]().union(*fonts().values())
     names = [
-        name if all(ord(one) in known for one in name if one.isalpha()) else f"class {index}"
+        name if all(ord(char) in known for char in name if char.isalpha()) else f"class {index}"
         for index, name in enumerate(classes)
     ]
-    if count := sum(one != other for one, other in zip(names, classes, strict=True)):
+    if count := sum(drawn != other for drawn, other in zip(names, classes, strict=True)):
         log.warning(
             "No font on this machine has the letters of %d class names: drawings show them as "
             "'class 0', 'class 1', ..., by their place in the list of classes. The fonts Noto Sans "
@@ -93,7 +93,7 @@ def legible(classes: tuple[str, ...]) -> list[str]:
     return names
 
 
-def shown(text: str, longest: int = LONGEST, font: str = "") -> str:
+def shown(text: str, longest: int = MAX_LETTERS, font: str = "") -> str:
     """A text that can be drawn on one line; the middle of a long text is left out.
 
     Invisible characters, and characters that no font (or not the given one) has, are replaced by
@@ -112,7 +112,7 @@ def shown(text: str, longest: int = LONGEST, font: str = "") -> str:
 
 def two_lines(name: str) -> str:
     """The name of a class for a chart, in at most two lines; longer names are shortened to one."""
-    lines = textwrap.wrap(shown(name, 2 * LONGEST), LONGEST)
+    lines = textwrap.wrap(shown(name, 2 * MAX_LETTERS), MAX_LETTERS)
     return "\n".join(lines) if len(lines) <= 2 else shown(name)
 
 
@@ -190,23 +190,23 @@ def confusion_matrix(
     """Draw a confusion matrix `[K, K]`: rows are true classes, columns predicted classes.
 
     The colour of a cell is its share of the row. The text is the number of pictures; if the `unit`
-    is pixels, whose numbers are long, it is the percentage of the row. With more than `CLASSES`
+    is pixels, whose numbers are long, it is the percentage of the row. With more than `MAX_CLASSES`
     classes, the most confused are shown, and all others together as one column.
     """
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     rows: NDArray[np.int64] = np.arange(len(classes))
     columns = [two_lines(name) for name in classes]
     right = share_right(counts)
-    if len(classes) > CLASSES:
+    if len(classes) > MAX_CLASSES:
         wrong = (counts if unit == "pictures" else shares) * (1 - np.eye(len(classes)))
         order = np.argsort(-wrong.sum(axis=0) - wrong.sum(axis=1), kind="stable")
-        rows = np.sort(order[: CLASSES - 5])
+        rows = np.sort(order[: MAX_CLASSES - 5])
         title += f"\nthe {len(rows)} most confused of {len(classes):,} classes"
         others = np.delete(np.arange(len(classes)), rows)
         columns = [*(columns[row] for row in rows), f"{len(others):,} others"]
         cut: list[NDArray[Any]] = [
-            np.column_stack([each[np.ix_(rows, rows)], each[np.ix_(rows, others)].sum(axis=1)])
-            for each in (counts, shares)
+            np.column_stack([cells[np.ix_(rows, rows)], cells[np.ix_(rows, others)].sum(axis=1)])
+            for cells in (counts, shares)
         ]
         counts, shares = cut
     # Cells shrink when there are many, so that the drawing still fits on a screen.
@@ -217,7 +217,7 @@ def confusion_matrix(
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
-        if not share and len(columns) > FEW:
+        if not share and len(columns) > MAX_WITH_ZEROS:
             continue
         text = str(counts[row, column]) if unit == "pictures" else _percent(share)
         colour = "white" if share > 0.5 else "black"

@@ -64,13 +64,13 @@ def predict_all(
     parts = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     batches = []
     for part in track(parts, len(parts), "Predicting"):
-        given = inputs(part)
-        answers = engine.predict(given)
+        batch = inputs(part)
+        answers = engine.predict(batch)
         if tta:
-            mirrored = engine.predict({"IMAGES": given["IMAGES"][..., ::-1].copy()})
+            mirrored = engine.predict({"IMAGES": batch["IMAGES"][..., ::-1].copy()})
             answers = {
-                name: one | mirrored[name] if one.dtype == bool else (one + mirrored[name]) / 2
-                for name, one in answers.items()
+                name: own | mirrored[name] if own.dtype == bool else (own + mirrored[name]) / 2
+                for name, own in answers.items()
             }
         batches.append(answers)
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}

@@ -79,8 +79,8 @@ class Onnx(Engine):
     def predict(self, inputs: Arrays, options: Any = None) -> dict[str, NDArray[Any]]:
         """See `Engine`; `options` are those of a run of onnxruntime, by which it can be stopped."""
         names = [output.name for output in self.session.get_outputs()]
-        given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        return dict(zip(names, self.runner.run(names, given, options), strict=True))
+        arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        return dict(zip(names, self.runner.run(names, arrays, options), strict=True))
 
 
 def bfloat16_entries() -> dict[str, str]:

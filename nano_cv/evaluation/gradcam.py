@@ -22,7 +22,7 @@ from nano_cv.evaluation.reports.classification import ClassificationReport
 from nano_cv.metadata import TAGGING
 from nano_cv.tasks.task import Task
 
-MOST = 12  # pictures on a sheet
+MAX_PICTURES = 12  # pictures on a sheet
 
 
 @contextmanager
@@ -60,7 +60,7 @@ def draw_heatmaps(task: Task, inputs: Inputs, report: Report) -> Drawing:
     order = np.arange(len(labels))
     if pictures.targets:
         order = np.argsort(report.right, kind="stable")
-    shown = order[:MOST].tolist()
+    shown = order[:MAX_PICTURES].tolist()
     tensors = torch.from_numpy(inputs.inputs(shown)["IMAGES"])
     heat = make_heatmaps(task, tensors, torch.from_numpy(labels[shown]))
     heat_of = dict(zip(shown, heat.numpy(), strict=True))

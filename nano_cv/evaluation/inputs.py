@@ -33,8 +33,8 @@ def select_inputs(
         UserError: there are no pictures, none can be used, or the data set has other classes.
     """
     if config.input is not None:
-        given, broken = open_readable(find_pictures(str(config.input)), config, metadata)
-        return given, "", broken
+        pictures, broken = open_readable(find_pictures(str(config.input)), config, metadata)
+        return pictures, "", broken
     if metadata.task == "generation" and (config.labels is not None or config.count):
         return make_imagined(config, metadata), "", None
     options = (metadata.image_size, config.data.cache, metadata.fit)
@@ -86,8 +86,8 @@ def make_imagined(config: DictConfig, metadata: Metadata) -> Imagined:
     Raises:
         UserError: the model does not know a class; names the nearest.
     """
-    given = metadata.classes if config.labels in (None, []) else config.labels
-    labels = [str(given)] if isinstance(given, str | int) else list(map(str, given))
+    chosen = metadata.classes if config.labels in (None, []) else config.labels
+    labels = [str(chosen)] if isinstance(chosen, str | int) else list(map(str, chosen))
     for label in labels:
         if label not in metadata.classes:
             raise UserError(
@@ -118,9 +118,9 @@ def check_options(config: DictConfig) -> None:
         ("confidence", "detection", "classification"),  # of the latter `evaluate` knows more
     ):
         if config[key] not in (None, False) and task not in able:
-            given, needed = str(config[key]).lower(), " and ".join(able)
+            value, needed = str(config[key]).lower(), " and ".join(able)
             raise UserError(
-                f"{key}={given}: is for {needed}, and model={config.model.name} does {task}"
+                f"{key}={value}: is for {needed}, and model={config.model.name} does {task}"
             )
 
 

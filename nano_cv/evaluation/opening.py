@@ -31,8 +31,8 @@ def make_engine(config: DictConfig) -> Engine:
     else:
         from nano_cv.evaluation.exported import Onnx
 
-        given = config.weights and Path(str(config.weights)).expanduser()
-        engine = Onnx(given or find_export(Path(config.paths.models) / name))
+        file = config.weights and Path(str(config.weights)).expanduser()
+        engine = Onnx(file or find_export(Path(config.paths.models) / name))
     typed = building.find_typed(r"model[.](image_size|task[.]network[.]\w+)")
     if typed or engine.metadata.model != config.model.name:  # what is not typed is as exported
         building.check_network(config, engine.metadata, engine.source["model"])

@@ -14,7 +14,7 @@ from nano_cv.evaluation.drawing import GAP, SIDE, Drawing, enlarge, fit, frame, 
 
 OKABE_ITO = ("56b4e9", "e69f00", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
 Colour = tuple[int, ...]  # R, G, B
-NAMED = 20  # classes that a legend names
+MAX_NAMED = 20  # classes that a legend names
 
 
 def outline(
@@ -93,10 +93,10 @@ def key(colours: Mapping[str, Colour]) -> Drawing | None:
     """A legend: names on their colours, in centred rows; only the first of very many names."""
     if not colours:
         return None
-    names = [*colours][:NAMED]
+    names = [*colours][:MAX_NAMED]
     labels = [tag(name, 13, SIDE // 3, colours[name]) for name in names]
-    if len(colours) > NAMED:
-        labels.append(tag(f"and {len(colours) - NAMED} more classes", 13, SIDE, (255, 255, 255)))
+    if (rest := len(colours) - MAX_NAMED) > 0:
+        labels.append(tag(f"and {rest} more classes", 13, SIDE, (255, 255, 255)))
     rows, space = list[Drawing](), np.full((len(labels[0]), GAP, 3), 255, np.uint8)
     for label in labels:
         if rows and rows[-1].shape[1] + GAP + label.shape[1] <= SIDE:
@@ -114,8 +114,8 @@ def class_key(
     colours = colours if masks else colours[np.arange(len(classes)) % len(colours)]
     if masks:
         names[0], colours[0] = f"{classes[0]} (not coloured)", 255
-    found = np.unique(drawn)
-    return key({names.get(index, "unknown"): tuple(colours[index].tolist()) for index in found})
+    indices = np.unique(drawn)
+    return key({names.get(index, "unknown"): tuple(colours[index].tolist()) for index in indices})
 
 
 def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:

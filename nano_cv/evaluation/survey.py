@@ -16,9 +16,9 @@ from nano_cv.files import replacing
 from nano_cv.metadata import height_width
 
 log = logging.getLogger(__name__)
-MOST = 20  # classes that are listed, or pictures with boxes or masks
-SHOWN, COLUMNS = 96, 8  # pictures with labels, and pictures in a row
-MEASURED = 500  # files whose size is looked at
+MAX_LISTED = 20  # classes that are listed, or pictures with boxes or masks
+MAX_SHOWN, COLUMNS = 96, 8  # pictures with labels, and pictures in a row
+MAX_MEASURED = 500  # files whose size is looked at
 
 
 def survey(splits: Mapping[str, Resized], data_hash: str, cache: str | Path | None) -> None:
@@ -43,25 +43,25 @@ def table(splits: Mapping[str, Resized]) -> str:
     classes, unit, form = train.pictures.classes, train.fitted.unit, "d"
     if unit == "pixels":
         unit, form = "share of pixels", ".1%"
-        counts = {split: found / max(found.sum(), 1) for split, found in counts.items()}
+        counts = {split: numbers / max(numbers.sum(), 1) for split, numbers in counts.items()}
     rows: list[dict[str, str]] = [
-        {unit: name} | {split: format(found[label], form) for split, found in counts.items()}
-        for label, name in enumerate(classes[:MOST])
+        {unit: name} | {split: format(numbers[label], form) for split, numbers in counts.items()}
+        for label, name in enumerate(classes[:MAX_LISTED])
     ]
-    if len(classes) > MOST:
-        rows.append({unit: f"and {len(classes) - MOST} more"} | dict.fromkeys(splits, ""))
-    rows.append({unit: "all pictures"} | {name: str(len(one)) for name, one in splits.items()})
+    if len(classes) > MAX_LISTED:
+        rows.append({unit: f"and {len(classes) - MAX_LISTED} more"} | dict.fromkeys(splits, ""))
+    rows.append({unit: "all pictures"} | {name: str(len(part)) for name, part in splits.items()})
     return textwrap.indent(format_table(rows) + sizes(train), "  ")
 
 
 def sizes(resized: Resized) -> str:
-    """Say the sizes of the smallest, the largest and the median picture, of at most `MEASURED`."""
+    """Say the sizes of the smallest, largest and median picture, of at most `MAX_MEASURED`."""
     files = resized.pictures.files
-    found = sorted(
-        (images.dimensions(files[index]) for index in evenly(len(files), MEASURED)),
+    pairs = sorted(
+        (images.dimensions(files[index]) for index in evenly(len(files), MAX_MEASURED)),
         key=lambda size: size[0] * size[1],
     )
-    ends = [f"{width}x{height}" for width, height in (found[0], found[-1], found[len(found) // 2])]
+    ends = [f"{width}x{height}" for width, height in (pairs[0], pairs[-1], pairs[len(pairs) // 2])]
     return "{} to {} pixels, {} in the middle".format(*ends)
 
 
@@ -73,11 +73,11 @@ def contact_sheet(resized: Resized) -> Drawing:
     if resized.fitted.unit != "pictures":
         from nano_cv.evaluation.painting import draw_targets
 
-        return draw_targets(resized, classes, MOST, title)
+        return draw_targets(resized, classes, MAX_LISTED, title)
     targets = resized.pictures.targets
     order = sorted(range(len(resized)), key=lambda index: targets[index])
-    chosen = [order[place] for place in evenly(len(order), SHOWN)]
+    chosen = [order[place] for place in evenly(len(order), MAX_SHOWN)]
     shown = [drawing.enlarge(pixels, COLUMNS) for pixels in resized.fetch(chosen)]
     labels = [np.atleast_1d(targets[index]).tolist() for index in chosen]
-    captions = [", ".join(classes[label] for label in some) for some in labels]
+    captions = [", ".join(classes[label] for label in group) for group in labels]
     return drawing.lay_out(shown, COLUMNS, captions, title=title)

@@ -25,15 +25,15 @@ def cell(text: str) -> str:
 
 def distinct(names: Sequence[str], reserved: Collection[str] = ()) -> list[str]:
     """The names, all different: ` (class)` is added if a name is `reserved` or came before."""
-    found: list[str] = []
+    unique: list[str] = []
     taken, ordinary = set(reserved), set(names)
     for name in names:
         free = name
         while free in taken or (free != name and free in ordinary):
             free += " (class)"
         taken.add(free)
-        found.append(free)
-    return found
+        unique.append(free)
+    return unique
 
 
 def class_rows(classes: Sequence[str], columns: Mapping[str, NDArray[Any]]) -> list[dict[str, Any]]:

@@ -9,17 +9,17 @@ from nano_cv.errors import printable
 from nano_cv.evaluation.tables import WORDS
 from nano_cv.evaluation.tracking import Logger
 
-WIDEST = 10  # columns of a table
-LONGEST = 20  # rows of a table
-MOST = 20  # figures of a kind, such as `test/recall/<class>`, that are printed
-WORST = 5  # if there are more, only so many are printed, the worst
+MAX_COLUMNS = 10  # columns of a table
+MAX_ROWS = 20  # rows of a table
+MAX_FIGURES = 20  # figures of a kind, such as `test/recall/<class>`, that are printed
+WORST_SHOWN = 5  # if there are more, only so many are printed, the worst
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], remarks: Sequence[str]) -> None:
     """Print the first rows of a report as a table, how many more there are, and its remarks."""
-    print(printable(format_table(rows[:LONGEST])), end="")
-    if len(rows) > LONGEST:
-        print(f"and {len(rows) - LONGEST:,} more rows")
+    print(printable(format_table(rows[:MAX_ROWS])), end="")
+    if len(rows) > MAX_ROWS:
+        print(f"and {len(rows) - MAX_ROWS:,} more rows")
     for remark in remarks:
         print(printable(remark))
 
@@ -27,11 +27,11 @@ def print_rows(rows: Sequence[Mapping[str, Any]], remarks: Sequence[str]) -> Non
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Lay out rows in columns; if there are very many classes, only the most probable."""
     heads = list(rows[0])
-    if len(heads) > WIDEST:
+    if len(heads) > MAX_COLUMNS:
         words = [head for head in heads if head in WORDS]
         others = [head for head in heads if head not in WORDS]
         others.sort(key=lambda head: max(str(row[head]) for row in rows), reverse=True)
-        heads = words + others[: WIDEST - len(words)]
+        heads = words + others[: MAX_COLUMNS - len(words)]
     lines = [heads, *([str(row[head]) for head in heads] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "".join(
@@ -68,11 +68,11 @@ def _figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
         kinds.setdefault(kind, []).append(name)
     rows = []
     for kind, names in kinds.items():
-        few = len(names) <= MOST
-        worst = sorted(names, key=lambda name: (isnan(metrics[name]), metrics[name]))[:WORST]
+        few = len(names) <= MAX_FIGURES
+        worst = sorted(names, key=lambda name: (isnan(metrics[name]), metrics[name]))[:WORST_SHOWN]
         rows += [(name, _short(metrics[name])) for name in (names if few else worst)]
         if not few:
-            rows.append((f"{kind}/...", f"and {len(names) - WORST} more, in metrics.json"))
+            rows.append((f"{kind}/...", f"and {len(names) - WORST_SHOWN} more, in metrics.json"))
     return rows
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # it takes a second to load
     from mlflow.entities import Metric
 
 PAUSE = 60.0  # seconds between two tries of a lost server
-LONGEST = 250  # characters of a key; MLflow's limit
+MAX_KEY_LENGTH = 250  # characters of a key; MLflow's limit
 OF_UI = "http://127.0.0.1:5000"  # default address of `mlflow ui`
 # Without this tag, MLflow may open the experiment on its page for language models.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -129,9 +129,9 @@ class MLflow(Logger):
         self.lost: float | None = None  # monotonic time of the last failure; None: all is well
         self.refused = 0  # number of entries that the server did not take
         self.client = mlflow.MlflowClient(uri)
-        found = self.client.get_experiment_by_name(experiment)
+        record = self.client.get_experiment_by_name(experiment)
         number = (
-            found.experiment_id if found else self.client.create_experiment(experiment, tags=KIND)
+            record.experiment_id if record else self.client.create_experiment(experiment, tags=KIND)
         )
         runs = self.client.search_runs([number], f'tags.folder = "{tags["folder"]}"', max_results=1)
         self.resumed, self.experiment_id = bool(runs), number
@@ -272,7 +272,7 @@ class MLflow(Logger):
         if isnan(score):
             return
         known = self.client.search_model_versions(f"name = '{name}'")
-        others = [float(one.tags[metric]) for one in known if metric in one.tags]
+        others = [float(older.tags[metric]) for older in known if metric in older.tags]
         self.client.set_model_version_tag(name, version, metric, str(score))
         choose = max if mode == "max" else min
         if score == choose([score, *others]):  # of equal scores, the newest
@@ -313,12 +313,12 @@ def key(name: str, allowed: str = r"\w/. -") -> str:
     """
     escaped = re.sub(
         rf"[^{allowed}]|_(?=x[0-9A-F]*_)|(?<![^/.])[/.]|[/.](?![^/.])|^ | $",
-        lambda found: f"_x{ord(found[0]):X}_",
+        lambda match: f"_x{ord(match[0]):X}_",
         name,
     )
-    if len(escaped) > LONGEST:
+    if len(escaped) > MAX_KEY_LENGTH:
         digest = sha256(escaped.encode(errors="surrogatepass")).hexdigest()
-        return f"{escaped[: LONGEST - 20]}_x_{digest[:16]}"
+        return f"{escaped[: MAX_KEY_LENGTH - 20]}_x_{digest[:16]}"
     return escaped or "_x_"
 
 

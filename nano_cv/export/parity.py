@@ -17,9 +17,9 @@ from nano_cv.evaluation.reports import Predictions
 from nano_cv.metadata import Size
 
 BATCHES = (1, 3)
-MOST = 60  # images to compare
+MAX_IMAGES = 60  # images to compare
 # Width, height and format of images that are narrow, wide, small, or larger than a model's input.
-ODD = (
+ODD_SIZES = (
     (97, 131, "JPEG"),
     (500, 333, "PNG"),
     (223, 225, "WEBP"),
@@ -55,10 +55,10 @@ def load_odd(
 
     Returns a name per image, and `IMAGES` uint8 `[N, 3, H, W]`.
     """
-    chosen = [pictures[index] for index in evenly(len(pictures), MOST)]
+    chosen = [pictures[index] for index in evenly(len(pictures), MAX_IMAGES)]
     names = [name for name, _ in chosen]
     pixels = [images.load(source, size, name, fit=fit) for name, source in chosen]
-    for (name, source), (width, height, kind) in zip(chosen, ODD, strict=False):
+    for (name, source), (width, height, kind) in zip(chosen, ODD_SIZES, strict=False):
         encoded = io.BytesIO()
         exif = Image.Exif()
         exif[images.ORIENTATION] = 6  # a quarter turn, as in the photographs of telephones
@@ -86,13 +86,13 @@ def check_parity(
         return {name: array[list(part)] for name, array in inputs.items()}
 
     expected = predict_all(torch, take, len(names), BATCHES[0])
-    found: dict[str, Any] = {}
+    apart: dict[str, Any] = {}
     for size in BATCHES:
         actual = predict_all(onnx, take, len(names), size)
         _check_shapes(expected, actual)
         for name, values in report.compare(expected, actual).items():
-            found[name] = np.maximum(found.get(name, 0), np.where(np.isnan(values), np.inf, values))
-    for name, values in found.items():
+            apart[name] = np.maximum(apart.get(name, 0), np.where(np.isnan(values), np.inf, values))
+    for name, values in apart.items():
         allowed, largest = tolerance * report.limits[name], float(values.max())
         if largest > allowed:
             worst = [f"{names[i]} ({values[i]:.1e})" for i in np.argsort(-values)]
@@ -101,7 +101,7 @@ def check_parity(
                 f"is allowed (tolerance={tolerance:g}); nothing was published. "
                 f"Worst: {listing(worst, most=5)}"
             )
-    figures = {f"parity/{name}": float(values.max()) for name, values in found.items()}
+    figures = {f"parity/{name}": float(values.max()) for name, values in apart.items()}
     return figures | {"parity/pictures": len(names)}
 
 

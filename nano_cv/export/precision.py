@@ -150,9 +150,9 @@ def _make(precision: str, float32: Path, samples: Samples, pictures: int) -> Var
 
 def choose_bits(flags: Collection[str]) -> tuple[int, str]:
     """Return the bits of int8 weights (8 or 7) for a processor with these flags, and the reason."""
-    found = [flag for flag in SUMS_IN_32_BITS if flag in flags]
-    if found:
-        return 8, f"this processor has {found[0]}; one without it may need another export"
+    exact = [flag for flag in SUMS_IN_32_BITS if flag in flags]
+    if exact:
+        return 8, f"this processor has {exact[0]}; one without it may need another export"
     return 7, "this processor has neither VNNI nor dot products, and 8 bits could overflow its sums"
 
 

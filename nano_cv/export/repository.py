@@ -62,20 +62,20 @@ def publish(
     check_name(metadata.name)
     check_classes(metadata.classes)
     repository.mkdir(parents=True, exist_ok=True)
-    repository, given = repository.resolve(), repository  # a link may lie on another disk
+    repository, original = repository.resolve(), repository  # a link may lie on another disk
     config = make_model_config(metadata, model, triton, entries)
     models = [config]
     if [tensor["name"] for tensor in config["input"]] == ["IMAGES"]:
         # The twin first, for an older twin is an ensemble around the model and changes with it.
         models.insert(0, make_jpeg_config(metadata, config, triton, entries))
-    names = [one["name"] for one in models]
+    names = [entry["name"] for entry in models]
     with locked(repository), _staging(repository) as staging:
-        there = [version for name in names for version in list_versions(repository / name)]
-        version = str(max([0, *there]) + 1)
-        for one in models:
-            folders = staging / one["name"], repository / one["name"]
-            _lay_out(one, metadata.classes, model, version, *folders)
-        problems = [f"{name}: {each}" for name in names for each in check_model(staging / name)]
+        existing = [version for name in names for version in list_versions(repository / name)]
+        version = str(max([0, *existing]) + 1)
+        for entry in models:
+            folders = staging / entry["name"], repository / entry["name"]
+            _lay_out(entry, metadata.classes, model, version, *folders)
+        problems = [f"{name}: {why}" for name in names for why in check_model(staging / name)]
         if problems:
             raise UserError(
                 "Triton would refuse this model, so nothing was published: "
@@ -91,7 +91,7 @@ def publish(
                 os.replace(staging / name / CONFIG, repository / name / CONFIG)
             else:
                 os.rename(staging / name, repository / name)
-    return given / metadata.name / version
+    return original / metadata.name / version
 
 
 @contextmanager

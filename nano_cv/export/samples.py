@@ -18,7 +18,7 @@ from nano_cv.export import parity
 from nano_cv.metadata import Metadata
 
 log = logging.getLogger(__name__)
-COMPARED = 16  # generated images to compare, fewer than of other tasks, as each takes longer
+GENERATED_IMAGES = 16  # to compare; fewer than of other tasks, as each takes longer
 BATCH = 16  # images
 
 
@@ -54,9 +54,9 @@ class Samples:
         """
         pictures = self.validation.pictures
         predictions = predict_all(engine, self.validation.inputs, len(pictures), BATCH)
-        found = self.report(self.metadata, predictions, pictures).metrics()
-        further = {name: found[name] for name in self.report.further_gates if name in found}
-        return {self.report.gate: found.get(self.report.gate, float("nan"))} | further
+        figures = self.report(self.metadata, predictions, pictures).metrics()
+        further = {name: figures[name] for name in self.report.further_gates if name in figures}
+        return {self.report.gate: figures.get(self.report.gate, float("nan"))} | further
 
 
 def has_data(config: DictConfig) -> bool:
@@ -114,14 +114,14 @@ def parity_inputs(
     pictures: list[tuple[str, File | bytes]]
     if config.parity is not None:
         files = find_pictures(str(config.parity), "parity")
-        files = [files[index] for index in evenly(len(files), parity.MOST)]
+        files = [files[index] for index in evenly(len(files), parity.MAX_IMAGES)]
         opened, _ = open_readable(files, config, metadata)  # warns of pictures that it leaves out
         pictures = [(str(file), file) for file in opened.pictures.files]
     elif metadata.task == "generation":
-        labels = [number % len(metadata.classes) for number in range(COMPARED)]
+        labels = [number % len(metadata.classes) for number in range(GENERATED_IMAGES)]
         made = Imagined(labels, metadata.classes, size, config.seed)
         known = samples.validation if samples else made
-        names = known.pictures.names[:COMPARED]
+        names = known.pictures.names[:GENERATED_IMAGES]
         return names, known.inputs(range(len(names)))
     elif samples:
         pictures = [(file.name, file) for file in samples.validation.pictures.files]

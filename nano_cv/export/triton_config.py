@@ -37,18 +37,18 @@ def read_config(file: Path) -> ModelConfig:
     try:
         return text_format.Parse(text, ModelConfig())
     except text_format.ParseError as error:
-        line, said = error.GetLine() or text.count("\n") + 1, first_line(error)
-        said = said.partition(" : ")[2] or said  # without line:column
-        raise UserError(f"{file}: line {line}: {said.rstrip('.')}{_meant(said)}") from error
+        line, message = error.GetLine() or text.count("\n") + 1, first_line(error)
+        message = message.partition(" : ")[2] or message  # without line:column
+        raise UserError(f"{file}: line {line}: {message.rstrip('.')}{_meant(message)}") from error
 
 
-def _meant(said: str) -> str:
+def _meant(message: str) -> str:
     """Return a hint: the known field or value spelt most like the unknown name in an error."""
-    found = re.search(r'(Message|Enum) type "([\w.]+)" has no \w+ named "?(\w+)', said)
+    match = re.search(r'(Message|Enum) type "([\w.]+)" has no \w+ named "?(\w+)', message)
     pool = ModelConfig.DESCRIPTOR.file.pool
-    if found and found[1] == "Enum":
-        return nearest(found[3], pool.FindEnumTypeByName(found[2]).values_by_name)
-    return nearest(found[3], pool.FindMessageTypeByName(found[2]).fields_by_name) if found else "."
+    if match and match[1] == "Enum":
+        return nearest(match[3], pool.FindEnumTypeByName(match[2]).values_by_name)
+    return nearest(match[3], pool.FindMessageTypeByName(match[2]).fields_by_name) if match else "."
 
 
 def served_versions(folder: Path, config: ModelConfig) -> list[int]:
@@ -76,15 +76,15 @@ def read_tensors(file: Path) -> tuple[Tensors, Tensors]:
     # onnxruntime infers shapes too, so a server may know more shapes than the file states.
     graph = onnx.shape_inference.infer_shapes(model).graph
     weights = {tensor.name for tensor in graph.initializer}  # old files list them as inputs
-    found: tuple[Tensors, Tensors] = {}, {}
-    for tensors, values in zip(found, (graph.input, graph.output), strict=True):
+    both: tuple[Tensors, Tensors] = {}, {}
+    for tensors, values in zip(both, (graph.input, graph.output), strict=True):
         for value in values:
             dtype = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
             dims = value.type.tensor_type.shape.dim
             sizes = [dim.dim_value if dim.HasField("dim_value") else -1 for dim in dims]
             if value.name not in weights:
                 tensors[value.name] = f"TYPE_{DTYPES.get(dtype, dtype)}", sizes
-    return found
+    return both
 
 
 def make_model_config(
@@ -139,9 +139,9 @@ def _batching(triton: Mapping[str, Any], delay: int) -> dict[str, Any]:
         "max_queue_size": triton["max_queue_size"],
         "default_timeout_microseconds": triton["queue_timeout_us"],
     }
-    asked = {key: value for key, value in policy.items() if value is not None}
+    stated = {key: value for key, value in policy.items() if value is not None}
     return {"max_queue_delay_microseconds": delay} | (
-        {"default_queue_policy": asked} if asked else {}
+        {"default_queue_policy": stated} if stated else {}
     )
 
 

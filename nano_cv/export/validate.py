@@ -153,9 +153,9 @@ def _check_graph(config: ModelConfig, file: Path, name: str) -> Iterator[str]:
                 yield f"{at}: no such name in {name}{close} It has: {listing(known) or 'none'}"
                 continue
             dtype, dims = known[tensor.name]
-            given = KINDS.get(tensor.data_type, str(tensor.data_type))
-            if given != dtype:
-                yield f"{at}: data_type: {given}; {dtype}, as in {name}, is needed"
+            actual = KINDS.get(tensor.data_type, str(tensor.data_type))
+            if actual != dtype:
+                yield f"{at}: data_type: {actual}; {dtype}, as in {name}, is needed"
             own = list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
             if batched and dims[:1] != [-1]:
                 yield f"{at}: {name} has dims {dims}; the first must be of any size for batching"
@@ -167,7 +167,7 @@ def _check_graph(config: ModelConfig, file: Path, name: str) -> Iterator[str]:
 def _fits(own: Sequence[int], dims: Sequence[int], narrower: bool) -> bool:
     """Return whether dims of the config fit a graph's; `narrower` lets them fix free sizes."""
     return len(own) == len(dims) and all(
-        one == other or (other == -1 and narrower) for one, other in zip(own, dims, strict=True)
+        dim == other or (other == -1 and narrower) for dim, other in zip(own, dims, strict=True)
     )
 
 

@@ -59,13 +59,13 @@ class FlowUNet(nn.Module):
         self.enter = nn.Conv2d(12, first, kernel_size=3, padding=1)
         self.down = nn.ModuleList(Block(size, size, width) for size in channels)
         self.shrink = nn.ModuleList(
-            nn.Conv2d(one, two, kernel_size=3, stride=2, padding=1)
-            for one, two in pairwise(channels)
+            nn.Conv2d(shallow, deep, kernel_size=3, stride=2, padding=1)
+            for shallow, deep in pairwise(channels)
         )
         self.middle = nn.ModuleList([Attention(last), Block(last, last, width)])
         self.up = nn.ModuleList(Block(2 * size, size, width) for size in channels[::-1])
         self.grow = nn.ModuleList(
-            nn.Conv2d(two, one, kernel_size=1) for two, one in pairwise(channels[::-1])
+            nn.Conv2d(deep, shallow, kernel_size=1) for deep, shallow in pairwise(channels[::-1])
         )
         self.leave = nn.Sequential(
             nn.GroupNorm(GROUPS, first), nn.SiLU(), nn.Conv2d(first, 12, kernel_size=3, padding=1)

@@ -76,10 +76,10 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], classes: int) -> Non
     own = network.state_dict()
     kept, wrong = {}, sorted(own.keys() ^ tensors.keys())
     for name in own.keys() & tensors.keys():
-        given, needed = tensors[name], own[name]
-        if given.shape == needed.shape:
-            kept[name] = given
-        elif not (given.shape[:1] == (classes,) and given.shape[1:] == needed.shape[1:]):
+        loaded, needed = tensors[name], own[name]
+        if loaded.shape == needed.shape:
+            kept[name] = loaded
+        elif not (loaded.shape[:1] == (classes,) and loaded.shape[1:] == needed.shape[1:]):
             wrong.append(name)
     if wrong:
         raise UserError(f"weights of another network: {listing(wrong, most=4)}")

@@ -80,7 +80,7 @@ class Body(nn.Module):
         if strides[-1] < stride:
             raise ValueError(f"channels={list(channels)}: too few levels, {stride} pixels a place")
         # Index of the level at whose resolution the decoder ends.
-        self.first = next(level for level, given in enumerate(strides) if given >= stride)
+        self.first = next(level for level, reached in enumerate(strides) if reached >= stride)
         self.stride = strides[self.first]
         skips = channels[self.first : -1][::-1]
         self.context = Context(channels[-1])

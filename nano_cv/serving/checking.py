@@ -28,8 +28,8 @@ async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, dict[str,
     """
     versions = {name: versions_of(folder) or ["-"] for name, folder in copies.items()}
     jobs = [(name, version) for name in copies for version in versions[name]]
-    found: dict[tuple[str, str], str] = {}
-    while left := [job for job in jobs if job not in found]:
+    faults: dict[tuple[str, str], str] = {}
+    while left := [job for job in jobs if job not in faults]:
         words = [word for name, version in left for word in (str(copies[name]), version)]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", __name__, str(source), *words),
@@ -39,13 +39,13 @@ async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, dict[str,
         )
         out, err = await process.communicate()
         answers = [json.loads(text) for text in out.splitlines() if text[:1] == b'"']
-        found |= dict(zip(left, answers, strict=False))
+        faults |= dict(zip(left, answers, strict=False))
         if len(answers) < len(left):  # the process broke down over the next version
-            said = " ".join(err.decode(errors="replace").split())[-300:]
+            text = " ".join(err.decode(errors="replace").split())[-300:]
             status = process.returncode or 0
-            how = said or (signal.strsignal(-status) if status < 0 else f"exit status {status}")
-            found[left[len(answers)]] = f"the check broke down: {how}"
-    return {name: {version: found[name, version] for version in versions[name]} for name in copies}
+            how = text or (signal.strsignal(-status) if status < 0 else f"exit status {status}")
+            faults[left[len(answers)]] = f"the check broke down: {how}"
+    return {name: {version: faults[name, version] for version in versions[name]} for name in copies}
 
 
 def answer_once(engine: Onnx) -> None:
@@ -58,8 +58,8 @@ def answer_once(engine: Onnx) -> None:
     height, width = height_width(metadata.image_size)
     try:
         outputs = engine.predict({"IMAGES": np.zeros((1, 3, height, width), np.uint8)})
-        one = {name: array[0] for name, array in outputs.items()}
-        answers.describe(metadata, one, (width, height), None)
+        answer = {name: array[0] for name, array in outputs.items()}
+        answers.describe(metadata, answer, (width, height), None)
     except Exception as error:  # whatever a wrong label, size or task leads to
         raise UserError(
             f"{engine.source['model']}: its metadata do not fit its graph: {one_line(error)}"

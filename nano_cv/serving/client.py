@@ -25,8 +25,8 @@ def main() -> None:
     parser.add_argument("--model", help="<model>_<data>; needed if the server has several models")
     parser.add_argument("--address", default=ADDRESS, help=f"HOST:PORT of the server; {ADDRESS}")
     parser.add_argument("--output", type=Path, help="a folder for boxes, masks and drawings")
-    said = "least score of boxes or several labels, 0 to 1; by default the model's own thresholds"
-    parser.add_argument("--confidence", type=_share, metavar="SCORE", help=said)
+    text = "least score of boxes or several labels, 0 to 1; by default the model's own thresholds"
+    parser.add_argument("--confidence", type=_share, metavar="SCORE", help=text)
     options = parser.parse_args()
     answers: dict[Path, Arrays] = {}
     refused = 0
@@ -58,14 +58,14 @@ def _share(text: str) -> float:
     return share
 
 
-def _choose(client: Client, asked: str | None) -> str:
+def _choose(client: Client, name: str | None) -> str:
     """Return the model named `asked`, or else the only model that takes images."""
     able = [name.removesuffix(JPEG) for name in client.models() if name.endswith(JPEG)]
-    if asked in able:
-        return asked
-    if asked:
+    if name in able:
+        return name
+    if name:
         raise UserError(
-            f"{client.address}: no model '{asked}' that takes pictures{nearest(asked, able)} "
+            f"{client.address}: no model '{name}' that takes pictures{nearest(name, able)} "
             f"Those that do: {listing(able) or 'none'}"
         )
     if len(able) != 1:

@@ -50,12 +50,12 @@ from nano_cv.serving.backend import (
     predict_here,
     stopped_if_cancelled,
 )
-from nano_cv.serving.multipart import MOST, split_parts
+from nano_cv.serving.multipart import MAX_FILES, split_parts
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
 PAGE = Path(__file__).parent / "page"
-TOLD = ["classes", "image_size", "fit", "metrics", "coverage", "data_hash", "git_commit", "run_id"]
+FACTS = ["classes", "image_size", "fit", "metrics", "coverage", "data_hash", "git_commit", "run_id"]
 HOSTS = ("127.0.0.1", "localhost", "::1")  # names by which this machine calls itself
 HOST = re.compile(r"(\[[0-9a-f:]+\]|[^:]+)(:[0-9]*)?")  # name or address, and port
 MAX_BODIES = 8  # number of largest bodies that may be in memory at once
@@ -83,7 +83,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     label: str | None = Field(None, alias="class", description="For a generator: the class.")
     seed: int = Field(0, ge=0, lt=2**32, description="For a generator: seed of the noise.")
-    count: int = Field(1, ge=1, le=MOST, description="For a generator: how many pictures.")
+    count: int = Field(1, ge=1, le=MAX_FILES, description="For a generator: how many pictures.")
 
 
 class UrlSettings(Settings):
@@ -150,8 +150,8 @@ class Door:
         self.backend = backend
         # Reading a DictConfig takes 20 µs each time.
         self.limits = SimpleNamespace(**{str(key): value for key, value in config.items()})
-        given = config.hosts or (HOSTS if config.host in HOSTS else ())
-        self.hosts = tuple(str(name).lower() for name in given)  # empty: any
+        hosts = config.hosts or (HOSTS if config.host in HOSTS else ())
+        self.hosts = tuple(str(name).lower() for name in hosts)  # empty: any
         self.held = 0  # bytes of all request bodies in memory
         self.answered: Counter[tuple[str, int]] = Counter()  # answers by model and HTTP status
         cores = os.cpu_count() or 1
@@ -215,9 +215,9 @@ class Door:
     async def docs(self, request: Request) -> HTMLResponse:
         """Return a plain page that lists the calls; /openapi.json lists them for programs."""
         rows = "".join(
-            f"<tr><td>{method.upper()}</td><td><code>{path}</code></td><td>{one['summary']}</td></tr>"
+            f"<tr><td>{method.upper()}</td><td><code>{path}</code></td><td>{op['summary']}</td></tr>"
             for path, methods in request.app.openapi()["paths"].items()
-            for method, one in methods.items()
+            for method, op in methods.items()
         )
         text = (PAGE / "docs.html").read_text()
         address = str(request.base_url).rstrip("/")
@@ -233,24 +233,24 @@ class Door:
     async def show_model(self, name: str) -> dict[str, Any]:
         """Return a model's classes, input size, origin and metrics."""
         model = self._model(name)
-        told = {key: getattr(model.promised, key) for key in TOLD}
+        facts = {key: getattr(model.promised, key) for key in FACTS}
         shown: dict[str, Any] = {"versions": model.versions, "trained_on": model.promised.data}
         shown["card"] = f"/models/{name}/card"
         if model.promised.task in ("detection", TAGGING):
             shown["thresholds"] = dict(
-                zip(told["classes"], model.promised.confidences, strict=True)
+                zip(facts["classes"], model.promised.confidences, strict=True)
             )
-        return _summary(model) | shown | told
+        return _summary(model) | shown | facts
 
     async def show_card(self, name: str) -> Markdown:
         """Return the model card: metrics, data, origin and limits, and how to call the model."""
         return Markdown(make_card(self._model(name).promised, {}))
 
     def _model(self, name: str) -> Model:
-        able = [one.name for one in self.backend.models.values() if one.takes_requests]
+        able = [model.name for model in self.backend.models.values() if model.takes_requests]
         if name not in able:
-            there = f"There are: {listing(sorted(able)) or 'none'}"
-            raise Problem(404, "No such model", f"no model '{name}'{nearest(name, able)} {there}")
+            hint = f"There are: {listing(sorted(able)) or 'none'}"
+            raise Problem(404, "No such model", f"no model '{name}'{nearest(name, able)} {hint}")
         return self.backend.models[name]
 
     # Predictions
@@ -317,14 +317,14 @@ class Door:
             _, picture = pictures[0]
             draw = partial(answers.picture_of, picture=picture)
             return Response(await ask(picture, draw), media_type="image/png")
-        one = partial(ask, tell=partial(answers.describe, top=asked.top))
+        ask_one = partial(ask, tell=partial(answers.describe, top=asked.top))
         if len(pictures) == 1:
-            return JSONResponse(await one(pictures[0][1]))
+            return JSONResponse(await ask_one(pictures[0][1]))
 
         async def named(file: str, picture: bytes) -> dict[str, Any]:
             try:
                 async with self.of_forms:
-                    return {"file": file} | await one(picture)
+                    return {"file": file} | await ask_one(picture)
             except images.ImageError as error:
                 return {"file": file, "error": str(error)}  # the other images still count
 
@@ -374,16 +374,16 @@ class Door:
             )
         labels = [classes.index(label)] * wanted.count
         inputs = Imagined(labels, classes, model.promised.image_size, wanted.seed).inputs
-        asked = (self.backend.infer(model.name, inputs([one])) for one in range(wanted.count))
+        tasks = (self.backend.infer(model.name, inputs([number])) for number in range(wanted.count))
         made = [
             images.encode_png(outputs["IMAGES"][0].transpose(1, 2, 0))
-            for outputs in await asyncio.gather(*asked)
+            for outputs in await asyncio.gather(*tasks)
         ]
         if _wants_png(request):
             if len(made) > 1:
                 raise Problem(422, "Several pictures", "Accept: image/png is for count=1")
             return Response(made[0], media_type="image/png")
-        pictures = [base64.b64encode(one).decode() for one in made]
+        pictures = [base64.b64encode(png).decode() for png in made]
         return JSONResponse({"class": label, "seed": wanted.seed, "pictures_png": pictures})
 
     async def _in_thread(self, work: Callable[[], Made]) -> Made:
@@ -454,19 +454,19 @@ def _pictures(request: Request, body: bytes) -> list[tuple[str, bytes]]:
     # Browsers send a nameless empty file where none was chosen.
     parts = [(name, content) for name, content in parts if content or (name and parts[1:])]
     if not parts:
-        said = "the body has no picture; curl sends one by --data-binary @FILE"
-        raise Problem(422, "No picture", said)
+        advice = "the body has no picture; curl sends one by --data-binary @FILE"
+        raise Problem(422, "No picture", advice)
     return parts
 
 
 def _settings_of(asked: UrlSettings, body: bytes) -> Settings:
     """Return a generator's settings: from a JSON body, or else from the URL."""
-    given = asked.model_dump(by_alias=True, include={"label", "seed", "count"})
+    values = asked.model_dump(by_alias=True, include={"label", "seed", "count"})
     try:
-        given = {**given, **(from_json(body) if body else {})}
+        values = {**values, **(from_json(body) if body else {})}
     except (ValueError, TypeError) as error:
         raise Problem(422, "Not JSON", f"the body: {one_line(error)}") from error
-    return Settings.model_validate(given)
+    return Settings.model_validate(values)
 
 
 FAILURES = (
@@ -493,8 +493,8 @@ async def _tell(request: Request, error: Exception) -> JSONResponse:
             problem = Problem(503, "Being started", f"{name}: {error}")
         case RequestValidationError() | ValidationError():
             texts = (
-                f"{one['loc'][-1]}={str(one.get('input'))[:100]}: {one['msg']}"
-                for one in error.errors()
+                f"{fault['loc'][-1]}={str(fault.get('input'))[:100]}: {fault['msg']}"
+                for fault in error.errors()
             )
             problem = Problem(422, "Not allowed", listing(texts, separator="; "))
         case HTTPException():

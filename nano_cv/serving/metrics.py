@@ -10,15 +10,15 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"  # the content type that Prome
 
 # The names are those of Triton's own /metrics; durations are in microseconds.
 COUNTERS: dict[str, Callable[[Any], float]] = {
-    "request_success": lambda one: one.inference_stats.success.count,
-    "request_failure": lambda one: one.inference_stats.fail.count,
-    "count": lambda one: one.inference_count,
-    "exec_count": lambda one: one.execution_count,
-    "request_duration_us": lambda one: one.inference_stats.success.ns // 1000,
-    "queue_duration_us": lambda one: one.inference_stats.queue.ns // 1000,
-    "compute_input_duration_us": lambda one: one.inference_stats.compute_input.ns // 1000,
-    "compute_infer_duration_us": lambda one: one.inference_stats.compute_infer.ns // 1000,
-    "compute_output_duration_us": lambda one: one.inference_stats.compute_output.ns // 1000,
+    "request_success": lambda stats: stats.inference_stats.success.count,
+    "request_failure": lambda stats: stats.inference_stats.fail.count,
+    "count": lambda stats: stats.inference_count,
+    "exec_count": lambda stats: stats.execution_count,
+    "request_duration_us": lambda stats: stats.inference_stats.success.ns // 1000,
+    "queue_duration_us": lambda stats: stats.inference_stats.queue.ns // 1000,
+    "compute_input_duration_us": lambda stats: stats.inference_stats.compute_input.ns // 1000,
+    "compute_infer_duration_us": lambda stats: stats.inference_stats.compute_infer.ns // 1000,
+    "compute_output_duration_us": lambda stats: stats.inference_stats.compute_output.ns // 1000,
 }
 
 
@@ -27,7 +27,7 @@ async def render(backend: Backend, answers: Mapping[tuple[str, int], int]) -> st
     figures = await backend.figures()
     lines: list[str] = []
     for name, read in COUNTERS.items():
-        rows = [(f'model={dumps(one.name)},version="{one.version}"', read(one)) for one in figures]
+        rows = [(f'model={dumps(row.name)},version="{row.version}"', read(row)) for row in figures]
         if rows:
             lines += _metric(f"nv_inference_{name}", "counter", "From Triton", rows)
     ready = [
@@ -39,11 +39,11 @@ async def render(backend: Backend, answers: Mapping[tuple[str, int], int]) -> st
         *("nano_cv_server_restarts_total", "counter", "How often Triton was started again"),
         [("", backend.restarts)],
     )
-    given = [
+    counts = [
         (f'model={dumps(name)},status="{status}"', count)
         for (name, status), count in sorted(answers.items())
     ]
-    lines += _metric("nano_cv_answers_total", "counter", "Answers of the front door", given)
+    lines += _metric("nano_cv_answers_total", "counter", "Answers of the front door", counts)
     return "\n".join(lines) + "\n"
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-MOST = 64  # files in a form
+MAX_FILES = 64  # files in a form
 # Python's parser of mail takes a second for a header of 30 kB, so these are found directly.
 BOUNDARY = re.compile(r'; *boundary=("[^"]{1,70}"|[^\s;"]{1,70})', re.IGNORECASE)
 NAME = re.compile(rb'; *filename=("[^"\r\n]*"|[^\s;"]*)', re.IGNORECASE)
@@ -18,14 +18,14 @@ def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
     if not boundary:
         raise ValueError("multipart/form-data needs a boundary")
     # Each boundary begins a line. The first may begin the body, hence the line break before it.
-    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary[1].strip('"').encode(), MOST + 2)
-    if not 3 <= len(pieces) <= MOST + 2 or not pieces[-1].startswith(b"--"):
-        raise ValueError(f"the form is cut short, or has more than {MOST} parts")
-    found = []
+    pieces = (b"\r\n" + body).split(b"\r\n--" + boundary[1].strip('"').encode(), MAX_FILES + 2)
+    if not 3 <= len(pieces) <= MAX_FILES + 2 or not pieces[-1].startswith(b"--"):
+        raise ValueError(f"the form is cut short, or has more than {MAX_FILES} parts")
+    files = []
     for number, piece in enumerate(pieces[1:-1]):
         headers, empty, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
         if not empty or len(headers) > 4096:
             raise ValueError(f"part {number} has no head")
         if name := NAME.search(headers):
-            found.append((name[1].strip(b'"').decode(errors="replace"), content))
-    return found
+            files.append((name[1].strip(b'"').decode(errors="replace"), content))
+    return files

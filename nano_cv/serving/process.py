@@ -84,14 +84,14 @@ class Server:
 
     def stubs(self) -> dict[str, set[psutil.Process]]:
         """Return each model's stub processes, whose first argument is the model's file."""
-        found: dict[str, set[psutil.Process]] = {}
+        stubs: dict[str, set[psutil.Process]] = {}
         for child in psutil.Process(self.pid).children():
             try:
                 file = Path(child.cmdline()[1])
-                found.setdefault(file.relative_to(self.repository).parts[0], set()).add(child)
+                stubs.setdefault(file.relative_to(self.repository).parts[0], set()).add(child)
             except (psutil.Error, IndexError, ValueError):
                 continue  # the child has ended, or has only just been forked from the server
-        return found
+        return stubs
 
     def close_memory(self) -> None:
         """Close the shared memory, which holds what clients send, to other users.

@@ -33,21 +33,21 @@ class Repository:
         Raises:
             UserError: the repository has no model, or lacks a model of `names`.
         """
-        found = self.folders()
-        if not found:
+        folders = self.folders()
+        if not folders:
             raise UserError(
                 f"{self.source}: no model to serve; "
                 "type: python export_model.py +data=flowers +model=lenet"
             )
         wanted = set()
-        for name in found if self.names is None else self.names:
-            if name not in found:
+        for name in folders if self.names is None else self.names:
+            if name not in folders:
                 raise UserError(
-                    f"models: {self.source} has no '{name}'{nearest(name, found)} "
-                    f"There are: {listing(found)}"
+                    f"models: {self.source} has no '{name}'{nearest(name, folders)} "
+                    f"There are: {listing(folders)}"
                 )
             wanted |= {name, f"{name}{JPEG}"}  # the twin is for clients that send pictures by gRPC
-        return sorted(wanted & {*found})
+        return sorted(wanted & {*folders})
 
     def folders(self) -> list[str]:
         """Return the name of each model; empty if there is no repository.
@@ -56,7 +56,7 @@ class Repository:
         """
         items = sorted(self.source.iterdir()) if self.source.is_dir() else []
         names = [item.name for item in items if item.is_dir() and not item.name.startswith(".")]
-        for name in {one for one in names if not NAME.fullmatch(one)} - self.passed_over:
+        for name in {folder for folder in names if not NAME.fullmatch(folder)} - self.passed_over:
             self.passed_over.add(name)
             log.warning("%s: passed over: %r is no name of a model", self.source, name)
         return [name for name in names if NAME.fullmatch(name)]
@@ -90,7 +90,7 @@ class Repository:
                     log.warning("%s: removed from the repository", name)
                     del self.taken[name]
                     drop(name)
-                changed = {name for name, found in now.items() if self.taken.get(name) != found}
+                changed = {name for name, state in now.items() if self.taken.get(name) != state}
                 # Somebody may still be copying files in: a model must be the same at two looks.
                 settled = {name: now[name] for name in changed if last.get(name) == now[name]}
                 if settled:
@@ -102,7 +102,7 @@ class Repository:
 
 def signature(folder: Path) -> Signature:
     """Return name, size, time and inode of each file of a model, to notice changes."""
-    found = set()
+    entries = set()
     linked = [str(item) for item in folder.glob("[0-9]*") if item.is_symlink() and item.is_dir()]
     for root, names, files in chain.from_iterable(map(os.walk, [str(folder), *linked])):
         names[:] = [name for name in names if not name.startswith(".")]
@@ -113,8 +113,8 @@ def signature(folder: Path) -> Signature:
                 continue  # removed a moment ago; the next signature will differ
             size = 0 if name in names else status.st_size
             mtime = 0 if name in names else status.st_mtime_ns
-            found.add((os.path.join(root, name), size, mtime, status.st_ino))
-    return frozenset(found)
+            entries.add((os.path.join(root, name), size, mtime, status.st_ino))
+    return frozenset(entries)
 
 
 def versions_of(folder: Path) -> list[str]:

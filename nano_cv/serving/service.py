@@ -107,6 +107,6 @@ def _say(config: DictConfig, backend: Backend) -> None:
         lines.append(f"gRPC  {backend.address}")
     if isinstance(backend, Supervisor):
         lines.append(f"log   {backend.server.log}")
-    ready = [one for one in backend.models.values() if one.state == "ready"]
+    ready = [model for model in backend.models.values() if model.state == "ready"]
     names = sorted(model.name for model in ready if model.takes_requests)
     log.info("serving %s; stop with Ctrl-C\n  %s", ", ".join(names), "\n  ".join(lines))

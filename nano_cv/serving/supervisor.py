@@ -116,14 +116,14 @@ class Supervisor(Watched):
 
     async def _look_until_lost(self) -> None:
         """Watch the processes and test the models; raises `LostError` if Triton must restart."""
-        asked = 0.0
+        probed = 0.0
         while True:
             doubted = await self._pause(LOOK_SECONDS)
             if self.server.ended:
                 raise LostError(f"tritonserver {self.server.ended}")
             await asyncio.to_thread(self._check_processes)
-            if doubted or time.monotonic() - asked > self.config.probe_seconds:
-                asked = time.monotonic()
+            if doubted or time.monotonic() - probed > self.config.probe_seconds:
+                probed = time.monotonic()
                 await self.update_models()
                 await self.ask_all()
                 self._take_again()
@@ -132,7 +132,7 @@ class Supervisor(Watched):
         """Raise `LostError` if a process is stopped or missing, for Triton restarts none."""
         self.server.close_memory()
         stubs = self.server.stubs()
-        processes = [process for some in stubs.values() for process in some]
+        processes = [process for own in stubs.values() for process in own]
         for process in (psutil.Process(self.server.pid), *processes):
             with suppress(psutil.Error):  # it has just ended
                 if process.status() == psutil.STATUS_STOPPED:
@@ -235,10 +235,10 @@ class Supervisor(Watched):
                     log.warning("%s: %s", name, model.refused["-"])
                 else:
                     model.is_now("refused", model.refused["-"])
-        for name, found in (await check(self.repository.source, copies)).items():
-            good = [version for version, reason in found.items() if not reason]
+        for name, reasons in (await check(self.repository.source, copies)).items():
+            good = [version for version, reason in reasons.items() if not reason]
             model = self.models.setdefault(name, Model(name))
-            model.refused = {version: reason for version, reason in found.items() if reason}
+            model.refused = {version: reason for version, reason in reasons.items() if reason}
             for version, reason in model.refused.items():
                 log.warning("%s: version %s set aside: %s", name, version, reason)
             if good:

@@ -171,8 +171,8 @@ def running(repository: Path, models: Iterable[str], log: Path) -> Iterator[int]
                 if server.poll() is not None or time.monotonic() > end:
                     raise UserError(f"Triton did not get ready: {', '.join(models)}; see {log}")
                 time.sleep(0.1)
-            why = {one.name: one.reason.partition("\n")[0] for one in index if one.reason}
-            refused = sorted({*models} - {one.name for one in index if one.state == "READY"})
+            why = {entry.name: entry.reason.partition("\n")[0] for entry in index if entry.reason}
+            refused = sorted({*models} - {entry.name for entry in index if entry.state == "READY"})
             if refused:
                 texts = (f"{name}: {why.get(name, f'refused; see {log}')}" for name in refused)
                 raise UserError("; ".join(texts))
@@ -208,7 +208,7 @@ def prove(repository: Path, models: Sequence[str]) -> None:
 def free_ports(count: int) -> list[int]:
     """Return `count` free ports of the loopback address."""
     sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    ports = [bound.getsockname()[1] for bound in sockets]
+    for bound in sockets:
+        bound.close()
     return ports

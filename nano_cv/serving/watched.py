@@ -37,11 +37,11 @@ OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),  # by default gRPC waits up to two minutes
     ("grpc.max_reconnect_backoff_ms", 500),
 ]
-ALIVE = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)
-CROWDED = ("Exceeds maximum queue size", "Request timeout expired")  # refused by the queue policy
+ALIVE_CODES = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNIMPLEMENTED)
+QUEUE_REFUSALS = ("Exceeds maximum queue size", "Request timeout expired")  # of the queue policy
 # Triton has lost the process that runs the model, or is itself gone or about to go.
 LOST = re.compile("is not healthy|Stub process|Server is stopping", re.IGNORECASE)
-LARGEST = 2**28  # bytes of a test request's input
+MAX_INPUT_BYTES = 2**28  # bytes of a test request's input
 KILLS = 2  # a request during which the server was lost this often is not sent again
 
 
@@ -138,8 +138,8 @@ class Watched(Backend):
         seconds = self.config.probe_deadline_seconds
         answer = await self._call("RepositoryIndex", service_pb2.RepositoryIndexRequest(), seconds)
         index: dict[str, list[Any]] = {}  # the versions of each model, loaded or refused
-        for one in answer.models:
-            index.setdefault(one.name, []).append(one)
+        for entry in answer.models:
+            index.setdefault(entry.name, []).append(entry)
         for name in self.models.keys() - index.keys():
             model = self.models[name]
             if name not in self.repository.taken:
@@ -149,10 +149,10 @@ class Watched(Backend):
                 model.state, model.question = "loading", None
         for name, versions in index.items():
             model = self.models.setdefault(name, Model(name))
-            ready = [one.version for one in versions if one.state == "READY"]
-            for one in versions:
-                if one.state == "UNAVAILABLE" and one.reason not in ("", "unloaded"):
-                    model.refused[one.version] = " ".join(one.reason.split())
+            ready = [entry.version for entry in versions if entry.state == "READY"]
+            for entry in versions:
+                if entry.state == "UNAVAILABLE" and entry.reason not in ("", "unloaded"):
+                    model.refused[entry.version] = " ".join(entry.reason.split())
             if not ready:
                 model.question = None
                 if not model.refused:  # Triton has only just found it
@@ -191,9 +191,9 @@ class Watched(Backend):
         Raises:
             LostError: models answer no client; the message names them.
         """
-        asked = [model for model in self.models.values() if model.question is not None]
+        loaded = [model for model in self.models.values() if model.question is not None]
         answers = await self._count_answers()
-        tests = (self._ask(model, answers[model.name]) for model in asked)
+        tests = (self._ask(model, answers[model.name]) for model in loaded)
         lost = [why for why in await asyncio.gather(*tests) if why]
         if lost:
             raise LostError("; ".join(lost))
@@ -216,14 +216,14 @@ class Watched(Backend):
             await self.triton.ModelInfer(model.question, timeout=seconds)
             return "", False
         except grpc.aio.AioRpcError as error:
-            if error.code() in ALIVE:
+            if error.code() in ALIVE_CODES:
                 return "", False
             problem = " ".join((error.details() or error.code().name).split())
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 problem = f"no answer in {seconds:g} s"
             elif LOST.search(problem):
                 return problem, True
-            elif not any(words in problem for words in CROWDED):
+            elif not any(words in problem for words in QUEUE_REFUSALS):
                 return problem, False
         while (await self._count_answers())[model.name] == before:
             if time.monotonic() >= end:
@@ -234,8 +234,8 @@ class Watched(Backend):
     async def _count_answers(self) -> Counter[str]:
         """Return how many requests of any client Triton has answered with each model."""
         counts: Counter[str] = Counter()
-        for one in await self.figures():
-            counts[one.name] += one.inference_stats.success.count
+        for stats in await self.figures():
+            counts[stats.name] += stats.inference_stats.success.count
         return counts
 
 
@@ -243,7 +243,7 @@ def _explained(error: grpc.aio.AioRpcError) -> Exception:
     text, code = error.details() or error.code().name, error.code()
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return TimeoutError(text)
-    if any(words in text for words in CROWDED):
+    if any(words in text for words in QUEUE_REFUSALS):
         return CrowdedError(text)
     gone = code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
     if LOST.search(text) or (gone and BROKEN.search(text)) or "no available versions" in text:
@@ -279,7 +279,7 @@ def question_for(name: str, config: model_config_pb2.ModelConfig) -> service_pb2
             continue
         shape = [1] * (config.max_batch_size > 0) + [max(dim, 1) for dim in tensor.dims]
         dtype = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
-        if math.prod(shape) * np.dtype(triton_to_np_dtype(dtype)).itemsize > LARGEST:
+        if math.prod(shape) * np.dtype(triton_to_np_dtype(dtype)).itemsize > MAX_INPUT_BYTES:
             raise ValueError(f"input {tensor.name} of {list(tensor.dims)}: too large for a request")
         if dtype == "STRING":
             picture = images.encode_png(np.zeros((8, 8, 3), np.uint8))

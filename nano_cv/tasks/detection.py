@@ -22,10 +22,10 @@ from nano_cv.tasks.metrics import Scored, detection_figures, match_boxes
 from nano_cv.tasks.task import Losses, Task
 
 SPREAD = 0.09  # standard deviation of a Gaussian, as a share of the box
-NARROWEST = 0.5  # smallest deviation, in places of the map, so that small objects have neighbours
-AROUND = 0.1  # boxes are learnt where the Gaussian is higher than this
+MIN_DEVIATION = 0.5  # in places of the map, so that small objects have neighbours
+MIN_GAUSSIAN = 0.1  # boxes are learnt where the Gaussian is higher than this
 ROUNDS = 6  # of suppression; see `suppress`
-FARTHEST = 5.0  # logarithm of the largest distance, 600 pixels; larger values would overflow `exp`
+MAX_LOG_DISTANCE = 5.0  # a distance of 600 pixels; larger values would overflow `exp`
 
 
 class Detection(Task):
@@ -88,14 +88,14 @@ class Detection(Task):
         """Losses of a batch, and the true and predicted boxes of each picture."""
         outputs = self(images)
         predicted = self._decode(*outputs)
-        found = [predicted[name].cpu().numpy() for name in ("BOXES", "LABELS", "SCORES")]
+        arrays = [predicted[name].cpu().numpy() for name in ("BOXES", "LABELS", "SCORES")]
         truth = Boxes(*(part.cpu().numpy() for part in targets))
         pairs = []
-        for boxes, labels, ignored, frame, *one in zip(*truth, *found, strict=True):
+        for boxes, labels, ignored, frame, *scored in zip(*truth, *arrays, strict=True):
             filled = labels != NO_LABEL
             objects = Boxes(boxes[filled], labels[filled], ignored[filled])
             # Cut at the edge of the picture, before the margin of the letterbox, as in the test.
-            pairs.append((objects, Scored(*one).clipped(frame[:2], frame[2:])))
+            pairs.append((objects, Scored(*scored).clipped(frame[:2], frame[2:])))
         return self._losses(outputs, targets), pairs
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
@@ -129,7 +129,7 @@ class Detection(Task):
         from torchvision.ops import generalized_box_iou_loss  # a second that predicting saves
 
         boxes, known = targets.boxes, targets.labels >= 0
-        near = gaussians * (gaussians > AROUND)
+        near = gaussians * (gaussians > MIN_GAUSSIAN)
         near = near / near.sum(dim=(2, 3), keepdim=True).clamp(min=1e-6)
         area = (boxes[..., 2:] - boxes[..., :2]).prod(dim=2).clamp(min=1)
         first = ((near > 0) * (known / area)[:, :, None, None]).argmax(dim=1)
@@ -143,7 +143,7 @@ class Detection(Task):
 
 def to_boxes(distances: Tensor) -> Tensor:
     """Turn logarithms of distances `[B, 4, h, w]` into boxes `[B, h, w, 4]`, xyxy in pixels."""
-    sides = distances.clamp(max=FARTHEST).exp().permute(0, 2, 3, 1) * STRIDE
+    sides = distances.clamp(max=MAX_LOG_DISTANCE).exp().permute(0, 2, 3, 1) * STRIDE
     height, width = distances.shape[2:]
     rows = torch.arange(height, device=distances.device, dtype=sides.dtype)
     columns = torch.arange(width, device=distances.device, dtype=sides.dtype)
@@ -190,7 +190,7 @@ def draw_gaussians(targets: Boxes, height: int, width: int) -> Tensor:
 
     def along(low: Tensor, high: Tensor, places: int) -> Tensor:
         center = ((low + high) / 2).floor().clamp(0, places - 1)[:, :, None]
-        deviation = ((high - low) * SPREAD).clamp(min=NARROWEST)[:, :, None]
+        deviation = ((high - low) * SPREAD).clamp(min=MIN_DEVIATION)[:, :, None]
         offset = torch.arange(places, device=boxes.device) - center
         return torch.exp(-0.5 * (offset / deviation) ** 2)
 
@@ -205,6 +205,6 @@ def focal_loss(logits: Tensor, heat: Tensor) -> Tensor:
     `[B, K, h, w]`.
     """
     probability, center = logits.sigmoid(), heat == 1
-    found = (1 - probability) ** 2 * logsigmoid(logits)
+    at_centers = (1 - probability) ** 2 * logsigmoid(logits)
     quiet = probability**2 * (1 - heat) ** 4 * logsigmoid(-logits)
-    return -torch.where(center, found, quiet).sum()
+    return -torch.where(center, at_centers, quiet).sum()

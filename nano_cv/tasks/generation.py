@@ -19,7 +19,7 @@ from nano_cv.data.imagined import noise
 from nano_cv.metadata import height_width
 from nano_cv.tasks.task import Losses, Task
 
-NEAREST = 0.05  # smallest remaining time by which an error of the picture is divided
+MIN_REMAINING = 0.05  # smallest remaining time by which an error of the picture is divided
 PREVIEWED = 8  # pictures drawn after each epoch, from the same noise
 
 
@@ -102,7 +102,7 @@ class Generation(Task):
         between = start * (1 - share) + pictures * share
         cleaned = self.network(between, times, labels).float()
         # An error of the direction is the error of the picture, divided by the remaining time.
-        mistake = (cleaned - pictures) / (1 - share).clamp(min=NEAREST)
+        mistake = (cleaned - pictures) / (1 - share).clamp(min=MIN_REMAINING)
         return mistake.square().mean()
 
     @torch.inference_mode()

@@ -191,29 +191,30 @@ def match_boxes(truths: Sequence[Boxes], found: Sequence[Scored], classes: int) 
         """COCO's evaluation, fed with arrays instead of JSON."""
 
         def _prepare(self) -> None:
-            for image, (truth, one) in enumerate(zip(truths, found, strict=True)):
+            pairs = enumerate(zip(truths, found, strict=True))
+            for image, (truth, (boxes, labels, scores)) in pairs:
                 every = np.ones(len(truth.labels), bool)
                 for label, objects in _by_class(
                     truth.boxes, truth.labels, every, ignored=truth.ignored
                 ):
                     self._gts[image, label] = objects
-                finite = np.isfinite(one.boxes).all(axis=1) & np.isfinite(one.scores)
-                for label, objects in _by_class(one.boxes, one.labels, finite, score=one.scores):
+                finite = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
+                for label, objects in _by_class(boxes, labels, finite, score=scores):
                     self._dts[image, label] = objects
 
         def computeIoU(self, image: int, label: int) -> Any:  # noqa: N802
             """Overlaps of boxes and objects; for a crowd, divided by the area of the box."""
-            for one in self._gts[image, label]:
-                one["iscrowd"] = one["ignored"] == CROWD
+            for item in self._gts[image, label]:
+                item["iscrowd"] = item["ignored"] == CROWD
             overlaps = super().computeIoU(image, label)
-            for one in self._gts[image, label]:  # from here on: several boxes may match
-                one["iscrowd"] = one["ignore"] = one["ignored"] != COUNTED
+            for item in self._gts[image, label]:  # from here on: several boxes may match
+                item["iscrowd"] = item["ignore"] = item["ignored"] != COUNTED
             return overlaps
 
     evaluation = Evaluation(iouType="bbox")
     parameters = evaluation.params
     parameters.imgIds, parameters.catIds = list(range(len(truths))), list(range(classes))
-    parameters.maxDets = [max(len(one.scores) for one in found)]
+    parameters.maxDets = [max(len(scored.scores) for scored in found)]
     parameters.areaRng, parameters.areaRngLbl = [[0, np.inf]], ["all"]
     with contextlib.redirect_stdout(io.StringIO()):  # it reports progress there
         evaluation.evaluate()
@@ -227,8 +228,8 @@ def _read_matches(
     truths: Sequence[Boxes], found: Sequence[Scored], results: Sequence[Any]
 ) -> Iterator[Match]:
     """Read each picture's match out of COCO's results, which come by class and picture."""
-    for image, (truth, one) in enumerate(zip(truths, found, strict=True)):
-        right, excused = np.zeros((2, len(one.scores)), bool)
+    for image, (truth, scored) in enumerate(zip(truths, found, strict=True)):
+        right, excused = np.zeros((2, len(scored.scores)), bool)
         finders = np.full(len(truth.labels), -1)
         for result in filter(None, results[image :: len(truths)]):
             matched, ignored = result["dtMatches"][0] > 0, result["dtIgnore"][0] > 0
@@ -239,9 +240,9 @@ def _read_matches(
         yield Match(right, excused, finders)
 
 
-def judge(truth: Boxes, one: Scored, match: Match, confidences: Sequence[float]) -> Verdict:
+def judge(truth: Boxes, scored: Scored, match: Match, confidences: Sequence[float]) -> Verdict:
     """The right boxes and the missed objects of a picture, at these thresholds of the classes."""
-    sure = one.are_sure(confidences)
+    sure = scored.are_sure(confidences)
     # Boxes with higher scores were matched first, so dropping the others changes no match.
     missed = (truth.ignored == COUNTED) & ~np.append(sure, False)[match.finders]
     return Verdict((match.right | match.excused)[sure], missed)
@@ -259,11 +260,11 @@ def count_by_class(
     truths: Sequence[Boxes], found: Sequence[Scored], matches: Sequence[Match], classes: int
 ) -> list[Counts]:
     """Gather the boxes and objects of each class from all pictures, without excused boxes."""
-    counted = np.concatenate([one.labels[one.ignored == COUNTED] for one in truths])
-    labels = np.concatenate([one.labels for one in found])
-    scores = np.concatenate([one.scores for one in found])
-    right = np.concatenate([one.right for one in matches])
-    fair = ~np.concatenate([one.excused for one in matches]) & np.isfinite(scores)
+    counted = np.concatenate([truth.labels[truth.ignored == COUNTED] for truth in truths])
+    labels = np.concatenate([scored.labels for scored in found])
+    scores = np.concatenate([scored.scores for scored in found])
+    right = np.concatenate([match.right for match in matches])
+    fair = ~np.concatenate([match.excused for match in matches]) & np.isfinite(scores)
     by_class = []
     for label in range(classes):
         own = np.flatnonzero(fair & (labels == label))
@@ -296,9 +297,9 @@ def at_thresholds(
     If no box of a class passes, its precision is 0.
     """
     pairs = zip(by_class, confidences, strict=True)
-    sure = [one.right[one.scores >= np.float32(least)] for one, least in pairs]
-    right, boxes = np.array([[one.sum(), len(one)] for one in sure]).T
-    objects = np.array([one.objects for one in by_class])
+    sure = [counts.right[counts.scores >= np.float32(least)] for counts, least in pairs]
+    right, boxes = np.array([[flags.sum(), len(flags)] for flags in sure]).T
+    objects = np.array([counts.objects for counts in by_class])
     f1, recall = ratio(2 * right, boxes + objects), ratio(right, objects)
     figures = {"precision": right / np.maximum(boxes, 1), "recall": recall, "F1": f1}
     return {name: np.where(objects > 0, values, np.nan) for name, values in figures.items()}
@@ -338,7 +339,7 @@ def _by_class(
 def count_tags(truth: NDArray[np.bool_], shares: NDArray[np.float32]) -> list[Counts]:
     """The pictures of each class by falling probability, from true labels and probabilities."""
     order = np.argsort(-shares, axis=0, kind="stable")
-    scores, right = (np.take_along_axis(one, order, axis=0) for one in (shares, truth))
+    scores, right = (np.take_along_axis(values, order, axis=0) for values in (shares, truth))
     return [Counts(*columns) for columns in zip(scores.T, right.T, truth.sum(axis=0), strict=True)]
 
 
@@ -348,14 +349,14 @@ def tag_precisions(by_class: Sequence[Counts]) -> NDArray[np.float64]:
     It is the mean, over the pictures with the label, of the precision down to each of them. Equal
     probabilities count together.
     """
-    found = np.full(len(by_class), np.nan)
+    precisions = np.full(len(by_class), np.nan)
     for label, (scores, right, pictures) in enumerate(by_class):
         if pictures:
             last = np.append(scores[1:] != scores[:-1], True)
             hits = right.cumsum()[last]
             precision = hits / (np.flatnonzero(last) + 1)
-            found[label] = (np.diff(hits, prepend=0) * precision).sum() / pictures
-    return found
+            precisions[label] = (np.diff(hits, prepend=0) * precision).sum() / pictures
+    return precisions
 
 
 def tagging_figures(

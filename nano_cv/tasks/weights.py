@@ -41,7 +41,7 @@ def save(task: Task, path: Path, half: bool = False) -> None:
     """
     tensors = {name: tensor.contiguous() for name, tensor in _state(task).items()}
     if half:
-        tensors = {name: one.half() if one.ndim > 1 else one for name, one in tensors.items()}
+        tensors = {name: t.half() if t.ndim > 1 else t for name, t in tensors.items()}
     wrong = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if wrong:
         why = "are too large for float16; leave out half=true" if half else "are no finite numbers"
@@ -70,24 +70,24 @@ def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
     if unfit:
         log.info("%s is left as it is, because of %s; these weights are %s", path, unfit, own)
         return own
-    content, said = own.read_bytes(), "new"
+    content, outcome = own.read_bytes(), "new"
     if path.exists() and path.read_bytes() == content:
-        said = "as it was"
+        outcome = "as it was"
     elif path.exists() and _same_network(own, path):  # of a finished run that was resumed
-        said = "the same weights again"
+        outcome = "the same weights again"
     elif path.exists():
         kept = _keep(path, own.parent.parent.glob(f"*/{WEIGHTS}"))
-        said = f"{_compared(own, path, mode)}, kept as {kept.name}"
+        outcome = f"{_compared(own, path, mode)}, kept as {kept.name}"
     with replacing(path) as temporary:  # renamed over a link, not written through it
         temporary.write_bytes(content)
-    log.info("%s: %s", path, said)
+    log.info("%s: %s", path, outcome)
     return path
 
 
-def _same_network(one: Path, other: Path) -> bool:
+def _same_network(own: Path, other: Path) -> bool:
     """Return whether two files hold the same network, whatever their metadata and calibration."""
     try:
-        first, second = network_tensors(one), network_tensors(other)
+        first, second = network_tensors(own), network_tensors(other)
     except (SafetensorError, OSError):
         return False
     return first.keys() == second.keys() and all(first[k].equal(second[k]) for k in first)
@@ -95,7 +95,7 @@ def _same_network(one: Path, other: Path) -> bool:
 
 def _keep(path: Path, of_runs: Iterable[Path]) -> Path:
     kept = path.with_suffix(f".previous{path.suffix}")
-    if kept.exists() and not any(filecmp.cmp(kept, one, shallow=False) for one in of_runs):
+    if kept.exists() and not any(filecmp.cmp(kept, file, shallow=False) for file in of_runs):
         number = 1
         while (older := kept.with_name(f"{kept.stem}-{number}{kept.suffix}")).exists():
             number += 1
@@ -157,10 +157,10 @@ def load(task: Task, path: Path) -> None:
 
 def _state(task: Task) -> dict[str, Tensor]:
     """The tensors of a task by their names in the file: those of the network have no prefix."""
-    return {name.removeprefix("network."): one for name, one in task.state_dict().items()}
+    return {name.removeprefix("network."): tensor for name, tensor in task.state_dict().items()}
 
 
 def network_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of the network in a weights file."""
     tensors = load_file(path)
-    return {name: one for name, one in tensors.items() if not name.startswith(FAMILIARITY)}
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(FAMILIARITY)}

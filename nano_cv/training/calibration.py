@@ -32,7 +32,7 @@ from nano_cv.tasks.task import Task
 from nano_cv.training.probe import features_of
 
 BATCH = 16
-SHARPEST, FLATTEST = 1 / 8, 8.0  # lowest and highest temperature
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1 / 8, 8.0  # lowest and highest temperature
 HALVINGS = 40  # of the interval between them
 PLANE_PICTURES = 500  # training pictures whose features set the plane of familiar features
 DIMENSIONS = 32  # of this plane
@@ -79,10 +79,10 @@ def _fit_thresholds(task: Task, split: Resized, predictions: Any) -> dict[str, f
         operating_figures(report.by_class, chosen, report.classes)["mF1"]
         for chosen in (usual, thresholds)
     )
-    named = [f"{name} {one:.2f}" for name, one in zip(report.classes, thresholds, strict=True)]
-    said = "%s are shown from %s on: mean F1 of %d validation pictures %.4f; from %g on %.4f"
+    named = [f"{name} {least:.2f}" for name, least in zip(report.classes, thresholds, strict=True)]
+    text = "%s are shown from %s on: mean F1 of %d validation pictures %.4f; from %g on %.4f"
     what = "labels" if task.metadata.task == TAGGING else "boxes"
-    log.info(said, what, listing(named), len(split), after, usual[0], before)
+    log.info(text, what, listing(named), len(split), after, usual[0], before)
     task.metadata = replace(task.metadata, thresholds=thresholds)
     return {"val/mF1_before": before, "val/mF1": after}
 
@@ -94,14 +94,14 @@ def _fit_probabilities(
     before = expected_calibration_error(softmax(logits), labels)
     shares = softmax(logits / temperature)
     after = expected_calibration_error(shares, labels)
-    said = "temperature %.3f: calibration error of %d validation pictures %.4f, was %.4f"
-    log.info(said, temperature, len(labels), after, before)
+    text = "temperature %.3f: calibration error of %d validation pictures %.4f, was %.4f"
+    log.info(text, temperature, len(labels), after, before)
 
     set_from = fit_label_sets(shares[np.arange(len(labels)), labels], coverage)
     if set_from == 0:
         needed = math.ceil(coverage / (1 - coverage) - 1e-9)
-        said = "coverage=%g takes %d validation pictures, and there are %d: label sets hold all"
-        log.warning(said, coverage, needed, len(labels))
+        text = "coverage=%g takes %d validation pictures, and there are %d: label sets hold all"
+        log.warning(text, coverage, needed, len(labels))
     else:
         log.info("label sets for a coverage of %g: classes from %.4f on", coverage, set_from)
     task.metadata = replace(
@@ -122,7 +122,7 @@ def fit_temperature(logits: NDArray[np.float64], labels: NDArray[Any]) -> float:
     of_labels = logits[np.arange(len(labels)), labels]
     if (of_labels >= logits.max(axis=1)).all():  # the lowest temperature would be the best then
         return 1.0
-    sharp, flat = SHARPEST, FLATTEST
+    sharp, flat = MIN_TEMPERATURE, MAX_TEMPERATURE
     for _ in range(HALVINGS):
         middle = float(np.sqrt(sharp * flat))
         slope = ((softmax(logits / middle) * logits).sum(axis=1) - of_labels).sum() / middle

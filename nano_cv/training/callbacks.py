@@ -102,8 +102,8 @@ class Epochs(pl.Callback):
         left = round((epochs - trainer.current_epoch - 1) * seconds)
         shown = [f"{name} {row[name]:.4f}" for name in ("train/loss", self.monitor) if name in row]
         mark = " best" if row is self.best else ""
-        said = "epoch %d/%d  %s%s  %dm%02ds left"
-        log.info(said, row["epoch"], epochs, "  ".join(shown), mark, left // 60, left % 60)
+        text = "epoch %d/%d  %s%s  %dm%02ds left"
+        log.info(text, row["epoch"], epochs, "  ".join(shown), mark, left // 60, left % 60)
 
 
 class Bar(RichProgressBar):
@@ -260,6 +260,6 @@ class PruneBehind(pl.Callback):
         if median is None:
             return False
         sweep.write(own._replace(pruned=True), self.run)
-        said = "stopped after epoch %d: best %s %.4f, median of the other runs %.4f"
-        log.info(said, epoch, own.metric, own.best, median)
+        text = "stopped after epoch %d: best %s %.4f, median of the other runs %.4f"
+        log.info(text, epoch, own.metric, own.best, median)
         return True

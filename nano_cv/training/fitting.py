@@ -46,11 +46,11 @@ from nano_cv.training.plan import Plan, TimeBudget
 from nano_cv.training.probe import Probe
 from nano_cv.training.processor import best_precision, choose_precision
 
-OURS = (  # keys of `config.trainer` that are not Lightning's
+OUR_KEYS = (  # keys of `config.trainer` that are not Lightning's
     *("_target_", "min_epochs", "min_steps", "minutes", "patience", "prune_after"),
     "prune_siblings",
 )
-EXPECTED = (  # warnings of Lightning that are hidden, because here they mean no harm
+HIDDEN_WARNINGS = (  # warnings of Lightning that are hidden, because here they mean no harm
     ".*LeafSpec.*",  # a torch class that Lightning calls by its old name
     "Checkpoint directory .* exists",  # the run that is resumed
     "Be aware that when using `ckpt_path`",  # patience was set before, and is not set now
@@ -138,7 +138,7 @@ def bare_trainer(
         UserError: this machine has no such device, or Lightning no such setting.
     """
     options: dict[str, Any] = OmegaConf.to_container(config.trainer, resolve=True)  # type: ignore[assignment]
-    for key in OURS:
+    for key in OUR_KEYS:
         options.pop(key, None)
     options |= {"max_epochs": epochs, "precision": precision}
     if SLURMEnvironment.detect():  # its signals end a training as Ctrl-C does, see `config/cli.py`
@@ -210,8 +210,8 @@ def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
         data.first_epoch, data.first_step = epoch, step
         if step:
             log.info("going on in epoch %d after step %d", epoch + 1, step)
-    for said in EXPECTED:
-        warnings.filterwarnings("ignore", message=said)
+    for message in HIDDEN_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
     try:
         trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as interrupted:  # Lightning's answer to Ctrl-C
@@ -248,7 +248,7 @@ def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
 def _check_size(task: Task, data: DataModule) -> None:
     """Refuse a `train_size` or `crop` that the network cannot take."""
     size = data.seen_size
-    given = f"data.crop={data.crop}" if data.crop else f"data.train_size={data.train_size}"
+    setting = f"data.crop={data.crop}" if data.crop else f"data.train_size={data.train_size}"
     if size == height_width(task.metadata.image_size):
         return
     task.eval()
@@ -257,9 +257,9 @@ def _check_size(task: Task, data: DataModule) -> None:
             task(torch.zeros(1, 3, *size))
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"{given}: model={task.metadata.model} cannot take pictures of that "
+            f"{setting}: model={task.metadata.model} cannot take pictures of that "
             f"size ({first_line(error)}). A U-Net takes multiples of 32, LeNet and transformers "
-            f"only their image_size: {given.partition('=')[0]}=null"
+            f"only their image_size: {setting.partition('=')[0]}=null"
         ) from error
     task.train()
 

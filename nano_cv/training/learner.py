@@ -52,7 +52,7 @@ class Learner(pl.LightningModule):
         if processes > 1:  # scaled so that the mean over processes is the mean over pictures
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             whole = data.count_in_step(index)
-            losses = {name: one * (pictures * processes / whole) for name, one in losses.items()}
+            losses = {name: loss * (pictures * processes / whole) for name, loss in losses.items()}
             pictures = whole
         return self._log_losses("train", losses, pictures)
 
@@ -79,7 +79,7 @@ class Learner(pl.LightningModule):
         if self.trainer.world_size > 1:
             every: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(every, self.validated)
-            self.validated = [part for some in every for part in some]
+            self.validated = [part for batch in every for part in batch]
         figures = self.task.figures(self.validated)
         self.log_dict({f"val/{name}": value for name, value in figures.items()})
 

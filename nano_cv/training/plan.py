@@ -21,7 +21,7 @@ from nano_cv.training.learner import Learner
 
 LEAST_BATCH = 4  # pictures per step of small sets; batch norm needs several
 PACE_FROM, PACE_TO = 3, 12  # steps between which the pace is measured; the first are slower
-FEW = 500  # training pictures; with fewer, a pretrained network is much better
+FEW_PICTURES = 500  # training pictures; with fewer, a pretrained network is much better
 PRETRAINED = {
     "classification": "efficientnet_lite0",
     TAGGING: "efficientnet_lite0",
@@ -87,8 +87,8 @@ def apply_plan(
 ) -> None:
     """Prepare the data for the plan, and log the plan in one line."""
     if plan.batch_size != data.batch_size:
-        said = "data.batch_size=%d is %d here, for there are only %d training pictures"
-        log.info(said, data.batch_size, plan.batch_size, plan.pictures)
+        text = "data.batch_size=%d is %d here, for there are only %d training pictures"
+        log.info(text, data.batch_size, plan.batch_size, plan.pictures)
     data.batch_size, data.repeats = plan.batch_size, plan.repeats
     parameters = sum(parameter.numel() for parameter in learner.parameters())
     times = f" ({plan.repeats} times each per epoch)" if plan.repeats > 1 else ""
@@ -104,9 +104,9 @@ def apply_plan(
     if on_gpu and 1 == plan.processes < (devices := torch.cuda.device_count()):
         log.info("1 of %d GPUs is used; for all of them: trainer.devices=%d", devices, devices)
     better = PRETRAINED.get(learner.task.metadata.task)
-    if better and plan.pictures < FEW and not pretrained:
-        said = "few pictures to learn from: model=%s starts from ImageNet's weights and needs fewer"
-        log.info(said, better)
+    if better and plan.pictures < FEW_PICTURES and not pretrained:
+        text = "few pictures to learn from: model=%s starts from ImageNet's weights and needs fewer"
+        log.info(text, better)
 
 
 class TimeBudget(pl.Callback):

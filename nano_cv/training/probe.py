@@ -22,7 +22,7 @@ from nano_cv.evaluation.engines import find_device
 from nano_cv.tasks.classification import Classification
 from nano_cv.tasks.task import Task
 
-MOST = 10_000  # pictures of a split that are used, evenly chosen
+MAX_PICTURES = 10_000  # pictures of a split that are used, evenly chosen
 BATCH = 32
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # on the squared weights; the validation split chooses one
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Pr
         return None
     task.to(find_device(accelerator))
     (features, _, labels), (others, _, truth) = (
-        features_of(task, splits[name], MOST, "Looking at the pictures")
+        features_of(task, splits[name], MAX_PICTURES, "Looking at the pictures")
         for name in ("train", "val")
     )
     task.cpu()  # `fitting.fit` checks it there before the training
@@ -75,11 +75,11 @@ def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Pr
 
 
 def features_of(
-    task: Classification, split: Resized, most: int, said: str
+    task: Classification, split: Resized, most: int, text: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute features and logits of at most `most` pictures of a split, evenly chosen.
 
-    `said` stands beside the progress bar. The mode of the task, training or not, is restored.
+    `text` stands beside the progress bar. The mode of the task, training or not, is restored.
     Returns features float32 `[N, F]`, logits float32 `[N, K]`, and the labels.
     """
     indices = evenly(len(split), most)
@@ -87,9 +87,9 @@ def features_of(
     training, seen = task.training, []
     task.eval()
     with torch.no_grad():
-        for part in track(parts, len(parts), said):
+        for part in track(parts, len(parts), text):
             images = torch.from_numpy(split.fetch(part)).to(task.mean.device)
-            seen.append([one.float().cpu() for one in task.features_and_logits(images)])
+            seen.append([output.float().cpu() for output in task.features_and_logits(images)])
     task.train(training)
     features, logits = map(torch.cat, zip(*seen, strict=True))
     return features, logits, torch.from_numpy(np.asarray(split.targets(indices)))

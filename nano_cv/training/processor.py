@@ -66,15 +66,15 @@ def _time_steps(task: "Task", batch: "Batch", bfloat16: bool) -> float:
 
     import torch
 
-    trained, found = copy.deepcopy(task).train(), []
+    trained, seconds = copy.deepcopy(task).train(), []
     with torch.random.fork_rng(devices=[]):
         for _ in range(3):
             start = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 losses = trained.training_losses(*batch)
             losses["loss"].backward()
-            found.append(time.perf_counter() - start)
-    return min(found)
+            seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def _uses_cuda(accelerator: str) -> bool:

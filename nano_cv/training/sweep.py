@@ -87,11 +87,11 @@ class Best(Callback):
         if not runs:
             return
         run = max(runs, key=lambda run: max(runs[run].gains))
-        given: Any = OmegaConf.load(run / ".hydra" / "overrides.yaml")
-        kept = [line for line in given if not line.startswith("sweep=")]
+        lines: Any = OmegaConf.load(run / ".hydra" / "overrides.yaml")
+        kept = [line for line in lines if not line.startswith("sweep=")]
         space = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         parsed = OverridesParser.create().parse_overrides([*space, *config.hydra.overrides.task])
-        several = {each.get_key_element(): each.is_sweep_override() for each in parsed}
+        several = {override.get_key_element(): override.is_sweep_override() for override in parsed}
         settings = dict(line.split("=", 1) for line in kept)
         folders = [
             f"--config-dir={source.path}"

@@ -24,11 +24,11 @@ from nano_cv.errors import UserError, listing
 log = logging.getLogger(__name__)
 Content = dict[str, list[dict[str, Any]]]
 Ident = int | str
-WRITTEN = int | str | float  # ids as programs write them
+ID_TYPES = int | str | float  # ids as programs write them
 FIELDS: dict[str, dict[str, Any]] = {  # needed fields of each list, with their types
-    "categories": {"id": WRITTEN, "name": str | int},
-    "images": {"id": WRITTEN, "file_name": str},
-    "annotations": {"image_id": WRITTEN, "category_id": WRITTEN},
+    "categories": {"id": ID_TYPES, "name": str | int},
+    "images": {"id": ID_TYPES, "file_name": str},
+    "annotations": {"image_id": ID_TYPES, "category_id": ID_TYPES},
 }
 RUN = "[P-o]{0,6}[0-O]"  # a run in the text of a mask, in which letters from P on mean "goes on"
 BRUSH = "masks with iscrowd=1 are taken as single objects: CVAT marks what its brush paints so"
@@ -64,7 +64,7 @@ def read_coco(root: Path, task: str) -> dict[str, Pictures]:
         split: samples_of(contents[split], classes, root, file, task)
         for split, file in sources.items()
     }
-    reading.warn_of_unused(root, [one.file for some in samples.values() for one in some])
+    reading.warn_of_unused(root, [sample.file for part in samples.values() for sample in part])
     return splitting.as_splits(root, samples, outlines.classes_for(task, classes))
 
 
@@ -73,19 +73,20 @@ def samples_of(
 ) -> list[Sample]:
     """Return the images of a JSON file with their boxes or masks."""
     entries = content["images"]
-    names = [one["file_name"] for one in entries]
+    names = [image["file_name"] for image in entries]
     own = called_of(root, source)
     files = reading.find_named(source, names, folders_of(root, source, own), root, own)
     reading.refuse_repeated(files, f"{source}: several images of one file_name")
+    sides = ("width", "height")
     stated = {
-        file: (one["width"], one["height"])
-        for file, one in zip(files, entries, strict=True)
-        if all(isinstance(one.get(key), int | float) and one[key] for key in ("width", "height"))
+        file: (image["width"], image["height"])
+        for file, image in zip(files, entries, strict=True)
+        if all(isinstance(image.get(side), int | float) and image[side] for side in sides)
     }
     reading.compare_sizes(source, stated)
     objects = objects_of(content, classes, source, task) if entries else {}
-    some = [objects[one["id"]] for one in entries]
-    targets = outlines.targets_for(task, root, source, files, some, classes)
+    pictures = [objects[image["id"]] for image in entries]
+    targets = outlines.targets_for(task, root, source, files, pictures, classes)
     rows = zip(files, targets, names, strict=True)
     return [Sample(file, target, name.replace("\\", "/")) for file, target, name in rows]
 
@@ -104,21 +105,20 @@ def find_sources(root: Path) -> dict[str, Path]:
     Raises:
         UserError: there is no file to train with, or several are for the same split.
     """
-    found: dict[str | None, list[Path]] = defaultdict(list)
+    by_split: dict[str | None, list[Path]] = defaultdict(list)
     every = sorted({*root.glob("[!.]*.json"), *root.glob("[!.]*/[!.]*.json")})
     for file in every:
-        found[called_of(root, file)].append(file)
-    chosen = {split: one for split, files in found.items() if (one := _only(files, split))}
+        by_split[called_of(root, file)].append(file)
+    chosen = {split: only for split, files in by_split.items() if (only := _only(files, split))}
     unnamed = chosen.pop(None, None)
     sources = {split: file for split, file in chosen.items() if split}
     if unnamed:
         sources.setdefault("train", unnamed)
     if "train" not in sources:
-        there = f"; there is: {listing(every)}" if every else ""
-        raise UserError(f"{root}/annotations/train.json: cannot be read: No such file{there}")
+        hint = f"; there is: {listing(every)}" if every else ""
+        raise UserError(f"{root}/annotations/train.json: cannot be read: No such file{hint}")
     log.info("%s: labels from %s", root, listing(sources.values()))
-    rest = [file for file in every if file not in sources.values()]
-    if rest:
+    if rest := [file for file in every if file not in sources.values()]:
         log.info("%s: other JSON files were passed over: %s", root, listing(rest))
     return sources
 
@@ -136,10 +136,10 @@ def _only(files: list[Path], split: str | None) -> Path | None:
 def has_objects(file: Path) -> bool:
     """Return whether a JSON file is a COCO file with boxes or outlines, or with no objects."""
     try:
-        some = load(file)["annotations"]
+        entries = load(file)["annotations"]
     except UserError:
         return False
-    return not some or any(one.get("bbox") or one.get("segmentation") for one in some)
+    return not entries or any(entry.get("bbox") or entry.get("segmentation") for entry in entries)
 
 
 def load(file: Path) -> Content:
@@ -151,20 +151,21 @@ def load(file: Path) -> Content:
         entries = content.get(key) if isinstance(content, dict) else None
         if not isinstance(entries, list):
             raise UserError(f"{file}: no list '{key}'; a COCO file has {listing(FIELDS)}")
-        for number, one in enumerate(entries):
-            given = one if isinstance(one, dict) else {}
+        for number, item in enumerate(entries):
+            entry = item if isinstance(item, dict) else {}
             for name, kind in fields.items():
-                if not isinstance(given.get(name), kind) or isinstance(given[name], bool):
-                    entry = given.get("id", f"number {number}")
+                if not isinstance(entry.get(name), kind) or isinstance(entry[name], bool):
+                    ident = entry.get("id", f"number {number}")
                     raise UserError(
-                        f"{file}: {key} {entry}: '{name}' is missing or of a wrong type"
+                        f"{file}: {key} {ident}: '{name}' is missing or of a wrong type"
                     )
-                if kind is WRITTEN:
-                    given[name] = as_ident(given[name])
+                if kind is ID_TYPES:
+                    entry[name] = as_ident(entry[name])
     for key in ("categories", "images"):
-        reading.refuse_repeated([one["id"] for one in content[key]], f"{file}: two {key} of one id")
-    for one in content["categories"]:
-        one["name"] = reading.normal(str(one["name"]))
+        idents = [entry["id"] for entry in content[key]]
+        reading.refuse_repeated(idents, f"{file}: two {key} of one id")
+    for category in content["categories"]:
+        category["name"] = reading.normal(str(category["name"]))
     return content
 
 
@@ -178,23 +179,24 @@ def as_ident(written: int | str | float) -> Ident:
 def classes_of(contents: Mapping[str, Content], source: Path) -> list[str]:
     """Return the names of the categories of `train`, in the order of their ids."""
     train = contents["train"]["categories"]
-    ordered = sorted(train, key=lambda one: (isinstance(one["id"], str), one["id"]))
+    ordered = sorted(train, key=lambda category: (isinstance(category["id"], str), category["id"]))
     used = set()
     for content in contents.values():
-        ids = {one["category_id"] for one in content["annotations"]}
-        used |= {_kind(one) for one in content["categories"] if one["id"] in ids}
+        ids = {annotation["category_id"] for annotation in content["annotations"]}
+        used |= {_kind(category) for category in content["categories"] if category["id"] in ids}
     roots = [
-        one
-        for one in ordered
-        if _kind(one) not in used
-        and any(_kind(other)[1] == one["name"] for other in ordered if other is not one)
+        category
+        for category in ordered
+        if _kind(category) not in used
+        and any(_kind(other)[1] == category["name"] for other in ordered if other is not category)
     ]
     if roots:
         log.warning(
             "%s: no class, for it has no objects and stands above other categories: %s",
-            *(source, listing(one["name"] for one in roots)),
+            *(source, listing(category["name"] for category in roots)),
         )
-    return reading.check_class_names([one["name"] for one in ordered if one not in roots], source)
+    names = [category["name"] for category in ordered if category not in roots]
+    return reading.check_class_names(names, source)
 
 
 def _kind(category: Mapping[str, Any]) -> tuple[str, str]:
@@ -205,39 +207,40 @@ def objects_of(
     content: Content, classes: list[str], source: Path, task: str
 ) -> dict[Ident, list[Object]]:
     """Return the objects of each image, by the image's id; with outlines for segmentation."""
-    objects: dict[Ident, list[Object]] = {one["id"]: [] for one in content["images"]}
-    used = {one["category_id"] for one in content["annotations"]}
+    objects: dict[Ident, list[Object]] = {image["id"]: [] for image in content["images"]}
+    used = {annotation["category_id"] for annotation in content["annotations"]}
+    names = {category["id"]: category["name"] for category in content["categories"]}
     labels = {
-        one["id"]: reading.class_index(one["name"], classes, f"{source}: category {one['id']}")
-        for one in content["categories"]
-        if one["id"] in used
+        ident: reading.class_index(name, classes, f"{source}: category {ident}")
+        for ident, name in names.items()
+        if ident in used
     }
-    said: Counter[str] = Counter()
-    for number, one in enumerate(content["annotations"]):
-        image, category = one["image_id"], one["category_id"]
-        where = f"{source}: annotation {one.get('id', f'number {number}')}"
+    remarks: Counter[str] = Counter()
+    for number, annotation in enumerate(content["annotations"]):
+        image, category = annotation["image_id"], annotation["category_id"]
+        where = f"{source}: annotation {annotation.get('id', f'number {number}')}"
         if image not in objects or category not in labels:
             lacking = f"category {category}" if image in objects else f"image {image!r}"
             raise UserError(f"{where}: there is no {lacking} in this file")
-        corners = corners_of(one, where)
-        crowd = one.get("iscrowd") in (1, "1")
-        brush = crowd and bool(_attributes(one))
+        corners = corners_of(annotation, where)
+        crowd = annotation.get("iscrowd") in (1, "1")
+        brush = crowd and bool(_attributes(annotation))
         if crowd:
-            said[BRUSH if brush else GROUP] += 1
-        if one.get("bbox") and _angle(one):
-            said[TURNED] += 1
+            remarks[BRUSH if brush else GROUP] += 1
+        if annotation.get("bbox") and _angle(annotation):
+            remarks[TURNED] += 1
         ignored = CROWD if crowd and not brush else COUNTED
-        outline = outline_of(one, where) if task == "segmentation" else None
+        outline = outline_of(annotation, where) if task == "segmentation" else None
         objects[image].append(Object(corners, labels[category], where, ignored, outline))
-    for what, count in said.items():
+    for what, count in remarks.items():
         log.info("%s: %d %s", source, count, what)
     return objects
 
 
 def _attributes(annotation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the attributes that CVAT writes of an object; empty if it was not CVAT."""
-    given = annotation.get("attributes")
-    return given if isinstance(given, dict) and "occluded" in given else {}
+    attributes = annotation.get("attributes")
+    return attributes if isinstance(attributes, dict) and "occluded" in attributes else {}
 
 
 def _angle(annotation: Mapping[str, Any]) -> Any:
@@ -245,15 +248,15 @@ def _angle(annotation: Mapping[str, Any]) -> Any:
     return 0 if annotation.get("segmentation") else _attributes(annotation).get("rotation")
 
 
-def corners_of(one: dict[str, Any], where: str) -> tuple[float, float, float, float]:
+def corners_of(annotation: dict[str, Any], where: str) -> tuple[float, float, float, float]:
     """Return x1, y1, x2, y2 in pixels of an annotation's `bbox`, or else of its outline."""
-    if one.get("bbox"):
-        box = reading.as_numbers(one["bbox"] if isinstance(one["bbox"], list) else ["?"], where)
+    if bbox := annotation.get("bbox"):
+        box = reading.as_numbers(bbox if isinstance(bbox, list) else ["?"], where)
         if len(box) != 4:
-            raise UserError(f"{where}: a bbox is [x, y, width, height], and not {one['bbox']}")
+            raise UserError(f"{where}: a bbox is [x, y, width, height], and not {bbox}")
         x, y, width, height = box
-        return reading.turned((x, y, x + width, y + height), _angle(one))
-    outline = outline_of(one, where)
+        return reading.turned((x, y, x + width, y + height), _angle(annotation))
+    outline = outline_of(annotation, where)
     if not outline:
         raise UserError(f"{where}: 'bbox' is missing or of a wrong type, and no 'segmentation'")
     if isinstance(outline, dict):
@@ -266,16 +269,15 @@ def corners_of(one: dict[str, Any], where: str) -> tuple[float, float, float, fl
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def outline_of(one: dict[str, Any], where: str) -> Any:
+def outline_of(annotation: dict[str, Any], where: str) -> Any:
     """Return an annotation's `segmentation`: polygons in pixels, or runs; None if there is none."""
-    outline = one.get("segmentation")
+    outline = annotation.get("segmentation")
     if isinstance(outline, dict):
         return check_runs(outline, where)
     if not outline or not isinstance(outline, list):
         return None
     polygons = outline if isinstance(outline[0], list) else [outline]
-    wrong = [p for p in polygons if not isinstance(p, list) or not p or len(p) % 2]
-    if wrong:
+    if any(not isinstance(p, list) or not p or len(p) % 2 for p in polygons):
         raise UserError(f"{where}: a polygon of 'segmentation' is [x1, y1, x2, y2, ...]")
     return [reading.as_numbers(polygon, where) for polygon in polygons]
 
@@ -287,7 +289,7 @@ def check_runs(runs: dict[str, Any], where: str) -> dict[str, Any]:
     if isinstance(counts, str) and re.fullmatch(f"({RUN})+", counts):
         counts = runs_in(counts)
     both = [*size, *counts] if isinstance(size, list) and isinstance(counts, list) else [None]
-    if not all(type(one) is int and one >= 0 for one in both) or len(size) != 2:
+    if not all(type(number) is int and number >= 0 for number in both) or len(size) != 2:
         raise UserError(f"{where}: a segmentation has 'size': [height, width], and 'counts'")
     if not 0 < sum(counts) == size[0] * size[1] <= images.MAX_PIXELS:
         raise UserError(

@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     """Read a set for classification or generation.
 
-    The root has folders `train/`, `val/` and `test/` (or names as in `CALLED`, or with one of these
-    words, as `seg_train/`) with a folder per class in each, or it has the folders of the classes
-    itself. Images of a missing split are taken out of `train/`, or out of all images, class by
-    class, by the hash of class and file name. Classes are sorted by name, or as numbers if all are
-    numbers; classes without images are kept.
+    The root has folders `train/`, `val/` and `test/` (or names as in `SPLIT_NAMES`, or with one of
+    these words, as `seg_train/`) with a folder per class in each, or it has the folders of the
+    classes itself. Images of a missing split are taken out of `train/`, or out of all images, class
+    by class, by the hash of class and file name. Classes are sorted by name, or as numbers if all
+    are numbers; classes without images are kept.
 
     Raises:
         UserError: no folders, images that lie beside them, splits inside of the folders of classes,
@@ -30,46 +30,46 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; it should hold a folder per class")
     folders, loose = look_into(root)
-    given = splitting.one_for_each(splitting.group_by_split(folders))
-    words = {} if given else splitting.by_words(folders)
+    splits = splitting.one_for_each(splitting.group_by_split(folders))
+    words = {} if splits else splitting.by_words(folders)
     # Splits hold the folders of classes; a class such as `toy train` holds pictures.
-    if words and {one for one in folders if any(one.glob("[!.]*/"))} == {*words.values()}:
-        given = words
-        for split, one in given.items():  # some sets have seg_train/seg_train/
-            given[split] = one / one.name if (one / one.name).is_dir() else one
-        log.info("%s: taken as splits: %s", root, listing(given.values()))
-    elif not given and folders and all(map(_holds_splits, folders)):
+    if words and {folder for folder in folders if any(folder.glob("[!.]*/"))} == {*words.values()}:
+        splits = words
+        for split, folder in splits.items():  # some sets have seg_train/seg_train/
+            splits[split] = folder / folder.name if (folder / folder.name).is_dir() else folder
+        log.info("%s: taken as splits: %s", root, listing(splits.values()))
+    elif not splits and folders and all(map(_holds_splits, folders)):
         raise UserError(
             f"{root}: the folders of classes hold splits; put the splits first: "
             f"train/{folders[0].name}/"
         )
-    beside = [one for one in folders if not {one, one / one.name} & {*given.values()}]
-    flat = "train" in given and not any(look_into(one)[0] for one in given.values())
-    if flat and look_into(given["train"])[1] and any(look_into(one)[1] for one in beside):
-        log.info("%s: %s are classes, for they hold no folders", root, listing(given))
-        given = {}
-    elif list(given) == ["train"]:
-        inner = {one.name for one in look_into(given["train"])[0]}
-        alike = [one.name for one in beside if inner & {own.name for own in look_into(one)[0]}]
+    beside = [path for path in folders if not {path, path / path.name} & {*splits.values()}]
+    flat = "train" in splits and not any(look_into(folder)[0] for folder in splits.values())
+    if flat and look_into(splits["train"])[1] and any(look_into(folder)[1] for folder in beside):
+        log.info("%s: %s are classes, for they hold no folders", root, listing(splits))
+        splits = {}
+    elif list(splits) == ["train"]:
+        inner = {folder.name for folder in look_into(splits["train"])[0]}
+        alike = [path.name for path in beside if inner & {sub.name for sub in look_into(path)[0]}]
         if alike:
             raise UserError(
                 f"{root}: is 'train' a split, or a class like {listing(alike)}? If it is a class, "
                 "rename it; else call the others val and test, or move them away"
             )
-    if given and "train" not in given:
-        raise UserError(f"{root}: holds {listing(given)}, and no 'train' to learn from")
-    training = given.setdefault("train", root)
+    if splits and "train" not in splits:
+        raise UserError(f"{root}: holds {listing(splits)}, and no 'train' to learn from")
+    training = splits.setdefault("train", root)
     names = [*class_folders(training)]
     if len(names) < 2:
-        there = f"only {names[0]}" if names else "none"
+        present = f"only {names[0]}" if names else "none"
         raise UserError(
-            f"{training}: at least two folders are needed, one per class; there is {there}"
+            f"{training}: at least two folders are needed, one per class; there is {present}"
         )
     classes = reading.sort_classes(names, training)
     if training != root:
         splitting.warn_of_others(root, [*beside, *loose])
     samples = {
-        split: samples_in(folder, classes, training, root) for split, folder in given.items()
+        split: samples_in(folder, classes, training, root) for split, folder in splits.items()
     }
     return splitting.as_splits(root, samples, classes, by_class=True)
 
@@ -109,11 +109,11 @@ def class_folders(folder: Path) -> dict[str, Path]:
 def _holds_splits(folder: Path) -> bool:
     """Return whether a folder holds folders, and all of them are named after splits."""
     inside = look_into(folder)[0]
-    return bool(inside) and all(splitting.called(one.name) for one in inside)
+    return bool(inside) and all(splitting.called(child.name) for child in inside)
 
 
 def look_into(folder: Path) -> tuple[list[Path], list[Path]]:
     """Return the folders and the images that lie in a folder, sorted."""
-    found = reading.list_folder(folder)
-    pictures = [path for path in found if path.suffix.lower() in images.EXTENSIONS]
-    return [path for path in found if path.is_dir()], pictures
+    paths = reading.list_folder(folder)
+    pictures = [path for path in paths if path.suffix.lower() in images.EXTENSIONS]
+    return [path for path in paths if path.is_dir()], pictures

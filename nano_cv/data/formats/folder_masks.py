@@ -21,8 +21,8 @@ from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
 UNKNOWN = ("void", "unlabelled", "unlabeled", "ignore", "_ignore_")  # class names of unknown pixels
-LOOKED_AT = 50  # masks, evenly chosen, that are compared with each other
-MOST = 240  # highest index that is taken for a class
+MAX_COMPARED = 50  # masks, evenly chosen, that are compared with each other
+MAX_INDEX = 240  # highest index that is taken for a class
 TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")  # colours of CamVid, and of CVAT
 Colours = dict[str, tuple[int, int, int]]
 
@@ -90,7 +90,7 @@ def read_masks(
         meaning = meaning._replace(nonzero=True)
     classes = classes or list(usual) or numbered(masks.values(), meaning)
     every = [masks[name] for name in listed] or list(masks.values())
-    some_masks = [every[index] for index in evenly(len(every), LOOKED_AT)]
+    some_masks = [every[index] for index in evenly(len(every), MAX_COMPARED)]
     if not meaning.colours:
         warn_of_palettes(some_masks)
     if len(classes) == 2 and not (meaning.colours or meaning.nonzero):
@@ -100,9 +100,9 @@ def read_masks(
     samples = {
         split: [
             Sample(pictures[name], masks[name], reading.below(images_folder, pictures[name]))
-            for name in some
+            for name in names
         ]
-        for split, some in (lists or group_by_folder(pictures, images_folder)).items()
+        for split, names in (lists or group_by_folder(pictures, images_folder)).items()
     }
     return splitting.as_splits(root, samples, classes, meaning)
 
@@ -120,7 +120,7 @@ def group_by_folder(pictures: Mapping[str, Path], folder: Path) -> dict[str, lis
         return {"train": list(pictures)}
     others = [pictures[name].relative_to(folder).parts[0] for name in groups.pop(None, [])]
     splitting.warn_of_others(folder, {folder / name for name in others})
-    return {split: some for split, some in groups.items() if split}
+    return {split: names for split, names in groups.items() if split}
 
 
 def find_masks(folder: Path, pictures: Collection[str]) -> dict[str, Path]:
@@ -146,43 +146,42 @@ def meaning_of(
     `classes` are the names of `classes.txt`, which select and order the names of a colour table.
     """
     indices = (ignore,) if isinstance(ignore, int) else tuple(ignore or ())
-    given: Colours = {}
+    known: Colours = {}
     source = "data.colours"
     if colours:
-        named = {reading.normal(str(name)): some for name, some in colours.items()}
-        given = {name: colour_of(some, f"{source}: {name}") for name, some in named.items()}
+        named = {reading.normal(str(name)): colour for name, colour in colours.items()}
+        known = {name: colour_of(colour, f"{source}: {name}") for name, colour in named.items()}
     else:
         for table in (root / name for name in TABLES):
             if table.exists():
-                given, source = read_colours(table), str(table)
+                known, source = read_colours(table), str(table)
                 log.info("%s: classes and the colours of the masks are taken from there", table)
                 break
-    missing = [name for name in classes if given and name not in given]
-    if missing:
+    if missing := [name for name in classes if known and name not in known]:
         raise UserError(f"{source}: no colour for {listing(missing)}, which classes.txt names")
-    twice = [name for name, one in given.items() if list(given.values()).count(one) > 1]
+    twice = [name for name, colour in known.items() if list(known.values()).count(colour) > 1]
     if twice:
         raise UserError(f"{source}: the same colour for {listing(twice)}")
-    if given and not classes:
-        classes = list(given)
-    drawn = tuple(given[name] for name in classes if given)
+    if known and not classes:
+        classes = list(known)
+    drawn = tuple(known[name] for name in classes if known)
     kept = [name for index, name in enumerate(classes) if index not in indices]
-    return kept, Meaning(drawn, indices, names=tuple(classes if given else ()))
+    return kept, Meaning(drawn, indices, names=tuple(classes if known else ()))
 
 
 def colour_of(values: Sequence[object], where: str) -> tuple[int, int, int]:
     """Return red, green and blue, 0 to 255, after a check of the values."""
     if isinstance(values, str) or len(values) != 3:
         raise UserError(f"{where}: a colour is [red, green, blue], and not: {values}")
-    red, green, blue = numbers = [int(one) for one in reading.as_numbers(values, where)]
-    if not all(0 <= one <= 255 for one in numbers):
+    red, green, blue = numbers = [int(number) for number in reading.as_numbers(values, where)]
+    if not all(0 <= number <= 255 for number in numbers):
         raise UserError(f"{where}: red, green and blue are 0 to 255, and not: {values}")
     return red, green, blue
 
 
 def read_colours(file: Path) -> Colours:
     """Read class names and colours, per line `name,r,g,b`, `name:r,g,b::` or `r g b name`."""
-    found: Colours = {}
+    colours: Colours = {}
     for number, line in enumerate(reading.read_text(file).splitlines(), start=1):
         where, line = f"{file}: line {number}", line.strip()
         name_first = re.fullmatch(r"(.+?)\s*[,:]\s*(\d+)\s*,\s*(\d+)\s*,\s*(\d+)\b.*", line)
@@ -196,10 +195,10 @@ def read_colours(file: Path) -> Colours:
         else:
             raise UserError(f"{where}: a class and its colour belong there, and not: {line}")
         name = name.strip('"')
-        if name in found:
+        if name in colours:
             raise UserError(f"{where}: the class '{name}' for the second time")
-        found[name] = colour_of(values, where)
-    return found
+        colours[name] = colour_of(values, where)
+    return colours
 
 
 def white_objects(masks: Iterable[Path], classes: Sequence[str]) -> bool:
@@ -270,19 +269,19 @@ def numbered(masks: Iterable[Path], meaning: Meaning = images.INDICES) -> list[s
     """Return the names `class 0` to `class N`, where N is the highest index in the masks.
 
     Raises:
-        UserError: most indices below the highest never occur, or the highest is above `MOST`, so
-            they are hardly class indices.
+        UserError: most indices below the highest never occur, or the highest is above `MAX_INDEX`,
+            so they are hardly class indices.
     """
-    found: set[int] = set()
+    indices: set[int] = set()
     for file in masks:
-        found.update(np.unique(images.load_mask(file, meaning=meaning)).tolist())
-    found.discard(images.IGNORE)
-    highest = max(found, default=0)
-    if highest > min(2 * len(found) + 2, MOST):
+        indices.update(np.unique(images.load_mask(file, meaning=meaning)).tolist())
+    indices.discard(images.IGNORE)
+    highest = max(indices, default=0)
+    if highest > min(2 * len(indices) + 2, MAX_INDEX):
         raise UserError(
-            f"masks have the values {listing(sorted(found))} and no others up to {highest}: hardly "
-            "class indices, but perhaps smooth edges (anti-aliasing), which a mask cannot have; or "
-            "name the classes in classes.txt, one a line, or their "
+            f"masks have the values {listing(sorted(indices))} and no others up to {highest}: "
+            "hardly class indices, but perhaps smooth edges (anti-aliasing), which a mask cannot "
+            "have; or name the classes in classes.txt, one a line, or their "
             "colours: data.colours='{road: [128,128,128]}'"
         )
     numbers = [index for index in range(images.IGNORE) if index not in meaning.ignore]

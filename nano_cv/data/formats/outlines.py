@@ -22,8 +22,8 @@ from nano_cv.errors import UserError, listing
 from nano_cv.files import make_once
 
 BACKGROUND = "background"
-SOLID = 6  # least length of a polygon's list of coordinates, which are three corners
-LONGEST = 100  # longest polygon, in half perimeters of its picture
+MIN_NUMBERS = 6  # least length of a polygon's list of coordinates, which are three corners
+MAX_LENGTH = 100  # longest polygon, in half perimeters of its picture
 
 
 def classes_for(task: str, classes: list[str]) -> list[str]:
@@ -51,24 +51,24 @@ def targets_for(
     """
     if task != "segmentation":
         return as_boxes(source, pictures)
-    lacking = [one.where for objects in pictures for one in objects if not one.outline]
+    lacking = [item.where for objects in pictures for item in objects if not item.outline]
     if lacking:
         raise UserError(
             f"{source}: {len(lacking)} objects have a box and no outline, and segmentation needs "
             f"outlines: {listing(lacking, most=3)}; boxes are learnt by model=centernet"
         )
     flat = [
-        one.where
+        item.where
         for objects in pictures
-        for one in objects
-        if isinstance(one.outline, list) and max(map(len, one.outline)) < SOLID
+        for item in objects
+        if isinstance(item.outline, list) and max(map(len, item.outline)) < MIN_NUMBERS
     ]
     warn_left_out(source, "outlines of less than three corners", flat)
     names = classes_for("segmentation", classes)
     numbers = [names.index(name) if name in names else 0 for name in classes]
-    told = [[(one.label, one.ignored, one.outline) for one in objects] for objects in pictures]
+    drawn = [[(item.label, item.ignored, item.outline) for item in objects] for objects in pictures]
     sizes = [size_of(file) for file in files]
-    text = json.dumps([numbers, list(map(str, files)), told, sizes])
+    text = json.dumps([numbers, list(map(str, files)), drawn, sizes])
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = root / f".masks_{key}"
     try:
@@ -109,28 +109,28 @@ def draw(
     from pycocotools import mask as coco
 
     encoded = []
-    for one in objects:
-        if isinstance(one.outline, dict):
-            runs = coco.frPyObjects(one.outline, *one.outline["size"])
+    for item in objects:
+        if isinstance(item.outline, dict):
+            runs = coco.frPyObjects(item.outline, *item.outline["size"])
         else:
             # Clipped, as drawing takes memory for parts of an outline far outside of the image.
-            near = [_clip(part, width, height) for part in one.outline if len(part) >= SOLID]
-            if max(map(_length, near), default=0) > LONGEST * (width + height):
-                raise UserError(f"{one.where}: an outline that crosses the picture over and over")
+            near = [_clip(part, width, height) for part in item.outline if len(part) >= MIN_NUMBERS]
+            if max(map(_length, near), default=0) > MAX_LENGTH * (width + height):
+                raise UserError(f"{item.where}: an outline that crosses the picture over and over")
             runs = coco.merge(coco.frPyObjects(near, height, width)) if near else None
         if runs:
             if runs["size"] != [height, width]:
                 raise UserError(
-                    f"{one.where}: a mask of {runs['size'][1]}x{runs['size'][0]} pixels, and its "
+                    f"{item.where}: a mask of {runs['size'][1]}x{runs['size'][0]} pixels, and its "
                     f"picture has {width}x{height}"
                 )
-            number = numbers[one.label] if one.ignored == COUNTED else images.IGNORE
+            number = numbers[item.label] if item.ignored == COUNTED else images.IGNORE
             encoded.append((coco.area(runs), number, runs))
-    found = np.zeros((height, width), np.uint8, order="F")  # as pycocotools decodes
+    mask = np.zeros((height, width), np.uint8, order="F")  # as pycocotools decodes
     # Decoded one after the other: a hundred masks of a large photograph would fill the memory.
-    for _, number, runs in sorted(encoded, key=lambda one: one[0], reverse=True):
-        np.copyto(found, np.uint8(number), where=coco.decode(runs).view(bool))
-    return found
+    for _, number, runs in sorted(encoded, key=lambda triple: triple[0], reverse=True):
+        np.copyto(mask, np.uint8(number), where=coco.decode(runs).view(bool))
+    return mask
 
 
 def _length(polygon: Sequence[float]) -> float:

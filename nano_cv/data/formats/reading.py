@@ -57,8 +57,8 @@ def read_bytes(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         beside = sorted(path.name for path in file.parent.glob(f"[!.]*{file.suffix}"))
-        there = f"; beside it there is: {listing(beside)}" if beside else ""
-        raise UserError(f"{file}: cannot be read: {error.strerror}{there}") from error
+        hint = f"; beside it there is: {listing(beside)}" if beside else ""
+        raise UserError(f"{file}: cannot be read: {error.strerror}{hint}") from error
 
 
 def read_text(file: Path) -> str:
@@ -158,26 +158,26 @@ def find_pictures(folder: Path) -> dict[str, Path]:
     """Find all images below `folder`, by their `normal` relative path without ending, sorted."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; the pictures belong there")
-    found: dict[str, Path] = {}
+    pictures: dict[str, Path] = {}
     for file in images.find(folder):
         name = normal(file.relative_to(folder).with_suffix("").as_posix())
-        if name in found:
+        if name in pictures:
             raise UserError(
-                f"{file}: has the name of {found[name].name} but for the ending, so one label "
+                f"{file}: has the name of {pictures[name].name} but for the ending, so one label "
                 "file would serve both; rename one of them"
             )
-        found[name] = file
-    return found
+        pictures[name] = file
+    return pictures
 
 
-def find_listed(source: Path, found: Mapping[str, Path]) -> list[str]:
-    """Return the keys of `found` that a list file names, with or without endings.
+def find_listed(source: Path, pictures: Mapping[str, Path]) -> list[str]:
+    """Return the keys of `pictures` that a list file names, with or without endings.
 
     A line may also be a path such as `images/a.jpg`, and have a second column: the path of a mask,
     as in CamVid, or -1, 0 or 1 in the list of a class, as in VOC.
     """
-    endings = {name: name for name in found}
-    endings |= {name + file.suffix: name for name, file in found.items()}
+    endings = {name: name for name in pictures}
+    endings |= {name + file.suffix: name for name, file in pictures.items()}
 
     def key_of(line: str) -> str:
         for name in (line, *line.rsplit(maxsplit=1)[:1]):
@@ -189,18 +189,17 @@ def find_listed(source: Path, found: Mapping[str, Path]) -> list[str]:
 
     lines = read_lines(source)
     keys = [key_of(line) for line in lines]
-    missing = [line for line, key in zip(lines, keys, strict=True) if not key]
-    if missing:
-        folder = f" in {next(iter(found.values())).parent}" if found else ""
+    if missing := [line for line, key in zip(lines, keys, strict=True) if not key]:
+        folder = f" in {next(iter(pictures.values())).parent}" if pictures else ""
         raise UserError(f"{source}: {len(missing)} pictures are not{folder}: {listing(missing)}")
     refuse_repeated(keys, f"{source}: names a picture twice")
     return keys
 
 
-def read_lists(folder: Path, found: Mapping[str, Path]) -> dict[str, list[str]]:
+def read_lists(folder: Path, pictures: Mapping[str, Path]) -> dict[str, list[str]]:
     """Read the list file of each split in `folder`, such as `val.txt`; see `find_listed`."""
     files = splitting.one_for_each(splitting.group_by_split(folder.glob("*.txt")))
-    return {split: find_listed(file, found) for split, file in files.items()}
+    return {split: find_listed(file, pictures) for split, file in files.items()}
 
 
 def find_labels(
@@ -219,9 +218,9 @@ def find_labels(
     pictures = list(dict.fromkeys(pictures))
     inside = {picture.parent for picture in pictures}
     known = {folder: _labels_for(folder, ending, folders) for folder in inside}
-    labels = {p: one for p in pictures if (one := known[p.parent].get(normal(p.stem)))}
+    labels = {p: file for p in pictures if (file := known[p.parent].get(normal(p.stem)))}
     for label in repeated(labels.values()):
-        alike = [picture.name for picture, one in labels.items() if one == label]
+        alike = [picture.name for picture, path in labels.items() if path == label]
         raise UserError(f"{label}: would serve all of {listing(alike)}; rename the pictures apart")
     beside = {file for folder in {p.parent for p in labels} for file in known[folder].values()}
     unused = sorted(beside - set(labels.values()))
@@ -243,8 +242,8 @@ def _labels_for(folder: Path, ending: str, folders: Sequence[str]) -> dict[str, 
     parts, places = folder.parts, [folder]
     at = max((n for n, part in enumerate(parts) if part.lower() in PICTURES), default=None)
     if at is not None:
-        beside = [one for one in list_folder(Path(*parts[:at])) if one.name.lower() in folders]
-        places += [one.joinpath(*parts[at + 1 :]) for one in beside]
+        beside = [path for path in list_folder(Path(*parts[:at])) if path.name.lower() in folders]
+        places += [path.joinpath(*parts[at + 1 :]) for path in beside]
     files = [file for place in places for file in list_folder(place)]
     return {normal(file.stem): file for file in files if file.suffix.lower() == ending}
 
@@ -308,7 +307,7 @@ def find_named(
         own = next(filter(None, map(called, reversed(path.parent.parts))), split)
         fitting: dict[int, list[Path]] = defaultdict(list)
         alike = called_so.get(_plain(path.name), [])
-        exact = [one for one in alike if path.name in (normal(one.name), normal(one.stem))]
+        exact = [file for file in alike if path.name in (normal(file.name), normal(file.stem))]
         for file in exact or alike:
             parts = file.relative_to(root).parts[:-1]
             if own and any(called(part) not in (None, own) for part in parts):
@@ -337,13 +336,13 @@ def find_named(
             f"{source}: {len(missing)} pictures are missing: {listing(missing, most=3)}; "
             f"looked for in {searched}"
         )
-    for level, some in ((logging.INFO, moved), (logging.WARNING, guessed)):
-        if some:
+    for level, relocated in ((logging.INFO, moved), (logging.WARNING, guessed)):
+        if relocated:
             log.log(
                 level,
                 "%s: %d pictures lie elsewhere than it says and were found by the end of their "
                 "paths, as %s for '%s'",
-                *(source, len(some), files[names.index(some[0])], some[0]),
+                *(source, len(relocated), files[names.index(relocated[0])], relocated[0]),
             )
     return [file for file in files if file]
 
@@ -379,25 +378,25 @@ def warn_of_unused(source: Path, used: Iterable[Path | str]) -> None:
 def as_numbers(values: Sequence[Any], where: str) -> list[float]:
     """Return the values as finite floats; raises a `UserError` if that fails."""
     try:
-        found = [float(value) for value in values]
+        numbers = [float(value) for value in values]
     except (TypeError, ValueError, OverflowError):
-        found = [math.nan]
-    if not all(map(math.isfinite, found)):
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
         raise UserError(f"{where}: numbers belong there, and not: {listing(map(str, values))}")
-    return found
+    return numbers
 
 
 def as_boxes(source: Path, pictures: Iterable[Sequence[Object]]) -> list[Boxes]:
     """Return the boxes of each image; warns of objects without width or height, and drops them."""
     flat, targets = [], []
     for objects in pictures:
-        corners = np.array([one.corners for one in objects], np.float32).reshape(-1, 4)
+        corners = np.array([item.corners for item in objects], np.float32).reshape(-1, 4)
         # Some tools write the corners in the order in which they were clicked.
         corners = np.sort(corners.reshape(-1, 2, 2), axis=1).reshape(-1, 4)
-        labels = np.array([one.label for one in objects], np.int64)
-        ignored = np.array([one.ignored for one in objects], np.uint8)
+        labels = np.array([item.label for item in objects], np.int64)
+        ignored = np.array([item.ignored for item in objects], np.uint8)
         solid = (corners[:, 2:] > corners[:, :2]).all(axis=1)
-        flat += [one.where for one, kept in zip(objects, solid, strict=True) if not kept]
+        flat += [item.where for item, kept in zip(objects, solid, strict=True) if not kept]
         targets.append(Boxes(corners[solid], labels[solid], ignored[solid]))
     warn_left_out(source, "boxes of no size", flat)
     return targets

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from nano_cv.data import store
 from nano_cv.data.formats import reading
-from nano_cv.data.formats.splitting import SEVERAL
+from nano_cv.data.formats.splitting import SEVERAL_LABELS
 from nano_cv.data.pictures import SPLITS, Boxes, Pictures, warn_of_twins
 from nano_cv.data.store import Lazy, Member
 from nano_cv.errors import UserError, listing
@@ -75,7 +75,7 @@ def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
         UserError: an index is missing or malformed, or the targets are of another task.
     """
     folder = str(root if str(root).startswith(store.S3) else Path(root).absolute()).rstrip("/")
-    found, digests, sets = {}, {}, set()
+    pictures, digests, sets = {}, {}, set()
     for split in SPLITS:
         place = f"{folder}/{split}.json"
         index = read_index(place)
@@ -88,7 +88,7 @@ def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
             if kind in OBJECTS:
                 name = f"{split}.objects.npy"
                 objects = open_table(f"{folder}/{name}", sums[name])
-            found[split] = as_pictures(folder, index, rows, objects)
+            pictures[split] = as_pictures(folder, index, rows, objects)
             for table in (rows, objects):  # pages that were read for the checks count as memory
                 if isinstance(table, np.memmap) and isinstance(table.base, mmap):
                     table.base.madvise(MADV_DONTNEED)
@@ -99,11 +99,11 @@ def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
         digests[split] = rows["sha256"]
         sets.add((index["data_hash"], kind))
     if task == "generation" and kind == "labels":
-        raise UserError(f"{root}: {SEVERAL}")
+        raise UserError(f"{root}: {SEVERAL_LABELS}")
     if len(sets) > 1:
         raise UserError(f"{root}: {listing(SPLITS)} are of different sets")
-    warn_of_twins(digests, lambda split, index: found[split].files[index].name)
-    return found
+    warn_of_twins(digests, lambda split, index: pictures[split].files[index].name)
+    return pictures
 
 
 def open_table(place: str, digest: str) -> Rows:
@@ -148,10 +148,10 @@ def as_pictures(
     if rows.dtype != row_type(kind, rows.dtype["name"].itemsize):
         raise ValueError(f"a table of {rows.dtype}")
     for start in range(0, len(rows), AT_ONCE):
-        some = rows[start : start + AT_ONCE]
-        b"".join(some["name"].tolist()).decode()  # names are text; who writes files checks them
-        check_positions(some["shard"], len(archives), "shards")
-        if min(some["width"].min(), some["height"].min()) < 1:
+        part = rows[start : start + AT_ONCE]
+        b"".join(part["name"].tolist()).decode()  # names are text; who writes files checks them
+        check_positions(part["shard"], len(archives), "shards")
+        if min(part["width"].min(), part["height"].min()) < 1:
             raise ValueError("pictures without width or height")
     counts = np.array(index["counts"], np.int64).reshape(len(names))
     targets: Any
@@ -194,10 +194,10 @@ def member_of(row: Any, archives: Archives, mask: bool = False) -> Member:
 
 def objects_of(row: Any, objects: Rows) -> Boxes | tuple[int, ...]:
     """Return the boxes of an image, or its labels if the objects have no boxes."""
-    some = objects[row["first"] : row["first"] + row["objects"]]
+    own = objects[row["first"] : row["first"] + row["objects"]]
     if objects.dtype == OBJECTS["labels"]:
-        return tuple(some["label"].tolist())
-    return Boxes(some["box"].copy(), some["label"].astype(np.int64), some["ignored"].copy())
+        return tuple(own["label"].tolist())
+    return Boxes(own["box"].copy(), own["label"].astype(np.int64), own["ignored"].copy())
 
 
 def read_index(place: str) -> dict[str, Any]:

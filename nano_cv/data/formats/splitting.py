@@ -20,12 +20,12 @@ from nano_cv.data.targets import are_tags
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
-CALLED = {  # names of the splits that are common in data sets
+SPLIT_NAMES = {  # names of the splits that are common in data sets
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-SEVERAL = "several labels per picture; a generator learns from pictures with one label each"
+SEVERAL_LABELS = "several labels per picture; a generator learns from pictures with one label each"
 # Each split gets the images whose hash, modulo 100, lies in this range (the end is excluded).
 SHARES = {"train": (0, 70), "val": (70, 85), "test": (85, 100)}
 
@@ -46,16 +46,16 @@ def normal(text: str) -> str:
 def called(name: str) -> str | None:
     """Return the split meant by a name such as `Train`, `valid` or COCO's `val2017`, or None."""
     bare = re.sub(r"(19|20)\d\d$", "", name.lower())
-    return next((split for split, names in CALLED.items() if bare in names), None)
+    return next((split for split, names in SPLIT_NAMES.items() if bare in names), None)
 
 
 def group_by_split(paths: Iterable[Path]) -> dict[str, list[Path]]:
     """Group the folders and files named after a split by split; drop all others."""
-    found: dict[str, list[Path]] = {}
+    groups: dict[str, list[Path]] = {}
     for path in sorted(paths):
         if split := called(path.name if path.is_dir() else path.stem):
-            found.setdefault(split, []).append(path)
-    return found
+            groups.setdefault(split, []).append(path)
+    return groups
 
 
 def one_for_each(groups: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
@@ -80,10 +80,10 @@ def by_words(folders: Sequence[Path]) -> dict[str, Path]:
 
     Empty unless there is `train`, and no two folders name the same split.
     """
-    words = [[*filter(None, map(called, re.split(r"[\W_]+", one.name)))] for one in folders]
+    words = [[*filter(None, map(called, re.split(r"[\W_]+", folder.name)))] for folder in folders]
     pairs = list(zip(words, folders, strict=True))
-    found = {own[0]: one for own, one in pairs if len(own) == 1}
-    return found if "train" in found and len(found) == sum(map(bool, words)) else {}
+    splits = {own[0]: folder for own, folder in pairs if len(own) == 1}
+    return splits if "train" in splits and len(splits) == sum(map(bool, words)) else {}
 
 
 def warn_of_others(
@@ -164,26 +164,26 @@ def as_splits(
     Raises:
         UserError: there are no images to train with.
     """
-    found = {split: list(given[split]) for split in SPLITS if given.get(split)}
-    if "train" not in found:
-        there = f"has {listing(sorted(found))}, and no 'train' to learn from"
-        raise UserError(f"{root}: {there if found else 'no pictures'}")
-    missing = [split for split in SPLITS if split not in found]
+    grouped = {split: list(given[split]) for split in SPLITS if given.get(split)}
+    if "train" not in grouped:
+        hint = f"has {listing(sorted(grouped))}, and no 'train' to learn from"
+        raise UserError(f"{root}: {hint if grouped else 'no pictures'}")
+    missing = [split for split in SPLITS if split not in grouped]
     if missing:
-        samples = found["train"]
+        samples = grouped["train"]
         targets = [sample.target for sample in samples]
         own = targets if are_tags(targets) else [(target,) for target in targets]
         labels = own if by_class else None
         splits = stable_splits([sample.name for sample in samples], labels, missing)
         for split in ("train", *missing):
-            found[split] = [s for s, one in zip(samples, splits, strict=True) if one == split]
+            grouped[split] = [s for s, name in zip(samples, splits, strict=True) if name == split]
         shares = {split: end - start for split, (start, end) in SHARES.items() if split in missing}
         shares = {"train": 100 - sum(shares.values()), **shares}
         log.info(
             "%s: split by the hash of the file names: %s: %s pictures",
             root,
             ", ".join(f"{share} % {split}" for split, share in shares.items()),
-            ", ".join(str(len(found[split])) for split in shares),
+            ", ".join(str(len(grouped[split])) for split in shares),
         )
         counts = Counter(chain.from_iterable(labels or ()))
         few = [classes[label] for label, count in counts.items() if count <= len(missing)]
@@ -191,10 +191,10 @@ def as_splits(
             log.warning("%s: too few pictures to have some in every split: %s", root, listing(few))
     pictures = {}
     for split in SPLITS:
-        files: Any = [sample.file for sample in found[split]]
+        files: Any = [sample.file for sample in grouped[split]]
         if files and isinstance(files[0], str):
             files = Lazy(files, Path)
-        targets = [sample.target for sample in found[split]]
+        targets = [sample.target for sample in grouped[split]]
         pictures[split] = Pictures(root, files, targets, classes, meaning)
     return pictures
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from nano_cv.data.formats import reading, splitting
-from nano_cv.data.formats.splitting import SEVERAL, Sample
+from nano_cv.data.formats.splitting import SEVERAL_LABELS, Sample
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.errors import UserError, listing, nearest
 
@@ -34,7 +34,7 @@ SEPARATORS = {"[": "in lists", "": "or none"}  # what a line in the log says of 
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 UNKNOWN = {"", "-1", "-1.0"}  # in a column of 0 and 1
 SIGNED = {"1", "-1"}  # 1 and 0, if there is nothing else, as CelebA writes them
-FEW = 10  # lines; in more, a single cell that is not 0 or 1 is a slip
+FEW_LINES = 10  # lines; in more, a single cell that is not 0 or 1 is a slip
 Record = dict[Any, Any]  # the cells of a line by the names of their columns
 
 
@@ -72,11 +72,11 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
     tables = {"": root} if root.is_file() else find_tables(root)
     source = next(iter(tables.values())) if len(tables) == 1 else root
     root = root.parent if root.is_file() else root
-    found_rows = [row for one in tables.items() for row in read_rows(*one)]
+    found_rows = [row for table in tables.items() for row in read_rows(*table)]
     every = part_labels(found_rows, source, separator)
     several = any(len(row.labels) != 1 for row in every)
     if several and task == "generation":
-        raise UserError(f"{source}: {SEVERAL}")
+        raise UserError(f"{source}: {SEVERAL_LABELS}")
     files = find_files(every, tables, root)
     reading.warn_of_unused(root, files)
     # Of rows without a split, `train` gets some of each class.
@@ -133,8 +133,8 @@ def part_labels(rows: Sequence[Row], source: Path, separator: str | None) -> lis
     without = sum(not row.labels for row in rows)
     known = sorted({label for row in rows for label in row.labels})
     if separator == "[" and set(known) <= {"0", "1"}:
-        said = "0 and 1 do not name labels; give each label a column of 0 and 1"
-        raise UserError(f"{rows[0].where}: lists of 0 and 1: {said}")
+        advice = "0 and 1 do not name labels; give each label a column of 0 and 1"
+        raise UserError(f"{rows[0].where}: lists of 0 and 1: {advice}")
     if without or any(len(row.labels) > 1 for row in rows):
         how = SEPARATORS.get(separator, f"separated by '{separator}'")
         how = how if cells else "a column of 0 and 1 for each"
@@ -201,8 +201,8 @@ def read_list(cell: str) -> list[str]:
 def find_tables(root: Path) -> dict[str, Path]:
     """The table of each split; or that of all of them, under an empty name."""
     every = [path for path in reading.list_folder(root) if path.suffix in ENDINGS]
-    if found := splitting.one_for_each(splitting.group_by_split(every)):
-        return found
+    if tables := splitting.one_for_each(splitting.group_by_split(every)):
+        return tables
     common = [root / f"labels{ending}" for ending in ENDINGS if root / f"labels{ending}" in every]
     if not common and len(every) == 1:
         common = every
@@ -257,17 +257,17 @@ def read_rows(split: str, source: Path) -> list[Row]:
                 "are file,label (or labels, or columns of 0 and 1) and for several splits in one "
                 "table, split"
             )
-    said = [f"'{name}' is the {kind}" for kind, name in named.items() if name not in ("", kind)]
-    if said:
-        log.info("%s: column %s", source, listing(said))
+    renamed = [f"'{name}' is the {kind}" for kind, name in named.items() if name not in ("", kind)]
+    if renamed:
+        log.info("%s: column %s", source, listing(renamed))
     rows = []
     for number, (where, record) in enumerate(records):
         cells = {name: text_of(record[name]) for name in columns}
-        given = cells[split_column] if split_column else ""
-        own = split or (splitting.called(given) if given else "")
+        split_cell = cells[split_column] if split_column else ""
+        own = split or (splitting.called(split_cell) if split_cell else "")
         if own is None:
             raise UserError(
-                f"{where}: {split_column} '{given}'{nearest(given, SPLITS)} "
+                f"{where}: {split_column} '{split_cell}'{nearest(split_cell, SPLITS)} "
                 f"Allowed: {listing(SPLITS)}"
             )
         more = [cell for cell in record.get(None, ()) if cell.strip()]
@@ -309,26 +309,26 @@ def find_flags(
     Raises:
         UserError: such a column is empty or -1 in a line.
     """
-    cells_of = {name: [text_of(one[name]).lower() for _, one in records] for name in columns}
+    cells_of = {name: [text_of(record[name]).lower() for _, record in records] for name in columns}
     signed = [name for name, cells in cells_of.items() if cells and set(cells) <= SIGNED]
     zeros = any({"0"} <= set(cells) <= {"0", "1"} for cells in cells_of.values())
     if len(signed) < 2 or zeros or not any("-1" in cells_of[name] for name in signed):
         signed = []
     if signed:
         log.info("%s: -1 is taken as 0 in the columns %s", source, listing(signed))
-    found = {}
+    flags = {}
     for name, cells in cells_of.items():
         known = FLAGS | {"-1": False} if name in signed else FLAGS
         wrong = [number for number, cell in enumerate(cells) if cell not in known]
-        slip = len(wrong) == 1 and len(cells) >= FEW
-        if len(wrong) < len(cells) and (slip or all(cells[one] in UNKNOWN for one in wrong)):
+        slip = len(wrong) == 1 and len(cells) >= FEW_LINES
+        if len(wrong) < len(cells) and (slip or all(cells[n] in UNKNOWN for n in wrong)):
             if wrong:
-                said = f"column '{name}' is '{cells[wrong[0]]}'; 0 or 1 is needed, as in the other"
-                raise UserError(f"{records[wrong[0]][0]}: {said} lines")
-            found[name] = [known[cell] for cell in cells]
-            if not any(found[name]):
+                text = f"column '{name}' is '{cells[wrong[0]]}'; 0 or 1 is needed, as in the other"
+                raise UserError(f"{records[wrong[0]][0]}: {text} lines")
+            flags[name] = [known[cell] for cell in cells]
+            if not any(flags[name]):
                 log.warning("%s: no picture has the label '%s'", source, name)
-    return found
+    return flags
 
 
 def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
@@ -340,10 +340,10 @@ def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
     if kind in columns:
         return kind
     known = COLUMNS[kind].split()
-    found = [name for name in columns if name.strip().lower().replace(" ", "_") in known]
-    if len(found) > 1:
-        raise UserError(f"{source}: each could be the {kind}: {listing(found)}; call one '{kind}'")
-    return found[0] if found else ""
+    named = [name for name in columns if name.strip().lower().replace(" ", "_") in known]
+    if len(named) > 1:
+        raise UserError(f"{source}: each could be the {kind}: {listing(named)}; call one '{kind}'")
+    return named[0] if named else ""
 
 
 def _records(

@@ -70,7 +70,7 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
     classes = [name for name in classes if name != "background"]
     if not classes:
         every_object = [pair for _, objects in contents.values() for pair in objects]
-        counted = {name for name, one in every_object if one.ignored == COUNTED}
+        counted = {name for name, item in every_object if item.ignored == COUNTED}
         if lost := sorted({name for name, _ in every_object} - counted):
             log.warning(
                 "%s: left out: classes of which every object is difficult: %s", root, listing(lost)
@@ -81,9 +81,9 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
         files = [file for file in files if file in labels]
         objects = [
             [
-                one._replace(label=reading.class_index(name, classes, one.where))
-                for name, one in contents[file][1]
-                if one.ignored == COUNTED or name in classes
+                item._replace(label=reading.class_index(name, classes, item.where))
+                for name, item in contents[file][1]
+                if item.ignored == COUNTED or name in classes
             ]
             for file in files
         ]
@@ -104,17 +104,17 @@ def find_splits(root: Path) -> dict[str, list[Path]]:
     in `JPEGImages/` or `images/`, or beside their XML files.
     """
     if (root / "JPEGImages").is_dir():
-        found = reading.find_pictures(root / "JPEGImages")
-        lists = reading.read_lists(root / "ImageSets/Main", found)
-        splits = {split: [found[name] for name in names] for split, names in lists.items()}
-        return splits or {"train": list(found.values())}
+        pictures = reading.find_pictures(root / "JPEGImages")
+        lists = reading.read_lists(root / "ImageSets/Main", pictures)
+        splits = {split: [pictures[name] for name in names] for split, names in lists.items()}
+        return splits or {"train": list(pictures.values())}
     inside = reading.list_folder(root)
     groups = splitting.group_by_split(path for path in inside if path.is_dir())
     if groups:
         splitting.warn_of_others(root, inside, [*chain(*groups.values())], LABELS)
     splits = {
-        split: [file for folder in some for file in reading.find_pictures(folder).values()]
-        for split, some in groups.items()
+        split: [file for folder in folders for file in reading.find_pictures(folder).values()]
+        for split, folders in groups.items()
     }
     return splits or {"train": list(reading.find_pictures(root).values())}
 
@@ -130,20 +130,20 @@ def read_xml(file: Path) -> tuple[tuple[float, float], list[tuple[str, Object]]]
     content = reading.read_bytes(file)
     with reading.well_formed(file, "XML"):
         tree = ElementTree.fromstring(content)
-    for one in tree.iter():
-        one.tag = str(one.tag).rpartition("}")[2]  # without the namespace
+    for element in tree.iter():
+        element.tag = str(element.tag).rpartition("}")[2]  # without the namespace
     first = 0 if tree.findtext("source/database", "").strip().lower() == "unknown" else 1
     objects = []
-    for number, one in enumerate(tree.iter("object"), start=1):
+    for number, element in enumerate(tree.iter("object"), start=1):
         where = f"{file}: object {number}"
-        name = reading.normal(one.findtext("name", "").strip())
+        name = reading.normal(element.findtext("name", "").strip())
         if not name:
             raise UserError(f"{where}: has no <name>")
-        difficult = one.findtext("difficult", "0").strip().lower() in {"1", "true"}
-        given = [one.findtext(f"bndbox/{corner}", "nothing") for corner in CORNERS]
+        difficult = element.findtext("difficult", "0").strip().lower() in {"1", "true"}
+        texts = [element.findtext(f"bndbox/{corner}", "nothing") for corner in CORNERS]
         place = f"{where} ({name}), {listing(CORNERS)}"
-        left, top, right, bottom = reading.as_numbers(given, place)
-        more = {each.findtext("name"): each.findtext("value") for each in one.iter("attribute")}
+        left, top, right, bottom = reading.as_numbers(texts, place)
+        more = {a.findtext("name"): a.findtext("value") for a in element.iter("attribute")}
         corners = (left - first, top - first, right, bottom)
         corners = reading.turned(corners, 0 if first else more.get("rotation"))  # CVAT's
         ignored = DIFFICULT if difficult else COUNTED

@@ -25,7 +25,7 @@ from nano_cv.errors import UserError, listing
 log = logging.getLogger(__name__)
 SLACK = 0.1  # shares may exceed 0 and 1 by this much, for rounding and careless labelling
 NO_LABELS = ("classes", "notes", "readme", "license")  # text files that lie beside labels
-BESIDE = "labels|data|obj_.+_data"  # folders beside splits; the last are CVAT's
+NOT_SPLITS = "labels|data|obj_.+_data"  # folders beside splits; the last are CVAT's
 YAML = ("data.yaml", "data.yml")
 
 
@@ -52,7 +52,7 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
     labels = reading.find_labels(every, ".txt", ["labels"], NO_LABELS)
     shape = content.get("kpt_shape")
     sides = shape if isinstance(shape, list) else ["0"]
-    points = math.prod(int(one) if str(one).isdecimal() else 0 for one in sides)
+    points = math.prod(int(side) if str(side).isdecimal() else 0 for side in sides)
     samples = {}
     for split, files in splits.items():
         if files and labels.keys().isdisjoint(files):
@@ -76,12 +76,12 @@ def find_yaml(root: Path) -> Path | None:
     """Find `data.yaml` in a folder, or else the only YAML file there with a key `names`."""
     usual = [root / name for name in YAML if (root / name).is_file()]
     others = sorted(file for ending in ("yaml", "yml") for file in root.glob(f"[!.]*.{ending}"))
-    found = usual or [file for file in others if "names" in read_yaml(file)]
-    if len(found) > 1:
-        raise UserError(f"{listing(found)}: several describe the set; choose one: data.root=FILE")
-    if found and not usual:
-        log.info("%s: described by %s", root, found[0].name)
-    return found[0] if found else None
+    files = usual or [file for file in others if "names" in read_yaml(file)]
+    if len(files) > 1:
+        raise UserError(f"{listing(files)}: several describe the set; choose one: data.root=FILE")
+    if files and not usual:
+        log.info("%s: described by %s", root, files[0].name)
+    return files[0] if files else None
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -97,21 +97,21 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 def names_of(content: Mapping[str, Any], file: Path) -> list[str]:
     """Return the class names of `data.yaml`."""
-    given = content.get("names")
-    if isinstance(given, dict) and all(key.isdecimal() and len(key) < 5 for key in given):
-        by_number = {int(key): value for key, value in given.items()}
-        given = [by_number.get(n, f"class {n}") for n in range(max(by_number, default=-1) + 1)]
-        if len(given) > len(by_number):
-            lacking = sorted(set(range(len(given))) - by_number.keys())
+    names = content.get("names")
+    if isinstance(names, dict) and all(key.isdecimal() and len(key) < 5 for key in names):
+        by_number = {int(key): value for key, value in names.items()}
+        names = [by_number.get(n, f"class {n}") for n in range(max(by_number, default=-1) + 1)]
+        if len(names) > len(by_number):
+            lacking = sorted(set(range(len(names))) - by_number.keys())
             log.warning("%s: names: no name for class %s", file, listing(map(str, lacking)))
-    if not isinstance(given, list):
+    if not isinstance(names, list):
         raise UserError(f"{file}: 'names' is a list of classes, or a mapping from 0, 1, 2, ...")
-    if wrong := [type(name).__name__ for name in given if not isinstance(name, str)]:
+    if wrong := [type(name).__name__ for name in names if not isinstance(name, str)]:
         raise UserError(f"{file}: names: {wrong[0]} is not text; put the name in quotes")
-    count = content.get("nc", str(len(given)))
-    if isinstance(count, str) and count != str(len(given)):
-        raise UserError(f"{file}: nc is {count}, and there are {len(given)} names")
-    return reading.check_class_names(given, file)
+    count = content.get("nc", str(len(names)))
+    if isinstance(count, str) and count != str(len(names)):
+        raise UserError(f"{file}: nc is {count}, and there are {len(names)} names")
+    return reading.check_class_names(names, file)
 
 
 def read_names(root: Path) -> list[str]:
@@ -143,42 +143,41 @@ def find_splits(
         if split in entries:
             raise UserError(f"{source}: '{key}': the split '{split}' is given twice")
         values = value if isinstance(value, list) else [value]
-        wrong = [type(one).__name__ for one in values if not isinstance(one, str)]
-        if wrong:
+        if wrong := [type(text).__name__ for text in values if not isinstance(text, str)]:
             raise UserError(
                 f"{source}: {key}: a path or a list of paths belongs there, no {wrong[0]}"
             )
         where = f"{source}: {key}"
-        places = {one: place_of(root, one, content.get("path"), split) for one in values}
-        absent = [one for one, place in places.items() if not place]
+        places = {text: place_of(root, text, content.get("path"), split) for text in values}
+        absent = [text for text, place in places.items() if not place]
         entries[split] = [place for place in places.values() if place]
         if absent and (split == "train" or entries[split]):
             raise UserError(f"{where}: {listing(absent)}: no such file or folder")
         if absent:
             log.warning("%s: %s is not there", where, listing(absent))
-    found = {}
-    for split, given in (entries or usual_places(root)).items():
-        files = [file for one in given for file in find_pictures(one, root, split)]
-        reading.refuse_repeated(files, f"{listing(given)}: names a picture twice")
-        log.info("%s: '%s' is %s", root, split, listing(given))
-        found[split] = files
-    folders = {file.parent for files in found.values() for file in files}
-    used = {above for one in folders for above in (one, *one.parents)}
+    splits = {}
+    for split, paths in (entries or usual_places(root)).items():
+        files = [file for path in paths for file in find_pictures(path, root, split)]
+        reading.refuse_repeated(files, f"{listing(paths)}: names a picture twice")
+        log.info("%s: '%s' is %s", root, split, listing(paths))
+        splits[split] = files
+    folders = {file.parent for files in splits.values() for file in files}
+    used = {above for folder in folders for above in (folder, *folder.parents)}
     unnamed = [
         path
         for base in ((root, root / "images") if entries else ())
-        for split, some in splitting.group_by_split(base.glob("[!.]*/")).items()
-        for path in some
+        for split, inside in splitting.group_by_split(base.glob("[!.]*/")).items()
+        for path in inside
         if split not in entries and path not in used
     ]
     if unnamed:
         log.warning(
             "%s: passed over, for it has no entry for these splits: %s", source, listing(unnamed)
         )
-    return found
+    return splits
 
 
-def place_of(root: Path, given: str, path: Any, split: str) -> Path | None:
+def place_of(root: Path, entry: str, path: Any, split: str) -> Path | None:
     """Find the path of an entry of `data.yaml`; paths of other machines match by their ends.
 
     So does `../train/images`, as Roboflow writes it for `train/images` beside `data.yaml`. But an
@@ -186,24 +185,24 @@ def place_of(root: Path, given: str, path: Any, split: str) -> Path | None:
     """
     base = reading.find_existing(path, [root]) if isinstance(path, str) else None
     folders = [base or root, root]
-    parts = [part for part in given.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    parts = [part for part in entry.replace("\\", "/").split("/") if part not in ("", ".", "..")]
     own = [called(part) == split for part in parts]
     ends = [start for start in range(len(parts)) if any(own[start:]) == any(own)]
-    paths = [given, *("/".join(parts[start:]) for start in ends)]
-    return next(filter(None, (reading.find_existing(one, folders) for one in paths)), None)
+    paths = [entry, *("/".join(parts[start:]) for start in ends)]
+    return next(filter(None, (reading.find_existing(text, folders) for text in paths)), None)
 
 
 def usual_places(root: Path) -> dict[str, list[Path]]:
     """Find the folder or list file of each split, for a set whose `data.yaml` names none."""
     for folder in (root / "images", root):
         inside = reading.list_folder(folder)
-        inside = [path for path in inside if not re.fullmatch(BESIDE, path.name.lower())]
+        inside = [path for path in inside if not re.fullmatch(NOT_SPLITS, path.name.lower())]
         places = [path for path in inside if path.is_dir() or path.suffix == ".txt"]
-        found = splitting.one_for_each(splitting.group_by_split(places))
-        if found := found or splitting.by_words([path for path in places if path.is_dir()]):
-            lists = any(map(Path.is_file, found.values()))  # of pictures in `images/`
-            splitting.warn_of_others(folder, inside, found.values(), ["images"] * lists)
-            return {split: [place] for split, place in found.items()}
+        splits = splitting.one_for_each(splitting.group_by_split(places))
+        if splits := splits or splitting.by_words([path for path in places if path.is_dir()]):
+            lists = any(map(Path.is_file, splits.values()))  # of pictures in `images/`
+            splitting.warn_of_others(folder, inside, splits.values(), ["images"] * lists)
+            return {split: [place] for split, place in splits.items()}
     pool = root / "images"
     return {"train": [pool if pool.is_dir() else root]}
 

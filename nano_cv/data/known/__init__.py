@@ -34,8 +34,8 @@ LAYOUTS: dict[str, Callable[[Path, str], dict[str, Pictures]]] = {
     "read_pets": arranging.read_pets,
 }
 SETS = {
-    name: KnownSet(**given | {"archives": [Archive(**one) for one in given["archives"]]})
-    for name, given in yaml.safe_load((Path(__file__).parent / "sets.yaml").read_text()).items()
+    name: KnownSet(**entry | {"archives": [Archive(**archive) for archive in entry["archives"]]})
+    for name, entry in yaml.safe_load((Path(__file__).parent / "sets.yaml").read_text()).items()
 }
 
 

@@ -92,9 +92,9 @@ def read_pets(root: Path, task: str) -> dict[str, Pictures]:
     if task == "segmentation":
         return splits
     breeds = sorted(folder.name for folder in (root / "images").iterdir())
-    for some in splits.values():
-        some.targets = [breeds.index(name.split("/")[-2]) for name in some.names]
-        some.classes, some.meaning = breeds, images.INDICES
+    for pictures in splits.values():
+        pictures.targets = [breeds.index(name.split("/")[-2]) for name in pictures.names]
+        pictures.classes, pictures.meaning = breeds, images.INDICES
     return splits
 
 

@@ -50,10 +50,10 @@ def obtain(archive: Archive, folder: Path, source: str | Path | None = None) -> 
     file = (folder if source is None else Path(source).expanduser()) / archive.name
     if file.exists():
         kind = KINDS[len(archive.digest)]
-        found = digest_of(file, kind)
-        if found != archive.digest:
+        actual = digest_of(file, kind)
+        if actual != archive.digest:
             raise UserError(
-                f"{file}: has {kind} {found}, and {archive.digest} is needed: damaged, or another "
+                f"{file}: has {kind} {actual}, and {archive.digest} is needed: damaged, or another "
                 "version; replace it"
             )
         return file
@@ -84,11 +84,11 @@ def fetch(archive: Archive, file: Path) -> Path:
     )
     log.info("Fetching %s to %s", url, file)
     _download(url, part, by_hand)
-    found = digest_of(part, kind)
-    if found != digest:
+    actual = digest_of(part, kind)
+    if actual != digest:
         part.unlink()
         raise UserError(
-            f"{url}: the download has {kind} {found}, and {digest} is needed; it was removed. "
+            f"{url}: the download has {kind} {actual}, and {digest} is needed; it was removed. "
             "If it went on with the part of an earlier start, start again; else the server has "
             f"another file now. {by_hand}"
         )
@@ -171,8 +171,8 @@ def _receive(url: str, part: Path, start: int) -> None:
         if start and response.status_code == requests.codes.requested_range_not_satisfiable:
             return  # no bytes after `start`; the digest will show whether the file is complete
         response.raise_for_status()
-        given = response.headers.get("Content-Range", "")
-        goes_on = response.status_code == 206 and given.startswith(f"bytes {start}-")
+        served = response.headers.get("Content-Range", "")
+        goes_on = response.status_code == 206 and served.startswith(f"bytes {start}-")
         length = response.headers.get("Content-Length", "")
         done = start if goes_on else 0
         total = done + int(length) if length.isdecimal() else None

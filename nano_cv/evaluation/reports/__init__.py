@@ -95,8 +95,8 @@ class Report(ABC):
         `draw` gets the indices of pictures, and how they were chosen, in words. `mistakes` says how
         wrong each picture `[N]` was predicted, 0 for no mistake, and how this was measured.
         """
-        some = evenly(len(self.pictures), self.most)
-        sheets = {"predictions": partial(draw, some, "evenly chosen")}
+        chosen = evenly(len(self.pictures), self.most)
+        sheets = {"predictions": partial(draw, chosen, "evenly chosen")}
         if self.pictures.targets:
             wrong, what = mistakes()
             order = np.argsort(-wrong, kind="stable")
@@ -107,8 +107,8 @@ class Report(ABC):
     def title_of(self, indices: Sequence[int], what: str) -> str:
         """The title of a drawing of the pictures `indices`; `what` says how they were chosen."""
         count = len(self.pictures)
-        said = f"\n{len(indices)} of {count} pictures, {what}" if len(indices) < count else ""
-        return self.title + said
+        note = f"\n{len(indices)} of {count} pictures, {what}" if len(indices) < count else ""
+        return self.title + note
 
     def remarks(self) -> list[str]:
         """Sentences printed below the table; most tasks have none."""
@@ -132,10 +132,10 @@ def find(task: str) -> type[Report]:
     for module in (f"{__name__}.{task}", f"nano_cv.tasks.{task}"):
         # The name may come from an unknown file, so only these two packages are looked into.
         if task.isidentifier() and importlib.util.find_spec(module):
-            for found in vars(importlib.import_module(module)).values():
-                own = isinstance(found, type) and issubclass(found, Report)
-                if own and found.__module__ == module:
-                    return found
+            for member in vars(importlib.import_module(module)).values():
+                own = isinstance(member, type) and issubclass(member, Report)
+                if own and member.__module__ == module:
+                    return member
     path = __name__.replace(".", "/")
     raise UserError(
         f"no report for {task}: a subclass of Report is missing, in {path}/{task}.py or in "

@@ -23,7 +23,7 @@ from nano_cv.tasks.metrics import (
     expected_calibration_error,
 )
 
-NONE = "none of these"
+NONE_OF_THESE = "none of these"
 NO_LABEL = "no label"
 
 
@@ -123,15 +123,15 @@ class ClassificationReport(Report):
     def remarks(self) -> list[str]:
         """How many pictures are foreign; for a single familiar picture, its label set."""
         count = len(self.pictures)
-        said = []
+        remarks = []
         if self.foreign is not None and self.foreign.any():
             which = f"{self.foreign.sum()} of {count} pictures are"
             which = f"{self.pictures.names[0]} is" if count == 1 else which
-            said.append(f"{which} {NONE}: unlike the training pictures")
+            remarks.append(f"{which} {NONE_OF_THESE}: unlike the training pictures")
         elif "LABEL_SET" in self.predictions and count == 1:
             labels = listing(self.label_set(0), most=5, separator=" or ")
-            said.append(f"label set for a coverage of {self.metadata.coverage:.0%}: {labels}")
-        return said
+            remarks.append(f"label set for a coverage of {self.metadata.coverage:.0%}: {labels}")
+        return remarks
 
     def class_rows(self) -> list[dict[str, Any]]:
         """Pictures, precision, recall and F1 of each class."""
@@ -150,7 +150,7 @@ class ClassificationReport(Report):
         foreign = [False] * len(self.pictures) if self.foreign is None else self.foreign
         captions = [self.answer_of(index) for index in range(len(foreign))]
         pairs = zip(captions, foreign, strict=True)
-        captions = [f"{NONE} (nearest: {said})" if odd else said for said, odd in pairs]
+        captions = [f"{NONE_OF_THESE} (nearest: {text})" if odd else text for text, odd in pairs]
         if not self.pictures.targets:
             return captions
         truths = [", ".join(self.true_labels(n, drawn=True)) for n in range(len(captions))]
@@ -179,14 +179,14 @@ class ClassificationReport(Report):
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
         """The largest differences of probabilities, labels, label sets and `FOREIGN`."""
-        one, other = expected["CLASS_PROBS"], actual["CLASS_PROBS"]
-        found = {
-            "probability": np.abs(one - other).max(axis=1),
-            "label": (one.argmax(axis=1) != other.argmax(axis=1)).astype(np.float64),
+        own, other = expected["CLASS_PROBS"], actual["CLASS_PROBS"]
+        differences = {
+            "probability": np.abs(own - other).max(axis=1),
+            "label": (own.argmax(axis=1) != other.argmax(axis=1)).astype(np.float64),
         }
         if "LABEL_SET" in expected:
             differ = expected["LABEL_SET"] != actual["LABEL_SET"]
-            found["label_set"] = differ.any(axis=1).astype(np.float64)
+            differences["label_set"] = differ.any(axis=1).astype(np.float64)
         if "FOREIGN" in expected:
-            found["foreign"] = np.abs(expected["FOREIGN"] - actual["FOREIGN"])[:, 0]
-        return found
+            differences["foreign"] = np.abs(expected["FOREIGN"] - actual["FOREIGN"])[:, 0]
+        return differences

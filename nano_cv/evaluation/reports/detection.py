@@ -33,8 +33,8 @@ from nano_cv.tasks.metrics import (
     operating_figures,
 )
 
-CURVES = 12  # classes in the drawing of precision over recall
-WRITTEN = 0.01  # score from which on a box stands in detections.json
+MAX_CURVES = 12  # classes in the drawing of precision over recall
+MIN_SCORE = 0.01  # score from which on a box stands in detections.json
 VERDICTS: Mapping[str, tuple[int, ...]] = {  # colours that the colour-blind can tell apart
     "found": (86, 180, 233),
     "false": (213, 94, 0),
@@ -53,19 +53,19 @@ class DetectionReport(Report):
     @cached_property
     def found(self) -> list[Scored]:
         """The predicted boxes of each picture in its pixels, without those in the margins."""
-        found = []
+        scored = []
         for index, (width, height) in enumerate(self.sizes):
             outputs = [self.predictions[name][index] for name in ("BOXES", "LABELS", "SCORES")]
             place = images.place(width, height, self.metadata.image_size, self.metadata.fit)
             scale = np.array([width / place.width, height / place.height] * 2)
             boxes = (outputs[0].astype(np.float64) - [place.left, place.top] * 2) * scale
-            found.append(Scored(boxes, *outputs[1:]).clipped((0, 0), (width, height)))
-        return found
+            scored.append(Scored(boxes, *outputs[1:]).clipped((0, 0), (width, height)))
+        return scored
 
     @cached_property
     def confident(self) -> list[Scored]:
         """The boxes of each picture that are shown and counted."""
-        return [one.keep(one.are_sure(self.metadata.confidences)) for one in self.found]
+        return [scored.keep(scored.are_sure(self.metadata.confidences)) for scored in self.found]
 
     @cached_property
     def truths(self) -> list[Boxes]:
@@ -102,26 +102,26 @@ class DetectionReport(Report):
         """A row per box that is shown, in pixels of the picture; an empty row if there is none."""
         rows = []
         blank = dict.fromkeys(("file", "label", "score", *SIDES), "")
-        for name, one in zip(self.pictures.names, self.confident, strict=True):
-            for box, label, score in zip(*one, strict=True):
+        for name, scored in zip(self.pictures.names, self.confident, strict=True):
+            for box, label, score in zip(*scored, strict=True):
                 row = {"file": name, "label": self.classes[label], "score": f"{score:.4f}"}
                 sides = zip(SIDES, box, strict=True)
                 rows.append(row | {side: f"{value:.1f}" for side, value in sides})
-            if not len(one.scores):
+            if not len(scored.scores):
                 rows.append(blank | {"file": name})
         return rows
 
     def describe(self, top: int | None) -> dict[str, Any]:
         """Size of the picture, and its boxes that are shown, by falling score."""
         width, height = self.sizes[0]
-        (found,) = self.confident
+        (scored,) = self.confident
         boxes = [
             {
-                "label": self.classes[found.labels[index]],
-                "score": round(float(found.scores[index]), 4),
-                "box": [round(float(side), 1) for side in found.boxes[index]],
+                "label": self.classes[scored.labels[index]],
+                "score": round(float(scored.scores[index]), 4),
+                "box": [round(float(side), 1) for side in scored.boxes[index]],
             }
-            for index in np.argsort(-found.scores, kind="stable")
+            for index in np.argsort(-scored.scores, kind="stable")
         ]
         return {"width": width, "height": height, "boxes": boxes}
 
@@ -150,7 +150,7 @@ class DetectionReport(Report):
         """Objects, precision, recall and F1 of the shown boxes, AP50 and AP of each class."""
         precision = self.evaluated.precision
         columns = {
-            "objects": np.array([one.objects for one in self.by_class]),
+            "objects": np.array([counts.objects for counts in self.by_class]),
             "threshold": np.array(self.metadata.confidences),
             **at_thresholds(self.by_class, self.metadata.confidences),
             "AP50": precision[0].mean(axis=0),
@@ -166,7 +166,7 @@ class DetectionReport(Report):
         return drawings
 
     def _mistakes(self) -> tuple[NDArray[Any], str]:
-        wrong = [(~one.right).sum() + one.missed.sum() for one in self.verdicts]
+        wrong = [(~right).sum() + missed.sum() for right, missed in self.verdicts]
         return np.array(wrong), "most boxes wrong"
 
     def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
@@ -177,8 +177,8 @@ class DetectionReport(Report):
         if self.pictures.targets:
             legend = painting.key(VERDICTS)
             captions = [
-                f"{one.right.sum()} found, {(~one.right).sum()} false, {one.missed.sum()} missed"
-                for one in self.verdicts
+                f"{right.sum()} found, {(~right).sum()} false, {missed.sum()} missed"
+                for right, missed in self.verdicts
             ]
         else:
             labels = np.concatenate([self.confident[index].labels for index in indices])
@@ -209,7 +209,7 @@ class DetectionReport(Report):
         colours = painting.box_colours(labels)
         if self.pictures.targets:
             truth, (right, missed) = self.truths[index], self.verdicts[index]
-            colours = [VERDICTS["found" if one else "false"] for one in right]
+            colours = [VERDICTS["found" if hit else "false"] for hit in right]
             colours += [VERDICTS["missed"]] * int(missed.sum())
             boxes = np.concatenate([boxes, truth.boxes[missed]])
             captions += [self.drawn[label] for label in truth.labels[missed]] * several
@@ -223,9 +223,9 @@ class DetectionReport(Report):
         precision = self.evaluated.precision[0]
         known = np.flatnonzero(~np.isnan(precision[0]))
         title, shown = self.title, known
-        if len(known) > CURVES:
-            shown = np.argsort(precision.mean(axis=0), kind="stable")[:CURVES]  # NaN comes last
-            title += f"\nthe {CURVES} worst of {len(known):,} classes"
+        if len(known) > MAX_CURVES:
+            shown = np.argsort(precision.mean(axis=0), kind="stable")[:MAX_CURVES]  # NaN comes last
+            title += f"\nthe {MAX_CURVES} worst of {len(known):,} classes"
         lines = {self.drawn[index]: precision[:, index] for index in shown}
         if len(known) > 1:
             lines["mean of all"] = precision[:, known].mean(axis=1)
@@ -245,12 +245,12 @@ class DetectionReport(Report):
         """Write `detections.json` in COCO's format, with a `score` per box; ids begin at 1."""
         pictured: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for name, (width, height), one in zip(
+        for name, (width, height), scored in zip(
             self.pictures.names, self.sizes, self.found, strict=True
         ):
             number = len(pictured) + 1
             pictured.append({"id": number, "file_name": name, "width": width, "height": height})
-            for box, label, score in zip(*one.keep(one.scores >= WRITTEN), strict=True):
+            for box, label, score in zip(*scored.keep(scored.scores >= MIN_SCORE), strict=True):
                 x1, y1, x2, y2 = (round(float(value), 2) for value in box)
                 annotations.append(
                     {
@@ -281,31 +281,31 @@ class DetectionReport(Report):
         limits = DetectionReport.limits
         labels = np.concatenate([expected["LABELS"], actual["LABELS"]])
         scores = np.concatenate([expected["SCORES"], actual["SCORES"]])
-        least = np.full(labels.max(initial=0) + 1, WRITTEN)
+        least = np.full(labels.max(initial=0) + 1, MIN_SCORE)
         np.fmax.at(least, labels, 0.1 * scores)
-        found = {name: np.zeros(len(expected["SCORES"])) for name in limits}
+        differences = {name: np.zeros(len(expected["SCORES"])) for name in limits}
         for index in range(len(expected["SCORES"])):
             sides = [{name: side[name][index] for name in side} for side in (expected, actual)]
-            for one, other in (sides, sides[::-1]):
-                for name, value in zip(limits, _farthest(one, other, least, **limits), strict=True):
-                    found[name][index] = np.maximum(found[name][index], value)
-        return found
+            for own, other in (sides, sides[::-1]):
+                for name, value in zip(limits, _farthest(own, other, least, **limits), strict=True):
+                    differences[name][index] = np.maximum(differences[name][index], value)
+        return differences
 
 
 def _farthest(
-    one: Predictions, other: Predictions, least: NDArray[Any], pixels: float, score: float
+    own: Predictions, other: Predictions, least: NDArray[Any], pixels: float, score: float
 ) -> tuple[float, float]:
     """The largest differences of corners and scores between boxes and the most similar of `other`.
 
     Boxes with scores below the `least` of their class are skipped, and those with scores up to the
     lowest in `other`, which may have left them out.
     """
-    least = np.maximum(least[one["LABELS"]], other["SCORES"].min(initial=1.0) + score)
-    kept = ~(one["SCORES"] < least)  # NaN is kept, because it is an error to report
-    moved = np.abs(one["BOXES"][kept, None] - other["BOXES"]).max(axis=2)
-    scores = np.abs(one["SCORES"][kept, None] - other["SCORES"])
+    least = np.maximum(least[own["LABELS"]], other["SCORES"].min(initial=1.0) + score)
+    kept = ~(own["SCORES"] < least)  # NaN is kept, because it is an error to report
+    moved = np.abs(own["BOXES"][kept, None] - other["BOXES"]).max(axis=2)
+    scores = np.abs(own["SCORES"][kept, None] - other["SCORES"])
     distance = moved / pixels + scores / score
-    distance = np.where(one["LABELS"][kept, None] == other["LABELS"], distance, np.inf)
+    distance = np.where(own["LABELS"][kept, None] == other["LABELS"], distance, np.inf)
     rows, nearest = np.arange(len(distance)), distance.argmin(axis=1)
     if np.isinf(distance[rows, nearest]).any():
         return np.inf, np.inf

@@ -23,7 +23,7 @@ from nano_cv.files import inside, replacing
 
 log = logging.getLogger(__name__)
 NEIGHBOURS = 3  # a picture covers features as far as its third neighbour
-COMPARED = 5000  # real pictures that the judge sees, about; all distances would not fit into memory
+MAX_COMPARED = 5000  # real pictures that the judge sees; all distances would not fit into memory
 CHUNK = 1000  # training pictures in memory at once
 SMALL = 32  # pixels; the side to which pictures are reduced when the nearest is searched
 Pixels = NDArray[np.uint8]
@@ -59,15 +59,15 @@ class GenerationReport(Report):
         """
         if not self._real:
             return {}
-        some = {split: evenly(len(one), COMPARED) for split, one in self._real.items()}
-        train, test = (self._real[split].fetch(some[split]) for split in ("train", "test"))
+        chosen = {split: evenly(len(part), MAX_COMPARED) for split, part in self._real.items()}
+        train, test = (self._real[split].fetch(chosen[split]) for split in ("train", "test"))
         ours, _ = self.nearest
         theirs, _ = find_nearest(test, self._real["train"])
         figures = {
             "nearest": float(np.median(ours) / np.median(theirs)),
             "copies": float((ours < theirs.min() / 2).mean()),
         }
-        truth = [self._real["test"].pictures.targets[index] for index in some["test"]]
+        truth = [self._real["test"].pictures.targets[index] for index in chosen["test"]]
         return self._judge(train, test, np.array(truth)) | figures
 
     def _judge(self, train: Pixels, test: Pixels, truth: NDArray[Any]) -> dict[str, float]:
@@ -128,11 +128,11 @@ class GenerationReport(Report):
         return drawing.lay_out(shown, columns, captions, title=self.title)
 
     def _draw_beside_nearest(self, chosen: NDArray[np.int64]) -> Drawing:
-        found, train = self.nearest[1][chosen].tolist(), self._real["train"]
-        pairs = np.concatenate([self.predictions["IMAGES"][chosen], train.fetch(found)], axis=3)
+        nearest, train = self.nearest[1][chosen].tolist(), self._real["train"]
+        pairs = np.concatenate([self.predictions["IMAGES"][chosen], train.fetch(nearest)], axis=3)
         shown = [drawing.enlarge(pair, 4) for pair in pairs]
         captions = [self.drawn[self.pictures.targets[index]] for index in chosen]
-        names = [train.pictures.names[index] for index in found]
+        names = [train.pictures.names[index] for index in nearest]
         title = f"{self.title}\nleft: generated, right: the nearest training picture"
         return drawing.lay_out(shown, 4, captions, names, title)
 
@@ -149,9 +149,9 @@ class GenerationReport(Report):
         return {"levels": apart.reshape(len(apart), -1).max(axis=1)}
 
 
-def frechet(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+def frechet(own: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     """Frechet distance between the normal distributions of two sets of features `[N, F]`."""
-    first, second = (features.astype(np.float64) for features in (one, other))
+    first, second = (features.astype(np.float64) for features in (own, other))
     covariances = [np.cov(features, rowvar=False) for features in (first, second)]
     # The trace of the matrix square root is the sum of the square roots of the eigenvalues.
     roots = np.sqrt(np.linalg.eigvals(covariances[0] @ covariances[1]).real.clip(min=0)).sum()
@@ -159,18 +159,18 @@ def frechet(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     return float(apart + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * roots)
 
 
-def covered(some: NDArray[np.float32], manifold: NDArray[np.float32]) -> float:
-    """The share of `some` that is as near to a member of `manifold` as its third neighbour."""
-    some, manifold = some.astype(np.float64), manifold.astype(np.float64)
+def covered(features: NDArray[np.float32], manifold: NDArray[np.float32]) -> float:
+    """The share of `features` that is as near to a member of `manifold` as its third neighbour."""
+    features, manifold = features.astype(np.float64), manifold.astype(np.float64)
     among = _distances(manifold, manifold)
     third = min(NEIGHBOURS, len(manifold) - 1)  # itself is the nearest
     reach = np.partition(among, third, axis=1)[:, third]
-    return float((_distances(some, manifold) <= reach).any(axis=1).mean())
+    return float((_distances(features, manifold) <= reach).any(axis=1).mean())
 
 
-def _distances(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float32]:
+def _distances(own: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float32]:
     """Euclidean, `[N, M]`."""
-    squares = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2 * one @ other.T
+    squares = (own**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2 * own @ other.T
     return np.asarray(np.sqrt(squares.clip(min=0)))
 
 
@@ -185,7 +185,7 @@ def _variants(images: Pixels) -> NDArray[np.float32]:
     """Small pictures in all eight ways of mirroring and quarter turns, `[8 N, F]`."""
     small = _small(images)
     turned = [np.rot90(small, count, axes=(2, 3)) for count in range(4)]
-    return np.concatenate([*turned, *(one[..., ::-1] for one in turned)]).reshape(
+    return np.concatenate([*turned, *(pictures[..., ::-1] for pictures in turned)]).reshape(
         8 * len(small), -1
     )
 

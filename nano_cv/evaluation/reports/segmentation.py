@@ -43,19 +43,19 @@ class SegmentationReport(Report):
     def measured(self) -> Measured:
         """Measure all pictures in one pass, so that each true mask is decoded once."""
         count, classes = len(self.pictures), len(self.classes)
-        found = Measured(
+        measured = Measured(
             np.zeros((classes, classes), np.int64),
             np.full(count, np.nan),
             np.zeros((count, classes)),
         )
         for index in range(count):
             mask = self.restore(index)
-            found.shares[index] = np.bincount(mask.ravel(), minlength=classes) / mask.size
+            measured.shares[index] = np.bincount(mask.ravel(), minlength=classes) / mask.size
             if self.pictures.targets:
                 counts = mask_confusion(self.pictures.mask(index), mask, classes)
-                found.counts[:] += counts
-                found.overlaps[index] = mean_known(class_figures(counts)["IoU"], np.nan)
-        return found
+                measured.counts[:] += counts
+                measured.overlaps[index] = mean_known(class_figures(counts)["IoU"], np.nan)
+        return measured
 
     def restore(self, index: int) -> NDArray[np.uint8]:
         """The predicted mask of a picture at the picture's own size: uint8 `[H, W]`."""
@@ -108,8 +108,8 @@ class SegmentationReport(Report):
             self._draw_sheet, lambda: (1 - self.measured.overlaps, "the lowest mIoU")
         )
         if self.pictures.targets:
-            given = (self.measured.counts, self.drawn, "pixels", self.title)
-            drawings["confusion_matrix"] = partial(drawing.confusion_matrix, *given)
+            rest = (self.measured.counts, self.drawn, "pixels", self.title)
+            drawings["confusion_matrix"] = partial(drawing.confusion_matrix, *rest)
         return drawings
 
     def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
@@ -121,12 +121,12 @@ class SegmentationReport(Report):
             panels = 2
             drawn += [np.unique(self.pictures.mask(index)) for index in indices]
             captions = [
-                f"truth | predicted, mIoU {'unknown' if np.isnan(one) else f'{one:.3f}'}"
-                for one in self.measured.overlaps
+                f"truth | predicted, mIoU {'unknown' if np.isnan(iou) else f'{iou:.3f}'}"
+                for iou in self.measured.overlaps
             ]
         legend = painting.class_key(self.drawn, np.concatenate(drawn), masks=True)
-        given = (captions, self._paint, 4 - panels, self.title_of(indices, what), legend, panels)
-        return drawing.sheet(self.pictures, indices, *given)
+        rest = (captions, self._paint, 4 - panels, self.title_of(indices, what), legend, panels)
+        return drawing.sheet(self.pictures, indices, *rest)
 
     def _say_shares(self, shares: NDArray[np.float64]) -> str:
         """The three classes that fill most of a picture."""

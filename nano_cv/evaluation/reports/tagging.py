@@ -78,19 +78,19 @@ class TaggingReport(ClassificationReport):
 
     def describe(self, top: int | None) -> dict[str, Any]:
         """Labels, whether the picture is foreign, and the highest probabilities."""
-        told = super().describe(top)
-        del told["label"], told["label_set"]
-        return {"labels": self.label_set(0)} | told
+        answer = super().describe(top)
+        del answer["label"], answer["label_set"]
+        return {"labels": self.label_set(0)} | answer
 
     def remarks(self) -> list[str]:
         """How many pictures are foreign; for a single picture without labels, the most probable."""
-        said = super().remarks() if self.foreign is not None and self.foreign.any() else []
+        remarks = super().remarks() if self.foreign is not None and self.foreign.any() else []
         if len(self.pictures) == 1 and not self.found.any():
             best, share = int(self.labels[0]), float(self.predictions["CLASS_PROBS"].max())
             least = self.metadata.confidences[best]
             nearest = f"the most probable is {self.classes[best]}, {share:.2f}"
-            said.append(f"{NO_LABEL}: {nearest}, and it is given from {least:.2f} on")
-        return said
+            remarks.append(f"{NO_LABEL}: {nearest}, and it is given from {least:.2f} on")
+        return remarks
 
     def class_rows(self) -> list[dict[str, Any]]:
         """Pictures, precision, recall, F1, average precision and threshold of each class."""
@@ -126,10 +126,10 @@ class TaggingReport(ClassificationReport):
         `label_set` compares the pictures of both engines: by how much a label that is not given is
         more probable than the same label where it is given.
         """
-        found = ClassificationReport.compare(expected, actual)
-        del found["label"]
+        differences = ClassificationReport.compare(expected, actual)
+        del differences["label"]
         names, both = ("CLASS_PROBS", "LABEL_SET"), (expected, actual)
-        shares, given = (np.stack([one[name] for one in both]) for name in names)
+        shares, given = (np.stack([outputs[name] for outputs in both]) for name in names)
         least = np.where(given, shares, np.inf).min(axis=(0, 1))
-        found["label_set"] = np.where(given, 0, shares - least).max(axis=(0, 2)).clip(min=0)
-        return found
+        differences["label_set"] = np.where(given, 0, shares - least).max(axis=(0, 2)).clip(min=0)
+        return differences

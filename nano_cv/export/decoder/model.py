@@ -20,10 +20,10 @@ class TritonPythonModel(backend.TritonPythonModel):
     def initialize(self, args):
         """Read size and limits from the config, load the network, and run it once."""
         config = json.loads(args["model_config"])
-        given = {key: item["string_value"] for key, item in config["parameters"].items()}
-        self.size, self.fit = json.loads(given["image_size"]), given["fit"]
-        self.max_bytes = int(given["max_picture_bytes"])
-        self.max_pixels = int(given["max_picture_pixels"])
+        parameters = {key: item["string_value"] for key, item in config["parameters"].items()}
+        self.size, self.fit = json.loads(parameters["image_size"]), parameters["fit"]
+        self.max_bytes = int(parameters["max_picture_bytes"])
+        self.max_pixels = int(parameters["max_picture_pixels"])
         network = {"input": [{"name": "IMAGES"}], "default_model_filename": "model.onnx"}
         super().initialize(args | {"model_config": json.dumps(config | network)})
         self._run([np.zeros((1, 3, *self.size), np.uint8)])  # so that it plans its memory now
@@ -31,8 +31,8 @@ class TritonPythonModel(backend.TritonPythonModel):
     def _read(self, request, name):
         """Return the pixels of a request, uint8 `[B, 3, H, W]`."""
         encoded = utils.get_input_tensor_by_name(request, "ENCODED").as_numpy().ravel()
-        decoded = [self._load(one) for one in encoded]
-        bad = [f"{n}: {one}" for n, one in enumerate(decoded) if isinstance(one, Exception)]
+        decoded = [self._load(content) for content in encoded]
+        bad = [f"{n}: {error}" for n, error in enumerate(decoded) if isinstance(error, Exception)]
         if bad:
             text = bad[0].partition(": ")[2] if len(decoded) == 1 else "; ".join(bad)
             raise images.ImageError(text)

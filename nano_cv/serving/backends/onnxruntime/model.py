@@ -36,7 +36,7 @@ class TritonPythonModel:
             self.session = onnxruntime.InferenceSession(
                 str(file), _options(config), providers=["CPUExecutionProvider"]
             )
-            self.strings = {one.name for one in self.session.get_inputs() if "string" in one.type}
+            self.strings = {arg.name for arg in self.session.get_inputs() if "string" in arg.type}
             hinted = bfloat16.HINT in _parameters(config)
             if config["backend"] == "openvino" or hinted:
                 self.session = bfloat16.Session(file, _threads(config), hinted)
@@ -63,10 +63,10 @@ class TritonPythonModel:
         return responses
 
     def _read(self, request, name):
-        given = utils.get_input_tensor_by_name(request, name)
-        if given is None:
+        sent = utils.get_input_tensor_by_name(request, name)
+        if sent is None:
             raise ValueError(f"input '{name}' is missing; optional inputs are not served here")
-        tensor = given.as_numpy()  # Triton's memory, a view
+        tensor = sent.as_numpy()  # Triton's memory, a view
         if name in self.strings:
             return np.array([text.decode() for text in tensor.flat], object).reshape(tensor.shape)
         return tensor
@@ -106,12 +106,12 @@ class TritonPythonModel:
     def _respond(self, request, outputs):
         if isinstance(outputs, Exception):
             return self._failure(outputs)
-        asked = set(request.requested_output_names())
+        wanted = set(request.requested_output_names())
         return utils.InferenceResponse(
             [
                 utils.Tensor(name, np.ascontiguousarray(output))
                 for name, output in zip(self.outputs, outputs, strict=True)
-                if name in asked
+                if name in wanted
             ]
         )
 
@@ -122,8 +122,8 @@ def _parameters(config):
 
 def _threads(config):
     """Return the threads per instance, from the keys of either backend; 0 means all cores."""
-    given = _parameters(config)
-    return int(given.get("INFERENCE_NUM_THREADS") or given.get("intra_op_thread_count") or 0)
+    settings = _parameters(config)
+    return int(settings.get("INFERENCE_NUM_THREADS") or settings.get("intra_op_thread_count") or 0)
 
 
 def _options(config):
