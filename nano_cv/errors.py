@@ -80,5 +80,6 @@ def nearest(given: str, allowed: Iterable[str]) -> str:
 def listing(names: Iterable[object], most: int = 10, separator: str = ", ") -> str:
     """List the first names and count the others: `a, b, c, and 5 more`."""
     texts = [printable(str(name)).replace("\n", "\\n") for name in names]
-    more = [f"and {len(texts) - most} more"] if len(texts) > most else []
+    rest = f"{len(texts) - most} more"
+    more = [rest if separator == " or " else f"and {rest}"] if len(texts) > most else []
     return separator.join(texts[:most] + more)

@@ -66,6 +66,7 @@ def one_class(scores: list[float], right: list[bool], objects: int) -> float:
         ([0.5], [True], 3, 0.25),
         ([0.5], [False], 1, 0.3),
         ([], [], 1, 0.3),
+        ([0.4, 0.0], [False, True], 1, 0.3),  # a box of score 0 passes no threshold
         ([0.5], [False], 0, 0.3),
     ],
 )

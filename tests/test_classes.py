@@ -102,8 +102,23 @@ def test_splits_by_a_word_in_their_names(tmp_path, caplog):
     caplog.set_level("INFO")
     assert folders(tmp_path)["val"].names[0] == "seg_val/cat/val0.png"
     assert "taken as splits: " in caplog.text
-    picture(tmp_path / "test_tubes/a.png")  # holds no folders
-    assert folders(tmp_path)["val"].classes == ["seg_test", "seg_train", "seg_val", "test_tubes"]
+    for split in ("seg_train", "seg_test"):  # as Kaggle unpacks it
+        (tmp_path / split).rename(tmp_path / "inner")
+        (tmp_path / split).mkdir()
+        (tmp_path / "inner").rename(tmp_path / split / split)
+    picture(tmp_path / "seg_pred/seg_pred/a.png")
+    assert folders(tmp_path)["val"].names[0] == "seg_val/cat/val0.png"
+    assert "passed over, for it is no split: seg_pred" in caplog.text
+    picture(tmp_path / "test_tubes/a.png")  # another test, so these are no splits
+    every = ["seg_pred", "seg_test", "seg_train", "seg_val", "test_tubes"]
+    assert folders(tmp_path)["val"].classes == every
+
+
+def test_classes_that_hold_folders(tmp_path):
+    for name in ("toy train", "car"):
+        for number in range(9):
+            picture(tmp_path / name / f"{name[0]}{number % 2}" / f"{number}.png")
+    assert folders(tmp_path)["train"].classes == ["car", "toy train"]
 
 
 def test_accents_in_either_form(tmp_path):
@@ -268,6 +283,7 @@ NOT_LEARNT = "file,label,split\na.png,cat,train\nb.png,dog,train\nc.png,dgo,test
         ("file,label\na.png,x", "at least two labels are needed; there is x"),
         ("file,label,label\na.png,x,y", "two columns of one name"),
         ('file,label\na.png,"x' + "y" * 200_000, "a quote may stand alone"),
+        ("file,label,data set\na.png,x,train\nb.png,y,test", "'data set' names splits; call this"),
         ("file,label,split\na.png,x,trian", "split 'trian'; did you mean 'train'?"),
         (NOT_LEARNT, "line 4: 'dgo' is not one of the classes (cat, dog); did you mean 'dog'?"),
     ],
@@ -307,7 +323,7 @@ def test_a_picture_in_another_folder_than_the_table_says(tmp_path, caplog):
 def test_a_table_of_excel(tmp_path):
     for name in "ab":
         picture(tmp_path / f"{name}.png")
-    text = 'sep=;\r\n"Image";"Class Name";"one, two";;\r\na.png;x;;;\r\nb.PNG;y;;;\r\n;;;;\r\n'
+    text = 'sep=;\r\n"Image";"Class Name";"one, two";;\r\na.png;x;;;\r\nb.PNG;y;;;\r\n;;;;;\r\n'
     (tmp_path / "labels.csv").write_text(text, newline="")
     assert tables(tmp_path)["train"].classes == ["x", "y"]
 

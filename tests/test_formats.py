@@ -280,6 +280,15 @@ def test_coco_crowds_and_empty_boxes(root, caplog):
     assert "train.json: annotation 3" in caplog.text
 
 
+def test_coco_boxes_in_shares_are_refused_and_copies_left_out(root, caplog):
+    make_coco(root, edit=lambda content: content["annotations"].append(content["annotations"][0]))
+    assert len(coco(root)["train"].targets[0].labels) == 2
+    assert "train.json: 1 copies of a box were left out: " in caplog.text
+    for index in range(4):
+        change(root, "annotations", index, bbox=[0.25, 0.5, 0.5, 0.25], segmentation=None)
+    refuses(r"train\.json: no number of a box is above 1; pixels are needed", coco, root)
+
+
 def test_coco_masks_of_cvats_brush_are_objects(root, caplog):
     outlined_coco(root)
     change(root, "annotations", 6, attributes={"occluded": False})
@@ -643,16 +652,22 @@ def test_yolo_class_names(root, caplog):
     (root / "data.yaml").unlink()
     refuses(r"data\.yaml: cannot be read", yolo, root)
     write(root / "classes.txt", "cat\ndog\n")
+    write(root / "obj.names", "cat\ndog")
     assert yolo(root)["train"].classes == NAMES
+    write(root / "obj.names", "1 dog\n2 cat")
+    refuses("each could be the names of the classes, which differ", yolo, root)
+    assert "obj.names: numbered from 1, yet labels begin with 0: 0 is '1 dog'" in caplog.text
 
 
 def test_yolo_empty_boxes_and_lonely_files(root, caplog):
     make_yolo(root)
+    caplog.set_level("INFO")
     relabel(root, "0 0.5 0.5 0 0.1")
     write(root / "labels/train/classes.txt", "cat\ndog")
     write(root / "labels/train/train_x.txt", "")
     assert same(yolo(root)["train"].targets[0], [], [])
     assert "1 boxes of no size were left out" in caplog.text
+    assert "'train': 1 pictures without a text file show no object" in caplog.text
     assert "train_a.txt, line 1" in caplog.text
     assert "1 label files without a picture: train_x.txt" in caplog.text
     (root / "images/test").rename(root / "images/tset")
@@ -747,6 +762,22 @@ def test_yolo_of_train_alone_and_of_one_pool(root):
     assert pool == {f"images/train_{name}{end}.jpg" for name in "abc" for end in ("", "_2")}
 
 
+def test_yolo_as_darknet_has_it(root):
+    make_yolo(root)
+    for split in SPLITS:
+        files = [*(root / "images" / split).iterdir(), *(root / "labels" / split).iterdir()]
+        (root / "data/obj").mkdir(parents=True, exist_ok=True)
+        for file in files:
+            file.rename(root / "data/obj" / file.name)
+        lines = [f"data/obj/{file.name}" for file in files if file.suffix == ".jpg"]
+        write(root / f"data/{split}.txt", "\n".join(lines))
+    write(root / "data/obj.names", "cat\ndog")
+    for file in ("images", "labels"):
+        shutil.rmtree(root / file)
+    (root / "data.yaml").unlink()
+    assert [len(pictures) for pictures in yolo(root).values()] == [3, 3, 3]
+
+
 @pytest.mark.parametrize("subset", ["train", "Train"])
 def test_yolo_as_cvat_writes_it(root, subset, caplog):
     make_yolo(root)
@@ -823,6 +854,16 @@ def test_every_split_has_pictures_of_each_class():
         assert set(stable_splits(names[:few])) == set(SPLITS)
     assert "val" not in stable_splits(names, labels, ["test"])
     assert stable_split("e\u0301.jpg") == stable_split("\u00e9.jpg"), "as macOS writes it"
+
+
+def test_copies_of_roboflow_stay_in_one_split(root):
+    for number in range(60):
+        picture(root / f"images/{number // 6}_jpg.rf.{number:032x}.jpg")
+        mask(root / f"masks/{number // 6}_jpg.rf.{number:032x}.png", [0, 1])
+    write(root / "classes.txt", "road\nlane")
+    splits = folder_masks(root)
+    origins = [{name.partition("_")[0] for name in splits[split].names} for split in SPLITS]
+    assert all(origins) and sum(map(len, origins)) == 10
 
 
 def test_masks_in_folders_of_splits(root, caplog):
@@ -912,6 +953,16 @@ def test_a_mended_picture_gets_another_mask(root):
     for width in (WIDTH, WIDTH + 9):
         picture(broken, width)
         assert read_coco(root, "segmentation")["train"].mask(1).shape == (HEIGHT, width)
+
+
+def test_a_picture_that_has_changed_its_size(root, tmp_path):
+    make_masks(root)
+    write(root / "classes.txt", "a\nb\nc")
+    given = (read_folder_masks, root, "segmentation", 32, tmp_path / "cache", "stretch")
+    open_splits(*given)
+    picture(root / "images/train_0.jpg", WIDTH - 9)
+    with pytest.raises(UserError, match=r"64x32 pixels, and its picture .* has 55x32"):
+        open_splits(*given)
 
 
 def test_outlines_that_cannot_be_masks(root, caplog, monkeypatch):

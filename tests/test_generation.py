@@ -181,6 +181,13 @@ def test_copies_are_found(real, mirrored, quarters):
     assert 0.8 < others["nearest"] < 1.25 and others["copies"] == 0
 
 
+def test_one_picture_has_no_fid(real, here, judge, caplog):
+    images = real["train"].fetch([0])
+    figures = worth(images, real, here / "judges/lenet64_flowers.safetensors")
+    assert "fid" not in figures and figures["accuracy"] in (0, 1)
+    assert "fid is left out: it needs two pictures" in caplog.text
+
+
 def test_compare_is_in_levels():
     dark = np.zeros((2, 3, 4, 4), np.uint8)
     light = dark.copy()

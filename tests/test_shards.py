@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shlex
 import shutil
 import sys
 import tarfile
@@ -288,6 +289,13 @@ def refused(fails):
     """What is said of a set of shards that cannot be trained on."""
     train = ("train", *TINY, "data=shards")
     return lambda root, *settings: fails(*train, f"data.root={root}", *settings)
+
+
+def test_the_command_that_is_printed_works(succeeds, flowers, tmp_path):
+    said = succeeds("shard", *TINY[:1], f"output='{tmp_path}/sh (a), b'").out
+    command = shlex.split(said.partition("type: ")[2].splitlines()[0])
+    assert command[:2] == ["python", "train.py"]
+    assert "(a), b" in succeeds("train", "--cfg", "job", *command[2:]).out
 
 
 def test_no_set_there(run, refused, tmp_path, bucket):

@@ -79,11 +79,17 @@ def parse_override(text: str) -> Override:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
         key, sign, value = text.partition("=")
-        quoted = shlex.quote(f"{key}={json.dumps(value, ensure_ascii=False)}")
+        quoted = shlex.quote(as_setting(key, value))
         raise UserError(
             f"{text}: cannot be understood; "
             + (f"quote the value: {quoted}" if sign else "what is needed is KEY=VALUE, see --help")
         ) from error
+
+
+def as_setting(key: str, value: str) -> str:
+    """Return KEY=VALUE, with the quotes that Hydra needs around some characters."""
+    plain = re.fullmatch(r"[\w./:@-]+", value)
+    return f"{key}={value if plain else json.dumps(value, ensure_ascii=False)}"
 
 
 def option_groups(folders: Sequence[Path]) -> dict[str, list[str]]:

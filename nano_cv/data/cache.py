@@ -94,7 +94,7 @@ def cached(
         UserError: some files cannot be used; the message names all of them.
         OSError: the disk is full or the folder not writable; nothing is left behind.
     """
-    path = folder / f"{_key(files, f'{FORMAT} {list(shape)} {way} {images.MAX_PIXELS}')}.npy"
+    path = folder / f"{key_of(files, f'{FORMAT} {list(shape)} {way} {images.MAX_PIXELS}')}.npy"
     try:
         return Cached(path, files, load)
     except FileNotFoundError:
@@ -105,7 +105,8 @@ def cached(
     return Cached(path, files, load)
 
 
-def _key(files: Sequence[File], way: str) -> str:
+def key_of(files: Sequence[File], way: str = "") -> str:
+    """Return a hash of `way`, and of names, sizes and dates of the files."""
     key, here = hashlib.sha256(way.encode()), os.getcwd()
     for file in texts_of(files):
         key.update(f"{stamp(file, here)}\n".encode())

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
-from nano_cv.data.cache import Cached, cached
+from nano_cv.data.cache import Cached, cached, key_of
 from nano_cv.data.store import File, Lazy
 from nano_cv.data.targets import COUNTED, NO_LABEL, Boxes, Labels, Packed, count_labels, sha256_of
 from nano_cv.errors import listing
@@ -140,7 +140,8 @@ class Masks:
         self.picture_of = dict(zip(pictures.targets, pictures.files, strict=True)) if loose else {}
         self.cached: Cached | None = None
         if folder:
-            way = f"mask {fit} {pictures.classes} {pictures.meaning}"
+            # Masks are decoded anew when pictures change, so that sizes are compared again.
+            way = f"mask {fit} {pictures.classes} {pictures.meaning} {key_of(pictures.files)}"
             self.cached = cached(pictures.targets, height_width(size), way, folder, self._load)
 
     def batch(self, indices: Sequence[int]) -> NDArray[np.uint8]:

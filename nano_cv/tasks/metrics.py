@@ -285,6 +285,8 @@ def best_threshold(counts: Counts, default: float) -> float:
     f1 = 2 * right.cumsum() / (np.arange(1, len(right) + 1) + objects)
     following = np.append(scores[1:], 0)
     f1[scores == following] = 0  # boxes of one score are kept or left out together
+    if not f1.any():  # all right boxes have the score 0
+        return default
     last = int(f1.argmax())
     return (float(scores[last]) + float(following[last])) / 2
 

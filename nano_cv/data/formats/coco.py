@@ -165,7 +165,7 @@ def load(file: Path) -> Content:
         idents = [entry["id"] for entry in content[key]]
         reading.refuse_repeated(idents, f"{file}: two {key} of one id")
     for category in content["categories"]:
-        category["name"] = reading.normal(str(category["name"]))
+        category["name"] = reading.normal(str(category["name"]).strip())
     return content
 
 

@@ -31,12 +31,13 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
         raise UserError(f"{root}: no such folder; it should hold a folder per class")
     folders, loose = look_into(root)
     splits = splitting.one_for_each(splitting.group_by_split(folders))
+    splits = {split: unwrap(folder) for split, folder in splits.items()}
     words = {} if splits else splitting.by_words(folders)
-    # Splits hold the folders of classes; a class such as `toy train` holds pictures.
-    if words and {folder for folder in folders if any(folder.glob("[!.]*/"))} == {*words.values()}:
-        splits = words
-        for split, folder in splits.items():  # some sets have seg_train/seg_train/
-            splits[split] = folder / folder.name if (folder / folder.name).is_dir() else folder
+    # Splits hold the folders of classes, the same in each; a class such as `toy train` does not.
+    inside = {path: {child.name for child in look_into(unwrap(path))[0]} for path in folders}
+    same = len(words) > 1 and set.intersection(*(inside[path] for path in words.values()))
+    if words and (same or {path for path in folders if inside[path]} == {*words.values()}):
+        splits = {split: unwrap(folder) for split, folder in words.items()}
         log.info("%s: taken as splits: %s", root, listing(splits.values()))
     elif not splits and folders and all(map(_holds_splits, folders)):
         raise UserError(
@@ -104,6 +105,11 @@ def class_folders(folder: Path) -> dict[str, Path]:
     names = [reading.normal(path.name) for path in folders]
     reading.refuse_repeated(names, f"{folder}: the same class twice")
     return dict(zip(names, folders, strict=True))
+
+
+def unwrap(folder: Path) -> Path:
+    """Return the only folder inside if it has the same name, as in `seg_train/seg_train/`."""
+    return folder / folder.name if look_into(folder)[0] == [folder / folder.name] else folder
 
 
 def _holds_splits(folder: Path) -> bool:

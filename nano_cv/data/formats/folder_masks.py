@@ -166,6 +166,8 @@ def meaning_of(
         classes = list(known)
     drawn = tuple(known[name] for name in classes if known)
     kept = [name for index, name in enumerate(classes) if index not in indices]
+    if dropped := sorted({*classes} - {*kept}):
+        log.info("data.ignore=%s: unknown are pixels of %s", list(indices), listing(dropped))
     return kept, Meaning(drawn, indices, names=tuple(classes if known else ()))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
-from nano_cv.data.formats.reading import Object, as_boxes, size_of, warn_left_out
+from nano_cv.data.formats.reading import Object, as_boxes, check_pixels, size_of, warn_left_out
 from nano_cv.data.pictures import COUNTED, Boxes
 from nano_cv.data.progress import track
 from nano_cv.errors import UserError, listing
@@ -51,6 +51,7 @@ def targets_for(
     """
     if task != "segmentation":
         return as_boxes(source, pictures)
+    check_pixels(source, pictures)
     lacking = [item.where for objects in pictures for item in objects if not item.outline]
     if lacking:
         raise UserError(

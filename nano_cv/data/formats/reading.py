@@ -103,6 +103,8 @@ def read_classes(file: Path) -> list[str]:
     numbered = [name.split(maxsplit=1) for name in names]
     if all(len(parts) == 2 and parts[0] == str(i) for i, parts in enumerate(numbered)):
         names = [name for _, name in numbered]
+    elif all(len(parts) == 2 and parts[0] == str(i) for i, parts in enumerate(numbered, start=1)):
+        log.warning("%s: numbered from 1, yet labels begin with 0: 0 is '%s'", file, names[0])
     return check_class_names(names, file)
 
 
@@ -386,19 +388,34 @@ def as_numbers(values: Sequence[Any], where: str) -> list[float]:
     return numbers
 
 
-def as_boxes(source: Path, pictures: Iterable[Sequence[Object]]) -> list[Boxes]:
-    """Return the boxes of each image; warns of objects without width or height, and drops them."""
-    flat, targets = [], []
-    for objects in pictures:
+def check_pixels(source: Path, pictures: Iterable[Sequence[Object]]) -> None:
+    """Refuse objects that all lie within the first pixel: these are shares of the picture."""
+    corners = [corner for objects in pictures for item in objects for corner in item.corners]
+    if corners and max(corners) <= 1:
+        raise UserError(
+            f"{source}: no number of a box is above 1; pixels are needed, and these seem to be "
+            "shares of width and height"
+        )
+
+
+def as_boxes(source: Path, pictures: Sequence[Sequence[Object]]) -> list[Boxes]:
+    """Return the boxes of each image; drops copies, and boxes of no size, with a warning."""
+    check_pixels(source, pictures)
+    flat, copies, targets = [], [], []
+    for every in pictures:
+        objects = [*{(item.corners, item.label, item.ignored): item for item in every}.values()]
+        kept = set(map(id, objects))
+        copies += [item.where for item in every if id(item) not in kept]
         corners = np.array([item.corners for item in objects], np.float32).reshape(-1, 4)
         # Some tools write the corners in the order in which they were clicked.
         corners = np.sort(corners.reshape(-1, 2, 2), axis=1).reshape(-1, 4)
         labels = np.array([item.label for item in objects], np.int64)
         ignored = np.array([item.ignored for item in objects], np.uint8)
         solid = (corners[:, 2:] > corners[:, :2]).all(axis=1)
-        flat += [item.where for item, kept in zip(objects, solid, strict=True) if not kept]
+        flat += [item.where for item, whole in zip(objects, solid, strict=True) if not whole]
         targets.append(Boxes(corners[solid], labels[solid], ignored[solid]))
     warn_left_out(source, "boxes of no size", flat)
+    warn_left_out(source, "copies of a box", copies)
     return targets
 
 

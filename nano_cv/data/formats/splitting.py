@@ -164,6 +164,9 @@ def as_splits(
     Raises:
         UserError: there are no images to train with.
     """
+    spellings = Counter(map(str.casefold, classes))
+    if alike := [name for name in classes if spellings[name.casefold()] > 1]:
+        log.warning("%s: classes that differ in capital letters only: %s", root, listing(alike))
     grouped = {split: list(given[split]) for split in SPLITS if given.get(split)}
     if "train" not in grouped:
         hint = f"has {listing(sorted(grouped))}, and no 'train' to learn from"
@@ -174,7 +177,9 @@ def as_splits(
         targets = [sample.target for sample in samples]
         own = targets if are_tags(targets) else [(target,) for target in targets]
         labels = own if by_class else None
-        splits = stable_splits([sample.name for sample in samples], labels, missing)
+        # Roboflow's varied copies of a picture, `a_jpg.rf.<hash>.jpg`, belong into one split.
+        names = [re.sub(r"\.rf\.[0-9a-f]{32}\.", ".", sample.name) for sample in samples]
+        splits = stable_splits(names, labels, missing)
         for split in ("train", *missing):
             grouped[split] = [s for s, name in zip(samples, splits, strict=True) if name == split]
         shares = {split: end - start for split, (start, end) in SHARES.items() if split in missing}

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -248,6 +248,9 @@ def read_rows(split: str, source: Path) -> list[Row]:
     named = {"file": file_column, kind: label_column, "split": split_column}
     records = list(_records(table, source, int(bool(stated))))
     others = sorted(set(filter(str.strip, columns)) - set(named.values()))
+    for name in others:
+        if not (split or split_column) and names_splits(record[name] for _, record in records):
+            raise UserError(f"{source}: '{name}' names splits; call this column 'split'")
     flags = {} if label_column else find_flags(others, records, source)
     for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
         if not found:
@@ -284,6 +287,12 @@ def read_rows(split: str, source: Path) -> list[Row]:
         rows.append(Row(cells[file_column], tuple(labels), own, where, label_column and kind))
     refuse_empty([row.where for row in rows if not row.file], "file")
     return rows
+
+
+def names_splits(cells: Iterable[str | None]) -> bool:
+    """Return whether cells hold only names of splits, and several of these."""
+    splits = {splitting.called(text_of(cell)) for cell in cells}
+    return len(splits) > 1 and None not in splits
 
 
 def text_of(cell: str | None) -> str:
@@ -351,7 +360,9 @@ def _records(
 ) -> Iterator[tuple[str, Record]]:
     try:
         for record in table:
-            if any(record.values()):  # Excel writes lines of nothing but separators
+            if any(
+                value and value != [""] for value in record.values()
+            ):  # Excel writes lines of nothing but separators
                 yield f"{source}, line {table.line_num + skipped}", record
     except csv.Error as error:
         raise UserError(

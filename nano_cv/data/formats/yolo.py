@@ -57,6 +57,8 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
     for split, files in splits.items():
         if files and labels.keys().isdisjoint(files):
             raise UserError(f"{files[0].parent}: no text file for any of the {len(files)} pictures")
+        if empty := sum(file not in labels for file in files):
+            log.info("%s: '%s': %d pictures without a text file show no object", root, split, empty)
         objects = [
             list(read_objects(labels[file], file, len(classes), points)) if file in labels else []
             for file in files
@@ -117,10 +119,12 @@ def names_of(content: Mapping[str, Any], file: Path) -> list[str]:
 def read_names(root: Path) -> list[str]:
     """Read the class names of a set without `data.yaml` from the lines of a text file."""
     places = ("classes.txt", "labels/classes.txt", "obj.names", "data/obj.names")
-    file = next((root / place for place in places if (root / place).is_file()), None)
-    if file is None:
+    files = [root / place for place in places if (root / place).is_file()]
+    if not files:
         reading.read_text(root / "data.yaml")  # raises an error that lists the files beside it
-    return reading.read_classes(file or root)
+    named = {tuple(reading.read_classes(file)): file for file in files}
+    splitting.refuse_several([*named.values()], "the names of the classes, which differ")
+    return list(next(iter(named)))
 
 
 # Where pictures and labels lie
@@ -194,14 +198,14 @@ def place_of(root: Path, entry: str, path: Any, split: str) -> Path | None:
 
 def usual_places(root: Path) -> dict[str, list[Path]]:
     """Find the folder or list file of each split, for a set whose `data.yaml` names none."""
-    for folder in (root / "images", root):
+    for folder in (root / "images", root, root / "data"):  # the last has Darknet's lists
         inside = reading.list_folder(folder)
         inside = [path for path in inside if not re.fullmatch(NOT_SPLITS, path.name.lower())]
         places = [path for path in inside if path.is_dir() or path.suffix == ".txt"]
         splits = splitting.one_for_each(splitting.group_by_split(places))
         if splits := splits or splitting.by_words([path for path in places if path.is_dir()]):
             lists = any(map(Path.is_file, splits.values()))  # of pictures in `images/`
-            splitting.warn_of_others(folder, inside, splits.values(), ["images"] * lists)
+            splitting.warn_of_others(folder, inside, splits.values(), ["images", "obj"] * lists)
             return {split: [place] for split, place in splits.items()}
     pool = root / "images"
     return {"train": [pool if pool.is_dir() else root]}
