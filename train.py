@@ -47,6 +47,8 @@ def train(config: DictConfig) -> float:
 
     data = building.make_data(config)
     data.setup()
+    counts = {split: len(part) for split, part in data.splits.items()}
+    plan = make_plan(config, counts["train"], processes, counts["val"])
     with (
         locked(folder / "checkpoints", BUSY) if first else nullcontext(),
         make_logger(config, folder, "train", data.data_hash) as logger,
@@ -63,7 +65,6 @@ def train(config: DictConfig) -> float:
         probe = fit_probe(task, data.splits, config.trainer.accelerator) if whole else None
 
         learner = building.make_learner(config, task)
-        plan = make_plan(config, len(data.splits["train"]), processes)
         checkpoint = folder / "checkpoints" / "last.ckpt" if config.resume else None
         trainer, keeper, epochs = fitting.make_trainer(
             config, folder, building.sweep_folder(), logger, task, data, plan, checkpoint

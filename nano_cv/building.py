@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.config.checks import task_name
+from nano_cv.config.processes import check_started
 from nano_cv.data import pictures
 from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.data.targets import are_tags
@@ -252,6 +253,10 @@ def check_settings(config: DictConfig) -> int:
     asked = config.trainer.precision
     precision = "32-true" if asked == "auto" else asked
     trainer = fitting.bare_trainer(config, 1, precision, logger=False, enable_progress_bar=False)
+    check_started(trainer.world_size)
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    if config.trainer.sync_batchnorm and on_cpu and trainer.world_size > 1:
+        raise UserError("trainer.sync_batchnorm=true: is for GPUs; leave it out on a processor")
     metadata = describe_model(config, ["a", "b"], size_of(config))
     try:
         with torch.device("meta"):  # takes neither time nor memory

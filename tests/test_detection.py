@@ -419,7 +419,7 @@ def test_validation_counts_as_the_test(tmp_path, fit):
     ]
     pictures = Pictures(tmp_path, empty.files, truth, CONTRACT.classes)
     batch = Resized(pictures, SIDE, None, fit).targets([0, 1, 2])
-    _, evidence = task.validate(pixels, Boxes(*map(torch.from_numpy, batch)), 0)
+    _, evidence = task.validate(pixels, Boxes(*map(torch.from_numpy, batch)), torch.arange(0))
     tested, validated = REPORT(metadata, found, pictures).metrics(), task.figures([evidence])
     assert validated == pytest.approx({name: tested[name] for name in validated}, abs=1e-6)
     assert tested["mAP50"] > 0.3

@@ -118,15 +118,25 @@ def test_a_known_picture_has_no_loss(pixels):
 
 def test_validation_is_the_same_each_time(untrained, pixels):
     batch = pixels[:ANY], torch.arange(ANY)
-    state, losses = torch.get_rng_state(), []
+    places, state, losses = torch.arange(ANY), torch.get_rng_state(), []
     with torch.inference_mode():
         for index in (0, 0, 1):
-            losses.append(float(untrained.validate(*batch, index)[0]["loss"]))
+            losses.append(float(untrained.validate(*batch, places + index)[0]["loss"]))
             torch.rand(1)
     assert losses[0] == losses[1] != losses[2]
     after = torch.rand(2)
     torch.set_rng_state(state)
     assert torch.equal(after, torch.rand(5)[3:])
+
+
+def test_the_loss_of_two_processes_is_that_of_one(untrained, pixels):
+    labels, places = torch.arange(8) % ANY, torch.arange(8)
+    images = pixels[labels]
+    parts = (slice(None), slice(0, None, 2), slice(1, None, 2))
+    with torch.inference_mode():
+        validated = [untrained.validate(images[own], labels[own], places[own]) for own in parts]
+    losses = [float(own["loss"]) for own, _ in validated]
+    assert losses[0] == pytest.approx(sum(losses[1:]) / 2, rel=1e-5)
 
 
 def test_dropped_labels(pixels):

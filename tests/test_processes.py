@@ -21,14 +21,17 @@ OPTIONS = [
     *("--config-dir=own", "+data=flowers", "+model=linear", "data.batch_size=8", "logger=csv"),
     *("trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.max_epochs=2"),
 ]
+SYNCED = ("trainer.devices=2", "trainer.sync_batchnorm=true")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """23 training pictures, so that the last step of an epoch has a process with one less."""
+    """23 and 11 pictures, so that the last step has a process with one less."""
     folder = tmp_path_factory.mktemp("processes")
-    names = make_flowers(folder / "data" / "flowers") / "train.txt"
-    names.write_text("\n".join(names.read_text().split()[:23]))
+    root = make_flowers(folder / "data" / "flowers")
+    for split, count in (("train", 23), ("val", 11)):
+        names = (root / f"{split}.txt").read_text().split()
+        (root / f"{split}.txt").write_text("\n".join(names[:count]))
     (folder / "own" / "model").mkdir(parents=True)
     (folder / "own" / "model" / "linear.yaml").write_text(LINEAR_YAML)
     (folder / "linear.py").write_text(LINEAR)
@@ -88,6 +91,24 @@ def test_two_processes(folder, alone):
     assert found.keys() == alone.keys()
     for name, values in alone.items():
         assert found[name] == pytest.approx(values, rel=1e-4), name
+    more = ("trainer.devices=2", "trainer.max_epochs=3", "resume=true")
+    status, output = ended(start(folder, "two", *more))
+    assert status == 0 and output.count("epoch 3/3") == 1, output
+
+
+def test_settings_that_do_not_fit_the_processes(folder, fails, monkeypatch):
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.chdir(folder)
+    options = [*OPTIONS, *places("refused")]
+    assert "SyncBatchNorm" not in (said := fails("train", *options, *SYNCED))
+    assert said.startswith("error: trainer.sync_batchnorm=true: is for GPUs")
+    few = ("trainer.devices=16", "data.batch_size=16")
+    assert "11 validation pictures are too few for 16 processes" in fails("train", *options, *few)
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    said = fails("train", *options)
+    assert "4 processes were started, and the settings are for 1" in said
+    assert said.endswith("add trainer.devices=2 trainer.num_nodes=2\n")
 
 
 def outputs_of(*running: "subprocess.Popen[str]") -> list[str]:

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nano_cv.config import resume
 from nano_cv.config.from_weights import settings_from_weights
 from nano_cv.config.options import Options, parse_override, read_flags
-from nano_cv.config.processes import run_in, slurm_folder
+from nano_cv.config.processes import is_first_process, run_in, slurm_folder
 from nano_cv.config.schema import find_problems
 from nano_cv.config.space import explain_missing, find_space, sample_runs
 from nano_cv.errors import UserError
@@ -69,8 +69,9 @@ def check(script: str, arguments: list[str]) -> list[str]:
         folder = resume.find_run(script, configs[0])
         from nano_cv.files import BUSY, locked  # a tenth of a second that other starts save
 
-        with locked(folder / "checkpoints", BUSY):  # now, before Hydra writes into the folder
-            pass
+        if is_first_process():  # which holds this lock while it trains
+            with locked(folder / "checkpoints", BUSY):  # now, before Hydra writes into the folder
+                pass
         defaults, _ = options.compose([each for each in single if each.key_or_group in options.own])
         resume.check_same(folder, configs[0], defaults)
     except MissingConfigException as error:

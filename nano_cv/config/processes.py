@@ -7,6 +7,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from nano_cv.errors import UserError
+
 RANKS = ("RANK", "SLURM_PROCID")  # set by torchrun, and by srun
 
 
@@ -32,6 +34,24 @@ def slurm_folder() -> str | None:
     job, step = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_STEP_ID", "")
     # Batch scripts and interactive shells have larger step numbers.
     return f"slurm_{job}_{step}" if job and step.isdecimal() and int(step) < 2**31 else None
+
+
+def check_started(processes: int) -> None:
+    """Refuse a training of another number of processes than torchrun or srun has started.
+
+    Each process would train alone, and all but the first for nothing.
+
+    Raises:
+        UserError: the numbers differ; says what to add.
+    """
+    tasks, nodes = os.environ.get("SLURM_NTASKS", "1"), os.environ.get("SLURM_NNODES", "1")
+    started = int(os.environ.get("WORLD_SIZE", tasks if slurm_folder() else "1"))
+    each = int(os.environ.get("LOCAL_WORLD_SIZE", max(1, started // int(nodes))))
+    if processes != started > 1:
+        raise UserError(
+            f"{started} processes were started, and the settings are for {processes}; add "
+            f"trainer.devices={each} trainer.num_nodes={started // each}"
+        )
 
 
 def run_in(folder: Path) -> str:

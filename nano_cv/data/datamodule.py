@@ -145,6 +145,11 @@ class DataModule(pl.LightningDataModule):
         seen = len(self.splits["train"]) * self.repeats
         return min(self.batch_size, seen - index * self.batch_size)
 
+    def places(self, index: int, count: int) -> Tensor:
+        """Return the places in the validation split of this process's images in batch `index`."""
+        processes, rank = self.ranks
+        return rank + processes * (index * self.own_batch + torch.arange(count))
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Load training images, shuffled by seed and epoch, so that resuming keeps the order."""
         batches = Batches(self.splits["train"], self.repeats)

@@ -105,7 +105,7 @@ class Classification(Task):
         """Cross-entropy of logits `[B, K]` and labels, with weights `[K]` of the classes."""
         return cross_entropy(logits, labels, weights, label_smoothing=smoothing)
 
-    def validate(self, images: Tensor, labels: Tensor, index: int) -> tuple[Losses, Any]:
+    def validate(self, images: Tensor, labels: Tensor, places: Tensor) -> tuple[Losses, Any]:
         """Cross-entropy without smoothing; and true and predicted labels int64 `[2, B]`."""
         logits = self(images).float()
         return {"loss": self.loss(logits, labels)}, self.compare(logits, labels)

@@ -84,7 +84,7 @@ class Detection(Task):
         """Losses of images `[B, 3, H, W]` in 0..255 and `Boxes` of `[B, M, 4]`."""
         return self._losses(self(images), targets)
 
-    def validate(self, images: Tensor, targets: Boxes, index: int) -> tuple[Losses, Any]:
+    def validate(self, images: Tensor, targets: Boxes, places: Tensor) -> tuple[Losses, Any]:
         """Losses of a batch, and the true and predicted boxes of each picture."""
         outputs = self(images)
         predicted = self._decode(*outputs)

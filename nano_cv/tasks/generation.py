@@ -19,6 +19,7 @@ from nano_cv.data.imagined import noise
 from nano_cv.metadata import height_width
 from nano_cv.tasks.task import Losses, Task
 
+GOLDEN_RATIO = (5**0.5 - 1) / 2
 MIN_REMAINING = 0.05  # smallest remaining time by which an error of the picture is divided
 PREVIEWED = 8  # pictures drawn after each epoch, from the same noise
 
@@ -86,18 +87,20 @@ class Generation(Task):
         # More times in the middle, which are the hardest (Esser et al. 2024, "Scaling rectified
         # flow").
         times = torch.randn(len(labels), device=labels.device).sigmoid()
-        return {"loss": self._loss(images, labels.masked_fill(dropped, self.any_class), times)}
+        start = torch.randn(images.shape, device="cpu")
+        labels = labels.masked_fill(dropped, self.any_class)
+        return {"loss": self._loss(images, labels, times, start)}
 
-    def validate(self, images: Tensor, labels: Tensor, index: int) -> tuple[Losses, Any]:
-        """Loss of a batch, at the same times and with the same noise in every epoch."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(index)
-            times = (torch.arange(len(labels)) + 0.5) / len(labels)
-            return {"loss": self._loss(images, labels, times.to(images.device))}, None
+    def validate(self, images: Tensor, labels: Tensor, places: Tensor) -> tuple[Losses, Any]:
+        """Loss of a batch; an image has the same time and the same noise in every epoch."""
+        times = (places.double() * GOLDEN_RATIO % 1).float()  # spread evenly, however many follow
+        start = np.stack([noise(0, place, images.shape[2:]) for place in places.tolist()])
+        times = times.to(images.device)
+        return {"loss": self._loss(images, labels, times, torch.from_numpy(start))}, None
 
-    def _loss(self, images: Tensor, labels: Tensor, times: Tensor) -> Tensor:
+    def _loss(self, images: Tensor, labels: Tensor, times: Tensor, start: Tensor) -> Tensor:
         pictures = (images.float() - self.mean) / self.std
-        start = torch.randn(pictures.shape, device="cpu").to(pictures.device)
+        start = start.to(pictures.device)
         share = times[:, None, None, None]
         between = start * (1 - share) + pictures * share
         cleaned = self.network(between, times, labels).float()

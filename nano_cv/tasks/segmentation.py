@@ -38,7 +38,7 @@ class Segmentation(Task):
         """Losses of images `[B, 3, H, W]` in 0..255 and masks uint8 `[B, H, W]`."""
         return self._losses(self(images), masks)
 
-    def validate(self, images: Tensor, masks: Tensor, index: int) -> tuple[Losses, Any]:
+    def validate(self, images: Tensor, masks: Tensor, places: Tensor) -> tuple[Losses, Any]:
         """Losses, and the confusion matrix of the pixels `[K, K]`."""
         logits = self(images)
         pair = masks.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()

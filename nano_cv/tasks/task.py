@@ -64,8 +64,11 @@ class Task(nn.Module, ABC):
         """Losses of a training batch: images `[B, 3, H, W]` in 0..255 and their targets."""
 
     @abstractmethod
-    def validate(self, images: Tensor, targets: Any, index: int) -> tuple[Losses, Any]:
-        """Losses of validation batch number `index`, and the results that `figures` needs."""
+    def validate(self, images: Tensor, targets: Any, places: Tensor) -> tuple[Losses, Any]:
+        """Losses of a validation batch, and the results that `figures` needs.
+
+        `places` are those of the images in the split, int64 `[B]`.
+        """
 
     def never_predicted(self, validated: Sequence[Any]) -> list[str]:
         """Names of classes that occur in the validation split, but in none of its predictions."""

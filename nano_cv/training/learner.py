@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from nano_cv.errors import listing
-from nano_cv.tasks.task import Losses, Task
+from nano_cv.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Learner(pl.LightningModule):
         super().__init__()
         self.task, self.optimizer, self.warmup_epochs = task, optimizer, warmup_epochs
         self.layer_decay, self.ema_decay = layer_decay, ema_decay
-        self.validated: list[Any] = []
+        self.validated: list[tuple[Any, dict[str, float], int]] = []  # see `validation_step`
         body = getattr(task.network, "body", None)
         if layer_decay != 1.0 and not hasattr(body, "group_matcher"):
             raise ValueError("layer_decay is for networks of timm; leave it at 1")
@@ -54,38 +54,42 @@ class Learner(pl.LightningModule):
             whole = data.count_in_step(index)
             losses = {name: loss * (pictures * processes / whole) for name, loss in losses.items()}
             pictures = whole
-        return self._log_losses("train", losses, pictures)
-
-    def validation_step(self, batch: tuple[Tensor, Any], index: int) -> None:
-        """Log the losses of a validation batch, and keep its results for the metrics."""
-        losses, evidence = self.task.validate(*batch, index)
-        self._log_losses("val", losses, len(batch[0]))
-        self.validated.append(evidence)
-
-    def _log_losses(self, split: str, losses: Losses, pictures: int) -> Tensor:
-        named = {f"{split}/{name}": value for name, value in losses.items()}
-        shared = self.trainer.world_size > 1
+        named = {f"train/{name}": value for name, value in losses.items()}
         self.log_dict(
-            named, on_step=split == "train", on_epoch=True, batch_size=pictures, sync_dist=shared
+            named, on_step=True, on_epoch=True, batch_size=pictures, sync_dist=processes > 1
         )
         return losses["loss"]
+
+    def validation_step(self, batch: tuple[Tensor, Any], index: int) -> None:
+        """Keep the results of a validation batch, its losses, and its number of pictures."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        losses, evidence = self.task.validate(*batch, data.places(index, len(batch[0])))
+        numbers = {name: float(value) for name, value in losses.items()}
+        self.validated.append((evidence, numbers, len(batch[0])))
 
     def on_validation_epoch_start(self) -> None:
         """Forget the results of the epoch before."""
         self.validated = []
 
     def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the whole split, from all processes."""
+        """Log losses and metrics of the whole split, from all processes."""
         if self.trainer.world_size > 1:
             every: list[Any] = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(every, self.validated)
             self.validated = [part for batch in every for part in batch]
-        figures = self.task.figures(self.validated)
+        evidence, losses, counts = zip(*self.validated, strict=True)
+        figures = {
+            name: sum(own[name] * count for own, count in zip(losses, counts, strict=True))
+            / sum(counts)
+            for name in losses[0]
+        }
+        figures |= self.task.figures(evidence)
         self.log_dict({f"val/{name}": value for name, value in figures.items()})
 
     def on_train_end(self) -> None:
         """Warn of classes that the last epoch never predicted."""
-        if self.validated and (missed := self.task.never_predicted(self.validated)):
+        evidence = [kept[0] for kept in self.validated]
+        if evidence and (missed := self.task.never_predicted(evidence)):
             log.warning("val: never predicted: %s; see data.balance", listing(missed))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

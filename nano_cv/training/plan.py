@@ -42,8 +42,10 @@ class Plan(NamedTuple):
     processes: int = 1  # that share each step
 
 
-def make_plan(config: DictConfig, pictures: int, processes: int = 1) -> Plan:
-    """Plan the training of so many pictures, shared by so many processes.
+def make_plan(
+    config: DictConfig, pictures: int, processes: int = 1, validation: int | None = None
+) -> Plan:
+    """Plan the training of so many pictures, and validation pictures, for so many processes.
 
     With `trainer.max_epochs=N` there are N epochs, and each shows every picture once. Otherwise the
     model sets the fewest epochs and steps: a small set is shown several times per epoch, and if
@@ -57,14 +59,14 @@ def make_plan(config: DictConfig, pictures: int, processes: int = 1) -> Plan:
     if batch % processes:
         raise UserError(
             f"data.batch_size={batch}: is for all {processes} processes together, so a multiple of "
-            f"{processes} is needed: {batch // processes * processes or processes} or "
-            f"{-(-batch // processes) * processes}"
+            f"{processes} is needed, such as {-(-batch // processes) * processes}"
         )
-    if pictures < processes:
-        raise UserError(
-            f"{pictures} training pictures are too few for {processes} processes, which need one "
-            "each in every step; trainer.devices=1"
-        )
+    for kind, count in (("training", pictures), ("validation", validation)):
+        if count is not None and count < processes:
+            raise UserError(
+                f"{count} {kind} pictures are too few for {processes} processes, which need one "
+                "each in every step; trainer.devices=1"
+            )
     # With a single batch per epoch, the schedule and batch norm would see too few steps.
     if pictures < 2 * batch:
         batch = min(batch, max(LEAST_BATCH, pictures // 8))
