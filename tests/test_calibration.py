@@ -22,7 +22,7 @@ from nano_cv.export import graph
 from nano_cv.metadata import Metadata, read_metadata
 from nano_cv.tasks import weights
 from nano_cv.tasks.classification import Classification
-from nano_cv.tasks.metrics import (
+from nano_cv.tasks.score_metrics import (
     Scored,
     best_threshold,
     count_by_class,

@@ -21,14 +21,8 @@ from nano_cv.data.images import IGNORE
 from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, Boxes, Pictures
 from nano_cv.evaluation.reports.classification import ClassificationReport
 from nano_cv.metadata import Metadata
-from nano_cv.tasks.metrics import (
-    Scored,
-    confusion,
-    detection_figures,
-    mask_confusion,
-    match_boxes,
-    segmentation_figures,
-)
+from nano_cv.tasks.metrics import confusion, mask_confusion, segmentation_figures
+from nano_cv.tasks.score_metrics import Scored, detection_figures, match_boxes
 
 SIDE = 64
 NAMES = list("abcde")

@@ -21,7 +21,7 @@ from nano_cv.evaluation.card import make_card
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.evaluation.reports.tagging import TaggingReport
 from nano_cv.export import graph
-from nano_cv.tasks.metrics import count_tags, tagging_figures
+from nano_cv.tasks.score_metrics import count_tags, tagging_figures
 from nano_cv.tasks.tagging import Tagging
 
 COLOURS = {"red": 0, "green": 1, "blue": 2}

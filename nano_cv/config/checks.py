@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nano_cv.config import resume
-from nano_cv.config.from_weights import settings_from_weights
 from nano_cv.config.options import Options, parse_override, read_flags
 from nano_cv.config.processes import is_first_process, run_in, slurm_folder
 from nano_cv.config.schema import find_problems
@@ -44,8 +43,12 @@ def check(script: str, arguments: list[str]) -> list[str]:
     overrides = [parse_override(text) for text in flags["overrides"]]
     _refuse_second_choices(options, overrides)
     try:
-        added = settings_from_weights(options, overrides)
-        overrides += map(parse_override, added)
+        added: list[str] = []
+        if script in ("infer", "export_model"):
+            from nano_cv.config.from_weights import settings_from_weights
+
+            added = settings_from_weights(options, overrides)
+            overrides += map(parse_override, added)
 
         # To check a sweep, a few runs are enough in which each value occurs.
         single = [override for override in overrides if not override.is_sweep_override()]

@@ -32,8 +32,7 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
     # In a sweep the first file speaks for all. Weights of another model are refused when opened.
     sweep = swept.get("weights")
     file = next(sweep.sweep_string_iterator()) if sweep else given.get("weights")
-    reads_weights = options.script in ("infer", "export_model")
-    if not reads_weights or given.get("engine") == "triton":
+    if given.get("engine") == "triton":
         return []
     if not file:
         fixed = not {key.split(".")[0] for key in swept} & {"model", "data", "paths", "engine"}

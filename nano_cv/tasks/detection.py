@@ -18,7 +18,7 @@ from torch.nn.functional import logsigmoid, max_pool2d
 from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes
 from nano_cv.metadata import height_width
 from nano_cv.networks.centernet import STRIDE
-from nano_cv.tasks.metrics import Scored, detection_figures, match_boxes
+from nano_cv.tasks.score_metrics import Scored, detection_figures, match_boxes
 from nano_cv.tasks.task import Losses, Task
 
 SPREAD = 0.09  # standard deviation of a Gaussian, as a share of the box

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from nano_cv.tasks.classification import Classification
-from nano_cv.tasks.metrics import count_tags, tagging_figures
+from nano_cv.tasks.score_metrics import count_tags, tagging_figures
 
 
 class Tagging(Classification):

@@ -27,7 +27,7 @@ from nano_cv.evaluation.engines import Torch, predict_all
 from nano_cv.metadata import TAGGING
 from nano_cv.tasks.classification import Classification
 from nano_cv.tasks.familiarity import Familiarity
-from nano_cv.tasks.metrics import best_threshold, expected_calibration_error, operating_figures
+from nano_cv.tasks.metrics import expected_calibration_error
 from nano_cv.tasks.task import Task
 from nano_cv.training.probe import features_of
 
@@ -72,6 +72,8 @@ def calibrate(
 
 
 def _fit_thresholds(task: Task, split: Resized, predictions: Any) -> dict[str, float]:
+    from nano_cv.tasks.score_metrics import best_threshold, operating_figures
+
     report: Any = reports.find(task.metadata.task)(task.metadata, predictions, split.pictures)
     usual = task.metadata.confidences
     thresholds = list(map(best_threshold, report.by_class, usual))

@@ -19,7 +19,8 @@ from nano_cv.evaluation.drawing import Drawing, chart_style
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import class_rows
 from nano_cv.files import replacing
-from nano_cv.tasks.metrics import (
+from nano_cv.tasks.metrics import mean_known
+from nano_cv.tasks.score_metrics import (
     Counts,
     Evaluated,
     Scored,
@@ -29,7 +30,6 @@ from nano_cv.tasks.metrics import (
     detection_figures,
     judge,
     match_boxes,
-    mean_known,
     operating_figures,
 )
 

@@ -16,7 +16,7 @@ from nano_cv.evaluation.reports import Predictions
 from nano_cv.evaluation.reports.classification import NO_LABEL, ClassificationReport
 from nano_cv.evaluation.tables import class_rows
 from nano_cv.metadata import Metadata
-from nano_cv.tasks.metrics import (
+from nano_cv.tasks.score_metrics import (
     Counts,
     at_thresholds,
     count_tags,
