@@ -269,6 +269,8 @@ def test_pictures_elsewhere_are_called_by_their_whole_path(tmp_path):
 
 NOT_LEARNT = "file,label,split\na.png,cat,train\nb.png,dog,train\nc.png,dgo,test"
 
+TWO_SPLITS = "file,label,phase,set 2\na.png,x,train,train\nb.png,y,train,test\nc.png,x,val,val"
+
 
 @pytest.mark.parametrize(
     ("text", "said"),
@@ -283,7 +285,7 @@ NOT_LEARNT = "file,label,split\na.png,cat,train\nb.png,dog,train\nc.png,dgo,test
         ("file,label\na.png,x", "at least two labels are needed; there is x"),
         ("file,label,label\na.png,x,y", "two columns of one name"),
         ('file,label\na.png,"x' + "y" * 200_000, "a quote may stand alone"),
-        ("file,label,data set\na.png,x,train\nb.png,y,test", "'data set' names splits; call this"),
+        (TWO_SPLITS, "labels.csv: each could be the split: phase, set 2; call one 'split'"),
         ("file,label,split\na.png,x,trian", "split 'trian'; did you mean 'train'?"),
         (NOT_LEARNT, "line 4: 'dgo' is not one of the classes (cat, dog); did you mean 'dog'?"),
     ],
@@ -294,6 +296,17 @@ def test_refused_tables(tmp_path, text, said):
     if text is not None:
         (tmp_path / "labels.csv").write_text(text)
     assert said in refused(lambda: tables(tmp_path))
+
+
+def test_a_split_column_of_another_name(tmp_path, caplog):
+    caplog.set_level("INFO")
+    write_table(
+        tmp_path, {f"{n}.png": f"{'cd'[n % 2]},{'test' if n < 8 else 'train'}" for n in range(60)}
+    )
+    text = (tmp_path / "labels.csv").read_text()
+    (tmp_path / "labels.csv").write_text(text.replace("split", "data set", 1))
+    assert sorted(tables(tmp_path)["test"].names) == sorted(f"{n}.png" for n in range(8))
+    assert "'data set' is the split" in caplog.text
 
 
 def test_rows_without_a_split_go_where_no_row_says_otherwise(tmp_path, caplog):

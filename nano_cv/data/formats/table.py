@@ -245,12 +245,15 @@ def read_rows(split: str, source: Path) -> list[Row]:
     kind = "label" if find_column("label", columns, source) else "labels"
     label_column = find_column(kind, columns, source)
     split_column = "" if split else find_column("split", columns, source)
-    named = {"file": file_column, kind: label_column, "split": split_column}
     records = list(_records(table, source, int(bool(stated))))
+    if not (split or split_column):
+        rest = [
+            name for name in columns if name.strip() and name not in (file_column, label_column)
+        ]
+        naming = [name for name in rest if names_splits(record[name] for _, record in records)]
+        split_column = only("split", naming, source)
+    named = {"file": file_column, kind: label_column, "split": split_column}
     others = sorted(set(filter(str.strip, columns)) - set(named.values()))
-    for name in others:
-        if not (split or split_column) and names_splits(record[name] for _, record in records):
-            raise UserError(f"{source}: '{name}' names splits; call this column 'split'")
     flags = {} if label_column else find_flags(others, records, source)
     for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
         if not found:
@@ -350,9 +353,15 @@ def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
         return kind
     known = COLUMNS[kind].split()
     named = [name for name in columns if name.strip().lower().replace(" ", "_") in known]
-    if len(named) > 1:
-        raise UserError(f"{source}: each could be the {kind}: {listing(named)}; call one '{kind}'")
-    return named[0] if named else ""
+    return only(kind, named, source)
+
+
+def only(kind: str, columns: Sequence[str], source: Path) -> str:
+    """The only column of a kind; an empty name if there is none, a `UserError` if several."""
+    if len(columns) > 1:
+        text = f"each could be the {kind}: {listing(columns)}; call one '{kind}'"
+        raise UserError(f"{source}: {text}")
+    return columns[0] if columns else ""
 
 
 def _records(
