@@ -16,6 +16,7 @@ def train(config: DictConfig) -> float:
 
     keep_memory()  # before torch is loaded
 
+    import math
     from contextlib import nullcontext
     from functools import partial
 
@@ -74,6 +75,8 @@ def train(config: DictConfig) -> float:
         if not first:
             return 0.0
         best = fitting.restore_best(learner, keeper, probe)
+        if building.sweep_folder() and fitting.has_diverged(task):
+            return -math.inf
         metrics = {f"best {task.monitor}": best}
         if probe:
             metrics[f"frozen {task.monitor}"] = probe.score

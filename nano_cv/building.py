@@ -36,6 +36,8 @@ from nano_cv.metadata import (
 log = logging.getLogger(__name__)
 # Keys of `model.task` for the learner, which the task itself does not take.
 OF_TRAINING = ("optimizer", "warmup_epochs", "layer_decay", "ema_decay")
+# Keys of `model.task` that change the answers of trained weights.
+OF_ANSWERS = ("steps", "guidance", "max_detections", "overlap")
 MAX_ROUNDING = 0.2  # largest relative difference of sizes that rounding to multiples explains
 # Keys of `data` that `data.dataset` takes over.
 READ_BY_SET = ("source", "colours", "ignore", "separator")
@@ -161,6 +163,7 @@ def describe_model(
         std=std,
         fit=fit_of(config),
         network=network_options(config),
+        predict={key: value for key, value in config.model.task.items() if key in OF_ANSWERS},
         data_hash=data_hash,
         git_commit=git_commit(),
         run_id=run_id,

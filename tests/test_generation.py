@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from nano_cv import building
+from nano_cv.config.checks import check
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.imagined import Imagined, noise
 from nano_cv.data.pictures import Resized
@@ -332,11 +333,22 @@ def test_int8(here, judge, tmp_path, monkeypatch):
     assert best.precision == "int8" and [one.precision for one in variants] == ["float32", "int8"]
 
 
+def test_pictures_are_fitted_as_in_training(here):
+    config = compose("export_model", *SHOP["lenet"])
+    metadata = read_metadata(Path("weights/lenet_flowers.safetensors"))
+    metadata = replace(metadata, fit="letterbox")
+    samples = Samples(config, building.make_data(config), metadata)
+    assert samples.training.fit == samples.validation.fit == "letterbox"
+
+
 def test_wide_pictures_are_generated_judged_and_exported(succeeds, flowers, tmp_path):
     """What the models of pictures do is tested with `shop`, up to the server."""
     settings = [*FLOW, "model.image_size=[32,64]"]
     succeeds("train", *TINY_OF["lenet"], "model=lenet64", "test=false")
-    done = succeeds("train", *settings)
+    done = succeeds("train", *settings, "model.task.guidance=1.5", "model.task.steps=2")
     assert "test/accuracy " in done.out, done.err
+    added = check("infer", [*settings, "model.task.steps=3"])
+    assert "++model.task.guidance=1.5" in added, "kept with the weights, as it makes the pictures"
+    assert not [one for one in added if "steps" in one], "typed"
     assert read_metadata(tmp_path / "weights/flow_flowers.safetensors").image_size == [32, 64]
     succeeds("export_model", *settings)

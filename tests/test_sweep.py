@@ -109,6 +109,15 @@ def test_less_of_a_loss_is_better(succeeds, flowers, tmp_path):
     assert re.search(rf"best val/loss +{min(losses):.4f}\n.*\n.*\n.*\nruns ", done.out)
 
 
+def test_a_run_that_diverges_ends_no_search(succeeds, flowers, tmp_path):
+    settings = ["+data=flowers", "+model=lenet", *TINY, "trainer.max_epochs=2", "sweep=optuna"]
+    settings += ["hydra.sweeper.n_trials=2", "model.task.optimizer.lr=choice(1e30,1e29)"]
+    succeeds("train", *settings)
+    logs = [file.read_text() for file in only_sweep(tmp_path).glob("*/train.log")]
+    assert len(logs) == 2 and all("diverged, and counts as the worst run" in log for log in logs)
+    assert not list(only_sweep(tmp_path).glob("*/model.safetensors"))
+
+
 def test_pruned(succeeds, flowers, tmp_path):
     settings = [*TINY, "trainer.max_epochs=3", "trainer.prune_after=1", "trainer.prune_siblings=2"]
     succeeds("train", "-m", *settings, "model.task.optimizer.lr=1e-2,9e-3,1e-9")

@@ -383,5 +383,7 @@ def test_a_resumed_run_keeps_the_epochs_of_its_budget(
     settings = [*UNPLANNED, "trainer.min_epochs=5", "trainer.min_steps=15", "trainer.minutes=0.1"]
     with interrupted(6) as planned:
         assert run("train", *settings).status == 130
+    said = run("train", *settings[:-1], "trainer.minutes=0.2", "resume=true").err
+    assert "was started with trainer.minutes=0.1, and now it is 0.2; give the same" in said
     succeeds("train", *settings, "resume=true")
     assert checkpoint(tmp_path)["epoch"] + 1 == planned[0] > 6

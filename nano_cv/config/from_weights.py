@@ -94,9 +94,10 @@ def _of_default_weights(
 
 
 def _of_network(config: DictConfig, metadata: Metadata, given: Mapping[str, Any]) -> list[str]:
-    """Return the options and the image size of a trained network that differ from `config`."""
-    network = {f"model.task.network.{key}": value for key, value in metadata.network.items()}
-    settings = {"model.image_size": metadata.image_size} | network
+    """Return the options and the image size of a trained model that differ from `config`."""
+    settings: dict[str, Any] = {"model.image_size": metadata.image_size}
+    settings |= {f"model.task.{key}": value for key, value in metadata.predict.items()}
+    settings |= {f"model.task.network.{key}": value for key, value in metadata.network.items()}
     return [
         f"++{key}={json.dumps(value, ensure_ascii=False)}"
         for key, value in settings.items()

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from nano_cv.errors import UserError, listing, nearest
 
+PLAIN = re.compile(r"[\w./:@-]+", re.ASCII)  # values that Hydra reads without quotes
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
@@ -87,9 +88,14 @@ def parse_override(text: str) -> Override:
 
 
 def as_setting(key: str, value: str) -> str:
-    """Return KEY=VALUE, with the quotes that Hydra needs around some characters."""
-    plain = re.fullmatch(r"[\w./:@-]+", value)
-    return f"{key}={value if plain else json.dumps(value, ensure_ascii=False)}"
+    """Return KEY=VALUE, with the quotes that Hydra needs around texts of some characters."""
+
+    def quoted(text: str) -> str:
+        return text if PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+    if value[:1] + value[-1:] == "[]":
+        return f"{key}=[{','.join(quoted(text.strip()) for text in value[1:-1].split(','))}]"
+    return f"{key}={quoted(value)}"
 
 
 def option_groups(folders: Sequence[Path]) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ FIXED_KEYS = (  # a resumed run must have the same value for each key with these
     *("seed", "data.", "model.", "trainer.precision", "trainer.gradient_clip_val"),
     *("trainer.limit_train_batches", "trainer.limit_val_batches"),
     *("trainer.min_epochs", "trainer.min_steps"),  # they decide how long an epoch is
+    "trainer.minutes",  # the first start has made a number of epochs of it
 )
 LENGTH_KEY = "trainer.max_epochs"  # may be another number; with null, epochs have another length
 MAY_CHANGE = (  # except for these. A change of `data.dataset` is allowed, as the hash of the images

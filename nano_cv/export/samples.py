@@ -32,7 +32,7 @@ class Samples:
     def __init__(self, config: DictConfig, data: DataModule, metadata: Metadata) -> None:
         # Training images too are shown as the trained model sees images: whole, and not cropped.
         data.train_size, data.crop, data.detail = None, None, 1.0
-        data.image_size = metadata.image_size
+        data.image_size, data.fit = metadata.image_size, metadata.fit
         data.setup()
         advice = "export with the data that they were trained on"
         building.check_labels(config, metadata, data.splits, advice)

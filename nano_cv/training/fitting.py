@@ -314,6 +314,14 @@ def _load_checkpoint(checkpoint: Path, learner: Learner) -> dict[str, Any]:
     return state
 
 
+def has_diverged(task: Task) -> bool:
+    """Return whether weights are no finite numbers; then a warning says so."""
+    diverged = not all(bool(weights.isfinite().all()) for weights in task.parameters())
+    if diverged:
+        log.warning("the training has diverged, and counts as the worst run of its sweep")
+    return diverged
+
+
 def restore_best(learner: Learner, keeper: ModelCheckpoint, probe: Probe | None) -> float:
     """Put the weights of the best epoch into the task; returns its validation metric.
 
