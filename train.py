@@ -76,6 +76,7 @@ def train(config: DictConfig) -> float:
             return 0.0
         best = fitting.restore_best(learner, keeper, probe)
         if building.sweep_folder() and fitting.has_diverged(task):
+            sweep.count_as_worst(folder)
             return -math.inf
         metrics = {f"best {task.monitor}": best}
         if probe:

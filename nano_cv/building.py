@@ -163,7 +163,7 @@ def describe_model(
         std=std,
         fit=fit_of(config),
         network=network_options(config),
-        predict={key: value for key, value in config.model.task.items() if key in OF_ANSWERS},
+        answer_options=answer_options(config),
         data_hash=data_hash,
         git_commit=git_commit(),
         run_id=run_id,
@@ -256,7 +256,7 @@ def check_settings(config: DictConfig) -> int:
     asked = config.trainer.precision
     precision = "32-true" if asked == "auto" else asked
     trainer = fitting.bare_trainer(config, 1, precision, logger=False, enable_progress_bar=False)
-    check_started(trainer.world_size)
+    check_started(trainer.num_devices, trainer.num_nodes)
     on_cpu = trainer.strategy.root_device.type == "cpu"
     if config.trainer.sync_batchnorm and on_cpu and trainer.world_size > 1:
         raise UserError("trainer.sync_batchnorm=true: is for GPUs; leave it out on a processor")
@@ -311,7 +311,7 @@ def trained_task(config: DictConfig, path: Path) -> "Task":
     """
     from nano_cv.tasks import weights
 
-    metadata = read_metadata(path)
+    metadata = replace(read_metadata(path), answer_options=answer_options(config))
     check_network(config, metadata, path)
     task = make_task(config, metadata)
     weights.load(task, path)
@@ -346,6 +346,11 @@ def check_network(config: DictConfig, metadata: Metadata, path: Path | str) -> N
         raise UserError(
             f"{path}: trained with other options of {name}; add: {shlex.join(overrides)}"
         )
+
+
+def answer_options(config: DictConfig) -> dict[str, Any]:
+    """Return the options of the task that change the answers of trained weights."""
+    return {str(key): value for key, value in config.model.task.items() if key in OF_ANSWERS}
 
 
 def network_options(config: DictConfig) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Metadata:
         std: standard deviation of the channels R, G, B, of pixels scaled to 0..1.
         fit: how an image is fitted into the input, see `images.place`.
         network: the options that the network was built with.
-        predict: the options of the task that change its answers, such as `guidance`.
+        answer_options: the options of the task that change its answers, such as `guidance`.
         data_hash: SHA-256 over the names, contents and targets of the images.
         git_commit: the commit of the training code, with `+` if the tree had changes.
         run_id: id of the run in MLflow, if tracked there.
@@ -80,7 +80,7 @@ class Metadata:
     std: Channels
     fit: Annotated[str, Predicate(lambda fit: fit in get_args(Fit))] = "stretch"
     network: dict[OptionName, Annotated[Any, Predicate(_is_option)]] = field(default_factory=dict)
-    predict: dict[OptionName, int | float] = field(default_factory=dict)
+    answer_options: dict[OptionName, int | float] = field(default_factory=dict)
     data_hash: Word = ""
     git_commit: Word = ""
     run_id: Word = ""

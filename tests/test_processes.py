@@ -9,12 +9,16 @@ import time
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import LINEAR, LINEAR_YAML, ROOT, TINY, make_flowers, read_csv, run_in
+from conftest import LINEAR, LINEAR_YAML, ROOT, TINY, compose, make_flowers, read_csv, run_in
 
+from nano_cv import building
+from nano_cv.config.processes import check_started
 from nano_cv.data.order import Order, ShardOrder
+from nano_cv.errors import UserError
 from nano_cv.serving import triton
 
 OPTIONS = [
@@ -104,11 +108,31 @@ def test_settings_that_do_not_fit_the_processes(folder, fails, monkeypatch):
     assert said.startswith("error: trainer.sync_batchnorm=true: is for GPUs")
     few = ("trainer.devices=16", "data.batch_size=16")
     assert "11 validation pictures are too few for 16 processes" in fails("train", *options, *few)
-    for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "RANK": "0"}.items():
-        monkeypatch.setenv(name, value)
-    said = fails("train", *options)
-    assert "4 processes were started, and the settings are for 1" in said
-    assert said.endswith("add trainer.devices=2 trainer.num_nodes=2\n")
+    by_torchrun = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+    by_srun = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "4", "SLURM_NNODES": "2"}
+    by_srun |= {"SLURM_NTASKS_PER_NODE": "2"}
+    for variables in (by_torchrun, by_srun):
+        with monkeypatch.context() as patch:
+            for name, value in (variables | {"RANK": "0"}).items():
+                patch.setenv(name, value)
+            check_started(2, 2)
+            for devices, nodes in ((1, 1), (2, 1), (1, 2), (4, 1), (4, 2)):
+                with pytest.raises(
+                    UserError, match=r"type trainer\.devices=2 trainer\.num_nodes=2"
+                ):
+                    check_started(devices, nodes)
+            said = fails("train", *options)
+            assert "4 processes were started, 2 in each machine, and the settings are for 1" in said
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_places_of_the_validation_pictures(flowers, processes):
+    data = building.make_data(compose("train", *TINY, "data.batch_size=8"))
+    for rank in range(processes):
+        data.trainer = SimpleNamespace(world_size=processes, global_rank=rank)
+        order = list(Order(11, data.ranks, shuffle=False))
+        parts = [order[start : start + data.own_batch] for start in range(0, 11, data.own_batch)]
+        assert [data.places(n, len(part)).tolist() for n, part in enumerate(parts)] == parts
 
 
 def outputs_of(*running: "subprocess.Popen[str]") -> list[str]:

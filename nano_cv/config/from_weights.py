@@ -35,10 +35,10 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
     if given.get("engine") == "triton":
         return []
     if not file:
-        fixed = not {key.split(".")[0] for key in swept} & {"model", "data", "paths", "engine"}
-        if not fixed or given.get("engine", "torch") != "torch":
+        named = {"model", "model.name", "data", "data.name", "paths.weights", "engine"}
+        if named & swept.keys() or given.get("engine", "torch") != "torch":
             return []
-        return _of_default_weights(options, single, given)
+        return _of_default_weights(options, single, given | swept)
     added = []
     if str(file).endswith(".onnx") and options.script == "infer" and "engine" not in given:
         added.append("engine=onnx")
@@ -64,7 +64,7 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
         # If the weights belong to a model of another name, opening them explains the mistake.
         same = metadata.model in (given.get("model.name"), config.model.name)
         if same or given["model"] == "timm":
-            added += _of_network(config, metadata, given)
+            added += _of_network(config, metadata, given | swept)
 
     if "data" not in given and "data.name" not in given:
         known = metadata.data in options.groups["data"]
@@ -96,7 +96,7 @@ def _of_default_weights(
 def _of_network(config: DictConfig, metadata: Metadata, given: Mapping[str, Any]) -> list[str]:
     """Return the options and the image size of a trained model that differ from `config`."""
     settings: dict[str, Any] = {"model.image_size": metadata.image_size}
-    settings |= {f"model.task.{key}": value for key, value in metadata.predict.items()}
+    settings |= {f"model.task.{key}": value for key, value in metadata.answer_options.items()}
     settings |= {f"model.task.network.{key}": value for key, value in metadata.network.items()}
     return [
         f"++{key}={json.dumps(value, ensure_ascii=False)}"

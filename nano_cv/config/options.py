@@ -1,6 +1,5 @@
 """Parses a command line, and composes the YAML files of `configs/` by it, as Hydra does."""
 
-import json
 import re
 import shlex
 from argparse import ArgumentParser
@@ -91,9 +90,12 @@ def as_setting(key: str, value: str) -> str:
     """Return KEY=VALUE, with the quotes that Hydra needs around texts of some characters."""
 
     def quoted(text: str) -> str:
-        return text if PLAIN.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+        # Hydra takes backslashes as they are, except before a quote.
+        inside = re.sub(r'(\\*)"', r'\1\1\\"', text)
+        inside = re.sub(r"(\\+)$", r"\1\1", inside)
+        return text if PLAIN.fullmatch(text) else f'"{inside}"'
 
-    if value[:1] + value[-1:] == "[]":
+    if re.fullmatch(r"\[[^][{}\"']*\]", value):
         return f"{key}=[{','.join(quoted(text.strip()) for text in value[1:-1].split(','))}]"
     return f"{key}={quoted(value)}"
 

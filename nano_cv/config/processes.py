@@ -36,21 +36,23 @@ def slurm_folder() -> str | None:
     return f"slurm_{job}_{step}" if job and step.isdecimal() and int(step) < 2**31 else None
 
 
-def check_started(processes: int) -> None:
-    """Refuse a training of another number of processes than torchrun or srun has started.
+def check_started(devices: int, nodes: int) -> None:
+    """Refuse a training of other processes than those that torchrun or srun has started.
 
-    Each process would train alone, and all but the first for nothing.
+    Otherwise each process would train alone, and all but the first for nothing.
 
     Raises:
-        UserError: the numbers differ; says what to add.
+        UserError: the numbers differ; says what to type.
     """
-    tasks, nodes = os.environ.get("SLURM_NTASKS", "1"), os.environ.get("SLURM_NNODES", "1")
-    started = int(os.environ.get("WORLD_SIZE", tasks if slurm_folder() else "1"))
-    each = int(os.environ.get("LOCAL_WORLD_SIZE", max(1, started // int(nodes))))
-    if processes != started > 1:
+    started, each = 1, None
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        started, each = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    elif slurm_folder() and (started := int(os.environ.get("SLURM_NTASKS", 1))) > 1:
+        each = started // int(os.environ.get("SLURM_NNODES", nodes))
+    if each and (devices, devices * nodes) != (each, started):
         raise UserError(
-            f"{started} processes were started, and the settings are for {processes}; add "
-            f"trainer.devices={each} trainer.num_nodes={started // each}"
+            f"{started} processes were started, {each} in each machine, and the settings are for "
+            f"{devices * nodes}; type trainer.devices={each} trainer.num_nodes={started // each}"
         )
 
 

@@ -112,6 +112,3 @@ def mask_confusion(
     """The confusion matrix `[K, K]` of two masks of one shape; pixels of 255 do not count."""
     known = truth != images.IGNORE
     return confusion(truth[known], mask[known], classes)
-
-
-# Detection

@@ -141,9 +141,9 @@ def bare_trainer(
     for key in OUR_KEYS:
         options.pop(key, None)
     options |= {"max_epochs": epochs, "precision": precision}
-    if SLURMEnvironment.detect():  # its signals end a training as Ctrl-C does, see `config/cli.py`
-        parts["plugins"] = [*parts.get("plugins", []), SLURMEnvironment(auto_requeue=False)]
     with settings_of("trainer"):
+        if SLURMEnvironment.detect():  # its signals end a training as Ctrl-C does, see `cli.py`
+            parts["plugins"] = [*parts.get("plugins", []), SLURMEnvironment(auto_requeue=False)]
         return pl.Trainer(**options, enable_model_summary=False, **parts)
 
 
@@ -316,7 +316,7 @@ def _load_checkpoint(checkpoint: Path, learner: Learner) -> dict[str, Any]:
 
 def has_diverged(task: Task) -> bool:
     """Return whether weights are no finite numbers; then a warning says so."""
-    diverged = not all(bool(weights.isfinite().all()) for weights in task.parameters())
+    diverged = not all(bool(tensor.isfinite().all()) for tensor in task.state_dict().values())
     if diverged:
         log.warning("the training has diverged, and counts as the worst run of its sweep")
     return diverged

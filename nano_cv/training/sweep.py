@@ -56,6 +56,12 @@ def pruned(run: Path) -> bool:
     return any(scores.pruned for scores in read(run).values())
 
 
+def count_as_worst(run: Path) -> None:
+    """Write NaN in place of the scores of a run that has diverged."""
+    for scores in read(run).values():
+        write(scores._replace(values=[math.nan] * len(scores.values)), run)
+
+
 def falls_behind(own: Scores, others: Sequence[Scores], siblings: int) -> float | None:
     """Median of the other runs at this run's epoch, if this run's best value is worse; else None.
 

@@ -34,7 +34,9 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     splits = {split: unwrap(folder) for split, folder in splits.items()}
     words = {} if splits else splitting.by_words(folders)
     # Splits hold the folders of classes, the same in each; a class such as `toy train` does not.
-    inside = {path: {child.name for child in look_into(unwrap(path))[0]} for path in folders}
+    inside = {
+        path: {child.name for child in look_into(unwrap(path))[0]} for path in folders if words
+    }
     same = len(words) > 1 and set.intersection(*(inside[path] for path in words.values()))
     if words and (same or {path for path in folders if inside[path]} == {*words.values()}):
         splits = {split: unwrap(folder) for split, folder in words.items()}
@@ -109,7 +111,8 @@ def class_folders(folder: Path) -> dict[str, Path]:
 
 def unwrap(folder: Path) -> Path:
     """Return the only folder inside if it has the same name, as in `seg_train/seg_train/`."""
-    return folder / folder.name if look_into(folder)[0] == [folder / folder.name] else folder
+    inner = folder / folder.name
+    return inner if look_into(folder) == ([inner], []) else folder
 
 
 def _holds_splits(folder: Path) -> bool:

@@ -51,7 +51,9 @@ def targets_for(
     """
     if task != "segmentation":
         return as_boxes(source, pictures)
-    check_pixels(source, pictures)
+    outlines = [item.outline for objects in pictures for item in objects]
+    polygons = [polygon for drawn in outlines if isinstance(drawn, list) for polygon in drawn]
+    check_pixels(source, (number for polygon in polygons for number in polygon))
     lacking = [item.where for objects in pictures for item in objects if not item.outline]
     if lacking:
         raise UserError(

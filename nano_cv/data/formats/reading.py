@@ -388,19 +388,18 @@ def as_numbers(values: Sequence[Any], where: str) -> list[float]:
     return numbers
 
 
-def check_pixels(source: Path, pictures: Iterable[Sequence[Object]]) -> None:
-    """Refuse objects that all lie within the first pixel: these are shares of the picture."""
-    corners = [corner for objects in pictures for item in objects for corner in item.corners]
-    if corners and max(corners) <= 1:
+def check_pixels(source: Path, numbers: Iterable[float]) -> None:
+    """Refuse coordinates that all lie within two pixels: these are shares of the picture."""
+    if 0 < max(numbers, default=0) < 2:
         raise UserError(
-            f"{source}: no number of a box is above 1; pixels are needed, and these seem to be "
-            "shares of width and height"
+            f"{source}: no coordinate is above 1; pixels are needed, and these seem to be shares "
+            "of width and height"
         )
 
 
 def as_boxes(source: Path, pictures: Sequence[Sequence[Object]]) -> list[Boxes]:
     """Return the boxes of each image; drops copies, and boxes of no size, with a warning."""
-    check_pixels(source, pictures)
+    check_pixels(source, (edge for every in pictures for item in every for edge in item.corners))
     flat, copies, targets = [], [], []
     for every in pictures:
         objects = [*{(item.corners, item.label, item.ignored): item for item in every}.values()]

@@ -179,7 +179,12 @@ def as_splits(
         labels = own if by_class else None
         # Roboflow's varied copies of a picture, `a_jpg.rf.<hash>.jpg`, belong into one split.
         names = [re.sub(r"\.rf\.[0-9a-f]{32}\.", ".", sample.name) for sample in samples]
-        splits = stable_splits(names, labels, missing)
+        of_name: dict[str, set[Hashable]] = {name: set() for name in names}
+        for name, some in zip(names, labels or (), strict=bool(labels)):
+            of_name[name].update(some)
+        chosen = stable_splits([*of_name], [*of_name.values()] if labels else None, missing)
+        split_of = dict(zip(of_name, chosen, strict=True))
+        splits = [split_of[name] for name in names]
         for split in ("train", *missing):
             grouped[split] = [s for s, name in zip(samples, splits, strict=True) if name == split]
         shares = {split: end - start for split, (start, end) in SHARES.items() if split in missing}

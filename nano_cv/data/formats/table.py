@@ -294,8 +294,8 @@ def read_rows(split: str, source: Path) -> list[Row]:
 
 def names_splits(cells: Iterable[str | None]) -> bool:
     """Return whether cells hold only names of splits, and several of these."""
-    splits = {splitting.called(text_of(cell)) for cell in cells}
-    return len(splits) > 1 and None not in splits
+    names = {text_of(cell) for cell in set(cells)} - {""}
+    return all(map(splitting.called, names)) and len(set(map(splitting.called, names))) > 1
 
 
 def text_of(cell: str | None) -> str:
@@ -369,9 +369,8 @@ def _records(
 ) -> Iterator[tuple[str, Record]]:
     try:
         for record in table:
-            if any(
-                value and value != [""] for value in record.values()
-            ):  # Excel writes lines of nothing but separators
+            # Excel writes lines of nothing but separators.
+            if any("".join(value or "").strip() for value in record.values()):
                 yield f"{source}, line {table.line_num + skipped}", record
     except csv.Error as error:
         raise UserError(

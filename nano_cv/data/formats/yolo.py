@@ -122,9 +122,11 @@ def read_names(root: Path) -> list[str]:
     files = [root / place for place in places if (root / place).is_file()]
     if not files:
         reading.read_text(root / "data.yaml")  # raises an error that lists the files beside it
-    named = {tuple(reading.read_classes(file)): file for file in files}
-    splitting.refuse_several([*named.values()], "the names of the classes, which differ")
-    return list(next(iter(named)))
+    lines = [reading.read_lines(file) for file in files]
+    others = [file for file, own in zip(files, lines, strict=True) if own and own != lines[0]]
+    if others:
+        splitting.refuse_several([files[0], *others], "the names of the classes, which differ")
+    return reading.read_classes(files[0])
 
 
 # Where pictures and labels lie
@@ -137,7 +139,8 @@ def find_splits(
 
     In `data.yaml` a split is a folder, a file that lists images, or several of these, relative to
     `path` or to `data.yaml`. Otherwise a split is `images/<split>/`, `<split>/images/`, `<split>/`
-    or `<split>.txt`; without splits, all images in `images/` or in `root` are read.
+    or `<split>.txt`, or one of them in `data/`; without splits, all images in `images/` or in
+    `root` are read.
     """
     entries: dict[str, list[Path]] = {}
     for key, value in content.items():
@@ -204,7 +207,7 @@ def usual_places(root: Path) -> dict[str, list[Path]]:
         places = [path for path in inside if path.is_dir() or path.suffix == ".txt"]
         splits = splitting.one_for_each(splitting.group_by_split(places))
         if splits := splits or splitting.by_words([path for path in places if path.is_dir()]):
-            lists = any(map(Path.is_file, splits.values()))  # of pictures in `images/`
+            lists = any(map(Path.is_file, splits.values()))  # of pictures in these folders
             splitting.warn_of_others(folder, inside, splits.values(), ["images", "obj"] * lists)
             return {split: [place] for split, place in splits.items()}
     pool = root / "images"
