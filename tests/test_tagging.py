@@ -234,6 +234,8 @@ def test_from_training_to_onnx(run, succeeds, drawn, tmp_path, monkeypatch):
     ):
         assert part in said
     assert "never predicted" not in said
+    # All are measured, and the first is published: others are quicker, or not, by chance.
+    monkeypatch.setattr(precision, "compare_speeds", lambda all, _: [1.0, *(0.5 for _ in all[1:])])
     succeeds("export_model", *tiny, "precision=auto")
     tables = {}
     for asked in (["engine=torch"], ["engine=onnx"], ["tta=true", "gradcam=true"]):
