@@ -20,7 +20,7 @@ from nano_cv.evaluation.answers import describe
 from nano_cv.evaluation.card import make_card
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.evaluation.reports.tagging import TaggingReport
-from nano_cv.export import graph
+from nano_cv.export import graph, precision
 from nano_cv.tasks.score_metrics import count_tags, tagging_figures
 from nano_cv.tasks.tagging import Tagging
 
