@@ -48,8 +48,7 @@ def train(config: DictConfig) -> float:
 
     data = building.make_data(config)
     data.setup()
-    counts = {split: len(part) for split, part in data.splits.items()}
-    plan = make_plan(config, counts["train"], processes, counts["val"])
+    plan = make_plan(config, len(data.splits["train"]), processes, len(data.splits["val"]))
     with (
         locked(folder / "checkpoints", BUSY) if first else nullcontext(),
         make_logger(config, folder, "train", data.data_hash) as logger,

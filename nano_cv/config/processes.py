@@ -7,6 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from nano_cv.config.options import as_setting
 from nano_cv.errors import UserError
 
 RANKS = ("RANK", "SLURM_PROCID")  # set by torchrun, and by srun
@@ -58,8 +59,7 @@ def check_started(devices: int, nodes: int) -> None:
 
 def run_in(folder: Path) -> str:
     """Return the setting of Hydra with which a run writes into `folder`."""
-    quoted = str(folder).replace("'", r"\'")
-    return f"hydra.run.dir='{quoted}'"
+    return as_setting("hydra.run.dir", str(folder))
 
 
 def quiet_settings(overrides: list[str]) -> list[str]:

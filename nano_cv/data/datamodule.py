@@ -146,10 +146,7 @@ class DataModule(pl.LightningDataModule):
         return min(self.batch_size, seen - index * self.batch_size)
 
     def places(self, index: int, count: int) -> Tensor:
-        """Return the places of this process's images in validation batch `index`, int64 `[count]`.
-
-        With shards these are other numbers, each of them once.
-        """
+        """Return the places of this process's images in batch `index`; other ones with shards."""
         processes, rank = self.ranks
         return rank + processes * (index * self.own_batch + torch.arange(count))
 

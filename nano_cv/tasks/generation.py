@@ -93,9 +93,8 @@ class Generation(Task):
 
     def validate(self, images: Tensor, labels: Tensor, places: Tensor) -> tuple[Losses, Any]:
         """Loss of a batch; an image has the same time and the same noise in every epoch."""
-        times = (places.double() * GOLDEN_RATIO % 1).float()  # spread evenly, however many follow
+        times = (places.double() * GOLDEN_RATIO % 1).float().to(images.device)  # evenly spread
         start = np.stack([noise(0, place, images.shape[2:]) for place in places.tolist()])
-        times = times.to(images.device)
         return {"loss": self._loss(images, labels, times, torch.from_numpy(start))}, None
 
     def _loss(self, images: Tensor, labels: Tensor, times: Tensor, start: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Scores of the runs of a sweep: `scores.json` in each run's folder. No torch."""
 
 import json
+import logging
 import math
 import shlex
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from nano_cv.evaluation.tracking import Logger
 from nano_cv.files import replacing
 
 NAME = "scores.json"
+log = logging.getLogger(__name__)
 
 
 class Scores(NamedTuple):
@@ -57,7 +59,8 @@ def pruned(run: Path) -> bool:
 
 
 def count_as_worst(run: Path) -> None:
-    """Write NaN in place of the scores of a run that has diverged."""
+    """Write NaN in place of the scores of a run that has diverged, with a warning."""
+    log.warning("the training has diverged, and counts as the worst run of its sweep")
     for scores in read(run).values():
         write(scores._replace(values=[math.nan] * len(scores.values)), run)
 

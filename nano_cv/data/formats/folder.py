@@ -34,9 +34,8 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     splits = {split: unwrap(folder) for split, folder in splits.items()}
     words = {} if splits else splitting.by_words(folders)
     # Splits hold the folders of classes, the same in each; a class such as `toy train` does not.
-    inside = {
-        path: {child.name for child in look_into(unwrap(path))[0]} for path in folders if words
-    }
+    looked_into = folders if words else []
+    inside = {path: {child.name for child in look_into(unwrap(path))[0]} for path in looked_into}
     same = len(words) > 1 and set.intersection(*(inside[path] for path in words.values()))
     if words and (same or {path for path in folders if inside[path]} == {*words.values()}):
         splits = {split: unwrap(folder) for split, folder in words.items()}

@@ -390,21 +390,23 @@ def as_numbers(values: Sequence[Any], where: str) -> list[float]:
 
 def check_pixels(source: Path, numbers: Iterable[float]) -> None:
     """Refuse coordinates that all lie within two pixels: these are shares of the picture."""
-    if 0 < max(numbers, default=0) < 2:
-        raise UserError(
-            f"{source}: no coordinate is above 1; pixels are needed, and these seem to be shares "
-            "of width and height"
-        )
+    largest = 0.0
+    for number in numbers:
+        if number >= 2:  # as a rule the first object shows it
+            return
+        largest = max(largest, number)
+    if largest > 0:
+        raise UserError(f"{source}: no coordinate is above 1; pixels are needed, not shares")
 
 
 def as_boxes(source: Path, pictures: Sequence[Sequence[Object]]) -> list[Boxes]:
     """Return the boxes of each image; drops copies, and boxes of no size, with a warning."""
-    check_pixels(source, (edge for every in pictures for item in every for edge in item.corners))
+    check_pixels(source, (edge for labels in pictures for item in labels for edge in item.corners))
     flat, copies, targets = [], [], []
-    for every in pictures:
-        objects = [*{(item.corners, item.label, item.ignored): item for item in every}.values()]
-        kept = set(map(id, objects))
-        copies += [item.where for item in every if id(item) not in kept]
+    for annotations in pictures:
+        distinct = {(item.corners, item.label, item.ignored): item for item in annotations}
+        objects, kept = list(distinct.values()), set(map(id, distinct.values()))
+        copies += [item.where for item in annotations if id(item) not in kept]
         corners = np.array([item.corners for item in objects], np.float32).reshape(-1, 4)
         # Some tools write the corners in the order in which they were clicked.
         corners = np.sort(corners.reshape(-1, 2, 2), axis=1).reshape(-1, 4)

@@ -118,16 +118,24 @@ def stable_splits(
 
     With labels this holds for each class: a class of three images has one in each split, a class of
     two images has them in `train` and the first of `missing`. If the hash leaves a split empty, the
-    image whose hash lies nearest to the split's range is moved there.
+    image whose hash lies nearest to the split's range is moved there. Equal names stay together.
 
     Args:
         names: names of the images, relative to the set, with forward slashes.
         labels: the classes of each image, one or several; None does not distinguish classes.
         missing: the splits that are taken out of these images; the rest is `train`.
     """
+    labels = labels or [()] * len(names)
+    if len(set(names)) < len(names):
+        labels_of: dict[str, set[Hashable]] = {name: set() for name in names}
+        for name, own in zip(names, labels, strict=True):
+            labels_of[name].update(own)
+        chosen = stable_splits(list(labels_of), list(labels_of.values()), missing)
+        split_of = dict(zip(labels_of, chosen, strict=True))
+        return [split_of[name] for name in names]
     splits = [stable_split(name, missing) for name in names]
     groups: dict[Hashable, list[int]] = defaultdict(list)
-    for index, own in enumerate(labels or [()] * len(names)):
+    for index, own in enumerate(labels):
         for label in own or [None]:
             groups[label].append(index)
 
@@ -177,14 +185,9 @@ def as_splits(
         targets = [sample.target for sample in samples]
         own = targets if are_tags(targets) else [(target,) for target in targets]
         labels = own if by_class else None
-        # Roboflow's varied copies of a picture, `a_jpg.rf.<hash>.jpg`, belong into one split.
+        # Roboflow's varied copies of a picture, `a_jpg.rf.<hash>.jpg`, get the same name here.
         names = [re.sub(r"\.rf\.[0-9a-f]{32}\.", ".", sample.name) for sample in samples]
-        of_name: dict[str, set[Hashable]] = {name: set() for name in names}
-        for name, some in zip(names, labels or (), strict=bool(labels)):
-            of_name[name].update(some)
-        chosen = stable_splits([*of_name], [*of_name.values()] if labels else None, missing)
-        split_of = dict(zip(of_name, chosen, strict=True))
-        splits = [split_of[name] for name in names]
+        splits = stable_splits(names, labels, missing)
         for split in ("train", *missing):
             grouped[split] = [s for s, name in zip(samples, splits, strict=True) if name == split]
         shares = {split: end - start for split, (start, end) in SHARES.items() if split in missing}

@@ -294,8 +294,12 @@ def read_rows(split: str, source: Path) -> list[Row]:
 
 def names_splits(cells: Iterable[str | None]) -> bool:
     """Return whether cells hold only names of splits, and several of these."""
-    names = {text_of(cell) for cell in set(cells)} - {""}
-    return all(map(splitting.called, names)) and len(set(map(splitting.called, names))) > 1
+    splits = set()
+    for text in filter(None, map(text_of, set(cells))):
+        if not (split := splitting.called(text)):
+            return False
+        splits.add(split)
+    return len(splits) > 1
 
 
 def text_of(cell: str | None) -> str:
@@ -359,8 +363,8 @@ def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
 def only(kind: str, columns: Sequence[str], source: Path) -> str:
     """The only column of a kind; an empty name if there is none, a `UserError` if several."""
     if len(columns) > 1:
-        text = f"each could be the {kind}: {listing(columns)}; call one '{kind}'"
-        raise UserError(f"{source}: {text}")
+        names = listing(columns)
+        raise UserError(f"{source}: each could be the {kind}: {names}; call one '{kind}'")
     return columns[0] if columns else ""
 
 

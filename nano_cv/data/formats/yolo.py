@@ -124,8 +124,7 @@ def read_names(root: Path) -> list[str]:
         reading.read_text(root / "data.yaml")  # raises an error that lists the files beside it
     lines = [reading.read_lines(file) for file in files]
     others = [file for file, own in zip(files, lines, strict=True) if own and own != lines[0]]
-    if others:
-        splitting.refuse_several([files[0], *others], "the names of the classes, which differ")
+    splitting.refuse_several([files[0], *others], "the names of the classes, which differ")
     return reading.read_classes(files[0])
 
 

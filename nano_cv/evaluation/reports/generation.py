@@ -88,9 +88,9 @@ class GenerationReport(Report):
         known, _ = judge.classify(test)
         targets = np.asarray(self.pictures.targets)
         right = labels == targets
-        if len(made) < 2 or len(shown) < 2:
+        fid = {"fid": frechet(made, shown)} if min(len(made), len(shown)) > 1 else {}
+        if not fid:
             log.warning("fid is left out: it needs two pictures, and test or train has one")
-        fid = {"fid": frechet(made, shown)} if len(made) > 1 and len(shown) > 1 else {}
         by_class = {
             f"accuracy/{name}": float(right[targets == index].mean())
             for index, name in enumerate(distinct(self.classes, ["real"]))
