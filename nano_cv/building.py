@@ -35,11 +35,11 @@ from nano_cv.metadata import (
 
 log = logging.getLogger(__name__)
 # Keys of `model.task` for the learner, which the task itself does not take.
-OF_TRAINING = ("optimizer", "warmup_epochs", "layer_decay", "ema_decay")
+OF_LEARNER = ("optimizer", "warmup_epochs", "layer_decay", "ema_decay")
 # Keys of `model.task` that change the answers of trained weights.
 OF_ANSWERS = ("steps", "guidance", "max_detections", "overlap")
 MAX_ROUNDING = 0.2  # largest relative difference of sizes that rounding to multiples explains
-# Keys of `data` that `data.dataset` takes over.
+# Keys of `data` that are handed to the function `data.dataset`.
 READ_BY_SET = ("source", "colours", "ignore", "separator")
 if TYPE_CHECKING:  # these import torch, and engines without torch use this module too
     from nano_cv.data.datamodule import DataModule
@@ -66,7 +66,7 @@ def weights_file(config: DictConfig) -> Path:
 
 
 def why_not_whole(config: DictConfig) -> str | None:
-    """Return why this training must not replace the shared weights, such as a limit; or None."""
+    """Return why this training must not replace the shared weights, or None if it may."""
     return "a run of a sweep" if sweep_folder() else find_limit(config)
 
 
@@ -212,7 +212,7 @@ def statistics_of(config: DictConfig) -> tuple[list[float], list[float]]:
 def make_task(config: DictConfig, metadata: Metadata) -> "Task":
     """Make the task with an untrained network."""
     settings: Any = OmegaConf.to_container(config.model.task, resolve=True)
-    own = {key: value for key, value in settings.items() if key not in OF_TRAINING}
+    own = {key: value for key, value in settings.items() if key not in OF_LEARNER}
     if metadata.task == TAGGING:  # the data set decides, see `make_metadata`
         own["_target_"] = "nano_cv.tasks.tagging.Tagging"
     with settings_of(f"model={config.model.name}"):
@@ -233,7 +233,7 @@ def make_learner(config: DictConfig, task: "Task") -> "Learner":
     from nano_cv.training.learner import Learner
 
     settings = config.model.task
-    arguments = {key: settings[key] for key in OF_TRAINING if key in settings}
+    arguments = {key: settings[key] for key in OF_LEARNER if key in settings}
     with settings_of(f"model={config.model.name}"):
         if "optimizer" in arguments:  # separately, so that an error has its full key
             arguments["optimizer"] = instantiate(settings.optimizer, _convert_="all")

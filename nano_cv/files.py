@@ -66,8 +66,8 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
 
     With a text in `busy` they do not wait, but raise a `UserError` with the text.
 
-    The lock is a file `.NAME.lock` beside `path`, which its holder removes in the end. A waiter
-    whose lock file was removed creates a new file (filelock looks at the number of links).
+    The lock is a file `.NAME.lock` beside `path`, which its holder removes in the end. Who
+    waited for it then creates a new one (filelock sees that the old file has no name any more).
 
     Raises:
         OSError: the lock file cannot be created.

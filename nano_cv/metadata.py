@@ -129,7 +129,7 @@ class Metadata:
 
 
 def check_name(name: str) -> None:
-    """Check that Triton can serve the name `<model>_<data>`, and that it is no decoder's name.
+    """Check that Triton can serve the name `<model>_<data>`.
 
     Raises:
         UserError: the message says which characters are allowed, and which settings make the name.
@@ -139,8 +139,8 @@ def check_name(name: str) -> None:
             "1 to 150 letters (a-z, A-Z), digits, '_', '-' and '.', the first no '-' or '.', "
             "are allowed"
         )
-    elif name.endswith(JPEG) or re.fullmatch(r"decode_[0-9]+(x[0-9]+)?(_[a-z]+)?", name):
-        needed = "an exported decoder has this name"
+    elif name.endswith(JPEG):
+        needed = f"names with {JPEG} belong to the models that take encoded pictures"
     else:
         return
     raise UserError(

@@ -294,10 +294,10 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def proved_once() -> Iterator[None]:
-    """Loading an export into Triton takes some seconds: left to the tests that are about it.
+def quick_exports() -> Iterator[None]:
+    """Export without loading into Triton, which takes seconds and has tests of its own.
 
-    And speeds of precisions are measured for a shorter time, of which no test takes note.
+    The speed of each precision is measured for a shorter time, too; no test looks at it.
     """
     from nano_cv.export import precision
     from nano_cv.serving import triton

@@ -68,9 +68,9 @@ WRONG = [  # what is typed, and what the answer must hold
     ("paths.runs=/proc/runs", "paths.runs=/proc/runs: /proc cannot be written to ("),
     (
         "\"data.name='my birds'\"",
-        "data.name=my birds: is part of the names of files and of the served",
+        "'lenet_my birds' cannot be the name of a model: 1 to 150 letters",
     ),
-    ("data.name=../birds", "data.name=../birds: is part of the names of files"),
+    ("data.name=../birds", "'lenet_../birds' cannot be the name of a model: 1 to 150 letters"),
     ("resume=runs/old", "resume=runs/old: no checkpoint in runs/old; start without"),
     ("seed=\x1b[2J", "seed=\\x1b[2J"),
     ("resume=true", "resume=true: no checkpoint in runs/train/lenet_flowers; start without"),
@@ -247,12 +247,12 @@ def test_said_before_data_is_prepared(fails, monkeypatch, typed, answer):
     assert answer in fails("train", "logger=none", *typed.split())
 
 
-ENDS = [  # of what is allowed: each is a training or a message, never a traceback
+LIMITS = [  # of the ranges: each is a training or a message, never a traceback
     *("data.augment.scale=[1e-9,1e9]", "data.train_size=1", "model.mean=[1,2]"),
     *("trainer.limit_train_batches=1e-9", "+trainer.fast_dev_run=true", "trainer.devices=0"),
     *("+trainer.check_val_every_n_epoch=5", "model=timm data.batch_size=1 model.fit=stretch"),
 ]
-TRAINED_WITH = [  # several such that do not keep each other from being met
+TRAINED_WITH = [  # groups of limits that can be tried in one training
     "data.batch_size=1 model.task.label_smoothing=1 model.task.ema_decay=0 data.augment=null "
     "trainer.patience=0",
     "data.batch_size=1000000000 model.task.ema_decay=1 model.task.warmup_epochs=1e9 "
@@ -262,12 +262,12 @@ TRAINED_WITH = [  # several such that do not keep each other from being met
 ]
 
 
-@pytest.mark.parametrize("typed", [*ENDS, *TRAINED_WITH])
+@pytest.mark.parametrize("typed", [*LIMITS, *TRAINED_WITH])
 def test_ends_of_what_is_allowed(run, flowers, typed):
     settings = [each for each in TINY if "channels" not in each or "timm" not in typed]
     done = run("train", *settings, "test=false", *typed.split())
     assert "Traceback" not in done.err
-    assert done.status == 0 or (typed in ENDS and done.err.startswith("error: ")), done.err
+    assert done.status == 0 or (typed in LIMITS and done.err.startswith("error: ")), done.err
     if "timm" in typed:
         assert "data.batch_size=1: model=mobilenetv4_conv_small normalises over a batch" in done.err
 

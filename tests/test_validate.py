@@ -34,25 +34,6 @@ input { name: "ENCODED" data_type: TYPE_STRING dims: [1] }
 input { name: "CROP" data_type: TYPE_INT32 dims: [4] optional: true }
 output { name: "IMAGES" data_type: TYPE_UINT8 dims: [3, 4, 4] }
 """
-JPEG = """\
-name: "jpeg"
-platform: "ensemble"
-max_batch_size: 4
-input { name: "FILE" data_type: TYPE_STRING dims: [1] }
-output { name: "SCORES" data_type: TYPE_FP32 dims: [5] }
-ensemble_scheduling {
-  step {
-    model_name: "decode" model_version: -1
-    input_map { key: "ENCODED" value: "FILE" }
-    output_map { key: "IMAGES" value: "PIXELS" }
-  }
-  step {
-    model_name: "net" model_version: -1
-    input_map { key: "IMAGES" value: "PIXELS" }
-    output_map { key: "SCORES" value: "SCORES" }
-  }
-}
-"""
 MODEL_PY = 'class TritonPythonModel:\n    """Would fail if it ran."""\n\n    missing = undefined\n'
 
 
@@ -70,7 +51,7 @@ def network(batch: str | int = "N", side: str | int = 4, flat: bool = False) -> 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     root = tmp_path / "model_repository"
-    for name, config in {"net": NET, "decode": DECODE, "jpeg": JPEG}.items():
+    for name, config in {"net": NET, "decode": DECODE}.items():
         (root / name / "1").mkdir(parents=True)
         (root / name / "config.pbtxt").write_text(config)
     onnx.save(network(), root / "net" / "1" / "model.onnx")
@@ -87,7 +68,7 @@ def edit(folder: Path, old: str, new: str) -> None:
 
 
 def test_good_repository(repository, capsys):
-    assert check_repository(repository) == {"decode": [], "jpeg": [], "net": []}
+    assert check_repository(repository) == {"decode": [], "net": []}
     assert main([str(repository)]) == 0
     assert "net  ok\n" in capsys.readouterr().out
 
@@ -98,14 +79,6 @@ def test_versions(repository):
     assert check_model(net) == ["2/model.onnx: missing"]
     assert check_model(net, versions=[1]) == []
     assert check_model(net, versions=[1, 7]) == ["7/model.onnx: missing"]
-
-
-def test_parts_of_an_ensemble_are_in_the_repository(repository):
-    """Also of a copy that lies elsewhere, as the server's does."""
-    ensemble = repository.parent / "jpeg"
-    (repository / "jpeg").rename(ensemble)
-    assert check_model(ensemble, repository) == []
-    assert "step 0: no model 'decode'" in check_model(ensemble)[0]
 
 
 def plain(batch: str, dims: str) -> str:
@@ -141,13 +114,11 @@ CONFIG_DAMAGE = [
     ("net", "TYPE_UINT8", "TYPE_UNIT8", ["line 4", "did you mean 'TYPE_UINT8'?"]),
     ("net", "dims: [3, 4, 4]", "dimms: [3, 4, 4]", ["line 4", "did you mean 'dims'?"]),
     ("net", "max_batch_size: 4", "max_batch_size: 99999999999", ["line 3", "out of range"]),
-    ("jpeg", "ensemble_scheduling {", "dynamic_batching {} ensemble_scheduling {", ["line 6"]),
     # model
     ("net", 'name: "net"', 'name: "other"', ["name: 'other'", "'net', is needed"]),
     ("net", 'backend: "onnxruntime"', "", ["backend: ''", 'backend: "onnxruntime"']),
     ("net", '"onnxruntime"', '"tensorrt"', ["backend: 'tensorrt'"]),
     ("net", 'backend: "', 'default_model_filename: "a" backend: "', ["1/a: missing"]),
-    ("jpeg", '"net"', '"nett"', ["step 1: no model 'nett'", "did you mean 'net'?"]),
     # tensors
     ("net", '"IMAGES"', '"IMAGE"', ["input 'IMAGE'", "did you mean 'IMAGES'?"]),
     ("net", '"IMAGES"', '"IMAGE"', ["input: lacks 'IMAGES', which 1/model.onnx needs"]),
@@ -208,11 +179,10 @@ def test_damaged_files(repository, case):
 
 def test_damage_never_raises(repository):
     """Cut off anywhere, or with flipped bits: problems or none, but no exception."""
-    for name, text in {"net": NET, "jpeg": JPEG}.items():
-        for end in range(0, len(text), 20):
-            (repository / name / "config.pbtxt").write_text(text[:end])
-            assert isinstance(check_model(repository / name), list)
-        (repository / name / "config.pbtxt").write_text(text)
+    for end in range(0, len(NET), 20):
+        (repository / "net" / "config.pbtxt").write_text(NET[:end])
+        assert isinstance(check_model(repository / "net"), list)
+    (repository / "net" / "config.pbtxt").write_text(NET)
     file = repository / "net" / "1" / "model.onnx"
     good = file.read_bytes()
     random = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from nano_cv.config import resume
@@ -21,7 +21,7 @@ from nano_cv.config.processes import is_first_process, run_in, slurm_folder
 from nano_cv.config.schema import find_problems
 from nano_cv.config.space import explain_missing, find_space, sample_runs
 from nano_cv.errors import UserError
-from nano_cv.metadata import NAME, check_name
+from nano_cv.metadata import check_name
 
 WRITTEN_FOLDERS = {"train": ("runs", "weights"), "export_model": ("runs", "models")}  # in `paths`
 
@@ -60,9 +60,9 @@ def check(script: str, arguments: list[str]) -> list[str]:
 
         if multirun and script == "train":
             _check_devices(configs[0])
-        again = slurm_folder() if script == "train" and not multirun else None
-        if again and not configs[0].resume:
-            run = resume.runs_of(script, configs[0]) / again
+        submitted = slurm_folder() if script == "train" and not multirun else None
+        if submitted and not configs[0].resume:
+            run = resume.runs_of(script, configs[0]) / submitted
             begun = (run / "checkpoints" / "last.ckpt").exists()
             return [*added, run_in(run), *(["resume=true"] if begun else [])]
         if not configs[0].get("resume"):
@@ -105,13 +105,6 @@ def check_run(options: Options, overrides: Sequence[Override]) -> DictConfig:
     defaults, _ = options.compose([*filter(options.is_option, overrides)])
     if wrong := find_problems(options.script, config, defaults):
         raise UserError("\n".join(wrong))
-    for key in ("model.name", "data.name"):
-        name = OmegaConf.select(config, key)
-        if name is not None and not NAME.fullmatch(str(name)):
-            raise UserError(
-                f"{key}={name}: is part of the names of files and of the served model, which take "
-                "English letters, digits and _ . - only, and begin with a letter, a digit or _"
-            )
     if "data" in options.own:
         check_name(f"{config.model.name}_{config.data.name}")
         _check_task(options, config)

@@ -29,7 +29,7 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
     single = [each for each in overrides if not each.is_sweep_override()]
     given = {each.key_or_group: each.value() for each in single}
     swept = {each.key_or_group: each for each in overrides if each.is_sweep_override()}
-    # In a sweep the first file speaks for all. Weights of another model are refused when opened.
+    # A sweep takes its settings from the first file. Files of other models are refused when opened.
     sweep = swept.get("weights")
     file = next(sweep.sweep_string_iterator()) if sweep else given.get("weights")
     if given.get("engine") == "triton":

@@ -10,17 +10,16 @@ from yaml import AliasEvent, YAMLError, parse
 from nano_cv.config.options import flatten
 from nano_cv.errors import UserError, one_line
 
-FIXED_KEYS = (  # a resumed run must have the same value for each key with these prefixes,
+FIXED_KEYS = (  # keys, and beginnings of keys, whose values a resumed run must keep
     *("seed", "data.", "model.", "trainer.precision", "trainer.gradient_clip_val"),
     *("trainer.limit_train_batches", "trainer.limit_val_batches"),
     *("trainer.min_epochs", "trainer.min_steps"),  # they decide how long an epoch is
     "trainer.minutes",  # the first start has made a number of epochs of it
 )
 LENGTH_KEY = "trainer.max_epochs"  # may be another number; with null, epochs have another length
-MAY_CHANGE = (  # except for these. A change of `data.dataset` is allowed, as the hash of the images
-    # shows whether other images are read.
-    *("data.root", "data.source", "data.cache", "data.workers", "data.dataset."),
-)
+# Exceptions from `FIXED_KEYS`. `data.dataset.` is one because the hash of the images shows whether
+# other images are read.
+MAY_CHANGE = (*("data.root", "data.source", "data.cache", "data.workers", "data.dataset."),)
 
 
 def find_run(script: str, config: DictConfig) -> Path:

@@ -86,9 +86,9 @@ def cached(
 ) -> Cached:
     """Return the cached pixels of `files`; decodes the files if there is no cache of them yet.
 
-    The array's name depends on names, sizes and dates of the files, on `shape`, and on `way`, which
-    describes `load`. The array gets its name only when whole, so a kill or a second process at the
-    same moment does no harm.
+    The array's name depends on names, sizes and dates of the files, on `shape`, and on `way`, a
+    text for what `load` does. The array gets its name only when whole, so a kill or a second
+    process at the same moment does no harm.
 
     Raises:
         UserError: some files cannot be used; the message names all of them.

@@ -146,7 +146,10 @@ class DataModule(pl.LightningDataModule):
         return min(self.batch_size, seen - index * self.batch_size)
 
     def places(self, index: int, count: int) -> Tensor:
-        """Return the places of this process's images in batch `index`; other ones with shards."""
+        """Return the positions in the split of this process's images in batch `index`.
+
+        With shards the images are others; the positions then only tell images apart.
+        """
         processes, rank = self.ranks
         return rank + processes * (index * self.own_batch + torch.arange(count))
 

@@ -44,7 +44,7 @@ class Header(NamedTuple):
 
     stream: BinaryIO  # the file without most metadata, for Pillow to open
     depth: int = 8  # bits of a sample in the file; 8 for formats that only have 8
-    # Of the 16 bits so many are used, as the file states: 8 to 16; 0 if unstated. Pillow scales the
+    # How many of 16 bits are used, 8 to 16, as the file states; 0 if it does not. Pillow scales the
     # levels of PPM and JPEG 2000 itself.
     bits: int = 16
     tile: int = 0  # pixels of a tile, which is decoded as a whole; 0 if there are no tiles

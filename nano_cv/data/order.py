@@ -23,8 +23,8 @@ class Order(Sampler[int]):
 
     def __init__(self, count: int, ranks: Ranks = (1, 0), shuffle: bool = True, seed: int = 0):
         self.count, self.ranks, self.shuffle, self.seed, self.epoch = count, ranks, shuffle, seed, 0
-        self.left_out = 0  # the last so many images of each epoch, random images if shuffled
-        # Images at the start of the next epoch to leave out, once: a resumed run has seen them.
+        self.left_out = 0  # number of images at the end of each epoch's order that are not used
+        # Number of images at the start of the next epoch that a resumed run has seen already.
         self.skip = 0
 
     def set_epoch(self, epoch: int) -> None:

@@ -27,8 +27,8 @@ Item = tuple[str, bytes, tuple[int, int], Packed]
 class Archives:
     """Tar archives of a split, written one after the other, and the tables of the split's index.
 
-    `kind` is that of the targets, see `formats.shards.TASKS`; an image beyond `most` bytes begins
-    the next archive.
+    `kind` is that of the targets, see `formats.shards.TASKS`. An archive ends before the image with
+    which it would be larger than `most` bytes.
     """
 
     def __init__(self, folder: str, split: str, kind: str, most: int) -> None:
@@ -111,11 +111,11 @@ def write(splits: Mapping[str, Resized], data_hash: str, task: str, output: str,
     else:
         ours = []
 
-        def write(folder: Path) -> None:
+        def fill(folder: Path) -> None:
             ours.append(folder)
             _write(splits, data_hash, task, str(folder), most)
 
-        make_once(Path(output), write)
+        make_once(Path(output), fill)
         if not ours:  # another process wrote the same output meanwhile
             refuse_existing(output)
 

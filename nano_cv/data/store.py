@@ -171,7 +171,7 @@ def stamp(file: File | str, folder: str) -> str:
 
 
 def _ask(place: str, method: str, name: str = "Key", **options: Any) -> dict[str, Any]:
-    """Send a request about an object, whose key has this `name` in the request.
+    """Send a request about an object; `name` is what the request calls its key.
 
     Returns the store's answer, with a `Body` as bytes, which is read again if it is cut off.
     """

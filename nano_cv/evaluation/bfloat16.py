@@ -63,7 +63,7 @@ class Session:
     ) -> list[Any]:
         """Compute the named outputs from the named inputs, each `[B, ...]`; raises `ShapeError`.
 
-        `options` are those of onnxruntime, which mean nothing here.
+        `options`, which onnxruntime takes, are not used here.
         """
         for name, array in inputs.items():
             taken = self.model.input(name).partial_shape

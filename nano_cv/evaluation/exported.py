@@ -68,7 +68,7 @@ class Onnx(Engine):
                     self.session = load(entries)
             except UserError as error:
                 log.warning("%s: computed in float32 and not in bfloat16: %s", path, error)
-        # The session of onnxruntime is kept for the metadata and for messages about bad files.
+        # OpenVINO only runs the model: onnxruntime has read its metadata, and explains bad files.
         self.runner: Any = self.session
         if bfloat16.HINT in (entries or {}):
             try:

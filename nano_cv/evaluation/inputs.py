@@ -115,7 +115,11 @@ def check_options(config: DictConfig) -> None:
         ("count", "generation"),
         ("gradcam", "classification"),
         ("tta", "classification"),
-        ("confidence", "detection", "classification"),  # of the latter `evaluate` knows more
+        (
+            "confidence",
+            "detection",
+            "classification",
+        ),  # the latter only for several labels, which `evaluate` checks
     ):
         if config[key] not in (None, False) and task not in able:
             value, needed = str(config[key]).lower(), " and ".join(able)

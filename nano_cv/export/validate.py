@@ -66,19 +66,16 @@ def check_repository(repository: Path) -> dict[str, list[str]]:
     return results
 
 
-def check_model(
-    folder: Path, repository: Path | None = None, versions: Sequence[int] | None = None
-) -> list[str]:
+def check_model(folder: Path, versions: Sequence[int] | None = None) -> list[str]:
     """Return the problems of a model, each with file and field; empty if the model is sound.
 
-    The steps of an ensemble are in `repository`, by default the folder's parent. Checked are
-    `versions`, by default those that the config serves.
+    Checked are `versions`, by default those that the config serves. Whether the models of an
+    ensemble are there and fit, Triton itself reports.
     """
     try:
         config = read_config(folder / CONFIG)
         return [
             *_check_names(config, folder),
-            *_check_steps(config, repository or folder.parent),
             *_check_versions(config, folder, versions),
         ]
     except UserError as error:
@@ -106,15 +103,6 @@ def _check_names(config: ModelConfig, folder: Path) -> Iterator[str]:
 def _file(config: ModelConfig) -> str | None:
     """Return the file name of a version, such as `model.onnx`; None for an ensemble."""
     return config.default_model_filename or FILES.get(config.backend or config.platform)
-
-
-def _check_steps(config: ModelConfig, repository: Path) -> Iterator[str]:
-    """Yield missing models of an ensemble; Triton itself reports whether the models fit."""
-    names = sorted(path.parent.name for path in repository.glob(f"[!.]*/{CONFIG}"))
-    for number, step in enumerate(config.ensemble_scheduling.step):
-        if step.model_name not in names:
-            close = nearest(step.model_name, names)
-            yield f"{CONFIG}: step {number}: no model '{step.model_name}' in {repository}{close}"
 
 
 def _check_versions(

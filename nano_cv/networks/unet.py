@@ -47,8 +47,8 @@ class Body(nn.Module):
     """Encoder and decoder of a U-Net, which end at features at 1/`stride` of the side.
 
     Args:
-        image_size: side of the square input in pixels, or height and width; multiples of 2 to the
-            number of levels.
+        image_size: side of the square input in pixels, or height and width; multiples of
+            2^(number of levels).
         channels: output channels of each level; every level halves the side.
         stride: pixels per position of the features, a power of 2; if the first level of a backbone
             is coarser, the stride of that level.
@@ -78,7 +78,7 @@ class Body(nn.Module):
                 f"image_size={image_size}: {len(channels)} levels need a multiple of {strides[-1]}"
             )
         if strides[-1] < stride:
-            raise ValueError(f"channels={list(channels)}: too few levels, {stride} pixels a place")
+            raise ValueError(f"channels={list(channels)}: too few levels for a stride of {stride}")
         # Index of the level at whose resolution the decoder ends.
         self.first = next(level for level, reached in enumerate(strides) if reached >= stride)
         self.stride = strides[self.first]

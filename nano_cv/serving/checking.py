@@ -19,12 +19,10 @@ from nano_cv.serving.triton import PROJECT
 CHECK_SECONDS = 120  # limit of the check of one version
 
 
-async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+async def check(copies: Mapping[str, Path]) -> dict[str, dict[str, str]]:
     """Return the problems of each version of each model, as an empty text for a sound version.
 
-    Args:
-        source: the model repository, in which the check finds the parts of an ensemble.
-        copies: the folder of each model to check, by the model's name.
+    `copies` has the folder of each model to check, by the model's name.
     """
     versions = {name: versions_of(folder) or ["-"] for name, folder in copies.items()}
     jobs = [(name, version) for name in copies for version in versions[name]]
@@ -32,7 +30,7 @@ async def check(source: Path, copies: Mapping[str, Path]) -> dict[str, dict[str,
     while left := [job for job in jobs if job not in faults]:
         words = [word for name, version in left for word in (str(copies[name]), version)]
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", __name__, str(source), *words),
+            *(sys.executable, "-m", __name__, *words),
             env=os.environ | {"PYTHONPATH": str(PROJECT)},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -78,11 +76,11 @@ def main() -> None:
 
     onnxruntime.set_default_logger_severity(4)  # its log only repeats the exception's text
 
-    source, *words = sys.argv[1:]
+    words = sys.argv[1:]
     for folder, version in zip(words[::2], words[1::2], strict=True):
         signal.alarm(CHECK_SECONDS)  # ends this process, whatever it hangs in
         versions = [int(version)] if version.isdecimal() else None
-        problems = check_model(Path(folder), Path(source), versions)
+        problems = check_model(Path(folder), versions)
         for file in [] if problems else sorted(Path(folder, version).glob("*.onnx")):
             try:
                 answer_once(Onnx(file, 1))

@@ -59,7 +59,7 @@ def _share(text: str) -> float:
 
 
 def _choose(client: Client, name: str | None) -> str:
-    """Return the model named `asked`, or else the only model that takes images."""
+    """Return the model `name`, or else the only model that takes images."""
     able = [name.removesuffix(JPEG) for name in client.models() if name.endswith(JPEG)]
     if name in able:
         return name

@@ -22,8 +22,8 @@ GRACE = 5  # seconds more than the door's own limit, so that the door refuses a 
 class Protocol(H11Protocol):
     """HTTP/1.1 connection that ends if its client sends or reads too slowly.
 
-    uvicorn alone lets a client that sends nothing, or a byte now and then, connect for ever, and
-    also a client that does not read its answer.
+    uvicorn alone lets a client that sends nothing, or a byte now and then, stay connected for ever,
+    and also a client that does not read its answer.
     """
 
     def connection_made(self, transport: Any) -> None:

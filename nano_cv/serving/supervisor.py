@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5  # between two looks at the processes
 STRIKES = 2  # a model that stops the server this often without an answer is set aside
-QUIET_SECONDS = 60  # a restart so long after the last starts without a wait
+QUIET_SECONDS = 60  # a restart without a wait, if there was none for this many seconds
 RETRY_SECONDS = 60  # before a model that could not be copied is tried again
 LONGEST_WAIT = 30  # seconds before a restart; the wait begins at 0 and grows with each restart
 
@@ -235,7 +235,7 @@ class Supervisor(Watched):
                     log.warning("%s: %s", name, model.refused["-"])
                 else:
                     model.is_now("refused", model.refused["-"])
-        for name, reasons in (await check(self.repository.source, copies)).items():
+        for name, reasons in (await check(copies)).items():
             good = [version for version, reason in reasons.items() if not reason]
             model = self.models.setdefault(name, Model(name))
             model.refused = {version: reason for version, reason in reasons.items() if reason}

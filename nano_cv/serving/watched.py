@@ -208,7 +208,7 @@ class Watched(Backend):
         """Send a test request; return the problem (empty if it answers) and if it is lost.
 
         A lost model answers no client, or its process is gone; Triton must restart. A full or slow
-        queue is no fault if any client gets an answer in time, after the `before` ones until now.
+        queue is no fault if any client gets an answer in time; `before` were answered until now.
         """
         seconds = self.config.probe_deadline_seconds
         end = time.monotonic() + seconds

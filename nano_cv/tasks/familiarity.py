@@ -14,8 +14,10 @@ class Familiarity(nn.Module):
     Pictures of a kind that the network has never seen lie far from this plane (the residual of Wang
     et al. 2022, "ViM: Out-of-distribution with virtual-logit matching"). For networks that show no
     features, the largest logit is used, which is low for unknown pictures (Hendrycks et al. 2022,
-    "Scaling out-of-distribution detection for real-world settings"); then
-    `shape`, which is F and D, is None.
+    "Scaling out-of-distribution detection for real-world settings").
+
+    Args:
+        shape: number of features F and of directions D; None for a network that shows no features.
     """
 
     center: Tensor | None  # mean of the features `[F]`

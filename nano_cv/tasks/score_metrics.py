@@ -40,7 +40,7 @@ class Match(NamedTuple):
     """Which boxes of a picture lie on which objects, at an IoU of 0.5."""
 
     right: NDArray[np.bool_]  # whether each box `[n]` found an object that counts
-    excused: NDArray[np.bool_]  # whether it lies on one that does not count: then it is no mistake
+    excused: NDArray[np.bool_]  # whether each box `[n]` lies on an object that does not count
     finders: NDArray[np.int64]  # for each object, the index of the box that found it, or -1
 
 

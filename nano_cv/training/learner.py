@@ -120,7 +120,7 @@ class Learner(pl.LightningModule):
 
         def factor(step: int) -> float:
             steps = self.steps or planned
-            # With trainer.minutes there may be a single epoch, all of it warm-up without this.
+            # trainer.minutes may leave a single epoch, which must not be all warm-up.
             rise = min(warmup, steps / 2) if self.steps else warmup
             if step < rise:
                 return (step + 1) / (rise + 1)

@@ -42,9 +42,9 @@ def choose_precision(
 ) -> str:
     """The precision in which this task trains fastest on this machine.
 
-    On processors with bfloat16 some networks are slower in bfloat16, because torch's backward pass
-    of depthwise convolutions is. So a few steps are timed there. A resumed run keeps the precision
-    that it had `before`.
+    On processors with bfloat16 a few steps are timed: torch's backward pass of depthwise
+    convolutions is so slow in bfloat16 that some networks are faster in float32. A resumed run
+    keeps the precision that it had `before`.
     """
     best = best_precision(accelerator)
     if best != "bf16-mixed" or _uses_cuda(accelerator):

@@ -63,7 +63,7 @@ def read_masks(
 ) -> dict[str, Pictures]:
     """Read a set of masks from any folders; `usual` are the classes if the set names none.
 
-    `partly` says that the lists leave out pictures knowingly.
+    With `partly` there is no warning of pictures that no list names.
     """
     pictures = reading.find_pictures(images_folder)
     masks = find_masks(masks_folder, pictures)

@@ -91,7 +91,7 @@ def warn_of_others(
 ) -> None:
     """Warn of folders and images in `folder` that are not `used`, such as a misspelt split.
 
-    `known` are the names, in lower case, of folders that hold something else.
+    `known` are names of folders, in lower case, that are expected there and not warned of.
     """
     others = [path for path in inside if path.is_dir() or path.suffix.lower() in EXTENSIONS]
     others = [path for path in others if path not in used and path.name.lower() not in known]

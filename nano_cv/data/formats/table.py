@@ -39,17 +39,13 @@ Record = dict[Any, Any]  # the cells of a line by the names of their columns
 
 
 class Row(NamedTuple):
-    """One picture; `where` is the line of the table, for messages.
-
-    `labels` is the whole cell until `part_labels` parts it. `column` says which it is of: `label`,
-    `labels`, or nothing where columns of 0 and 1 say the labels.
-    """
+    """One picture."""
 
     file: str
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # the text of the cell, until `part_labels` splits it
     split: str
-    where: str
-    column: str
+    where: str  # file and line of the table, for messages
+    column: str  # that the labels are from: `label` or `labels`; empty for columns of 0 and 1
 
 
 def read_table(root: Path, task: str, separator: str | None = None) -> dict[str, Pictures]:

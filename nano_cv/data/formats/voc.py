@@ -40,8 +40,8 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
 
     A split without a list is taken out of `train` by the hash of the file names; without any list,
     all three splits are taken out of the labelled images. For segmentation each image has a mask,
-    `SegmentationClass/*.png`, and the lists lie in `ImageSets/Segmentation/`. `partly` says that
-    the lists leave out pictures knowingly.
+    `SegmentationClass/*.png`, and the lists lie in `ImageSets/Segmentation/`. With `partly`
+    there is no warning of pictures that no list names.
 
     Raises:
         UserError: files are missing or malformed; the message names the file and the object.
