@@ -24,7 +24,7 @@ from nano_cv.files import make_once
 Item = tuple[str, bytes, tuple[int, int], Packed]
 
 
-class Archives:
+class ShardWriter:
     """Tar archives of a split, written one after the other, and the tables of the split's index.
 
     `kind` is that of the targets, see `formats.shards.TASKS`. An archive ends before the image with
@@ -134,7 +134,7 @@ def _write(
     kind = {"detection": "boxes", "segmentation": "mask"}.get(task, of_classes)
     indices = {}
     for split, resized in splits.items():
-        archives, classes = Archives(folder, split, kind, most), resized.pictures.classes
+        archives, classes = ShardWriter(folder, split, kind, most), resized.pictures.classes
         counts = np.zeros(len(classes), np.int64)
         for name, content, size, target in _items(resized, split):
             archives.add(name, content, size, target)

@@ -69,9 +69,9 @@ def load_odd(
 
 
 def check_parity(
-    torch: Engine, onnx: Engine, names: Sequence[str], inputs: Arrays, tolerance: float
+    trained: Engine, exported: Engine, names: Sequence[str], inputs: Arrays, tolerance: float
 ) -> dict[str, float]:
-    """Compare the answers of torch with those of the exported file at the sizes `BATCHES`.
+    """Compare the answers of both engines, in batches of the sizes `BATCHES`.
 
     Refused is a difference above its limit in the task's report, times `tolerance`. For each
     difference of the report's `compare`, the largest over all inputs and batch sizes is returned as
@@ -80,15 +80,15 @@ def check_parity(
     Raises:
         UserError: a difference is above its limit; the message names the worst inputs.
     """
-    report = reports.find(torch.metadata.task)
+    report = reports.find(trained.metadata.task)
 
     def take(part: Sequence[int]) -> Arrays:
         return {name: array[list(part)] for name, array in inputs.items()}
 
-    expected = predict_all(torch, take, len(names), BATCHES[0])
+    expected = predict_all(trained, take, len(names), BATCHES[0])
     apart: dict[str, Any] = {}
     for size in BATCHES:
-        actual = predict_all(onnx, take, len(names), size)
+        actual = predict_all(exported, take, len(names), size)
         _check_shapes(expected, actual)
         for name, values in report.compare(expected, actual).items():
             apart[name] = np.maximum(apart.get(name, 0), np.where(np.isnan(values), np.inf, values))
