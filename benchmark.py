@@ -19,6 +19,7 @@ def benchmark(config: DictConfig) -> None:
     from nano_cv.evaluation.exported import Onnx
     from nano_cv.evaluation.opening import find_export
     from nano_cv.serving import triton
+    from nano_cv.serving.process import running
 
     folder = building.run_folder()
     model = Path(config.paths.models, f"{config.model.name}_{config.data.name}")
@@ -41,7 +42,7 @@ def benchmark(config: DictConfig) -> None:
         if prototype:
             models += settings.lay_out_prototype(model, repository)
         with (
-            triton.running(repository, models, folder / "triton.log") as port,
+            running(repository, models, folder / "triton.log") as port,
             grpc.insecure_channel(f"{triton.LOOPBACK}:{port}") as channel,
         ):
             load = (config.concurrency, config.seconds)

@@ -20,7 +20,7 @@ def export_model(config: DictConfig) -> None:
     from nano_cv.evaluation.tracking import make_logger
     from nano_cv.export import graph, parity, precision, repository, triton_config
     from nano_cv.export.samples import open_samples, parity_inputs
-    from nano_cv.serving import triton
+    from nano_cv.serving.process import prove
 
     precision.check_processor(config.precision)
     folder, path = building.run_folder(), building.weights_file(config)
@@ -58,7 +58,7 @@ def export_model(config: DictConfig) -> None:
             best.file,
             triton=config.triton,
             entries=best.entries,
-            prove=triton.prove,
+            prove=prove,
         )
         logger.log_metrics(figures)
         card = make_card(task.metadata, figures)

@@ -300,10 +300,10 @@ def quick_exports() -> Iterator[None]:
     The speed of each precision is measured for a shorter time, too; no test looks at it.
     """
     from nano_cv.export import precision
-    from nano_cv.serving import triton
+    from nano_cv.serving import process
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton, "prove", lambda repository, models: None)
+        patch.setattr(process, "prove", lambda repository, models: None)
         patch.setattr(precision, "SECONDS", 0.01)
         yield
 

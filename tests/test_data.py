@@ -169,7 +169,9 @@ def test_smaller_pictures_to_train_on_and_larger_ones_to_zoom_into(flowers):
     loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_idx=-1))
     larger.trainer = SimpleNamespace(training=True, world_size=1, global_rank=0, fit_loop=loop)
     seen, _ = larger.on_after_batch_transfer(next(iter(larger.train_dataloader())), 0)
-    assert seen.shape[2:] == (16, 16)
+    assert seen.shape[2:] == larger.first_batch()[0].shape[2:] == (16, 16)
+    cropped = module(flowers, detail=2.0, crop=8, augment=Augment(flip=0))
+    assert cropped.first_batch()[0].shape[2:] == (8, 8), "as the network sees them"
 
 
 def data_hash(root: Path) -> str:

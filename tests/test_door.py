@@ -25,7 +25,7 @@ from benchmarks.serving.trial import Load, Trial
 from nano_cv.data.imagined import noise
 from nano_cv.metadata import Metadata
 from nano_cv.serving import triton
-from nano_cv.serving.door import Door
+from nano_cv.serving.door import Door, Problem
 from nano_cv.serving.multipart import split_parts
 
 
@@ -318,6 +318,16 @@ def test_forms_leave_a_thread_to_other_requests(monkeypatch):
     assert max(busy) == 1
 
 
+@pytest.mark.parametrize("state, status", [("starting", 503), ("serving", 404)])
+def test_while_models_are_loaded_a_request_may_come_again(state, status):
+    door = Door(SimpleNamespace(models={}, state=state), compose("serve"))
+    with pytest.raises(Problem) as problem:
+        asyncio.run(door.show_model("lenet_flowers"))
+    response = problem.value.response()
+    assert response.status_code == status
+    assert response.headers.get("Retry-After") == ("1" if status == 503 else None)
+
+
 def test_a_new_version_is_taken_over(served):
     models = served.output.parent / "models"
     with Load(served.http_call("colours_tiny", picture("red"))) as load:
@@ -439,9 +449,11 @@ def test_before_a_triton_that_runs_already(served, tmp_path):
     if not served.has_triton:
         pytest.skip("there is none")
     asked = f"triton=127.0.0.1:{served.ports['grpc_port']}"
-    with Trial(tmp_path / "none", tmp_path, asked) as trial:
+    with Trial(tmp_path / "none", tmp_path, asked, "models=[colours_tiny]") as trial:
         trial.wait_ready()
         assert not trial.children(), "it starts none of its own"
+        models = trial.health()[1]["models"]
+        assert sorted(models) == ["colours_tiny", "colours_tiny_from_jpeg"]
         assert trial.predict("colours_tiny", picture("blue"))[1]["label"] == "blue"
 
 
@@ -450,3 +462,11 @@ def test_a_triton_that_is_not_there(tmp_path):
     done = python("serve.py", *settings, f"port={triton.free_ports(1)[0]}", cwd=ROOT)
     assert done.returncode == 1 and "triton=127.0.0.1:9: no Triton server answers" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_only_models_that_the_other_triton_has(served, tmp_path):
+    if not served.has_triton:
+        pytest.skip("there is none")
+    asked = [f"triton=127.0.0.1:{served.ports['grpc_port']}", "models=[colors_tiny]"]
+    asked += [f"port={triton.free_ports(1)[0]}", f"hydra.run.dir={tmp_path}"]
+    assert "did you mean 'colours_tiny'?" in python("serve.py", *asked, cwd=ROOT).stderr

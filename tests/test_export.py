@@ -29,9 +29,9 @@ from nano_cv.export.samples import has_data
 from nano_cv.export.validate import check_repository, read_config, served_versions
 from nano_cv.files import list_versions, make_once
 from nano_cv.metadata import Metadata, read_metadata
-from nano_cv.serving import triton
+from nano_cv.serving import process
 
-PROVE = triton.prove  # before a fixture leaves it out
+PROVE = process.prove  # before a fixture leaves it out
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +247,7 @@ def test_a_failed_publication_leaves_nothing(here, fails, monkeypatch):
 @pytest.mark.skipif(not has_triton(), reason="there is no Triton server here")
 def test_triton_is_the_judge(here, run, succeeds, monkeypatch):
     """An export is loaded into a server off to the side; what that refuses is not published."""
-    monkeypatch.setattr(triton, "prove", PROVE)
+    monkeypatch.setattr(process, "prove", PROVE)
     done = succeeds("export_model", *TINY)
     assert "Triton has loaded lenet_flowers_from_jpeg, lenet_flowers" in done.out
     config = repository.make_model_config

@@ -4,9 +4,11 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import grpc
 import numpy as np
@@ -20,7 +22,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from benchmarks.serving.trial import Load, Trial
 from nano_cv.errors import UserError
 from nano_cv.evaluation.client import Client
-from nano_cv.serving import triton
+from nano_cv.serving import process, triton
 from nano_cv.serving.service import _check_port
 from nano_cv.serving.supervisor import _lock_port
 from nano_cv.serving.watched import request_of
@@ -227,12 +229,36 @@ def test_a_model_without_metadata_and_a_server_for_benchmarks(served, tmp_path):
     ):
         client.metadata("scale")
     write_scale(tmp_path / "models" / "scale")
-    with triton.running(tmp_path / "models", ["scale"], tmp_path / "log") as port:
+    with process.running(tmp_path / "models", ["scale"], tmp_path / "log") as port:
         request = service_pb2.RepositoryModelUnloadRequest(model_name="scale")
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             with pytest.raises(grpc.RpcError, match="unload is not allowed"):
                 stub.RepositoryModelUnload(request)
+
+
+RUNNING = """
+import sys
+from pathlib import Path
+from nano_cv.serving.process import running
+
+with running(Path("models"), ["scale"], Path("log")):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_killed_export_leaves_no_server(tmp_path):
+    write_scale(tmp_path / "models" / "scale")
+    variables = os.environ | {"PYTHONPATH": str(triton.PROJECT), "TMPDIR": str(tmp_path)}
+    options = {"cwd": tmp_path, "env": variables, "stdin": PIPE, "stdout": PIPE}
+    with Popen([sys.executable, "-c", RUNNING], **options) as export:
+        assert export.stdout.readline() == b"ready\n"
+        children = psutil.Process(export.pid).children(recursive=True)
+        assert "tritonserver" in {child.name() for child in children}
+        export.kill()
+        assert psutil.wait_procs(children, timeout=20)[1] == []
+    assert not list(tmp_path.glob("tmp*"))
 
 
 def test_the_served_copy_is_private(served):

@@ -131,9 +131,14 @@ class DataModule(pl.LightningDataModule):
         return weights.float()
 
     def first_batch(self) -> Batch:
-        """Return the first training images as a batch, not augmented, to try a step."""
+        """Return the first training images as a batch, as the network sees them, to try a step."""
         count = min(self.batch_size, len(self.splits["train"]))
-        return Batches(self.splits["train"]).__getitems__(range(count))
+        batch = Batches(self.splits["train"]).__getitems__(range(count))
+        if not self.augment:
+            return batch
+        with torch.random.fork_rng(devices=[]):
+            changed: Batch = self.augment(*batch, size=self.whole_size, crop=self.seen_size)
+        return changed
 
     @property
     def ranks(self) -> Ranks:

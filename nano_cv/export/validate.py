@@ -1,6 +1,6 @@
 """Check a Triton model repository without a server: `python -m nano_cv.export.validate FOLDER`.
 
-Where Triton is installed, `triton.prove` loads an export, so Triton itself judges it. This check
+Where Triton is installed, `process.prove` loads an export, so Triton itself judges it. This check
 finds errors that Triton reports too late or never: names and files with which a load waits for
 ever, and tensors that differ from the ONNX graph, which the wheel's server would report at the
 first request, and NVIDIA's container at the load.

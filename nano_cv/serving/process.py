@@ -1,20 +1,25 @@
-"""Process of tritonserver, started so that it ends whenever this process does, even if killed."""
+"""Process of tritonserver, which ends whenever this process does, even if that is killed."""
 
-import asyncio
+import logging
 import os
 import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import grpc
 import psutil
-from omegaconf import DictConfig
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from nano_cv.errors import UserError
 from nano_cv.serving import triton
 
+logger = logging.getLogger(__name__)
 # Program that ends the server and clears up after us, even if we are killed. It reads the number of
 # the server's process, which changes with each start, and 0 after its end.
 CARETAKER = """
@@ -35,18 +40,19 @@ shutil.rmtree(sys.argv[2], ignore_errors=True)
 class Server:
     """Process of tritonserver and the stub processes that run its models.
 
-    `area` is a private folder, which is removed if this process is killed.
+    `area` is a private folder, which is removed in the end. Requests in flight have `seconds` when
+    the server is told to stop. With `poll` the server looks for changes of the repository.
     """
 
     def __init__(
-        self, wheel: triton.Wheel, area: Path, repository: Path, config: DictConfig, log: Path
+        self, area: Path, repository: Path, log: Path, port: int, seconds: float, poll: bool
     ) -> None:
         self.repository, self.log = repository, log
         prefix = f"nano_cv_{secrets.token_hex(8)}_"  # nobody else can have made such files before
         self.memory = Path("/dev/shm", prefix)
+        wheel, self.seconds = triton.find_wheel(), seconds
         backends = triton.make_backends(wheel, area / "backends")
-        seconds = round(config.exit_timeout_seconds)
-        line = triton.command(wheel, backends, repository, config.grpc_port, seconds, poll=True)
+        line = triton.command(wheel, backends, repository, port, round(seconds), poll)
         self.line = [*line, f"--backend-config=python,shm-region-prefix-name={prefix}"]
         self.environment = triton.environment(wheel)
         self.process: subprocess.Popen[bytes] | None = None
@@ -104,12 +110,12 @@ class Server:
                 os.fchmod(opened, 0o600)
                 os.close(opened)
 
-    async def stop(self, seconds: float) -> None:
-        """Stop tritonserver, with at most `seconds` for the requests in flight, and clear up."""
+    def stop(self) -> None:
+        """Stop tritonserver once the requests in flight are answered, and clear up."""
         if self.process:
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                await asyncio.to_thread(self.process.wait, seconds)
+                self.process.wait(self.seconds)
         self.kill()
         self.caretaker.communicate()  # it removes the area, and ends
 
@@ -136,3 +142,61 @@ class Server:
 
     def _memory_files(self) -> Iterator[Path]:
         return self.memory.parent.glob(f"{self.memory.name}*")
+
+
+@contextmanager
+def running(repository: Path, models: Iterable[str], log: Path) -> Iterator[int]:
+    """Run a server without supervision; yields its gRPC port once all models are ready.
+
+    For benchmarks and for `prove`.
+
+    Raises:
+        UserError: Triton refuses a model, ends, or is not ready in `triton.START_SECONDS`.
+    """
+    models, area = list(models), Path(tempfile.mkdtemp())
+    (port,) = triton.free_ports(1)
+    server = Server(area, repository, log, port, seconds=5, poll=False)
+    try:
+        server.start()
+        end = time.monotonic() + triton.START_SECONDS
+        with grpc.insecure_channel(f"{triton.LOOPBACK}:{port}") as channel:
+            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            while True:
+                with suppress(grpc.RpcError):  # it answers once every model is loaded or refused
+                    request = service_pb2.RepositoryIndexRequest()
+                    index = stub.RepositoryIndex(request, timeout=10).models
+                    break
+                if server.ended or time.monotonic() > end:
+                    raise UserError(f"Triton did not get ready: {', '.join(models)}; see {log}")
+                time.sleep(0.1)
+        why = {entry.name: entry.reason.partition("\n")[0] for entry in index if entry.reason}
+        refused = sorted({*models} - {entry.name for entry in index if entry.state == "READY"})
+        if refused:
+            texts = (f"{name}: {why.get(name, f'refused; see {log}')}" for name in refused)
+            raise UserError("; ".join(texts))
+        yield port
+    finally:
+        server.stop()
+
+
+def prove(repository: Path, models: Sequence[str]) -> None:
+    """Prove that Triton can serve the models of a repository by loading them into a new server.
+
+    Where Triton is not installed, a log line says that only the offline check was made.
+
+    Raises:
+        UserError: Triton refuses a model; the message says why.
+    """
+    try:
+        triton.find_wheel()
+    except UserError as error:
+        logger.info("Only checked, not loaded into a Triton: %s", error)
+        return
+    try:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            running(repository, models, Path(folder, "triton.log")),
+        ):
+            logger.info("Triton has loaded %s", ", ".join(models))
+    except UserError as error:
+        raise UserError(f"Triton refuses this, so nothing was published: {error}") from error

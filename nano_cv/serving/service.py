@@ -58,14 +58,14 @@ def _make_backend(config: DictConfig) -> Backend:
     if config.triton:
         return Watched(config.triton, config)
     try:
-        wheel = triton.find_wheel()
+        triton.find_wheel()
     except UserError as error:
         log.warning("onnxruntime in this process answers: %s", error)
         return Local(config)
     if config.port == config.grpc_port:
         raise UserError(f"port and grpc_port are both {config.port}; each needs its own")
     _check_port("grpc_port", config.grpc_port, triton.LOOPBACK)
-    return Supervisor(wheel, config, Path(HydraConfig.get().runtime.output_dir))
+    return Supervisor(config, Path(HydraConfig.get().runtime.output_dir))
 
 
 def _check_port(key: str, port: int, host: str) -> None:

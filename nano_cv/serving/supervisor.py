@@ -65,7 +65,7 @@ def _lock_port(port: int) -> socket.socket:
 class Supervisor(Watched):
     """Backend that starts a Triton of its own, watches it, restarts it, and stops it."""
 
-    def __init__(self, wheel: triton.Wheel, config: DictConfig, folder: Path) -> None:
+    def __init__(self, config: DictConfig, folder: Path) -> None:
         super().__init__(f"{triton.LOOPBACK}:{config.grpc_port}", config)
         self.port_lock = _lock_port(config.grpc_port)
         self.restarted, self.wait = -1e9, 0.0  # time of the last restart, and the wait before it
@@ -76,8 +76,11 @@ class Supervisor(Watched):
         self.staging = Staging(self.repository.source, self.area)
         self.lacking: set[str] = set()  # models that had too few processes at the last look
         self.failed: dict[str, float] = {}  # when the copy of a model failed the last time
-        log_file = folder / "triton.log"
-        self.server = Server(wheel, self.area, self.staging.live, config, log_file)
+        self.server = Server(
+            *(self.area, self.staging.live, folder / "triton.log"),
+            *(config.grpc_port, config.exit_timeout_seconds),
+            poll=True,
+        )
 
     async def start(self) -> None:
         """See `Backend`."""
@@ -89,7 +92,7 @@ class Supervisor(Watched):
 
     async def stop(self) -> None:
         """See `Backend`."""
-        await self.server.stop(self.config.exit_timeout_seconds)
+        await asyncio.to_thread(self.server.stop)
         await super().stop()
         os.close(self.lock)
         self.port_lock.close()

@@ -12,18 +12,10 @@ import logging
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import sysconfig
-import tempfile
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
-
-import grpc
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from nano_cv.errors import UserError
 
@@ -134,75 +126,6 @@ def command(
         f"--grpc-address={LOOPBACK}",
         f"--grpc-port={port}",
     ]
-
-
-@contextmanager
-def running(repository: Path, models: Iterable[str], log: Path) -> Iterator[int]:
-    """Run a server without supervision; yields its gRPC port once all models are ready.
-
-    For benchmarks and for `prove`.
-
-    Raises:
-        UserError: Triton refuses a model, ends, or is not ready in `START_SECONDS`.
-    """
-    wheel, models = find_wheel(), list(models)
-    (port,) = free_ports(1)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        log.open("w") as output,
-        grpc.insecure_channel(f"{LOOPBACK}:{port}") as channel,
-    ):
-        backends = make_backends(wheel, Path(folder, "backends"))
-        server = subprocess.Popen(
-            command(wheel, backends, repository, port, exit_timeout=5),
-            env=environment(wheel),
-            cwd=PROJECT,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            end = time.monotonic() + START_SECONDS
-            stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            while True:
-                with suppress(grpc.RpcError):  # it answers once every model is loaded or refused
-                    request = service_pb2.RepositoryIndexRequest()
-                    index = stub.RepositoryIndex(request, timeout=10).models
-                    break
-                if server.poll() is not None or time.monotonic() > end:
-                    raise UserError(f"Triton did not get ready: {', '.join(models)}; see {log}")
-                time.sleep(0.1)
-            why = {entry.name: entry.reason.partition("\n")[0] for entry in index if entry.reason}
-            refused = sorted({*models} - {entry.name for entry in index if entry.state == "READY"})
-            if refused:
-                texts = (f"{name}: {why.get(name, f'refused; see {log}')}" for name in refused)
-                raise UserError("; ".join(texts))
-            yield port
-        finally:
-            server.terminate()
-            server.wait()
-
-
-def prove(repository: Path, models: Sequence[str]) -> None:
-    """Prove that Triton can serve the models of a repository by loading them into a new server.
-
-    Where Triton is not installed, a log line says that only the offline check was made.
-
-    Raises:
-        UserError: Triton refuses a model; the message says why.
-    """
-    try:
-        find_wheel()
-    except UserError as error:
-        log.info("Only checked, not loaded into a Triton: %s", error)
-        return
-    try:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            running(repository, models, Path(folder, "triton.log")),
-        ):
-            log.info("Triton has loaded %s", ", ".join(models))
-    except UserError as error:
-        raise UserError(f"Triton refuses this, so nothing was published: {error}") from error
 
 
 def free_ports(count: int) -> list[int]:

@@ -18,10 +18,10 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor, triton_to_np_dtype
 
 from nano_cv.data import images
-from nano_cv.errors import UserError, one_line
+from nano_cv.errors import UserError, listing, nearest, one_line
 from nano_cv.evaluation.client import BROKEN, without_prefix
 from nano_cv.evaluation.engines import Arrays
-from nano_cv.metadata import KEY, Metadata
+from nano_cv.metadata import JPEG, KEY, Metadata
 from nano_cv.serving.backend import (
     Backend,
     CrowdedError,
@@ -57,6 +57,7 @@ class Watched(Backend):
         self.channel = grpc.aio.insecure_channel(address, options=OPTIONS)  # reconnects by itself
         self.triton = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
         self.doubt = asyncio.Event()  # set when a request fails, to test the models at once
+        self.all_names: list[str] = []  # Triton's models, also those that `models` leaves out
 
     async def start(self) -> None:
         """See `Backend`."""
@@ -66,6 +67,12 @@ class Watched(Backend):
             raise UserError(
                 f"triton={self.address}: no Triton server answers there by gRPC ({one_line(error)})"
             ) from error
+        for name in self.config.models or ():
+            if name not in self.models:
+                raise UserError(
+                    f"models: {self.address} has no '{name}'{nearest(name, self.all_names)} "
+                    f"There are: {listing(self.all_names)}"
+                )
         with suppress(LostError):  # raised for a lost model, whose state is now `failing`
             await self.ask_all()
 
@@ -137,9 +144,12 @@ class Watched(Backend):
         """Update the states of all models from Triton's index, and read configs of new versions."""
         seconds = self.config.probe_deadline_seconds
         answer = await self._call("RepositoryIndex", service_pb2.RepositoryIndexRequest(), seconds)
+        self.all_names = sorted({entry.name for entry in answer.models})
         index: dict[str, list[Any]] = {}  # the versions of each model, loaded or refused
         for entry in answer.models:
-            index.setdefault(entry.name, []).append(entry)
+            wanted = self.config.models or (entry.name,)
+            if entry.name in wanted or entry.name.removesuffix(JPEG) in wanted:
+                index.setdefault(entry.name, []).append(entry)
         for name in self.models.keys() - index.keys():
             model = self.models[name]
             if name not in self.repository.taken:
