@@ -125,9 +125,8 @@ def recipe(
     data = building.make_data(config)
     task = building.make_task(config, building.make_metadata(config, data, ""))
     if again:
-        batch = data.transfer_batch_to_device(
-            next(iter(data.train_dataloader())), find_device(device), 0
-        )
+        first = next(iter(data.train_dataloader()))
+        batch = data.transfer_batch_to_device(first, find_device(device), 0)
         steps = round(len(data.splits["train"]) / data.batch_size)
         data.train_dataloader = lambda: torch.utils.data.DataLoader(  # type: ignore[method-assign]
             [batch] * steps,  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """Errors of the user, which are shown as a message without a traceback."""
 
+import errno
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,7 @@ INVISIBLE = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
     r"\ud800-\udfff]"
 )
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file too large
 
 
 class UserError(Exception):

@@ -53,7 +53,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename in (None, str(temporary)):  # a full disk does not say for which file
+        if error.filename is None or str(error.filename) == str(temporary):  # None: a full disk
             error.filename = str(path)
         raise
     finally:

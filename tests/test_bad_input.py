@@ -198,6 +198,19 @@ def test_full_disk(fails, flowers, tmp_path, limit, cache, size, where):
     assert list(FILE.parent.iterdir()) == [FILE]
 
 
+def test_full_disk_of_a_copy_and_a_closed_cache(fails, flowers, tmp_path, monkeypatch):
+    """Named are the folder that is full, not the one that is copied from, and the setting."""
+    said = fails("train", *TINY, "paths.cache=/proc/cache")
+    assert "/proc/cache: cannot be written to (" in said and "data.cache=null" in said
+
+    def full(config):
+        raise OSError(errno.ENOSPC, "no", "/tmp/model.onnx", None, f"{config.paths.models}/x")
+
+    monkeypatch.setattr("nano_cv.building.weights_file", full)
+    said = fails("export_model", *TINY, "paths.models=models")
+    assert said == f"error: models/x: {os.strerror(errno.ENOSPC)}; free some space\n"
+
+
 def test_full_disk_while_saving_weights(fails, succeeds, flowers, monkeypatch):
     FILE.parent.mkdir()
     FILE.write_bytes(b"of an earlier run")

@@ -30,6 +30,13 @@ def test_plus_makes_no_difference(tmp_path, monkeypatch):
     assert composed("train", "experiment=debug") == composed("train", "+experiment=debug") != plain
 
 
+@pytest.mark.parametrize("typed", ["a=1 b=2 --cfg job", "--cfg job a=1 b=2", "-m a=1 b=2"])
+def test_settings_are_added_beside_those_that_are_typed(typed):
+    added = options.add_settings(typed.split(), ["c=3"])
+    assert " ".join(added) == typed.replace("b=2", "b=2 c=3")
+    assert options.add_settings(["--cfg", "job"], ["c=3"]) == ["--cfg", "job", "c=3"]
+
+
 LR = "model.task.optimizer.lr"
 WRONG = [  # what is typed, and what the answer must hold
     ("modle=lenet", "has no 'modle'; did you mean 'model'? Allowed: coverage, data, experiment, "),
@@ -64,6 +71,7 @@ WRONG = [  # what is typed, and what the answer must hold
     ("data.root=bücher", "quote the value: 'data.root=\"bücher\"'"),
     ("'data.colours=[a, rot & grün]'", "quote the value: 'data.colours=[a,\"rot & grün\"]'"),
     ("--epochs=5", "--epochs=5: no such flag; settings are given as KEY=VALUE, see --help"),
+    ("-m seed=1,2 --cfg job", "only one of --multirun, --cfg, --info and --run is possible"),
     ("--config-dir=nowhere", "--config-dir nowhere: no such folder"),
     ("paths.runs=/proc/runs", "paths.runs=/proc/runs: /proc cannot be written to ("),
     (

@@ -3,7 +3,6 @@
 A user's mistake is answered with one line, exit status 1 and no traceback.
 """
 
-import errno
 import logging
 import os
 import shutil
@@ -20,11 +19,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from nano_cv.config.checks import check
-from nano_cv.config.options import CONFIGS, accept_plus
+from nano_cv.config.options import CONFIGS, accept_plus, add_settings
 from nano_cv.config.processes import is_first_process, process_rank, quiet_settings
-from nano_cv.errors import UserError, one_line, printable
+from nano_cv.errors import DISK_FULL, UserError, one_line, printable
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk full, quota used up, file too large
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends SIGUSR1 before it ends a job
 Script = Callable[[DictConfig], float | None]  # a sweep searches for the largest float
 
@@ -65,12 +63,12 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                     except BrokenPipeError:  # the reader has seen enough, as in `--help | head`
                         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                     return
-                sys.argv[1:] += check(config_name, sys.argv[1:])
+                sys.argv[1:] = add_settings(sys.argv[1:], check(config_name, sys.argv[1:]))
                 # Launchers start Python in the folder of the call, and it must find this package.
                 paths = (str(CONFIGS.parent), os.environ.get("PYTHONPATH"))
                 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
                 if not is_first_process():
-                    sys.argv[1:] += quiet_settings(sys.argv[1:])
+                    sys.argv[1:] = add_settings(sys.argv[1:], quiet_settings(sys.argv[1:]))
                 whole = hydra.main(
                     version_base="1.3", config_path=str(CONFIGS), config_name=config_name
                 )
@@ -108,7 +106,8 @@ def stop(error: Exception) -> NoReturn:
     if isinstance(error, OSError):
         if error.errno is None:  # a defect of the code, not a full disk or a closed folder
             raise error
-        full, where = error.errno in DISK_FULL, error.filename
+        full = error.errno in DISK_FULL
+        where = (full and error.filename2) or error.filename  # the former is the target of a copy
         if full and not where and HydraConfig.initialized():
             where = HydraConfig.get().runtime.output_dir  # most likely a checkpoint was written
         message = f"{where}: " if where else ""

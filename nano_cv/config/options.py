@@ -38,7 +38,8 @@ def read_flags(arguments: list[str]) -> dict[str, Any]:
         Hydra will only print information, so that no run will start.
 
     Raises:
-        UserError: there is no such flag, or a setting stands behind a flag.
+        UserError: there is no such flag, a setting stands behind a flag, or two flags exclude each
+            other.
     """
     parser = ArgumentParser(add_help=False)
     parser.add_argument("overrides", nargs="*")
@@ -66,7 +67,16 @@ def read_flags(arguments: list[str]) -> dict[str, Any]:
         )
     if unknown:
         raise UserError(f"{unknown[0]}: no such flag; settings are given as KEY=VALUE, see --help")
+    if sum(map(bool, (flags.run, flags.multirun, flags.cfg, flags.question))) > 1:
+        raise UserError("only one of --multirun, --cfg, --info and --run is possible at a time")
     return vars(flags)
+
+
+def add_settings(arguments: Sequence[str], added: Sequence[str]) -> list[str]:
+    """Add settings just behind those of the command line, as no flag may stand between settings."""
+    typed = read_flags([*arguments])["overrides"]
+    at = arguments.index(typed[0]) + len(typed) if typed else len(arguments)
+    return [*arguments[:at], *added, *arguments[at:]]
 
 
 def parse_override(text: str) -> Override:

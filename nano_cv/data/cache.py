@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from nano_cv.data import images
 from nano_cv.data.preparing import prepared
 from nano_cv.data.store import File, stamp, texts_of
+from nano_cv.errors import DISK_FULL, UserError
 from nano_cv.files import replacing
 
 log = logging.getLogger(__name__)
@@ -91,8 +92,9 @@ def cached(
     process at the same moment does no harm.
 
     Raises:
-        UserError: some files cannot be used; the message names all of them.
-        OSError: the disk is full or the folder not writable; nothing is left behind.
+        UserError: some files cannot be used, and the message names all of them; or the folder is
+            not writable.
+        OSError: the disk is full; nothing is left behind.
     """
     path = folder / f"{key_of(files, f'{FORMAT} {list(shape)} {way} {images.MAX_PIXELS}')}.npy"
     try:
@@ -101,7 +103,15 @@ def cached(
         pass  # not made yet
     except (ValueError, EOFError, TypeError, KeyError):  # cut short, as by a power failure
         log.warning("%s: damaged; the pictures are decoded again", path)
-    _build(files, tuple(shape), path, load)
+    try:
+        _build(files, tuple(shape), path, load)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise UserError(
+            f"{folder}: cannot be written to ({error.strerror}); choose another folder: "
+            "paths.cache=FOLDER, or data.cache=null for no cache"
+        ) from error
     return Cached(path, files, load)
 
 

@@ -102,7 +102,7 @@ def decode(
         if size:
             height, width = height_width(size)
             image.draft("RGB", (2 * width, 2 * height))
-        return _to_rgb(_upright(image), header.bits)
+        return _to_rgb(_upright(image), header)
 
 
 def read(file: File) -> bytes:
@@ -199,7 +199,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _to_rgb(image: Image.Image, bits: int) -> Image.Image:
+def _to_rgb(image: Image.Image, header: headers.Header) -> Image.Image:
     if image.mode == "F":
         raise ImageError("floating-point pixels; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey: `convert` would clip it at 255
@@ -207,10 +207,10 @@ def _to_rgb(image: Image.Image, bits: int) -> Image.Image:
         if levels.min() < 0 or levels.max() > 65535:
             raise ImageError("32-bit pixels; save it with 8 or 16 bits")
         # A camera of 12 bits writes levels of 0 to 4095, mostly without stating the bits.
-        used = bits or CAMERA_BITS
+        used = header.bits or CAMERA_BITS
         if levels.max() >= 1 << used:
             used = 16
-        elif not bits:
+        elif not header.bits:
             say_once(
                 "16-bit grey does not state its bits; pictures whose largest value is at most %d "
                 "are taken as %d bits",
@@ -218,6 +218,8 @@ def _to_rgb(image: Image.Image, bits: int) -> Image.Image:
             )
         levels >>= used - 8
         image = Image.fromarray(levels.astype(np.uint8))
+    elif header.depth == 16 and np.asarray(image)[..., :3].max() < 16:
+        say_once("16-bit colour with no value above 4095 is almost black: save it with 8 bits")
     if image.has_transparency_data:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
