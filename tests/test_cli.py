@@ -68,6 +68,7 @@ WRONG = [  # what is typed, and what the answer must hold
     ("model=lenet,vgg", "model=lenet,vgg: several values; add -m to run each of them"),
     ("flowers", "flowers: cannot be understood; what is needed is KEY=VALUE, see --help"),
     ("'data.root=~/my (old) set'", f"quote the value: 'data.root=\"{Path.home()}/my (old) set\"'"),
+    ("'data.colours={bücher: [1,2,3]}'", "names before a colon only without quotes and accents"),
     ("data.root=bücher", "quote the value: 'data.root=\"bücher\"'"),
     ("'data.colours=[a, rot & grün]'", "quote the value: 'data.colours=[a,\"rot & grün\"]'"),
     ("--epochs=5", "--epochs=5: no such flag; settings are given as KEY=VALUE, see --help"),

@@ -89,11 +89,15 @@ def parse_override(text: str) -> Override:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
         key, sign, value = text.partition("=")
-        quoted = shlex.quote(as_setting(key, value))
-        raise UserError(
-            f"{text}: cannot be understood; "
-            + (f"quote the value: {quoted}" if sign else "what is needed is KEY=VALUE, see --help")
-        ) from error
+        advice = f"quote the value: {shlex.quote(as_setting(key, value))}"
+        if value.startswith(("{", "[[")):
+            advice = (
+                "put texts into quotes; Hydra takes names before a colon only without quotes and "
+                "accents (colours of such names can stand in class_dict.csv in the data set)"
+            )
+        if not sign:
+            advice = "what is needed is KEY=VALUE, see --help"
+        raise UserError(f"{text}: cannot be understood; {advice}") from error
 
 
 def as_setting(key: str, value: str) -> str:
