@@ -9,9 +9,7 @@ from nano_cv.config.cli import main
 def serve(config: DictConfig) -> None:
     """Open the front door, start Triton behind it, and stop without losing a request."""
     import asyncio
-    import os
 
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # before gRPC is loaded, which chats
     from nano_cv.serving import service
 
     asyncio.run(service.serve(config))

@@ -53,8 +53,10 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        if error.filename is None or str(error.filename) == str(temporary):  # None: a full disk
-            error.filename = str(path)
+        if error.filename is None or str(error.filename) == str(temporary):
+            error.filename = str(path)  # a write to a full disk names no file
+        if str(error.filename2) == str(temporary):
+            error.filename2 = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -66,8 +68,8 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
 
     With a text in `busy` they do not wait, but raise a `UserError` with the text.
 
-    The lock is a file `.NAME.lock` beside `path`, which its holder removes in the end. Who
-    waited for it then creates a new one (filelock sees that the old file has no name any more).
+    The lock is a file `.NAME.lock` beside `path`, which its holder removes in the end. A
+    process that waited then makes a new one (filelock notices that the old file was removed).
 
     Raises:
         OSError: the lock file cannot be created.

@@ -140,12 +140,12 @@ def check_name(name: str) -> None:
             "are allowed"
         )
     elif name.endswith(JPEG):
-        needed = f"names with {JPEG} belong to the models that take encoded pictures"
+        needed = f"names that end in {JPEG} are those of the twins that take encoded pictures"
     else:
         return
     raise UserError(
         f"{name!r} cannot be the name of a model: {needed}. It is made of the settings "
-        "model.name and data.name; set data.name to another, for example data.name=flowers"
+        "model.name and data.name; change one of these, for example to data.name=flowers"
     )
 
 

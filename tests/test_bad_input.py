@@ -198,17 +198,23 @@ def test_full_disk(fails, flowers, tmp_path, limit, cache, size, where):
     assert list(FILE.parent.iterdir()) == [FILE]
 
 
-def test_full_disk_of_a_copy_and_a_closed_cache(fails, flowers, tmp_path, monkeypatch):
-    """Named are the folder that is full, not the one that is copied from, and the setting."""
+def test_closed_cache(fails, flowers):
     said = fails("train", *TINY, "paths.cache=/proc/cache")
     assert "/proc/cache: cannot be written to (" in said and "data.cache=null" in said
 
-    def full(config):
-        raise OSError(errno.ENOSPC, "no", "/tmp/model.onnx", None, f"{config.paths.models}/x")
 
-    monkeypatch.setattr("nano_cv.building.weights_file", full)
-    said = fails("export_model", *TINY, "paths.models=models")
-    assert said == f"error: models/x: {os.strerror(errno.ENOSPC)}; free some space\n"
+def test_full_disk_of_a_copy(fails, flowers, monkeypatch):
+    """Named is the file that cannot be written, not the one that is copied."""
+    FILE.parent.mkdir()
+    FILE.write_bytes(b"of an earlier run")
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "no", str(source), None, str(target))
+
+    monkeypatch.setattr(weights.shutil, "copyfile", full)
+    kept = FILE.with_suffix(".previous.safetensors")
+    assert f"error: {kept}: {os.strerror(errno.ENOSPC)}; free" in fails("train", *TINY)
+    assert FILE.read_bytes() == b"of an earlier run"
 
 
 def test_full_disk_while_saving_weights(fails, succeeds, flowers, monkeypatch):

@@ -319,7 +319,7 @@ def test_forms_leave_a_thread_to_other_requests(monkeypatch):
 
 
 @pytest.mark.parametrize("state, status", [("starting", 503), ("serving", 404)])
-def test_while_models_are_loaded_a_request_may_come_again(state, status):
+def test_503_while_models_are_loaded(state, status):
     door = Door(SimpleNamespace(models={}, state=state), compose("serve"))
     with pytest.raises(Problem) as problem:
         asyncio.run(door.show_model("lenet_flowers"))
@@ -464,9 +464,11 @@ def test_a_triton_that_is_not_there(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_only_models_that_the_other_triton_has(served, tmp_path):
+def test_models_that_the_other_triton_lacks(served, tmp_path):
     if not served.has_triton:
         pytest.skip("there is none")
     asked = [f"triton=127.0.0.1:{served.ports['grpc_port']}", "models=[colors_tiny]"]
     asked += [f"port={triton.free_ports(1)[0]}", f"hydra.run.dir={tmp_path}"]
-    assert "did you mean 'colours_tiny'?" in python("serve.py", *asked, cwd=ROOT).stderr
+    done = python("serve.py", *asked, cwd=ROOT)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "did you mean 'colours_tiny'?" in done.stderr

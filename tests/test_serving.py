@@ -256,6 +256,7 @@ def test_a_killed_export_leaves_no_server(tmp_path):
         assert export.stdout.readline() == b"ready\n"
         children = psutil.Process(export.pid).children(recursive=True)
         assert "tritonserver" in {child.name() for child in children}
+        assert list(tmp_path.glob("tmp*"))
         export.kill()
         assert psutil.wait_procs(children, timeout=20)[1] == []
     assert not list(tmp_path.glob("tmp*"))

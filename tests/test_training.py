@@ -105,7 +105,7 @@ def test_a_resumed_run_keeps_its_precision_and_its_best_epoch(monkeypatch):
 
 
 def taken_away(folder: Path, model: str) -> tuple[dict, bytes]:
-    """The last checkpoint and the weights of an unbroken run; both are deleted.
+    """Return the last checkpoint and the weights of an unbroken run, and delete both files.
 
     Saved are the averages of the best epoch, not the weights that the optimiser has reached.
     """

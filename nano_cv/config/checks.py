@@ -60,9 +60,9 @@ def check(script: str, arguments: list[str]) -> list[str]:
 
         if multirun and script == "train":
             _check_devices(configs[0])
-        submitted = slurm_folder() if script == "train" and not multirun else None
-        if submitted and not configs[0].resume:
-            run = resume.runs_of(script, configs[0]) / submitted
+        job_folder = slurm_folder() if script == "train" and not multirun else None
+        if job_folder and not configs[0].resume:
+            run = resume.runs_of(script, configs[0]) / job_folder
             begun = (run / "checkpoints" / "last.ckpt").exists()
             return [*added, run_in(run), *(["resume=true"] if begun else [])]
         if not configs[0].get("resume"):

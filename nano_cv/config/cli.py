@@ -67,6 +67,8 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                 # Launchers start Python in the folder of the call, and it must find this package.
                 paths = (str(CONFIGS.parent), os.environ.get("PYTHONPATH"))
                 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+                # gRPC, once it is loaded, otherwise prints that another process was started.
+                os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
                 if not is_first_process():
                     sys.argv[1:] = add_settings(sys.argv[1:], quiet_settings(sys.argv[1:]))
                 whole = hydra.main(
@@ -104,10 +106,12 @@ def _remove_empty_run() -> None:
 def stop(error: Exception) -> NoReturn:
     """Print an error in a single line and end the process with status 1."""
     if isinstance(error, OSError):
+        if isinstance(error, shutil.Error):  # of a copied folder: source, target and reason
+            raise SystemExit(printable(f"error: {error.args[0][0][2]}"))
         if error.errno is None:  # a defect of the code, not a full disk or a closed folder
             raise error
         full = error.errno in DISK_FULL
-        where = (full and error.filename2) or error.filename  # the former is the target of a copy
+        where = (full and error.filename2) or error.filename  # filename2: the target of a copy
         if full and not where and HydraConfig.initialized():
             where = HydraConfig.get().runtime.output_dir  # most likely a checkpoint was written
         message = f"{where}: " if where else ""

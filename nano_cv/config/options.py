@@ -45,13 +45,9 @@ def read_flags(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("-cd", "--config-dir")
-    parser.add_argument("-i", "--info", dest="question", nargs="?", const=True)
-    for names in (
-        ("-h", "--help"),
-        ("--hydra-help",),
-        ("--version",),
-        ("-sc", "--shell-completion"),
-    ):
+    parser.add_argument("-i", "--info", nargs="?", const=True)
+    parser.add_argument("-sc", "--shell-completion", dest="info", action="store_true")
+    for names in (("-h", "--help"), ("--hydra-help",), ("--version",)):
         parser.add_argument(*names, dest="question", action="store_true")
     # Only Hydra reads these flags; they are listed here so that they are not refused.
     for names in (("-r", "--run"), ("--resolve",)):
@@ -67,13 +63,14 @@ def read_flags(arguments: list[str]) -> dict[str, Any]:
         )
     if unknown:
         raise UserError(f"{unknown[0]}: no such flag; settings are given as KEY=VALUE, see --help")
-    if sum(map(bool, (flags.run, flags.multirun, flags.cfg, flags.question))) > 1:
+    several = sum(map(bool, (flags.run, flags.multirun, flags.cfg, flags.info))) > 1
+    if several and not flags.question:
         raise UserError("only one of --multirun, --cfg, --info and --run is possible at a time")
-    return vars(flags)
+    return {**vars(flags), "question": flags.question or flags.info}
 
 
 def add_settings(arguments: Sequence[str], added: Sequence[str]) -> list[str]:
-    """Add settings just behind those of the command line, as no flag may stand between settings."""
+    """Insert settings behind the typed ones: flags may stand before or behind all, not between."""
     typed = read_flags([*arguments])["overrides"]
     at = arguments.index(typed[0]) + len(typed) if typed else len(arguments)
     return [*arguments[:at], *added, *arguments[at:]]
@@ -89,14 +86,15 @@ def parse_override(text: str) -> Override:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
         key, sign, value = text.partition("=")
-        advice = f"quote the value: {shlex.quote(as_setting(key, value))}"
-        if value.startswith(("{", "[[")):
-            advice = (
-                "put texts into quotes; Hydra takes names before a colon only without quotes and "
-                "accents (colours of such names can stand in class_dict.csv in the data set)"
-            )
         if not sign:
             advice = "what is needed is KEY=VALUE, see --help"
+        elif re.match(r"\[*\{.*:|\[+\[", value):
+            advice = (
+                "put quotes around texts. Names before a colon can only have plain letters and no "
+                "quotes; classes with other names go into class_dict.csv"
+            )
+        else:
+            advice = f"quote the value: {shlex.quote(as_setting(key, value))}"
         raise UserError(f"{text}: cannot be understood; {advice}") from error
 
 

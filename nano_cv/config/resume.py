@@ -10,7 +10,7 @@ from yaml import AliasEvent, YAMLError, parse
 from nano_cv.config.options import flatten
 from nano_cv.errors import UserError, one_line
 
-FIXED_KEYS = (  # keys, and beginnings of keys, whose values a resumed run must keep
+FIXED_KEYS = (  # keys, or prefixes of keys, that a resumed run must not change
     *("seed", "data.", "model.", "trainer.precision", "trainer.gradient_clip_val"),
     *("trainer.limit_train_batches", "trainer.limit_val_batches"),
     *("trainer.min_epochs", "trainer.min_steps"),  # they decide how long an epoch is

@@ -24,6 +24,7 @@ Index = Annotated[int, Ge(0), Le(255)]  # of a class in a mask
 Positive = Annotated[float, Gt(0), Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Ge(0), Field(allow_inf_nan=False)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
+Name = Annotated[str, MinLen(1)]  # part of the names of files
 Port = Annotated[int, Ge(1), Le(65535)]
 Batches = Count | Annotated[float, Gt(0), Le(1)]  # a number of batches, or a share of all batches
 Channels = Annotated[list[Count], MinLen(1)]
@@ -80,7 +81,7 @@ class Augment(Section):
 class DataModule(Section):
     """`nano_cv.data.datamodule.DataModule`."""
 
-    name: str
+    name: Name
     tasks: list[str]
     root: str | None
     source: str | None
@@ -203,7 +204,7 @@ class Generation(Task):
 class Model(Section):
     """A file of `configs/model/`."""
 
-    name: str
+    name: Name
     image_size: Side | Sides
     mean: Means | None
     std: Deviations | None
@@ -387,6 +388,7 @@ MESSAGES = {  # message for each of pydantic's kinds of errors; `{}` is the limi
     "finite_number": "a number is needed",
     "bool_type": "true or false is needed",
     "string_type": "text is needed",
+    "string_too_short": "text is needed",
     "list_type": "a list is needed",
     "too_short": "a list of {} is needed",
     "too_long": "a list of {} is needed",

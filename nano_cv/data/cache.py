@@ -11,6 +11,7 @@ import hashlib
 import logging
 import math
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -88,8 +89,8 @@ def cached(
     """Return the cached pixels of `files`; decodes the files if there is no cache of them yet.
 
     The array's name depends on names, sizes and dates of the files, on `shape`, and on `way`, a
-    text for what `load` does. The array gets its name only when whole, so a kill or a second
-    process at the same moment does no harm.
+    text that differs if `load` would make other pixels. The array gets its name only when whole, so
+    a kill or a second process at the same moment does no harm.
 
     Raises:
         UserError: some files cannot be used, and the message names all of them; or the folder is
@@ -103,15 +104,7 @@ def cached(
         pass  # not made yet
     except (ValueError, EOFError, TypeError, KeyError):  # cut short, as by a power failure
         log.warning("%s: damaged; the pictures are decoded again", path)
-    try:
-        _build(files, tuple(shape), path, load)
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise
-        raise UserError(
-            f"{folder}: cannot be written to ({error.strerror}); choose another folder: "
-            "paths.cache=FOLDER, or data.cache=null for no cache"
-        ) from error
+    _build(files, tuple(shape), path, load)
     return Cached(path, files, load)
 
 
@@ -123,12 +116,27 @@ def key_of(files: Sequence[File], way: str = "") -> str:
     return key.hexdigest()[:24]
 
 
+def _check_writable(folder: Path) -> None:
+    """Make the folder of the cache; raises a `UserError` if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise UserError(
+            f"{folder}: cannot be written to ({error.strerror}); choose another folder: "
+            "paths.cache=FOLDER, or data.cache=null for no cache"
+        ) from error
+
+
 def _build(files: Sequence[File], shape: tuple[int, ...], path: Path, load: Load) -> None:
     def prepare(file: File) -> tuple[NDArray[np.uint8], bytes]:
         content = images.read(file)
         return load(file, content), hashlib.sha256(content).digest()
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _check_writable(path.parent)
     sums = []
     with replacing(path) as temporary, temporary.open("wb") as output:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *shape)}

@@ -131,7 +131,7 @@ class DataModule(pl.LightningDataModule):
         return weights.float()
 
     def first_batch(self) -> Batch:
-        """Return the first training images as a batch, as the network sees them, to try a step."""
+        """Return the first training images as a batch, augmented as in training; to time steps."""
         count = min(self.batch_size, len(self.splits["train"]))
         batch = Batches(self.splits["train"]).__getitems__(range(count))
         if not self.augment:
@@ -153,7 +153,7 @@ class DataModule(pl.LightningDataModule):
     def places(self, index: int, count: int) -> Tensor:
         """Return the positions in the split of this process's images in batch `index`.
 
-        With shards the images are others; the positions then only tell images apart.
+        With shards these are not the real positions, but still differ from image to image.
         """
         processes, rank = self.ranks
         return rank + processes * (index * self.own_batch + torch.arange(count))

@@ -109,7 +109,7 @@ class BoxLists:
 
     def fingerprints(self) -> list[str]:
         """The SHA-256 of the boxes of each picture, in its own pixels."""
-        # `ignored` is left out if every object counts, as versions without it made this hash.
+        # `ignored` is left out if every object counts, so that the hash is that of older versions.
         parts = [
             (target.boxes, target.labels, *([target.ignored] if target.ignored.any() else []))
             for target in self.pictures.targets

@@ -23,8 +23,8 @@ class Order(Sampler[int]):
 
     def __init__(self, count: int, ranks: Ranks = (1, 0), shuffle: bool = True, seed: int = 0):
         self.count, self.ranks, self.shuffle, self.seed, self.epoch = count, ranks, shuffle, seed, 0
-        self.left_out = 0  # number of images at the end of each epoch's order that are not used
-        # Number of images at the start of the next epoch that a resumed run has seen already.
+        self.left_out = 0  # number of images that are dropped at the end of each epoch
+        # Number of images to skip at the start of the next epoch: a resumed run has seen them.
         self.skip = 0
 
     def set_epoch(self, epoch: int) -> None:

@@ -25,10 +25,10 @@ Item = tuple[str, bytes, tuple[int, int], Packed]
 
 
 class ShardWriter:
-    """Tar archives of a split, written one after the other, and the tables of the split's index.
+    """Writes a split as tar archives, one after the other, and collects the tables of its index.
 
     `kind` is that of the targets, see `formats.shards.TASKS`. An archive ends before the image with
-    which it would be larger than `most` bytes.
+    which it would be larger than about `most` bytes.
     """
 
     def __init__(self, folder: str, split: str, kind: str, most: int) -> None:

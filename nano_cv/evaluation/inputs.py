@@ -154,7 +154,7 @@ def find_pictures(given: str, key: str = "input") -> list[Path]:
         raise UserError(f"{key}={given}: a pattern may hold ** once")
     files = sorted(file for file in images.matching(str(path)) if file.is_file())
     if not files:
-        brackets = "; in a pattern [[] stands for a bracket" if "[" in given else ""
+        brackets = "; in a pattern, type [[] for [" if "[" in given else ""
         raise UserError(
             f"{key}={given}: no such file or folder, and no file fits it as a pattern{brackets}"
         )

@@ -86,7 +86,7 @@ def publish(
         older = [name for name in names if (repository / name).exists()]
         for name in older:
             _add(staging / name, repository / name)
-        for name in names:  # the config last, so that it only names files that exist
+        for name in names:  # now the configs, which may only name files that exist
             if name in older:
                 os.replace(staging / name / CONFIG, repository / name / CONFIG)
             else:

@@ -30,7 +30,7 @@ class Samples:
     """
 
     def __init__(self, config: DictConfig, data: DataModule, metadata: Metadata) -> None:
-        # Training images are loaded as the trained model sees any image: whole, and not cropped.
+        # Training images are loaded as in a prediction: whole, and not cropped.
         data.train_size, data.crop, data.detail = None, None, 1.0
         data.image_size, data.fit = metadata.image_size, metadata.fit
         data.setup()
@@ -62,7 +62,7 @@ class Samples:
 def has_data(config: DictConfig) -> bool:
     """Return whether the data set is on this machine, so that opening it fetches nothing.
 
-    True if `data.root` or `data.source` was typed: the data set itself reports a wrong path.
+    A typed `data.root` or `data.source` counts as here: if it is wrong, opening the set says so.
     """
     if building.find_typed("data[.](root|source)"):
         return True

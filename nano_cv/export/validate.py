@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m nano_cv.export.validate",
         description="Check a Triton model repository; no server is needed. "
-        "The exit status is 0 if every model is fine, else 1.",
+        "The exit status is 0 if every model is fine, else 1. Whether the models of an "
+        "ensemble are there and fit, only Triton says.",
     )
     parser.add_argument("repository", type=Path, help="the folder that has a folder for each model")
     repository = parser.parse_args(arguments).repository
@@ -69,15 +70,12 @@ def check_repository(repository: Path) -> dict[str, list[str]]:
 def check_model(folder: Path, versions: Sequence[int] | None = None) -> list[str]:
     """Return the problems of a model, each with file and field; empty if the model is sound.
 
-    Checked are `versions`, by default those that the config serves. Whether the models of an
-    ensemble are there and fit, Triton itself reports.
+    Checked are `versions`, by default those that the config serves. The models of an ensemble are
+    not looked for.
     """
     try:
         config = read_config(folder / CONFIG)
-        return [
-            *_check_names(config, folder),
-            *_check_versions(config, folder, versions),
-        ]
+        return [*_check_names(config, folder), *_check_versions(config, folder, versions)]
     except UserError as error:
         return [str(error).replace(str(folder / CONFIG), CONFIG, 1)]
     except OSError as error:

@@ -248,8 +248,8 @@ class Door:
 
     def _model(self, name: str) -> Model:
         able = [model.name for model in self.backend.models.values() if model.takes_requests]
-        if name not in able and self.backend.state == "starting":
-            raise Problem(503, "Being started", "the models are being loaded; try again")
+        if name not in able and self.backend.state in ("starting", "draining"):
+            raise Problem(503, "Not serving", f"the server is {self.backend.state}; try again")
         if name not in able:
             hint = f"There are: {listing(sorted(able)) or 'none'}"
             raise Problem(404, "No such model", f"no model '{name}'{nearest(name, able)} {hint}")

@@ -1,4 +1,4 @@
-"""Process of tritonserver, which ends whenever this process does, even if that is killed."""
+"""Process of tritonserver, which ends whenever this process does, even if this one is killed."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 CARETAKER = """
 import contextlib, glob, os, shutil, signal, sys
 pid = 0
-for line in sys.stdin:  # ends when the supervisor does, however it ends
+for line in sys.stdin:  # ends when the process that started us does, however it ends
     pid = int(line)
 with contextlib.suppress(ProcessLookupError):
     if pid:
@@ -40,8 +40,8 @@ shutil.rmtree(sys.argv[2], ignore_errors=True)
 class Server:
     """Process of tritonserver and the stub processes that run its models.
 
-    `area` is a private folder, which is removed in the end. Requests in flight have `seconds` when
-    the server is told to stop. With `poll` the server looks for changes of the repository.
+    `area` is a private folder, which is removed in the end. `stop` gives requests in flight
+    `seconds`. With `poll`, Triton looks for changes in the repository.
     """
 
     def __init__(
@@ -87,6 +87,12 @@ class Server:
         if status is None:
             return ""
         return f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with {status}"
+
+    def describe_end(self) -> str:
+        """Say how a start of tritonserver has failed, with the last lines of its log."""
+        how = self.ended or f"not ready after {triton.START_SECONDS} s"
+        last = self.log.read_text(errors="replace").splitlines()[-8:]
+        return "\n".join([f"Triton {how}", *last])
 
     def stubs(self) -> dict[str, set[psutil.Process]]:
         """Return each model's stub processes, whose first argument is the model's file."""
@@ -145,21 +151,24 @@ class Server:
 
 
 @contextmanager
-def running(repository: Path, models: Iterable[str], log: Path) -> Iterator[int]:
+def running(repository: Path, models: Iterable[str], log: Path | None = None) -> Iterator[int]:
     """Run a server without supervision; yields its gRPC port once all models are ready.
 
-    For benchmarks and for `prove`.
+    For benchmarks and for `prove`. Without a `log`, Triton's log is removed in the end.
 
     Raises:
         UserError: Triton refuses a model, ends, or is not ready in `triton.START_SECONDS`.
     """
-    models, area = list(models), Path(tempfile.mkdtemp())
-    (port,) = triton.free_ports(1)
-    server = Server(area, repository, log, port, seconds=5, poll=False)
-    try:
-        server.start()
-        end = time.monotonic() + triton.START_SECONDS
-        with grpc.insecure_channel(f"{triton.LOOPBACK}:{port}") as channel:
+    models, (port,) = list(models), triton.free_ports(1)
+    with (
+        tempfile.TemporaryDirectory() as area,
+        grpc.insecure_channel(f"{triton.LOOPBACK}:{port}") as channel,
+    ):
+        log = log or Path(area, "triton.log")
+        server = Server(Path(area), repository, log, port, seconds=5, poll=False)
+        try:
+            server.start()
+            end = time.monotonic() + triton.START_SECONDS
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             while True:
                 with suppress(grpc.RpcError):  # it answers once every model is loaded or refused
@@ -167,16 +176,16 @@ def running(repository: Path, models: Iterable[str], log: Path) -> Iterator[int]
                     index = stub.RepositoryIndex(request, timeout=10).models
                     break
                 if server.ended or time.monotonic() > end:
-                    raise UserError(f"Triton did not get ready: {', '.join(models)}; see {log}")
+                    raise UserError(server.describe_end())
                 time.sleep(0.1)
-        why = {entry.name: entry.reason.partition("\n")[0] for entry in index if entry.reason}
-        refused = sorted({*models} - {entry.name for entry in index if entry.state == "READY"})
-        if refused:
-            texts = (f"{name}: {why.get(name, f'refused; see {log}')}" for name in refused)
-            raise UserError("; ".join(texts))
-        yield port
-    finally:
-        server.stop()
+            why = {entry.name: entry.reason.partition("\n")[0] for entry in index}
+            refused = sorted({*models} - {item.name for item in index if item.state == "READY"})
+            if refused:
+                texts = (f"{name}: {why.get(name) or 'refused'}" for name in refused)
+                raise UserError("; ".join(texts))
+            yield port
+        finally:
+            server.stop()
 
 
 def prove(repository: Path, models: Sequence[str]) -> None:
@@ -193,10 +202,7 @@ def prove(repository: Path, models: Sequence[str]) -> None:
         logger.info("Only checked, not loaded into a Triton: %s", error)
         return
     try:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            running(repository, models, Path(folder, "triton.log")),
-        ):
+        with running(repository, models):
             logger.info("Triton has loaded %s", ", ".join(models))
     except UserError as error:
         raise UserError(f"Triton refuses this, so nothing was published: {error}") from error

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5  # between two looks at the processes
 STRIKES = 2  # a model that stops the server this often without an answer is set aside
-QUIET_SECONDS = 60  # a restart without a wait, if there was none for this many seconds
+QUIET_SECONDS = 60  # a restart is immediate if the last one was longer ago than this
 RETRY_SECONDS = 60  # before a model that could not be copied is tried again
 LONGEST_WAIT = 30  # seconds before a restart; the wait begins at 0 and grows with each restart
 
@@ -76,11 +76,8 @@ class Supervisor(Watched):
         self.staging = Staging(self.repository.source, self.area)
         self.lacking: set[str] = set()  # models that had too few processes at the last look
         self.failed: dict[str, float] = {}  # when the copy of a model failed the last time
-        self.server = Server(
-            *(self.area, self.staging.live, folder / "triton.log"),
-            *(config.grpc_port, config.exit_timeout_seconds),
-            poll=True,
-        )
+        places = self.area, self.staging.live, folder / "triton.log"
+        self.server = Server(*places, config.grpc_port, config.exit_timeout_seconds, poll=True)
 
     async def start(self) -> None:
         """See `Backend`."""
@@ -168,9 +165,7 @@ class Supervisor(Watched):
                 self.server.close_memory()
                 break
             if self.server.ended or time.monotonic() > end:
-                how = self.server.ended or f"not ready after {triton.START_SECONDS} s"
-                last = self.server.log.read_text(errors="replace").splitlines()[-8:]
-                raise UserError("\n".join([f"Triton {how}", *last, f"more in {self.server.log}"]))
+                raise UserError(f"{self.server.describe_end()}\nmore in {self.server.log}")
             await asyncio.sleep(0.05)
 
     async def _restart(self, why: str) -> None:

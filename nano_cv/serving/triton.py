@@ -1,4 +1,4 @@
-"""The Triton server of the `nvidia-pytriton` wheel, started on a model repository.
+"""The Triton server of the `nvidia-pytriton` wheel: where it is installed, and how it is called.
 
 Only the wheel's server is used, none of its Python code. The server has a single backend, `python`,
 for which other backends can be written. `backends/onnxruntime/model.py` is such a backend: it
@@ -8,7 +8,6 @@ same files as NVIDIA's own container does.
 
 import ctypes.util
 import importlib.util
-import logging
 import os
 import shutil
 import socket
@@ -19,7 +18,6 @@ from typing import NamedTuple
 
 from nano_cv.errors import UserError
 
-log = logging.getLogger(__name__)
 BACKENDS = Path(__file__).parent / "backends"
 # Decoders in the repository import `nano_cv.data.images`. The stub is an isolated Python, which
 # ignores PYTHONPATH, but has the folder on its path in which the server was started.
@@ -98,12 +96,7 @@ def _python_library() -> Path:
 
 
 def command(
-    wheel: Wheel,
-    backends: Path,
-    repository: Path,
-    port: int,
-    exit_timeout: int = 30,
-    poll: bool = False,
+    wheel: Wheel, backends: Path, repository: Path, port: int, exit_timeout: int, poll: bool
 ) -> list[str]:
     """Return the command line of tritonserver, which listens only for gRPC on the loopback.
 

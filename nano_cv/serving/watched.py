@@ -57,7 +57,7 @@ class Watched(Backend):
         self.channel = grpc.aio.insecure_channel(address, options=OPTIONS)  # reconnects by itself
         self.triton = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
         self.doubt = asyncio.Event()  # set when a request fails, to test the models at once
-        self.all_names: list[str] = []  # Triton's models, also those that `models` leaves out
+        self.names_in_triton: list[str] = []  # also of models that the key `models` leaves out
 
     async def start(self) -> None:
         """See `Backend`."""
@@ -69,9 +69,10 @@ class Watched(Backend):
             ) from error
         for name in self.config.models or ():
             if name not in self.models:
+                known = self.names_in_triton
                 raise UserError(
-                    f"models: {self.address} has no '{name}'{nearest(name, self.all_names)} "
-                    f"There are: {listing(self.all_names)}"
+                    f"models: {self.address} has no '{name}'{nearest(name, known)} "
+                    f"There are: {listing(known) or 'none'}"
                 )
         with suppress(LostError):  # raised for a lost model, whose state is now `failing`
             await self.ask_all()
@@ -129,7 +130,8 @@ class Watched(Backend):
         """See `Backend`; empty while Triton does not answer."""
         try:
             request = service_pb2.ModelStatisticsRequest()
-            return list((await self._call("ModelStatistics", request)).model_stats)
+            figures = (await self._call("ModelStatistics", request)).model_stats
+            return [row for row in figures if row.name in self.models]
         except LostError:
             return []
 
@@ -144,11 +146,11 @@ class Watched(Backend):
         """Update the states of all models from Triton's index, and read configs of new versions."""
         seconds = self.config.probe_deadline_seconds
         answer = await self._call("RepositoryIndex", service_pb2.RepositoryIndexRequest(), seconds)
-        self.all_names = sorted({entry.name for entry in answer.models})
+        self.names_in_triton = sorted({entry.name for entry in answer.models})
+        wanted = self.config.models
         index: dict[str, list[Any]] = {}  # the versions of each model, loaded or refused
         for entry in answer.models:
-            wanted = self.config.models or (entry.name,)
-            if entry.name in wanted or entry.name.removesuffix(JPEG) in wanted:
+            if wanted is None or {entry.name, entry.name.removesuffix(JPEG)} & {*wanted}:
                 index.setdefault(entry.name, []).append(entry)
         for name in self.models.keys() - index.keys():
             model = self.models[name]
@@ -218,7 +220,8 @@ class Watched(Backend):
         """Send a test request; return the problem (empty if it answers) and if it is lost.
 
         A lost model answers no client, or its process is gone; Triton must restart. A full or slow
-        queue is no fault if any client gets an answer in time; `before` were answered until now.
+        queue is no fault if any client gets an answer in time. `before` is the number of answers
+        until now.
         """
         seconds = self.config.probe_deadline_seconds
         end = time.monotonic() + seconds

@@ -73,6 +73,8 @@ def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
     content, outcome = own.read_bytes(), "new"
     if path.exists() and path.read_bytes() == content:
         outcome = "as it was"
+    elif path.exists() and _same_network(own, path):  # of a finished run that was resumed
+        outcome = "the same weights again"
     elif path.exists():
         kept = _keep(path, own.parent.parent.glob(f"*/{WEIGHTS}"))
         outcome = f"{_compared(own, path, mode)}, kept as {kept.name}"
@@ -80,6 +82,15 @@ def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
         temporary.write_bytes(content)
     log.info("%s: %s", path, outcome)
     return path
+
+
+def _same_network(own: Path, other: Path) -> bool:
+    """Return whether two files hold the same network, whatever their metadata and calibration."""
+    try:
+        first, second = network_tensors(own), network_tensors(other)
+    except (SafetensorError, OSError):
+        return False
+    return first.keys() == second.keys() and all(first[k].equal(second[k]) for k in first)
 
 
 def _keep(path: Path, of_runs: Iterable[Path]) -> Path:

@@ -27,7 +27,7 @@ from nano_cv.training.learner import Learner
 from nano_cv.training.sweep import Scores
 
 CHECKPOINT_SECONDS = 60  # least time between two checkpoints within an epoch
-TIMES_WRITING = 50  # this time is also at least 50 times the time that writing one takes
+TIMES_WRITING = 50  # and at least 50 times as long as writing one takes
 TOLD_EVERY = 20  # steps after which the first process tells the others whether to write
 log = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     splits = splitting.one_for_each(splitting.group_by_split(folders))
     splits = {split: unwrap(folder) for split, folder in splits.items()}
     words = {} if splits else splitting.by_words(folders)
-    # Splits hold folders of the same classes; a class of a name such as `toy train` holds none.
+    # All splits hold folders of the same names; a class such as `toy train` holds none.
     looked_into = folders if words else []
     inside = {path: {child.name for child in look_into(unwrap(path))[0]} for path in looked_into}
     same = len(words) > 1 and set.intersection(*(inside[path] for path in words.values()))

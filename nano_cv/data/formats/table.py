@@ -45,7 +45,7 @@ class Row(NamedTuple):
     labels: tuple[str, ...]  # the text of the cell, until `part_labels` splits it
     split: str
     where: str  # file and line of the table, for messages
-    column: str  # that the labels are from: `label` or `labels`; empty for columns of 0 and 1
+    column: str  # of the labels: `label` or `labels`; empty if columns of 0 and 1 say them
 
 
 def read_table(root: Path, task: str, separator: str | None = None) -> dict[str, Pictures]:

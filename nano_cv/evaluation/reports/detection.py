@@ -298,7 +298,7 @@ def _farthest(
     """The largest differences of corners and scores between boxes and the most similar of `other`.
 
     Skipped are boxes with scores below the `least` of their class, and those with scores up to the
-    lowest in `other`: there they may be missing, as each has its `max_detections` best boxes.
+    lowest in `other`, which holds only its `max_detections` best boxes.
     """
     least = np.maximum(least[own["LABELS"]], other["SCORES"].min(initial=1.0) + score)
     kept = ~(own["SCORES"] < least)  # NaN is kept, because it is an error to report

@@ -123,8 +123,8 @@ class TaggingReport(ClassificationReport):
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
         """As in `ClassificationReport`; but a label at its threshold may differ.
 
-        `label_set` is 0 if one threshold per label explains both engines' sets; else by how much a
-        label that is not given is more probable than the same label where it is given.
+        `label_set` is 0 if a threshold for each label could give the sets of both engines; else by
+        how much a label that is not given is more probable than the same label where it is given.
         """
         differences = ClassificationReport.compare(expected, actual)
         del differences["label"]
