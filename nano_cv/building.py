@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -298,8 +298,12 @@ def load_pretrained(config: DictConfig, task: "Task") -> bool:
 
     path = weights_of(str(pretrained))
     metadata = read_metadata(path)
-    check_network(config, metadata, path)
-    fill(task.network, weights.network_tensors(path), len(metadata.classes))
+    _check_model(config, metadata, path)
+    try:
+        fill(task.network, weights.network_tensors(path), len(metadata.classes))
+    except UserError:
+        check_network(config, metadata, path)  # says which option is another one
+        raise
     return True
 
 
@@ -313,23 +317,33 @@ def trained_task(config: DictConfig, path: Path) -> "Task":
 
     metadata = replace(read_metadata(path), answer_options=answer_options(config))
     check_network(config, metadata, path)
+    check_pixels(config, metadata, path)
     task = make_task(config, metadata)
     weights.load(task, path)
     return task
 
 
-def check_network(config: DictConfig, metadata: Metadata, path: Path | str) -> None:
-    """Refuse a trained model, which lies at `path`, of another network than the configured one.
-
-    Raises:
-        UserError: the model or its options differ; says what to type.
-    """
-    name, trained = config.model.name, metadata.network | {"image_size": metadata.image_size}
+def _check_model(config: DictConfig, metadata: Metadata, path: Path | str) -> None:
+    name = config.model.name
     if metadata.model != name:
         raise UserError(
             f"{path}: a model={metadata.model}, not a model={name}; "
             f"type +model={metadata.model}, or train: python train.py +model={name}"
         )
+
+
+def check_network(
+    config: DictConfig, metadata: Metadata, path: Path | str, keys: Collection[str] | None = None
+) -> None:
+    """Refuse a trained model, which lies at `path`, of another network than the configured one.
+
+    `keys` are the options of the network to compare; None: all.
+
+    Raises:
+        UserError: the model or its options differ; says what to type.
+    """
+    _check_model(config, metadata, path)
+    trained = metadata.network | {"image_size": metadata.image_size}
     asked = size_of(config)
     rows, columns = height_width(metadata.image_size)
     # With `shape: pictures`, the configured side only sets the number of pixels.
@@ -340,12 +354,20 @@ def check_network(config: DictConfig, metadata: Metadata, path: Path | str) -> N
     overrides = [
         f"model.{'' if key == 'image_size' else 'task.network.'}{key}={json.dumps(value)}"
         for key, value in trained.items()
-        if options.get(key) != value
+        if options.get(key) != value and (keys is None or key in keys)
     ]
     if overrides:
         raise UserError(
-            f"{path}: trained with other options of {name}; add: {shlex.join(overrides)}"
+            f"{path}: trained with other options of {metadata.model}; add: {shlex.join(overrides)}"
         )
+
+
+def check_pixels(config: DictConfig, metadata: Metadata, path: Path | str) -> None:
+    """Refuse a typed `model.fit`, `mean` or `std` that is not that of the trained model."""
+    for key in ("fit", "mean", "std"):
+        value = getattr(metadata, key)
+        if find_typed(f"model[.]{key}") and config.model[key] != value:
+            raise UserError(f"{path}: trained with another {key}; type model.{key}={value}")
 
 
 def answer_options(config: DictConfig) -> dict[str, Any]:

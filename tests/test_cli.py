@@ -213,6 +213,7 @@ def test_what_is_wrong_in_own_configs(fails, mine, typed, answer):
         ("model.task.optimizer._target_=torch.optim.Adamm", "error: model.task.optimizer: Error"),
         ("trainer.devices=many", "error: trainer: `devices` selected with `CPUAccelerator`"),
         ("data.train_size=16", "data.train_size=16: model=lenet cannot take pictures of that size"),
+        ("data.crop=16 trainer.precision=auto", "data.crop=16: model=lenet cannot take pictures"),
         (
             "model=unet model.image_size=30",
             "model=unet: image_size=30: 5 levels need a multiple of",

@@ -4,6 +4,7 @@ import csv
 import json
 import socket
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -322,6 +323,22 @@ def test_options_of_another_model_than_the_exported(fails, shop, monkeypatch, ty
     key = typed.partition("=")[0]
     said = fails("infer", *SHOP["lenet"], "engine=onnx", typed)
     assert f"1/model.onnx: trained with other options of lenet; add: '{key}=" in said
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_pixels_are_as_trained(fails, shop, monkeypatch, engine):
+    monkeypatch.chdir(shop)
+    said = fails("infer", *SHOP["lenet"], f"engine={engine}", "model.fit=letterbox")
+    assert "trained with another fit; type model.fit=stretch" in said
+
+
+def test_what_an_export_has_fixed(fails, infer):
+    fixed = "model.task.max_detections"
+    _, folder = infer("centernet", f"{fixed}=3")
+    rows = Counter(row["file"] for row in read_csv(folder / "predictions.csv"))
+    assert max(rows.values()) <= 3
+    said = fails("infer", *SHOP["centernet"], "engine=onnx", f"{fixed}=3")
+    assert f"{fixed}=3: " in said and "was exported with 20, which is fixed" in said
 
 
 def test_accelerator_that_is_not_there(monkeypatch):

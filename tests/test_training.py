@@ -373,8 +373,21 @@ def test_every_picture_is_seen_as_often_as_planned(succeeds, flowers, tmp_path):
 
 def test_a_budget_in_minutes_ends_in_time(succeeds, flowers, tmp_path):
     settings = [*UNPLANNED, "trainer.min_epochs=5000", "trainer.min_steps=15000"]
-    succeeds("train", *settings, "trainer.minutes=0.03")
-    assert checkpoint(tmp_path)["epoch"] < 1000
+    succeeds("train", *settings, "trainer.minutes=0.03", "+trainer.accumulate_grad_batches=2")
+    last = checkpoint(tmp_path)
+    assert last["epoch"] < 1000
+    rate, first = last["lr_schedulers"][0]["_last_lr"][0], last["lr_schedulers"][0]["base_lrs"][0]
+    assert rate < 0.05 * first, "the rate has fallen"
+
+
+def test_other_regularisation_after_a_training_of_ones_own(succeeds, fails, flowers):
+    succeeds("train", *TINY, "test=false")
+    file = "model.pretrained=weights/lenet_flowers.safetensors"
+    succeeds(
+        "train", *TINY, "test=false", "data.name=again", file, "model.task.network.dropout=0.5"
+    )
+    said = fails("train", *TINY, "data.name=again", file, "model.task.network.channels=[4]")
+    assert "trained with other options of lenet; add: 'model.task.network.channels=" in said
 
 
 def test_a_resumed_run_keeps_the_epochs_of_its_budget(

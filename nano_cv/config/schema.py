@@ -230,7 +230,7 @@ class Trainer(Open):
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"]
     sync_batchnorm: bool
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
-    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed"]
     gradient_clip_val: NotNegative | None
     limit_train_batches: Batches
     limit_val_batches: Batches

@@ -1,5 +1,6 @@
 """Lightning DataModule that turns any data set on disk into batches."""
 
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from nano_cv.data.pictures import (
 )
 from nano_cv.metadata import Size, height_width
 
+log = logging.getLogger(__name__)
 Batch = tuple[Tensor, Any]
 POWERS = {"sqrt": 0.5, "full": 1.0}  # exponents of a class's size in its weight, by `balance`
 PATIENCE = 180  # seconds without a batch from the workers, after which the training ends
@@ -81,6 +83,8 @@ class DataModule(pl.LightningDataModule):
         self.cache, self.seed, self.augment = cache, seed, augment
         self.train_size, self.crop = train_size, crop if augment else None
         self.detail, self.balance = detail if augment else 1.0, balance
+        if not augment and (crop or detail != 1):
+            log.info("data.augment=null: data.crop and data.detail are not used")
         self.splits: dict[str, Resized] = {}
         self.data_hash = ""
         self.repeats = 1  # how often a training picture is seen per epoch, see `training.plan`

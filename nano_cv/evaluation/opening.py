@@ -33,9 +33,18 @@ def make_engine(config: DictConfig) -> Engine:
 
         file = config.weights and Path(str(config.weights)).expanduser()
         engine = Onnx(file or find_export(Path(config.paths.models) / name))
-    typed = building.find_typed(r"model[.](image_size|task[.]network[.]\w+)")
-    if typed or engine.metadata.model != config.model.name:  # what is not typed is as exported
-        building.check_network(config, engine.metadata, engine.source["model"])
+    metadata, source = engine.metadata, engine.source["model"]
+    typed = building.find_typed(r"model[.](image_size|task[.]\w+([.]\w+)?)")
+    keys = {text.partition("=")[0].rpartition(".")[2] for text in typed}  # others are as exported
+    building.check_network(config, metadata, source, keys)
+    building.check_pixels(config, metadata, source)
+    for key, value in building.answer_options(config).items():
+        exported = metadata.answer_options.get(key)
+        if key in keys and value != exported:
+            raise UserError(
+                f"model.task.{key}={value}: {source} was exported with {exported}, which is fixed; "
+                "engine=torch takes another, and so does a new export"
+            )
     return engine
 
 

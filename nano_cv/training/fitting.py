@@ -88,7 +88,11 @@ def make_trainer(
     If `sweep`, the folder of a sweep, is given, the run stops when the other runs are better. A run
     that goes on from a `checkpoint` keeps its precision.
     Returned are the Trainer, the callback that keeps the best epoch, and the figures of the epochs.
+
+    Raises:
+        UserError: the network cannot take the training pictures, or a setting has no meaning here.
     """
+    _check_size(task, data)  # before steps are timed
     options = config.trainer
     where: dict[str, Any] = {"dirpath": folder / "checkpoints", "enable_version_counter": False}
     keeper = KeepBest(filename="best", monitor=task.monitor, mode=task.mode, **where)
@@ -197,12 +201,11 @@ def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
     """Train, from `checkpoint` on if there is one.
 
     Raises:
-        UserError: the checkpoint is damaged, or of another network; the network cannot take the
-            training pictures; a process that fetches batches was killed.
+        UserError: the checkpoint is damaged, or of another network; a process that fetches batches
+            was killed.
         KeyboardInterrupt: the training was interrupted; it can be resumed from its last checkpoint.
     """
     task = learner.task
-    _check_size(task, data)
     check_memory(task, min(data.own_batch, len(data.splits["train"])), data.seen_size)
     if checkpoint:
         readers = [trainer.world_size, data.workers] if data.splits["train"].in_shards else []

@@ -143,7 +143,8 @@ class TimeBudget(pl.Callback):
             # The first process decides for all.
             epochs = trainer.strategy.broadcast(max(1, int(left / epoch)))
             trainer.fit_loop.max_epochs = trainer.current_epoch + epochs
-            learner.steps = (trainer.current_epoch + epochs) * self.plan.steps
+            steps = math.ceil(self.plan.steps / trainer.accumulate_grad_batches)  # of the optimiser
+            learner.steps = (trainer.current_epoch + epochs) * steps
             if epoch > left:
                 log.warning("minutes=%g: one epoch takes longer than that", self.minutes)
         if epochs * epoch > 20:

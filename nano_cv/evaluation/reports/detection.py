@@ -4,6 +4,7 @@ Shapes: N pictures, D predicted boxes per picture, n boxes of one picture, K cla
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -137,13 +138,13 @@ class DetectionReport(Report):
             return []
         index = max(empty, key=lambda index: self._highest(index)[0])
         score, label = self._highest(index)
-        where = self.pictures.names[index]
+        where, least = self.pictures.names[index], math.floor(100 * score) / 100
         if len(looked) > 1:
             where = f"{len(empty)} of {len(looked)} pictures"
         return [
             f"no box is sure enough in {where}; the highest score there is {score:.2f}, of "
-            f"{self.classes[label]}, which is shown from {self.metadata.confidences[label]:.2f} on "
-            "(confidence=0.1 shows more)"
+            f"{self.classes[label]}, which is shown from {self.metadata.confidences[label]:.2f} on"
+            + (f" (confidence={least:g} shows it)" if least else "")
         ]
 
     def class_rows(self) -> list[dict[str, Any]]:
