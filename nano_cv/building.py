@@ -365,9 +365,10 @@ def check_network(
 def check_pixels(config: DictConfig, metadata: Metadata, path: Path | str) -> None:
     """Refuse a typed `model.fit`, `mean` or `std` that is not that of the trained model."""
     for key in ("fit", "mean", "std"):
-        value = getattr(metadata, key)
-        if find_typed(f"model[.]{key}") and config.model[key] != value:
-            raise UserError(f"{path}: trained with another {key}; type model.{key}={value}")
+        value, asked = getattr(metadata, key), config.model[key]
+        if find_typed(f"model[.]{key}") and asked not in (None, value):  # None: as trained
+            text = str(value).replace(" ", "")
+            raise UserError(f"{path}: trained with another {key}; type 'model.{key}={text}'")
 
 
 def answer_options(config: DictConfig) -> dict[str, Any]:

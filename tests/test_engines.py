@@ -329,7 +329,7 @@ def test_options_of_another_model_than_the_exported(fails, shop, monkeypatch, ty
 def test_pixels_are_as_trained(fails, shop, monkeypatch, engine):
     monkeypatch.chdir(shop)
     said = fails("infer", *SHOP["lenet"], f"engine={engine}", "model.fit=letterbox")
-    assert "trained with another fit; type model.fit=stretch" in said
+    assert "trained with another fit; type 'model.fit=stretch'" in said
 
 
 def test_what_an_export_has_fixed(fails, infer):
