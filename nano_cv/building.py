@@ -298,7 +298,7 @@ def load_pretrained(config: DictConfig, task: "Task") -> bool:
 
     path = weights_of(str(pretrained))
     metadata = read_metadata(path)
-    _check_model(config, metadata, path)
+    check_network(config, metadata, path, ("backbone", "name"))  # of equal shapes, others may pad
     try:
         fill(task.network, weights.network_tensors(path), len(metadata.classes))
     except UserError:
@@ -323,15 +323,6 @@ def trained_task(config: DictConfig, path: Path) -> "Task":
     return task
 
 
-def _check_model(config: DictConfig, metadata: Metadata, path: Path | str) -> None:
-    name = config.model.name
-    if metadata.model != name:
-        raise UserError(
-            f"{path}: a model={metadata.model}, not a model={name}; "
-            f"type +model={metadata.model}, or train: python train.py +model={name}"
-        )
-
-
 def check_network(
     config: DictConfig, metadata: Metadata, path: Path | str, keys: Collection[str] | None = None
 ) -> None:
@@ -342,8 +333,12 @@ def check_network(
     Raises:
         UserError: the model or its options differ; says what to type.
     """
-    _check_model(config, metadata, path)
-    trained = metadata.network | {"image_size": metadata.image_size}
+    name, trained = config.model.name, metadata.network | {"image_size": metadata.image_size}
+    if metadata.model != name:
+        raise UserError(
+            f"{path}: a model={metadata.model}, not a model={name}; "
+            f"type +model={metadata.model}, or train: python train.py +model={name}"
+        )
     asked = size_of(config)
     rows, columns = height_width(metadata.image_size)
     # With `shape: pictures`, the configured side only sets the number of pixels.
@@ -358,14 +353,14 @@ def check_network(
     ]
     if overrides:
         raise UserError(
-            f"{path}: trained with other options of {metadata.model}; add: {shlex.join(overrides)}"
+            f"{path}: trained with other options of {name}; add: {shlex.join(overrides)}"
         )
 
 
 def check_pixels(config: DictConfig, metadata: Metadata, path: Path | str) -> None:
     """Refuse a typed `model.fit`, `mean` or `std` that is not that of the trained model."""
     for key in ("fit", "mean", "std"):
-        value, asked = getattr(metadata, key), config.model[key]
+        value, asked = getattr(metadata, key), config.model.get(key)
         if find_typed(f"model[.]{key}") and asked not in (None, value):  # None: as trained
             text = str(value).replace(" ", "")
             raise UserError(f"{path}: trained with another {key}; type 'model.{key}={text}'")

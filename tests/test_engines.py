@@ -14,12 +14,23 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from conftest import ROOT, SHOP, TINY, compose, python, read_csv, refused, skip_without_triton
-from omegaconf import OmegaConf
+from conftest import (
+    CONTRACT,
+    ROOT,
+    SHOP,
+    TINY,
+    compose,
+    python,
+    read_csv,
+    refused,
+    skip_without_triton,
+)
+from omegaconf import OmegaConf, open_dict
 from PIL import Image
 
 from benchmarks.serving import comparison
 from benchmarks.serving.trial import Trial
+from nano_cv import building
 from nano_cv.data import images
 from nano_cv.errors import UserError
 from nano_cv.evaluation import evaluate, reports
@@ -330,6 +341,14 @@ def test_pixels_are_as_trained(fails, shop, monkeypatch, engine):
     monkeypatch.chdir(shop)
     said = fails("infer", *SHOP["lenet"], f"engine={engine}", "model.fit=letterbox")
     assert "trained with another fit; type 'model.fit=stretch'" in said
+
+
+def test_a_model_file_may_leave_out_how_pixels_are_normalised():
+    config = compose("infer", *TINY)
+    with open_dict(config):
+        for key in ("fit", "mean", "std"):
+            del config.model[key]
+    building.check_pixels(config, CONTRACT, "model.onnx")
 
 
 def test_what_an_export_has_fixed(fails, infer):

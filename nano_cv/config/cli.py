@@ -106,8 +106,8 @@ def _remove_empty_run() -> None:
 def stop(error: Exception) -> NoReturn:
     """Print an error in a single line and end the process with status 1."""
     if isinstance(error, OSError):
-        if isinstance(error, shutil.Error):  # of a copied folder: source, target and reason
-            raise SystemExit(printable(f"error: {error.args[0][0][2]}"))
+        if isinstance(error, shutil.Error) and isinstance(error.args[0], list):
+            stop(UserError(error.args[0][0][2]))  # source, target and reason for each file
         if error.errno is None:  # a defect of the code, not a full disk or a closed folder
             raise error
         full = error.errno in DISK_FULL

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,8 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
     if added or given.get("engine") == "onnx":
         from nano_cv.evaluation.exported import Onnx
 
-        metadata = Onnx(Path(str(file)).expanduser(), entries={}).metadata
+        exported = Onnx(Path(str(file)).expanduser(), entries={}).metadata
+        metadata = replace(exported, answer_options={})  # the graph has them
     else:
         metadata = read_metadata(weights_of(str(file)))
 

@@ -36,10 +36,10 @@ def make_engine(config: DictConfig) -> Engine:
     metadata, source = engine.metadata, engine.source["model"]
     typed = building.find_typed(r"model[.](image_size|task[.]\w+([.]\w+)?)")
     keys = {text.partition("=")[0].rpartition(".")[2] for text in typed}  # others are as exported
-    building.check_network(config, metadata, source, keys)
+    building.check_network(config, metadata, source, None if "network" in keys else keys)
     building.check_pixels(config, metadata, source)
     for key, value in building.answer_options(config).items():
-        exported = metadata.answer_options.get(key)
+        exported = metadata.answer_options.get(key, value)  # older exports do not tell
         if key in keys and value != exported:
             raise UserError(
                 f"model.task.{key}={value}: {source} was exported with {exported}, which is fixed; "

@@ -3,6 +3,7 @@
 import logging
 import textwrap
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,8 @@ def survey(splits: Mapping[str, Resized], data_hash: str, cache: str | Path | No
     if not (seen and seen.exists()):
         text = table(splits)
         log.info("Checked for the first time:\n%s", text)
-        if seen:
-            with replacing(seen) as temporary:
+        if seen:  # a cache that is read only still serves
+            with suppress(OSError), replacing(seen) as temporary:
                 temporary.write_text(text)
 
 
