@@ -115,11 +115,8 @@ def check_options(config: DictConfig) -> None:
         ("count", "generation"),
         ("gradcam", "classification"),
         ("tta", "classification"),
-        (
-            "confidence",
-            "detection",
-            "classification",
-        ),  # the latter only for several labels, which `evaluate` checks
+        # For classification only with several labels, which `evaluate` checks.
+        ("confidence", "detection", "classification"),
     ):
         if config[key] not in (None, False) and task not in able:
             value, needed = str(config[key]).lower(), " and ".join(able)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from itertools import chain
 from pathlib import Path
 
@@ -39,15 +39,7 @@ class Repository:
                 f"{self.source}: no model to serve; "
                 "type: python export_model.py +data=flowers +model=lenet"
             )
-        wanted = set()
-        for name in folders if self.names is None else self.names:
-            if name not in folders:
-                raise UserError(
-                    f"models: {self.source} has no '{name}'{nearest(name, folders)} "
-                    f"There are: {listing(folders)}"
-                )
-            wanted |= {name, f"{name}{JPEG}"}  # the twin is for clients that send pictures by gRPC
-        return sorted(wanted & {*folders})
+        return choose(self.names, folders, self.source)
 
     def folders(self) -> list[str]:
         """Return the name of each model; empty if there is no repository.
@@ -98,6 +90,23 @@ class Repository:
                 last = now
             except OSError as error:  # such as too many open files
                 log.warning("the repository is looked at again: %s", one_line(error))
+
+
+def choose(names: Iterable[str] | None, known: Collection[str], source: object) -> list[str]:
+    """Return the models of `known` to serve: all, or `names` and their JPEG twins.
+
+    Raises:
+        UserError: `source`, which has the models `known`, lacks one of `names`.
+    """
+    wanted = set()
+    for name in known if names is None else names:
+        if name not in known:
+            raise UserError(
+                f"models: {source} has no '{name}'{nearest(name, known)} "
+                f"There are: {listing(known) or 'none'}"
+            )
+        wanted |= {name, f"{name}{JPEG}"}  # the twin is for clients that send pictures by gRPC
+    return sorted(wanted & {*known})
 
 
 def signature(folder: Path) -> Signature:

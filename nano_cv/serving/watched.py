@@ -18,7 +18,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor, triton_to_np_dtype
 
 from nano_cv.data import images
-from nano_cv.errors import UserError, listing, nearest, one_line
+from nano_cv.errors import UserError, one_line
 from nano_cv.evaluation.client import BROKEN, without_prefix
 from nano_cv.evaluation.engines import Arrays
 from nano_cv.metadata import JPEG, KEY, Metadata
@@ -30,6 +30,7 @@ from nano_cv.serving.backend import (
     Model,
     RefusedError,
 )
+from nano_cv.serving.repository import choose
 
 log = logging.getLogger(__name__)
 OPTIONS = [
@@ -67,13 +68,7 @@ class Watched(Backend):
             raise UserError(
                 f"triton={self.address}: no Triton server answers there by gRPC ({one_line(error)})"
             ) from error
-        for name in self.config.models or ():
-            if name not in self.models:
-                known = self.names_in_triton
-                raise UserError(
-                    f"models: {self.address} has no '{name}'{nearest(name, known)} "
-                    f"There are: {listing(known) or 'none'}"
-                )
+        choose(self.config.models, self.names_in_triton, self.address)  # raises if there is no such
         with suppress(LostError):  # raised for a lost model, whose state is now `failing`
             await self.ask_all()
 
@@ -220,8 +215,7 @@ class Watched(Backend):
         """Send a test request; return the problem (empty if it answers) and if it is lost.
 
         A lost model answers no client, or its process is gone; Triton must restart. A full or slow
-        queue is no fault if any client gets an answer in time. `before` is the number of answers
-        until now.
+        queue is no fault if any client gets an answer in time. `before` counts the answers so far.
         """
         seconds = self.config.probe_deadline_seconds
         end = time.monotonic() + seconds
