@@ -101,21 +101,64 @@ def test_classification(page, photo):
         ("label_set: ['red'], foreign: false", "red"),
         ("label_set: ['red', 'blue'], foreign: false", "red (coverage 90 %: red or blue)"),
         ("label_set: ['red'], foreign: true", "none of these (nearest: red)"),
+        ("label_set: [...'7123456']", "red (coverage 90 %: 7 or 1 or 2 or 3 or 4 or 2 more)"),
     ],
 )
 def test_label_set_and_none_of_these(page, photo, more, headline):
     """As a calibrated model answers; the tiny one is not."""
     shown = page("colours_tiny")
-    shown.run(
-        "const ask = fetch; window.fetch = async (...given) => { "
-        "const answer = await ask(...given); "
-        f"const more = {{coverage: 0.9, {more}}}; const content = await answer.json(); "
-        "return new Response(JSON.stringify(Array.isArray(content) ? content "
-        ": {...content, ...more})); }"
-    )
-    shown.run("model.dispatchEvent(new Event('change'))")
+    change_answers(shown, f"coverage: 0.9, {more}")
     answered(shown, photo)
     assert text(shown, "headline") == headline
+
+
+def change_answers(page: Chromium, more: str, seconds: float = 0) -> None:
+    """Let the page see the server's answers with other fields, and so many seconds later."""
+    page.run(
+        "const ask = fetch; window.fetch = async (path, options) => { "
+        "const answer = await ask(path, options), content = await answer.json();"
+        f"const more = {{{more}}};"
+        f"if (options?.body) await new Promise((go) => setTimeout(go, {1000 * seconds}));"
+        "return new Response(JSON.stringify(Array.isArray(content) ? content "
+        ": {...content, ...more}), {status: answer.status}); }"
+    )
+
+
+def test_classes_with_numbers_for_names(page, photo):
+    """JavaScript would put them in the order of the numbers."""
+    shown = page("colours_tiny")
+    change_answers(
+        shown, "probabilities: Object.fromEntries([...'012345678'].map((n) => [n, n/99]))"
+    )
+    answered(shown, photo)
+    assert [name for name, _ in rows(shown)] == ["8", "7", "6", "5", "4"]
+    assert text(shown, "all") == "Show all 9 classes"
+    shown.run("document.getElementById('all').click()")
+    assert len(rows(shown)) == 9 and text(shown, "all") == "Show fewer"
+
+
+def test_a_late_answer_is_dropped(page, photo):
+    shown = page("colours_tiny")
+    change_answers(shown, "", seconds=1)
+    shown.give("#file", photo)
+    shown.wait("document.getElementById('status').innerText.startsWith('Asking')")
+    shown.run("model.value = 'noise_tiny'; model.dispatchEvent(new Event('change'))")
+    shown.run("new Promise((go) => setTimeout(go, 1500))")
+    assert shown.run("document.getElementById('answer').hidden") and text(shown, "problem") == ""
+    assert "Makes pictures of" in text(shown, "facts")
+
+
+def test_trouble_is_told_and_forgotten(page, served):
+    """The page never turns to another model on its own."""
+    shown = page("colours_tiny")
+    shown.run("window.kept = fetch; window.fetch = async () => { throw Error(); }")
+    shown.wait("trouble.innerText.startsWith('The server does not answer')")
+    shown.run("window.fetch = kept")
+    shown.wait("trouble.innerText === ''")
+    shown.open(f"{served.address}/?model=rose")
+    told = "rose is not served. Choose another model."
+    shown.wait(f"document.getElementById('trouble')?.innerText === '{told}'")
+    assert shown.run("document.getElementById('model').value") == "rose"
 
 
 def test_several_labels(page, photo):
@@ -136,6 +179,8 @@ def test_detection(page, photo):
     assert len(terminal(shown, photo.parent)["boxes"]) == 2
     slide(shown, "confidence", 0.95)
     assert text(shown, "headline") == "0 found; the highest score is 90 %, blue" and not rows(shown)
+    shown.run("own.click()")
+    assert text(shown, "headline") == "1 found" and "?" not in text(shown, "curl")
     slide(shown, "confidence", 0.05)
     # Blue has the third colour of Okabe and Ito; the box is (80, 50) to (160, 150), twice as large.
     assert pixel(shown, 240, 300) == [0, 158, 115]
@@ -190,12 +235,14 @@ def test_dropped_pasted_and_photographed(page):
     assert shown.run("document.getElementById('camera').hidden && video.srcObject.active") is False
 
 
-def test_what_is_no_picture_is_told(page, tmp_path):
+def test_what_is_no_picture_is_told(page, photo, tmp_path):
     file = tmp_path / "broken.jpg"
     file.write_bytes(b"no picture")
     shown = page("colours_tiny")
+    answered(shown, photo)
     shown.give("#file", file)
     shown.wait("problem.innerText.includes('not a picture in a known format')")
+    assert shown.run("document.getElementById('answer').hidden"), "the answer to another picture"
     assert shown.run("problem.getAttribute('role')") == "alert"
     # The browser reports the status of the answer, which is as it should be.
     shown.events[:] = [one for one in shown.events if one.get("method") != "Log.entryAdded"]

@@ -38,7 +38,7 @@ from nano_cv.evaluation import answers
 from nano_cv.evaluation.card import make_card
 from nano_cv.evaluation.engines import Arrays
 from nano_cv.evaluation.exported import Onnx
-from nano_cv.metadata import TAGGING
+from nano_cv.metadata import TAGGING, Metadata
 from nano_cv.serving import metrics
 from nano_cv.serving.backend import (
     Backend,
@@ -168,10 +168,7 @@ class Door:
         )
         app.get("/models", summary="All models")(self.list_models)
         app.get("/models/{name}", summary="What a model promises")(self.show_model)
-        card = "/models/{name}/card"
-        app.get(card, summary="The model card, as Markdown", response_class=Markdown)(
-            self.show_card
-        )
+        app.get("/models/{name}/card", summary="Its card", response_class=Markdown)(self.show_card)
         path, summary = "/models/{name}/predict", "Ask a model about pictures, or for pictures"
         # The plain route answers, 0.1 ms sooner than FastAPI's, which only describes the call.
         app.add_route(path, self.take_predict, methods=["POST"])
@@ -231,18 +228,17 @@ class Door:
     async def show_model(self, name: str) -> dict[str, Any]:
         """Return a model's classes, input size, origin and metrics."""
         model = self._model(name)
-        facts = {key: getattr(model.promised, key) for key in FACTS}
-        shown: dict[str, Any] = {"versions": model.versions, "trained_on": model.promised.data}
+        promised = self._promised(model)
+        facts = {key: getattr(promised, key) for key in FACTS}
+        shown: dict[str, Any] = {"versions": model.versions, "trained_on": promised.data}
         shown["card"] = f"/models/{name}/card"
-        if model.promised.task in ("detection", TAGGING):
-            shown["thresholds"] = dict(
-                zip(facts["classes"], model.promised.confidences, strict=True)
-            )
+        if promised.task in ("detection", TAGGING):
+            shown["thresholds"] = dict(zip(promised.classes, promised.confidences, strict=True))
         return _summary(model) | shown | facts
 
     async def show_card(self, name: str) -> Markdown:
         """Return the model card: metrics, data, origin and limits, and how to call the model."""
-        return Markdown(make_card(self._model(name).promised, {}))
+        return Markdown(make_card(self._promised(self._model(name)), {}))
 
     def _model(self, name: str) -> Model:
         able = [model.name for model in self.backend.models.values() if model.takes_requests]
@@ -252,6 +248,11 @@ class Door:
             hint = f"There are: {listing(sorted(able)) or 'none'}"
             raise Problem(404, "No such model", f"no model '{name}'{nearest(name, able)} {hint}")
         return self.backend.models[name]
+
+    def _promised(self, model: Model) -> Metadata:
+        """Return the metadata of the version that answers, which may be newer than Triton's."""
+        engine = self.backend.engines.get(model.name)
+        return engine.metadata if engine else model.promised
 
     # Predictions
 
@@ -342,7 +343,7 @@ class Door:
     ) -> Made:
         """Run a model on an image; return what `tell` makes of the outputs and the image's size."""
         engine = self.backend.engines.get(model.name)
-        promised = (engine.metadata if engine else model.promised).at_confidence(confidence)
+        promised = self._promised(model).at_confidence(confidence)
 
         def decode() -> tuple[Arrays, answers.Size]:
             most = self.limits.max_picture_pixels
@@ -404,8 +405,7 @@ class Door:
 
     async def figures(self) -> Response:
         """Return metrics for Prometheus; see `metrics.render`."""
-        text = await metrics.render(self.backend, self.answered)
-        return Response(text, media_type=metrics.TEXT)
+        return Response(await metrics.render(self.backend, self.answered), media_type=metrics.TEXT)
 
 
 def _summary(model: Model) -> dict[str, Any]:

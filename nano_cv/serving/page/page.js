@@ -1,19 +1,26 @@
 // The page of the front door. It only calls the REST API that /docs lists; there is no other way in.
 // Colours of Okabe and Ito (2008), in the order in which all drawings of this project use them.
 const COLOURS = ["#56b4e9", "#e69f00", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7"];
-const LIKELIEST = 5; // classes that are shown first
+const LIKELIEST = 5; // classes that are listed first
+const MOST_BOXES = 50; // boxes that are listed first
 const LEAST = 0.01; // score of the boxes that are fetched, so that the slider has something to show
 const LONGEST = 1280; // pixels of the picture as it is drawn
 const REFRESH = 5000; // milliseconds between two looks at the list of models
 
-const at = (id) => document.getElementById(id);
-const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
-let models = [];
-let about = {}; // of the chosen model
-let picture = null; // the file that was given last: {file, image}
-let answer = null; // to it
+let chosen = new URLSearchParams(location.search).get("model"); // name of a model
+let about = null; // what the server says of the model that was asked for last
+let given = null; // the picture that was given last: {file, saved, others}
+let shown = null; // the answer on the page, and what it belongs to: {about, answer, image, mask, file, saved}
 let moved = false; // the slider, away from the thresholds of the model's own
-let newest = 0; // number of the last question, for an older answer may come later
+let expanded = false; // the list, to all classes or boxes
+let action = new AbortController(); // of what a person has asked for last
+
+const at = (id) => document.getElementById(id);
+
+function percent(share) {
+  if (share > 0.999 && share < 1) return "> 99.9 %";
+  return `${(100 * share).toFixed(share < 0.1 || (share > 0.99 && share < 1) ? 1 : 0)} %`;
+}
 
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -21,15 +28,12 @@ function make(tag, properties = {}, ...children) {
   return element;
 }
 
-async function call(path, options) {
-  let response;
-  try {
-    response = await fetch(path, options);
-  } catch {
-    throw new Error("The server does not answer. Is python serve.py still running?");
-  }
-  const content = await response.json();
-  if (!response.ok) throw new Error(content.detail || `${response.status}`);
+async function call(path, options = {}) {
+  const response = await fetch(path, options).catch(() => null);
+  const content = await response?.json().catch(() => null);
+  options.signal?.throwIfAborted();
+  if (!response) throw new Error("The server does not answer. Is python serve.py still running?");
+  if (!response.ok || !content) throw new Error(content?.detail || `The server answered ${response.status} without saying why.`);
   return content;
 }
 
@@ -46,41 +50,90 @@ async function attempt(work) {
   }
 }
 
+// Do what a person asks for. What was asked for before is given up, so that no late answer of it
+// replaces a newer one; and if this fails, an older answer must not look as if it were this one's.
+async function act(work) {
+  action.abort();
+  const { signal } = (action = new AbortController());
+  try {
+    await work(signal);
+  } catch (error) {
+    if (signal.aborted) return;
+    hide();
+    tell("", error.message);
+  }
+}
+
+function hide() {
+  shown = null;
+  at("answer").hidden = at("how").hidden = true;
+}
+
 // The models
 
 async function refresh() {
-  const found = await call("/models");
-  const same = JSON.stringify(found) === JSON.stringify(models);
-  if (same) return;
-  const chosen = at("model").value || new URLSearchParams(location.search).get("model");
-  models = found;
-  at("model").replaceChildren(
-    ...models.map((one) => {
-      const state = one.state === "ready" ? "" : `, ${one.state}`;
-      return make("option", { value: one.name, textContent: `${one.name} (${one.task}${state})` });
-    }),
-  );
-  const there = models.find((one) => one.name === chosen) || models[0];
-  if (!there) throw new Error("There is no model yet. To make one, type: python export_model.py");
-  at("model").value = there.name;
-  if (about.name !== there.name) await choose();
+  try {
+    const models = await call("/models");
+    at("trouble").textContent = list(models);
+    if (!models.some((one) => one.name === chosen)) return;
+    const fresh = await call(`/models/${encodeURIComponent(chosen)}`);
+    if (fresh.name === chosen && lasting(fresh) !== lasting(about)) act(choose);
+  } catch (error) {
+    at("trouble").textContent = error.message;
+  }
 }
 
-async function choose() {
-  about = await call(`/models/${at("model").value}`);
-  history.replaceState(null, "", `?model=${about.name}`);
+// List the models to choose from; returns what is wrong with them, or nothing.
+function list(models) {
+  chosen ||= models[0]?.name;
+  const texts = models.map((one) => [one.name, `${one.name} (${one.task}${one.state === "ready" ? "" : `, ${one.state}`})`]);
+  const own = models.find((one) => one.name === chosen);
+  if (chosen && !own) texts.push([chosen, `${chosen} (not served)`]);
+  if (at("model").dataset.texts !== `${texts}`) {
+    at("model").replaceChildren(...texts.map(([value, textContent]) => make("option", { value, textContent })));
+    at("model").dataset.texts = `${texts}`;
+  }
+  at("model").value = chosen;
+  if (!models.length) return "No model is served yet. If there is none, type: python export_model.py";
+  if (!own) return `${chosen} is not served. Choose another model.`;
+  return own.state === "ready" ? "" : `${chosen} is ${own.state}. ${own.reason}`;
+}
+
+function lasting(description) {
+  return JSON.stringify({ ...description, state: "", reason: "" });
+}
+
+async function choose(signal) {
+  hide();
+  tell("");
+  await learn(signal);
+  if (given && about.task !== "generation") await ask(signal);
+}
+
+// Ask what the chosen model is, before each question, for it may have been replaced.
+async function learn(signal) {
+  if (!chosen) throw new Error("There is no model yet.");
+  const fresh = await call(`/models/${encodeURIComponent(chosen)}`, { signal });
+  if (lasting(fresh) === lasting(about)) return;
+  about = fresh;
+  moved = expanded = false;
+  history.replaceState(null, "", `?model=${encodeURIComponent(chosen)}`);
   const generates = about.task === "generation";
+  if (generates) closeCamera();
   document.querySelector(".for-pictures").hidden = generates;
   document.querySelector(".for-generators").hidden = !generates;
   at("class").replaceChildren(
     ...about.classes.map((name) => make("option", { value: name, textContent: name })),
   );
+  if (about.thresholds) at("confidence").value = Math.min(...Object.values(about.thresholds));
   const measured = Object.entries(about.metrics || {}).filter(([key]) => !key.includes("loss"));
+  const [height, width = height] = [about.image_size].flat();
+  const size = `${height} × ${width} pixels${height === width ? "" : " (height × width)"}`;
   const facts = {
     Task: about.task,
     "Trained on": about.trained_on,
     Classes: `${about.classes.length}: ${about.classes.slice(0, 12).join(", ")}${about.classes.length > 12 ? ", …" : ""}`,
-    "Sees pictures as": `${[about.image_size].flat().concat(about.image_size).slice(0, 2).join(" × ")} pixels, ${about.fit}`,
+    [generates ? "Makes pictures of" : "Sees pictures as"]: generates ? size : `${size}, ${about.fit}`,
     Measured: measured.slice(0, 4).map(([key, value]) => `${key} ${value.toFixed(3)}`).join(", "),
     Version: about.versions.join(", "),
     Commit: about.git_commit,
@@ -90,50 +143,41 @@ async function choose() {
       .filter(([, value]) => value)
       .flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]),
   );
-  at("answer").hidden = at("how").hidden = true;
-  moved = false;
-  if (about.thresholds) at("confidence").value = Math.min(...Object.values(about.thresholds));
-  tell(about.state === "ready" ? "" : `${about.name} is ${about.state}. ${about.reason}`);
-  answer = null;
-  if (picture && !generates) await ask(picture.file);
 }
 
 // Asking
 
-async function timed(path, options) {
-  const number = ++newest;
-  tell("Asking …");
+async function timed(query, options) {
   const start = performance.now();
-  const found = await call(path, options);
-  const milliseconds = performance.now() - start;
-  if (number !== newest) return null;
-  tell(`Answered in ${milliseconds.toFixed(0)} ms`);
-  return found;
+  const answer = await call(`/models/${about.name}/predict${query}`, { method: "POST", ...options });
+  tell(`Answered in ${(performance.now() - start).toFixed(0)} ms`);
+  return answer;
 }
 
-async function ask(file) {
-  const image = await createImageBitmap(file).catch(() => null); // HEIC: only the server reads it
-  picture = { file, image };
+async function ask(signal) {
+  const { file, saved, others } = given;
+  tell("Asking …");
+  await learn(signal);
   const query = about.task === "detection" ? `?confidence=${LEAST}` : "";
   const headers = { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" };
-  const found = await timed(`/models/${about.name}/predict${query}`, { method: "POST", body: file, headers });
-  if (!found) return;
-  answer = found;
-  if (answer.mask_png) {
-    const bytes = Uint8Array.from(atob(answer.mask_png), (letter) => letter.charCodeAt(0));
-    answer.mask = await createImageBitmap(new Blob([bytes], { type: "image/png" }));
-  }
+  const answer = await timed(query, { body: file, headers, signal });
+  if (others) at("status").textContent += `, of the first picture; ${others} more were given`;
+  const image = await createImageBitmap(file).catch(() => null); // HEIC: only the server reads it
+  const bytes = Uint8Array.from(atob(answer.mask_png || ""), (letter) => letter.charCodeAt(0));
+  const mask = answer.mask_png && (await createImageBitmap(new Blob([bytes], { type: "image/png" })));
+  signal.throwIfAborted();
+  shown = { about, answer, image, mask, file: file.name, saved };
   show();
 }
 
-async function generate() {
+async function generate(signal) {
   const wanted = { class: at("class").value, seed: Number(at("seed").value), count: Number(at("count").value) };
-  answer = await timed(`/models/${about.name}/predict`, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(wanted),
-  });
-  if (answer) show();
+  tell("Asking …");
+  await learn(signal);
+  const headers = { "Content-Type": "application/json" };
+  const answer = await timed("", { headers, body: JSON.stringify(wanted), signal });
+  shown = { about, answer };
+  show();
 }
 
 function quoted(text) {
@@ -141,13 +185,15 @@ function quoted(text) {
 }
 
 function curl() {
+  const { about, answer, file, saved } = shown;
   const where = `${location.origin}/models/${about.name}/predict`;
   if (about.task === "generation") {
     const wanted = { class: answer.class, seed: answer.seed, count: answer.pictures_png.length };
-    return `curl --json ${quoted(JSON.stringify(wanted))} ${where}`;
+    return `curl -d ${quoted(JSON.stringify(wanted))} ${where}`;
   }
   const query = about.task === "detection" && moved ? `?confidence=${at("confidence").value}` : "";
-  return `curl --data-binary @${quoted(picture.file.name || "picture.png")} ${quoted(where + query)}`;
+  const first = saved ? "" : `  # save the picture as ${file} first`;
+  return `curl --data-binary @${quoted(file)} ${quoted(where + query)}${first}`;
 }
 
 // Showing
@@ -167,36 +213,46 @@ function row(name, share, value, colour) {
   return make("li", {}, label, make("span", { className: "value", textContent: value }), bar);
 }
 
+function listRows(rows, most, kind) {
+  at("rows").replaceChildren(...(expanded ? rows : rows.slice(0, most)));
+  at("all").hidden = rows.length <= most;
+  at("all").textContent = expanded ? "Show fewer" : `Show all ${rows.length} ${kind}`;
+}
+
+// Entries of an object whose values are numbers, the largest first. JavaScript itself would put
+// names such as "7" before all others.
+function largestFirst(numbers) {
+  return Object.entries(numbers).sort(([, one], [, other]) => other - one);
+}
+
 const shows = {
-  classification() {
-    const classes = Object.entries(answer.probabilities);
-    const most = at("all").dataset.all ? classes.length : LIKELIEST;
+  classification({ about, answer }) {
     const set = answer.label_set || [answer.label];
-    const few = set.length > 1 && set.length <= LIKELIEST;
-    const sure = few ? ` (coverage ${percent(about.coverage)}: ${set.join(" or ")})` : "";
+    const first = set.slice(0, LIKELIEST).join(" or ");
+    const more = set.length > LIKELIEST ? ` or ${set.length - LIKELIEST} more` : "";
+    const sure = set.length > 1 ? ` (coverage ${percent(about.coverage)}: ${first}${more})` : "";
     at("headline").textContent = answer.foreign ? `none of these (nearest: ${answer.label})` : answer.label + sure;
-    at("rows").replaceChildren(...classes.slice(0, most).map(([name, share]) => row(name, share, percent(share))));
-    at("all").hidden = classes.length <= most;
+    const rows = largestFirst(answer.probabilities).map(([name, share]) => row(name, share, percent(share)));
+    listRows(rows, LIKELIEST, "classes");
     draw(() => {});
     return `Your picture: ${at("headline").textContent}`;
   },
-  tagging() {
-    const classes = Object.entries(answer.probabilities);
-    const most = at("all").dataset.all ? classes.length : Math.max(LIKELIEST, answer.labels.length);
+  tagging({ about, answer }) {
+    const labels = new Set(answer.labels);
     const foreign = answer.foreign ? " (unlike the training pictures)" : "";
     at("headline").textContent = (answer.labels.join(", ") || "no label") + foreign;
-    at("rows").replaceChildren(
-      // A label below its threshold is grey.
-      ...classes.slice(0, most).map(([name, share]) => {
-        const colour = answer.labels.includes(name) ? COLOURS[0] : "var(--quiet)";
+    const rows = largestFirst(answer.probabilities)
+      .sort(([one], [other]) => labels.has(other) - labels.has(one)) // labels of the answer first
+      .map(([name, share]) => {
+        // A label below its threshold is grey.
+        const colour = labels.has(name) ? COLOURS[0] : "var(--quiet)";
         return row(name, share, `${percent(share)}, needs ${percent(about.thresholds[name])}`, colour);
-      }),
-    );
-    at("all").hidden = classes.length <= most;
+      });
+    listRows(rows, Math.max(LIKELIEST, labels.size), "labels");
     draw(() => {});
     return `Your picture: ${at("headline").textContent}`;
   },
-  detection() {
+  detection({ about, answer }) {
     const least = Number(at("confidence").value);
     const boxes = answer.boxes.filter((one) => one.score >= (moved ? least : about.thresholds[one.label]));
     const [surest] = answer.boxes;
@@ -204,44 +260,51 @@ const shows = {
     at("headline").textContent =
       boxes.length || !surest ? `${boxes.length} found` : `0 found; the highest score is ${percent(surest.score)}, ${surest.label}`;
     at("confidence-value").textContent = moved ? percent(least) : "the model's own";
-    at("rows").replaceChildren(
-      ...boxes.slice(0, 50).map((one) => row(one.label, one.score, percent(one.score), colour(one.label))),
-    );
-    draw((pen, scale) => {
-      pen.lineWidth = 3;
-      pen.font = "600 14px system-ui, sans-serif";
-      const taken = []; // places of captions: one upon another could not be read
-      for (const one of boxes) {
-        const [left, top, right, bottom] = one.box.map((side) => side * scale);
-        pen.strokeStyle = pen.fillStyle = colour(one.label);
+    at("confidence").setAttribute("aria-valuetext", at("confidence-value").textContent);
+    at("own").hidden = !moved;
+    const rows = boxes.map((one) => row(one.label, one.score, percent(one.score), colour(one.label)));
+    listRows(rows, MOST_BOXES, "boxes");
+    draw((pen, scale, shownPixel) => {
+      const high = 20 * shownPixel; // of a caption
+      pen.lineWidth = 3 * shownPixel;
+      pen.font = `600 ${14 * shownPixel}px system-ui, sans-serif`;
+      const places = boxes.map((one) => one.box.map((side) => side * scale));
+      boxes.forEach((one, index) => {
+        const [left, top, right, bottom] = places[index];
+        pen.strokeStyle = colour(one.label);
         pen.strokeRect(left, top, right - left, bottom - top);
+      });
+      const taken = []; // places of captions: one upon another could not be read
+      boxes.forEach((one, index) => {
         const text = about.classes.length > 1 ? `${one.label} ${percent(one.score)}` : percent(one.score);
-        const width = pen.measureText(text).width + 8;
-        const [x, y] = [left - 1.5, Math.max(0, top - 20)];
-        if (taken.some(([a, b, wide]) => x < a + wide && a < x + width && Math.abs(y - b) < 20)) continue;
+        const width = pen.measureText(text).width + 0.4 * high;
+        const [x, y] = [places[index][0] - pen.lineWidth / 2, Math.max(0, places[index][1] - high)];
+        if (taken.some(([a, b, wide]) => x < a + wide && a < x + width && Math.abs(y - b) < high)) return;
         taken.push([x, y, width]);
-        pen.fillRect(x, y, width, 20);
+        pen.fillStyle = colour(one.label);
+        pen.fillRect(x, y, width, high);
         pen.fillStyle = colour(one.label) === "#0072b2" ? "#fff" : "#000";
-        pen.fillText(text, x + 4, y + 15);
-      }
+        pen.fillText(text, x + 0.2 * high, y + 0.75 * high);
+      });
     });
     return `Your picture with ${boxes.length} boxes`;
   },
-  segmentation() {
+  segmentation({ answer, mask }) {
     const classes = answer.classes.map((one, index) => ({ ...one, index }));
     const seen = classes.filter((one) => one.share > 0).sort((one, other) => other.share - one.share);
     const opacity = Number(at("opacity").value);
     const rest = seen.length > 4 ? ` and ${seen.length - 4} more` : "";
     at("headline").textContent = seen.slice(0, 4).map((one) => one.label).join(", ") + rest;
     at("opacity-value").textContent = percent(opacity);
-    at("rows").replaceChildren(
-      // The first class stays clear in the picture, and so has no colour here.
-      ...seen.map((one) => row(one.label, one.share, percent(one.share), one.index ? one.colour : "var(--quiet)")),
-    );
-    draw((pen, scale, width, height) => {
+    at("opacity").setAttribute("aria-valuetext", percent(opacity));
+    // The first class stays clear in the picture, and so has no colour here.
+    const rows = seen.map((one) => row(one.label, one.share, percent(one.share), one.index ? one.colour : "var(--quiet)"));
+    listRows(rows, rows.length);
+    draw((pen) => {
+      const { width, height } = pen.canvas;
       const layer = new OffscreenCanvas(width, height).getContext("2d");
       layer.imageSmoothingEnabled = false;
-      layer.drawImage(answer.mask, 0, 0, width, height);
+      layer.drawImage(mask, 0, 0, width, height);
       const pixels = layer.getImageData(0, 0, width, height);
       for (let at = 0; at < pixels.data.length; at += 4) {
         const black = !(pixels.data[at] || pixels.data[at + 1] || pixels.data[at + 2]);
@@ -252,9 +315,9 @@ const shows = {
     });
     return `Your picture under its mask: ${seen.map((one) => `${one.label} ${percent(one.share)}`).join(", ")}`;
   },
-  generation() {
+  generation({ answer }) {
     at("headline").textContent = answer.class;
-    at("rows").replaceChildren();
+    listRows([], 0);
     at("made").replaceChildren(
       ...answer.pictures_png.map((one, index) =>
         make("img", { src: `data:image/png;base64,${one}`, alt: `${answer.class}, seed ${answer.seed}, picture ${index + 1}` }),
@@ -264,28 +327,35 @@ const shows = {
 };
 
 function show() {
-  const task = about.task;
+  const { task } = shown.about;
   at("answer").hidden = at("how").hidden = false;
   at("canvas").hidden = task === "generation";
   at("answer").classList.toggle("gallery", task === "generation");
   at("confidence-row").hidden = task !== "detection";
   at("opacity-row").hidden = task !== "segmentation";
-  at("all").hidden = true;
+  at("notice").textContent = "";
   at("made").replaceChildren();
-  at("canvas").setAttribute("aria-label", shows[task]() || "");
+  at("canvas").setAttribute("aria-label", shows[task](shown) || "");
   at("curl").textContent = curl();
 }
 
+// Draw the picture, and `paint` on it. Where the browser has another picture than the server, an
+// empty ground takes its place: boxes and masks would lie wrong.
 function draw(paint) {
-  const { image } = picture;
-  const [wide, high] = image ? [image.width, image.height] : [answer.width || 640, answer.height || 80];
-  const scale = Math.min(1, LONGEST / Math.max(wide, high)) * Math.max(1, Math.min(4, 640 / Math.max(wide, high)));
+  const { image, answer } = shown;
+  const turned = image && answer.width && (image.width !== answer.width || image.height !== answer.height);
+  if (!image) at("notice").textContent = "This browser cannot show the picture; the server could read it.";
+  if (turned) at("notice").textContent = "This browser turns the picture otherwise than the server, so it is left out here.";
+  const { width, height } = image && !turned ? image : answer;
   const canvas = at("canvas");
-  [canvas.width, canvas.height] = [Math.round(wide * scale), Math.round(high * scale)];
+  canvas.hidden = !width;
+  if (!width) return;
+  const longest = Math.max(width, height);
+  const scale = Math.min(1, LONGEST / longest) * Math.max(1, Math.min(4, 640 / longest));
+  [canvas.width, canvas.height] = [width, height].map((side) => Math.max(1, Math.round(side * scale)));
   const pen = canvas.getContext("2d");
-  if (image) pen.drawImage(image, 0, 0, canvas.width, canvas.height);
-  else pen.strokeText("This browser cannot show the picture; the server could read it.", 8, 40);
-  paint(pen, scale, canvas.width, canvas.height);
+  if (image && !turned) pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+  paint(pen, scale, canvas.width / (canvas.clientWidth || canvas.width));
 }
 
 // Giving pictures
@@ -293,6 +363,7 @@ function draw(paint) {
 let stream = null;
 
 async function openCamera() {
+  closeCamera();
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch (error) {
@@ -304,47 +375,55 @@ async function openCamera() {
 }
 
 function closeCamera() {
-  stream?.getTracks().forEach((track) => track.stop());
+  if (!stream) return;
+  stream.getTracks().forEach((track) => track.stop());
   stream = null;
   at("camera").hidden = true;
+  at("photograph").focus();
 }
 
 async function shoot() {
   const video = at("video");
+  if (!video.videoWidth) return tell("The camera is not ready yet; try again.");
   const canvas = new OffscreenCanvas(video.videoWidth, video.videoHeight);
   canvas.getContext("2d").drawImage(video, 0, 0);
   closeCamera();
-  await ask(new File([await canvas.convertToBlob({ type: "image/png" })], "photo.png", { type: "image/png" }));
+  take([new File([await canvas.convertToBlob({ type: "image/png" })], "photo.png", { type: "image/png" })], false);
 }
 
-function take(files) {
-  const file = [...files].find((one) => one.type.startsWith("image/") || /\.(heic|heif|avif|tiff?)$/i.test(one.name));
-  if (!file) return tell("", "That is not a picture.");
-  if (about.task === "generation") return tell("", `${about.name} takes no pictures; it makes them.`);
-  attempt(() => ask(file));
+function take(files, saved = true) {
+  if (!files.length) return; // such as text that was dropped
+  if (about?.task === "generation") return tell("", `${about.name} takes no pictures; it makes them.`);
+  given = { file: files[0], saved, others: files.length - 1 };
+  act(ask);
 }
 
 at("choose").addEventListener("click", () => at("file").click());
-at("file").addEventListener("change", () => { take(at("file").files); at("file").value = ""; });
+at("file").addEventListener("change", () => { take([...at("file").files]); at("file").value = ""; });
 at("photograph").addEventListener("click", () => attempt(openCamera));
 at("shoot").addEventListener("click", () => attempt(shoot));
 at("stop").addEventListener("click", closeCamera);
-at("model").addEventListener("change", () => attempt(choose));
-at("generate").addEventListener("submit", (event) => { event.preventDefault(); attempt(generate); });
+at("model").addEventListener("change", () => { chosen = at("model").value; act(choose); });
+at("generate").addEventListener("submit", (event) => { event.preventDefault(); act(generate); });
 at("confidence").addEventListener("input", () => { moved = true; });
-for (const id of ["confidence", "opacity"]) at(id).addEventListener("input", () => answer && show());
-at("all").addEventListener("click", () => { at("all").dataset.all = "yes"; show(); });
+at("own").addEventListener("click", () => { moved = false; at("confidence").focus(); });
+at("all").addEventListener("click", () => { expanded = !expanded; });
+for (const id of ["confidence", "opacity"]) at(id).addEventListener("input", () => shown && show());
+for (const id of ["own", "all"]) at(id).addEventListener("click", () => shown && show());
 at("copy").addEventListener("click", () => attempt(async () => {
   await navigator.clipboard.writeText(at("curl").textContent);
   tell("Copied");
 }));
-document.addEventListener("paste", (event) => event.clipboardData.files.length && take(event.clipboardData.files));
+document.addEventListener("paste", (event) => take([...event.clipboardData.files], false));
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
     at("drop").classList.toggle("over", kind === "dragover");
-    if (kind === "drop") take(event.dataTransfer.files);
+    if (kind === "drop") take([...event.dataTransfer.files]);
   });
 }
-setInterval(() => document.hidden || attempt(refresh), REFRESH);
-attempt(refresh);
+// Browsers offer these two only on this machine, and over https.
+at("photograph").hidden = !navigator.mediaDevices;
+at("copy").hidden = !navigator.clipboard;
+setInterval(() => document.hidden || refresh(), REFRESH);
+refresh();
