@@ -232,13 +232,8 @@ def test_client(client, shop):
 
 def test_what_the_client_refuses(client):
     images = np.zeros((2, 3, 32, 64), np.uint8)
-    for wrong, said in (
-        ({"IMAGES": images.astype(np.float32)}, "data-type is 'FP32'"),
-        ({"IMAGES": images[:, :, :9]}, r"Expected \[-1,3,32,64\], got \[2,3,9,64\]"),
-        ({"PIXELS": images}, "unexpected inference input 'PIXELS'"),
-    ):
-        with pytest.raises(ServerError, match=said):
-            client.infer(NAME, wrong)
+    with pytest.raises(ServerError, match="data-type is 'FP32'"):
+        client.infer(NAME, {"IMAGES": images.astype(np.float32)})
     with pytest.raises(ServerError, match=f"no model 'lenet_flower'; did you mean '{NAME}'"):
         client.infer("lenet_flower", {"IMAGES": images})
 

@@ -353,17 +353,6 @@ def test_archives_are_the_official_ones():
         assert ours == [(Path(url).name, digest) for url, digest in archives]
 
 
-def test_flower_photos_from_a_command(succeeds, site, photos, tmp_path):
-    site.faults = ["break"]
-    chosen = ["+data=flower_photos", "+model=lenet", *TINY]
-    succeeds("train", *chosen, "test=false")
-    assert (tmp_path / "data/flower_photos/flower_photos.tgz").exists()
-    assert (tmp_path / "weights/lenet_flower_photos.safetensors").exists()
-    site.files.clear()
-    done = succeeds("infer", *chosen)
-    assert "test/accuracy" in done.out, done.err
-
-
 def test_unreachable_set_from_a_command(fails, site, photos, tmp_path):
     site.files.clear()
     said = fails("train", "+data=flower_photos", "+model=lenet", *TINY)
@@ -416,13 +405,6 @@ def test_fashion_mnist_from_source(clothes, tmp_path, monkeypatch):
     offline(monkeypatch)
     check_clothes(splits("fashion_mnist", tmp_path / "set", "generation"))
     assert left(tmp_path / "set" / "pictures") == ["test", "train", "val"]
-
-
-def test_fashion_mnist_damaged(clothes, tmp_path):
-    file = clothes / "t10k-labels-idx1-ubyte.gz"
-    file.write_bytes(file.read_bytes()[:-9])
-    said = refused(lambda: splits("fashion_mnist", tmp_path / "set", "generation", source=clothes))
-    assert said.startswith(f"{file}: ") and not (tmp_path / "set/pictures").exists()
 
 
 @pytest.fixture
