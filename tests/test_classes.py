@@ -13,7 +13,6 @@ from conftest import TINY, open_splits, refused
 from PIL import Image
 
 from nano_cv.data.formats.folder import read_folder
-from nano_cv.data.formats.splitting import stable_split
 from nano_cv.data.formats.table import read_table
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.errors import UserError
@@ -56,20 +55,6 @@ def names(pictures: Pictures) -> dict[str, list[str]]:
     for file, target in zip(pictures.files, pictures.targets, strict=True):
         found[pictures.classes[target]].append(file.name)
     return found
-
-
-def test_one_pool_is_split_by_the_names_of_its_files(tmp_path, caplog):
-    make_folder(tmp_path, splits=(), count=60)
-    caplog.set_level("INFO")
-    found = {split: names(one) for split, one in folders(tmp_path).items()}
-    for name in COLOURS:
-        every = [file for split in SPLITS for file in found[split][name]]
-        assert sorted(every) == sorted(f"{number}.png" for number in range(60))
-        for split in SPLITS:
-            assert found[split][name]
-            assert {stable_split(f"{name}/{one}") for one in found[split][name]} == {split}
-    (said,) = [text for text in caplog.messages if "split by the hash" in text]
-    assert "70 % train, 15 % val, 15 % test" in said
 
 
 def test_links_that_are_read_and_links_that_are_not(tmp_path, caplog):
@@ -166,15 +151,6 @@ def test_a_class_called_train(tmp_path, caplog):
     picture(tmp_path / "car/b.png")
     assert folders(tmp_path)["train"].classes == ["car", "test", "train"]
     assert "test, train are classes, for they hold no folders" in caplog.text
-
-
-def test_a_missing_split_is_taken_from_train(tmp_path):
-    make_folder(tmp_path, splits=("train", "test"), count=60)
-    train, val, test = (names(one)["cat"] for one in folders(tmp_path).values())
-    assert len(train) + len(val) == len(test) == 60 and val
-    assert all(stable_split(f"cat/{name}") == "val" for name in val)
-    taken = {stable_split(f"cat/{name}") for name in train}
-    assert taken == {"train", "test"}, "test has a folder"
 
 
 def test_numbers_are_sorted_as_numbers(tmp_path, caplog):

@@ -427,10 +427,11 @@ def test_before_a_triton_that_runs_already(served, tmp_path):
         assert trial.predict("colours_tiny", picture("blue"))[1]["label"] == "blue"
 
 
-def test_a_triton_that_is_not_there_or_lacks_a_model(served, fails):
+def test_a_triton_that_is_not_there_or_lacks_a_model(served, run, fails):
     port = f"port={triton.free_ports(1)[0]}"
-    said = fails("serve", "triton=127.0.0.1:9", port)
-    assert "triton=127.0.0.1:9: no Triton server answers" in said
+    done = run("serve", "triton=127.0.0.1:9", port)
+    assert done.status == 1
+    assert done.err.startswith("error: triton=127.0.0.1:9: no Triton server answers there by gRPC")
     if served.has_triton:
         there = f"triton=127.0.0.1:{served.ports['grpc_port']}"
         assert "did you mean 'colours_tiny'?" in fails("serve", there, "models=[colors_tiny]", port)

@@ -119,16 +119,6 @@ def test_broken_connection_goes_on_where_it_was(site, tmp_path, fault):
     assert left(tmp_path) == ["a.bin"]
 
 
-def test_next_start_goes_on(site, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetching, "TRIES", 1)
-    site.faults = ["break"]
-    said = refused(lambda: get(site, tmp_path))
-    kept = (tmp_path / ".a.bin.part").stat().st_size
-    assert f"{kept:,} bytes are kept" in said and left(tmp_path) == [".a.bin.part"]
-    assert get(site, tmp_path) == CONTENT
-    assert site.ranges[-1] == f"bytes={kept}-"
-
-
 @pytest.mark.parametrize(
     ("part", "fault", "ranges"),
     [
