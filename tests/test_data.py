@@ -230,14 +230,10 @@ def test_each_picture_its_own_change():
         assert torch.equal(Augment(**option)(batch)[0], changed), "the same seed, the same change"
 
 
-def test_colours():
+def test_contrast_and_saturation_leave_grey_as_it_is():
     grey = torch.full((1, 3, 8, 8), 100, dtype=torch.uint8)
-    for option in ("contrast", "saturation"):  # neither can change an even grey
+    for option in ("contrast", "saturation"):
         assert torch.allclose(Augment(flip=0, **{option: 0.9})(grey)[0], grey.float(), atol=0.01)
-    torch.manual_seed(0)
-    factor = Augment(flip=0, brightness=0.5)(grey)[0] / 100
-    assert torch.allclose(factor, factor.mean().expand_as(factor)) and 0.5 <= factor.mean() <= 1.5
-    assert abs(factor.mean() - 1) > 0.01
 
 
 def test_rare_classes_weigh_more(flowers):

@@ -344,9 +344,8 @@ def test_a_budget_in_minutes_ends_in_time(succeeds, flowers, tmp_path):
 def test_other_regularisation_after_a_training_of_ones_own(succeeds, fails, flowers):
     succeeds("train", *TINY, "test=false")
     file = "model.pretrained=weights/lenet_flowers.safetensors"
-    succeeds(
-        "train", *TINY, "test=false", "data.name=again", file, "model.task.network.dropout=0.5"
-    )
+    again = ("data.name=again", file, "model.task.network.dropout=0.5")
+    succeeds("train", *TINY, "test=false", *again)
     said = fails("train", *TINY, "data.name=again", file, "model.task.network.channels=[4]")
     assert "trained with other options of lenet; add: 'model.task.network.channels=" in said
 
