@@ -55,14 +55,6 @@ def test_sizes_that_the_configs_promise():
     assert parameters(ResNet(10, 28, (), (24, 48, 64), (1, 1, 1))) < 110e3
 
 
-@pytest.mark.parametrize("name", [SMALL, "test_convnext", "test_efficientnet"])
-def test_backbone_of_a_unet_and_a_centernet(name):
-    images = torch.zeros(1, 3, 64, 64)
-    assert UNet(3, 64, backbone=name).eval()(images).shape == (1, 3, 64, 64)
-    centers, distances = CenterNet(2, 64, backbone=name).eval()(images)
-    assert centers.shape == (1, 2, 16, 16) and distances.shape == (1, 4, 16, 16)
-
-
 @pytest.mark.parametrize("model", ["unet", "centernet"])
 def test_backbones_train_and_are_found_again(succeeds, fails, flowers, model):
     settings = [f"model={model}", *BACKBONE[:-2], f"model.task.network.backbone={SMALL}"]

@@ -107,11 +107,8 @@ def test_damaged_weights(fails, untrained):
     damages: list[tuple[Callable[[], object], str]] = [
         (lambda: bad.write_bytes(whole[: len(whole) // 2]), "not a safetensors file, or cut short"),
         (lambda: bad.write_bytes(b""), "not a safetensors file, or cut short"),
-        (lambda: bad.write_bytes(b"PK\x03\x04" * 99), "not a safetensors file, or cut short"),
         (lambda: save_file(tensors, bad), "holds no metadata; train.py did not write this file"),
-        (lambda: save_file(tensors, bad, {"contract": '{"a": 1}'}), "holds no metadata"),
         (lambda: save_file(tensors, bad, {"contract": broken}), "holds no metadata"),
-        (lambda: save_file({"x": torch.zeros(2)}, bad, said), "not the weights of this lenet: "),
         (
             lambda: save_file(tensors | {"classifier.bias": torch.zeros(9)}, bad, said),
             "not the weights of this lenet: classifier.bias",
@@ -145,7 +142,6 @@ def test_bad_inputs(fails, flowers, untrained, tmp_path):
     (flowers / "aster/broken.png").write_bytes(b"")
     for given, answer in {
         "gone.jpg": "no such file or folder, and no file fits it as a pattern",
-        "'gone*.jpg'": "no such file or folder, and no file fits it as a pattern",
         "empty": "no pictures in this folder; endings known: .apng .avif",
         "data/flowers/train.txt": "train.txt: not a picture in a known format",
         "data/flowers/aster/broken.png": "error: data/flowers/aster/broken.png: the file is empty",
@@ -201,20 +197,6 @@ def test_full_disk(fails, flowers, tmp_path, limit, cache, size, where):
 def test_closed_cache(fails, flowers):
     said = fails("train", *TINY, "paths.cache=/proc/cache")
     assert "/proc/cache: cannot be written to (" in said and "data.cache=null" in said
-
-
-def test_full_disk_of_a_copy(fails, flowers, monkeypatch):
-    """Named is the file that cannot be written, not the one that is copied."""
-    FILE.parent.mkdir()
-    FILE.write_bytes(b"of an earlier run")
-
-    def full(source, target):
-        raise OSError(errno.ENOSPC, "no", str(source), None, str(target))
-
-    monkeypatch.setattr(weights.shutil, "copyfile", full)
-    kept = FILE.with_suffix(".previous.safetensors")
-    assert f"error: {kept}: {os.strerror(errno.ENOSPC)}; free" in fails("train", *TINY)
-    assert FILE.read_bytes() == b"of an earlier run"
 
 
 def test_full_disk_while_saving_weights(fails, succeeds, flowers, monkeypatch):

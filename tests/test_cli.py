@@ -34,7 +34,6 @@ def test_plus_makes_no_difference(tmp_path, monkeypatch):
 def test_settings_are_added_beside_those_that_are_typed(typed):
     added = options.add_settings(typed.split(), ["c=3"])
     assert " ".join(added) == typed.replace("b=2", "b=2 c=3")
-    assert options.add_settings(["--cfg", "job"], ["c=3"]) == ["--cfg", "job", "c=3"]
 
 
 LR = "model.task.optimizer.lr"
@@ -45,31 +44,22 @@ WRONG = [  # what is typed, and what the answer must hold
     ("~logger", "every run needs this; allowed: logger=csv, logger=mlflow, logger=none"),
     ("zebra=1", "the configuration has no 'zebra'. Allowed: coverage, data, "),
     ("trainer.max_epoch=3", "trainer has no 'max_epoch'; did you mean 'max_epochs'? Allowed: "),
-    ("model.task.optimizer.rl=1", "has no 'rl'; did you mean 'lr'? Allowed: _partial_, _target_"),
     ("+seed=1", "+seed=1: this key exists already; leave out the +"),
     ("~trainer.patience", "~trainer.patience: this key is not set, so it cannot be taken away"),
     ("trainer.min_epochs=ten", "a whole number is needed, as in 'min_epochs="),
-    ("trainer.max_epochs=1.5", "a whole number is needed"),
     ("model.task.network.dropout=much", "a number is needed, as in 'dropout=0.0'"),
     ("model.task.network.channels=4", "a list is needed, as in 'channels=[16, 32, 64, 128, 256]'"),
     ("lr=1e-3", "has no 'lr'; did you mean 'model.task.optimizer.lr'? Allowed: coverage, data, "),
-    ("epochs=5", "has no 'epochs'; did you mean 'trainer.max_epochs'? Allowed: coverage, data, "),
     ("resume=1", "true or false is needed, as in 'resume=False'"),
     ("trainer.max_epochs=0", "trainer.max_epochs=0: 1 or more is needed"),
-    ("data.detail=3", "data.detail=3: 2 or less is needed"),
-    ("model.task.mixup=-1", "model.task.mixup=-1: 0 or more is needed"),
     ("model.image_size=100000", "model.image_size=100000: 8192 or less is needed"),
     ("model.task.optimizer.weight_decay=inf", "weight_decay=inf: a number is needed"),
     *((f"coverage={one}", f"coverage={one}: ") for one in ("95", "most")),
-    ("data.workers=-1", "data.workers=-1: 0 or more is needed"),
-    ("data.augment.policy=trivail", "did you mean 'trivial'?"),
-    ("trainer.accelerator=gpus", "did you mean 'gpu'? Allowed: auto, cpu, gpu, mps"),
     ("trainer.precision=16mixed", "did you mean '16-mixed'? Allowed: auto, 32-true, 16-mixed"),
     ("model=lenet,vgg", "model=lenet,vgg: several values; add -m to run each of them"),
     ("flowers", "flowers: cannot be understood; what is needed is KEY=VALUE, see --help"),
     ("'data.root=~/my (old) set'", f"quote the value: 'data.root=\"{Path.home()}/my (old) set\"'"),
     ("'data.colours={bücher: [1,2,3]}'", "Names before a colon can only have plain letters"),
-    ("data.root=bücher", "quote the value: 'data.root=\"bücher\"'"),
     ("'data.colours=[a, rot & grün]'", "quote the value: 'data.colours=[a,\"rot & grün\"]'"),
     ("--epochs=5", "--epochs=5: no such flag; settings are given as KEY=VALUE, see --help"),
     ("-m seed=1,2 --cfg job", "only one of --multirun, --cfg, --info and --run is possible"),
@@ -77,18 +67,13 @@ WRONG = [  # what is typed, and what the answer must hold
     ("\"data.name=''\"", "data.name=: text is needed"),
     ("--config-dir=nowhere", "--config-dir nowhere: no such folder"),
     ("paths.runs=/proc/runs", "paths.runs=/proc/runs: /proc cannot be written to ("),
-    (
-        "\"data.name='my birds'\"",
-        "'lenet_my birds' cannot be the name of a model: 1 to 150 letters",
-    ),
+    ("data.name=x_from_jpeg", "'lenet_x_from_jpeg' cannot be the name of a model: "),
     ("data.name=../birds", "'lenet_../birds' cannot be the name of a model: 1 to 150 letters"),
     ("resume=runs/old", "resume=runs/old: no checkpoint in runs/old; start without"),
     ("seed=\x1b[2J", "seed=\\x1b[2J"),
     ("resume=true", "resume=true: no checkpoint in runs/train/lenet_flowers; start without"),
     ("-m resume=true seed=1,2", "resume=true goes on with one run; leave out -m"),
     ("-m seed=1,2 model=lenet,vgg", "model=vgg: no such model. Allowed: centernet, "),
-    ("-m seed=1,2 trainer.precision=32-true,8", "trainer.precision=8: no such value. Allowed: "),
-    ("sweep=optuma", "no such sweep; did you mean 'optuna'? Allowed: optuna"),
     ("sweep=optuna hydra/launcher=joblob", "no such launcher; did you mean 'joblib'? Allowed:"),
     ("sweep=optuna hydra.sweeper.n_trials=0", "n_trials=0: more than 0 is needed"),
     ("sweep=optuna hydra.sweeper.storage=sqlite:///a.db", "in memory only; leave it out"),
@@ -101,7 +86,6 @@ WRONG = [  # what is typed, and what the answer must hold
     (f"{LR}=interval(1e-4,1e-2)", "several values; add -m to run each of them"),
     (f"-m {LR}=interval(1e-4,1e-2)", "needs a search; add sweep=optuna, or name the values"),
     ("-m trainer.devices=2 seed=1,2", "in a sweep each run has one device"),
-    ("trainer.strategy=ddp_spawn", "trainer.strategy=ddp_spawn: no such value"),
     ("+data=folder +data=flowers", "data=folder data=flowers: two choices of data; leave out one"),
     ("seed=0 -m data=flowers", "data=flowers: stands behind a flag; flags such as -m go before"),
 ]
@@ -195,10 +179,7 @@ def test_own_data_and_model(succeeds, flowers, mine, tmp_path, monkeypatch):
     ("typed", "answer"),
     [
         ("data=shape", r"did you mean 'shapes'\? Allowed: bees, coco, "),
-        (
-            "model=counter",
-            "model=counter does counting, and data=flowers has targets for .*For counting: bees",
-        ),
+        ("model=counter", "data=flowers has targets for .*For counting: bees"),
         ("sweep=mine", r"has no 'optimiser'; did you mean 'optimizer'\?"),
     ],
 )
@@ -213,24 +194,13 @@ def test_what_is_wrong_in_own_configs(fails, mine, typed, answer):
         ("model.task.optimizer._target_=torch.optim.Adamm", "error: model.task.optimizer: Error"),
         ("trainer.devices=many", "error: trainer: `devices` selected with `CPUAccelerator`"),
         ("data.train_size=16", "data.train_size=16: model=lenet cannot take pictures of that size"),
-        ("data.crop=16 trainer.precision=auto", "data.crop=16: model=lenet cannot take pictures"),
-        (
-            "model=unet model.image_size=30",
-            "model=unet: image_size=30: 5 levels need a multiple of",
-        ),
+        ("model=unet model.image_size=30", "image_size=30: 5 levels need a multiple of"),
         ("model=centernet data.balance=sqrt", "data.balance=sqrt: for classification and segmen"),
         ("trainer.devices=3 data.batch_size=8", "8: is for all 3 processes together, so a multi"),
         ("trainer.devices=40 data.batch_size=40", "24 training pictures are too few for 40"),
         ("model=lenet +model.pretrained=imagenet", "only networks of timm"),
         ("model=unet model.pretrained=imagenet", "model.task.network.backbone="),
-        (
-            "model=centernet data=coco",
-            "error: data.root: needed by data=coco; add data.root=FOLDER",
-        ),
-        (
-            "model=unet data=folder_masks",
-            "error: data.root: needed by data=folder_masks; add data.",
-        ),
+        ("model=centernet data=coco", "data.root: needed by data=coco; add data.root=FOLDER"),
     ],
 )
 def test_settings_that_only_torch_can_refuse(fails, flowers, tmp_path, typed, answer):
@@ -246,7 +216,6 @@ def test_settings_that_only_torch_can_refuse(fails, flowers, tmp_path, typed, an
         ("trainer.accelerator=gpu", "error: trainer: No supported gpu backend found"),
         ("+trainer.speed=9", "unexpected keyword argument 'speed'"),
         ("model=timm model.task.network.name=resnet19", "did you mean 'resnet18'?"),
-        ("model=unet model.task.network.backbone=resnet19", "did you mean 'resnet18'?"),
         ("model=centernet model.task.network.channels=[4]", "too few levels"),
         ("model.pretrained=gone.safetensors", "gone.safetensors: no such file"),
         ("model.task.network.channels=[99999999]", "GB of memory, and this machine has"),

@@ -16,7 +16,7 @@ from torch.nn.functional import avg_pool2d
 from nano_cv.data import images
 from nano_cv.data.augment import Augment
 from nano_cv.data.cache import Cached
-from nano_cv.data.datamodule import Batches, DataModule
+from nano_cv.data.datamodule import DataModule
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.order import Draw
 from nano_cv.data.pictures import Pictures, Resized, size_in_shape
@@ -84,15 +84,6 @@ def test_leftovers_of_killed_processes_are_cleared(flowers, tmp_path):
     assert left == {path.name, path.with_suffix(".sums").name, alive.name}
 
 
-def test_missing_digests_or_cut_array_are_made_anew(flowers, tmp_path):
-    first = cached(flowers)
-    expected, path = everything(first), first.path
-    path.with_suffix(".sums").unlink()
-    assert all(cached(flowers).digests == first.digests)
-    path.write_bytes(path.read_bytes()[:2000])
-    assert np.array_equal(everything(cached(flowers)), expected)
-
-
 def zeros_inside(path: Path) -> None:
     """As a disk leaves them that failed, or was switched off: same size, other content."""
     with path.open("r+b") as file:
@@ -130,21 +121,6 @@ def test_two_processes_at_once(flowers, tmp_path):
     one, other = done.stdout.splitlines()
     assert one == other and one.endswith(" 48")
     assert len(list((tmp_path / "cache").iterdir())) == 2
-
-
-@pytest.mark.parametrize("cache", [True, False])
-def test_batches(flowers, tmp_path, cache):
-    pictures = read_flowers(flowers, "classification")["train"]
-    resized = Resized(pictures, 16, tmp_path / "cache" if cache else None)
-    batches = Batches(resized)
-    pixels, targets = batches.__getitems__([23, 0, 9])
-    assert pixels.shape == (3, 3, 16, 16) and pixels.dtype == torch.uint8
-    assert pixels.is_contiguous(memory_format=torch.channels_last)
-    assert targets.tolist() == [2, 0, 1] and targets.dtype == torch.int64
-    for row, index in zip(pixels, [23, 0, 9], strict=True):
-        expected = images.load(pictures.files[index], 16)
-        assert np.array_equal(row.permute(1, 2, 0), expected)
-    assert len(batches) == len(resized.digests()) == 24
 
 
 def test_order_depends_on_seed_and_epoch_only(flowers):
@@ -254,14 +230,10 @@ def test_each_picture_its_own_change():
         assert torch.equal(Augment(**option)(batch)[0], changed), "the same seed, the same change"
 
 
-def test_colours():
+def test_contrast_and_saturation_leave_grey_as_it_is():
     grey = torch.full((1, 3, 8, 8), 100, dtype=torch.uint8)
-    for option in ("contrast", "saturation"):  # neither can change an even grey
+    for option in ("contrast", "saturation"):
         assert torch.allclose(Augment(flip=0, **{option: 0.9})(grey)[0], grey.float(), atol=0.01)
-    torch.manual_seed(0)
-    factor = Augment(flip=0, brightness=0.5)(grey)[0] / 100
-    assert torch.allclose(factor, factor.mean().expand_as(factor)) and 0.5 <= factor.mean() <= 1.5
-    assert abs(factor.mean() - 1) > 0.01
 
 
 def test_rare_classes_weigh_more(flowers):

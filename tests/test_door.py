@@ -5,7 +5,6 @@ import base64
 import http.client
 import io
 import json
-import os
 import select
 import shutil
 import socket
@@ -16,9 +15,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import requests
-from conftest import ROOT, compose, encoded, python, serving_tiny, turned
+from conftest import compose, encoded, serving_tiny, turned
 from PIL import Image
-from starlette.requests import Request
 from tiny_models import CLASSES, GRAPHS, TASKS, publish_all, publish_as, publish_one
 
 from benchmarks.serving.trial import Load, Trial
@@ -175,19 +173,15 @@ PROBLEMS = [
     ("colours_tiny", picture("red", (700, 700)), "", {}, 422, "at most 400,000 are allowed"),
     ("colours_tiny", picture("red")[:60], "", {}, 422, "damaged or cut short"),
     ("colours_tiny", b"x", "", {"Content_Type": "text/html"}, 415, "Content-Type: text/html"),
-    ("colours_tiny", b"x", "", {"Content_Type": "multipart/form-data"}, 422, "boundary"),
     ("boxes_tiny", b"x", "?confidence=2", {}, 422, "confidence=2: Input should be less than or"),
     ("colours_tiny", b"x", "?confidence=0.5", {}, 422, "A model for classification takes top"),
     ("boxes_tiny", b"x", "?confidenc=0.5", {}, 422, "did you mean 'confidence'?"),
     ("masks_tiny", b"x", "?top=1", {}, 422, "A model for segmentation takes no settings in"),
     ("noise_tiny", b"", "?class=gren", {}, 422, "class=gren; did you mean 'green'?"),
-    ("noise_tiny", b"[" * 4_000, "", {}, 422, "the body"),
     ("noise_tiny", b"[" * 5_000, "", {}, 413, "at most 4,096 bytes"),
     ("noise_tiny", b'{"seed": -1}', "", {}, 422, "seed=-1"),
-    ("noise_tiny", b'{"seed": true}', "", {}, 422, "seed=True"),
     ("noise_tiny", b'{"shape": [9]}', "", {}, 422, "shape=[9]: Extra inputs"),
     ("colours_tiny", b"x", "", {"Host": "evil.example"}, 421, "this server is 127.0.0.1"),
-    ("colours_tiny", b"x", "", {"Host": "["}, 421, "this server is 127.0.0.1"),
     ("colours_tiny", b"x", "", {"Sec_Fetch_Site": "cross-site"}, 403, "other sites"),
 ]
 
@@ -292,30 +286,6 @@ def test_documents(served):
     assert all(f"<code>{path}</code>" in text for path in paths)
     assert "{{" not in text and "default-src 'none'" in policy
     assert "://" not in text.replace(served.address, ""), "something comes from elsewhere"
-
-
-def test_forms_leave_a_thread_to_other_requests(monkeypatch):
-    """However many forms come at once: all of them together have one thread of two."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    busy = []
-
-    async def ask(*_, **__):
-        busy.append(busy[-1] + 1 if busy else 1)
-        await asyncio.sleep(0)
-        busy.append(busy[-1] - 1)
-        return {}
-
-    async def send_forms():
-        door = Door(SimpleNamespace(models={}), compose("serve"))
-        door._ask = ask
-        asked = SimpleNamespace(confidence=None, top=None)
-        request = Request({"type": "http", "headers": []})
-        form = [("a.png", b"a"), ("b.png", b"b")]
-        return await asyncio.gather(*(door._answer(request, None, form, asked) for _ in range(3)))
-
-    answered = asyncio.run(send_forms())
-    assert [len(json.loads(one.body)["answers"]) for one in answered] == [2, 2, 2]
-    assert max(busy) == 1
 
 
 @pytest.mark.parametrize("state, status", [("starting", 503), ("serving", 404)])
@@ -457,18 +427,11 @@ def test_before_a_triton_that_runs_already(served, tmp_path):
         assert trial.predict("colours_tiny", picture("blue"))[1]["label"] == "blue"
 
 
-def test_a_triton_that_is_not_there(tmp_path):
-    settings = ("triton=127.0.0.1:9", f"hydra.run.dir={tmp_path}")
-    done = python("serve.py", *settings, f"port={triton.free_ports(1)[0]}", cwd=ROOT)
-    assert done.returncode == 1 and "triton=127.0.0.1:9: no Triton server answers" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_models_that_the_other_triton_lacks(served, tmp_path):
-    if not served.has_triton:
-        pytest.skip("there is none")
-    asked = [f"triton=127.0.0.1:{served.ports['grpc_port']}", "models=[colors_tiny]"]
-    asked += [f"port={triton.free_ports(1)[0]}", f"hydra.run.dir={tmp_path}"]
-    done = python("serve.py", *asked, cwd=ROOT)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "did you mean 'colours_tiny'?" in done.stderr
+def test_a_triton_that_is_not_there_or_lacks_a_model(served, run, fails):
+    port = f"port={triton.free_ports(1)[0]}"
+    done = run("serve", "triton=127.0.0.1:9", port)
+    assert done.status == 1
+    assert done.err.startswith("error: triton=127.0.0.1:9: no Triton server answers there by gRPC")
+    if served.has_triton:
+        there = f"triton=127.0.0.1:{served.ports['grpc_port']}"
+        assert "did you mean 'colours_tiny'?" in fails("serve", there, "models=[colors_tiny]", port)

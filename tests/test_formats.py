@@ -185,7 +185,6 @@ OF_NO_END = f"<!DOCTYPE a [<!ENTITY l0 'lol'>{OF_NO_END}]><a><object><name>&l9;<
 REFUSED = {  # by format and file: contents, and what is said of them
     "coco annotations/val.json": {
         '{"images": [': "not JSON: .*line 1 column",
-        "[1]": "no list 'categories'",
         '{"categories": [], "images": [1]}': "images number 0: 'id' is missing",
         "[" * 100_000: "not JSON",
         "\xff\xfe{": "line 1 is not UTF-8",
@@ -194,12 +193,10 @@ REFUSED = {  # by format and file: contents, and what is said of them
         "<annotation><object>": "not XML: ",
         "<a><object><bndbox/></object></a>": "object 1: has no <name>",
         xml([("cat", 0, 0, 1, 1), ("dog", 0, 0, "wide", 4)]): r"object 2 \(dog\), .*: 1, 1, wide",
-        "<a><object><name>cat</name></object></a>": r"object 1 \(cat\), xmin.*: nothing",
         OF_NO_END: "not XML: limit on input amplification",
     },
     "yolo labels/train/train_a.txt": {
         "0 0.5 0.5 0.1 0.1\n0 0.5 0.5 0.1": "line 2: 4 columns; 'class cx cy width height' are 5",
-        "0 0.5 0.5 0.1 0.1 0.9": "line 1: 6 columns",
         "cat 0.5 0.5 0.1 0.1": "line 1: numbers belong there, and not: cat, 0.5",
         "0 0.5 0.5 nan 0.1": "line 1: numbers belong there",
         "2 0.5 0.5 0.1 0.1": "line 1: class 2; the classes are 0 to 1",
@@ -208,7 +205,6 @@ REFUSED = {  # by format and file: contents, and what is said of them
     },
     "yolo data.yaml": {
         "names: {a: cat, b: dog}": "'names' is a list of classes, or a mapping from 0",
-        "nc: 2": "'names' is a list of classes",
         "names: [cat": "not YAML: ",
         "names: []": "no class names",
         "a: &a [x, x]\nb: &b [*a, *a]\nnames: [*b]": "names: list is not text",
@@ -293,22 +289,10 @@ def test_coco_boxes_in_shares_are_refused_and_copies_left_out(root, caplog):
     assert not any(len(boxes.labels) for boxes in coco(root)["train"].targets)
 
 
-def test_coco_masks_of_cvats_brush_are_objects(root, caplog):
-    outlined_coco(root)
-    change(root, "annotations", 6, attributes={"occluded": False})
-    caplog.set_level("INFO")
-    assert (read_coco(root, "segmentation")["train"].mask(0)[:2, 0] == 1).all()
-    assert not any(one.ignored.any() for one in coco(root)["train"].targets)
-    assert "train.json: 1 masks with iscrowd=1 are taken as single objects" in caplog.text
-    assert "val.json: 1 groups of objects (iscrowd) are not learnt" in caplog.text
-
-
 @pytest.mark.parametrize(
     ("angle", "box"),
     [
         ("90.0", [28, 4, 36, 44]),
-        ("-270", [28, 4, 36, 44]),
-        ("720", [12, 20, 52, 28]),
         ("to the left", [12, 20, 52, 28]),  # an attribute of one's own
     ],
 )
@@ -327,14 +311,6 @@ def test_turned_boxes_of_cvat(root, angle, box):
         assert read["train"].targets[0].boxes[0].tolist() == pytest.approx(box, abs=1e-4)
     change(root / "coco", "annotations", 0, segmentation=[SQUARE])
     assert coco(root / "coco")["train"].targets[0].boxes[0].tolist() == [12, 20, 52, 28]
-
-
-def test_boxes_outside_of_their_pictures_are_counted(root, caplog):
-    make_coco(root)
-    change(root, "annotations", 0, bbox=[70, 0, 9, 9])
-    splits, _ = open_splits(read_coco, root, "detection", 32, None, "stretch")
-    assert splits["train"].count().tolist() == [0, 2]
-    assert "were cut, and 1 wholly outside left out; in: " in caplog.text
 
 
 NORMAL = {"masks": (read_folder_masks, make_masks), **FORMATS}
@@ -388,13 +364,11 @@ def test_coco_classes_are_those_of_train(root):
         ("annotations", {"image_id": 5}, r"annotation 2: there is no image 5"),
         ("annotations", {"category_id": 4}, r"annotation 2: there is no category 4"),
         ("annotations", {"bbox": [1, 2, 3]}, r"annotation 2: a bbox is \[x, y, width, height\]"),
-        ("annotations", {"bbox": [1, 2, 3, "x"]}, r"annotation 2: numbers belong there.* x"),
         ("annotations", {"bbox": [1, 2, 3, float("nan")]}, r"annotation 2: numbers belong .* nan"),
         ("annotations", {"bbox": None}, r"annotation 2: 'bbox' is missing"),
         ("images", {"id": 100}, r"two images of one id"),
         ("images", {"file_name": "val_b.jpg"}, r"1 pictures are missing: val_b\.jpg; .*train"),
         ("categories", {"name": "dog"}, r"the same class twice: dog"),
-        ("categories", {"id": [3]}, r"categories \[3\]: 'id' is missing or of a wrong type"),
     ],
 )
 def test_coco_mistakes(root, key, fields, message):
@@ -500,15 +474,12 @@ def test_coco_category_above_others_is_no_class(root, caplog):
     "outline, box",
     [
         ([[3, 4, 9, 4, 9, 8]], [3, 4, 9, 8]),
-        ([3, 4, 9, 4, 9, 8], [3, 4, 9, 8]),
         ([[3, 4, 9, 4, 9, 8], [20, 1, 30, 1, 30, 2]], [3, 1, 30, 8]),
         ({"size": [32, 64], "counts": [33, 2, 30, 2, 1981]}, [1, 1, 3, 3]),
         ({"size": [32, 64], "counts": "U:4l000000000000000000k[1"}, [10, 5, 20, 9]),
+        ({"size": [32], "counts": "x"}, None),
         ([[3, 4, 9]], None),
         ({"size": [32, 64], "counts": [1]}, None),
-        ({"size": [32], "counts": "x"}, None),
-        ({"size": [32, 64], "counts": "Q1273mm"}, None),  # ends where more must follow
-        ({"size": [32, 64], "counts": "Q12"}, None),
         ({"size": [32, 64], "counts": "o" * 99 + "0"}, None),
     ],
 )
@@ -631,18 +602,6 @@ def test_yolo_centres_and_polygons(root):
     assert same(yolo(root)["train"].targets[0], [[0, 0, 32, 64]], [0])
 
 
-def test_yolo_in_linked_folders_and_capital_letters(root, tmp_path):
-    make_yolo(root)
-    (root / "labels/train/train_a.txt").rename(root / "labels/train/train_a.TXT")
-    for kind in ("images", "labels"):
-        (root / kind / "train").rename(tmp_path / kind)
-        (root / kind / "train").mkdir()
-        (root / kind / "train/batch").symlink_to(tmp_path / kind)
-    data = yolo(root)["train"]
-    assert data.names[0] == "images/train/batch/train_a.jpg"
-    assert same(data.targets[0], [[0, 0, 16, 8], [10.5, 2, 64, 32]], [0, 1])
-
-
 def test_yolo_class_names(root, caplog):
     make_yolo(root)
     for names, classes in {
@@ -704,13 +663,12 @@ def as_roboflow(root: Path, *kept: str) -> None:
     [
         "train: images/train\nval: images/val",
         "path: .\ntrain: images/train\nval: [images/val]\ntest:",
-        "train: images/train\nval: images/val\ntest: ~",
         "path: ../gone\ntrain: ./images/train/\nvalid: images/val\ntest: ''",
         "path: /content/pictures\ntrain: 'images\\train'\nval: 'C:\\sets\\images\\val'",
         "train: ../images/train\nval: ../images/val\ntest: ../images/gone",
         "train: train.txt\nval: lists/valid.txt\ntest: empty.txt",
     ],
-    ids=["folders", "null", "tilde", "path", "Windows", "Roboflow", "lists"],
+    ids=["folders", "null", "path", "Windows", "Roboflow", "lists"],
 )
 def test_yolo_follows_its_yaml(root, entries, caplog):
     make_yolo(root)
@@ -738,22 +696,6 @@ def test_yolo_splits_that_lie_elsewhere(root, caplog):
     refuses(r"train: /content/train/x: no such file or folder", yolo, root)
 
 
-def test_yolo_splits_by_other_names(root, caplog):
-    make_yolo(root)
-    shutil.rmtree(root / "images/test")
-    for kind in ("images", "labels"):
-        for split in ("train", "val"):
-            (root / kind / split).rename(root / kind / f"{split}_set")
-    assert yolo(root)["val"].names[0] == "images/val_set/val_a.jpg"
-    shutil.rmtree(root)
-    as_roboflow(root, *SPLITS)
-    for file in ("train/a.jpg", "images/b.jpg"):
-        picture(root / file)
-    yolo(root)
-    assert "train: passed over, for it is no split: a.jpg" in caplog.text
-    assert "pictures: passed over, for it is no split: images" in caplog.text
-
-
 def test_yolo_of_train_alone_and_of_one_pool(root):
     as_roboflow(root, "train")
     for file in (root / "train/images").iterdir():
@@ -768,38 +710,26 @@ def test_yolo_of_train_alone_and_of_one_pool(root):
     assert pool == {f"images/train_{name}{end}.jpg" for name in "abc" for end in ("", "_2")}
 
 
-def test_yolo_as_darknet_has_it(root):
-    make_yolo(root)
-    for split in SPLITS:
-        files = [*(root / "images" / split).iterdir(), *(root / "labels" / split).iterdir()]
-        (root / "data/obj").mkdir(parents=True, exist_ok=True)
-        for file in files:
-            file.rename(root / "data/obj" / file.name)
-        lines = [f"data/obj/{file.name}" for file in files if file.suffix == ".jpg"]
-        write(root / f"data/{split}.txt", "\n".join(lines))
-    write(root / "data/obj.names", "cat\ndog")
-    for file in ("images", "labels"):
-        shutil.rmtree(root / file)
-    (root / "data.yaml").unlink()
-    assert [len(pictures) for pictures in yolo(root).values()] == [3, 3, 3]
-
-
-@pytest.mark.parametrize("subset", ["train", "Train"])
-def test_yolo_as_cvat_writes_it(root, subset, caplog):
+@pytest.mark.parametrize(
+    ("folder", "lists", "splits"),
+    [("data/obj", "data/{}.txt", SPLITS), ("obj_Train_data", "Train.txt", ("train",))],
+    ids=["darknet", "CVAT"],
+)
+def test_yolo_in_one_folder_with_lists(root, folder, lists, splits, caplog):
     make_yolo(root)
     (root / "data.yaml").unlink()
-    for file in [*root.glob("images/train/*"), *root.glob("labels/train/*")]:
-        (root / f"obj_{subset}_data").mkdir(exist_ok=True)
-        file.rename(root / f"obj_{subset}_data" / file.name)
+    (root / folder).mkdir(parents=True)
+    for split in splits:
+        for file in root.glob(f"*/{split}/*"):
+            file.rename(root / folder / file.name)
+        names = [f"data/{Path(folder).name}/{split}_{name}.jpg" for name in "abc"]
+        write(root / lists.format(split), "\n".join(names))
     for kind in ("images", "labels"):
         shutil.rmtree(root / kind)
-    write(root / "obj.names", "cat\ndog\n")
-    names = [f"data/obj_{subset}_data/train_{name}.jpg" for name in "abc"]
-    write(root / f"{subset}.txt", "\n".join(names))
+    write((root / lists).with_name("obj.names"), "cat\ndog\n")
     found = yolo(root)
-    assert "passed over" not in caplog.text
-    assert [len(found[split]) for split in SPLITS] == [1, 1, 1]
-    assert found["train"].classes == NAMES
+    assert "passed over" not in caplog.text and found["train"].classes == NAMES
+    assert [len(found[split]) for split in SPLITS] == [len(splits)] * 3
 
 
 def test_yolo_where_two_things_are_meant(root):
@@ -959,16 +889,6 @@ def test_a_mended_picture_gets_another_mask(root):
         assert read_coco(root, "segmentation")["train"].mask(1).shape == (HEIGHT, width)
 
 
-def test_a_picture_that_has_changed_its_size(root, tmp_path):
-    make_masks(root)
-    write(root / "classes.txt", "a\nb\nc")
-    given = (read_folder_masks, root, "segmentation", 32, tmp_path / "cache", "stretch")
-    open_splits(*given)
-    picture(root / "images/train_0.jpg", WIDTH - 9)
-    with pytest.raises(UserError, match=r"64x32 pixels, and its picture .* has 55x32"):
-        open_splits(*given)
-
-
 def test_outlines_that_cannot_be_masks(root, caplog, monkeypatch):
     make_yolo(root)
     refuses(r"have a box and no outline.*line 1.*model=centernet", read_yolo, root, "segmentation")
@@ -985,12 +905,10 @@ def test_outlines_that_cannot_be_masks(root, caplog, monkeypatch):
     assert "1 outlines of less than three corners were left out" in caplog.text
     back_and_forth = [at for n in range(999) for at in (n % 2 * WIDTH, n % HEIGHT)]
     change(root, "annotations", 0, segmentation=[back_and_forth])
-    with pytest.raises(UserError, match="annotation 1003: an outline that crosses the picture"):
-        read_coco(root, "segmentation")
+    refuses("annotation 1003: an outline that crosses", read_coco, root, "segmentation")
     huge = {"size": [20_000, 20_000], "counts": [0, 400_000_000]}
     change(root, "annotations", 0, segmentation=huge)
-    with pytest.raises(UserError, match="which is at most 134,217,728 pixels"):
-        read_coco(root, "segmentation")
+    refuses("which is at most 134,217,728 pixels", read_coco, root, "segmentation")
     change(root, "annotations", 0, segmentation=[INNER])
     monkeypatch.setattr(outlines, "_write", lambda *_, **__: (root / "gone/a").touch())
     refuses(r"No such file.*; copy the set to a folder that can", read_coco, root, "segmentation")

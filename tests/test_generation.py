@@ -2,17 +2,15 @@
 
 import re
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import CONTRACT, SHOP, TINY, TINY_OF, compose, make_flowers, read_csv, run_in
+from conftest import CONTRACT, SHOP, TINY, TINY_OF, make_flowers, read_csv, run_in
 from PIL import Image
 from torch import Tensor, nn
 
-from nano_cv import building
 from nano_cv.config.checks import check
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.imagined import Imagined, noise
@@ -20,7 +18,6 @@ from nano_cv.data.pictures import Resized
 from nano_cv.errors import UserError
 from nano_cv.evaluation.reports.generation import GenerationReport, covered, frechet
 from nano_cv.export import precision
-from nano_cv.export.samples import Samples
 from nano_cv.metadata import read_metadata
 from nano_cv.networks.flow_unet import FlowUNet
 from nano_cv.tasks.generation import Generation
@@ -138,17 +135,6 @@ def test_the_loss_of_two_processes_is_that_of_one(untrained, pixels):
         validated = [untrained.validate(images[own], labels[own], places[own]) for own in parts]
     losses = [float(own["loss"]) for own, _ in validated]
     assert losses[0] == pytest.approx(sum(losses[1:]) / 2, rel=1e-5)
-
-
-def test_dropped_labels(pixels):
-    labels = torch.arange(ANY).repeat(100)
-    for share, least, most in ((0.0, 0, 0), (0.15, 0.08, 0.22), (1.0, 1, 1)):
-        torch.manual_seed(0)
-        task = known(pixels, drop_label=share)
-        task.training_losses(pixels[labels], labels)
-        dropped = task.network.asked == ANY
-        assert torch.equal(task.network.asked[~dropped], labels[~dropped])
-        assert least <= dropped.float().mean() <= most
 
 
 def test_frechet():
@@ -312,33 +298,13 @@ def test_what_infer_refuses(here, fails, model, typed, said):
     assert said in fails("infer", *SHOP[model], typed)
 
 
-def test_int8(here, judge, tmp_path, monkeypatch):
-    """Refused where nobody can say what it loses, or where it is slower; else made."""
-    version = here / "model_repository/flow_flowers/1/model.onnx"
-    (tmp_path / "model.onnx").write_bytes(version.read_bytes())
-
-    def choose(speed: float, *settings: str):
-        config = compose("export_model", *FLOW, *settings)
-        metadata = building.trained_task(config, Path("weights/flow_flowers.safetensors")).metadata
-        samples = Samples(config, building.make_data(config), metadata)
-        monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, speed])
-        given = ("int8", tmp_path / "model.onnx", samples)
-        return partial(precision.choose, *given, threads=1, max_drop=1, calibration_pictures=4)
-
-    with pytest.raises(UserError, match=r"int8: the validation accuracy is not known here.* 1\.50"):
-        choose(1.5)()
-    with pytest.raises(UserError, match=r"precision=int8: 0\.50 times the speed of float32"):
-        choose(0.5, judge)()
-    best, variants = choose(1.5, judge)()
-    assert best.precision == "int8" and [one.precision for one in variants] == ["float32", "int8"]
-
-
-def test_pictures_are_fitted_as_in_training(here):
-    config = compose("export_model", *SHOP["lenet"])
-    metadata = read_metadata(Path("weights/lenet_flowers.safetensors"))
-    metadata = replace(metadata, fit="letterbox")
-    samples = Samples(config, building.make_data(config), metadata)
-    assert samples.training.fit == samples.validation.fit == "letterbox"
+def test_int8(here, judge, succeeds, fails, tmp_path, monkeypatch):
+    """Refused where nobody can say what it loses."""
+    monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 1.5])
+    export = ("export_model", *FLOW, "precision=int8", "max_drop=1", f"paths.models={tmp_path}")
+    assert "int8: the validation accuracy is not known here" in fails(*export)
+    done = succeeds(*export, judge, "weights=weights/flow_flowers.safetensors")
+    assert "int8" in done.out
 
 
 def test_wide_pictures_are_generated_judged_and_exported(succeeds, flowers, tmp_path):

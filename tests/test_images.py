@@ -310,12 +310,9 @@ def test_colour_of_12_bits_in_16(caplog, highest, warned):
     """Pillow keeps the upper 8 bits, so it cannot be brightened; but it is not silent."""
     levels = np.linspace(0, highest, 16 * 16 * 3).astype(">u2").reshape(16, 48)
     rows = b"".join(b"\0" + row.tobytes() for row in levels)
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0))]
-    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
-    file = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        for kind, data in chunks
-    )
+    size = struct.pack(">IIBBBBB", 16, 16, 16, 2, 0, 0, 0)
+    pieces = [(b"IHDR", size), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    file = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in pieces)
     images.say_once.cache_clear()
     with caplog.at_level("INFO"):
         assert pixels(file).max() == highest >> 8

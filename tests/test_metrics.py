@@ -175,14 +175,3 @@ def test_segmentation_is_that_of_scikit_learn(seed):
     expected["mIoU"] = each[np.union1d(*pairs)].mean()
     expected["accuracy"] = accuracy_score(*pairs)
     assert ours == pytest.approx(expected, abs=1e-6)
-
-
-def test_boxes_that_are_no_numbers_find_nothing():
-    truth = Boxes(
-        np.array([[1, 1, 9, 9]], np.float32), np.zeros(1, np.int64), np.zeros(1, np.uint8)
-    )
-    boxes = np.array([[np.nan] * 4, [1, 1, 9, np.inf]], np.float32)
-    wrong = Scored(boxes, np.zeros(2, np.int64), np.array([0.9, 0.8], np.float32))
-    assert box_figures([truth], [wrong], ["a"])["mAP"] == 0
-    unsure = Scored(truth.boxes, truth.labels, np.array([np.nan], np.float32))
-    assert box_figures([truth], [unsure], ["a"])["mAP"] == 0

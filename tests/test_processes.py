@@ -9,13 +9,11 @@ import time
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import LINEAR, LINEAR_YAML, ROOT, TINY, compose, make_flowers, read_csv, run_in
+from conftest import LINEAR, LINEAR_YAML, ROOT, TINY, make_flowers, read_csv, run_in
 
-from nano_cv import building
 from nano_cv.config.processes import check_started
 from nano_cv.data.order import Order, ShardOrder
 from nano_cv.errors import UserError
@@ -123,16 +121,6 @@ def test_settings_that_do_not_fit_the_processes(folder, fails, monkeypatch):
                     check_started(devices, nodes)
             said = fails("train", *options)
             assert "4 processes were started, 2 in each machine, and the settings are for 1" in said
-
-
-@pytest.mark.parametrize("processes", [1, 2, 4])
-def test_places_of_the_validation_pictures(flowers, processes):
-    data = building.make_data(compose("train", *TINY, "data.batch_size=8"))
-    for rank in range(processes):
-        data.trainer = SimpleNamespace(world_size=processes, global_rank=rank)
-        order = list(Order(11, data.ranks, shuffle=False))
-        parts = [order[start : start + data.own_batch] for start in range(0, 11, data.own_batch)]
-        assert [data.places(n, len(part)).tolist() for n, part in enumerate(parts)] == parts
 
 
 def outputs_of(*running: "subprocess.Popen[str]") -> list[str]:
