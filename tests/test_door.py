@@ -5,6 +5,7 @@ import base64
 import http.client
 import io
 import json
+import os
 import select
 import shutil
 import socket
@@ -17,6 +18,7 @@ import pytest
 import requests
 from conftest import compose, encoded, serving_tiny, turned
 from PIL import Image
+from starlette.requests import Request
 from tiny_models import CLASSES, GRAPHS, TASKS, publish_all, publish_as, publish_one
 
 from benchmarks.serving.trial import Load, Trial
@@ -286,6 +288,30 @@ def test_documents(served):
     assert all(f"<code>{path}</code>" in text for path in paths)
     assert "{{" not in text and "default-src 'none'" in policy
     assert "://" not in text.replace(served.address, ""), "something comes from elsewhere"
+
+
+def test_forms_leave_a_thread_to_other_requests(monkeypatch):
+    """However many forms come at once: all of them together have one thread of two."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    busy = []
+
+    async def ask(*_, **__):
+        busy.append(busy[-1] + 1 if busy else 1)
+        await asyncio.sleep(0)
+        busy.append(busy[-1] - 1)
+        return {}
+
+    async def send_forms():
+        door = Door(SimpleNamespace(models={}), compose("serve"))
+        door._ask = ask
+        asked = SimpleNamespace(confidence=None, top=None)
+        request = Request({"type": "http", "headers": []})
+        form = [("a.png", b"a"), ("b.png", b"b")]
+        return await asyncio.gather(*(door._answer(request, None, form, asked) for _ in range(3)))
+
+    answered = asyncio.run(send_forms())
+    assert [len(json.loads(one.body)["answers"]) for one in answered] == [2, 2, 2]
+    assert max(busy) == 1
 
 
 @pytest.mark.parametrize("state, status", [("starting", 503), ("serving", 404)])

@@ -289,6 +289,16 @@ def test_coco_boxes_in_shares_are_refused_and_copies_left_out(root, caplog):
     assert not any(len(boxes.labels) for boxes in coco(root)["train"].targets)
 
 
+def test_coco_masks_of_cvats_brush_are_objects(root, caplog):
+    outlined_coco(root)
+    change(root, "annotations", 6, attributes={"occluded": False})
+    caplog.set_level("INFO")
+    assert (read_coco(root, "segmentation")["train"].mask(0)[:2, 0] == 1).all()
+    assert not any(one.ignored.any() for one in coco(root)["train"].targets)
+    assert "train.json: 1 masks with iscrowd=1 are taken as single objects" in caplog.text
+    assert "val.json: 1 groups of objects (iscrowd) are not learnt" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("angle", "box"),
     [
@@ -600,6 +610,18 @@ def test_yolo_centres_and_polygons(root):
     Image.new("RGB", (64, 32)).save(root / "images/train/train_a.jpg", exif=turned())
     relabel(root, "0 0.5 0.5 1 1")  # shares of the upright picture
     assert same(yolo(root)["train"].targets[0], [[0, 0, 32, 64]], [0])
+
+
+def test_yolo_in_linked_folders_and_capital_letters(root, tmp_path):
+    make_yolo(root)
+    (root / "labels/train/train_a.txt").rename(root / "labels/train/train_a.TXT")
+    for kind in ("images", "labels"):
+        (root / kind / "train").rename(tmp_path / kind)
+        (root / kind / "train").mkdir()
+        (root / kind / "train/batch").symlink_to(tmp_path / kind)
+    data = yolo(root)["train"]
+    assert data.names[0] == "images/train/batch/train_a.jpg"
+    assert same(data.targets[0], [[0, 0, 16, 8], [10.5, 2, 64, 32]], [0, 1])
 
 
 def test_yolo_class_names(root, caplog):

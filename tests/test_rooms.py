@@ -33,3 +33,10 @@ def test_imports_point_one_way():
         for other in imported(file) - {room}:
             assert ORDER.index(other) < ORDER.index(room), f"{file} imports {other}"
             assert (room, other) not in STRANGERS, f"{file} imports {other}"
+
+
+def test_few_files_stand_at_the_root_and_each_room_says_what_it_is_for():
+    assert len(list((ROOT / "nano_cv").glob("*.py"))) <= 5
+    for file in (ROOT / "nano_cv").glob("*/__init__.py"):
+        words = ast.get_docstring(ast.parse(file.read_text())) or ""
+        assert " in" in words and " out" in words, file

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import PIPE, Popen
 
@@ -44,12 +45,14 @@ class TritonPythonModel:
         return answers
 """
 X = {"X": np.array([[1, 2, 3, 4]], np.float32)}
+BATCHED = "max_batch_size: 8\ndynamic_batching { max_queue_delay_microseconds: 100000 }\n"
 FAST = ("probe_seconds=0.5", "probe_deadline_seconds=1.5", "poll_seconds=0.2")
 
 
-def tensor(kind: str, name: str, dims: int | str) -> str:
-    """An input or output in a config."""
-    return f'{kind} {{ name: "{name}" data_type: TYPE_FP32 dims: [{dims}] }}\n'
+def tensors(kind: str, names: str, dims: int | str) -> str:
+    """Inputs or outputs in a config."""
+    each = (f'{kind} {{ name: "{name}" data_type: TYPE_FP32 dims: [{dims}] }}\n' for name in names)
+    return "".join(each)
 
 
 def write_config(folder: Path, *lines: str) -> None:
@@ -68,12 +71,11 @@ def write_model(folder: Path, config: str, graph: str) -> None:
 
 
 def write_scale(folder: Path, dims: str = "4", factor: float = 2) -> None:
-    """Y = factor X."""
-    x_to_y = tensor("input", "X", dims) + tensor("output", "Y", dims)
+    """Y = factor X and Z = X + X, in batches of up to 8 that are waited for."""
     write_model(
-        *(folder, f"max_batch_size: 8\n{x_to_y}"),
-        f"(float[N,4] X) => (float[N,4] Y) <float factor = {{{float(factor)}}}> "
-        "{ Y = Mul (X, factor) }",
+        *(folder, BATCHED + tensors("input", "X", dims) + tensors("output", "YZ", dims)),
+        f"(float[N,4] X) => (float[N,4] Y, float[N,4] Z) <float factor = {{{float(factor)}}}> "
+        "{ Y = Mul (X, factor) Z = Add (X, X) }",
     )
 
 
@@ -81,12 +83,18 @@ def write_repository(root: Path) -> Path:
     """Every kind of model that the tests ask."""
     write_scale(root / "scale")
     write_scale(root / "wrong", dims="5")
-    huge = tensor("input", "X", "1000000, 1000000") + tensor("output", "Y", "-1, -1")
+    write_model(  # the rows of A that are not below B: for some requests too few
+        *(root / "keep", BATCHED + tensors("input", "AB", 1) + tensors("output", "K", 1)),
+        "(float[N,1] A, float[N,1] B) => (float[M,1] K) <int64[1] flat = {-1}> "
+        "{ column = GreaterOrEqual (A, B) kept = Reshape (column, flat) "
+        "K = Compress <axis = 0> (A, kept) }",
+    )
+    huge = tensors("input", "X", "1000000, 1000000") + tensors("output", "Y", "-1, -1")
     write_model(
         *(root / "huge", "max_batch_size: 8\n" + huge),
         "(float[N,A,B] X) => (float[N,A,B] Y) { Y = Identity (X) }",
     )
-    x_to_y = tensor("input", "X", 4) + tensor("output", "Y", 4)
+    x_to_y = tensors("input", "X", 4) + tensors("output", "Y", 4)
     processes = "instance_group { count: 2 kind: KIND_CPU }"
     write_config(root / "slow", 'backend: "python"\nmax_batch_size: 1', x_to_y, processes)
     (root / "slow" / "1" / "model.py").write_text(SLOW)
@@ -142,6 +150,34 @@ def drop_in(models: Path, version: str, factor: float = 2, content: bytes = b"")
     shutil.rmtree(models / ".new")
 
 
+def test_requests_run_as_one_batch(served):
+    before = served.figures("scale")
+    rows = [np.full((1, 4), number, np.float32) for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda row: served.infer("scale", {"X": row}), rows))
+    for row, answer in zip(rows, answers, strict=True):
+        assert np.array_equal(answer["Y"], row * 2) and np.array_equal(answer["Z"], row + row)
+    after = served.figures("scale")
+    assert after.inference_count - before.inference_count >= 8
+    assert after.execution_count - before.execution_count <= 5  # a probe may come in between
+
+
+def test_a_bad_request_does_not_fail_its_neighbours(served):
+    """The bad one: the model's answer has fewer rows than the request."""
+
+    def ask(number):
+        inputs = {"A": np.array([[number]], np.float32), "B": np.zeros((1, 1), np.float32)}
+        try:
+            return served.infer("keep", inputs)["K"].item()
+        except grpc.RpcError as error:
+            return error.details()
+
+    with ThreadPoolExecutor(4) as pool:
+        first, second, bad, third = pool.map(ask, [1, 2, -1, 3])
+    assert (first, second, third) == (1, 2, 3)
+    assert "shape (0, 1) for a batch of 1" in bad
+
+
 def test_a_config_that_does_not_fit_is_refused_and_the_others_serve(served):
     status, health = served.health()
     assert status == 503 and health["models"]["wrong"]["state"] == "refused"
@@ -150,6 +186,21 @@ def test_a_config_that_does_not_fit_is_refused_and_the_others_serve(served):
     assert np.array_equal(served.infer("twice", X)["Y"], X["X"] * 4)
     with served.page("/metrics") as page:
         assert 'nano_cv_model_up{model="wrong"} 0' in page.read().decode()
+
+
+def test_bad_requests_are_refused_and_the_next_is_served(served):
+    truncated = request_of("scale", X)
+    truncated.raw_input_contents[0] = truncated.raw_input_contents[0][:-1]
+    for bad in (
+        request_of("scale", {"X": np.zeros((1, 3), np.float32)}),
+        request_of("scale", {"X": np.zeros((1, 4), np.int64)}),
+        request_of("scale", {"WRONG": np.zeros((1, 4), np.float32)}),
+        truncated,
+    ):
+        with pytest.raises(grpc.RpcError) as refused:
+            served.triton.ModelInfer(bad)
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert np.array_equal(served.infer("scale", X)["Y"], X["X"] * 2)
 
 
 def test_nobody_may_have_a_model_loaded(served):
@@ -425,9 +476,11 @@ def test_no_model_at_all_is_not_healthy(tmp_path):
 
 
 def test_what_cannot_be_served(fails, tmp_path):
-    assert "type: python export_model.py" in fails("serve")
+    port, grpc_port = triton.free_ports(2)
+    free = (f"port={port}", f"grpc_port={grpc_port}")
+    assert "type: python export_model.py" in fails("serve", *free)
     write_scale(tmp_path / "model_repository" / "scale")
-    assert "did you mean 'scale'?" in fails("serve", "models=[scael]")
+    assert "did you mean 'scale'?" in fails("serve", "models=[scael]", *free)
     _check_port("port", 0, "::1")  # another kind of address
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
