@@ -2,7 +2,9 @@
 
 import errno
 import logging
+import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -38,6 +40,14 @@ def settings_of(group: str) -> Iterator[None]:
 def printable(text: str) -> str:
     """Replace invisible characters by their escapes, such as `\\x1b`."""
     return INVISIBLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def say(text: str) -> None:
+    """Print text. That nobody reads it any more, as in `| head`, is no error."""
+    try:
+        print(printable(text), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Formatter(logging.Formatter):

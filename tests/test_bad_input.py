@@ -196,7 +196,7 @@ def test_full_disk(fails, flowers, tmp_path, limit, cache, size, where):
 
 def test_closed_cache(fails, flowers):
     said = fails("train", *TINY, "paths.cache=/proc/cache")
-    assert "/proc/cache: cannot be written to (" in said and "data.cache=null" in said
+    assert "/proc/cache: cannot be written to; choose" in said and "data.cache=null" in said
 
 
 def test_full_disk_while_saving_weights(fails, succeeds, flowers, monkeypatch):

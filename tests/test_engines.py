@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shlex
 import socket
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -376,3 +378,13 @@ def test_benchmark_of_a_generator(succeeds, shop, server, monkeypatch):
     assert "in process" in done.out and "| float32 | 1 | 0 |" in done.out
     for row in ("best, from JPEG", "by REST", "prototype, binary pixels", "ten lines"):
         assert row not in done.out
+
+
+def test_output_that_nobody_reads(flowers, untrained):
+    """As in `| head`, and with standard error closed: what was asked for is still done."""
+    line = f"{shlex.join([sys.executable, str(ROOT / 'infer.py'), *TINY, f'input={flowers}'])}"
+    done = subprocess.run(
+        ["bash", "-c", f"{line} 2>&- | head -c 1; exit ${{PIPESTATUS[0]}}"], capture_output=True
+    )
+    assert done.returncode == 0 and len(done.stdout) == 1
+    assert list(Path("runs/infer").rglob("predictions.png"))

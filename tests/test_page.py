@@ -174,12 +174,15 @@ def test_detection(page, photo):
     answered(shown, photo)
     assert text(shown, "headline") == "1 found" and rows(shown) == [["blue", "90 %"]]
     assert len(terminal(shown, photo.parent)["boxes"]) == 1
+    own = shown.run("confidence.value")
     slide(shown, "confidence", 0.05)
     assert text(shown, "headline") == "2 found"
     assert len(terminal(shown, photo.parent)["boxes"]) == 2
     slide(shown, "confidence", 0.95)
     assert text(shown, "headline") == "0 found; the highest score is 90 %, blue" and not rows(shown)
+    assert not shown.run("own.hidden")
     shown.run("own.click()")
+    assert shown.run("own.hidden") and shown.run("confidence.value") == own
     assert text(shown, "headline") == "1 found" and "?" not in text(shown, "curl")
     slide(shown, "confidence", 0.05)
     # Blue has the third colour of Okabe and Ito; the box is (80, 50) to (160, 150), twice as large.

@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -221,15 +222,17 @@ def test_nobody_may_have_a_model_loaded(served):
     assert np.array_equal(served.infer("scale", X)["Y"], X["X"] * 2)
 
 
-def test_a_model_without_metadata_and_a_server_for_benchmarks(served, tmp_path):
+def test_a_model_without_metadata_and_a_server_for_benchmarks(served, tmp_path, monkeypatch):
     """The second loads nothing for others either."""
     with (
         Client(f"127.0.0.1:{served.ports['grpc_port']}") as client,
         pytest.raises(UserError, match="'scale' holds no metadata"),
     ):
         client.metadata("scale")
-    write_scale(tmp_path / "models" / "scale")
-    with process.running(tmp_path / "models", ["scale"], tmp_path / "log") as port:
+    folder = tmp_path / "Ü's models"  # a name that neither a shell nor Triton can take
+    write_scale(folder / "scale")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with process.running(folder, ["scale"], tmp_path / "log") as port:
         request = service_pb2.RepositoryModelUnloadRequest(model_name="scale")
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
@@ -239,6 +242,7 @@ def test_a_model_without_metadata_and_a_server_for_benchmarks(served, tmp_path):
 
 RUNNING = """
 import sys
+import tempfile
 from pathlib import Path
 from nano_cv.serving.process import running
 
@@ -256,10 +260,10 @@ def test_a_killed_export_leaves_no_server(tmp_path):
         assert export.stdout.readline() == b"ready\n"
         children = psutil.Process(export.pid).children(recursive=True)
         assert "tritonserver" in {child.name() for child in children}
-        assert list(tmp_path.glob("tmp*"))
+        assert list(tmp_path.glob("nano_cv_serve_*"))
         export.kill()
         assert psutil.wait_procs(children, timeout=20)[1] == []
-    assert not list(tmp_path.glob("tmp*"))
+    assert not list(tmp_path.glob("nano_cv_serve_*"))
 
 
 def test_the_served_copy_is_private(served):

@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from nano_cv.config.checks import check
 from nano_cv.config.options import CONFIGS, accept_plus, add_settings
 from nano_cv.config.processes import is_first_process, process_rank, quiet_settings
-from nano_cv.errors import DISK_FULL, UserError, one_line, printable
+from nano_cv.errors import DISK_FULL, UserError, one_line, printable, say
 
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends SIGUSR1 before it ends a job
 Script = Callable[[DictConfig], float | None]  # a sweep searches for the largest float
@@ -53,15 +53,16 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
 
         @wraps(function)
         def script() -> None:
+            for name in ("stdout", "stderr"):
+                if getattr(sys, name) is None:  # closed, as by `2>&-`
+                    setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+            logging.raiseExceptions = False  # no tracebacks where nobody reads, as in `| head`
             try:
                 sys.argv[1:] = accept_plus(sys.argv[1:])
                 if {"-h", "--help"} & set(sys.argv[1:]):
                     from nano_cv.config.help import format_help
 
-                    try:
-                        print(format_help(config_name, sys.argv[1:]), flush=True)
-                    except BrokenPipeError:  # the reader has seen enough, as in `--help | head`
-                        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                    say(format_help(config_name, sys.argv[1:]))
                     return
                 sys.argv[1:] = add_settings(sys.argv[1:], check(config_name, sys.argv[1:]))
                 # Launchers start Python in the folder of the call, and it must find this package.

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import math
 import os
-import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from nano_cv.data import images
 from nano_cv.data.preparing import prepared
 from nano_cv.data.store import File, stamp, texts_of
-from nano_cv.errors import DISK_FULL, UserError
+from nano_cv.errors import UserError
 from nano_cv.files import replacing
 
 log = logging.getLogger(__name__)
@@ -60,7 +59,8 @@ class Cached:
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Return the pixels of the images at `indices`, uint8 `[N, *shape]`.
 
-        A damaged image is decoded again, with a warning, and the next start builds a new array.
+        A damaged image is decoded again, with a warning, and the next start builds a new array, if
+        the folder can be written to.
 
         Raises:
             ImageError: the original file of a damaged image is missing or damaged too.
@@ -81,7 +81,7 @@ class Cached:
             log.warning("%s: damaged; what is damaged is decoded again", self.path)
             with suppress(OSError):  # such as a folder that others own
                 self.path.with_suffix(SUMS_ENDING).unlink()  # so that the next start builds anew
-        self.damaged = True
+            self.damaged = True
         return self.load(file, images.read(file))
 
 
@@ -118,27 +118,18 @@ def key_of(files: Sequence[File], way: str = "") -> str:
     return key.hexdigest()[:24]
 
 
-def _check_writable(folder: Path) -> None:
-    """Make the folder of the cache; raises a `UserError` if nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise
-        raise UserError(
-            f"{folder}: cannot be written to ({error.strerror}); choose another folder: "
-            "paths.cache=FOLDER, or data.cache=null for no cache"
-        ) from error
-
-
 def _build(files: Sequence[File], shape: tuple[int, ...], path: Path, load: Load) -> None:
     def prepare(file: File) -> tuple[NDArray[np.uint8], bytes]:
         content = images.read(file)
         return load(file, content), hashlib.sha256(content).digest()
 
-    _check_writable(path.parent)
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise UserError(
+            f"{path.parent}: cannot be written to; choose another folder: paths.cache=FOLDER, "
+            "or data.cache=null for no cache"
+        )
     sums = []
     with replacing(path) as temporary, temporary.open("wb") as output:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *shape)}

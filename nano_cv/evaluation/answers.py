@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nano_cv.data import images
 from nano_cv.data.pictures import Pictures
+from nano_cv.errors import say
 from nano_cv.evaluation import drawing, painting, reports
 from nano_cv.evaluation.reports import Report
 from nano_cv.evaluation.reports.segmentation import SegmentationReport
@@ -75,4 +76,4 @@ def print_answers(
         report.write_files(output)
         for name, draw in report.drawings().items():
             drawing.write_drawing(name, draw, output)
-        print(f"written to {output}")
+        say(f"written to {output}")

@@ -5,7 +5,7 @@ from math import isnan
 from pathlib import Path
 from typing import Any
 
-from nano_cv.errors import printable
+from nano_cv.errors import say
 from nano_cv.evaluation.tables import WORDS
 from nano_cv.evaluation.tracking import Logger
 
@@ -17,11 +17,8 @@ WORST_SHOWN = 5  # if there are more, only so many are printed, the worst
 
 def print_rows(rows: Sequence[Mapping[str, Any]], remarks: Sequence[str]) -> None:
     """Print the first rows of a report as a table, how many more there are, and its remarks."""
-    print(printable(format_table(rows[:MAX_ROWS])), end="")
-    if len(rows) > MAX_ROWS:
-        print(f"and {len(rows) - MAX_ROWS:,} more rows")
-    for remark in remarks:
-        print(printable(remark))
+    more = [f"and {len(rows) - MAX_ROWS:,} more rows"] if len(rows) > MAX_ROWS else []
+    say("\n".join([format_table(rows[:MAX_ROWS]).rstrip("\n"), *more, *remarks]))
 
 
 def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -32,7 +29,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
         others = [head for head in heads if head not in WORDS]
         others.sort(key=lambda head: max(str(row[head]) for row in rows), reverse=True)
         heads = words + others[: MAX_COLUMNS - len(words)]
-    lines = [heads, *([str(row[head]) for head in heads] for row in rows)]
+    lines = [heads, *([str(row[head]).replace("\n", "\\n") for head in heads] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "".join(
         "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -57,7 +54,7 @@ def summarise(
     rows += [("", f"  {file.name}") for file in written]
     rows += logger.advice().items()
     width = max(len(name) for name, _ in rows)
-    print(printable("\n".join(f"{name:<{width}}  {text}" for name, text in rows)))
+    say("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
 
 
 def _figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:

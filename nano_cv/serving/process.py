@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -35,6 +36,16 @@ for file in glob.glob(sys.argv[1] + "*"):
         os.unlink(file)
 shutil.rmtree(sys.argv[2], ignore_errors=True)
 """
+
+
+def make_area() -> Path:
+    """Make a private folder for a server, whose path has no blanks, signs or foreign letters.
+
+    Triton hands paths to its models' processes through a shell, and these read them as ASCII.
+    """
+    usual = tempfile.gettempdir()
+    root = usual if re.fullmatch(r"[\w/.-]+", usual, re.ASCII) else "/tmp"
+    return Path(tempfile.mkdtemp(prefix="nano_cv_serve_", dir=root))  # only its owner can enter
 
 
 class Server:
@@ -159,13 +170,11 @@ def running(repository: Path, models: Iterable[str], log: Path | None = None) ->
     Raises:
         UserError: Triton refuses a model, ends, or is not ready in `triton.START_SECONDS`.
     """
-    models, (port,) = list(models), triton.free_ports(1)
-    with (
-        tempfile.TemporaryDirectory() as area,
-        grpc.insecure_channel(f"{triton.LOOPBACK}:{port}") as channel,
-    ):
-        log = log or Path(area, "triton.log")
-        server = Server(Path(area), repository, log, port, seconds=5, poll=False)
+    models, (port,), area = list(models), triton.free_ports(1), make_area()
+    (area / "models").symlink_to(repository.absolute())  # whose path may have any letters
+    log = log or area / "triton.log"
+    with grpc.insecure_channel(f"{triton.LOOPBACK}:{port}") as channel:
+        server = Server(area, area / "models", log, port, seconds=5, poll=False)
         try:
             server.start()
             end = time.monotonic() + triton.START_SECONDS

@@ -15,7 +15,6 @@ import logging
 import math
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -31,7 +30,7 @@ from nano_cv.metadata import JPEG
 from nano_cv.serving import triton
 from nano_cv.serving.backend import LostError, Model
 from nano_cv.serving.checking import check
-from nano_cv.serving.process import Server
+from nano_cv.serving.process import Server, make_area
 from nano_cv.serving.repository import Signature
 from nano_cv.serving.staging import Staging
 from nano_cv.serving.watched import Watched
@@ -69,7 +68,7 @@ class Supervisor(Watched):
         super().__init__(f"{triton.LOOPBACK}:{config.grpc_port}", config)
         self.port_lock = _lock_port(config.grpc_port)
         self.restarted, self.wait = -1e9, 0.0  # time of the last restart, and the wait before it
-        self.area = Path(tempfile.mkdtemp(prefix="nano_cv_serve_"))  # only its owner can enter
+        self.area = make_area()
         # systemd deletes old files in /tmp, but not below a folder that is locked.
         self.lock = os.open(self.area, os.O_RDONLY)
         fcntl.flock(self.lock, fcntl.LOCK_SH)

@@ -6,14 +6,15 @@ const MOST_BOXES = 50; // boxes that are listed first
 const LEAST = 0.01; // score of the boxes that are fetched, so that the slider has something to show
 const LONGEST = 1280; // pixels of the picture as it is drawn
 const REFRESH = 5000; // milliseconds between two looks at the list of models
+const NO_ANSWER = "The server does not answer. Is python serve.py still running?";
 
 let chosen = new URLSearchParams(location.search).get("model"); // name of a model
 let about = null; // what the server says of the model that was asked for last
-let given = null; // the picture that was given last: {file, saved, others}
-let shown = null; // the answer on the page, and what it belongs to: {about, answer, image, mask, file, saved}
+let given = null; // the picture that was given last: {file, saved}
+let shown = null; // the answer on the page, with its model and picture: {about, answer, image, mask, name, saved}
 let moved = false; // the slider, away from the thresholds of the model's own
 let expanded = false; // the list, to all classes or boxes
-let action = new AbortController(); // of what a person has asked for last
+let action = null; // the AbortController of what is being done; null if nothing is
 
 const at = (id) => document.getElementById(id);
 
@@ -32,8 +33,8 @@ async function call(path, options = {}) {
   const response = await fetch(path, options).catch(() => null);
   const content = await response?.json().catch(() => null);
   options.signal?.throwIfAborted();
-  if (!response) throw new Error("The server does not answer. Is python serve.py still running?");
-  if (!response.ok || !content) throw new Error(content?.detail || `The server answered ${response.status} without saying why.`);
+  if (!response) throw new Error(NO_ANSWER);
+  if (!response.ok || !content) throw new Error(content?.detail || `The answer has status ${response.status} and is not JSON.`);
   return content;
 }
 
@@ -53,15 +54,16 @@ async function attempt(work) {
 // Do what a person asks for. What was asked for before is given up, so that no late answer of it
 // replaces a newer one; and if this fails, an older answer must not look as if it were this one's.
 async function act(work) {
-  action.abort();
-  const { signal } = (action = new AbortController());
+  action?.abort();
+  const own = (action = new AbortController());
   try {
-    await work(signal);
+    await work(own.signal);
   } catch (error) {
-    if (signal.aborted) return;
+    if (own.signal.aborted) return;
     hide();
     tell("", error.message);
   }
+  if (action === own) action = null;
 }
 
 function hide() {
@@ -74,13 +76,20 @@ function hide() {
 async function refresh() {
   try {
     const models = await call("/models");
-    at("trouble").textContent = list(models);
+    if (at("problem").textContent === NO_ANSWER) tell("");
+    warn(list(models));
     if (!models.some((one) => one.name === chosen)) return;
     const fresh = await call(`/models/${encodeURIComponent(chosen)}`);
-    if (fresh.name === chosen && lasting(fresh) !== lasting(about)) act(choose);
+    if (action || fresh.name !== chosen || lasting(fresh) === lasting(about)) return;
+    act(shown?.about.task === "generation" ? learn : choose); // pictures that were made stay
   } catch (error) {
-    at("trouble").textContent = error.message;
+    warn(error.message);
   }
+}
+
+// A screen reader reads an alert each time it is written, so only a new one is.
+function warn(text) {
+  if (at("trouble").textContent !== text) at("trouble").textContent = text;
 }
 
 // List the models to choose from; returns what is wrong with them, or nothing.
@@ -90,11 +99,11 @@ function list(models) {
   const own = models.find((one) => one.name === chosen);
   if (chosen && !own) texts.push([chosen, `${chosen} (not served)`]);
   if (at("model").dataset.texts !== `${texts}`) {
-    at("model").replaceChildren(...texts.map(([value, textContent]) => make("option", { value, textContent })));
+    at("model").replaceChildren(...texts.map(([value, text]) => make("option", { value }, text)));
     at("model").dataset.texts = `${texts}`;
+    at("model").value = chosen;
   }
-  at("model").value = chosen;
-  if (!models.length) return "No model is served yet. If there is none, type: python export_model.py";
+  if (!models.length) return "No model is served yet. To make one, type: python export_model.py";
   if (!own) return `${chosen} is not served. Choose another model.`;
   return own.state === "ready" ? "" : `${chosen} is ${own.state}. ${own.reason}`;
 }
@@ -106,6 +115,8 @@ function lasting(description) {
 async function choose(signal) {
   hide();
   tell("");
+  about = null; // if the server does not describe the model, no other model's facts may stand here
+  at("facts").replaceChildren();
   await learn(signal);
   if (given && about.task !== "generation") await ask(signal);
 }
@@ -120,12 +131,9 @@ async function learn(signal) {
   history.replaceState(null, "", `?model=${encodeURIComponent(chosen)}`);
   const generates = about.task === "generation";
   if (generates) closeCamera();
-  document.querySelector(".for-pictures").hidden = generates;
-  document.querySelector(".for-generators").hidden = !generates;
-  at("class").replaceChildren(
-    ...about.classes.map((name) => make("option", { value: name, textContent: name })),
-  );
-  if (about.thresholds) at("confidence").value = Math.min(...Object.values(about.thresholds));
+  at("drop").hidden = generates;
+  at("generate").hidden = !generates;
+  at("class").replaceChildren(...about.classes.map((value) => make("option", { value }, value)));
   const measured = Object.entries(about.metrics || {}).filter(([key]) => !key.includes("loss"));
   const [height, width = height] = [about.image_size].flat();
   const size = `${height} × ${width} pixels${height === width ? "" : " (height × width)"}`;
@@ -138,35 +146,34 @@ async function learn(signal) {
     Version: about.versions.join(", "),
     Commit: about.git_commit,
   };
-  at("facts").replaceChildren(
-    ...Object.entries(facts)
-      .filter(([, value]) => value)
-      .flatMap(([name, value]) => [make("dt", { textContent: name }), make("dd", { textContent: value })]),
-  );
+  const known = Object.entries(facts).filter(([, text]) => text);
+  at("facts").replaceChildren(...known.flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, text)]));
 }
 
 // Asking
 
-async function timed(query, options) {
+async function predict(query, options) {
   const start = performance.now();
-  const answer = await call(`/models/${about.name}/predict${query}`, { method: "POST", ...options });
+  const answer = await call(`/models/${encodeURIComponent(about.name)}/predict${query}`, { method: "POST", ...options });
   tell(`Answered in ${(performance.now() - start).toFixed(0)} ms`);
   return answer;
 }
 
 async function ask(signal) {
-  const { file, saved, others } = given;
+  const { file, saved } = given;
   tell("Asking …");
   await learn(signal);
+  if (about.task === "generation") throw new Error(`${about.name} takes no pictures; it makes them.`);
+  const start = await file.slice(0, 1).arrayBuffer().catch(() => null);
+  if (!start) throw new Error(`${file.name} cannot be read. It is a folder, or it has changed.`);
   const query = about.task === "detection" ? `?confidence=${LEAST}` : "";
   const headers = { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" };
-  const answer = await timed(query, { body: file, headers, signal });
-  if (others) at("status").textContent += `, of the first picture; ${others} more were given`;
+  const answer = await predict(query, { body: file, headers, signal });
   const image = await createImageBitmap(file).catch(() => null); // HEIC: only the server reads it
-  const bytes = Uint8Array.from(atob(answer.mask_png || ""), (letter) => letter.charCodeAt(0));
-  const mask = answer.mask_png && (await createImageBitmap(new Blob([bytes], { type: "image/png" })));
+  const mask = answer.mask_png && make("img", { src: `data:image/png;base64,${answer.mask_png}` });
+  await mask?.decode();
   signal.throwIfAborted();
-  shown = { about, answer, image, mask, file: file.name, saved };
+  shown = { about, answer, image, mask, name: file.name, saved };
   show();
 }
 
@@ -175,7 +182,7 @@ async function generate(signal) {
   tell("Asking …");
   await learn(signal);
   const headers = { "Content-Type": "application/json" };
-  const answer = await timed("", { headers, body: JSON.stringify(wanted), signal });
+  const answer = await predict("", { headers, body: JSON.stringify(wanted), signal });
   shown = { about, answer };
   show();
 }
@@ -185,32 +192,30 @@ function quoted(text) {
 }
 
 function curl() {
-  const { about, answer, file, saved } = shown;
-  const where = `${location.origin}/models/${about.name}/predict`;
+  const { about, answer, name } = shown;
+  const where = `${location.origin}/models/${encodeURIComponent(about.name)}/predict`;
   if (about.task === "generation") {
     const wanted = { class: answer.class, seed: answer.seed, count: answer.pictures_png.length };
-    return `curl -d ${quoted(JSON.stringify(wanted))} ${where}`;
+    return `curl -d ${quoted(JSON.stringify(wanted))} ${quoted(where)}`;
   }
   const query = about.task === "detection" && moved ? `?confidence=${at("confidence").value}` : "";
-  const first = saved ? "" : `  # save the picture as ${file} first`;
-  return `curl --data-binary @${quoted(file)} ${quoted(where + query)}${first}`;
+  return `curl --data-binary @${quoted(name)} ${quoted(where + query)}`;
 }
 
 // Showing
 
-function row(name, share, value, colour) {
-  const label = make("span", { className: "name" }, name);
-  if (colour) {
-    const patch = make("i");
-    patch.style.background = colour;
-    label.prepend(patch);
-  }
+function row(name, share, value, colour = "") {
+  const patch = colour ? [make("i")] : [];
   const filled = make("b");
+  for (const part of [...patch, filled]) part.style.background = colour;
   filled.style.width = `${100 * share}%`;
-  if (colour) filled.style.background = colour;
-  const bar = make("span", { className: "bar" }, filled);
-  bar.setAttribute("aria-hidden", "true");
-  return make("li", {}, label, make("span", { className: "value", textContent: value }), bar);
+  return make(
+    "li",
+    {},
+    make("span", { className: "name" }, ...patch, name),
+    make("span", { className: "value", textContent: value }),
+    make("span", { className: "bar", ariaHidden: "true" }, filled),
+  );
 }
 
 function listRows(rows, most, kind) {
@@ -234,8 +239,7 @@ const shows = {
     at("headline").textContent = answer.foreign ? `none of these (nearest: ${answer.label})` : answer.label + sure;
     const rows = largestFirst(answer.probabilities).map(([name, share]) => row(name, share, percent(share)));
     listRows(rows, LIKELIEST, "classes");
-    draw(() => {});
-    return `Your picture: ${at("headline").textContent}`;
+    draw();
   },
   tagging({ about, answer }) {
     const labels = new Set(answer.labels);
@@ -249,10 +253,10 @@ const shows = {
         return row(name, share, `${percent(share)}, needs ${percent(about.thresholds[name])}`, colour);
       });
     listRows(rows, Math.max(LIKELIEST, labels.size), "labels");
-    draw(() => {});
-    return `Your picture: ${at("headline").textContent}`;
+    draw();
   },
   detection({ about, answer }) {
+    if (!moved) at("confidence").value = Math.min(...Object.values(about.thresholds));
     const least = Number(at("confidence").value);
     const boxes = answer.boxes.filter((one) => one.score >= (moved ? least : about.thresholds[one.label]));
     const [surest] = answer.boxes;
@@ -261,33 +265,30 @@ const shows = {
       boxes.length || !surest ? `${boxes.length} found` : `0 found; the highest score is ${percent(surest.score)}, ${surest.label}`;
     at("confidence-value").textContent = moved ? percent(least) : "the model's own";
     at("confidence").setAttribute("aria-valuetext", at("confidence-value").textContent);
-    at("own").hidden = !moved;
     const rows = boxes.map((one) => row(one.label, one.score, percent(one.score), colour(one.label)));
     listRows(rows, MOST_BOXES, "boxes");
     draw((pen, scale, shownPixel) => {
       const high = 20 * shownPixel; // of a caption
       pen.lineWidth = 3 * shownPixel;
       pen.font = `600 ${14 * shownPixel}px system-ui, sans-serif`;
-      const places = boxes.map((one) => one.box.map((side) => side * scale));
-      boxes.forEach((one, index) => {
-        const [left, top, right, bottom] = places[index];
+      for (const one of boxes) {
+        const [left, top, right, bottom] = one.box.map((side) => side * scale);
         pen.strokeStyle = colour(one.label);
         pen.strokeRect(left, top, right - left, bottom - top);
-      });
+      }
       const taken = []; // places of captions: one upon another could not be read
-      boxes.forEach((one, index) => {
+      for (const one of boxes) {
         const text = about.classes.length > 1 ? `${one.label} ${percent(one.score)}` : percent(one.score);
         const width = pen.measureText(text).width + 0.4 * high;
-        const [x, y] = [places[index][0] - pen.lineWidth / 2, Math.max(0, places[index][1] - high)];
-        if (taken.some(([a, b, wide]) => x < a + wide && a < x + width && Math.abs(y - b) < high)) return;
+        const [x, y] = [one.box[0] * scale - pen.lineWidth / 2, Math.max(0, one.box[1] * scale - high)];
+        if (taken.some(([a, b, wide]) => x < a + wide && a < x + width && Math.abs(y - b) < high)) continue;
         taken.push([x, y, width]);
         pen.fillStyle = colour(one.label);
         pen.fillRect(x, y, width, high);
         pen.fillStyle = colour(one.label) === "#0072b2" ? "#fff" : "#000";
         pen.fillText(text, x + 0.2 * high, y + 0.75 * high);
-      });
+      }
     });
-    return `Your picture with ${boxes.length} boxes`;
   },
   segmentation({ answer, mask }) {
     const classes = answer.classes.map((one, index) => ({ ...one, index }));
@@ -306,14 +307,13 @@ const shows = {
       layer.imageSmoothingEnabled = false;
       layer.drawImage(mask, 0, 0, width, height);
       const pixels = layer.getImageData(0, 0, width, height);
-      for (let at = 0; at < pixels.data.length; at += 4) {
-        const black = !(pixels.data[at] || pixels.data[at + 1] || pixels.data[at + 2]);
-        pixels.data[at + 3] = black ? 0 : 255 * opacity; // the first class stays clear
+      for (let red = 0; red < pixels.data.length; red += 4) {
+        const black = !(pixels.data[red] || pixels.data[red + 1] || pixels.data[red + 2]);
+        pixels.data[red + 3] = black ? 0 : 255 * opacity; // the first class stays clear
       }
       layer.putImageData(pixels, 0, 0);
       pen.drawImage(layer.canvas, 0, 0);
     });
-    return `Your picture under its mask: ${seen.map((one) => `${one.label} ${percent(one.share)}`).join(", ")}`;
   },
   generation({ answer }) {
     at("headline").textContent = answer.class;
@@ -327,25 +327,29 @@ const shows = {
 };
 
 function show() {
+  if (!shown) return; // a slider can be dragged on while its answer is taken away
   const { task } = shown.about;
   at("answer").hidden = at("how").hidden = false;
   at("canvas").hidden = task === "generation";
   at("answer").classList.toggle("gallery", task === "generation");
   at("confidence-row").hidden = task !== "detection";
+  at("own").hidden = !moved;
   at("opacity-row").hidden = task !== "segmentation";
   at("notice").textContent = "";
   at("made").replaceChildren();
-  at("canvas").setAttribute("aria-label", shows[task](shown) || "");
+  shows[task](shown);
+  at("canvas").ariaLabel = `Your picture: ${at("headline").textContent}`;
   at("curl").textContent = curl();
+  at("first").textContent = shown.saved === false ? `First save the picture as ${shown.name}.` : "";
 }
 
 // Draw the picture, and `paint` on it. Where the browser has another picture than the server, an
 // empty ground takes its place: boxes and masks would lie wrong.
-function draw(paint) {
+function draw(paint = () => {}) {
   const { image, answer } = shown;
   const turned = image && answer.width && (image.width !== answer.width || image.height !== answer.height);
   if (!image) at("notice").textContent = "This browser cannot show the picture; the server could read it.";
-  if (turned) at("notice").textContent = "This browser turns the picture otherwise than the server, so it is left out here.";
+  if (turned) at("notice").textContent = "This browser and the server turn the picture differently, so it is left out here.";
   const { width, height } = image && !turned ? image : answer;
   const canvas = at("canvas");
   canvas.hidden = !width;
@@ -363,12 +367,13 @@ function draw(paint) {
 let stream = null;
 
 async function openCamera() {
-  closeCamera();
-  try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-  } catch (error) {
-    throw new Error(`There is no camera to be had: ${error.message}`);
-  }
+  const wanted = { video: { facingMode: "environment" } };
+  const opened = await navigator.mediaDevices.getUserMedia(wanted).catch((error) => {
+    throw new Error(`The camera cannot be used: ${error.message}`);
+  });
+  closeCamera(); // opened by an earlier click
+  stream = opened;
+  if (at("drop").hidden) return closeCamera(); // a generator was chosen meanwhile
   at("video").srcObject = stream;
   at("camera").hidden = false;
   at("shoot").focus();
@@ -378,8 +383,8 @@ function closeCamera() {
   if (!stream) return;
   stream.getTracks().forEach((track) => track.stop());
   stream = null;
+  if (at("camera").contains(document.activeElement)) at("photograph").focus();
   at("camera").hidden = true;
-  at("photograph").focus();
 }
 
 async function shoot() {
@@ -394,7 +399,8 @@ async function shoot() {
 function take(files, saved = true) {
   if (!files.length) return; // such as text that was dropped
   if (about?.task === "generation") return tell("", `${about.name} takes no pictures; it makes them.`);
-  given = { file: files[0], saved, others: files.length - 1 };
+  if (files.length > 1) return tell("", "The page takes one picture at a time. /docs tells how to send several.");
+  given = { file: files[0], saved };
   act(ask);
 }
 
@@ -405,11 +411,10 @@ at("shoot").addEventListener("click", () => attempt(shoot));
 at("stop").addEventListener("click", closeCamera);
 at("model").addEventListener("change", () => { chosen = at("model").value; act(choose); });
 at("generate").addEventListener("submit", (event) => { event.preventDefault(); act(generate); });
-at("confidence").addEventListener("input", () => { moved = true; });
-at("own").addEventListener("click", () => { moved = false; at("confidence").focus(); });
-at("all").addEventListener("click", () => { expanded = !expanded; });
-for (const id of ["confidence", "opacity"]) at(id).addEventListener("input", () => shown && show());
-for (const id of ["own", "all"]) at(id).addEventListener("click", () => shown && show());
+at("confidence").addEventListener("input", () => { moved = true; show(); });
+at("own").addEventListener("click", () => { moved = false; at("confidence").focus(); show(); });
+at("opacity").addEventListener("input", show);
+at("all").addEventListener("click", () => { expanded = !expanded; show(); });
 at("copy").addEventListener("click", () => attempt(async () => {
   await navigator.clipboard.writeText(at("curl").textContent);
   tell("Copied");
