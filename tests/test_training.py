@@ -321,6 +321,11 @@ def test_small_sets_are_seen_several_times(pictures, batch, repeats, steps, epoc
     assert found.epochs * found.steps >= 600
 
 
+def test_a_tiny_set_is_not_learnt_by_heart():
+    found = plan(5, "trainer.min_steps=5000")
+    assert 1250 <= found.epochs * found.steps < 1400  # each picture 1,000 times, 4 in a step
+
+
 def test_max_epochs_rules():
     found = plan(240, "trainer.max_epochs=3")
     assert (found.epochs, found.repeats, found.steps) == (3, 1, 15)

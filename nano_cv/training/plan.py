@@ -19,6 +19,7 @@ from nano_cv.evaluation.evaluate import limit_batches
 from nano_cv.metadata import TAGGING
 from nano_cv.training.learner import Learner
 
+MOST_SHOWN = 1000  # times that min_steps may show a picture: more teach a tiny set by heart
 LEAST_BATCH = 4  # pictures per step of small sets; batch norm needs several
 PACE_FROM, PACE_TO = 3, 12  # steps between which the pace is measured; the first are slower
 FEW_PICTURES = 500  # training pictures; with fewer, a pretrained network is much better
@@ -48,9 +49,9 @@ def make_plan(
     """Plan the training of so many pictures, and validation pictures, for so many processes.
 
     With `trainer.max_epochs=N` there are N epochs, and each shows every picture once. Otherwise the
-    model sets the fewest epochs and steps: a small set is shown several times per epoch, and if
-    that does not give `trainer.min_steps`, there are more epochs. A set of less than two batches
-    gets smaller batches.
+    model sets the fewest epochs and steps: a small set is shown several times per epoch, and in
+    more epochs if need be, `MOST_SHOWN` times at most. A set of less than two batches gets smaller
+    batches.
 
     Raises:
         UserError: the pictures, or those of a batch, cannot be divided among the processes.
@@ -72,14 +73,15 @@ def make_plan(
         batch = min(batch, max(LEAST_BATCH, pictures // 8))
         batch = max(batch // processes, 1) * processes
     epochs = options.max_epochs or options.min_epochs
+    least = min(options.min_steps, MOST_SHOWN * pictures // batch)
     # Repeats are rounded down; further epochs below make up for the missing steps.
     repeats = 1
     if options.max_epochs is None:
-        repeats = max(1, int(options.min_steps * batch / (pictures * epochs)))
+        repeats = max(1, int(least * batch / (pictures * epochs)))
     seen = pictures * repeats
     steps = -(-seen // batch) - leaves_too_few(seen, batch, processes)
     if options.max_epochs is None:
-        epochs = max(epochs, math.ceil(options.min_steps / max(1, steps)))
+        epochs = max(epochs, math.ceil(least / max(1, steps)))
     steps = limit_batches(steps, options.limit_train_batches)
     return Plan(pictures, batch, repeats, epochs, steps, processes)
 
