@@ -196,7 +196,21 @@ def test_full_disk(fails, flowers, tmp_path, limit, cache, size, where):
 
 def test_closed_cache(fails, flowers):
     said = fails("train", *TINY, "paths.cache=/proc/cache")
-    assert "/proc/cache: cannot be written to; choose" in said and "data.cache=null" in said
+    assert "/proc/cache: cannot be written to (" in said and "data.cache=null" in said
+
+
+def test_full_disk_of_a_copy(fails, flowers, monkeypatch):
+    """Named is the file that cannot be written, not the one that is copied."""
+    FILE.parent.mkdir()
+    FILE.write_bytes(b"of an earlier run")
+
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "no", str(source), None, str(target))
+
+    monkeypatch.setattr(weights.shutil, "copyfile", full)
+    kept = FILE.with_suffix(".previous.safetensors")
+    assert f"error: {kept}: {os.strerror(errno.ENOSPC)}; free" in fails("train", *TINY)
+    assert FILE.read_bytes() == b"of an earlier run"
 
 
 def test_full_disk_while_saving_weights(fails, succeeds, flowers, monkeypatch):

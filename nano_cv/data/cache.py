@@ -11,6 +11,7 @@ import hashlib
 import logging
 import math
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from nano_cv.data import images
 from nano_cv.data.preparing import prepared
 from nano_cv.data.store import File, stamp, texts_of
-from nano_cv.errors import UserError
+from nano_cv.errors import DISK_FULL, UserError
 from nano_cv.files import replacing
 
 log = logging.getLogger(__name__)
@@ -59,8 +60,7 @@ class Cached:
     def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Return the pixels of the images at `indices`, uint8 `[N, *shape]`.
 
-        A damaged image is decoded again, with a warning, and the next start builds a new array, if
-        the folder can be written to.
+        A damaged image is decoded again, with a warning; the next start builds a new array.
 
         Raises:
             ImageError: the original file of a damaged image is missing or damaged too.
@@ -79,7 +79,7 @@ class Cached:
     def _again(self, file: File) -> NDArray[np.uint8]:
         if not self.damaged:
             log.warning("%s: damaged; what is damaged is decoded again", self.path)
-            with suppress(OSError):  # such as a folder that others own
+            with suppress(OSError):  # in a folder that others own it stays as it is
                 self.path.with_suffix(SUMS_ENDING).unlink()  # so that the next start builds anew
             self.damaged = True
         return self.load(file, images.read(file))
@@ -123,13 +123,16 @@ def _build(files: Sequence[File], shape: tuple[int, ...], path: Path, load: Load
         content = images.read(file)
         return load(file, content), hashlib.sha256(content).digest()
 
-    with suppress(OSError):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
         raise UserError(
-            f"{path.parent}: cannot be written to; choose another folder: paths.cache=FOLDER, "
-            "or data.cache=null for no cache"
-        )
+            f"{path.parent}: cannot be written to ({error.strerror}); choose another folder: "
+            "paths.cache=FOLDER, or data.cache=null for no cache"
+        ) from error
     sums = []
     with replacing(path) as temporary, temporary.open("wb") as output:
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), *shape)}

@@ -218,9 +218,7 @@ def _to_rgb(image: Image.Image, header: headers.Header) -> Image.Image:
             )
         levels >>= used - 8
         image = Image.fromarray(levels.astype(np.uint8))
-    elif (
-        header.depth == 16 and image.mode in ("RGB", "RGBA") and np.array(image)[..., :3].max() < 16
-    ):
+    elif header.depth == 16 and image.mode[:3] == "RGB" and np.array(image)[..., :3].max() < 16:
         # Pillow keeps the upper 8 bits of a value.
         say_once("16-bit colour without values above 4095 looks almost black; save it in 8 bits")
     if image.has_transparency_data:

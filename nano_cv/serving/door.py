@@ -38,7 +38,7 @@ from nano_cv.evaluation import answers
 from nano_cv.evaluation.card import make_card
 from nano_cv.evaluation.engines import Arrays
 from nano_cv.evaluation.exported import Onnx
-from nano_cv.metadata import TAGGING, Metadata
+from nano_cv.metadata import TAGGING
 from nano_cv.serving import metrics
 from nano_cv.serving.backend import (
     Backend,
@@ -168,7 +168,8 @@ class Door:
         )
         app.get("/models", summary="All models")(self.list_models)
         app.get("/models/{name}", summary="What a model promises")(self.show_model)
-        app.get("/models/{name}/card", summary="Its card", response_class=Markdown)(self.show_card)
+        card, about = "/models/{name}/card", "The model card, as Markdown"
+        app.get(card, summary=about, response_class=Markdown)(self.show_card)
         path, summary = "/models/{name}/predict", "Ask a model about pictures, or for pictures"
         # FastAPI's route only describes the call in /openapi.json. This one answers, 0.1 ms sooner.
         app.add_route(path, self.take_predict, methods=["POST"])
@@ -228,17 +229,16 @@ class Door:
     async def show_model(self, name: str) -> dict[str, Any]:
         """Return a model's classes, input size, origin and metrics."""
         model = self._model(name)
-        promised = self._promised(model)
-        facts = {key: getattr(promised, key) for key in FACTS}
+        promised = model.promised
         shown: dict[str, Any] = {"versions": model.versions, "trained_on": promised.data}
         shown["card"] = f"/models/{name}/card"
         if promised.task in ("detection", TAGGING):
             shown["thresholds"] = dict(zip(promised.classes, promised.confidences, strict=True))
-        return _summary(model) | shown | facts
+        return _summary(model) | shown | {key: getattr(promised, key) for key in FACTS}
 
     async def show_card(self, name: str) -> Markdown:
         """Return the model card: metrics, data, origin and limits, and how to call the model."""
-        return Markdown(make_card(self._promised(self._model(name)), {}))
+        return Markdown(make_card(self._model(name).promised, {}))
 
     def _model(self, name: str) -> Model:
         able = [model.name for model in self.backend.models.values() if model.takes_requests]
@@ -248,11 +248,6 @@ class Door:
             hint = f"There are: {listing(sorted(able)) or 'none'}"
             raise Problem(404, "No such model", f"no model '{name}'{nearest(name, able)} {hint}")
         return self.backend.models[name]
-
-    def _promised(self, model: Model) -> Metadata:
-        """Return the metadata of the version that answers, which may be newer than Triton's."""
-        engine = self.backend.engines.get(model.name)
-        return engine.metadata if engine else model.promised
 
     # Predictions
 

@@ -30,10 +30,8 @@ async def render(backend: Backend, answers: Mapping[tuple[str, int], int]) -> st
         rows = [(f'model={dumps(row.name)},version="{row.version}"', read(row)) for row in figures]
         if rows:
             lines += _metric(f"nv_inference_{name}", "counter", "From Triton", rows)
-    ready = [
-        (f"model={dumps(name)}", int(model.state == "ready"))
-        for name, model in backend.models.items()
-    ]
+    models = backend.models.items()
+    ready = [(f"model={dumps(name)}", int(model.state == "ready")) for name, model in models]
     lines += _metric("nano_cv_model_up", "gauge", "Whether the model answers", ready)
     lines += _metric(
         *("nano_cv_server_restarts_total", "counter", "How often Triton was started again"),

@@ -259,3 +259,5 @@ class Supervisor(Watched):
             engine = Onnx(folder / str(newest) / "model.onnx", 1)
             if engine.metadata.task != "generation":  # slow, so it belongs in Triton's queue
                 self.engines[name] = engine
+                # Triton describes a new model itself, but a new version only seconds later.
+                self.models.get(name, Model(name)).metadata = engine.metadata

@@ -124,9 +124,8 @@ class Watched(Backend):
     async def figures(self) -> list[Any]:
         """See `Backend`; empty while Triton does not answer."""
         try:
-            request = service_pb2.ModelStatisticsRequest()
-            figures = (await self._call("ModelStatistics", request)).model_stats
-            return [row for row in figures if row.name in self.models]
+            answer = await self._call("ModelStatistics", service_pb2.ModelStatisticsRequest())
+            return [row for row in answer.model_stats if row.name in self.models]
         except LostError:
             return []
 
