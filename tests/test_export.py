@@ -109,6 +109,9 @@ def test_options_reach_the_config(here, succeeds):
     twin = read_config(here / "model_repository/lenet_flowers_from_jpeg/config.pbtxt")
     assert twin.instance_group[0].count == 3
     assert twin.dynamic_batching.default_queue_policy == policy
+    succeeds("export_model", *TINY, "triton.max_queue_delay_us=null")
+    config = read_config(here / "model_repository/lenet_flowers/config.pbtxt")
+    assert not config.HasField("dynamic_batching")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ class Setting(NamedTuple):
     precision: str
 
     instances: int
-    delay_us: int
+    delay_us: int | None  # None: requests are not put together to batches
     threads: int
     batch: int
 
@@ -42,16 +42,15 @@ class Setting(NamedTuple):
     @property
     def words(self) -> str:
         """What it is, for people."""
-        return (
-            f"{self.precision}, {self.instances} x {self.threads} threads, {self.delay_us} µs, "
-            f"batch {self.batch}"
-        )
+        delay = "single requests" if self.delay_us is None else f"{self.delay_us} µs"
+        served = f"{self.precision}, {self.instances} x {self.threads} threads"
+        return f"{served}, {delay}, batch {self.batch}"
 
 
 def grid(
     precision: str,
     instances: Sequence[int],
-    delays: Sequence[int],
+    delays: Sequence[int | None],
     threads: Sequence[int | None],
     batches: Sequence[int],
 ) -> Iterator[Setting]:
@@ -73,8 +72,10 @@ def apply(config: ModelConfig, setting: Setting) -> ModelConfig:
     changed.CopyFrom(config)
     changed.max_batch_size = setting.batch
     changed.instance_group[0].count = setting.instances
-    if changed.HasField("dynamic_batching"):
-        changed.dynamic_batching.max_queue_delay_microseconds = setting.delay_us
+    if config.backend != "python":  # the twin from JPEG takes each request by itself
+        changed.dynamic_batching.max_queue_delay_microseconds = setting.delay_us or 0
+        if setting.delay_us is None and not changed.dynamic_batching.ByteSize():
+            changed.ClearField("dynamic_batching")  # it had no queue policy
     if "bf16" not in setting.precision:  # float32, to be compared with an export in bfloat16
         for key in {HINT, FASTMATH, "INFERENCE_NUM_THREADS", "NUM_STREAMS"} & {*changed.parameters}:
             del changed.parameters[key]

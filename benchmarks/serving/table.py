@@ -40,7 +40,8 @@ def markdown(settings: Mapping[Setting, Figures], rows: Mapping[str, Figures]) -
     text.write(f"| precision | instances | delay µs | threads | batch | {head} |\n")
     text.write(f"|:--|{'--:|' * 8}\n")
     for setting, figures in settings.items():
-        text.write(f"| {' | '.join(map(str, setting))} | {_cells(figures)} |\n")
+        cells = ("none" if value is None else str(value) for value in setting)
+        text.write(f"| {' | '.join(cells)} | {_cells(figures)} |\n")
     text.write(f"\n| side by side | {head} | of the first row |\n|:--|{'--:|' * 5}\n")
     ceiling = next(iter(rows.values())).throughput
     for name, figures in rows.items():
@@ -87,7 +88,7 @@ def draw(settings: Mapping[Setting, Figures], rows: Mapping[str, Figures]) -> Dr
             for setting, figures in settings.items()
             if setting._replace(delay_us=0) == line
         ]
-        delays = [delay for delay, _ in points]
+        delays = ["none" if delay is None else str(delay) for delay, _ in points]
         label = f"{line.precision}, {line.instances} x {line.threads} threads, batch {line.batch}"
         middle = [figures.throughput for _, figures in points]
         spread = [
@@ -99,7 +100,13 @@ def draw(settings: Mapping[Setting, Figures], rows: Mapping[str, Figures]) -> Dr
     for name, figures in rows.items():
         left.axhline(figures.throughput, color="grey", linewidth=0.8, linestyle=":")
         left.annotate(name, (0, figures.throughput), fontsize=6, va="bottom", color="grey")
-    left.set(xlabel="queue delay, µs", ylabel="inferences a second", ylim=(0, None))
-    right.set(xlabel="queue delay, µs", ylabel="p99 latency, ms", ylim=(0, None))
+    left.set(
+        xlabel="queue delay, µs (none: single requests)",
+        ylabel="inferences a second",
+        ylim=(0, None),
+    )
+    right.set(
+        xlabel="queue delay, µs (none: single requests)", ylabel="p99 latency, ms", ylim=(0, None)
+    )
     left.legend(fontsize=7)
     return render(figure)

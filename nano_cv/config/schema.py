@@ -265,7 +265,7 @@ class Triton(Section):
 
     max_batch_size: Count
     instances: Count
-    max_queue_delay_us: NotNegativeInt
+    max_queue_delay_us: NotNegativeInt | None
     threads: Count | None
     max_queue_size: Count | None
     queue_timeout_us: Count | None
@@ -338,7 +338,7 @@ class Benchmark(Common):
 
     triton: Triton
     concurrency: Count
-    delays_us: Annotated[list[NotNegativeInt], MinLen(1)]
+    delays_us: Annotated[list[NotNegativeInt | None], MinLen(1)]
     instances: Channels
     threads: Annotated[list[Count | None], MinLen(1)]
     batches: Channels

@@ -118,7 +118,7 @@ def make_model_config(
         "input": inputs,
         "output": outputs,
         "instance_group": [{"count": triton["instances"], "kind": "KIND_CPU"}],
-        "dynamic_batching": _batching(triton, triton["max_queue_delay_us"]),
+        **_batching(triton, triton["max_queue_delay_us"]),
         "parameters": _parameters(parameters, metadata, entries),
         # Without warm-up the first requests would wait for onnxruntime's memory plan.
         "model_warmup": [
@@ -133,16 +133,16 @@ def count_threads(triton: Mapping[str, Any]) -> int:
     return int(triton["threads"] or max(1, (os.cpu_count() or 1) // triton["instances"]))
 
 
-def _batching(triton: Mapping[str, Any], delay: int) -> dict[str, Any]:
-    """Return `dynamic_batching`, with a queue policy only if the options set any of its keys."""
+def _batching(triton: Mapping[str, Any], delay: int | None) -> dict[str, Any]:
+    """Return `dynamic_batching` for a delay, or for the queue policy if the options set one."""
     policy = {
         "max_queue_size": triton["max_queue_size"],
         "default_timeout_microseconds": triton["queue_timeout_us"],
     }
     stated = {key: value for key, value in policy.items() if value is not None}
-    return {"max_queue_delay_microseconds": delay} | (
-        {"default_queue_policy": stated} if stated else {}
-    )
+    batching = {} if delay is None else {"max_queue_delay_microseconds": delay}
+    batching |= {"default_queue_policy": stated} if stated else {}
+    return {"dynamic_batching": batching} if batching else {}
 
 
 def make_jpeg_config(
@@ -164,7 +164,6 @@ def make_jpeg_config(
         "max_picture_pixels": str(triton["max_picture_pixels"]),
         "intra_op_thread_count": str(max(1, (os.cpu_count() or 1) // instances)),
     }
-    batching = _batching(triton, 0)  # only for its queue policy, if there is one
     return {
         "name": metadata.name + JPEG,
         "backend": "python",
@@ -173,7 +172,7 @@ def make_jpeg_config(
         "output": config["output"],
         "instance_group": [{"count": instances, "kind": "KIND_CPU"}],
         "parameters": _parameters(parameters, metadata, entries),
-        **({"dynamic_batching": batching} if len(batching) > 1 else {}),
+        **_batching(triton, None),
     }
 
 
