@@ -212,6 +212,8 @@ def test_each_picture_once_an_epoch(processes, shards, workers):
 
 
 def test_a_message_of_another_process_says_so(run, flowers, monkeypatch):
-    monkeypatch.setenv("RANK", "1")
-    said = run("train", *TINY, "data.root=nowhere").err
-    assert "error (process 1): nowhere/train.txt: not found" in said
+    missing = "nowhere/train.txt: not found"
+    monkeypatch.setenv("RANK", "1")  # left over in a shell: without WORLD_SIZE it is alone
+    assert f"error: {missing}" in run("train", *TINY, "data.root=nowhere").err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert f"error (process 1): {missing}" in run("train", *TINY, "data.root=nowhere").err

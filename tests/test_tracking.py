@@ -68,10 +68,11 @@ def test_record_of_a_training(succeeds, drawn, flowers, tmp_path, database):
     assert kept == {*drawn, "predictions.csv", "classes.csv", "metrics.json"}
 
 
-def test_record_of_a_prediction(run, drawn, flowers, untrained, tmp_path, database):
+def test_record_of_a_prediction(run, drawn, flowers, untrained, tmp_path, database, monkeypatch):
     """With a picture that cannot be read: the others are predicted, and the run has failed."""
     (flowers / "aster" / "damaged.jpg").write_bytes(b"no picture")
-    done = run("infer", *SETTINGS, f"logger.uri='{database}'", "input=data/flowers/aster")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    done = run("infer", *SETTINGS, "input=data/flowers/aster")
     assert done.status == 1 and "damaged.jpg" in done.err
     kept = record(database, tmp_path / "runs" / "infer", "nano-cv infer")
     assert kept.info.status == "FAILED" and kept.data.tags["job"] == "infer"

@@ -43,6 +43,7 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                 _remove_empty_run()
                 stop(error)
             except KeyboardInterrupt:
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends at once
                 if is_first_process():
                     print(f"interrupted{resumable()}", file=sys.stderr)
                 _remove_empty_run()

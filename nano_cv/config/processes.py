@@ -10,16 +10,16 @@ from pathlib import Path
 from nano_cv.config.options import as_setting
 from nano_cv.errors import UserError
 
-RANKS = ("RANK", "SLURM_PROCID")  # set by torchrun, and by srun
+# Number of a process and of all processes, as torchrun and srun set them.
+RANKS = {"RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
 
 
 def process_rank() -> int:
     """Return the number of this process among all processes of a training; 0 if it is alone."""
-    for name in RANKS:
+    for rank, processes in RANKS.items():
         # A program in an interactive shell of SLURM has a number too, although it is alone.
-        alone = name.startswith("SLURM") and os.environ.get("SLURM_NTASKS", "1") == "1"
-        if name in os.environ and not alone:
-            return int(os.environ[name])
+        if rank in os.environ and os.environ.get(processes, "1") != "1":
+            return int(os.environ[rank])
     if "LOCAL_RANK" not in os.environ:  # Lightning sets it in the processes that it starts
         return 0
     return int(os.environ.get("NODE_RANK", 0)) or int(os.environ["LOCAL_RANK"])
