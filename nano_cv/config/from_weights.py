@@ -53,7 +53,9 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
 
     models = options.groups["model"]
     if "model" not in given:
-        given["model"] = _option_of(metadata, models)
+        # Models of the option `timm` are named after their network.
+        of_timm = metadata.model not in models and metadata.network.get("name") == metadata.model
+        given["model"] = "timm" if of_timm else metadata.model
         added.append(f"model={given['model']}")
         if given["model"] not in models:
             raise UserError(
@@ -71,7 +73,7 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
     if "data" not in given and "data.name" not in given:
         known = metadata.data in options.groups["data"]
         others = ("input", "labels", "count", "parity")
-        asked = any(given.get(key) is not None or key in swept for key in others)
+        asked = any((given | swept).get(key) is not None for key in others)
         if not (known or asked):
             raise UserError(
                 f"weights={file}: trained on '{metadata.data}', which is no option of data; say "
@@ -105,9 +107,3 @@ def _of_network(config: DictConfig, metadata: Metadata, given: Mapping[str, Any]
         for key, value in settings.items()
         if key not in given and OmegaConf.select(config, key) != value
     ]
-
-
-def _option_of(metadata: Metadata, models: Sequence[str]) -> str:
-    """Return the option of the group `model`; models of `timm` are named after their network."""
-    called_so = metadata.network.get("name") == metadata.model
-    return "timm" if metadata.model not in models and called_so else metadata.model

@@ -27,10 +27,12 @@ def read_comments(file: Path) -> dict[str, str]:
     A comment goes on in the next lines if they hold only comments that begin in the same column.
     """
     lines = file.read_text().splitlines()
-    above = "" if lines[0].endswith("@package _global_") else _package(file)
-    node = yaml.compose(file.read_text())
+    # The names of keys begin with the group, except in the file of a script.
+    above = {CONFIGS.name: "", "pbtxt": "triton."}.get(file.parent.name, f"{file.parent.name}.")
+    if lines[0].endswith("@package _global_"):
+        above = ""
     comments = {}
-    for line, key in _keys(node, above):
+    for line, key in _keys(yaml.compose(file.read_text()), above):
         match = COMMENT.search(lines[line])
         if not match:
             continue
@@ -41,12 +43,6 @@ def read_comments(file: Path) -> dict[str, str]:
             parts.append(below.strip()[1:].strip())
         comments[key] = " ".join(parts)
     return comments
-
-
-def _package(file: Path) -> str:
-    """Return the prefix of a file's keys: empty for a script, else the group, as `model.`."""
-    group = file.parent.name if file.parent.parent.name == CONFIGS.name else ""
-    return {"": "", "pbtxt": "triton."}.get(group, f"{group}.")
 
 
 def _keys(node: Any, above: str) -> Iterator[tuple[int, str]]:

@@ -2,13 +2,13 @@
 
 import re
 import shlex
-from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -31,42 +31,26 @@ def accept_plus(arguments: list[str]) -> list[str]:
 
 
 def read_flags(arguments: list[str]) -> dict[str, Any]:
-    """Read Hydra's flags from a command line.
+    """Read Hydra's flags from a command line, by Hydra's own parser.
 
     Returns:
         `overrides`, the KEY=VALUE arguments; `multirun` and `config_dir`; and `question`, whether
         Hydra will only print information, so that no run will start.
 
     Raises:
-        UserError: there is no such flag, a setting stands behind a flag, or two flags exclude each
-            other.
+        UserError: an unknown flag, a setting behind a flag, or two flags that exclude each other.
     """
-    parser = ArgumentParser(add_help=False)
-    parser.add_argument("overrides", nargs="*")
-    parser.add_argument("-m", "--multirun", action="store_true")
-    parser.add_argument("-cd", "--config-dir")
-    parser.add_argument("-i", "--info", nargs="?", const=True)
-    parser.add_argument("-sc", "--shell-completion", dest="info", action="store_true")
-    for names in (("-h", "--help"), ("--hydra-help",), ("--version",)):
-        parser.add_argument(*names, dest="question", action="store_true")
-    # Only Hydra reads these flags; they are listed here so that they are not refused.
-    for names in (("-r", "--run"), ("--resolve",)):
-        parser.add_argument(*names, action="store_true")
-    for short, name in (("-c", "--cfg"), ("-p", "--package"), ("-cp", "--config-path")):
-        parser.add_argument(short, name)
-    parser.add_argument("-cn", "--config-name")
-    parser.add_argument("--experimental-rerun")
-    flags, unknown = parser.parse_known_args(arguments)
+    flags, unknown = get_args_parser().parse_known_args(arguments)
     if unknown and not unknown[0].startswith("-"):
         raise UserError(
             f"{unknown[0]}: stands behind a flag; flags such as -m go before all settings"
         )
     if unknown:
         raise UserError(f"{unknown[0]}: no such flag; settings are given as KEY=VALUE, see --help")
-    several = sum(map(bool, (flags.run, flags.multirun, flags.cfg, flags.info))) > 1
-    if several and not flags.question:
+    helps, informs = flags.help or flags.hydra_help, flags.info or flags.shell_completion
+    if not helps and sum(map(bool, (flags.run, flags.multirun, flags.cfg, informs))) > 1:
         raise UserError("only one of --multirun, --cfg, --info and --run is possible at a time")
-    return {**vars(flags), "question": flags.question or flags.info}
+    return {**vars(flags), "question": helps or informs}
 
 
 def add_settings(arguments: Sequence[str], added: Sequence[str]) -> list[str]:
@@ -251,7 +235,6 @@ def flatten(values: Mapping[Any, Any], separator: str = ".") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         below = flatten(value, separator) if isinstance(value, dict) else {}
-        flat |= {f"{key}{separator}{name}": leaf for name, leaf in below.items()} or {
-            str(key): value
-        }
+        inner = {f"{key}{separator}{name}": leaf for name, leaf in below.items()}
+        flat |= inner or {str(key): value}
     return flat

@@ -402,15 +402,10 @@ LIMIT_NAMES = ("gt", "ge", "lt", "le", "min_length", "max_length")
 
 
 def find_problems(script: str, config: DictConfig, defaults: DictConfig) -> list[str]:
-    """Check a composed configuration against the schema.
+    """Return a message for each wrong key of a composed configuration.
 
-    Args:
-        script: `train`, `infer`, ...
-        config: the configuration to check.
-        defaults: the configuration without typed settings, for examples in messages.
-
-    Returns:
-        A message for each key that is wrong, such as `seed=-1: 0 or more is needed`.
+    `seed=-1: 0 or more is needed` is such a message. Some have an example from `defaults`, the
+    configuration without typed settings.
     """
     values: Any = OmegaConf.to_container(config, resolve=True)
     reasons: dict[str, list[str]] = {}

@@ -36,12 +36,9 @@ def explain_missing(error: MissingConfigException) -> UserError:
 
 
 def find_space(config: DictConfig, own: DictConfig, typed: Sequence[Override]) -> list[Override]:
-    """Return the sweeper's ranges, except for keys that the command line replaces.
+    """Return the sweeper's ranges, except for keys that the `typed` command line replaces.
 
-    Args:
-        config: the configuration of the script.
-        own: Hydra's own configuration.
-        typed: the command line.
+    `own` is Hydra's own configuration.
 
     Raises:
         UserError: the sweeper or its launcher cannot work with these settings.

@@ -36,15 +36,15 @@ class ServerError(UserError):
 class Client:
     """Connections to one server, HOST:PORT by gRPC; for several threads, and a context manager.
 
-    An answer is awaited for `timeout` seconds. `concurrency` requests are sent at a time, so that
-    the server can form batches and use all cores.
+    An answer is awaited for `timeout` seconds.
     """
 
-    def __init__(self, address: str = ADDRESS, timeout: float = 30.0, concurrency: int = 8) -> None:
+    def __init__(self, address: str = ADDRESS, timeout: float = 30.0) -> None:
         self.address, self.timeout = address, timeout
         self._triton = tritonclient.grpc.InferenceServerClient(address)
         self._known: dict[str, ModelConfig] = {}
-        self._pool = ThreadPoolExecutor(concurrency)
+        # Several requests at a time, so that the server can form batches and use all cores.
+        self._pool = ThreadPoolExecutor(8)
 
     def close(self) -> None:
         """End the threads and the connection."""

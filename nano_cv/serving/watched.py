@@ -14,7 +14,7 @@ import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 from omegaconf import DictConfig
-from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+from tritonclient.grpc import InferResult, model_config_pb2, service_pb2, service_pb2_grpc
 from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor, triton_to_np_dtype
 
 from nano_cv.data import images
@@ -114,12 +114,6 @@ class Watched(Backend):
                     raise failure from error
                 self.doubt.set()
                 await asyncio.sleep(0.1)
-        return {
-            tensor.name: np.frombuffer(raw, triton_to_np_dtype(tensor.datatype)).reshape(
-                tensor.shape
-            )
-            for tensor, raw in zip(answer.outputs, answer.raw_output_contents, strict=True)
-        }
 
     async def figures(self) -> list[Any]:
         """See `Backend`; empty while Triton does not answer."""
