@@ -9,7 +9,6 @@ from nano_cv.config.cli import main
 def export_model(config: DictConfig) -> None:
     """Export, compare with torch, choose a precision, and publish the next version."""
     import tempfile
-    from math import nan
     from pathlib import Path
 
     from nano_cv import building
@@ -64,9 +63,7 @@ def export_model(config: DictConfig) -> None:
         card = make_card(task.metadata, figures)
         (folder / CARD).write_text(card)
         logger.log_file(folder / CARD)
-        measured = next(iter(task.metadata.metrics.items()), ("", nan))
-        described = (card, *measured, task.mode)
-        logger.log_model(version / "model.onnx", task.metadata.name, *described)
+        logger.log_model(version / "model.onnx", task.metadata, card, task.mode)
         places: dict[str, Path | str] = {"precision": best.precision, "weights": path}
         summarise(figures, places | {"model": version, "run": folder}, logger)
 

@@ -93,7 +93,7 @@ def train(config: DictConfig) -> float:
         write_drawing("curves", curves, folder, logger.log_file)
         if config.test and len(data.splits["test"]) and not sweep.pruned(folder):
             engine = Torch(task, path, config.trainer.accelerator)
-            inputs, _ = of_test(config, metadata, data.splits)
+            inputs = of_test(config, metadata, data.splits)
             metrics |= evaluate(config, engine, inputs, folder, logger)
         summarise(metrics, {"weights": path, "run": folder}, logger)
     return best if task.mode == "max" else -best

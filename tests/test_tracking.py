@@ -2,12 +2,13 @@
 
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
 import onnx
 import pytest
-from conftest import TINY
+from conftest import CONTRACT, TINY
 from mlflow.entities import Run
 from tiny_models import model_of
 
@@ -88,8 +89,8 @@ def test_best_version_is_the_champion(tmp_path, database, monkeypatch):
     champions = []
     with tracking.MLflow(database, "champions", "export", {"folder": str(tmp_path)}) as logger:
         for score in (0.8, 0.7, float("nan"), 0.8, 0.9):
-            scored = ("# Card", "val/accuracy", score, "max")
-            logger.log_model(tmp_path / "model.onnx", "same_flowers", *scored)
+            metadata = replace(CONTRACT, model="same", metrics={"val/accuracy": score})
+            logger.log_model(tmp_path / "model.onnx", metadata, "# Card", "max")
             version = logger.client.get_model_version_by_alias("same_flowers", "champion")
             champions.append(version.version)
     assert version.description == "# Card"

@@ -41,7 +41,7 @@ def select_inputs(
     splits, data_hash = resize_splits(building.open_pictures(config), *options)
     advice = "for pictures of other classes use input=FOLDER"
     building.check_labels(config, metadata, splits, advice)
-    return *of_test(config, metadata, splits, data_hash), None
+    return of_test(config, metadata, splits), data_hash, None
 
 
 def open_readable(
@@ -67,17 +67,15 @@ def open_readable(
         return Resized(Pictures(root, good), *options), error
 
 
-def of_test(
-    config: DictConfig, metadata: Metadata, splits: Mapping[str, Resized], data_hash: str = ""
-) -> tuple[Inputs, str]:
+def of_test(config: DictConfig, metadata: Metadata, splits: Mapping[str, Resized]) -> Inputs:
     """The test split; for a generator, noise for as many pictures with the same labels."""
     if not len(splits["test"]):
         raise UserError(f"{splits['test'].pictures.root}: no pictures in 'test'; use input=FOLDER")
     if metadata.task != "generation":
-        return splits["test"], data_hash
+        return splits["test"]
     judge = shared_weights(config.paths.weights, config.model.judge, config.data.name)
     options = (metadata.classes, metadata.image_size, config.seed, splits, judge)
-    return Imagined(splits["test"].pictures.targets, *options), data_hash
+    return Imagined(splits["test"].pictures.targets, *options)
 
 
 def make_imagined(config: DictConfig, metadata: Metadata) -> Imagined:

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 from functools import partial
 from hashlib import sha256
 from itertools import count
-from math import isnan
+from math import isnan, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from nano_cv.config.options import flatten
 from nano_cv.errors import UserError, first_line, why_unreachable
 from nano_cv.evaluation.tables import CSV, cell
 from nano_cv.files import locked, replacing
-from nano_cv.metadata import git_commit
+from nano_cv.metadata import Metadata, git_commit
 
 if TYPE_CHECKING:  # it takes a second to load
     from mlflow.entities import Metric
@@ -58,13 +58,11 @@ class Logger:
     def log_file(self, file: Path) -> None:
         """Log a file in the folder of the run."""
 
-    def log_model(
-        self, file: Path, name: str, card: str, metric: str, score: float, mode: str
-    ) -> None:
-        """Log an ONNX file, and register it as the next version of the model `name`.
+    def log_model(self, file: Path, metadata: Metadata, card: str, mode: str) -> None:
+        """Log an ONNX file, and register it as the next version of the model.
 
-        `card` describes the version in Markdown. `score` is the value of the validation `metric`,
-        NaN if unknown; `mode` is `max` if a higher score is better, else `min`.
+        `card` describes the version in Markdown; `mode` is `max` if a higher validation metric is
+        better, else `min`.
         """
 
     def finish(self, status: str) -> None:
@@ -163,11 +161,9 @@ class MLflow(Logger):
         place = str(file.parent.relative_to(self.folder)).removeprefix(".")
         self._call(self.client.log_artifact, self.run_id, str(file), place)
 
-    def log_model(
-        self, file: Path, name: str, card: str, metric: str, score: float, mode: str
-    ) -> None:
-        """Register with signature; the version with the best score gets the alias `champion`."""
-        self._call(self._register, file, key(name, r"\w -"), card, key(metric), score, mode)
+    def log_model(self, file: Path, metadata: Metadata, card: str, mode: str) -> None:
+        """Register with signature; the version with the best metric gets the alias `champion`."""
+        self._call(self._register, file, metadata, card, mode)
 
     def finish(self, status: str) -> None:
         """Set the state of the run, after a last try to deliver the entries that wait."""
@@ -238,9 +234,7 @@ class MLflow(Logger):
             return False
         return True
 
-    def _register(
-        self, file: Path, name: str, card: str, metric: str, score: float, mode: str
-    ) -> None:
+    def _register(self, file: Path, metadata: Metadata, card: str, mode: str) -> None:
         import mlflow
         import onnx
         from mlflow.models import ModelSignature
@@ -257,7 +251,7 @@ class MLflow(Logger):
 
         for noisy in ("mlflow.tracking._model_registry.client", "mlflow.store.model_registry"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
-        model = onnx.load(file)
+        model, name = onnx.load(file), key(metadata.name, r"\w -")
         with mlflow.start_run(run_id=self.run_id):
             logged = mlflow.onnx.log_model(
                 model,
@@ -269,8 +263,10 @@ class MLflow(Logger):
             )
         version = str(logged.registered_model_version)
         self.client.update_model_version(name, version, card)
-        if isnan(score):
+        metric, score = next(iter(metadata.metrics.items()), ("", nan))
+        if isnan(score):  # unknown
             return
+        metric = key(metric)
         known = self.client.search_model_versions(f"name = '{name}'")
         others = [float(older.tags[metric]) for older in known if metric in older.tags]
         self.client.set_model_version_tag(name, version, metric, str(score))

@@ -41,7 +41,7 @@ class Samples:
         self.training: Inputs = data.splits["train"]
         self.validation: Inputs = data.splits["val"]
         if metadata.task == "generation":  # the inputs are noise, with the test split's labels
-            self.training = self.validation = of_test(config, metadata, data.splits)[0]
+            self.training = self.validation = of_test(config, metadata, data.splits)
 
     def load_training(self, count: int) -> Arrays:
         """Load at most `count` training images, evenly from the whole list."""

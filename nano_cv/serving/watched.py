@@ -104,7 +104,8 @@ class Watched(Backend):
             try:
                 seconds = self.config.answer_seconds
                 answer = await self.triton.ModelInfer(request, timeout=seconds)
-                break
+                outputs = InferResult(answer)
+                return {output.name: outputs.as_numpy(output.name) for output in answer.outputs}
             except grpc.aio.AioRpcError as error:
                 failure = _explained(error)
                 if isinstance(failure, LostError) and name not in self.models:

@@ -57,16 +57,14 @@ def calibrate(
         features, logits, labels = features_of(task, split, len(split), "Calibrating")
         if not tagging:
             figures = _fit_probabilities(task, logits.double().numpy(), labels.numpy(), coverage)
-        shown = features.shape[1] > 0
-        learnt = (
-            features_of(task, splits["train"], PLANE_PICTURES, "Calibrating")[0]
-            if shown
-            else features
-        )
-        if shown or not tagging:
-            task.familiarity = fit_familiarity(learnt, features, logits)
-        else:  # low logits can also mean a familiar picture without any label
+        learnt = features
+        if features.shape[1]:
+            learnt, _, _ = features_of(task, splits["train"], PLANE_PICTURES, "Calibrating")
+        if tagging and not features.shape[1]:
+            # Low logits can also mean a familiar picture without any label.
             log.info("foreign pictures are not recognised: this network shows no features")
+        else:
+            task.familiarity = fit_familiarity(learnt, features, logits)
     task.cpu()
     return figures
 
@@ -143,15 +141,9 @@ def fit_label_sets(shares: NDArray[np.float64], coverage: float) -> float:
 
     This is split-conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2021, arXiv
     2107.07511) with the sets of Sadinle et al. 2019, which were the smallest on our data sets: the
-    finite-sample quantile of the probabilities of the true classes. The coverage holds for pictures
-    of the same kind as the validation pictures.
-
-    Args:
-        shares: probabilities of the true classes `[N]`.
-        coverage: share of the pictures whose set must contain the true class.
-
-    Returns:
-        0 if there are too few pictures for this coverage; then all classes are in every set.
+    finite-sample quantile of the probabilities of the true classes, which are the `shares` `[N]`.
+    The coverage holds for pictures of the same kind as the validation pictures. With too few
+    pictures for it, 0 is returned, which puts all classes into every set.
     """
     needed = math.ceil((len(shares) + 1) * coverage - 1e-9)
     if needed > len(shares):

@@ -171,14 +171,11 @@ class KeepWithinEpoch(Checkpoint):
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.due = path, 0.0
-
-    def on_train_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
-        """Start the clock, also of a run that goes on within an epoch."""
-        self.due = time.monotonic() + CHECKPOINT_SECONDS
+        self.path = path
+        self.due = time.monotonic() + CHECKPOINT_SECONDS  # in a run that goes on within an epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
-        """Start the clock anew."""
+        """Start the clock."""
         self.due = time.monotonic() + CHECKPOINT_SECONDS
 
     def on_train_batch_end(

@@ -147,15 +147,16 @@ class ClassificationReport(Report):
     @cached_property
     def captions(self) -> list[str]:
         """The captions of all pictures: the answer, and the truth if known."""
-        foreign = [False] * len(self.pictures) if self.foreign is None else self.foreign
-        captions = [self.answer_of(index) for index in range(len(foreign))]
-        pairs = zip(captions, foreign, strict=True)
-        captions = [f"{NONE_OF_THESE} (nearest: {text})" if odd else text for text, odd in pairs]
-        if not self.pictures.targets:
-            return captions
-        truths = [", ".join(self.true_labels(n, drawn=True)) for n in range(len(captions))]
-        pairs = zip(captions, truths, strict=True)
-        return [f"{caption}\ntruth: {truth or NO_LABEL}" for caption, truth in pairs]
+        captions = []
+        for index in range(len(self.pictures)):
+            caption = self.answer_of(index)
+            if self.foreign is not None and self.foreign[index]:
+                caption = f"{NONE_OF_THESE} (nearest: {caption})"
+            if self.pictures.targets:
+                truth = ", ".join(self.true_labels(index, drawn=True))
+                caption += f"\ntruth: {truth or NO_LABEL}"
+            captions.append(caption)
+        return captions
 
     def mistakes(self) -> tuple[NDArray[Any], str]:
         """How sure each mistake is, and 0 for what is right, `[N]`; see `Report.sheets`."""

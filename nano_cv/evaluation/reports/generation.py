@@ -19,7 +19,7 @@ from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import distinct
-from nano_cv.files import inside, replacing
+from nano_cv.files import inside
 
 log = logging.getLogger(__name__)
 NEIGHBOURS = 3  # a picture covers features as far as its third neighbour
@@ -142,8 +142,7 @@ class GenerationReport(Report):
     def write_files(self, folder: Path) -> None:
         """`pictures/<class>_<number>.png`."""
         for name, image in zip(self.pictures.names, self.predictions["IMAGES"], strict=True):
-            with replacing(inside(folder / "pictures", name)) as temporary:
-                Image.fromarray(image.transpose(1, 2, 0)).save(temporary, "PNG")
+            drawing.save(image.transpose(1, 2, 0), inside(folder / "pictures", name))
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
