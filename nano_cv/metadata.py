@@ -43,53 +43,36 @@ def _is_option(value: object) -> bool:
 
 @dataclass(frozen=True)
 class Metadata:
-    """Classes, sizes and origin of a model, read by evaluation, export and serving.
+    """Classes, sizes and origin of a model, read by evaluation, export and serving."""
 
-    Attributes:
-        task: `classification`, ...; the lower-case name of the task's class. `tagging` is a
-            classification with several labels per picture.
-        model: name of the model config, for example `lenet`.
-        data: name of the data config, for example `flowers`.
-        classes: class names; position is the class index.
-        image_size: size of the input in pixels: the side of a square, or height and width.
-        mean: mean of the channels R, G, B, of pixels scaled to 0..1.
-        std: standard deviation of the channels R, G, B, of pixels scaled to 0..1.
-        fit: how an image is fitted into the input, see `images.place`.
-        network: the options that the network was built with.
-        answer_options: the options of the task that change its answers, such as `guidance`.
-        data_hash: SHA-256 over the names, contents and targets of the images.
-        git_commit: the commit of the training code, with `+` if the tree had changes.
-        run_id: id of the run in MLflow, if tracked there.
-        metrics: metrics of the epoch that was kept, by name, such as `val/accuracy`.
-        thresholds: of a detector, per class the least score of a box that is shown and counted;
-            empty if none were fitted, as in older files. With several labels per image, the least
-            probability with which an image gets each label.
-        temperature: of a classifier, divides the logits before the softmax.
-        coverage: of a classifier, the share of images whose label set should hold the true class;
-            None if there are no label sets, as in older files.
-        set_from: least probability of a class in the label set; 0 puts every class in.
-        pretrained: the weights that the training started from, with their licence; empty if none.
-    """
-
-    task: Word
-    model: Word
-    data: Word
-    classes: list[Word]
+    task: Word  # `classification`, ...: the lower-case name of the task's class
+    model: Word  # name of the model config, for example `lenet`
+    data: Word  # name of the data config, for example `flowers`
+    classes: list[Word]  # their names; position is the class index
+    # Of the input in pixels: the side of a square, or height and width.
     image_size: Side | Annotated[Sequence[Side], Len(2, 2)]
-    mean: Channels
-    std: Channels
+    mean: Channels  # of pixels scaled to 0..1
+    std: Channels  # standard deviation of pixels scaled to 0..1
+    # How an image is fitted into the input, see `images.place`.
     fit: Annotated[str, Predicate(lambda fit: fit in get_args(Fit))] = "stretch"
+    # The options that the network was built with, and those of the task that change its answers,
+    # such as `guidance`.
     network: dict[OptionName, Annotated[Any, Predicate(_is_option)]] = field(default_factory=dict)
     answer_options: dict[OptionName, int | float] = field(default_factory=dict)
-    data_hash: Word = ""
-    git_commit: Word = ""
-    run_id: Word = ""
+    data_hash: Word = ""  # SHA-256 over the names, contents and targets of the images
+    git_commit: Word = ""  # of the training code, with `+` if the tree had changes
+    run_id: Word = ""  # of the run in MLflow, if tracked there
+    # Of the epoch that was kept, by name, such as `val/accuracy`.
     metrics: dict[Word, float] = field(default_factory=dict)
+    # Per class the least score with which a detector's box is shown and counted, or the least
+    # probability with which an image gets this label, of several. Empty if none were fitted.
     thresholds: list[Share] = field(default_factory=list)
+    # Of a classifier: it divides the logits before the softmax.
     temperature: Annotated[float, Gt(0), Lt(math.inf)] = 1.0
+    # Share of the images whose label set should hold the true class; None: no label sets.
     coverage: Share | None = None
-    set_from: Share | None = None
-    pretrained: Word = ""
+    set_from: Share | None = None  # least probability of a class in its set; 0 puts every class in
+    pretrained: Word = ""  # the weights that the training started from, with their licence, if any
 
     @property
     def name(self) -> str:

@@ -45,7 +45,9 @@ def test_any_name_is_drawn_as_it_stands(tmp_path):
     files = [tmp_path / "$a$.jpg", tmp_path / "b_日本\n.jpg"]
     for file in files:
         picture(file)
-    assert drawing.sheet(Pictures(tmp_path, files), [0, 1], ["$\\x$", "\udc80"]).std() > 0
+    assert (
+        drawing.sheet(Pictures(tmp_path, files), [0, 1], ["$\\x$", "\udc80"].__getitem__).std() > 0
+    )
     boxes = [[5, 20, 50, 60]] * len(ODD)
     targets = [Boxes(np.float32([[1, 2, 30, 30]]), np.zeros(1, int), np.zeros(1, np.uint8))] * 2
     for known in ((), targets):

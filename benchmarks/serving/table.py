@@ -80,7 +80,7 @@ def _values(figures: Figures) -> Sequence[float]:
 @chart_style()
 def draw(settings: Mapping[Setting, Figures], rows: Mapping[str, Figures]) -> Drawing:
     """Throughput and p99 over the delay, a line for each number of instances, threads and batch."""
-    figure = make_figure(9, 3.8, dpi=120)
+    figure = make_figure(9, 3.8)
     left, right = figure.subplots(1, 2)
     for line in dict.fromkeys(setting._replace(delay_us=0) for setting in settings):
         points = [

@@ -106,13 +106,9 @@ def option_groups(folders: Sequence[Path]) -> dict[str, list[str]]:
 
 
 class Options:
-    """Option groups of a script, and the composition of its configuration.
+    """Option groups of a script (`train`, `infer`, ...), and the composition of its configuration.
 
-    Attributes:
-        script: `train`, `infer`, ...
-        folders: the folders of YAML files.
-        groups: every option group, with the names of its options.
-        own: the names of the groups that the script has.
+    `groups` has the options of every group, and `own` the names of the groups of this script.
     """
 
     def __init__(self, script: str, config_dir: str | None = None) -> None:

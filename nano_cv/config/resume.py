@@ -19,7 +19,7 @@ FIXED_KEYS = (  # keys, or prefixes of keys, that a resumed run must not change
 LENGTH_KEY = "trainer.max_epochs"  # may be another number; with null, epochs have another length
 # Exceptions from `FIXED_KEYS`. `data.dataset.` is one because the hash of the images shows whether
 # other images are read.
-MAY_CHANGE = (*("data.root", "data.source", "data.cache", "data.workers", "data.dataset."),)
+MAY_CHANGE = ("data.root", "data.source", "data.cache", "data.workers", "data.dataset.")
 
 
 def find_run(script: str, config: DictConfig) -> Path:

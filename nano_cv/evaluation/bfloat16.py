@@ -35,10 +35,8 @@ class ShapeError(ValueError):
 class Session:
     """An ONNX model in OpenVINO, used like a session of onnxruntime. Several threads may use it.
 
-    Args:
-        file: the ONNX model.
-        threads: number of threads; 0: one per core.
-        bfloat16: true: compute in bfloat16, if the processor can; false: OpenVINO chooses.
+    With `threads=0` there is one per core. With `bfloat16` it computes in bfloat16, if the
+    processor can; else OpenVINO chooses.
 
     Raises:
         RuntimeError: OpenVINO is not installed, or cannot read the model.

@@ -65,11 +65,11 @@ def fonts() -> dict[str, frozenset[int]]:
     return {n: frozenset(get_font(findfont(n)).get_charmap()) for n in FONTS if n in known}
 
 
-def make_figure(width: float, height: float, dpi: int, title: str = "") -> "Figure":
+def make_figure(width: float, height: float, title: str = "") -> "Figure":
     """An empty figure, width and height in inches, with a title and an automatic layout."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     lines = [textwrap.fill(line, int(11 * width)) for line in title.split("\n")]
     figure.suptitle("\n".join(lines), fontsize=11, multialignment="center")
     return figure
@@ -213,7 +213,7 @@ def confusion_matrix(
     side = min(max(4.0, 1.6 + 0.75 * len(columns)), INCHES)
     if unit != "pictures":
         title += f"\n{right:.1%} of the {unit} right\n% of each true class"
-    figure = make_figure(side, side, dpi=120, title=title.strip())
+    figure = make_figure(side, side, title=title.strip())
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
@@ -286,7 +286,7 @@ def enlarge(pixels: NDArray[np.uint8], columns: int) -> Drawing:
 def sheet(
     pictures: Pictures,
     indices: Sequence[int],
-    captions: Sequence[str],
+    caption: Callable[[int], str],
     paint: Callable[[Drawing, int], Sequence[Drawing]] = lambda image, index: [image],
     columns: int = 4,
     title: str = "",
@@ -299,8 +299,8 @@ def sheet(
     fewer columns.
 
     Args:
-        pictures: all pictures, with a caption for each.
-        indices: which of them to show.
+        indices: which of the `pictures` to show.
+        caption: makes the caption of a picture from its index.
         paint: turns a picture `[H, W, 3]` and its index into panels that are put side by side.
         columns: the largest number of columns.
         panels: number of panels that `paint` returns.
@@ -320,7 +320,7 @@ def sheet(
         painted = paint(np.asarray(ImageOps.contain(picture, (wide - 2, high))), index)
         shown.append(np.hstack([frame(panel, wide, high) for panel in painted]))
     names = [pictures.names[index] for index in indices]
-    return lay_out(shown, columns, [captions[index] for index in indices], names, title, legend)
+    return lay_out(shown, columns, list(map(caption, indices)), names, title, legend)
 
 
 @chart_style()
@@ -336,7 +336,7 @@ def draw_epochs(
     names = dict.fromkeys(name for row in rows for name in row if name.count("/") == 1)
     losses = [name for name in names if "loss" in name]
     parts = [losses, [name for name in names if name not in losses]]
-    figure = make_figure(10, 4.2, dpi=120, title=title)
+    figure = make_figure(10, 4.2, title=title)
     for axes, part, name in zip(
         figure.subplots(1, 2), parts, ("losses", "validation metrics"), strict=True
     ):

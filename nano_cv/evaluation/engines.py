@@ -24,15 +24,10 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Engine(ABC):
-    """A trained model that predicts; a context manager that closes the engine at its end.
-
-    Attributes:
-        metadata: of the model.
-        source: where the model comes from, for the summary: a name and a place.
-    """
+    """A trained model that predicts; a context manager that closes the engine at its end."""
 
     metadata: Metadata
-    source: Mapping[str, Path | str]
+    source: Mapping[str, Path | str]  # where the model comes from, for the summary: name and place
 
     @abstractmethod
     def predict(self, inputs: Arrays) -> dict[str, NDArray[Any]]:

@@ -80,11 +80,12 @@ def draw_heatmaps(task: Task, inputs: Inputs, report: Report) -> Drawing:
     title += "\nright: how much each region supports the predicted class (Grad-CAM)"
     ends = zip(("least", "most"), colours((0.0, 1.0)), strict=True)
     legend = painting.key({text: tuple((255 * end[:3]).astype(int)) for text, end in ends})
-    captions = report.captions
-    if report.metadata.task == TAGGING:  # of several labels, or none, say which the map is of
-        shares = report.predictions["CLASS_PROBS"].max(axis=1)
-        captions = [
-            f"{caption}\nheat map: {report.drawn[label]}, {share:.0%}"
-            for caption, label, share in zip(captions, labels, shares, strict=True)
-        ]
-    return drawing.sheet(pictures, shown, captions, paint, 2, title, legend, panels=2)
+
+    def caption(index: int) -> str:
+        if report.metadata.task != TAGGING:
+            return report.caption(index)
+        # Of several labels, or none, say which the map is of.
+        share = report.predictions["CLASS_PROBS"][index].max()
+        return f"{report.caption(index)}\nheat map: {report.drawn[labels[index]]}, {share:.0%}"
+
+    return drawing.sheet(pictures, shown, caption, paint, 2, title, legend, panels=2)

@@ -18,6 +18,7 @@ from nano_cv.metadata import Size
 
 BATCHES = (1, 3)
 MAX_IMAGES = 60  # images to compare
+BUILT_IN = 24  # images to compare where there are no photographs
 # Width, height and format of images that are narrow, wide, small, or larger than a model's input.
 ODD_SIZES = (
     (97, 131, "JPEG"),
@@ -28,14 +29,14 @@ ODD_SIZES = (
 )
 
 
-def draw_pictures(count: int = 24) -> list[tuple[str, bytes]]:
-    """Draw PNG images, each with a name, to compare engines where there are no photographs.
+def draw_pictures() -> list[tuple[str, bytes]]:
+    """Draw `BUILT_IN` PNG images, each with a name.
 
     The images have smooth colours, blocks with sharp edges, and some noise like a camera's. Their
     shapes differ, and they are the same on every machine.
     """
     drawn = []
-    for number in range(count):
+    for number in range(BUILT_IN):
         random = np.random.default_rng(number)
         width, height = random.integers(160, 640, 2).tolist()
         parts = []

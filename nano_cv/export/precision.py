@@ -63,10 +63,10 @@ def choose(
     Raises:
         UserError: the precision cannot be made or does not pass; the message has the measurements.
     """
-    if samples is None:
-        return Variant("float32", float32, {}), [Variant("float32", float32, {})]
-    wanted = {"auto": PRECISIONS[1:], "float32": ()}.get(precision, (precision,))
     variants = [Variant("float32", float32, {})]
+    if samples is None:
+        return variants[0], variants
+    wanted = {"auto": PRECISIONS[1:], "float32": ()}.get(precision, (precision,))
     refusals: dict[str, str] = {}  # why a precision cannot be published
     for name in wanted:
         try:

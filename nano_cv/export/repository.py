@@ -45,13 +45,9 @@ def publish(
 ) -> Path:
     """Add `model` as the next version of `<model>_<data>` and of its twin for encoded images.
 
-    Args:
-        repository: the model repository of Triton; created if missing.
-        metadata: the metadata of the model.
-        model: an ONNX file.
-        triton: the options of `configs/pbtxt`.
-        entries: session entries that the model needs, see `precision.py`.
-        prove: loads models of a repository into a server; raises if the server refuses a model.
+    The ONNX file `model` needs the session `entries`, see `precision.py`; `triton` are the options
+    of `configs/pbtxt`; `prove` loads models of a repository into a server, and raises if the server
+    refuses one. A missing `repository` is created.
 
     Returns:
         The folder of the new version.

@@ -132,17 +132,12 @@ class AdaptCheckpoint(pl.Callback):
             if state and isinstance(callback, EarlyStopping):
                 state["patience"] = callback.patience
             if state and isinstance(callback, ModelCheckpoint):
-                moved = partial(_moved, folder=Path(str(callback.dirpath)))
+                folder, best = Path(str(callback.dirpath)), state["best_k_models"]
                 state["dirpath"] = callback.dirpath
                 for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-                    state[key] = moved(state[key])
-                state["best_k_models"] = {
-                    moved(path): score for path, score in state["best_k_models"].items()
-                }
-
-
-def _moved(path: str, folder: Path) -> str:
-    return str(folder / Path(path).name) if path else path
+                    state[key] = state[key] and str(folder / Path(state[key]).name)
+                moved = {str(folder / Path(path).name): score for path, score in best.items()}
+                state["best_k_models"] = moved
 
 
 class KeepBest(ModelCheckpoint):
@@ -229,11 +224,8 @@ class Preview(pl.Callback):
 class PruneBehind(pl.Callback):
     """Writes `scores.json` of a run, and stops a run that falls behind the others of its sweep.
 
-    Args:
-        run: folder of this run.
-        folder: folder of the sweep, which holds the folders of all its runs.
-        after: number of epochs before the first comparison; None never stops a run.
-        siblings: number of other runs that must have reached the same epoch.
+    `folder` is that of the sweep, which holds the folders of all its runs. The run is compared from
+    epoch `after` on (None: never), once `siblings` other runs have reached the same epoch.
     """
 
     def __init__(self, run: Path, folder: Path, after: int | None, siblings: int) -> None:

@@ -133,9 +133,7 @@ def make_trainer(
     return trainer, keeper, epochs
 
 
-def bare_trainer(
-    config: DictConfig, epochs: int, precision: str = "32-true", **parts: Any
-) -> pl.Trainer:
+def bare_trainer(config: DictConfig, epochs: int, precision: str, **parts: Any) -> pl.Trainer:
     """Make a Trainer from `config.trainer`; `parts` are further arguments of Lightning's.
 
     Raises:

@@ -119,12 +119,12 @@ class TimeBudget(pl.Callback):
     def __init__(self, plan: Plan, minutes: float | None) -> None:
         self.plan, self.minutes, self.steps = plan, minutes, 0
         self.begun = self.measured = 0.0
-        self.resumed = False
 
     def on_train_start(self, trainer: pl.Trainer, learner: Any) -> None:
         """Start the clock."""
         self.begun = time.monotonic()
-        self.resumed = learner.steps is not None  # the checkpoint has the epochs of the budget
+        if learner.steps:  # a checkpoint has the epochs of the budget
+            self.minutes = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, learner: Any, *_: Any) -> None:
         """Read the clock after the steps `PACE_FROM` and `PACE_TO`."""
@@ -140,7 +140,7 @@ class TimeBudget(pl.Callback):
         # Without gradients a batch takes about a third of the time.
         epoch = self.plan.steps * pace + sum(map(int, validated)) * pace / 3
         epochs = (trainer.max_epochs or 1) - trainer.current_epoch
-        if self.minutes and not self.resumed:
+        if self.minutes:
             left = self.minutes * 60 - (time.monotonic() - self.begun)
             # The first process decides for all.
             epochs = trainer.strategy.broadcast(max(1, int(left / epoch)))

@@ -26,27 +26,19 @@ Predictions = Mapping[str, NDArray[Any]]  # the outputs of `predict` by name, ea
 
 
 class Report(ABC):
-    """Report of the predictions of a model for N pictures, with their targets if known.
+    """Report of the predictions of a model for N pictures, with their targets if known."""
 
-    Attributes:
-        gate: the metric that decides whether a faster export is good enough; higher is better.
-        further_gates: other metrics that must not fall, if `metrics` has them.
-        limits: the largest differences, by name, that `compare` may find between torch and an
-            exported model.
-        most: the largest number of pictures on a sheet.
-        unit: what the figures are about, for the title of drawings.
-        title: first line of all drawings: the model, and the main metric once it is known.
-    """
-
-    gate: ClassVar[str]
-    further_gates: ClassVar[Sequence[str]] = ()
+    gate: ClassVar[str]  # the metric that decides whether a faster export is good enough
+    further_gates: ClassVar[Sequence[str]] = ()  # others that must not fall, if `metrics` has them
+    # The largest differences, by name, that `compare` may find between torch and an export.
     limits: ClassVar[Mapping[str, float]]
-    most: ClassVar = 12
-    unit: ClassVar = "pictures"
+    most: ClassVar = 12  # the largest number of pictures on a sheet
+    unit: ClassVar = "pictures"  # what the figures are about, for the title of drawings
 
     def __init__(self, metadata: Metadata, predictions: Predictions, pictures: Pictures) -> None:
         self.metadata, self.predictions, self.pictures = metadata, predictions, pictures
-        self.classes, self.title = metadata.classes, metadata.name
+        self.classes = metadata.classes
+        self.title = metadata.name  # of all drawings; the main metric follows once it is known
 
     @cached_property
     def drawn(self) -> list[str]:

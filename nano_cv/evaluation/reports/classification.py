@@ -144,19 +144,14 @@ class ClassificationReport(Report):
         share = self.predictions["CLASS_PROBS"][index].max()
         return f"{self.drawn[self.labels[index]]}, probability {share:.0%}"
 
-    @cached_property
-    def captions(self) -> list[str]:
-        """The captions of all pictures: the answer, and the truth if known."""
-        captions = []
-        for index in range(len(self.pictures)):
-            caption = self.answer_of(index)
-            if self.foreign is not None and self.foreign[index]:
-                caption = f"{NONE_OF_THESE} (nearest: {caption})"
-            if self.pictures.targets:
-                truth = ", ".join(self.true_labels(index, drawn=True))
-                caption += f"\ntruth: {truth or NO_LABEL}"
-            captions.append(caption)
-        return captions
+    def caption(self, index: int) -> str:
+        """The caption of a picture: the answer, and the truth if known."""
+        caption = self.answer_of(index)
+        if self.foreign is not None and self.foreign[index]:
+            caption = f"{NONE_OF_THESE} (nearest: {caption})"
+        if self.pictures.targets:
+            caption += f"\ntruth: {', '.join(self.true_labels(index, drawn=True)) or NO_LABEL}"
+        return caption
 
     def mistakes(self) -> tuple[NDArray[Any], str]:
         """How sure each mistake is, and 0 for what is right, `[N]`; see `Report.sheets`."""
@@ -175,7 +170,7 @@ class ClassificationReport(Report):
 
     def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
         title = self.title_of(indices, what)
-        return drawing.sheet(self.pictures, indices, self.captions, title=title)
+        return drawing.sheet(self.pictures, indices, self.caption, title=title)
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:

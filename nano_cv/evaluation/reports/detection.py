@@ -177,17 +177,15 @@ class DetectionReport(Report):
         title = f"{self.title_of(indices, what)}\nboxes with a score of {limits} or more"
         if self.pictures.targets:
             legend = painting.key(VERDICTS)
-            captions = [
-                f"{right.sum()} found, {(~right).sum()} false, {missed.sum()} missed"
-                for right, missed in self.verdicts
-            ]
         else:
             labels = np.concatenate([self.confident[index].labels for index in indices])
             legend = painting.class_key(self.drawn, labels)
-            captions = [self._say_found(index) for index in range(len(self.pictures))]
-        return drawing.sheet(self.pictures, indices, captions, self._paint, 3, title, legend)
+        return drawing.sheet(self.pictures, indices, self._caption, self._paint, 3, title, legend)
 
-    def _say_found(self, index: int) -> str:
+    def _caption(self, index: int) -> str:
+        if self.pictures.targets:
+            right, missed = self.verdicts[index]
+            return f"{right.sum()} found, {(~right).sum()} false, {missed.sum()} missed"
         if count := len(self.confident[index].scores):
             return f"{count} found"
         score, label = self._highest(index)
@@ -230,7 +228,7 @@ class DetectionReport(Report):
         lines = {self.drawn[index]: precision[:, index] for index in shown}
         if len(known) > 1:
             lines["mean of all"] = precision[:, known].mean(axis=1)
-        figure = drawing.make_figure(8, 4.8, dpi=120, title=title)
+        figure = drawing.make_figure(8, 4.8, title=title)
         axes = figure.add_subplot()
         for index, (name, line) in enumerate(lines.items()):
             style = "-" if index < 10 else "--"  # there are ten colours

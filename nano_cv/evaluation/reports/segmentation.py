@@ -116,20 +116,19 @@ class SegmentationReport(Report):
         """Draw pictures with their predicted masks; with targets, beside the true masks."""
         shares, panels = self.measured.shares, 1
         drawn = [np.flatnonzero((shares[indices] > 0).any(axis=0))]
-        captions = [self._say_shares(row) for row in shares]
         if self.pictures.targets:
             panels = 2
             drawn += [np.unique(self.pictures.mask(index)) for index in indices]
-            captions = [
-                f"truth | predicted, mIoU {'unknown' if np.isnan(iou) else f'{iou:.3f}'}"
-                for iou in self.measured.overlaps
-            ]
         legend = painting.class_key(self.drawn, np.concatenate(drawn), masks=True)
-        rest = (captions, self._paint, 4 - panels, self.title_of(indices, what), legend, panels)
-        return drawing.sheet(self.pictures, indices, *rest)
+        rest = (self._paint, 4 - panels, self.title_of(indices, what), legend, panels)
+        return drawing.sheet(self.pictures, indices, self._caption, *rest)
 
-    def _say_shares(self, shares: NDArray[np.float64]) -> str:
-        """The three classes that fill most of a picture."""
+    def _caption(self, index: int) -> str:
+        """The mean IoU of a picture; without targets, the three classes that fill most of it."""
+        if self.pictures.targets:
+            iou = self.measured.overlaps[index]
+            return f"truth | predicted, mIoU {'unknown' if np.isnan(iou) else f'{iou:.3f}'}"
+        shares = self.measured.shares[index]
         first = [k for k in np.argsort(-shares, kind="stable")[:3] if shares[k] > 0]
         return ", ".join(f"{self.drawn[k]} {shares[k]:.1%}" for k in first)
 
