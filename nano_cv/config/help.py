@@ -22,27 +22,15 @@ OF_TRAINING = ("data.", "model.", "trainer.")  # many keys, of which other scrip
 
 
 def read_comments(file: Path) -> dict[str, str]:
-    """Return the comment behind each key of a YAML file, such as `{"model.name": "..."}`.
-
-    A comment goes on in the next lines if they hold only comments that begin in the same column.
-    """
+    """Return the comment behind each key of a YAML file, such as `{"model.name": "..."}`."""
     lines = file.read_text().splitlines()
     # The names of keys begin with the group, except in the file of a script.
     above = {CONFIGS.name: "", "pbtxt": "triton."}.get(file.parent.name, f"{file.parent.name}.")
     if lines[0].endswith("@package _global_"):
         above = ""
-    comments = {}
-    for line, key in _keys(yaml.compose(file.read_text()), above):
-        match = COMMENT.search(lines[line])
-        if not match:
-            continue
-        parts, column = [match[1]], lines[line].rindex("#" + match[0].lstrip()[1:])
-        for below in lines[line + 1 :]:
-            if below.strip()[:1] != "#" or below.index("#") != column:
-                break
-            parts.append(below.strip()[1:].strip())
-        comments[key] = " ".join(parts)
-    return comments
+    keys = _keys(yaml.compose(file.read_text()), above)
+    found = {key: COMMENT.search(lines[line]) for line, key in keys}
+    return {key: match[1] for key, match in found.items() if match}
 
 
 def _keys(node: Any, above: str) -> Iterator[tuple[int, str]]:
