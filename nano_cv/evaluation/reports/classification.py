@@ -46,8 +46,7 @@ class ClassificationReport(Report):
     @property
     def right(self) -> NDArray[np.bool_]:
         """Whether each picture `[N]` got its true label."""
-        right: NDArray[np.bool_] = self.labels == np.asarray(self.pictures.targets)
-        return right
+        return np.equal(self.labels, self.pictures.targets)
 
     @cached_property
     def counts(self) -> NDArray[np.int64]:

@@ -49,8 +49,7 @@ class TaggingReport(ClassificationReport):
     @property
     def right(self) -> NDArray[np.bool_]:
         """Whether each picture `[N]` got all of its labels and no other."""
-        right: NDArray[np.bool_] = (self.found == self.truth).all(axis=1)
-        return right
+        return np.equal(self.found, self.truth).all(axis=1)
 
     @cached_property
     def by_class(self) -> list[Counts]:
