@@ -282,13 +282,12 @@ class DetectionReport(Report):
         scores = np.concatenate([expected["SCORES"], actual["SCORES"]])
         least = np.full(labels.max(initial=0) + 1, MIN_SCORE)
         np.fmax.at(least, labels, 0.1 * scores)
-        differences = {name: np.zeros(len(expected["SCORES"])) for name in limits}
+        differences = []
         for index in range(len(expected["SCORES"])):
-            sides = [{name: side[name][index] for name in side} for side in (expected, actual)]
-            for own, other in (sides, sides[::-1]):
-                for name, value in zip(limits, _farthest(own, other, least, **limits), strict=True):
-                    differences[name][index] = np.maximum(differences[name][index], value)
-        return differences
+            own, other = ({name: side[name][index] for name in side} for side in (expected, actual))
+            both = _farthest(own, other, least, **limits), _farthest(other, own, least, **limits)
+            differences.append(np.max(both, axis=0))
+        return dict(zip(limits, np.transpose(differences), strict=True))
 
 
 def _farthest(
