@@ -28,21 +28,18 @@ def read_comments(file: Path) -> dict[str, str]:
     above = {CONFIGS.name: "", "pbtxt": "triton."}.get(file.parent.name, f"{file.parent.name}.")
     if lines[0].endswith("@package _global_"):
         above = ""
-    keys = _keys(yaml.compose(file.read_text()), above)
-    found = {key: COMMENT.search(lines[line]) for line, key in keys}
+    first: dict[int, str] = {}  # the first key of each line
+    for line, key in _keys(yaml.compose(file.read_text()), above):
+        first.setdefault(line, key)
+    found = {key: COMMENT.search(lines[line]) for line, key in first.items()}
     return {key: match[1] for key, match in found.items() if match}
 
 
 def _keys(node: Any, above: str) -> Iterator[tuple[int, str]]:
-    """Yield line and full name of each key of a mapping; only the first key of a line."""
-    seen = -1
+    """Yield line and full name of each key of a mapping."""
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        if key.start_mark.line > seen:
-            seen = key.start_mark.line
-            yield seen, f"{above}{key.value}"
-            yield from (
-                (line, inner) for line, inner in _keys(value, f"{above}{key.value}.") if line > seen
-            )
+        yield key.start_mark.line, f"{above}{key.value}"
+        yield from _keys(value, f"{above}{key.value}.")
 
 
 def explain_keys(options: Options, overrides: list[Any]) -> list[tuple[str, str, str]]:
