@@ -302,11 +302,7 @@ class Door:
             self.held -= len(body)
 
     async def _answer(
-        self,
-        request: Request,
-        model: Model,
-        pictures: list[tuple[str, bytes]],
-        asked: UrlSettings,
+        self, request: Request, model: Model, pictures: list[tuple[str, bytes]], asked: UrlSettings
     ) -> Response:
         ask = partial(self._ask, model, asked.confidence)
         if _wants_png(request):

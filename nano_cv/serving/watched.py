@@ -22,14 +22,7 @@ from nano_cv.errors import UserError, one_line
 from nano_cv.evaluation.client import BROKEN, without_prefix
 from nano_cv.evaluation.engines import Arrays
 from nano_cv.metadata import JPEG, KEY, Metadata
-from nano_cv.serving.backend import (
-    Backend,
-    CrowdedError,
-    GoneError,
-    LostError,
-    Model,
-    RefusedError,
-)
+from nano_cv.serving.backend import Backend, CrowdedError, GoneError, LostError, Model, RefusedError
 from nano_cv.serving.repository import choose
 
 log = logging.getLogger(__name__)

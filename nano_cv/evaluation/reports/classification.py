@@ -76,15 +76,13 @@ class ClassificationReport(Report):
         scores = self.predictions.get("FOREIGN")
         return None if scores is None else scores[:, 0] > 0
 
-    def label_set(self, index: int, drawn: bool = False) -> list[str]:
-        """The label set of a picture, the most probable class first."""
-        names = self.drawn if drawn else self.classes
+    def label_set(self, index: int, names: Sequence[str]) -> list[str]:
+        """The label set of a picture, the most probable class first, by these names of classes."""
         order = np.argsort(-self.predictions["CLASS_PROBS"][index], kind="stable")
         return [names[label] for label in order if self.predictions["LABEL_SET"][index, label]]
 
-    def true_labels(self, index: int, drawn: bool = False) -> list[str]:
-        """The names of the classes that a picture truly has."""
-        names = self.drawn if drawn else self.classes
+    def true_labels(self, index: int, names: Sequence[str]) -> list[str]:
+        """The classes that a picture truly has, by these names of classes."""
         return [names[label] for label in np.atleast_1d(self.pictures.targets[index]).astype(int)]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -102,9 +100,9 @@ class ClassificationReport(Report):
         """The predicted and the true label, and the label set, for the row of a picture."""
         words = {"label": self.classes[self.labels[index]]}
         if self.pictures.targets:
-            words["target"] = "; ".join(self.true_labels(index))
+            words["target"] = "; ".join(self.true_labels(index, self.classes))
         if "LABEL_SET" in self.predictions:
-            words["label_set"] = "; ".join(self.label_set(index))
+            words["label_set"] = "; ".join(self.label_set(index, self.classes))
         return words
 
     def describe(self, top: int | None) -> dict[str, Any]:
@@ -112,7 +110,7 @@ class ClassificationReport(Report):
         shares = self.predictions["CLASS_PROBS"][0]
         answer: dict[str, Any] = {"label": self.classes[self.labels[0]]}
         if "LABEL_SET" in self.predictions:
-            answer["label_set"] = self.label_set(0)
+            answer["label_set"] = self.label_set(0, self.classes)
         if self.foreign is not None:
             answer["foreign"] = bool(self.foreign[0])
         order = np.argsort(-shares, kind="stable")[:top]
@@ -128,7 +126,7 @@ class ClassificationReport(Report):
             which = f"{self.pictures.names[0]} is" if count == 1 else which
             remarks.append(f"{which} {NONE_OF_THESE}: unlike the training pictures")
         elif "LABEL_SET" in self.predictions and count == 1:
-            labels = listing(self.label_set(0), most=5, separator=" or ")
+            labels = listing(self.label_set(0, self.classes), most=5, separator=" or ")
             remarks.append(f"label set for a coverage of {self.metadata.coverage:.0%}: {labels}")
         return remarks
 
@@ -149,7 +147,7 @@ class ClassificationReport(Report):
         if self.foreign is not None and self.foreign[index]:
             caption = f"{NONE_OF_THESE} (nearest: {caption})"
         if self.pictures.targets:
-            caption += f"\ntruth: {', '.join(self.true_labels(index, drawn=True)) or NO_LABEL}"
+            caption += f"\ntruth: {', '.join(self.true_labels(index, self.drawn)) or NO_LABEL}"
         return caption
 
     def mistakes(self) -> tuple[NDArray[Any], str]:

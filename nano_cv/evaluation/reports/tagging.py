@@ -72,14 +72,16 @@ class TaggingReport(ClassificationReport):
 
     def words(self, index: int) -> dict[str, str]:
         """The labels in the row of a picture."""
-        known = {"target": "; ".join(self.true_labels(index))} if self.pictures.targets else {}
-        return {"labels": "; ".join(self.label_set(index))} | known
+        words = {"labels": "; ".join(self.label_set(index, self.classes))}
+        if self.pictures.targets:
+            words["target"] = "; ".join(self.true_labels(index, self.classes))
+        return words
 
     def describe(self, top: int | None) -> dict[str, Any]:
         """Labels, whether the picture is foreign, and the highest probabilities."""
         answer = super().describe(top)
         del answer["label"], answer["label_set"]
-        return {"labels": self.label_set(0)} | answer
+        return {"labels": self.label_set(0, self.classes)} | answer
 
     def remarks(self) -> list[str]:
         """How many pictures are foreign; for a single picture without labels, the most probable."""
@@ -103,7 +105,7 @@ class TaggingReport(ClassificationReport):
 
     def answer_of(self, index: int) -> str:
         """The predicted labels, for the caption of a picture."""
-        return ", ".join(self.label_set(index, drawn=True)) or NO_LABEL
+        return ", ".join(self.label_set(index, self.drawn)) or NO_LABEL
 
     def mistakes(self) -> tuple[NDArray[Any], str]:
         """The number of wrong labels of each picture, and of equal numbers the largest error."""
