@@ -65,11 +65,12 @@ class Metadata:
     # Of the epoch that was kept, by name, such as `val/accuracy`.
     metrics: dict[Word, float] = field(default_factory=dict)
     # Per class the least score with which a detector's box is shown and counted, or the least
-    # probability with which an image gets this label, of several. Empty if none were fitted.
+    # probability with which an image gets this label, if it may have several. Empty if none were
+    # fitted, as in older files.
     thresholds: list[Share] = field(default_factory=list)
     # Of a classifier: it divides the logits before the softmax.
     temperature: Annotated[float, Gt(0), Lt(math.inf)] = 1.0
-    # Share of the images whose label set should hold the true class; None: no label sets.
+    # Share of the images whose label set should hold the true class; None: no sets (older files).
     coverage: Share | None = None
     set_from: Share | None = None  # least probability of a class in its set; 0 puts every class in
     pretrained: Word = ""  # the weights that the training started from, with their licence, if any
