@@ -28,7 +28,7 @@ Predictions = Mapping[str, NDArray[Any]]  # the outputs of `predict` by name, ea
 class Report(ABC):
     """Report of the predictions of a model for N pictures, with their targets if known."""
 
-    gate: ClassVar[str]  # the metric that decides whether a faster export is good enough
+    gate: ClassVar[str]  # the metric by which a faster export is good enough; higher is better
     further_gates: ClassVar[Sequence[str]] = ()  # others that must not fall, if `metrics` has them
     # The largest differences, by name, that `compare` may find between torch and an export.
     limits: ClassVar[Mapping[str, float]]
