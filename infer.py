@@ -1,5 +1,7 @@
 """Evaluate a trained model, or predict any pictures: `python infer.py input=photo.jpg`."""
 
+from contextlib import closing
+
 from omegaconf import DictConfig
 
 from nano_cv.config.cli import main
@@ -21,7 +23,7 @@ def infer(config: DictConfig) -> None:
 
     check_options(config)
     folder = run_folder()
-    with make_engine(config) as engine:
+    with closing(make_engine(config)) as engine:
         inputs, data_hash, broken = select_inputs(config, engine.metadata)
         with make_logger(config, folder, "infer", data_hash) as logger:
             metrics = evaluate(config, engine, inputs, folder, logger)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,7 @@ def test_no_torch(shop, server):
 
 @pytest.fixture
 def client(server) -> Iterator[Client]:
-    with Client(server, timeout=5) as client:
+    with closing(Client(server, timeout=5)) as client:
         yield client
 
 
@@ -235,7 +236,7 @@ def test_what_the_client_refuses(client):
 def test_a_server_that_does_not_answer():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with Client(address, timeout=0.3) as client:
+        with closing(Client(address, timeout=0.3)) as client:
             assert refused(client.models).startswith(f"{address}: no answer in 0.3 s")
 
 

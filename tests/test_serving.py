@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from subprocess import PIPE, Popen
 
@@ -225,7 +226,7 @@ def test_nobody_may_have_a_model_loaded(served):
 def test_a_model_without_metadata_and_a_server_for_benchmarks(served, tmp_path, monkeypatch):
     """The second loads nothing for others either."""
     with (
-        Client(f"127.0.0.1:{served.ports['grpc_port']}") as client,
+        closing(Client(f"127.0.0.1:{served.ports['grpc_port']}")) as client,
         pytest.raises(UserError, match="'scale' holds no metadata"),
     ):
         client.metadata("scale")

@@ -34,7 +34,7 @@ class ServerError(UserError):
 
 
 class Client:
-    """Connections to one server, HOST:PORT by gRPC; for several threads, and a context manager.
+    """Connections to one server, HOST:PORT by gRPC, for several threads, to be closed at the end.
 
     An answer is awaited for `timeout` seconds.
     """
@@ -50,12 +50,6 @@ class Client:
         """End the threads and the connection."""
         self._pool.shutdown(cancel_futures=True)
         self._triton.close()
-
-    def __enter__(self) -> "Client":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def models(self) -> list[str]:
         """The names of the loaded models, from the statistics, which every server gives."""

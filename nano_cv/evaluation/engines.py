@@ -24,7 +24,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 class Engine(ABC):
-    """A trained model that predicts; a context manager that closes the engine at its end."""
+    """A trained model that predicts, to be closed at its end."""
 
     metadata: Metadata
     source: Mapping[str, Path | str]  # where the model comes from, for the summary: name and place
@@ -35,12 +35,6 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027
         """Close connections; most engines have none."""
-
-    def __enter__(self) -> "Engine":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def predict_all(

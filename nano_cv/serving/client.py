@@ -6,7 +6,7 @@ python -m nano_cv.serving.client photo.jpg another.png --output answers
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from nano_cv.data import images
@@ -31,7 +31,7 @@ def main() -> None:
     answers: dict[Path, Arrays] = {}
     refused = 0
     try:
-        with Client(options.address) as client:
+        with closing(Client(options.address)) as client:
             model = _choose(client, options.model)
             metadata = client.metadata(f"{model}{JPEG}")
             for start in range(0, len(options.files), AT_ONCE):
