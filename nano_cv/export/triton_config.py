@@ -140,7 +140,7 @@ def _batching(triton: Mapping[str, Any], delay: int | None) -> dict[str, Any]:
         "default_timeout_microseconds": triton["queue_timeout_us"],
     }
     stated = {key: value for key, value in policy.items() if value is not None}
-    batching = {} if delay is None else {"max_queue_delay_microseconds": delay}
+    batching: dict[str, Any] = {} if delay is None else {"max_queue_delay_microseconds": delay}
     batching |= {"default_queue_policy": stated} if stated else {}
     return {"dynamic_batching": batching} if batching else {}
 
