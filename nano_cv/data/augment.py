@@ -28,21 +28,12 @@ MIN_VISIBLE = 0.3  # share of a box that must stay in the image for its object t
 class Augment(nn.Module):
     """Changes of geometry and colour; an option at 0 (or a scale of 1) changes nothing.
 
-    Args:
-        flip: chance of a mirror image.
-        degrees: largest turn in either direction; images with boxes, which must stay upright, and
-            images at `strength` 0 are turned by whole quarters within this range.
-        scale: smallest and largest factor of the zoom.
-        translate: largest shift as a share of the side; by whole pixels if nothing turns or zooms,
-            so that small images stay sharp.
-        brightness: b scales pixels by a factor of 1 - b to 1 + b.
-        contrast: scales the distance from the image's mean grey by such a factor.
-        saturation: scales the distance from the pixel's own grey by such a factor.
-        policy: `trivial` (Müller and Hutter 2021, TrivialAugment) or `rand` (Cubuk et al. 2020,
-            RandAugment): one or two strong changes to each image before all others; only for
-            targets without positions in the image, such as classes.
-        strength: factor for all options but flip, degrees and policy: 1 keeps them as given; 0
-            leaves only mirror images, quarter turns and the policy.
+    `configs/data/flowers.yaml` explains the options. Images with boxes, which must stay upright,
+    and images at `strength` 0 are turned by whole quarters. Shifts are by whole pixels if nothing
+    turns or zooms, so that small images stay sharp. `brightness` b scales pixels by a factor of
+    1 - b to 1 + b, `contrast` the distance from the image's mean grey, `saturation` that from the
+    pixel's own grey. A `policy` (Müller and Hutter 2021, TrivialAugment; Cubuk et al. 2020,
+    RandAugment) makes one or two strong changes to each image before all others.
     """
 
     def __init__(
@@ -113,11 +104,8 @@ class Augment(nn.Module):
     ) -> Tensor:
         """Draw affine matrices `[B, 2, 3]` from output to input coordinates, both in -1..1.
 
-        Args:
-            draw: source of random numbers.
-            whole: height and width of a whole image, in pixels.
-            part: height and width of the part that is cut out, in pixels.
-            upright: whether to turn by whole quarters only.
+        `whole` and `part` are height and width, in pixels, of a whole image and of the part that is
+        cut out; `upright` images are turned by whole quarters only.
         """
         (degrees,) = draw.uniform(-self.degrees, self.degrees)
         if upright or not self.strength:

@@ -14,18 +14,15 @@ from nano_cv.networks.pretrained import IMAGENET, LITE0, check_name, fill, image
 
 
 class Backbone(nn.Module):
-    """Classifier of the timm library.
+    """Classifier of the timm library; `configs/model/timm.yaml` explains the options.
 
-    Args:
-        num_classes: number of classes K.
-        image_size: side of the square input in pixels, or height and width; used only by networks
-            with a fixed input size, mostly transformers.
-        name: name of the network in timm, for example `resnet18`; see `timm.list_models()`.
-        dropout: share of the last features dropped in training.
-        drop_path: share of the residual blocks skipped in training (Huang et al. 2016).
-        frozen: number of stages, from the stem on, that are not trained. Pretrained stages detect
-            edges and textures, which any photograph has, and each step is about twice as fast.
+    Only networks with a fixed input size, mostly transformers, use `image_size`. `dropout` is the
+    share of the last features dropped in training; `drop_path` is from Huang et al. 2016. `frozen`
+    stages, from the stem on, are not trained: pretrained ones detect edges and textures, which any
+    photograph has, and each step is about twice as fast.
     """
+
+    body: Any
 
     def __init__(
         self,
@@ -45,10 +42,9 @@ class Backbone(nn.Module):
         if origin and origin.fixed_input_size:
             options["img_size"] = height_width(image_size)
         self.name = name
-        self.body: nn.Module = timm.create_model(name, **options)
+        self.body = timm.create_model(name, **options)
         if frozen:
-            matcher: Any = self.body.group_matcher
-            stages = group_parameters(self.body, matcher(coarse=True))
+            stages = group_parameters(self.body, self.body.group_matcher(coarse=True))
             if frozen >= len(stages):  # the last stage holds the classifier
                 raise ValueError(
                     f"frozen={frozen}: {name} has {len(stages)} stages, one must learn"
@@ -61,21 +57,16 @@ class Backbone(nn.Module):
     @property
     def features(self) -> nn.Module:
         """Last stage with spatial features `[B, C, h, w]`, for Grad-CAM."""
-        last: Any = self.body.feature_info
-        return self.body.get_submodule(last[-1]["module"])
+        return self.body.get_submodule(self.body.feature_info[-1]["module"])
 
     @property
     def classifier(self) -> nn.Module:
         """Last layer, which turns features into logits."""
-        body: Any = self.body
-        last: nn.Module = body.get_classifier()
-        return last
+        return self.body.get_classifier()
 
     def embed(self, images: Tensor) -> Tensor:
         """Turn normalised images `[B, 3, H, W]` into the classifier's input features `[B, F]`."""
-        body: Any = self.body
-        features: Tensor = body.forward_head(body.forward_features(images), pre_logits=True)
-        return features
+        return self.body.forward_head(self.body.forward_features(images), pre_logits=True)
 
     def forward(self, images: Tensor) -> Tensor:
         """Turn normalised images `[B, 3, H, W]` into logits `[B, K]`."""

@@ -27,15 +27,10 @@ FREQUENCIES = 64  # sines and as many cosines embed the time
 
 
 class FlowUNet(nn.Module):
-    """U-Net that predicts the noise-free image.
+    """U-Net that predicts the noise-free image; `configs/model/flow.yaml` explains the options.
 
-    Args:
-        num_classes: number of classes K; label K means "any class".
-        image_size: side of the square image in pixels, or height and width; multiples of 2 to the
-            number of levels.
-        channels: channels of each level, multiples of 8. Every level halves the side, the first
-            level by folding.
-        width: width E of the embedding.
+    Label K means "any class". The sides in `image_size` are multiples of 2 to the number of levels,
+    each of which halves them, the first by folding. `channels` are multiples of `GROUPS`.
     """
 
     def __init__(

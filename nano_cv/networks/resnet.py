@@ -12,16 +12,11 @@ from nano_cv.networks.blocks import Residual, convolution
 
 
 class ResNet(nn.Module):
-    """Classifier with a stem, stages of residual blocks, and a linear layer.
+    """Classifier with a stem, stages of residual blocks, and a linear layer, for any `image_size`.
 
-    Args:
-        num_classes: number of classes K.
-        image_size: side of the square input in pixels, or height and width; any size works.
-        stem: channels of the stem's convolutions, each of which halves the side. With an empty
-            list, as for images of 28 pixels, the first stage sees the pixels themselves.
-        channels: channels of each stage; every stage but the first halves the side.
-        blocks: number of residual blocks in each stage.
-        dropout: share of the last features dropped in training.
+    `configs/model/resnet.yaml` explains the options. With an empty `stem`, as for images of 28
+    pixels, the first stage sees the pixels themselves. `dropout` is the share of the last features
+    dropped in training.
     """
 
     def __init__(

@@ -138,11 +138,7 @@ class Context(nn.Module):
 
 
 class Levels(nn.ModuleList):
-    """Encoder of residual blocks.
-
-    Args:
-        channels: output channels of each level; every level halves the side.
-    """
+    """Encoder of residual blocks; each level halves the side and has its number of `channels`."""
 
     def __init__(self, channels: Sequence[int]) -> None:
         inputs = [3, *channels[:-1]]

@@ -20,16 +20,9 @@ from nano_cv.tasks.task import Losses, Task
 class Classification(Task):
     """Cross-entropy on class indices; accuracy and macro F1 on the validation split.
 
-    Args:
-        label_smoothing: share of the target spread over all classes (Szegedy et al. 2016).
-        mixup: alpha of the Beta distribution that gives the shares of two pictures in their sum
-            (Zhang et al. 2018); 0: off.
-        cutmix: the same for the area of one picture in the other (Yun et al. 2019); 0: off. If both
-            are on, each batch uses one of them, chosen at random.
-        **options: those of `Task`.
-
-    Attributes:
-        familiarity: measures how unlike the training pictures a picture is; None until fitted.
+    `configs/model/lenet.yaml` explains the options. If `mixup` and `cutmix` are both on, each batch
+    uses one of them, chosen at random. `label_smoothing` is that of Szegedy et al. 2016.
+    `familiarity` measures how unlike the training pictures a picture is; None until fitted.
     """
 
     monitor = "val/accuracy"
@@ -106,23 +99,20 @@ class Classification(Task):
         return cross_entropy(logits, labels, weights, label_smoothing=smoothing)
 
     def validate(self, images: Tensor, labels: Tensor, places: Tensor) -> tuple[Losses, Any]:
-        """Cross-entropy without smoothing; and true and predicted labels int64 `[2, B]`."""
+        """Cross-entropy without smoothing, and what `compare` returns."""
         logits = self(images).float()
         return {"loss": self.loss(logits, labels)}, self.compare(logits, labels)
 
     def compare(self, logits: Tensor, labels: Tensor) -> NDArray[Any]:
-        """True and predicted labels int64 `[2, B]`, from which `figures` computes metrics."""
-        return torch.stack([labels, logits.argmax(dim=1)]).cpu().numpy()
+        """What `figures` computes metrics from: here the confusion matrix `[K, K]`."""
+        pair = labels.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
+        return confusion(*pair, len(self.metadata.classes))
 
     def never_predicted(self, validated: Sequence[Any]) -> list[str]:
         """See `Task`."""
-        classes = self.metadata.classes
-        truth, predicted = np.concatenate(validated, axis=1)
-        return without_prediction(confusion(truth, predicted, len(classes)), classes)
+        return without_prediction(np.sum(validated, axis=0), self.metadata.classes)
 
     def figures(self, validated: Sequence[Any]) -> dict[str, float]:
         """`accuracy` and `f1` of the report."""
-        truth, predicted = np.concatenate(validated, axis=1)
-        classes = self.metadata.classes
-        figures = classification_figures(confusion(truth, predicted, len(classes)), classes)
+        figures = classification_figures(np.sum(validated, axis=0), self.metadata.classes)
         return {name: figures[name] for name in ("accuracy", "f1")}

@@ -31,13 +31,8 @@ MAX_LOG_DISTANCE = 5.0  # a distance of 600 pixels; larger values would overflow
 class Detection(Task):
     """Penalty-reduced focal loss on centres, GIoU loss on boxes.
 
-    Args:
-        max_detections: N, boxes predicted for each picture, most of them with scores near 0; fewer
-            if the map has fewer places.
-        overlap: if two boxes of a class have this intersection over union or more, the one with the
-            lower score is dropped.
-        box_weight: multiplies the GIoU loss.
-        **options: those of `Task`.
+    `configs/model/centernet.yaml` explains the options. N is `max_detections`, or fewer if the map
+    has fewer places.
     """
 
     monitor = "val/mAP"

@@ -27,12 +27,9 @@ PREVIEWED = 8  # pictures drawn after each epoch, from the same noise
 class Generation(Task):
     """Mean squared error of the direction from noise to picture.
 
-    Args:
-        steps: number of steps of Heun's method; each calls the network twice.
-        guidance: multiplies the difference between the prediction for the class and that for any
-            class (Ho and Salimans 2022, "Classifier-free guidance"); 1: no guidance.
-        drop_label: share of training pictures shown without their class, which guidance needs.
-        **options: those of `Task`.
+    `configs/model/flow.yaml` explains the options. `guidance` multiplies the difference between the
+    prediction for the class and that for any class (Ho and Salimans 2022, "Classifier-free
+    guidance"); at 1 there is none.
     """
 
     monitor = "val/loss"

@@ -17,12 +17,7 @@ from nano_cv.tasks.task import Losses, Task
 
 
 class Segmentation(Task):
-    """Cross-entropy plus Dice loss; pixels of 255 are left out of both.
-
-    Args:
-        dice_weight: multiplies the Dice loss (Milletari et al. 2016, "V-Net").
-        **options: those of `Task`.
-    """
+    """Cross-entropy plus Dice loss times `dice_weight`; pixels of 255 are left out of both."""
 
     monitor = "val/mIoU"
 
@@ -65,13 +60,10 @@ class Segmentation(Task):
 
 
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
-    """Dice loss: 1 - 2 * overlap / (true area + predicted area), the mean over classes that occur.
+    """Dice loss (Milletari et al. 2016, "V-Net") of logits `[B, K, H, W]`, masks int64 `[B, H, W]`.
 
-    If absent classes counted too, never predicting a rare class would give the lowest loss.
-
-    Args:
-        logits: `[B, K, H, W]`.
-        masks: int64 `[B, H, W]`, 255 where no class is known.
+    It is 1 - 2 * overlap / (true area + predicted area), the mean over classes that occur. If
+    absent classes counted too, never predicting a rare class would give the lowest loss.
     """
     known = (masks != IGNORE)[:, None]
     probability = logits.softmax(dim=1) * known
