@@ -16,7 +16,8 @@ from torch import nn
 from nano_cv import building
 from nano_cv.data.augment import Augment
 from nano_cv.data.formats.flowers import read_flowers
-from nano_cv.data.pictures import Boxes, Resized
+from nano_cv.data.pictures import Resized
+from nano_cv.data.targets import Boxes
 from nano_cv.errors import UserError
 from nano_cv.networks.backbone import Backbone
 from nano_cv.networks.centernet import CenterNet

@@ -11,7 +11,8 @@ from conftest import CONTRACT, TINY, read_csv
 from test_metrics import NAMES, SIDE, metadata, random_inputs, scene, seeds
 from torch import nn
 
-from nano_cv.data.pictures import COUNTED, Boxes, Pictures
+from nano_cv.data.pictures import Pictures
+from nano_cv.data.targets import COUNTED, Boxes
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.answers import describe
 from nano_cv.evaluation.card import make_card

@@ -17,7 +17,8 @@ from torchvision.ops import batched_nms
 
 from nano_cv.data import images
 from nano_cv.data.augment import Augment
-from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes, Pictures, Resized
+from nano_cv.data.pictures import Pictures, Resized
+from nano_cv.data.targets import COUNTED, NO_LABEL, Boxes
 from nano_cv.evaluation import reports
 from nano_cv.metadata import Fit
 from nano_cv.networks.centernet import CenterNet

@@ -10,7 +10,8 @@ import pytest
 from conftest import CONTRACT, TINY, make_flowers, read_csv
 from PIL import Image, ImageDraw
 
-from nano_cv.data.pictures import Boxes, Pictures
+from nano_cv.data.pictures import Pictures
+from nano_cv.data.targets import Boxes
 from nano_cv.evaluation import drawing, terminal
 from nano_cv.evaluation.evaluate import write_table
 from nano_cv.evaluation.reports.classification import ClassificationReport

@@ -22,7 +22,8 @@ from nano_cv.data.formats.splitting import stable_split, stable_splits
 from nano_cv.data.formats.voc import CLASSES, read_voc
 from nano_cv.data.formats.yolo import read_yolo
 from nano_cv.data.images import IGNORE
-from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, SPLITS, Boxes
+from nano_cv.data.pictures import SPLITS
+from nano_cv.data.targets import COUNTED, CROWD, DIFFICULT, Boxes
 from nano_cv.errors import UserError
 
 coco, voc, yolo = (partial(read, task="detection") for read in (read_coco, read_voc, read_yolo))

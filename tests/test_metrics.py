@@ -18,7 +18,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_
 from torchmetrics.classification import MulticlassCalibrationError
 
 from nano_cv.data.images import IGNORE
-from nano_cv.data.pictures import COUNTED, CROWD, DIFFICULT, Boxes, Pictures
+from nano_cv.data.pictures import Pictures
+from nano_cv.data.targets import COUNTED, CROWD, DIFFICULT, Boxes
 from nano_cv.evaluation.reports.classification import ClassificationReport
 from nano_cv.metadata import Metadata
 from nano_cv.tasks.metrics import confusion, mask_confusion, segmentation_figures

@@ -25,8 +25,9 @@ from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.formats.shards import read_shards
 from nano_cv.data.order import WINDOW, ShardOrder
-from nano_cv.data.pictures import CROWD, Boxes, open_pictures
+from nano_cv.data.pictures import open_pictures
 from nano_cv.data.sharding import write
+from nano_cv.data.targets import CROWD, Boxes
 from nano_cv.errors import UserError
 from nano_cv.files import inside
 

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from nano_cv.data.images import GREY
 from nano_cv.data.order import Draw
-from nano_cv.data.pictures import NO_LABEL, Boxes
+from nano_cv.data.targets import NO_LABEL, Boxes
 from nano_cv.errors import UserError
 from nano_cv.metadata import Size, height_width
 

@@ -12,14 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from nano_cv.data.order import Draw, Order, Ranks, ShardOrder
-from nano_cv.data.pictures import (
-    Boxes,
-    Pictures,
-    Resized,
-    open_pictures,
-    resize_splits,
-    size_in_shape,
-)
+from nano_cv.data.pictures import Pictures, Resized, open_pictures, resize_splits, size_in_shape
+from nano_cv.data.targets import Boxes
 from nano_cv.metadata import Size, height_width
 
 log = logging.getLogger(__name__)
@@ -141,8 +135,7 @@ class DataModule(pl.LightningDataModule):
         if not self.augment:
             return batch
         with torch.random.fork_rng(devices=[]):
-            changed: Batch = self.augment(*batch, size=self.whole_size, crop=self.seen_size)
-        return changed
+            return self.augment(*batch, size=self.whole_size, crop=self.seen_size)
 
     @property
     def ranks(self) -> Ranks:

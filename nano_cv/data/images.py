@@ -9,7 +9,6 @@ import io
 import logging
 import os
 import re
-import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -106,7 +105,7 @@ def decode(
 
 
 def read(file: File) -> bytes:
-    """Read the bytes of an image file; raises `ImageError` if the file cannot be read."""
+    """Read the bytes of an image file; raises `ImageError` if they cannot be had."""
     try:
         _check(file)
         content = file.read_bytes()
@@ -119,11 +118,11 @@ def read(file: File) -> bytes:
 
 def _check(file: File) -> None:
     """Refuse files that are too large, and pipes and devices, whose reading may wait for ever."""
-    status = None if isinstance(file, Member) else os.stat(file)
+    length = store.size(file)
     with _named(str(file)):
-        if status and not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        if isinstance(file, Path) and not (file.is_file() or file.is_dir()):
             raise ImageError("not a file but a pipe or a device")
-        _check_length(store.size(file))
+        _check_length(length)
 
 
 def _check_length(length: int) -> None:
@@ -260,13 +259,16 @@ def place(width: int, height: int, size: Size, fit: str) -> Place:
 
 
 def resize(image: Image.Image, size: Size, fit: str = "stretch") -> NDArray[np.uint8]:
-    """Resize to uint8 `[H, W, 3]` with an anti-aliasing bilinear filter; see `place`."""
-    rows, columns = height_width(size)
+    """Resize to uint8 `[H, W, 3]` with an anti-aliasing bilinear filter; margins are `GREY`."""
+    return _framed(image, size, fit, Image.Resampling.BILINEAR, GREY)
+
+
+def _framed(
+    image: Image.Image, size: Size, fit: str, way: Image.Resampling, margin: int
+) -> NDArray[np.uint8]:
     left, top, width, height = place(*image.size, size, fit)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR)
-    if (width, height) == (columns, rows):
-        return np.asarray(resized)
-    framed = np.full((rows, columns, 3), GREY, np.uint8)
+    resized = np.asarray(image.resize((width, height), way))
+    framed = np.full((*height_width(size), *resized.shape[2:]), margin, np.uint8)
     framed[top : top + height, left : left + width] = resized
     return framed
 
@@ -282,21 +284,19 @@ def load(
     return resize(decode(source, size, name, max_pixels), size, fit)
 
 
-def dimensions(file: File | bytes, name: str = "picture") -> tuple[int, int]:
+def dimensions(file: File | bytes) -> tuple[int, int]:
     """Return width and height of the upright image in pixels, without decoding the pixels.
 
     Raises:
-        ImageError: missing, no image, or over a limit; messages call bytes `name`.
+        ImageError: missing, no image, or over a limit.
     """
     if isinstance(file, Member):
         return file.width, file.height
-    name = name if isinstance(file, bytes) else str(file)
+    name = "picture" if isinstance(file, bytes) else str(file)
     try:
-        if isinstance(file, bytes):
-            stream: BinaryIO = io.BytesIO(file)
-        else:
+        if isinstance(file, Path):
             _check(file)
-            stream = file.open("rb")
+        stream: BinaryIO = io.BytesIO(file) if isinstance(file, bytes) else file.open("rb")
         with stream, _named(name):
             image = _open(stream, MAX_PIXELS, pixels=False)[0]
             sideways = _orientation(image) in (5, 6, 7, 8)
@@ -441,11 +441,7 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 def resize_mask(mask: NDArray[np.uint8], size: Size, fit: str) -> NDArray[np.uint8]:
     """Resize a mask to the input's size by nearest pixels; margins are `IGNORE`."""
-    left, top, width, height = place(mask.shape[1], mask.shape[0], size, fit)
-    framed = np.full(height_width(size), IGNORE, np.uint8)
-    nearest = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-    framed[top : top + height, left : left + width] = nearest
-    return framed
+    return _framed(Image.fromarray(mask), size, fit, Image.Resampling.NEAREST, IGNORE)
 
 
 def restore_mask(mask: NDArray[np.uint8], width: int, height: int, fit: str) -> NDArray[np.uint8]:
@@ -538,13 +534,15 @@ def warn_of_unread_files(folder: Path, read: Iterable[File] = ()) -> None:
     """
     found = walk(folder, endings=NOT_READ)
     used = list(map(str, read)) if found.loops else []
-    loops = [link for link in found.loops if not any(path.startswith(f"{link}/") for path in used)]
+    # A folder above the set has pictures, and may be too large to search.
     loops = [
         link
-        for link in loops
-        # A folder above the set has pictures, and may be too large to search.
-        if _holds(os.path.realpath(link), os.path.realpath(folder))
-        or walk(Path(link), endings=EXTENSIONS).files
+        for link in found.loops
+        if not any(path.startswith(f"{link}/") for path in used)
+        and (
+            _holds(os.path.realpath(link), os.path.realpath(folder))
+            or walk(Path(link), endings=EXTENSIONS).files
+        )
     ]
     for what, paths in (
         ("files are in formats that are not read; save them as JPEG or PNG", found.files),

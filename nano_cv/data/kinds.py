@@ -64,13 +64,9 @@ class BoxLists:
         if not pictures.shards:  # the sizes of loose pictures are in their files, read only once
             self.boxes = list(self.boxes)
         if self.outside:
-            log.warning(
-                "Boxes that reach beyond their pictures were cut%s; in: %s",
-                *(
-                    f", and {self.lost} wholly outside left out" * bool(self.lost),
-                    listing(self.outside),
-                ),
-            )
+            lost = f", and {self.lost} wholly outside left out" if self.lost else ""
+            names = listing(self.outside)
+            log.warning("Boxes that reach beyond their pictures were cut%s; in: %s", lost, names)
 
     def _fit(self, index: int) -> Boxes:
         """Bring the boxes of a picture to the size of the input."""
@@ -109,15 +105,13 @@ class BoxLists:
 
     def fingerprints(self) -> list[str]:
         """The SHA-256 of the boxes of each picture, in its own pixels."""
-        # `ignored` is left out if every object counts, so that the hash is that of older versions.
-        parts = [
-            (target.boxes, target.labels, *([target.ignored] if target.ignored.any() else []))
-            for target in self.pictures.targets
-        ]
-        return [
-            hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
-            for arrays in parts
-        ]
+        digests = []
+        for target in self.pictures.targets:
+            total = hashlib.sha256(target.boxes.tobytes() + target.labels.tobytes())
+            if target.ignored.any():  # left out if every object counts, as in older versions
+                total.update(target.ignored.tobytes())
+            digests.append(total.hexdigest())
+        return digests
 
     def pack(self, index: int) -> Packed:
         """The boxes in pixels of the picture, as JSON."""
@@ -153,9 +147,8 @@ class Masks:
 
     def count(self) -> NDArray[np.int64]:
         """Pixels of each class `[K]`, at that size."""
-        classes = self.pictures.classes
         masks = (self.batch([index]).ravel() for index in range(len(self.pictures)))
-        return np.sum([count_labels(mask, classes) for mask in masks], axis=0)
+        return np.sum([count_labels(mask, self.pictures.classes) for mask in masks], axis=0)
 
     def fingerprints(self) -> list[str]:
         """SHA-256 of each mask file, with the meaning of its pixels if they are no indices."""

@@ -20,12 +20,7 @@ from nano_cv.data import images
 from nano_cv.data.cache import Cached, cached
 from nano_cv.data.preparing import PicturesError
 from nano_cv.data.store import File, Member, located, texts_of
-from nano_cv.data.targets import COUNTED as COUNTED
-from nano_cv.data.targets import CROWD as CROWD
-from nano_cv.data.targets import DIFFICULT as DIFFICULT
-from nano_cv.data.targets import NO_LABEL as NO_LABEL
-from nano_cv.data.targets import Boxes as Boxes
-from nano_cv.data.targets import kind_of, sha256_of
+from nano_cv.data.targets import Boxes, kind_of, sha256_of
 from nano_cv.errors import UserError, listing
 from nano_cv.metadata import Size, height_width
 
@@ -106,6 +101,7 @@ class Resized:
         self, pictures: Pictures, size: Size, cache: str | Path | None, fit: str = "stretch"
     ) -> None:
         self.pictures, self.size, self.fit = pictures, size, fit
+        self.shape = (*height_width(size), 3)  # of an image
         folder = Path(cache).expanduser() if cache else None
         self.cached: Cached | None = None
         if folder:
@@ -114,11 +110,6 @@ class Resized:
 
     def __len__(self) -> int:
         return len(self.pictures)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of an image: height, width, 3."""
-        return *height_width(self.size), 3
 
     @property
     def in_shards(self) -> bool:
@@ -225,11 +216,11 @@ def resize_splits(
     Raises:
         UserError: images of any split that cannot be used, or classes without images.
     """
-    sizes = {"train": train_size or size}
     splits, unusable = {}, []
     for split, part in pictures.items():
+        own = train_size if train_size and split == "train" else size
         try:
-            splits[split] = Resized(part, sizes.get(split, size), cache, fit)
+            splits[split] = Resized(part, own, cache, fit)
         except PicturesError as error:
             unusable.append(str(error))
     if unusable:

@@ -2,7 +2,7 @@
 
 Four kinds, one class each: `Labels`, and in `kinds.py` `BoxLists`, `Masks` and `Tags`. All have the
 same methods: `batch` for the batches of a training, `count` for each class, `fingerprints` for the
-hash of a set, and `pack` for shards; `counts` says what is counted.
+hash of a set, and `pack` for shards; `unit` says what is counted.
 Shapes: N pictures, M boxes at most, K classes.
 """
 
@@ -50,8 +50,7 @@ class Boxes(NamedTuple):
     @property
     def counted(self) -> NDArray[np.int64]:
         """The labels of the objects that count."""
-        labels: NDArray[np.int64] = self.labels[self.ignored == COUNTED]
-        return labels
+        return self.labels[self.ignored == COUNTED]
 
     def inside(self, width: float, height: float) -> "Boxes":
         """Cut to a picture of that size in pixels; what lies outside of it is left out."""

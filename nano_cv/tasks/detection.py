@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, max_pool2d
 
-from nano_cv.data.pictures import COUNTED, NO_LABEL, Boxes
+from nano_cv.data.targets import COUNTED, NO_LABEL, Boxes
 from nano_cv.metadata import height_width
 from nano_cv.networks.centernet import STRIDE
 from nano_cv.tasks.score_metrics import Scored, detection_figures, match_boxes

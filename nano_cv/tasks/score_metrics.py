@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nano_cv.data.pictures import COUNTED, CROWD, Boxes
+from nano_cv.data.targets import COUNTED, CROWD, Boxes
 from nano_cv.tasks.metrics import by_name, mean_known, ratio
 
 

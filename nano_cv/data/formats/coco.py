@@ -18,7 +18,8 @@ from nano_cv.data import images
 from nano_cv.data.formats import outlines, reading, splitting
 from nano_cv.data.formats.reading import Object
 from nano_cv.data.formats.splitting import Sample, called
-from nano_cv.data.pictures import COUNTED, CROWD, Pictures
+from nano_cv.data.pictures import Pictures
+from nano_cv.data.targets import COUNTED, CROWD
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from nano_cv.data import images
-from nano_cv.data.pictures import COUNTED, SPLITS, Boxes, Pictures
+from nano_cv.data.pictures import SPLITS, Pictures
+from nano_cv.data.targets import COUNTED, Boxes
 from nano_cv.errors import UserError, listing
 
 SPECK = 64  # pixels; smaller regions are parts of leaves that other leaves hide

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from nano_cv.data import images
 from nano_cv.data.formats.reading import Object, as_boxes, check_pixels, size_of, warn_left_out
-from nano_cv.data.pictures import COUNTED, Boxes
 from nano_cv.data.progress import track
+from nano_cv.data.targets import COUNTED, Boxes
 from nano_cv.errors import UserError, listing
 from nano_cv.files import make_once
 

@@ -23,7 +23,7 @@ import yaml
 from nano_cv.data import images, store
 from nano_cv.data.formats import splitting
 from nano_cv.data.formats.splitting import called, normal
-from nano_cv.data.pictures import COUNTED, Boxes
+from nano_cv.data.targets import COUNTED, Boxes
 from nano_cv.errors import UserError, listing, nearest
 
 Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the upright image

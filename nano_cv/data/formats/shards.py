@@ -35,8 +35,9 @@ from numpy.typing import NDArray
 from nano_cv.data import store
 from nano_cv.data.formats import reading
 from nano_cv.data.formats.splitting import SEVERAL_LABELS
-from nano_cv.data.pictures import SPLITS, Boxes, Pictures, warn_of_twins
+from nano_cv.data.pictures import SPLITS, Pictures, warn_of_twins
 from nano_cv.data.store import Lazy, Member
+from nano_cv.data.targets import Boxes
 from nano_cv.errors import UserError, listing
 
 FORMAT = 2  # raise it when the index changes

@@ -16,7 +16,8 @@ from nano_cv.data.formats import reading, splitting
 from nano_cv.data.formats.folder_masks import read_masks
 from nano_cv.data.formats.reading import Object
 from nano_cv.data.formats.splitting import Sample
-from nano_cv.data.pictures import COUNTED, DIFFICULT, Pictures
+from nano_cv.data.pictures import Pictures
+from nano_cv.data.targets import COUNTED, DIFFICULT
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
-from nano_cv.data.pictures import COUNTED, Boxes
+from nano_cv.data.targets import COUNTED, Boxes
 from nano_cv.evaluation import drawing, painting
 from nano_cv.evaluation.drawing import Drawing, chart_style
 from nano_cv.evaluation.reports import Predictions, Report
