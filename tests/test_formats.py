@@ -933,5 +933,5 @@ def test_outlines_that_cannot_be_masks(root, caplog, monkeypatch):
     change(root, "annotations", 0, segmentation=huge)
     refuses("which is at most 134,217,728 pixels", read_coco, root, "segmentation")
     change(root, "annotations", 0, segmentation=[INNER])
-    monkeypatch.setattr(outlines, "_write", lambda *_, **__: (root / "gone/a").touch())
+    monkeypatch.setattr(outlines, "draw", lambda *_: (root / "gone/a").touch())
     refuses(r"No such file.*; copy the set to a folder that can", read_coco, root, "segmentation")

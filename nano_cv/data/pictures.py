@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -297,7 +298,7 @@ def check_classes(splits: Mapping[str, Resized]) -> None:
     if len(has) < len(splits):
         log.warning("%s: no pictures in 'test', so nothing is tested", root)
     used = np.any(list(has.values()), axis=0)
-    unlearnt = [n for n, lacks in zip(classes, used & ~has["train"], strict=True) if lacks]
+    unlearnt = list(compress(classes, used & ~has["train"]))
     if unlearnt and kind == "pictures":
         raise UserError(
             f"{root}: no pictures in 'train' for {listing(unlearnt)}; every class needs some; "
@@ -305,15 +306,12 @@ def check_classes(splits: Mapping[str, Resized]) -> None:
         )
     if not has["train"].any():
         raise UserError(f"{root}: no {kind} in 'train' for {listing(classes)}; nothing is learnt")
-    if kind == "pictures" and has["train"].sum() < 2:
-        raise UserError(f"{root}: pictures of at least two classes are needed in 'train'")
-    if kind == "pixels" and has["train"].sum() < 2:
+    if kind != "objects" and has["train"].sum() < 2:
         only = classes[int(has["train"].argmax())]
-        raise UserError(f"{root}: only '{only}' in 'train'; nothing is learnt")
-    unused = [name for name, occurs in zip(classes, used, strict=True) if not occurs]
-    if unused:
+        needed = f"{kind} of at least two classes are needed"
+        raise UserError(f"{root}: only '{only}' in 'train'; nothing is learnt: {needed}")
+    if unused := list(compress(classes, ~used)):
         log.warning("%s: classes without %s, kept all the same: %s", root, kind, listing(unused))
     for split, present in has.items():
-        lacking = [name for name, lacks in zip(classes, used & ~present, strict=True) if lacks]
-        if lacking:
+        if lacking := list(compress(classes, used & ~present)):
             log.warning("%s: no %s in '%s' for %s", root, kind, split, listing(lacking))

@@ -1,4 +1,5 @@
-"""Readers of data set formats, which turn a folder into `Pictures` per split.
+"""Readers of data set formats, one file per format, which turn a folder into `Pictures` per split.
 
-One file per format.
+They raise a `UserError` where files are missing or malformed, or where the format has no targets
+for the task. The message names the file, and the line or object in it.
 """

@@ -51,9 +51,6 @@ def read_coco(root: Path, task: str) -> dict[str, Pictures]:
     wrong; but CVAT marks each mask of its brush so, which is an object. Boxes of no size are left
     out with a warning. An object without `bbox` gets the box around its `segmentation`. `root` may
     be a JSON file, with its images below its folder.
-
-    Raises:
-        UserError: files are missing or malformed; the message names the file and the entry.
     """
     reading.check_task("COCO JSON", task, "detection", "segmentation")
     sources = {"train": root} if root.is_file() else find_sources(root)
@@ -101,11 +98,7 @@ def called_of(root: Path, source: Path) -> str | None:
 
 
 def find_sources(root: Path) -> dict[str, Path]:
-    """Find the JSON files below `root` by split; a file without a split in its name is `train`.
-
-    Raises:
-        UserError: there is no file to train with, or several are for the same split.
-    """
+    """Find the JSON files below `root` by split; a file without a split in its name is `train`."""
     by_split: dict[str | None, list[Path]] = defaultdict(list)
     every = sorted({*root.glob("[!.]*.json"), *root.glob("[!.]*/[!.]*.json")})
     for file in every:
@@ -210,11 +203,10 @@ def objects_of(
     """Return the objects of each image, by the image's id; with outlines for segmentation."""
     objects: dict[Ident, list[Object]] = {image["id"]: [] for image in content["images"]}
     used = {annotation["category_id"] for annotation in content["annotations"]}
-    names = {category["id"]: category["name"] for category in content["categories"]}
     labels = {
-        ident: reading.class_index(name, classes, f"{source}: category {ident}")
-        for ident, name in names.items()
-        if ident in used
+        ident: reading.class_index(category["name"], classes, f"{source}: category {ident}")
+        for category in content["categories"]
+        if (ident := category["id"]) in used
     }
     remarks: Counter[str] = Counter()
     for number, annotation in enumerate(content["annotations"]):

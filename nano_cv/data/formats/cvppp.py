@@ -22,9 +22,6 @@ def read_cvppp(root: Path, task: str) -> dict[str, Pictures]:
 
     There is no official split with labels, so the hash of folder and name decides. Many images show
     the same plant on different days and may fall into different splits: test metrics flatter.
-
-    Raises:
-        UserError: missing images or labels; the message says where to get the set.
     """
     files = sorted(root.glob("A[0-9]*/*_rgb.png"))
     if not files:

@@ -21,11 +21,7 @@ CLASSES = {"detection": ["leaf"], "segmentation": ["background", "leaf", "blosso
 
 
 def read_flowers(root: Path, task: str) -> dict[str, Pictures]:
-    """Read the set; the targets are species, boxes of leaves, or masks.
-
-    Raises:
-        UserError: the data has not been pulled, or some files are missing.
-    """
+    """Read the set; the targets are species, boxes of leaves, or masks."""
     species = sorted(folder.name for folder in root.glob("[!.]*") if folder.is_dir())
     return {split: read_split(root, split, task, species) for split in SPLITS}
 

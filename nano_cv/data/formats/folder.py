@@ -20,17 +20,14 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     these words, as `seg_train/`) with a folder per class in each, or it has the folders of the
     classes itself. Images of a missing split are taken out of `train/`, or out of all images, class
     by class, by the hash of class and file name. Classes are sorted by name, or as numbers if all
-    are numbers; classes without images are kept.
-
-    Raises:
-        UserError: no folders, images that lie beside them, splits inside of the folders of classes,
-            or a class that `train/` lacks.
+    are numbers; classes without images are kept. A class that `train/` lacks is refused, and so are
+    images beside the folders of classes, and splits inside of these.
     """
     reading.check_task("A folder per class", task, "classification", "generation")
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; it should hold a folder per class")
     folders, loose = look_into(root)
-    splits = splitting.one_for_each(splitting.group_by_split(folders))
+    splits = splitting.one_by_split(folders)
     splits = {split: unwrap(folder) for split, folder in splits.items()}
     words = {} if splits else splitting.by_words(folders)
     # All splits hold folders of the same names; a class such as `toy train` holds none.

@@ -41,11 +41,8 @@ def read_folder_masks(
     names. The classes are those of `colours`, as in `{road: [128, 64, 128]}`, or of a file of
     `TABLES`, or of `classes.txt`, one per line; without any, all masks are read, and the classes
     are `class 0` to the highest index. `ignore` are further values that mean an unknown class, as
-    255 does.
-
-    Raises:
-        UserError: images without masks or the reverse, lists that name missing images, or masks in
-            0 and 255 of more than two classes.
+    255 does. Refused are images without masks or the reverse, and masks in 0 and 255 of more than
+    two classes.
     """
     reading.check_task("A folder of masks", task, "segmentation")
     return read_masks(root, root / "images", root / "masks", root, colours, ignore)
@@ -206,10 +203,8 @@ def read_colours(file: Path) -> Colours:
 def white_objects(masks: Iterable[Path], classes: Sequence[str]) -> bool:
     """Return whether the masks have the values 0 and 255 (65535) only, so that 255 is the object.
 
-    Reading stops at the first mask with another value, mostly the first mask of all.
-
-    Raises:
-        UserError: the masks have these values only, but there are not two classes.
+    Reading stops at the first mask with another value, mostly the first mask of all. Without such a
+    mask there must be two classes.
     """
     white = None
     for file in masks:
@@ -270,9 +265,8 @@ def warn_of_palettes(masks: Iterable[Path]) -> None:
 def numbered(masks: Iterable[Path], meaning: Meaning = images.INDICES) -> list[str]:
     """Return the names `class 0` to `class N`, where N is the highest index in the masks.
 
-    Raises:
-        UserError: most indices below the highest never occur, or the highest is above `MAX_INDEX`,
-            so they are hardly class indices.
+    Refused are indices that are hardly those of classes: most of those below N never occur, or N is
+    above `MAX_INDEX`.
     """
     indices: set[int] = set()
     for file in masks:

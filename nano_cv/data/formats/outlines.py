@@ -8,7 +8,6 @@ changed labels and mended images get another folder.
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,37 +44,37 @@ def targets_for(
 
     A mask is written unless it was written before. Where objects overlap, the smaller object is on
     top. Pixels of groups (`iscrowd`) have no known class. `pictures` are the objects of each image.
-
-    Raises:
-        UserError: objects without an outline, or the folder cannot be written to.
     """
     if task != "segmentation":
         return as_boxes(source, pictures)
-    outlines = [item.outline for objects in pictures for item in objects]
-    polygons = [polygon for drawn in outlines if isinstance(drawn, list) for polygon in drawn]
+    every = [item for objects in pictures for item in objects]
+    drawn = [item for item in every if isinstance(item.outline, list)]
+    polygons = [polygon for item in drawn for polygon in item.outline]
     check_pixels(source, (number for polygon in polygons for number in polygon))
-    lacking = [item.where for objects in pictures for item in objects if not item.outline]
-    if lacking:
+    if lacking := [item.where for item in every if not item.outline]:
         raise UserError(
             f"{source}: {len(lacking)} objects have a box and no outline, and segmentation needs "
             f"outlines: {listing(lacking, most=3)}; boxes are learnt by model=centernet"
         )
-    flat = [
-        item.where
-        for objects in pictures
-        for item in objects
-        if isinstance(item.outline, list) and max(map(len, item.outline)) < MIN_NUMBERS
-    ]
+    flat = [item.where for item in drawn if max(map(len, item.outline)) < MIN_NUMBERS]
     warn_left_out(source, "outlines of less than three corners", flat)
     names = classes_for("segmentation", classes)
     numbers = [names.index(name) if name in names else 0 for name in classes]
-    drawn = [[(item.label, item.ignored, item.outline) for item in objects] for objects in pictures]
+    known = [[(item.label, item.ignored, item.outline) for item in objects] for objects in pictures]
     sizes = [size_of(file) for file in files]
-    text = json.dumps([numbers, list(map(str, files)), drawn, sizes])
+    text = json.dumps([numbers, list(map(str, files)), known, sizes])
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = root / f".masks_{key}"
+
+    def write(temporary: Path) -> None:
+        rows = enumerate(zip(sizes, pictures, strict=True))
+        for number, (size, objects) in track(rows, len(sizes), "Drawing masks once"):
+            if size:  # bad images are reported later, when all are decoded
+                mask = draw(objects, *size, numbers)
+                (temporary / f"{number}.png").write_bytes(images.encode_png(mask))
+
     try:
-        make_once(folder, partial(_write, sizes=sizes, pictures=pictures, numbers=numbers))
+        make_once(folder, write)
     except OSError as error:
         raise UserError(
             f"{folder}: the masks of the outlines cannot be written ({error.strerror}); copy the "
@@ -84,30 +83,12 @@ def targets_for(
     return [folder / f"{number}.png" for number in range(len(files))]
 
 
-def _write(
-    folder: Path,
-    sizes: Sequence[tuple[int, int] | None],
-    pictures: Sequence[Sequence[Object]],
-    numbers: Sequence[int],
-) -> None:
-    rows = enumerate(zip(sizes, pictures, strict=True))
-    for number, (size, objects) in track(rows, len(sizes), "Drawing masks once"):
-        if size is None:  # bad images are reported later, when all are decoded
-            continue
-        mask = draw(objects, *size, numbers)
-        (folder / f"{number}.png").write_bytes(images.encode_png(mask))
-
-
 def draw(
     objects: Sequence[Object], width: int, height: int, numbers: Sequence[int]
 ) -> NDArray[np.uint8]:
-    """Draw the mask of an image, uint8 `[H, W]`.
+    """Draw the mask of an image of `width` x `height` pixels, uint8 `[H, W]`.
 
-    Args:
-        objects: objects with outlines: polygons of x1 y1 x2 y2 ... in pixels, or COCO's runs.
-        width: width of the image in pixels.
-        height: height of the image in pixels.
-        numbers: the number in the mask for each label of the objects.
+    The objects have outlines; `numbers` are those in the mask for each label of the objects.
     """
     from pycocotools import mask as coco
 

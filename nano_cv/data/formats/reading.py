@@ -1,7 +1,4 @@
-"""Functions for the readers of all formats: text files, class names, images by name, boxes.
-
-Every fault of the data raises a `UserError` that names the file, and the line or object in it.
-"""
+"""Functions for the readers of all formats: text files, class names, images by name, boxes."""
 
 import codecs
 import logging
@@ -200,7 +197,7 @@ def find_listed(source: Path, pictures: Mapping[str, Path]) -> list[str]:
 
 def read_lists(folder: Path, pictures: Mapping[str, Path]) -> dict[str, list[str]]:
     """Read the list file of each split in `folder`, such as `val.txt`; see `find_listed`."""
-    files = splitting.one_for_each(splitting.group_by_split(folder.glob("*.txt")))
+    files = splitting.one_by_split(folder.glob("*.txt"))
     return {split: find_listed(file, pictures) for split, file in files.items()}
 
 
@@ -212,10 +209,7 @@ def find_labels(
     It has the name of the image but for the ending, and lies beside it; or, for an image below a
     folder `images/` or `JPEGImages/`, at the same place below a folder beside that. `folders` are
     possible names of that folder, in lower case. Warns of label files without an image, unless
-    their names begin with one of `others`.
-
-    Raises:
-        UserError: a label file would serve several images.
+    their names begin with one of `others`. A label file that would serve several is refused.
     """
     pictures = list(dict.fromkeys(pictures))
     inside = {picture.parent for picture in pictures}
@@ -288,10 +282,8 @@ def find_named(
     (`C:\\set\\train\\a.jpg`, `../upload/a.jpg`, `a`) match images anywhere below `root`, except in
     the folder of another split; among several images, the longest common end of the paths decides.
     An image without a common end is refused if the folder that the label file names is there.
-    `places` are the positions of the names in the label file, for messages.
-
-    Raises:
-        UserError: an image is missing, or two images fit equally well.
+    So is a missing image, or one of two that fit equally well. `places` are the positions of the
+    names in the label file, for messages.
     """
     files = [find_existing(name, folders) for name in names]
     lost = [index for index, file in enumerate(files) if not (file and file.is_file())]

@@ -70,11 +70,7 @@ def row_type(kind: str, longest: int) -> np.dtype[np.void]:
 
 
 def read_shards(root: str | Path, task: str) -> dict[str, Pictures]:
-    """Read a set in shards, from a folder or `s3://bucket/folder`, for the task of its targets.
-
-    Raises:
-        UserError: an index is missing or malformed, or the targets are of another task.
-    """
+    """Read a set in shards, from a folder or `s3://bucket/folder`, for the task of its targets."""
     folder = str(root if str(root).startswith(store.S3) else Path(root).absolute()).rstrip("/")
     pictures, digests, sets = {}, {}, set()
     for split in SPLITS:

@@ -58,12 +58,9 @@ def group_by_split(paths: Iterable[Path]) -> dict[str, list[Path]]:
     return groups
 
 
-def one_for_each(groups: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
-    """Return the path of each split, which must be its only path.
-
-    Raises:
-        UserError: a split has several paths.
-    """
+def one_by_split(paths: Iterable[Path]) -> dict[str, Path]:
+    """Return the folder or file named after each split; refuses several for the same split."""
+    groups = group_by_split(paths)
     for split, paths in groups.items():
         refuse_several(paths, f"the split '{split}'")
     return {split: paths[0] for split, paths in groups.items()}
@@ -120,10 +117,8 @@ def stable_splits(
     two images has them in `train` and the first of `missing`. If the hash leaves a split empty, the
     image whose hash lies nearest to the split's range is moved there. Equal names stay together.
 
-    Args:
-        names: names of the images, relative to the set, with forward slashes.
-        labels: the classes of each image, one or several; None does not distinguish classes.
-        missing: the splits that are taken out of these images; the rest is `train`.
+    `names` are relative to the set, with forward slashes; `labels` are the classes of each image.
+    The splits `missing` are taken out of these images, and the rest is `train`.
     """
     labels = labels or [()] * len(names)
     if len(set(names)) < len(names):
@@ -168,9 +163,6 @@ def as_splits(
     `given` are the images of each existing split; for a set without splits, all images as `train`.
     With `by_class`, targets are class indices or tuples of class indices, and each split gets all
     classes, as far as a picture of several classes allows.
-
-    Raises:
-        UserError: there are no images to train with.
     """
     spellings = Counter(map(str.casefold, classes))
     if alike := [name for name in classes if spellings[name.casefold()] > 1]:

@@ -60,9 +60,6 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
 
     `separator` stands between several labels in a cell; `none` if a cell is one label, and None to
     find out, see `find_separator`.
-
-    Raises:
-        UserError: columns, pictures or labels missing; names table and line.
     """
     reading.check_task("A CSV table", task, "classification", "generation")
     tables = {"": root} if root.is_file() else find_tables(root)
@@ -98,11 +95,8 @@ def part_labels(rows: Sequence[Row], source: Path, separator: str | None) -> lis
     """The rows with the labels that their cells hold; a line in the log says if they are several.
 
     Columns of 0 and 1 have been read already. Where exactly one of them is 1 in every row, each
-    picture has one label.
-
-    Raises:
-        UserError: a cell is empty, and nothing else says that a picture may have no label; or no
-            picture of a split has any.
+    picture has one label. An empty cell is refused if nothing else says that a picture may have no
+    label, and so is a split without any label.
     """
     cells = {row.labels[0] for row in rows if row.column} - {""}
     plural = all(row.column == "labels" for row in rows if row.column)
@@ -180,11 +174,7 @@ def parts_of(cell: str, separator: str) -> tuple[str, ...]:
 
 
 def read_list(cell: str) -> list[str]:
-    """The labels in a cell such as `["crack", "pothole"]`.
-
-    Raises:
-        UserError: the cell is something else, such as NumPy's `['crack' 'pothole']`.
-    """
+    """The labels in a cell such as `["crack", "pothole"]`; not NumPy's `['crack' 'pothole']`."""
     try:
         parts = yaml.load(cell, yaml.BaseLoader)  # which reads lists of Python and of JSON as text
     except yaml.YAMLError:
@@ -197,7 +187,7 @@ def read_list(cell: str) -> list[str]:
 def find_tables(root: Path) -> dict[str, Path]:
     """The table of each split; or that of all of them, under an empty name."""
     every = [path for path in reading.list_folder(root) if path.suffix in ENDINGS]
-    if tables := splitting.one_for_each(splitting.group_by_split(every)):
+    if tables := splitting.one_by_split(every):
         return tables
     common = [root / f"labels{ending}" for ending in ENDINGS if root / f"labels{ending}" in every]
     if not common and len(every) == 1:
@@ -316,10 +306,8 @@ def find_flags(
 ) -> dict[str, list[bool]]:
     """The columns of only 0 and 1, each with what it says of every record.
 
-    -1 is 0 in columns of only 1 and -1, if there are several and no column has 0.
-
-    Raises:
-        UserError: such a column is empty or -1 in a line.
+    -1 is 0 in columns of only 1 and -1, if there are several and no column has 0. A column that is
+    empty or -1 in some lines is refused.
     """
     cells_of = {name: [text_of(record[name]).lower() for _, record in records] for name in columns}
     signed = [name for name, cells in cells_of.items() if cells and set(cells) <= SIGNED]
@@ -344,11 +332,7 @@ def find_flags(
 
 
 def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
-    """The column for the file, label, labels or split; an empty name if there is none.
-
-    Raises:
-        UserError: several.
-    """
+    """The column for the file, label, labels or split, see `only`."""
     if kind in columns:
         return kind
     known = COLUMNS[kind].split()

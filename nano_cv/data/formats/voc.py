@@ -43,9 +43,6 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
     all three splits are taken out of the labelled images. For segmentation each image has a mask,
     `SegmentationClass/*.png`, and the lists lie in `ImageSets/Segmentation/`. With `partly`
     there is no warning of pictures that no list names.
-
-    Raises:
-        UserError: files are missing or malformed; the message names the file and the object.
     """
     reading.check_task("PASCAL VOC", task, "detection", "segmentation")
     if task == "segmentation":

@@ -38,9 +38,6 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
 
     The splits are `train`, `val` and `test` of `data.yaml`, or else as in `find_splits`. A missing
     split is taken out of `train` by the hash of the file names. `root` may be the YAML file itself.
-
-    Raises:
-        UserError: files are missing or malformed; the message names the file and the line.
     """
     reading.check_task("YOLO text", task, "detection", "segmentation")
     source = root if root.is_file() else find_yaml(root)
@@ -148,12 +145,10 @@ def find_splits(
             continue
         if split in entries:
             raise UserError(f"{source}: '{key}': the split '{split}' is given twice")
+        where = f"{source}: {key}"
         values = value if isinstance(value, list) else [value]
         if wrong := [type(text).__name__ for text in values if not isinstance(text, str)]:
-            raise UserError(
-                f"{source}: {key}: a path or a list of paths belongs there, no {wrong[0]}"
-            )
-        where = f"{source}: {key}"
+            raise UserError(f"{where}: a path or a list of paths belongs there, no {wrong[0]}")
         places = {text: place_of(root, text, content.get("path"), split) for text in values}
         absent = [text for text, place in places.items() if not place]
         entries[split] = [place for place in places.values() if place]
@@ -204,7 +199,7 @@ def usual_places(root: Path) -> dict[str, list[Path]]:
         inside = reading.list_folder(folder)
         inside = [path for path in inside if not re.fullmatch(NOT_SPLITS, path.name.lower())]
         places = [path for path in inside if path.is_dir() or path.suffix == ".txt"]
-        splits = splitting.one_for_each(splitting.group_by_split(places))
+        splits = splitting.one_by_split(places)
         if splits := splits or splitting.by_words([path for path in places if path.is_dir()]):
             lists = any(map(Path.is_file, splits.values()))  # of pictures in these folders
             splitting.warn_of_others(folder, inside, splits.values(), ["images", "obj"] * lists)

@@ -25,7 +25,6 @@ TIMEOUT = 30.0  # seconds without a byte
 TRIES = 4  # give up after so many tries in a row that brought no bytes
 PAUSE = 1.0  # seconds before the second try; doubled before each further try
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)  # archives cut short, or junk
-KINDS = {32: "md5", 64: "sha256"}  # kind of a digest, by its number of letters
 
 
 class Archive(NamedTuple):
@@ -40,6 +39,18 @@ class Archive(NamedTuple):
         """File name at the end of the URL."""
         return urlsplit(self.url).path.rpartition("/")[2]
 
+    @property
+    def kind(self) -> str:
+        """Kind of the digest, `md5` or `sha256`."""
+        return {32: "md5", 64: "sha256"}[len(self.digest)]
+
+    def fault_of(self, file: Path) -> str:
+        """Return what is wrong with the digest of a file; empty if nothing is."""
+        with file.open("rb") as content:
+            actual = hashlib.file_digest(content, self.kind).hexdigest()
+        same = actual == self.digest
+        return "" if same else f"has {self.kind} {actual}, and {self.digest} is needed"
+
 
 def obtain(archive: Archive, folder: Path, source: str | Path | None = None) -> Path:
     """Return the file, found in `source` if given, or in `folder`, or else fetched to `folder`.
@@ -49,13 +60,8 @@ def obtain(archive: Archive, folder: Path, source: str | Path | None = None) -> 
     """
     file = (folder if source is None else Path(source).expanduser()) / archive.name
     if file.exists():
-        kind = KINDS[len(archive.digest)]
-        actual = digest_of(file, kind)
-        if actual != archive.digest:
-            raise UserError(
-                f"{file}: has {kind} {actual}, and {archive.digest} is needed: damaged, or another "
-                "version; replace it"
-            )
+        if fault := archive.fault_of(file):
+            raise UserError(f"{file}: {fault}: damaged, or another version; replace it")
         return file
     if source is not None:
         raise UserError(
@@ -73,24 +79,20 @@ def fetch(archive: Archive, file: Path) -> Path:
         UserError: the server cannot be reached or refuses, or the digest is wrong.
         OSError: the disk is full; the bytes so far are kept.
     """
-    url, digest = archive.url, archive.digest
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.part")
-    kind = KINDS[len(digest)]
     sizes = f"{archive.size:,} bytes, " if archive.size else ""
     by_hand = (
-        f"Without a network: put the file at {file} ({sizes}{kind} {digest}) and "
+        f"Without a network: put the file at {file} ({sizes}{archive.kind} {archive.digest}) and "
         "start again, or name the folder where it lies: data.source=FOLDER"
     )
-    log.info("Fetching %s to %s", url, file)
-    _download(url, part, by_hand)
-    actual = digest_of(part, kind)
-    if actual != digest:
+    log.info("Fetching %s to %s", archive.url, file)
+    _download(archive.url, part, by_hand)
+    if fault := archive.fault_of(part):
         part.unlink()
         raise UserError(
-            f"{url}: the download has {kind} {actual}, and {digest} is needed; it was removed. "
-            "If it went on with the part of an earlier start, start again; else the server has "
-            f"another file now. {by_hand}"
+            f"{archive.url}: the download {fault}; it was removed. If it went on with the part of "
+            f"an earlier start, start again; else the server has another file now. {by_hand}"
         )
     os.replace(part, file)
     return file
@@ -111,18 +113,8 @@ def unpack(archive: Path, folder: Path) -> None:
         raise UserError(f"{archive}: cannot be unpacked: {one_line(error)}") from error
 
 
-def digest_of(file: Path, kind: str) -> str:
-    """Return the digest of a file, `md5` or `sha256`."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, kind).hexdigest()
-
-
 def gunzip(file: Path) -> bytes:
-    """Return the unpacked content of a `.gz` file.
-
-    Raises:
-        UserError: the file cannot be unpacked.
-    """
+    """Return the unpacked content of a `.gz` file; raises `UserError` if it is damaged."""
     try:
         return gzip.decompress(file.read_bytes())
     except DAMAGED as error:
