@@ -23,8 +23,8 @@ from benchmarks.serving.trial import Trial
 from nano_cv import building
 from nano_cv.config import help
 from nano_cv.export.validate import check_repository, read_config
+from nano_cv.metadata import read_metadata
 from nano_cv.serving.triton import LOOPBACK
-from nano_cv.tasks.weights import read_metadata
 from tools import write_configure
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]

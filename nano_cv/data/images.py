@@ -9,7 +9,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from glob import glob
@@ -229,9 +229,9 @@ def _to_rgb(image: Image.Image, header: headers.Header) -> Image.Image:
 
 
 @cache
-def say_once(what: str, *values: object) -> None:
+def say_once(what: str, *values: object, level: int = logging.INFO) -> None:
     """Log an assumption about images, once per process."""
-    log.info(what, *values)
+    log.log(level, what, *values)
 
 
 class Place(NamedTuple):
@@ -467,46 +467,46 @@ def enlarge_mask(mask: NDArray[np.uint8], width: int, height: int) -> NDArray[np
     return resized
 
 
-class Walk(NamedTuple):
-    """Files below a folder, without hidden ones, as texts, because there may be a million.
+def walk(
+    folder: Path, root: Path | None = None, endings: tuple[str, ...] = ("",), warn: bool = True
+) -> list[str]:
+    """List all files below `folder` that are not hidden, sorted as `Path` objects are.
 
-    `loops` are links to folders that were not followed: they lead to a folder of the set, or above
-    the set, or to a folder that another link has led to.
+    They are texts, because there may be a million. Links to folders outside of the set are followed
+    once each; others see `leads_back`, which may `warn`. `root` is that of the set, if `folder` is
+    a part of the set.
     """
-
-    files: list[str]  # sorted as `Path` objects are
-    loops: list[str]
-
-
-def walk(folder: Path, root: Path | None = None, endings: tuple[str, ...] = ("",)) -> Walk:
-    """List all files below `folder`; links to folders outside of the set are followed once each.
-
-    `root` is that of the set, if `folder` is a part of the set. A link in `cats/` to `dogs/`, or to
-    the folder above both, would give the cats the images of the dogs.
-    """
-    found, own = Walk([], []), os.path.realpath(root or folder)
+    files: list[str] = []
     seen = {os.path.realpath(folder)}
     for base, folders, names in os.walk(folder, followlinks=True):
         visible = [name for name in names if not name.startswith(".")]
         start = os.path.join(base, "")
-        found.files.extend(start + name for name in visible if name.lower().endswith(endings))
+        files.extend(start + name for name in visible if name.lower().endswith(endings))
         inside = sorted(name for name in folders if not name.startswith("."))
         folders.clear()  # what is left in this list is visited next
         for name in inside:
-            path = os.path.join(base, name)
-            link, target = os.path.islink(path), os.path.realpath(path)
-            if target in seen or (link and (_holds(target, own) or _holds(own, target))):
-                found.loops.extend([path] if link else [])
-            else:
+            path = Path(base, name)
+            target = os.path.realpath(path)
+            if not leads_back(path, root or folder, warn) and target not in seen:
                 folders.append(name)
                 seen.add(target)
-    found.files.sort(key=lambda path: path.replace(os.sep, "\0"))
-    return found
+    return sorted(files, key=lambda path: path.replace(os.sep, "\0"))
 
 
-def _holds(folder: str, other: str) -> bool:
-    """Return whether `other` is `folder` or lies in it; both are real paths."""
-    return os.path.commonpath([folder, other]) == folder
+def leads_back(path: Path, root: Path, warn: bool = True) -> bool:
+    """Return whether `path` is a link to `root`, to a folder in it or to a folder above it.
+
+    It is not followed: a link in `cats/` to `dogs/`, or to the folder above both, would give the
+    cats the images of the dogs.
+    """
+    if not path.is_symlink():
+        return False
+    target, own = os.path.realpath(path), os.path.realpath(root)
+    back = os.path.commonpath([target, own]) in (target, own)
+    if back and warn:
+        what = "%s: a link to a folder of the set, or above it, which is not followed"
+        say_once(what, path, level=logging.WARNING)
+    return back
 
 
 def find(
@@ -517,7 +517,7 @@ def find(
     Raises:
         ImageError: a name is not UTF-8, so no table could hold the name.
     """
-    paths = walk(folder, root, endings).files
+    paths = walk(folder, root, endings)
     for path in paths:
         try:
             path.encode()
@@ -526,31 +526,12 @@ def find(
     return Lazy(paths, Path)
 
 
-def warn_of_unread_files(folder: Path, read: Iterable[File] = ()) -> None:
-    """Warn of files and links below `folder` that look like images but are not read.
-
-    `read` are the images of the set, if it could be opened: a link that leads back into the set may
-    be the only way to some images.
-    """
-    found = walk(folder, endings=NOT_READ)
-    used = list(map(str, read)) if found.loops else []
-    # A folder above the set has pictures, and may be too large to search.
-    loops = [
-        link
-        for link in found.loops
-        if not any(path.startswith(f"{link}/") for path in used)
-        and (
-            _holds(os.path.realpath(link), os.path.realpath(folder))
-            or walk(Path(link), endings=EXTENSIONS).files
-        )
-    ]
-    for what, paths in (
-        ("files are in formats that are not read; save them as JPEG or PNG", found.files),
-        ("links lead to folders of the set, or above it, and are not followed", loops),
-    ):
-        if paths:
-            names = listing((Path(path).relative_to(folder).as_posix() for path in paths), most=5)
-            log.warning("%s: %d %s: %s", folder, len(paths), what, names)
+def warn_of_unread_files(folder: Path) -> None:
+    """Warn of files below `folder` that look like images but are not read."""
+    if paths := walk(folder, endings=NOT_READ, warn=False):
+        names = listing((Path(path).relative_to(folder).as_posix() for path in paths), most=5)
+        what = "files are in formats that are not read; save them as JPEG or PNG"
+        log.warning("%s: %d %s: %s", folder, len(paths), what, names)
 
 
 def matching(pattern: str) -> list[Path]:
@@ -561,5 +542,5 @@ def matching(pattern: str) -> list[Path]:
     at = parts.index("**")
     after = os.path.join(*parts[at + 1 :] or ("*",))
     bases = glob(str(Path(*parts[:at])))
-    files = (Path(path) for base in bases for path in walk(Path(base)).files)
+    files = (Path(path) for base in bases for path in walk(Path(base)))
     return [file for file in files if file.match(after)]

@@ -36,13 +36,17 @@ class Order(Sampler[int]):
         return len(range(rank, self.count - self.left_out, processes))
 
     def __iter__(self) -> Iterator[int]:
+        begin, self.skip = self.skip, 0
+        return map(int, self.whole()[begin : len(self)])
+
+    def whole(self) -> NDArray[np.int64]:
+        """Return the images of this process, also those that are skipped or left out."""
         processes, rank = self.ranks
         order = torch.arange(self.count)
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed + self.epoch)
             order = torch.randperm(self.count, generator=generator)
-        begin, self.skip = self.skip, 0
-        return map(int, order[: self.count - self.left_out][rank::processes][begin:].numpy())
+        return order[rank::processes].numpy()
 
 
 class ShardOrder(Order):
@@ -69,12 +73,13 @@ class ShardOrder(Order):
         self.starts = np.flatnonzero(np.diff(np.asarray(shards), prepend=-1))  # of the shards
         self.batch_size, self.workers = batch_size, max(1, workers)
 
-    def __iter__(self) -> Iterator[int]:
+    def whole(self) -> NDArray[np.int64]:
+        """See `Order`."""
         random = np.random.default_rng((self.seed, self.epoch))
         processes, rank = self.ranks
         count = len(self.starts)
         if count < processes * self.workers:  # so few that every worker can hold all of them
-            return super().__iter__()
+            return super().whole()
         dealt = random.permutation(count) if self.shuffle else np.arange(count)
         members = np.split(np.arange(self.count), self.starts[1:])
         line = np.concatenate([members[shard] for shard in dealt])
@@ -90,9 +95,7 @@ class ShardOrder(Order):
         pairs = list(zip(orders, whole, strict=True))
         batches = [order[:end].reshape(-1, self.batch_size) for order, end in pairs]
         turns = [batch for turn in zip_longest(*batches) for batch in turn if batch is not None]
-        order = np.concatenate([*turns, *(order[end:] for order, end in pairs)])
-        begin, self.skip = self.skip, 0
-        return map(int, order[begin : len(self)])
+        return np.concatenate([*turns, *(order[end:] for order, end in pairs)])
 
 
 class Draw(NamedTuple):

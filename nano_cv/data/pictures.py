@@ -185,13 +185,11 @@ def open_pictures(
         UserError: missing data, or splits with different classes.
     """
     root = located(root)
-    pictures: dict[str, Pictures] = {}
     try:
         pictures = dataset(root=root, task=task)
     finally:  # also after an error, as files that are not read may be its cause
         if isinstance(root, Path) and root.is_dir():
-            read = (file for part in pictures.values() for file in part.files)
-            images.warn_of_unread_files(root, read)
+            images.warn_of_unread_files(root)
     known = pictures["train"].classes
     for split, part in pictures.items():
         if part.classes != known:

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from nano_cv.errors import UserError, listing
 from nano_cv.files import replacing
-from nano_cv.metadata import KEY, WEIGHTS
-from nano_cv.metadata import read_metadata as read_metadata
+from nano_cv.metadata import KEY, WEIGHTS, read_metadata
 from nano_cv.tasks.classification import Classification
 from nano_cv.tasks.familiarity import Familiarity
 from nano_cv.tasks.task import Task

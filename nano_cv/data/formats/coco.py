@@ -18,7 +18,7 @@ from nano_cv.data import images
 from nano_cv.data.formats import outlines, reading, splitting
 from nano_cv.data.formats.reading import Object
 from nano_cv.data.formats.splitting import Sample, called
-from nano_cv.data.pictures import Pictures
+from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.data.targets import COUNTED, CROWD
 from nano_cv.errors import UserError, listing
 
@@ -104,10 +104,8 @@ def find_sources(root: Path) -> dict[str, Path]:
     for file in every:
         by_split[called_of(root, file)].append(file)
     chosen = {split: only for split, files in by_split.items() if (only := _only(files, split))}
-    unnamed = chosen.pop(None, None)
-    sources = {split: file for split, file in chosen.items() if split}
-    if unnamed:
-        sources.setdefault("train", unnamed)
+    # The file without a split in its name comes first, so that one named `train` goes before it.
+    sources = {split or "train": chosen[split] for split in (None, *SPLITS) if split in chosen}
     if "train" not in sources:
         hint = f"; there is: {listing(every)}" if every else ""
         raise UserError(f"{root}/annotations/train.json: cannot be read: No such file{hint}")

@@ -97,9 +97,7 @@ def class_folders(folder: Path) -> dict[str, Path]:
             f"{folder}: {len(loose)} pictures lie beside the folders of the classes: "
             f"{listing((path.name for path in loose), most=3)}; each belongs into that of its class"
         )
-    if any(path.is_symlink() for path in folders):
-        loops = images.walk(folder).loops  # links to other classes, or to the folder itself
-        folders = [path for path in folders if str(path) not in loops]
+    folders = [path for path in folders if not images.leads_back(path, folder)]
     names = [reading.normal(path.name) for path in folders]
     reading.refuse_repeated(names, f"{folder}: the same class twice")
     return dict(zip(names, folders, strict=True))

@@ -66,11 +66,11 @@ def read_masks(
     masks = find_masks(masks_folder, pictures)
     lists = reading.read_lists(lists_folder, pictures)
     listed = [name for names in lists.values() for name in names]
-    lonely = sorted(set(pictures) ^ set(masks))
-    if lonely := [name for name in listed if name not in masks] if lists else lonely:
+    lonely = set(listed) - set(masks) if lists else set(pictures) ^ set(masks)
+    if lonely:
         sides = [
             f"{pictures[name]} has no mask" if name in pictures else f"{masks[name]} has no picture"
-            for name in lonely
+            for name in sorted(lonely)
         ]
         raise UserError(f"{listing(sides, most=3)}; a mask is {masks_folder.name}/NAME.png")
     own = root / "classes.txt"
@@ -145,15 +145,13 @@ def meaning_of(
     indices = (ignore,) if isinstance(ignore, int) else tuple(ignore or ())
     known: Colours = {}
     source = "data.colours"
+    table = next((root / name for name in TABLES if (root / name).exists()), None)
     if colours:
         named = {reading.normal(str(name)): colour for name, colour in colours.items()}
         known = {name: colour_of(colour, f"{source}: {name}") for name, colour in named.items()}
-    else:
-        for table in (root / name for name in TABLES):
-            if table.exists():
-                known, source = read_colours(table), str(table)
-                log.info("%s: classes and the colours of the masks are taken from there", table)
-                break
+    elif table:
+        known, source = read_colours(table), str(table)
+        log.info("%s: classes and the colours of the masks are taken from there", table)
     if missing := [name for name in classes if known and name not in known]:
         raise UserError(f"{source}: no colour for {listing(missing)}, which classes.txt names")
     twice = [name for name, colour in known.items() if list(known.values()).count(colour) > 1]
