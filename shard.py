@@ -11,7 +11,6 @@ from nano_cv.config.cli import main
 def shard(config: DictConfig) -> None:
     """Check the set, write archives and their index, and say what to type next."""
     from nano_cv import building
-    from nano_cv.config.checks import task_name
     from nano_cv.config.options import as_setting
     from nano_cv.data import sharding
     from nano_cv.data.pictures import resize_splits
@@ -24,7 +23,7 @@ def shard(config: DictConfig) -> None:
     sharding.refuse_existing(output)
     options = (config.model.image_size, None, building.fit_of(config))
     splits, data_hash = resize_splits(building.open_pictures(config), *options)
-    sharding.write(splits, data_hash, task_name(config), output, int(config.shard_mb * 1e6))
+    sharding.write(splits, data_hash, output, int(config.shard_mb * 1e6))
     settings = ["+data=shards", f"+model={config.model.name}"]
     settings += [as_setting("data.root", output), f"data.name={config.data.name}"]
     count = sum(map(len, splits.values()))

@@ -95,7 +95,7 @@ def main() -> None:
             make_pictures(folder / "set", count)
             pictures = open_pictures(read_folder, folder / "set", "classification")
             splits, data_hash = resize_splits(pictures, SIDE, None, "stretch")
-            sharding.write(splits, data_hash, "classification", str(folder / "shards"), 10**7)
+            sharding.write(splits, data_hash, str(folder / "shards"), 10**7)
             for what, root, cache in (
                 ("for the first time", "set", folder / "cache"),
                 ("again", "set", folder / "cache"),

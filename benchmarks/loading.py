@@ -100,7 +100,7 @@ def main() -> None:
         pictures = open_pictures(dataset, root, "classification")
         opened = resize_splits(pictures, given.size, None, "stretch")
         for output in (str(folder / "shards"), url):
-            sharding.write(*opened, "classification", output, int(given.shard_mb * 1e6))
+            sharding.write(*opened, output, int(given.shard_mb * 1e6))
         rows = {
             "decoded once, cache": (make(root, dataset, cache=folder / "cache"), None),
             "loose files, no workers": (make(root, dataset), None),

@@ -82,7 +82,7 @@ def in_shards(
 ) -> str:
     """Writes a set; its hash."""
     splits, data_hash = opened(root, task, read)
-    write(splits, data_hash, task, output, most)
+    write(splits, data_hash, output, most)
     return data_hash
 
 

@@ -131,7 +131,7 @@ def test_the_same_set_in_shards(tmp_path):
     make_tags(tmp_path)
     loose, expected = open_splits(read_table, tmp_path, "classification", 16, None, "stretch")
     shards = tmp_path / "shards"
-    write(loose, expected, "classification", str(shards), 10**6)
+    write(loose, expected, str(shards), 10**6)
     packed, found = open_splits(read_shards, shards, "classification", 16, None, "stretch")
     assert found == expected
     assert packed["val"].targets([0, 3]).tolist() == [[0, 0, 0], [0, 1, 1]]

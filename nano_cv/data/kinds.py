@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 class Tags(Labels):
     """Tuples of class indices, for a classification with several labels per picture."""
 
+    kind = "labels"
+
     def batch(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """uint8 `[N, K]`: 1 for each label that a picture has, else 0."""
         batch = np.zeros((len(indices), len(self.classes)), np.uint8)
@@ -54,7 +56,7 @@ class BoxLists:
         boxes: of each picture, in pixels of the input; parts outside of the picture are cut off.
     """
 
-    unit = "objects"
+    unit, kind = "objects", "boxes"
 
     def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
         self.pictures, self.size, self.fit = pictures, size, fit
@@ -125,7 +127,7 @@ class BoxLists:
 class Masks:
     """A class at each pixel, for segmentation; decoded once if there is a cache."""
 
-    unit = "pixels"
+    unit, kind = "pixels", "mask"
 
     def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
         self.pictures, self.size, self.fit = pictures, size, fit

@@ -16,7 +16,7 @@ from nano_cv.data import images, store
 from nano_cv.data.formats.shards import FORMAT, OBJECTS, row_type
 from nano_cv.data.pictures import Resized
 from nano_cv.data.preparing import prepared
-from nano_cv.data.targets import Packed, are_tags
+from nano_cv.data.targets import Packed
 from nano_cv.errors import UserError
 from nano_cv.files import make_once
 
@@ -93,7 +93,7 @@ class ShardWriter:
         return start, len(content), hashlib.sha256(content).digest()
 
 
-def write(splits: Mapping[str, Resized], data_hash: str, task: str, output: str, most: int) -> None:
+def write(splits: Mapping[str, Resized], data_hash: str, output: str, most: int) -> None:
     """Write all splits of a set, and the hash of the set, as shards of about `most` bytes.
 
     In a folder the shards appear all together or not at all. In a store the indices are written
@@ -107,13 +107,13 @@ def write(splits: Mapping[str, Resized], data_hash: str, task: str, output: str,
     if most > 10**9:  # far below `store.MAX_SHARD`, because the last target may exceed `most`
         raise UserError(f"shard_mb={most / 1e6:g}: at most 1000 are allowed")
     if output.startswith(store.S3):
-        _write(splits, data_hash, task, output, most)
+        _write(splits, data_hash, output, most)
     else:
         ours = []
 
         def fill(folder: Path) -> None:
             ours.append(folder)
-            _write(splits, data_hash, task, str(folder), most)
+            _write(splits, data_hash, str(folder), most)
 
         make_once(Path(output), fill)
         if not ours:  # another process wrote the same output meanwhile
@@ -127,12 +127,8 @@ def refuse_existing(output: str) -> None:
         raise UserError(f"output={output}: there is one already; remove it, or choose another")
 
 
-def _write(
-    splits: Mapping[str, Resized], data_hash: str, task: str, folder: str, most: int
-) -> None:
-    of_classes = "labels" if are_tags(splits["train"].pictures.targets) else "label"
-    kind = {"detection": "boxes", "segmentation": "mask"}.get(task, of_classes)
-    indices = {}
+def _write(splits: Mapping[str, Resized], data_hash: str, folder: str, most: int) -> None:
+    kind, indices = splits["train"].fitted.kind, {}
     for split, resized in splits.items():
         archives, classes = ShardWriter(folder, split, kind, most), resized.pictures.classes
         counts = np.zeros(len(classes), np.int64)

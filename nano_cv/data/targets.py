@@ -2,7 +2,7 @@
 
 Four kinds, one class each: `Labels`, and in `kinds.py` `BoxLists`, `Masks` and `Tags`. All have the
 same methods: `batch` for the batches of a training, `count` for each class, `fingerprints` for the
-hash of a set, and `pack` for shards; `unit` says what is counted.
+hash of a set, and `pack` for shards; `unit` says what is counted, `kind` is the name in shards.
 Shapes: N pictures, M boxes at most, K classes.
 """
 
@@ -75,7 +75,7 @@ class Packed(NamedTuple):
 class Labels:
     """Class indices, for classification and generation; nothing to bring to a size."""
 
-    unit = "pictures"
+    unit, kind = "pictures", "label"
 
     def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
         self.labels, self.classes = pictures.targets, pictures.classes

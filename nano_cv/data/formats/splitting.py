@@ -190,9 +190,8 @@ def as_splits(
             ", ".join(f"{share} % {split}" for split, share in shares.items()),
             ", ".join(str(len(grouped[split])) for split in shares),
         )
-        counts = Counter(chain.from_iterable(labels or ()))
-        few = [classes[label] for label, count in counts.items() if count <= len(missing)]
-        if few:
+        held = Counter(chain.from_iterable(labels or ()))
+        if few := [classes[label] for label, count in held.items() if count <= len(missing)]:
             log.warning("%s: too few pictures to have some in every split: %s", root, listing(few))
     pictures = {}
     for split in SPLITS:
