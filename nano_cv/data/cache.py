@@ -36,14 +36,11 @@ Load = Callable[[File, bytes], NDArray[np.uint8]]  # turns a file and its conten
 class Cached:
     """Array of decoded images on disk, with the SHA-256 of each original file.
 
-    Args:
-        path: file of the array; `.sums` beside it holds the digests and checksums.
-        files: the original files.
-        load: decodes an image again if the array is damaged.
+    `.sums` beside the array holds digests and checksums. `load` decodes a damaged image again.
 
     Raises:
-        ValueError: the file is not whole, or not such an array.
-        OSError: the file does not exist.
+        ValueError: the array is not whole, or not such an array.
+        OSError: a file does not exist.
     """
 
     def __init__(self, path: Path, files: Sequence[File], load: Load) -> None:

@@ -43,9 +43,7 @@ def read_coco(root: Path, task: str) -> dict[str, Pictures]:
     """Read a set for detection; or for segmentation, where its objects have outlines.
 
     The classes are the categories of `train.json` in the order of their ids, which may have gaps.
-    Categories without objects are kept, except an unused supercategory, as Roboflow writes one. A
-    split without a file is taken out of `train` by the hash of the file names; so are all three
-    splits if there is only a single file.
+    Categories without objects are kept, except an unused supercategory, as Roboflow writes one.
 
     Groups of objects (`iscrowd`) are not learnt, and predictions there count as neither right nor
     wrong; but CVAT marks each mask of its brush so, which is an object. Boxes of no size are left

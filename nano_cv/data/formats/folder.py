@@ -18,10 +18,9 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
 
     The root has folders `train/`, `val/` and `test/` (or names as in `SPLIT_NAMES`, or with one of
     these words, as `seg_train/`) with a folder per class in each, or it has the folders of the
-    classes itself. Images of a missing split are taken out of `train/`, or out of all images, class
-    by class, by the hash of class and file name. Classes are sorted by name, or as numbers if all
-    are numbers; classes without images are kept. A class that `train/` lacks is refused, and so are
-    images beside the folders of classes, and splits inside of these.
+    classes itself. Missing splits get some images of each class. Classes are sorted by name, or as
+    numbers if all are numbers; classes without images are kept. A class that `train/` lacks is
+    refused, and so are images beside the folders of classes, and splits inside of these.
     """
     reading.check_task("A folder per class", task, "classification", "generation")
     if not root.is_dir():

@@ -36,13 +36,11 @@ def read_folder_masks(
     """Read a set for segmentation.
 
     `train.txt`, `val.txt` and `test.txt` list the images of a split, one per line, with or without
-    ending. Without lists, the folders `images/train/` and so on are the splits, if they hold all
-    images. A missing split is taken out of `train`, or out of all images, by the hash of the file
-    names. The classes are those of `colours`, as in `{road: [128, 64, 128]}`, or of a file of
-    `TABLES`, or of `classes.txt`, one per line; without any, all masks are read, and the classes
-    are `class 0` to the highest index. `ignore` are further values that mean an unknown class, as
-    255 does. Refused are images without masks or the reverse, and masks in 0 and 255 of more than
-    two classes.
+    ending. Without lists, the folders `images/train/` and so on are the splits. The classes are
+    those of `colours`, as in `{road: [128, 64, 128]}`, or of a file of `TABLES`, or of
+    `classes.txt`, one per line; without any, all masks are read, and the classes are `class 0` to
+    the highest index. `ignore` are further values that mean an unknown class, as 255 does. Refused
+    are images without masks or the reverse, and masks in 0 and 255 of more than two classes.
     """
     reading.check_task("A folder of masks", task, "segmentation")
     return read_masks(root, root / "images", root / "masks", root, colours, ignore)

@@ -1,7 +1,4 @@
-"""Recognises splits by their names, and divides images that come without splits.
-
-Every reader passes the images of the splits that a set has, and gets back all three splits.
-"""
+"""Recognises splits by their names, and takes missing ones out of `train`; see `as_splits`."""
 
 import hashlib
 import logging

@@ -52,11 +52,11 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
     """Read a set for classification or generation; `root` is the folder of the tables, or a table.
 
     `train.csv`, `val.csv` and `test.csv`; or one table for all of them, such as `labels.csv`, where
-    the column `split` says which. Rows without a split count as `train`. A split that no row has is
-    taken out of `train` by the hash of the file names, some of each class. Files are relative to
-    the folder of the table. Classes are the labels of the training split, sorted, as numbers where
-    all are numbers. Columns may be separated by commas, semicolons or tabs. Targets are
-    tuples of class indices if some pictures have several labels, see `part_labels`.
+    the column `split` says which. Rows without a split count as `train`, of which missing splits
+    get some of each class. Files are relative to the folder of the table. Classes are the labels of
+    the training split, sorted, as numbers where all are numbers. Columns may be separated by
+    commas, semicolons or tabs. Targets are tuples of class indices if some pictures have several
+    labels, see `part_labels`.
 
     `separator` stands between several labels in a cell; `none` if a cell is one label, and None to
     find out, see `find_separator`.

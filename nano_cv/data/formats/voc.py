@@ -37,12 +37,10 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
     all names that occur in any split, sorted, and for segmentation the 21 classes of VOC with the
     background first. For detection `background` is no class. Objects marked as difficult are not
     learnt, and predictions there count as neither right nor wrong; a name that only such objects
-    have is no class. The second column of a list is ignored.
+    have is no class.
 
-    A split without a list is taken out of `train` by the hash of the file names; without any list,
-    all three splits are taken out of the labelled images. For segmentation each image has a mask,
-    `SegmentationClass/*.png`, and the lists lie in `ImageSets/Segmentation/`. With `partly`
-    there is no warning of pictures that no list names.
+    For segmentation each image has a mask, `SegmentationClass/*.png`, and the lists lie in
+    `ImageSets/Segmentation/`. With `partly` there is no warning of pictures that no list names.
     """
     reading.check_task("PASCAL VOC", task, "detection", "segmentation")
     if task == "segmentation":

@@ -34,10 +34,8 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
 
     The classes are `names` of `data.yaml`, a list or a mapping from numbers, or else the lines of
     `classes.txt` or `obj.names`; classes without objects are kept. An image without a text file has
-    no objects. A polygon or a turned box becomes the upright box around it.
-
-    The splits are `train`, `val` and `test` of `data.yaml`, or else as in `find_splits`. A missing
-    split is taken out of `train` by the hash of the file names. `root` may be the YAML file itself.
+    no objects. A polygon or a turned box becomes the upright box around it. `root` may be the YAML
+    file itself.
     """
     reading.check_task("YOLO text", task, "detection", "segmentation")
     source = root if root.is_file() else find_yaml(root)
