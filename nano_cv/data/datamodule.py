@@ -123,7 +123,6 @@ class DataModule(pl.LightningDataModule):
             return None
         counts = torch.from_numpy(self.splits["train"].count()).double()
         weights = counts.clamp(min=1) ** -POWERS[self.balance]
-        weights[counts == 0] = 0
         weights *= counts.sum() / (weights * counts).sum()
         weights[counts == 0] = 1
         return weights.float()

@@ -509,19 +509,17 @@ def leads_back(path: Path, root: Path, warn: bool = True) -> bool:
     return back
 
 
-def find(
-    folder: Path, endings: tuple[str, ...] = EXTENSIONS, root: Path | None = None
-) -> Lazy[Path]:
+def find(folder: Path, root: Path | None = None) -> Lazy[Path]:
     """Find all images below `folder` by their endings, sorted; see `walk`.
 
     Raises:
         ImageError: a name is not UTF-8, so no table could hold the name.
     """
-    paths = walk(folder, root, endings)
+    paths = walk(folder, root, EXTENSIONS)
     for path in paths:
         try:
             path.encode()
-        except UnicodeEncodeError:  # no table could hold the name
+        except UnicodeEncodeError:
             raise ImageError(f"{os.fsencode(path)!r}: a name that is not UTF-8") from None
     return Lazy(paths, Path)
 

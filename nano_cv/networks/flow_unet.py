@@ -22,7 +22,7 @@ from torch.nn.functional import (
 
 from nano_cv.metadata import Size, height_width
 
-GROUPS = 8
+GROUPS, HEADS = 8, 4  # of the norms, and of the attention
 FREQUENCIES = 64  # sines and as many cosines embed the time
 
 
@@ -114,11 +114,10 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention between all positions, with four heads (Vaswani et al. 2017)."""
+    """Self-attention between all positions, with several heads (Vaswani et al. 2017)."""
 
-    def __init__(self, width: int, heads: int = 4) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = heads
         self.norm = nn.GroupNorm(GROUPS, width)
         self.ask = nn.Conv2d(width, 3 * width, kernel_size=1)
         self.answer = nn.Conv2d(width, width, kernel_size=1)
@@ -128,7 +127,7 @@ class Attention(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Turn features `[B, C, H, W]` into features of the same shape."""
         batch, width, height, across = features.shape
-        parts = self.ask(self.norm(features)).view(batch, 3, self.heads, width // self.heads, -1)
+        parts = self.ask(self.norm(features)).view(batch, 3, HEADS, width // HEADS, -1)
         query, key, value = parts.transpose(3, 4).unbind(dim=1)
         mixed = scaled_dot_product_attention(query, key, value)
         return features + self.answer(mixed.transpose(2, 3).reshape(batch, width, height, across))

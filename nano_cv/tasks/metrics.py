@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from nano_cv.data import images
 
+BINS = 15  # of the calibration error
+
 
 def confusion(truth: NDArray[Any], predicted: NDArray[Any], classes: int) -> NDArray[np.int64]:
     """Confusion matrix `[K, K]` of class indices of any shape: rows are true, columns predicted."""
@@ -77,18 +79,16 @@ def classification_figures(counts: NDArray[np.int64], classes: Sequence[str]) ->
     return {"accuracy": share_right(counts), "f1": mean_known(figures["f1"]), **recalls}
 
 
-def expected_calibration_error(
-    probabilities: NDArray[Any], labels: NDArray[Any], bins: int = 15
-) -> float:
+def expected_calibration_error(probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
     """Mean difference between the probability of the predicted class and the share of right ones.
 
-    The differences are those of `bins` intervals of equal width, weighted by their numbers of
+    The differences are those of `BINS` intervals of equal width, weighted by their numbers of
     pictures (Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning").
     `probabilities` are `[N, K]`, `labels` are the true classes `[N]`.
     """
     sure = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
-    which = np.ceil(sure * bins).astype(np.int64).clip(1, bins)
+    which = np.ceil(sure * BINS).astype(np.int64).clip(1, BINS)
     gaps = np.bincount(which, weights=right - sure)
     return float(np.abs(gaps).sum() / max(len(labels), 1))
 

@@ -69,12 +69,14 @@ def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
     if unfit:
         log.info("%s is left as it is, because of %s; these weights are %s", path, unfit, own)
         return own
-    content, outcome = own.read_bytes(), "new"
-    if path.exists() and path.read_bytes() == content:
+    content = own.read_bytes()
+    if not path.exists():
+        outcome = "new"
+    elif path.read_bytes() == content:
         outcome = "as it was"
-    elif path.exists() and _same_network(own, path):  # of a finished run that was resumed
+    elif _same_network(own, path):  # of a finished run that was resumed
         outcome = "the same weights again"
-    elif path.exists():
+    else:
         kept = _keep(path, own.parent.parent.glob(f"*/{WEIGHTS}"))
         outcome = f"{_compared(own, path, mode)}, kept as {kept.name}"
     with replacing(path) as temporary:  # renamed over a link, not written through it
