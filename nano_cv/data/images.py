@@ -268,6 +268,8 @@ def _framed(
 ) -> NDArray[np.uint8]:
     left, top, width, height = place(*image.size, size, fit)
     resized = np.asarray(image.resize((width, height), way))
+    if (height, width) == height_width(size):  # no margins
+        return resized
     framed = np.full((*height_width(size), *resized.shape[2:]), margin, np.uint8)
     framed[top : top + height, left : left + width] = resized
     return framed

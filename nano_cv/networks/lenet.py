@@ -14,8 +14,7 @@ from nano_cv.metadata import Size, height_width
 class LeNet(nn.Module):
     """Blocks of 3x3 convolution, leaky ReLU, 2x2 average pooling, batch norm; then a linear layer.
 
-    `channels` are those of the blocks, each of which halves the side; `dropout` is the share of the
-    last features dropped in training.
+    `configs/model/lenet.yaml` explains the options.
     """
 
     def __init__(

@@ -104,7 +104,7 @@ class Classification(Task):
         return {"loss": self.loss(logits, labels)}, self.compare(logits, labels)
 
     def compare(self, logits: Tensor, labels: Tensor) -> NDArray[Any]:
-        """What `figures` computes metrics from: here the confusion matrix `[K, K]`."""
+        """What `figures` computes metrics from: here the confusion matrix, int64 `[K, K]`."""
         pair = labels.cpu().numpy(), logits.argmax(dim=1).cpu().numpy()
         return confusion(*pair, len(self.metadata.classes))
 

@@ -62,8 +62,9 @@ class Segmentation(Task):
 def dice_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """Dice loss (Milletari et al. 2016, "V-Net") of logits `[B, K, H, W]`, masks int64 `[B, H, W]`.
 
-    It is 1 - 2 * overlap / (true area + predicted area), the mean over classes that occur. If
-    absent classes counted too, never predicting a rare class would give the lowest loss.
+    Masks have 255 where no class is known. The loss is 1 - 2 * overlap / (true area + predicted
+    area), the mean over classes that occur. If absent classes counted too, never predicting a rare
+    class would give the lowest loss.
     """
     known = (masks != IGNORE)[:, None]
     probability = logits.softmax(dim=1) * known

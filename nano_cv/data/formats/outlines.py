@@ -44,6 +44,9 @@ def targets_for(
 
     A mask is written unless it was written before. Where objects overlap, the smaller object is on
     top. Pixels of groups (`iscrowd`) have no known class. `pictures` are the objects of each image.
+
+    Raises:
+        UserError: objects without an outline, or the folder cannot be written to.
     """
     if task != "segmentation":
         return as_boxes(source, pictures)

@@ -160,6 +160,9 @@ def as_splits(
     `given` are the images of each existing split; for a set without splits, all images as `train`.
     With `by_class`, targets are class indices or tuples of class indices, and each split gets all
     classes, as far as a picture of several classes allows.
+
+    Raises:
+        UserError: there are no images to train with.
     """
     spellings = Counter(map(str.casefold, classes))
     if alike := [name for name in classes if spellings[name.casefold()] > 1]:

@@ -174,7 +174,11 @@ def parts_of(cell: str, separator: str) -> tuple[str, ...]:
 
 
 def read_list(cell: str) -> list[str]:
-    """The labels in a cell such as `["crack", "pothole"]`; not NumPy's `['crack' 'pothole']`."""
+    """The labels in a cell such as `["crack", "pothole"]`.
+
+    Raises:
+        UserError: the cell is something else, such as NumPy's `['crack' 'pothole']`.
+    """
     try:
         parts = yaml.load(cell, yaml.BaseLoader)  # which reads lists of Python and of JSON as text
     except yaml.YAMLError:
