@@ -230,7 +230,7 @@ def _to_rgb(image: Image.Image, header: headers.Header) -> Image.Image:
 
 @cache
 def say_once(what: str, *values: object, level: int = logging.INFO) -> None:
-    """Log an assumption about images, once per process."""
+    """Log an assumption or a warning about images, once per process."""
     log.log(level, what, *values)
 
 
@@ -475,8 +475,8 @@ def walk(
     """List all files below `folder` that are not hidden, sorted as `Path` objects are.
 
     They are texts, because there may be a million. Links to folders outside of the set are followed
-    once each; others see `leads_back`, which may `warn`. `root` is that of the set, if `folder` is
-    a part of the set.
+    once each; `leads_back` is about other links, and may `warn` of them. `root` is that of the set,
+    if `folder` is a part of the set.
     """
     files: list[str] = []
     seen = {os.path.realpath(folder)}
@@ -498,8 +498,8 @@ def walk(
 def leads_back(path: Path, root: Path, warn: bool = True) -> bool:
     """Return whether `path` is a link to `root`, to a folder in it or to a folder above it.
 
-    It is not followed: a link in `cats/` to `dogs/`, or to the folder above both, would give the
-    cats the images of the dogs.
+    Such a link is not followed: one in `cats/` to `dogs/`, or to the folder above both, would give
+    the cats the images of the dogs.
     """
     if not path.is_symlink():
         return False

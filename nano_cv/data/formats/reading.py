@@ -209,7 +209,7 @@ def find_labels(
     It has the name of the image but for the ending, and lies beside it; or, for an image below a
     folder `images/` or `JPEGImages/`, at the same place below a folder beside that. `folders` are
     possible names of that folder, in lower case. Warns of label files without an image, unless
-    their names begin with one of `others`. A label file that would serve several is refused.
+    their names begin with one of `others`. Refuses a label file of several images.
     """
     pictures = list(dict.fromkeys(pictures))
     inside = {picture.parent for picture in pictures}

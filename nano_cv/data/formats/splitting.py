@@ -58,9 +58,9 @@ def group_by_split(paths: Iterable[Path]) -> dict[str, list[Path]]:
 def one_by_split(paths: Iterable[Path]) -> dict[str, Path]:
     """Return the folder or file named after each split; refuses several for the same split."""
     groups = group_by_split(paths)
-    for split, paths in groups.items():
-        refuse_several(paths, f"the split '{split}'")
-    return {split: paths[0] for split, paths in groups.items()}
+    for split, named_so in groups.items():
+        refuse_several(named_so, f"the split '{split}'")
+    return {split: named_so[0] for split, named_so in groups.items()}
 
 
 def refuse_several(paths: Sequence[Path], what: str) -> None:
