@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import re
 import shlex
 from collections.abc import Collection, Mapping
@@ -38,7 +37,6 @@ log = logging.getLogger(__name__)
 OF_LEARNER = ("optimizer", "warmup_epochs", "layer_decay", "ema_decay")
 # Keys of `model.task` that change the answers of trained weights.
 OF_ANSWERS = ("steps", "guidance", "max_detections", "overlap")
-MAX_ROUNDING = 0.2  # largest relative difference of sizes that rounding to multiples explains
 # Keys of `data` that are handed to the function `data.dataset`.
 READ_BY_SET = ("source", "colours", "ignore", "separator")
 if TYPE_CHECKING:  # these import torch, and engines without torch use this module too
@@ -342,7 +340,8 @@ def check_network(
     asked = size_of(config)
     rows, columns = height_width(metadata.image_size)
     # With `shape: pictures`, the configured side only sets the number of pixels.
-    about = isinstance(asked, int) and abs(math.sqrt(rows * columns) / asked - 1) < MAX_ROUNDING
+    pixels = [(rows + half) * (columns + half) for half in (-pictures.STEP / 2, pictures.STEP / 2)]
+    about = isinstance(asked, int) and pixels[0] <= asked**2 <= pixels[1]
     shaped = config.model.get("shape") == "pictures"
     size = metadata.image_size if shaped and about else asked
     options = network_options(config) | {"image_size": size}

@@ -346,6 +346,11 @@ def test_a_budget_in_minutes_ends_in_time(succeeds, flowers, tmp_path):
     assert rate < 0.05 * first, "the rate has fallen"
 
 
+def test_minutes_or_epochs_but_not_both(fails):
+    said = fails("train", *TINY, "trainer.minutes=1")
+    assert "trainer.minutes=1" in said and "trainer.max_epochs=1 is another one" in said
+
+
 def test_other_regularisation_after_a_training_of_ones_own(succeeds, fails, flowers):
     succeeds("train", *TINY, "test=false")
     file = "model.pretrained=weights/lenet_flowers.safetensors"

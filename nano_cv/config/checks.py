@@ -109,6 +109,11 @@ def check_run(options: Options, overrides: Sequence[Override]) -> DictConfig:
         check_name(f"{config.model.name}_{config.data.name}")
         _check_task(options, config)
         _check_root(config, overrides)
+    if options.script == "train" and config.trainer.minutes and config.trainer.max_epochs:
+        raise UserError(
+            f"trainer.minutes={config.trainer.minutes} makes the number of epochs, and "
+            f"trainer.max_epochs={config.trainer.max_epochs} is another one; leave out one of them"
+        )
     _check_writable(config, WRITTEN_FOLDERS.get(options.script, ("runs",)))
     return config
 
