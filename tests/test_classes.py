@@ -87,6 +87,16 @@ def test_splits_by_a_word_in_their_names(tmp_path, caplog):
     assert "passed over, for it is no split: seg_pred" in caplog.text
 
 
+def test_a_set_in_a_folder_of_its_own(tmp_path, caplog):
+    """As an unpacked archive leaves it, with splits and without."""
+    caplog.set_level("INFO")
+    make_folder(tmp_path / "archive/dataset")
+    assert folders(tmp_path / "archive")["val"].names[0] == "val/cat/val0.png"
+    assert f"{tmp_path}/archive: the set lies in dataset" in caplog.text
+    make_folder(tmp_path / "more/pictures", splits=())
+    assert folders(tmp_path / "more")["train"].classes == ["cat", "dog"]
+
+
 def test_classes_that_hold_folders(tmp_path):
     for name in ("toy train", "car"):
         for number in range(9):
@@ -242,6 +252,50 @@ def test_a_split_column_of_another_name(tmp_path, caplog):
     write_table(tmp_path, rows, header="file,label,data set")
     assert sorted(tables(tmp_path)["test"].names) == sorted(f"{n}.png" for n in range(8))
     assert "'data set' is the split" in caplog.text
+
+
+def test_columns_of_others(tmp_path, caplog):
+    """fastai's `is_valid`, an `image_id` without ending; and columns that are not used."""
+    caplog.set_level("INFO")
+    rows = ["image_id,label,is_valid,age"]
+    for number in range(12):
+        picture(tmp_path / f"{number}.png")
+        rows.append(f"{number},{'cat' if number % 2 else 'dog'},{number > 7},{number}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    splits = tables(tmp_path)
+    assert {file.stem for file in splits["val"].files} == {"8", "9", "10", "11"}
+    assert "'image_id' is the file, 'is_valid' is the split" in caplog.text
+    assert "columns that are not used: age" in caplog.text
+    (tmp_path / "labels.csv").write_text("\n".join([*rows, "3,cat,False,3"]))
+    assert refused(lambda: tables(tmp_path)).endswith("; remove one of them")
+
+
+def test_splits_of_a_table_in_the_folders_of_the_pictures(tmp_path, caplog):
+    caplog.set_level("INFO")
+    rows = ["file,label"]
+    for split, count in (("train", 6), ("test", 2)):
+        for number, name in [(n, name) for n in range(count) for name in COLOURS]:
+            picture(tmp_path / f"{split}/{name}/{number}.png")
+            rows.append(f"{split}/{name}/{number}.png,{name}")
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    assert {name.split("/")[0] for name in tables(tmp_path)["test"].names} == {"test"}
+    assert "the folders of the pictures are taken as splits: test, train" in caplog.text
+
+
+@pytest.mark.parametrize("table", ["{split}_labels.csv", "{split}/_classes.csv"])
+def test_tables_of_splits_by_other_names(tmp_path, table):
+    """The second as Roboflow writes it, beside the pictures, which may have several labels."""
+    for split in SPLITS:
+        rows = ["filename, cat, dog"]
+        for number in range(4):
+            picture(tmp_path / f"{split}/{split}{number}.png")
+            rows.append(f"{split}{number}.png, {number % 2}, {int(number > 1)}")
+        (tmp_path / table.format(split=split)).write_text("\n".join(rows))
+    splits = tables(tmp_path)
+    assert {split: part.names[0] for split, part in splits.items()} == {
+        split: f"{split}/{split}0.png" for split in SPLITS
+    }
+    assert splits["test"].targets == [(), (0,), (1,), (0, 1)]
 
 
 def test_rows_without_a_split_go_where_no_row_says_otherwise(tmp_path, caplog):

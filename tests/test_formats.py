@@ -420,6 +420,37 @@ def test_coco_of_one_file_is_split_by_the_hash(root, file, folder, caplog):
     assert coco(root / file)["val"].classes == ["cat", "dog"], "the file itself"
 
 
+@pytest.mark.parametrize("read", [coco, voc], ids=["coco", "voc"])
+def test_splits_that_only_the_folders_of_the_pictures_name(root, read, caplog):
+    """Not by the hash: then pictures of a person's own test split would be trained on."""
+    caplog.set_level("INFO")
+    places = [("train", n) for n in range(6)] + [("test", n) for n in range(3)]
+    boxes = [("cat", 0, 0, 16, 8)]
+    entries, objects = [], []
+    for ident, (split, number) in enumerate(places, start=1):
+        picture(root / f"images/{split}/{number}.jpg")
+        if read is voc:
+            write(root / f"annotations/{split}/{number}.xml", xml(boxes))
+        entries.append({"id": ident, "file_name": f"{split}/{number}.jpg"})
+        objects.append({"image_id": ident, "category_id": 1, "bbox": [0, 0, 16, 8]})
+    categories = [{"id": 1, "name": "cat"}]
+    content = {"images": entries, "annotations": objects, "categories": categories}
+    if read is coco:
+        write(root / "annotations/instances.json", json.dumps(content))
+    splits = read(root)
+    assert {file.parent.name for file in splits["test"].files} == {"test"}
+    assert len(splits["test"]) == 3 and len(splits["train"]) + len(splits["val"]) == 6
+    assert "the folders of the pictures are taken as splits: test, train" in caplog.text
+    (root / "images/test/0.jpg").rename(root / "images/0.jpg")
+    if read is voc:
+        (root / "annotations/test/0.xml").rename(root / "annotations/0.xml")
+    else:
+        entries[6]["file_name"] = "0.jpg"
+        write(root / "annotations/instances.json", json.dumps(content))
+    read(root)
+    assert "folders are named after test, train, but not counted as splits, for" in caplog.text
+
+
 def test_coco_itself(root, caplog):
     make_coco(root, "{split}")
     for split in ("train", "val"):
@@ -836,6 +867,47 @@ def test_masks_in_folders_of_splits(root, caplog):
         mask(root / "masks" / folder / "more.png", [1])
     assert folder_masks(root)["val"].names == [f"images/val/val_{n}.jpg" for n in range(3)]
     assert "images: passed over, for it is no split: extra, more.jpg" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("picture_at", "mask_at", "said"),
+    [
+        ("{split}/images/{name}.jpg", "{split}/masks/{name}.png", ""),
+        ("{split}/{name}.jpg", "{split}/{name}_mask.png", "images in train/, masks in train/"),
+        ("Images/{split}/{name}.jpg", "Labels/{split}/{name}.png", "images in Images/"),
+        ("images/{split}/img_{name}.jpg", "masks/{split}/mask_{name}.png", "is taken to be"),
+        ("images/{split}/{name}_image.jpg", "masks/{split}/{name}_mask.png", "is taken to be"),
+    ],
+)
+def test_masks_as_people_name_them(root, caplog, picture_at, mask_at, said):
+    caplog.set_level("INFO")
+    for split in SPLITS:
+        for number in range(2):
+            place = {"split": split, "name": f"{split}{number}"}
+            picture(root / picture_at.format(**place))
+            mask(root / mask_at.format(**place), [0, 1, 255, number])
+        if "_mask" in mask_at and "masks" not in mask_at:  # as Roboflow writes them
+            table = "Pixel Value, Class\n0, background\n1, road\n"
+            write(root / split / "_classes.csv", table)
+    splits = folder_masks(root)
+    for split, part in splits.items():
+        assert len(part) == 2
+        for file, drawn in zip(part.files, part.targets, strict=True):
+            assert split in str(file) and file.stem.strip("_abegikms") == drawn.stem.strip(
+                "_abegikms"
+            )
+    named = ["background", "road"] if (root / "train/_classes.csv").exists() else None
+    assert splits["train"].classes == (named or ["class 0", "class 1"])
+    assert said in caplog.text
+    if named:
+        write(root / "test/_classes.csv", "Pixel Value, Class\n0, background\n1, lane\n")
+        refuses("the names of the classes, which differ", folder_masks, root)
+
+
+def test_masks_in_a_folder_of_another_name(root):
+    make_masks(root)
+    (root / "masks").rename(root / "pngs")
+    refuses("masks: no such folder, .*beside it there is: images, pngs", folder_masks, root)
 
 
 def test_masks_without_pictures_and_the_reverse(root):

@@ -319,6 +319,13 @@ def test_colour_of_12_bits_in_16(caplog, highest, warned):
     assert ("looks almost black" in caplog.text) == warned
 
 
+def test_dark_grey_in_16_bits(caplog):
+    images.say_once.cache_clear()
+    levels = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    assert pixels(encoded(Image.fromarray(levels), "PNG")).max() == 15
+    assert "a picture of 16-bit grey has only low values and looks almost black" in caplog.text
+
+
 def test_what_is_too_large_in_a_file_or_a_shard(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MAX_BYTES", 1000)
     (tmp_path / "a.png").write_bytes(bytes(1001))
@@ -352,9 +359,13 @@ def test_what_is_not_read_is_named(tmp_path, caplog):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "gone.jpg").symlink_to("nowhere")
+    for name in ("bare", "b/g.jpg.1", "h.jpg?w=9"):
+        (tmp_path / name).write_bytes(encoded(Image.new("RGB", (9, 9)), "JPEG"))
+    (tmp_path / "README").write_text("of these pictures")
     images.warn_of_unread_files(tmp_path)
-    (said,) = [record.getMessage() for record in caplog.records]
+    said, bare = [record.getMessage() for record in caplog.records]
     assert "3 files are in formats that are not read" in said and "a.jxl, b/c.CR2" in said
+    assert "3 pictures lack an ending" in bare and bare.endswith("b/g.jpg.1, bare, h.jpg?w=9")
     with pytest.raises(ImageError, match=r"gone\.jpg: cannot be read: No such file"):
         images.decode(next(file for file in images.find(tmp_path) if file.stem == "gone"))
 

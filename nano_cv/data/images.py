@@ -54,6 +54,7 @@ NOT_READ = (
     *(".jxl", ".psd", ".svg", ".pdf", ".eps", ".ico", ".exr", ".dcm", ".qoi"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw"),
 )  # endings of files that a warning names where a folder is opened
+ANY_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,9}$")  # not those of `a.jpg.1` and `a.jpg?w=9`
 LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "TGA", "TIFF")  # formats that masks may have
 MAX_BYTES = 512 * 1024 * 1024  # of a file
 MAX_PIXELS = 128 * 1024 * 1024  # 400 MB once decoded; larger images count as decompression bombs
@@ -72,6 +73,8 @@ UPRIGHT = {
 }
 MIN_SIDE = 8  # pixels; smaller files are tracking pixels or broken thumbnails
 CAMERA_BITS = 12  # bits that most cameras use of 16
+DARK = 16  # level of 0 to 255; an image without higher ones looks black
+LOOKS_BLACK = "a picture of 16-bit %s has only low values and looks almost black; save it in 8 bits"
 GREY = 114  # level of the margins of a letterbox
 IGNORE = 255  # value in masks of pixels of no known class
 Image.MAX_IMAGE_PIXELS = None  # switches off Pillow's own limit, in favour of MAX_PIXELS
@@ -216,10 +219,11 @@ def _to_rgb(image: Image.Image, header: headers.Header) -> Image.Image:
                 *((1 << CAMERA_BITS) - 1, CAMERA_BITS),
             )
         levels >>= used - 8
+        if 0 < levels.max() < DARK:
+            say_once(LOOKS_BLACK, "grey", level=logging.WARNING)
         image = Image.fromarray(levels.astype(np.uint8))
-    elif header.depth == 16 and image.mode[:3] == "RGB" and np.array(image)[..., :3].max() < 16:
-        # Pillow keeps the upper 8 bits of a value.
-        say_once("16-bit colour without values above 4095 looks almost black; save it in 8 bits")
+    elif header.depth == 16 and image.mode[:3] == "RGB" and np.array(image)[..., :3].max() < DARK:
+        say_once(LOOKS_BLACK, "colour", level=logging.WARNING)  # Pillow keeps the upper 8 bits
     if image.has_transparency_data:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
@@ -528,10 +532,25 @@ def find(folder: Path, root: Path | None = None) -> Lazy[Path]:
 
 def warn_of_unread_files(folder: Path) -> None:
     """Warn of files below `folder` that look like images but are not read."""
-    if paths := walk(folder, endings=NOT_READ, warn=False):
-        names = listing((Path(path).relative_to(folder).as_posix() for path in paths), most=5)
-        what = "files are in formats that are not read; save them as JPEG or PNG"
-        log.warning("%s: %d %s: %s", folder, len(paths), what, names)
+    every = walk(folder, warn=False)
+    others = [path for path in every if path.lower().endswith(NOT_READ)]
+    bare = [path for path in every if not ANY_ENDING.search(path) and _begins_as_image(path)]
+    for what, paths in (
+        ("files are in formats that are not read; save them as JPEG or PNG", others),
+        ("pictures lack an ending such as .jpg, and are not read; rename them", bare),
+    ):
+        if paths:
+            names = listing((Path(path).relative_to(folder).as_posix() for path in paths), most=5)
+            log.warning("%s: %d %s: %s", folder, len(paths), what, names)
+
+
+def _begins_as_image(path: str) -> bool:
+    """Return whether a file begins as JPEG, PNG, GIF or WebP files do."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(8).startswith((headers.JPEG, headers.PNG, headers.GIF, b"RIFF"))
+    except OSError:  # not allowed, or gone
+        return False
 
 
 def matching(pattern: str) -> list[Path]:

@@ -61,6 +61,8 @@ def read_coco(root: Path, task: str) -> dict[str, Pictures]:
         for split, file in sources.items()
     }
     reading.warn_of_unused(root, [sample.file for part in samples.values() for sample in part])
+    if list(sources) == ["train"] and not called_of(root, sources["train"]):
+        samples = splitting.regroup(root, samples["train"])
     return splitting.as_splits(root, samples, outlines.classes_for(task, classes))
 
 
@@ -105,7 +107,7 @@ def find_sources(root: Path) -> dict[str, Path]:
     # The file without a split in its name comes first, so that one named `train` goes before it.
     sources = {split or "train": chosen[split] for split in (None, *SPLITS) if split in chosen}
     if "train" not in sources:
-        hint = f"; there is: {listing(every)}" if every else ""
+        hint = f"; there is: {listing(every)}; a COCO file has {listing(FIELDS)}" if every else ""
         raise UserError(f"{root}/annotations/train.json: cannot be read: No such file{hint}")
     log.info("%s: labels from %s", root, listing(sources.values()))
     if rest := [file for file in every if file not in sources.values()]:

@@ -32,7 +32,8 @@ def read_split(root: Path, split: str, task: str, species: list[str]) -> Picture
         names = (root / f"{split}.txt").read_text().split()
     except FileNotFoundError:
         raise UserError(
-            f"{root / split}.txt: not found; to fetch the data, type: dvc pull"
+            f"{root / split}.txt: not found; to fetch the data, type: dvc pull; pictures of your "
+            "own need the name of their layout, such as data=folder"
         ) from None
     unknown = {name.partition("/")[0] for name in names} - set(species)
     files = [root / f"{name}_rgb.jpg" for name in names]

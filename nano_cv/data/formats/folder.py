@@ -26,6 +26,11 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; it should hold a folder per class")
     folders, loose = look_into(root)
+    # A set of one class would be refused, so a single folder that holds folders is no class.
+    alone = folders[0] if len(folders) == 1 and not loose else root
+    if alone != root and not splitting.called(alone.name) and len(look_into(alone)[0]) > 1:
+        log.info("%s: the set lies in %s", root, alone.name)
+        return read_folder(alone, task)
     splits = splitting.one_by_split(folders)
     splits = {split: unwrap(folder) for split, folder in splits.items()}
     words = {} if splits else splitting.by_words(folders)

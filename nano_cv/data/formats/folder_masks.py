@@ -1,4 +1,4 @@
-"""Reader of images and masks in two folders: `images/a.jpg` and `masks/a.png`.
+"""Reader of images and masks in two folders: `images/a.jpg` and `masks/a.png`; see `find_folders`.
 
 A mask has the size of its image, and at each pixel a class index (255 where the class is unknown)
 or the colour of a class.
@@ -23,6 +23,12 @@ log = logging.getLogger(__name__)
 UNKNOWN = ("void", "unlabelled", "unlabeled", "ignore", "_ignore_")  # class names of unknown pixels
 MAX_COMPARED = 50  # masks, evenly chosen, that are compared with each other
 MAX_INDEX = 240  # highest index that is taken for a class
+IMAGES = ("images", "image", "imgs", "img", "jpegimages")  # folders, in lower case
+MASKS = ("masks", "mask", "labels", "label", "annotations", "segmentationclass")
+MASK = "_mask"  # at the end of the names of masks that lie beside their images
+# Words in the names of images and masks that tell the two apart, as in `img_1.jpg`, `mask_1.png`.
+KIND = re.compile(r"(?:^|(?<=[/_.-]))(?:images?|imgs?|masks?|labels?|gt|seg)(?:[_.-]|$)", re.I)
+ROBOFLOW = "_classes.csv"  # lines such as `1, road`
 TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")  # colours of CamVid, and of CVAT
 Colours = dict[str, tuple[int, int, int]]
 
@@ -36,32 +42,70 @@ def read_folder_masks(
     """Read a set for segmentation.
 
     `train.txt`, `val.txt` and `test.txt` list the images of a split, one per line, with or without
-    ending. Without lists, the folders `images/train/` and so on are the splits. The classes are
+    ending. Without lists, the folders `images/train/` or `train/images/` and so on are the splits;
+    see `find_folders`. The classes are
     those of `colours`, as in `{road: [128, 64, 128]}`, or of a file of `TABLES`, or of
     `classes.txt`, one per line; without any, all masks are read, and the classes are `class 0` to
     the highest index. `ignore` are further values that mean an unknown class, as 255 does. Refused
     are images without masks or the reverse, and masks in 0 and 255 of more than two classes.
     """
     reading.check_task("A folder of masks", task, "segmentation")
-    return read_masks(root, root / "images", root / "masks", root, colours, ignore)
+    return read_masks(root, find_folders(root), root, colours, ignore)
+
+
+def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Return the folders of images and masks: of the set, under an empty name, or of each split.
+
+    Splits are folders such as `train/` with both folders in them, or with images and masks side by
+    side, `a.jpg` and `a_mask.png`, as Roboflow writes them.
+    """
+    places = {"": root}
+    inside = [path for path in reading.list_folder(root) if path.is_dir()]
+    if not _child(root, IMAGES):
+        places = splitting.one_by_split(inside) or places
+    pairs = {}
+    for split, folder in places.items():
+        together = folder if [*folder.glob(f"*{MASK}.*")] else None
+        images_folder = _child(folder, IMAGES) or together or folder / "images"
+        masks_folder = _child(folder, MASKS) or together or folder / "masks"
+        if (images_folder.name, masks_folder.name) != ("images", "masks"):
+            log.info(
+                "%s: images in %s/, masks in %s/", folder, images_folder.name, masks_folder.name
+            )
+        pairs[split] = images_folder, masks_folder
+    return pairs
+
+
+def _child(folder: Path, names: Sequence[str]) -> Path | None:
+    """Return the first folder in `folder` with one of the names; capital letters do not matter."""
+    inside = [path for path in reading.list_folder(folder) if path.is_dir()]
+    return next((path for name in names for path in inside if path.name.lower() == name), None)
 
 
 def read_masks(
     root: Path,
-    images_folder: Path,
-    masks_folder: Path,
+    folders: Mapping[str, tuple[Path, Path]],
     lists_folder: Path,
     colours: Mapping[str, Sequence[int]] | None = None,
     ignore: int | Sequence[int] | None = None,
     usual: Sequence[str] = (),
     partly: bool = False,
 ) -> dict[str, Pictures]:
-    """Read a set of masks from any folders; `usual` are the classes if the set names none.
+    """Read a set of masks from `folders`, see `find_folders`.
 
-    With `partly` there is no warning of pictures that no list names.
+    `usual` are the classes if the set names none. With `partly` there is no warning of pictures
+    that no list names.
     """
-    pictures = reading.find_pictures(images_folder)
-    masks = find_masks(masks_folder, pictures)
+    pictures: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
+    for split, (images_folder, masks_folder) in folders.items():
+        own, drawn = reading.find_pictures(images_folder), reading.find_pictures(masks_folder)
+        if images_folder == masks_folder:
+            own = {name: file for name, file in own.items() if not name.endswith(MASK)}
+            drawn = {name: file for name, file in drawn.items() if name.endswith(MASK)}
+        above = f"{split}/" if split else ""
+        pictures |= {above + name: file for name, file in own.items()}
+        masks |= {above + name: file for name, file in by_picture(drawn, own).items()}
     lists = reading.read_lists(lists_folder, pictures)
     listed = [name for names in lists.values() for name in names]
     lonely = set(listed) - set(masks) if lists else set(pictures) ^ set(masks)
@@ -71,8 +115,7 @@ def read_masks(
             for name in sorted(lonely)
         ]
         raise UserError(f"{listing(sides, most=3)}; a mask is {masks_folder.name}/NAME.png")
-    own = root / "classes.txt"
-    classes = reading.read_classes(own) if own.exists() else []
+    classes = read_names([root, *(folder for _, folder in folders.values())])
     classes, meaning = meaning_of(root, classes, colours, ignore)
     void = [index for index, name in enumerate(meaning.names) if name.lower() in UNKNOWN]
     if void := [index for index in void if index not in meaning.ignore]:
@@ -93,16 +136,31 @@ def read_masks(
     if lists and not partly:
         reading.warn_of_unused(root, [pictures[name] for name in listed])
     samples = {
-        split: [
-            Sample(pictures[name], masks[name], reading.below(images_folder, pictures[name]))
-            for name in names
-        ]
-        for split, names in (lists or group_by_folder(pictures, images_folder)).items()
+        split: [Sample(pictures[name], masks[name], name + pictures[name].suffix) for name in names]
+        for split, names in (lists or group_by_folder(pictures)).items()
     }
     return splitting.as_splits(root, samples, classes, meaning)
 
 
-def group_by_folder(pictures: Mapping[str, Path], folder: Path) -> dict[str, list[str]]:
+def read_names(folders: Sequence[Path]) -> list[str]:
+    """Read the names of the classes from `classes.txt` or Roboflow's `_classes.csv`, if any."""
+    if (file := folders[0] / "classes.txt").exists():
+        return reading.read_classes(file)
+    tables = [folder / ROBOFLOW for folder in folders if (folder / ROBOFLOW).exists()]
+    if not tables:
+        return []
+    lines = [reading.read_lines(table) for table in tables]
+    others = [table for table, own in zip(tables, lines, strict=True) if own != lines[0]]
+    splitting.refuse_several([tables[0], *others], "the names of the classes, which differ")
+    pairs = [line.partition(",") for line in lines[0][1:]]
+    names = [name.strip() for _, _, name in pairs]
+    if [number.strip() for number, _, _ in pairs] != [*map(str, range(len(names)))]:
+        raise UserError(f"{tables[0]}: lines such as '1, road' belong there, numbered from 0")
+    log.info("%s: the classes are named there", tables[0])
+    return reading.check_class_names(names, tables[0])
+
+
+def group_by_folder(pictures: Mapping[str, Path]) -> dict[str, list[str]]:
     """Group names such as `train/a` by split; all are `train` if there is no folder `train/`.
 
     Beside `train/`, pictures whose names begin with no split are passed over with a warning.
@@ -113,21 +171,36 @@ def group_by_folder(pictures: Mapping[str, Path], folder: Path) -> dict[str, lis
         groups.setdefault(split, []).append(name)
     if None in groups and "train" not in groups:
         return {"train": list(pictures)}
-    others = [pictures[name].relative_to(folder).parts[0] for name in groups.pop(None, [])]
-    splitting.warn_of_others(folder, {folder / name for name in others})
+    if others := groups.pop(None, []):
+        folder = pictures[others[0]].parents[others[0].count("/")]
+        inside = {pictures[name].relative_to(folder).parts[0] for name in others}
+        splitting.warn_of_others(folder, [folder / name for name in inside])
     return {split: names for split, names in groups.items() if split}
 
 
-def find_masks(folder: Path, pictures: Collection[str]) -> dict[str, Path]:
-    """Find the masks by the names of their images; a common suffix such as `_mask` is dropped."""
-    masks = reading.find_pictures(folder)
-    if masks and not set(masks) & set(pictures):
-        first = next(iter(masks))
-        for tail in (first[start:] for start in range(1, len(first))):
-            if {name.removesuffix(tail) for name in masks} <= set(pictures):
-                log.info("%s: the mask of 'a' is taken to be 'a%s'", folder, tail)
-                return {name.removesuffix(tail): file for name, file in masks.items()}
-    return masks
+def by_picture(masks: dict[str, Path], pictures: Collection[str]) -> dict[str, Path]:
+    """Return the masks by the names of their images.
+
+    If no names are equal, a common suffix such as `_mask` is dropped; or the words of `KIND`, on
+    both sides.
+    """
+    if not masks or set(masks) & set(pictures):
+        return masks
+    first, known = next(iter(masks)), set(pictures)
+    tails = (first[start:] for start in range(1, len(first)))
+    tail = next((end for end in tails if {name.removesuffix(end) for name in masks} <= known), "")
+    bare = {_without_kind(name): name for name in pictures}
+    whose = [name.removesuffix(tail) if tail else bare.get(_without_kind(name)) for name in masks]
+    found = {name: file for name, file in zip(whose, masks.values(), strict=True) if name}
+    if len(found) < len(masks) or (len(bare) < len(pictures) and not tail):
+        return masks
+    text = "%s: the mask of '%s' is taken to be '%s'"
+    log.info(text, masks[first].parent, whose[0], first)
+    return found
+
+
+def _without_kind(name: str) -> str:
+    return KIND.sub("", name).rstrip("_.-")
 
 
 def meaning_of(

@@ -156,7 +156,9 @@ def list_folder(folder: Path) -> list[Path]:
 def find_pictures(folder: Path) -> dict[str, Path]:
     """Find all images below `folder`, by their `normal` relative path without ending, sorted."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; the pictures belong there")
+        beside = listing(path.name for path in list_folder(folder.parent) if path.is_dir())
+        hint = f"; beside it there is: {beside}" if beside else ""
+        raise UserError(f"{folder}: no such folder, and pictures belong there{hint}")
     pictures: dict[str, Path] = {}
     for file in images.find(folder):
         name = normal(file.relative_to(folder).with_suffix("").as_posix())

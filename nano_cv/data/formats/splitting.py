@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -78,6 +79,34 @@ def by_words(folders: Sequence[Path]) -> dict[str, Path]:
     pairs = list(zip(words, folders, strict=True))
     splits = {own[0]: folder for own, folder in pairs if len(own) == 1}
     return splits if "train" in splits and len(splits) == sum(map(bool, words)) else {}
+
+
+def by_folders(root: Path, files: Sequence[Path | str]) -> list[str]:
+    """Return the split of each file, as `test` for `images/test/a.jpg`; else an empty text for all.
+
+    For sets that say nothing else of splits. Each file must lie below a folder named after a split,
+    and there must be several splits; a warning says if some files do not.
+    """
+    folders = [os.path.relpath(file, root).split(os.sep)[:-1] for file in files]
+    named = [{split for name in names if (split := called(name))} for names in folders]
+    found = sorted(set[str]().union(*named))
+    if len(found) < 2:
+        return [""] * len(files)
+    if others := [str(file) for file, own in zip(files, named, strict=True) if len(own) != 1]:
+        text = "%s: folders are named after %s, but not counted as splits, for %s lie in none"
+        log.warning(text, root, listing(found), listing(others, most=3))
+        return [""] * len(files)
+    log.info("%s: the folders of the pictures are taken as splits: %s", root, listing(found))
+    return [split for own in named for split in own]
+
+
+def regroup(root: Path, samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    """Group the images of a set that states no splits by their folders; see `by_folders`."""
+    samples, groups = list(samples), dict[str, list[Sample]]()
+    splits = by_folders(root, [sample.file for sample in samples])
+    for sample, split in zip(samples, splits, strict=True):
+        groups.setdefault(split or "train", []).append(sample)
+    return groups
 
 
 def warn_of_others(

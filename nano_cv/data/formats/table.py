@@ -24,11 +24,13 @@ from nano_cv.errors import UserError, listing, nearest
 log = logging.getLogger(__name__)
 # What others call a column; the first name goes before the rest.
 COLUMNS = {
-    "file": "file filename file_name filepath path image image_name image_path img img_path",
+    "file": "file filename file_name fname filepath filepaths path "
+    "image image_id image_name image_path img img_path",
     "label": "label class category target class_name category_name label_name species",
     "labels": "labels tags classes categories targets class_names category_names label_names",
-    "split": "split set subset partition fold",
+    "split": "split set subset partition fold is_valid is_val is_test",
 }
+SPLIT_FLAGS = {"is_valid": "val", "is_val": "val", "is_test": "test"}  # what 1 means; 0 is `train`
 ENDINGS = (".csv", ".tsv")
 SEPARATORS = {"[": "in lists", "": "or none"}  # what a line in the log says of these
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
@@ -72,6 +74,9 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
         raise UserError(f"{source}: {SEVERAL_LABELS}")
     files = find_files(every, tables, root)
     reading.warn_of_unused(root, files)
+    if not any(row.split for row in every):
+        splits = splitting.by_folders(root, files)
+        every = [row._replace(split=split) for row, split in zip(every, splits, strict=True)]
     # Of rows without a split, `train` gets some of each class.
     learnt = {label for row in every if row.split in ("train", "") for label in row.labels}
     classes = reading.sort_classes(learnt, root)
@@ -190,10 +195,18 @@ def read_list(cell: str) -> list[str]:
 
 def find_tables(root: Path) -> dict[str, Path]:
     """The table of each split; or that of all of them, under an empty name."""
-    every = [path for path in reading.list_folder(root) if path.suffix in ENDINGS]
+    inside = reading.list_folder(root)
+    every = [path for path in inside if path.suffix in ENDINGS]
+    # Roboflow writes `train/_classes.csv` and so on, beside the pictures.
+    below = {} if every else splitting.one_by_split(filter(Path.is_dir, inside))
+    lists = {split: [*folder.glob("[!.]*.csv")] for split, folder in below.items()}
+    if "train" in lists and all(len(tables) == 1 for tables in lists.values()):
+        return {split: tables[0] for split, tables in lists.items()}
     if tables := splitting.one_by_split(every):
         return tables
     common = [root / f"labels{ending}" for ending in ENDINGS if root / f"labels{ending}" in every]
+    if not common and (tables := splitting.by_words(every)):  # such as `train_labels.csv`
+        return tables
     if not common and len(every) == 1:
         common = every
         log.info("%s: the table is %s", root, every[0].name)
@@ -207,13 +220,14 @@ def find_files(rows: Sequence[Row], tables: dict[str, Path], root: Path) -> list
     for split, table in tables.items():
         own = [row for row in rows if split in ("", row.split)]
         names, places = [row.file for row in own], [row.where for row in own]
-        files += reading.find_named(table, names, [root, root / "images"], root, places=places)
+        folders = [root, root / "images", table.parent]
+        files += reading.find_named(table, names, folders, root, places=places)
     first: dict[tuple[str, str], Row] = {}
     for row, file in zip(rows, files, strict=True):
         other = first.setdefault((row.split, os.path.abspath(file)), row)
         if other is not row:
             several = "; give all labels of a picture in one line, as a|b in a column 'labels'"
-            advice = "" if row.labels == other.labels else several
+            advice = "; remove one of them" if row.labels == other.labels else several
             raise UserError(f"{row.where}: {row.file} stands in {other.where} already{advice}")
     return files
 
@@ -256,10 +270,15 @@ def read_rows(split: str, source: Path) -> list[Row]:
     renamed = [f"'{name}' is the {kind}" for kind, name in named.items() if name not in ("", kind)]
     if renamed:
         log.info("%s: column %s", source, listing(renamed))
+    if unused := [name for name in others if name not in flags]:
+        log.info("%s: columns that are not used: %s", source, listing(unused))
+    flagged = SPLIT_FLAGS.get(plain(split_column))
     rows = []
     for number, (where, record) in enumerate(records):
         cells = {name: text_of(record[name]) for name in columns}
         split_cell = cells[split_column] if split_column else ""
+        if flagged and split_cell.lower() in FLAGS:
+            split_cell = flagged if FLAGS[split_cell.lower()] else "train"
         own = split or (splitting.called(split_cell) if split_cell else "")
         if own is None:
             raise UserError(
@@ -340,8 +359,15 @@ def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
     if kind in columns:
         return kind
     known = COLUMNS[kind].split()
-    named = [name for name in columns if name.strip().lower().replace(" ", "_") in known]
+    named = [name for name in columns if plain(name) in known]
+    # Beside the name of a file, such an id is a number.
+    named = [name for name in named if plain(name) != "image_id"] or named
     return only(kind, named, source)
+
+
+def plain(column: str) -> str:
+    """The name of a column as `COLUMNS` writes it."""
+    return column.strip().lower().replace(" ", "_")
 
 
 def only(kind: str, columns: Sequence[str], source: Path) -> str:

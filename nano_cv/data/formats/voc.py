@@ -44,8 +44,9 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
     """
     reading.check_task("PASCAL VOC", task, "detection", "segmentation")
     if task == "segmentation":
-        folders = root / "JPEGImages", root / "SegmentationClass", root / "ImageSets/Segmentation"
-        return read_masks(root, *folders, usual=CLASSES, partly=partly)
+        folders = {"": (root / "JPEGImages", root / "SegmentationClass")}
+        lists = root / "ImageSets/Segmentation"
+        return read_masks(root, folders, lists, usual=CLASSES, partly=partly)
     splits = find_splits(root)
     every = [file for files in splits.values() for file in files]
     if not partly:
@@ -87,6 +88,8 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
             Sample(file, target, reading.below(root, file))
             for file, target in zip(files, reading.as_boxes(root, objects), strict=True)
         ]
+    if list(splits) == ["train"]:
+        samples = splitting.regroup(root, samples["train"])
     return splitting.as_splits(root, samples, classes)
 
 
@@ -97,7 +100,8 @@ def find_splits(root: Path) -> dict[str, list[Path]]:
     """Find the images of each existing split; without splits, all as `train`.
 
     Splits are the lists of `ImageSets/`, or folders such as `train/`. In each folder the images lie
-    in `JPEGImages/` or `images/`, or beside their XML files.
+    in `JPEGImages/` or `images/`, or beside their XML files. Folders named after splits may also
+    lie in these, see `splitting.regroup`.
     """
     if (root / "JPEGImages").is_dir():
         pictures = reading.find_pictures(root / "JPEGImages")

@@ -158,7 +158,8 @@ def find_splits(
     for split, paths in (entries or usual_places(root)).items():
         files = [file for path in paths for file in find_pictures(path, root, split)]
         reading.refuse_repeated(files, f"{listing(paths)}: names a picture twice")
-        log.info("%s: '%s' is %s", root, split, listing(paths))
+        if paths:
+            log.info("%s: '%s' is %s", root, split, listing(paths))
         splits[split] = files
     folders = {file.parent for files in splits.values() for file in files}
     used = {above for folder in folders for above in (folder, *folder.parents)}
