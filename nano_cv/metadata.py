@@ -45,14 +45,16 @@ def _is_option(value: object) -> bool:
 class Metadata:
     """Classes, sizes and origin of a model, read by evaluation, export and serving."""
 
-    task: Word  # `classification`, ...: the lower-case name of the task's class
+    # `classification`, ...: the lower-case name of the task's class; `tagging` is a classification
+    # with several labels per picture.
+    task: Word
     model: Word  # name of the model config, for example `lenet`
     data: Word  # name of the data config, for example `flowers`
     classes: list[Word]  # their names; position is the class index
-    # Of the input in pixels: the side of a square, or height and width.
+    # Size of the input in pixels: the side of a square, or height and width.
     image_size: Side | Annotated[Sequence[Side], Len(2, 2)]
-    mean: Channels  # of pixels scaled to 0..1
-    std: Channels  # standard deviation of pixels scaled to 0..1
+    mean: Channels  # R, G, B, of pixels scaled to 0..1
+    std: Channels  # standard deviation, likewise
     # How an image is fitted into the input, see `images.place`.
     fit: Annotated[str, Predicate(lambda fit: fit in get_args(Fit))] = "stretch"
     # The options that the network was built with, and those of the task that change its answers,
@@ -68,7 +70,7 @@ class Metadata:
     # probability with which an image gets this label, if it may have several. Empty if none were
     # fitted, as in older files.
     thresholds: list[Share] = field(default_factory=list)
-    # Of a classifier: it divides the logits before the softmax.
+    # A classifier divides its logits by this before the softmax.
     temperature: Annotated[float, Gt(0), Lt(math.inf)] = 1.0
     # Share of the images whose label set should hold the true class; None: no sets (older files).
     coverage: Share | None = None

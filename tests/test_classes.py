@@ -1,6 +1,7 @@
 """Pictures of one's own for classification: a folder per class, or a table; and what is shown."""
 
 import hashlib
+import re
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -270,6 +271,28 @@ def test_columns_of_others(tmp_path, caplog):
     assert refused(lambda: tables(tmp_path)).endswith("; remove one of them")
 
 
+def test_words_in_the_names_of_tables_and_columns_that_mean_no_split(tmp_path, caplog):
+    """One table with a column `split`; then `is_valid` as "checked", which most pictures are."""
+    caplog.set_level("INFO")
+    rows = ["file,label,split"]
+    for number in range(12):
+        picture(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{'cat' if number % 2 else 'dog'},{'test' if number > 7 else ''}")
+    (tmp_path / "train_labels.csv").write_text("\n".join(rows))
+    assert len(tables(tmp_path)["test"]) == 4
+    for name in ("test", "more"):
+        (tmp_path / f"{name}_labels.csv").write_text("\n".join(rows[:5]))
+    assert len(tables(tmp_path)["test"]) == 4
+    assert f"passed over: {tmp_path}/more_labels.csv" in caplog.text
+    checked = [re.sub(",[^,]*$", ",1", row) for row in rows[1:]]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label,is_valid", *checked]))
+    tables(tmp_path)
+    assert "labels.csv: columns that are not used: is_valid" in caplog.text
+    both = [f"{row[:-1]}{int(n > 9)},{int(n in (8, 9))}" for n, row in enumerate(checked)]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label,is_valid,is_test", *both]))
+    assert [len(part) for part in tables(tmp_path).values()] == [8, 2, 2]
+
+
 def test_splits_of_a_table_in_the_folders_of_the_pictures(tmp_path, caplog):
     caplog.set_level("INFO")
     rows = ["file,label"]
@@ -278,7 +301,9 @@ def test_splits_of_a_table_in_the_folders_of_the_pictures(tmp_path, caplog):
             picture(tmp_path / f"{split}/{name}/{number}.png")
             rows.append(f"{split}/{name}/{number}.png,{name}")
     (tmp_path / "labels.csv").write_text("\n".join(rows))
-    assert {name.split("/")[0] for name in tables(tmp_path)["test"].names} == {"test"}
+    splits = tables(tmp_path)
+    assert [name.split("/")[0] for name in splits["test"].names] == ["test"] * 4
+    assert len(splits["train"]) + len(splits["val"]) == 12
     assert "the folders of the pictures are taken as splits: test, train" in caplog.text
 
 

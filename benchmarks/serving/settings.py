@@ -30,7 +30,7 @@ class Setting(NamedTuple):
     precision: str
 
     instances: int
-    delay_us: int | None  # None: requests are not put together to batches
+    delay_us: int | None  # None: each request is a batch of its own
     threads: int
     batch: int
 

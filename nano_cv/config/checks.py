@@ -111,8 +111,8 @@ def check_run(options: Options, overrides: Sequence[Override]) -> DictConfig:
         _check_root(config, overrides)
     if options.script == "train" and config.trainer.minutes and config.trainer.max_epochs:
         raise UserError(
-            f"trainer.minutes={config.trainer.minutes} makes the number of epochs, and "
-            f"trainer.max_epochs={config.trainer.max_epochs} is another one; leave out one of them"
+            f"trainer.minutes={config.trainer.minutes} and trainer.max_epochs="
+            f"{config.trainer.max_epochs} both set the length of the training; set one to null"
         )
     _check_writable(config, WRITTEN_FOLDERS.get(options.script, ("runs",)))
     return config

@@ -43,7 +43,7 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                 _remove_empty_run()
                 stop(error)
             except KeyboardInterrupt:
-                signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends at once
+                signal.signal(signal.SIGINT, signal.SIG_DFL)  # from here on Ctrl-C ends at once
                 if is_first_process():
                     print(f"interrupted{resumable()}", file=sys.stderr)
                 _remove_empty_run()
@@ -58,6 +58,8 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                 if getattr(sys, name) is None:  # closed, as by `2>&-`
                     setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
             logging.raiseExceptions = False  # no tracebacks where nobody reads, as in `| head`
+            if "WORLD_SIZE" not in os.environ:
+                os.environ.pop("RANK", None)  # left over; Lightning would write no log
             try:
                 sys.argv[1:] = accept_plus(sys.argv[1:])
                 if {"-h", "--help"} & set(sys.argv[1:]):

@@ -22,7 +22,7 @@ OF_TRAINING = ("data.", "model.", "trainer.")  # many keys, of which other scrip
 
 
 def read_comments(file: Path) -> dict[str, str]:
-    """Return the comment behind each key of a YAML file, such as `{"model.name": "..."}`."""
+    """Return the comment in the line of each key of a YAML file, as `{"model.name": "..."}`."""
     lines = file.read_text().splitlines()
     # The names of keys begin with the group, except in the file of a script.
     above = {CONFIGS.name: "", "pbtxt": "triton."}.get(file.parent.name, f"{file.parent.name}.")

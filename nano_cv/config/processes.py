@@ -10,7 +10,7 @@ from pathlib import Path
 from nano_cv.config.options import as_setting
 from nano_cv.errors import UserError
 
-# Number of a process and of all processes, as torchrun and srun set them.
+# Variables of torchrun and srun: the number of this process, and how many there are.
 RANKS = {"RANK": "WORLD_SIZE", "SLURM_PROCID": "SLURM_NTASKS"}
 
 

@@ -29,7 +29,8 @@ class Augment(nn.Module):
     """Changes of geometry and colour; an option at 0 (or a scale of 1) changes nothing.
 
     `configs/data/flowers.yaml` explains the options. Images with boxes, which must stay upright,
-    and images at `strength` 0 are turned by whole quarters. Shifts are by whole pixels if nothing
+    and images at `strength` 0 are turned by whole quarters within `degrees`. `strength` does not
+    change flip, degrees and policy. Shifts are by whole pixels if nothing
     turns or zooms, so that small images stay sharp. `brightness` b scales pixels by a factor of
     1 - b to 1 + b, `contrast` the distance from the image's mean grey, `saturation` that from the
     pixel's own grey. A `policy` (Müller and Hutter 2021, TrivialAugment; Cubuk et al. 2020,

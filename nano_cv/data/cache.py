@@ -36,11 +36,12 @@ Load = Callable[[File, bytes], NDArray[np.uint8]]  # turns a file and its conten
 class Cached:
     """Array of decoded images on disk, with the SHA-256 of each original file.
 
-    `.sums` beside the array holds digests and checksums. `load` decodes a damaged image again.
+    The array lies at `path`, and `.sums` beside it holds digests and checksums; `files` are the
+    original images. `load` decodes a damaged image again.
 
     Raises:
         ValueError: the array is not whole, or not such an array.
-        OSError: a file does not exist.
+        OSError: the file of the array does not exist.
     """
 
     def __init__(self, path: Path, files: Sequence[File], load: Load) -> None:

@@ -9,7 +9,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from glob import glob
@@ -74,7 +74,6 @@ UPRIGHT = {
 MIN_SIDE = 8  # pixels; smaller files are tracking pixels or broken thumbnails
 CAMERA_BITS = 12  # bits that most cameras use of 16
 DARK = 16  # level of 0 to 255; an image without higher ones looks black
-LOOKS_BLACK = "a picture of 16-bit %s has only low values and looks almost black; save it in 8 bits"
 GREY = 114  # level of the margins of a letterbox
 IGNORE = 255  # value in masks of pixels of no known class
 Image.MAX_IMAGE_PIXELS = None  # switches off Pillow's own limit, in favour of MAX_PIXELS
@@ -202,6 +201,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, header: headers.Header) -> Image.Image:
+    highest = 255  # level of 0 to 255, of a picture of 16 bits
     if image.mode == "F":
         raise ImageError("floating-point pixels; save it with 8 or 16 bits")
     if image.mode.startswith("I"):  # 16-bit grey: `convert` would clip it at 255
@@ -219,11 +219,13 @@ def _to_rgb(image: Image.Image, header: headers.Header) -> Image.Image:
                 *((1 << CAMERA_BITS) - 1, CAMERA_BITS),
             )
         levels >>= used - 8
-        if 0 < levels.max() < DARK:
-            say_once(LOOKS_BLACK, "grey", level=logging.WARNING)
+        highest = levels.max()
         image = Image.fromarray(levels.astype(np.uint8))
-    elif header.depth == 16 and image.mode[:3] == "RGB" and np.array(image)[..., :3].max() < DARK:
-        say_once(LOOKS_BLACK, "colour", level=logging.WARNING)  # Pillow keeps the upper 8 bits
+    elif header.depth == 16 and image.mode[:3] == "RGB":  # Pillow keeps the upper 8 bits
+        highest = np.array(image)[..., :3].max()
+    if 0 < highest < DARK:
+        what = "a picture of 16 bits has only low values and looks almost black; save it in 8 bits"
+        say_once(what, level=logging.WARNING)
     if image.has_transparency_data:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
@@ -474,28 +476,35 @@ def enlarge_mask(mask: NDArray[np.uint8], width: int, height: int) -> NDArray[np
 
 
 def walk(
-    folder: Path, root: Path | None = None, endings: tuple[str, ...] = ("",), warn: bool = True
+    folder: Path,
+    root: Path | None = None,
+    wanted: Callable[[str], bool] = lambda name: True,
+    warn: bool = True,
 ) -> list[str]:
-    """List all files below `folder` that are not hidden, sorted as `Path` objects are.
+    """List the files below `folder` with a `wanted` name and not hidden, sorted as `Path`s are.
 
     They are texts, because there may be a million. Links to folders outside of the set are followed
-    once each; `leads_back` is about other links, and may `warn` of them. `root` is that of the set,
-    if `folder` is a part of the set.
+    once each. Links that `leads_back` finds are not followed; with `warn` a line in the log names
+    them. `root` is that of the set, if `folder` is a part of the set.
     """
     files: list[str] = []
     seen = {os.path.realpath(folder)}
     for base, folders, names in os.walk(folder, followlinks=True):
         visible = [name for name in names if not name.startswith(".")]
         start = os.path.join(base, "")
-        files.extend(start + name for name in visible if name.lower().endswith(endings))
+        files.extend(start + name for name in filter(wanted, visible))
         inside = sorted(name for name in folders if not name.startswith("."))
         folders.clear()  # what is left in this list is visited next
         for name in inside:
             path = Path(base, name)
             target = os.path.realpath(path)
-            if not leads_back(path, root or folder, warn) and target not in seen:
+            if leads_back(path, root or folder, warn):
+                continue
+            if target not in seen:
                 folders.append(name)
                 seen.add(target)
+            elif warn:
+                say_once("%s: a second link to a folder; only the first is followed", path)
     return sorted(files, key=lambda path: path.replace(os.sep, "\0"))
 
 
@@ -521,7 +530,7 @@ def find(folder: Path, root: Path | None = None) -> Lazy[Path]:
     Raises:
         ImageError: a name is not UTF-8, so no table could hold the name.
     """
-    paths = walk(folder, root, EXTENSIONS)
+    paths = walk(folder, root, lambda name: name.lower().endswith(EXTENSIONS))
     for path in paths:
         try:
             path.encode()
@@ -530,11 +539,20 @@ def find(folder: Path, root: Path | None = None) -> Lazy[Path]:
     return Lazy(paths, Path)
 
 
-def warn_of_unread_files(folder: Path) -> None:
-    """Warn of files below `folder` that look like images but are not read."""
-    every = walk(folder, warn=False)
-    others = [path for path in every if path.lower().endswith(NOT_READ)]
-    bare = [path for path in every if not ANY_ENDING.search(path) and _begins_as_image(path)]
+def warn_of_unread_files(folder: Path, read: Iterable[File] = ()) -> None:
+    """Warn of files below `folder` that look like images but are not read.
+
+    `read` are the images of the set: a table may name files without endings.
+    """
+
+    def wanted(name: str) -> bool:
+        return name.lower().endswith(NOT_READ) or not ANY_ENDING.search(name)
+
+    found = walk(folder, wanted=wanted, warn=False)
+    others = [path for path in found if path.lower().endswith(NOT_READ)]
+    bare = [path for path in found if not ANY_ENDING.search(path) and _begins_as_image(path)]
+    known = set(map(str, read)) if bare else set()
+    bare = [path for path in bare if path not in known]
     for what, paths in (
         ("files are in formats that are not read; save them as JPEG or PNG", others),
         ("pictures lack an ending such as .jpg, and are not read; rename them", bare),
@@ -546,6 +564,8 @@ def warn_of_unread_files(folder: Path) -> None:
 
 def _begins_as_image(path: str) -> bool:
     """Return whether a file begins as JPEG, PNG, GIF or WebP files do."""
+    if not os.path.isfile(path):  # a pipe would wait for ever
+        return False
     try:
         with open(path, "rb") as file:
             return file.read(8).startswith((headers.JPEG, headers.PNG, headers.GIF, b"RIFF"))

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from itertools import compress
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any
 
@@ -185,11 +185,12 @@ def open_pictures(
         UserError: missing data, or splits with different classes.
     """
     root = located(root)
+    pictures: dict[str, Pictures] = {}
     try:
         pictures = dataset(root=root, task=task)
     finally:  # also after an error, as files that are not read may be its cause
         if isinstance(root, Path) and root.is_dir():
-            images.warn_of_unread_files(root)
+            images.warn_of_unread_files(root, chain(*(part.files for part in pictures.values())))
     known = pictures["train"].classes
     for split, part in pictures.items():
         if part.classes != known:

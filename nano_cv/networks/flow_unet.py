@@ -22,7 +22,8 @@ from torch.nn.functional import (
 
 from nano_cv.metadata import Size, height_width
 
-GROUPS, HEADS = 8, 4  # of the norms, and of the attention
+GROUPS = 8  # of channels that a norm takes together
+HEADS = 4  # of the attention
 FREQUENCIES = 64  # sines and as many cosines embed the time
 
 

@@ -162,7 +162,7 @@ class KeepWithinEpoch(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.due = time.monotonic() + CHECKPOINT_SECONDS  # in a run that goes on within an epoch
+        self.due = time.monotonic() + CHECKPOINT_SECONDS  # also if a run goes on within an epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
         """Start the clock."""

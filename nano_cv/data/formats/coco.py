@@ -62,7 +62,8 @@ def read_coco(root: Path, task: str) -> dict[str, Pictures]:
     }
     reading.warn_of_unused(root, [sample.file for part in samples.values() for sample in part])
     if list(sources) == ["train"] and not called_of(root, sources["train"]):
-        samples = splitting.regroup(root, samples["train"])
+        files = [sample.file for sample in samples["train"]]
+        samples = splitting.grouped(samples["train"], splitting.by_folders(root, files))
     return splitting.as_splits(root, samples, outlines.classes_for(task, classes))
 
 

@@ -28,7 +28,8 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     folders, loose = look_into(root)
     # A set of one class would be refused, so a single folder that holds folders is no class.
     alone = folders[0] if len(folders) == 1 and not loose else root
-    if alone != root and not splitting.called(alone.name) and len(look_into(alone)[0]) > 1:
+    split = splitting.called(alone.name) or splitting.by_words([alone])
+    if alone != root and not split and len(look_into(alone)[0]) > 1:
         log.info("%s: the set lies in %s", root, alone.name)
         return read_folder(alone, task)
     splits = splitting.one_by_split(folders)

@@ -42,7 +42,7 @@ def read_folder_masks(
     """Read a set for segmentation.
 
     `train.txt`, `val.txt` and `test.txt` list the images of a split, one per line, with or without
-    ending. Without lists, the folders `images/train/` or `train/images/` and so on are the splits;
+    ending. Without lists, the folders `images/train/` or `train/images/` and so on are the splits,
     see `find_folders`. The classes are
     those of `colours`, as in `{road: [128, 64, 128]}`, or of a file of `TABLES`, or of
     `classes.txt`, one per line; without any, all masks are read, and the classes are `class 0` to
@@ -65,9 +65,11 @@ def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
         places = splitting.one_by_split(inside) or places
     pairs = {}
     for split, folder in places.items():
-        together = folder if [*folder.glob(f"*{MASK}.*")] else None
-        images_folder = _child(folder, IMAGES) or together or folder / "images"
-        masks_folder = _child(folder, MASKS) or together or folder / "masks"
+        images_folder, masks_folder = _child(folder, IMAGES), _child(folder, MASKS)
+        if not (images_folder or masks_folder) and [*folder.glob(f"*{MASK}.*")]:
+            images_folder = masks_folder = folder
+        images_folder = images_folder or folder / "images"
+        masks_folder = masks_folder or folder / "masks"
         if (images_folder.name, masks_folder.name) != ("images", "masks"):
             log.info(
                 "%s: images in %s/, masks in %s/", folder, images_folder.name, masks_folder.name
@@ -114,7 +116,8 @@ def read_masks(
             f"{pictures[name]} has no mask" if name in pictures else f"{masks[name]} has no picture"
             for name in sorted(lonely)
         ]
-        raise UserError(f"{listing(sides, most=3)}; a mask is {masks_folder.name}/NAME.png")
+        ending = f"NAME{MASK}" if images_folder == masks_folder else "NAME"
+        raise UserError(f"{listing(sides, most=3)}; a mask is {masks_folder.name}/{ending}.png")
     classes = read_names([root, *(folder for _, folder in folders.values())])
     classes, meaning = meaning_of(root, classes, colours, ignore)
     void = [index for index, name in enumerate(meaning.names) if name.lower() in UNKNOWN]
@@ -147,9 +150,9 @@ def read_names(folders: Sequence[Path]) -> list[str]:
     if (file := folders[0] / "classes.txt").exists():
         return reading.read_classes(file)
     tables = [folder / ROBOFLOW for folder in folders if (folder / ROBOFLOW).exists()]
-    if not tables:
-        return []
     lines = [reading.read_lines(table) for table in tables]
+    if not any(own and own[0].startswith("Pixel Value") for own in lines):
+        return []
     others = [table for table, own in zip(tables, lines, strict=True) if own != lines[0]]
     splitting.refuse_several([tables[0], *others], "the names of the classes, which differ")
     pairs = [line.partition(",") for line in lines[0][1:]]
@@ -224,7 +227,7 @@ def meaning_of(
         known, source = read_colours(table), str(table)
         log.info("%s: classes and the colours of the masks are taken from there", table)
     if missing := [name for name in classes if known and name not in known]:
-        raise UserError(f"{source}: no colour for {listing(missing)}, which classes.txt names")
+        raise UserError(f"{source}: no colour for {listing(missing)}, which is named as a class")
     twice = [name for name, colour in known.items() if list(known.values()).count(colour) > 1]
     if twice:
         raise UserError(f"{source}: the same colour for {listing(twice)}")

@@ -91,7 +91,8 @@ def draw(
 ) -> NDArray[np.uint8]:
     """Draw the mask of an image of `width` x `height` pixels, uint8 `[H, W]`.
 
-    The objects have outlines; `numbers` are those in the mask for each label of the objects.
+    Outlines are polygons, x1 y1 x2 y2 ... in pixels, or COCO's runs. An object with label k is
+    drawn as `numbers[k]`.
     """
     from pycocotools import mask as coco
 

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from nano_cv.data.images import EXTENSIONS, INDICES, Meaning
 from nano_cv.data.pictures import SPLITS, Pictures
@@ -18,6 +18,7 @@ from nano_cv.data.targets import are_tags
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
+Item = TypeVar("Item")
 SPLIT_NAMES = {  # names of the splits that are common in data sets
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
@@ -70,42 +71,46 @@ def refuse_several(paths: Sequence[Path], what: str) -> None:
         raise UserError(f"{listing(paths)}: each could be {what}; leave one of them there")
 
 
-def by_words(folders: Sequence[Path]) -> dict[str, Path]:
-    """Find splits by a word in the names of folders, as in `seg_train`.
+def by_words(paths: Sequence[Path]) -> dict[str, Path]:
+    """Find splits by a word in the names of folders or tables, as in `seg_train`.
 
-    Empty unless there is `train`, and no two folders name the same split.
+    Empty unless there is `train`, and no two name the same split.
     """
-    words = [[*filter(None, map(called, re.split(r"[\W_]+", folder.name)))] for folder in folders]
-    pairs = list(zip(words, folders, strict=True))
-    splits = {own[0]: folder for own, folder in pairs if len(own) == 1}
+    words = [[*filter(None, map(called, re.split(r"[\W_]+", path.name)))] for path in paths]
+    pairs = list(zip(words, paths, strict=True))
+    splits = {own[0]: path for own, path in pairs if len(own) == 1}
     return splits if "train" in splits and len(splits) == sum(map(bool, words)) else {}
 
 
 def by_folders(root: Path, files: Sequence[Path | str]) -> list[str]:
-    """Return the split of each file, as `test` for `images/test/a.jpg`; else an empty text for all.
+    """Return the split in the path of each file: `test` for `images/test/a.jpg`.
 
-    For sets that say nothing else of splits. Each file must lie below a folder named after a split,
-    and there must be several splits; a warning says if some files do not.
+    This is for sets that say nothing else of splits. If the folders do not tell the split of every
+    file, or there is only one split, or no `train`, an empty text is returned for each file.
     """
-    folders = [os.path.relpath(file, root).split(os.sep)[:-1] for file in files]
-    named = [{split for name in names if (split := called(name))} for names in folders]
+    places = [os.path.relpath(file, root).split(os.sep)[:-1] for file in files]
+    # Folders above the set may have any name.
+    places = [[] if names[:1] == [".."] else names for names in places]
+    named = [{*filter(None, map(called, names))} for names in places]
     found = sorted(set[str]().union(*named))
-    if len(found) < 2:
+    if len(found) < 2 or "train" not in found:
         return [""] * len(files)
     if others := [str(file) for file, own in zip(files, named, strict=True) if len(own) != 1]:
-        text = "%s: folders are named after %s, but not counted as splits, for %s lie in none"
-        log.warning(text, root, listing(found), listing(others, most=3))
+        log.warning(
+            "%s: folders are named after %s, but are not taken as splits, because these pictures "
+            "lie in none of them, or in two: %s",
+            *(root, listing(found), listing(others, most=3)),
+        )
         return [""] * len(files)
     log.info("%s: the folders of the pictures are taken as splits: %s", root, listing(found))
     return [split for own in named for split in own]
 
 
-def regroup(root: Path, samples: Iterable[Sample]) -> dict[str, list[Sample]]:
-    """Group the images of a set that states no splits by their folders; see `by_folders`."""
-    samples, groups = list(samples), dict[str, list[Sample]]()
-    splits = by_folders(root, [sample.file for sample in samples])
-    for sample, split in zip(samples, splits, strict=True):
-        groups.setdefault(split or "train", []).append(sample)
+def grouped(items: Iterable[Item], splits: Iterable[str]) -> dict[str, list[Item]]:
+    """Group items by their splits; those without a split are `train`."""
+    groups: dict[str, list[Item]] = {}
+    for item, split in zip(items, splits, strict=True):
+        groups.setdefault(split or "train", []).append(item)
     return groups
 
 

@@ -24,13 +24,14 @@ from nano_cv.errors import UserError, listing, nearest
 log = logging.getLogger(__name__)
 # What others call a column; the first name goes before the rest.
 COLUMNS = {
-    "file": "file filename file_name fname filepath filepaths path "
-    "image image_id image_name image_path img img_path",
+    "file": "file filename file_name filepath path image image_name image_path img img_path",
     "label": "label class category target class_name category_name label_name species",
     "labels": "labels tags classes categories targets class_names category_names label_names",
-    "split": "split set subset partition fold is_valid is_val is_test",
+    "split": "split set subset partition fold",
 }
-SPLIT_FLAGS = {"is_valid": "val", "is_val": "val", "is_test": "test"}  # what 1 means; 0 is `train`
+FURTHER = {"file": "fname filepaths image_id"}  # that count if there are none of these
+# Columns of 0 and 1 that say which rows are of a split, if most of them are 0.
+SPLIT_FLAGS = {"is_valid": "val", "is_val": "val", "is_test": "test"}
 ENDINGS = (".csv", ".tsv")
 SEPARATORS = {"[": "in lists", "": "or none"}  # what a line in the log says of these
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
@@ -54,11 +55,11 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
     """Read a set for classification or generation; `root` is the folder of the tables, or a table.
 
     `train.csv`, `val.csv` and `test.csv`; or one table for all of them, such as `labels.csv`, where
-    the column `split` says which. Rows without a split count as `train`, of which missing splits
-    get some of each class. Files are relative to the folder of the table. Classes are the labels of
-    the training split, sorted, as numbers where all are numbers. Columns may be separated by
-    commas, semicolons or tabs. Targets are tuples of class indices if some pictures have several
-    labels, see `part_labels`.
+    the column `split` says which, or else the folders of the files, see `splitting.by_folders`.
+    Rows without a split count as `train`, of which missing splits get some of each class. Files are
+    relative to the folder of the table. Classes are the labels of the training split, sorted, as
+    numbers where all are numbers. Columns may be separated by commas, semicolons or tabs. Targets
+    are tuples of class indices if some pictures have several labels, see `part_labels`.
 
     `separator` stands between several labels in a cell; `none` if a cell is one label, and None to
     find out, see `find_separator`.
@@ -67,16 +68,16 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
     tables = {"": root} if root.is_file() else find_tables(root)
     source = next(iter(tables.values())) if len(tables) == 1 else root
     root = root.parent if root.is_file() else root
-    found_rows = [row for table in tables.items() for row in read_rows(*table)]
-    every = part_labels(found_rows, source, separator)
+    rows = [row for table in tables.items() for row in read_rows(*table)]
+    files = find_files(rows, tables, root)
+    if not any(row.split for row in rows):
+        splits = splitting.by_folders(root, files)
+        rows = [row._replace(split=split) for row, split in zip(rows, splits, strict=True)]
+    every = part_labels(rows, source, separator)
     several = any(len(row.labels) != 1 for row in every)
     if several and task == "generation":
         raise UserError(f"{source}: {SEVERAL_LABELS}")
-    files = find_files(every, tables, root)
     reading.warn_of_unused(root, files)
-    if not any(row.split for row in every):
-        splits = splitting.by_folders(root, files)
-        every = [row._replace(split=split) for row, split in zip(every, splits, strict=True)]
     # Of rows without a split, `train` gets some of each class.
     learnt = {label for row in every if row.split in ("train", "") for label in row.labels}
     classes = reading.sort_classes(learnt, root)
@@ -199,13 +200,17 @@ def find_tables(root: Path) -> dict[str, Path]:
     every = [path for path in inside if path.suffix in ENDINGS]
     # Roboflow writes `train/_classes.csv` and so on, beside the pictures.
     below = {} if every else splitting.one_by_split(filter(Path.is_dir, inside))
-    lists = {split: [*folder.glob("[!.]*.csv")] for split, folder in below.items()}
-    if "train" in lists and all(len(tables) == 1 for tables in lists.values()):
+    lists = {split: [*folder.glob("_classes.csv")] for split, folder in below.items()}
+    if "train" in lists and all(lists.values()):
         return {split: tables[0] for split, tables in lists.items()}
     if tables := splitting.one_by_split(every):
         return tables
     common = [root / f"labels{ending}" for ending in ENDINGS if root / f"labels{ending}" in every]
-    if not common and (tables := splitting.by_words(every)):  # such as `train_labels.csv`
+    tables = {} if common else splitting.by_words(every)
+    if len(tables) > 1:
+        others = sorted({*every} - {*tables.values()})
+        passed = f"; passed over: {listing(others)}" if others else ""
+        log.info("%s: tables of splits: %s%s", root, listing(tables.values()), passed)
         return tables
     if not common and len(every) == 1:
         common = every
@@ -220,7 +225,7 @@ def find_files(rows: Sequence[Row], tables: dict[str, Path], root: Path) -> list
     for split, table in tables.items():
         own = [row for row in rows if split in ("", row.split)]
         names, places = [row.file for row in own], [row.where for row in own]
-        folders = [root, root / "images", table.parent]
+        folders = [table.parent, root, root / "images"]
         files += reading.find_named(table, names, folders, root, places=places)
     first: dict[tuple[str, str], Row] = {}
     for row, file in zip(rows, files, strict=True):
@@ -256,8 +261,9 @@ def read_rows(split: str, source: Path) -> list[Row]:
         ]
         naming = [name for name in rest if names_splits(record[name] for _, record in records)]
         split_column = only("split", naming, source)
-    named = {"file": file_column, kind: label_column, "split": split_column}
-    others = sorted(set(filter(str.strip, columns)) - set(named.values()))
+    marks = {} if split or split_column else find_split_marks(columns, records)
+    named = {"file": file_column, kind: label_column, "split": split_column or ", ".join(marks)}
+    others = sorted(set(filter(str.strip, columns)) - {*named.values(), *marks})
     flags = {} if label_column else find_flags(others, records, source)
     for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
         if not found:
@@ -272,13 +278,13 @@ def read_rows(split: str, source: Path) -> list[Row]:
         log.info("%s: column %s", source, listing(renamed))
     if unused := [name for name in others if name not in flags]:
         log.info("%s: columns that are not used: %s", source, listing(unused))
-    flagged = SPLIT_FLAGS.get(plain(split_column))
     rows = []
     for number, (where, record) in enumerate(records):
         cells = {name: text_of(record[name]) for name in columns}
         split_cell = cells[split_column] if split_column else ""
-        if flagged and split_cell.lower() in FLAGS:
-            split_cell = flagged if FLAGS[split_cell.lower()] else "train"
+        if marks:
+            of_row = [SPLIT_FLAGS[plain(name)] for name, ones in marks.items() if ones[number]]
+            split_cell = [*of_row, "train"][0]
         own = split or (splitting.called(split_cell) if split_cell else "")
         if own is None:
             raise UserError(
@@ -294,11 +300,24 @@ def read_rows(split: str, source: Path) -> list[Row]:
                 f"{where}: {len(columns) + len(more)} cells, and the first line names "
                 f"{len(columns)}; {advice}"
             )
-        labels = [name for name, marks in flags.items() if marks[number]]
+        labels = [name for name, ones in flags.items() if ones[number]]
         labels = [cells[label_column]] if label_column else labels
         rows.append(Row(cells[file_column], tuple(labels), own, where, label_column and kind))
     refuse_empty([row.where for row in rows if not row.file], "file")
     return rows
+
+
+def find_split_marks(
+    columns: Collection[str], records: Sequence[tuple[str, Record]]
+) -> dict[str, list[bool]]:
+    """The columns of `SPLIT_FLAGS`, each with what it says of every record."""
+    marks = {}
+    for name in columns:
+        cells = [text_of(record[name]).lower() for _, record in records]
+        ones = [FLAGS.get(cell, True) for cell in cells]
+        if plain(name) in SPLIT_FLAGS and FLAGS.keys() >= {*cells} and 2 * sum(ones) < len(ones):
+            marks[name] = ones
+    return marks
 
 
 def names_splits(cells: Iterable[str | None]) -> bool:
@@ -358,10 +377,9 @@ def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
     """The column for the file, label, labels or split, see `only`."""
     if kind in columns:
         return kind
-    known = COLUMNS[kind].split()
-    named = [name for name in columns if plain(name) in known]
-    # Beside the name of a file, such an id is a number.
-    named = [name for name in named if plain(name) != "image_id"] or named
+    named: list[str] = []
+    for known in (COLUMNS[kind], FURTHER.get(kind, "")):
+        named = named or [name for name in columns if plain(name) in known.split()]
     return only(kind, named, source)
 
 

@@ -88,8 +88,6 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
             Sample(file, target, reading.below(root, file))
             for file, target in zip(files, reading.as_boxes(root, objects), strict=True)
         ]
-    if list(splits) == ["train"]:
-        samples = splitting.regroup(root, samples["train"])
     return splitting.as_splits(root, samples, classes)
 
 
@@ -100,14 +98,15 @@ def find_splits(root: Path) -> dict[str, list[Path]]:
     """Find the images of each existing split; without splits, all as `train`.
 
     Splits are the lists of `ImageSets/`, or folders such as `train/`. In each folder the images lie
-    in `JPEGImages/` or `images/`, or beside their XML files. Folders named after splits may also
-    lie in these, see `splitting.regroup`.
+    in `JPEGImages/` or `images/`, or beside their XML files. Without either, folders further down
+    may tell the splits, see `splitting.by_folders`.
     """
     if (root / "JPEGImages").is_dir():
         pictures = reading.find_pictures(root / "JPEGImages")
         lists = reading.read_lists(root / "ImageSets/Main", pictures)
         splits = {split: [pictures[name] for name in names] for split, names in lists.items()}
-        return splits or {"train": list(pictures.values())}
+        files = list(pictures.values())
+        return splits or splitting.grouped(files, splitting.by_folders(root, files))
     inside = reading.list_folder(root)
     groups = splitting.group_by_split(path for path in inside if path.is_dir())
     if groups:
@@ -116,7 +115,10 @@ def find_splits(root: Path) -> dict[str, list[Path]]:
         split: [file for folder in folders for file in reading.find_pictures(folder).values()]
         for split, folders in groups.items()
     }
-    return splits or {"train": list(reading.find_pictures(root).values())}
+    if splits:
+        return splits
+    files = list(reading.find_pictures(root).values())
+    return splitting.grouped(files, splitting.by_folders(root, files))
 
 
 # XML files
