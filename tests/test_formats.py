@@ -467,6 +467,22 @@ def test_folders_named_after_splits_that_do_not_count(root, caplog):
     assert "taken as splits" not in caplog.text
 
 
+def test_every_split_has_objects(root):
+    """Half of the pictures show nothing; by the hash alone, `val` would have one, without any."""
+    names = [f"{number}.jpg" for number in range(400) if stable_split(f"{number}.jpg") != "val"][:9]
+    names += [next(f"{n}.jpg" for n in range(400) if stable_split(f"{n}.jpg") == "val")]
+    for name in names:
+        picture(root / "images" / name)
+    content = {
+        "categories": [{"id": 1, "name": "cat"}],
+        "images": [{"id": n, "file_name": name} for n, name in enumerate(names)],
+        "annotations": [{"image_id": n, "category_id": 1, "bbox": [0, 0, 16, 8]} for n in range(5)],
+    }
+    write(root / "annotations/all.json", json.dumps(content))
+    for part in coco(root).values():
+        assert any(boxes.counted.size for boxes in part.targets)
+
+
 def test_coco_itself(root, caplog):
     make_coco(root, "{split}")
     for split in ("train", "val"):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from nano_cv.data.images import EXTENSIONS, INDICES, Meaning
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.data.store import Lazy
-from nano_cv.data.targets import are_tags
+from nano_cv.data.targets import Boxes, are_tags
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
@@ -214,6 +214,11 @@ def as_splits(
         # Roboflow's varied copies of a picture, `a_jpg.rf.<hash>.jpg`, get the same name here.
         names = [re.sub(r"\.rf\.[0-9a-f]{32}\.", ".", sample.name) for sample in samples]
         splits = stable_splits(names, labels, missing)
+        pairs = zip(names, targets, strict=True)
+        shown = [name for name, own in pairs if isinstance(own, Boxes) and own.counted.size]
+        if len(shown) > len(missing):  # without any object, a split could not be judged
+            split_of = dict(zip(shown, stable_splits(shown, None, missing), strict=True))
+            splits = [split_of.get(name) or stable_split(name, missing) for name in names]
         for split in ("train", *missing):
             grouped[split] = [s for s, name in zip(samples, splits, strict=True) if name == split]
         shares = {split: end - start for split, (start, end) in SHARES.items() if split in missing}
