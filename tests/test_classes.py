@@ -98,6 +98,27 @@ def test_a_set_in_a_folder_of_its_own(tmp_path, caplog):
     assert folders(tmp_path / "more")["train"].classes == ["cat", "dog"]
 
 
+def test_pictures_without_labels_beside_the_folder_of_the_training(tmp_path, caplog):
+    """As Kaggle's `asl_alphabet_train/` and `asl_alphabet_test/`: no classes of these names."""
+    make_folder(tmp_path / "seg_train", splits=())
+    for number in range(3):
+        picture(tmp_path / f"seg_test/{number}.png")
+    assert folders(tmp_path)["train"].classes == ["cat", "dog"]
+    assert "passed over, for it is no split: seg_test" in caplog.text
+
+
+def test_folders_that_may_not_be_the_classes(tmp_path, caplog):
+    """Folds of a set; and a set beside drawings, which is refused."""
+    for fold in ("fold1", "fold2"):
+        make_folder(tmp_path / "folds" / fold, splits=())
+    folders(tmp_path / "folds")
+    assert "if the folders in them are, put these into one folder: cat, dog" in caplog.text
+    make_folder(tmp_path / "more/data")
+    picture(tmp_path / "more/figures/a.png")
+    said = refused(lambda: folders(tmp_path / "more"))
+    assert f"data/ holds splits; if it is the set, type data.root={tmp_path}/more/data" in said
+
+
 def test_classes_that_hold_folders(tmp_path):
     for name in ("toy train", "car"):
         for number in range(9):
@@ -184,7 +205,7 @@ LATIN = b"train/cat/caf\xe9.png".decode("utf-8", "surrogateescape")
         (lambda root: (make_folder(root), (root / LATIN).touch()), "a name that is not UTF-8"),
         (
             lambda root: [picture(root / one / own / "a.png") for one in "ab" for own in SPLITS],
-            "the folders of classes hold splits; put the splits first: train/a/",
+            "if it is a class, put the splits first: train/a/",
         ),
     ],
 )
@@ -228,7 +249,7 @@ TWO_SPLITS = "file,label,phase,set 2\na.png,x,train,train\nb.png,y,train,test\nc
     [
         (None, "labels.csv: cannot be read"),
         ("", "it is empty"),
-        ("fiel,label\na.png,x", "no column 'file'; did you mean 'fiel'?"),
+        ("fiel,label\na,x", "no column 'file'; did you mean 'fiel'?"),
         ("image,path,label\na.png,a.png,x", "each could be the file: image, path; call one"),
         ("file,label,split\na.png,x,val\ngone.png,x,train", "line 3: gone.png"),
         ("file,label\na.png,x\n./a.png,y", "line 3: ./a.png stands in"),
@@ -291,6 +312,40 @@ def test_words_in_the_names_of_tables_and_columns_that_mean_no_split(tmp_path, c
     both = [f"{row[:-1]}{int(n > 9)},{int(n in (8, 9))}" for n, row in enumerate(checked)]
     (tmp_path / "labels.csv").write_text("\n".join(["file,label,is_valid,is_test", *both]))
     assert [len(part) for part in tables(tmp_path).values()] == [8, 2, 2]
+
+
+def test_tables_of_a_competition(tmp_path, caplog):
+    """Pictures of one name in both folders, a column of any name, a test without labels."""
+    caplog.set_level("INFO")
+    for split in ("train", "test"):
+        for number in range(12):
+            picture(tmp_path / f"{split}/{number}.png")
+    rows = [f"{n}.png,{'cat' if n % 2 else 'dog'},{n > 4}" for n in range(12)]
+    (tmp_path / "train.csv").write_text("\n".join(["photo_of_it,label,is_valid", *rows]))
+    (tmp_path / "TEST.CSV").write_text("\n".join(["photo_of_it", *(row[:5] for row in rows)]))
+    (tmp_path / "sample_submission.csv").write_text("photo_of_it,label")
+    splits = tables(tmp_path)
+    assert {name.split("/")[0] for part in splits.values() for name in part.names} == {"train"}
+    assert len(splits["val"]) == 7, "is_valid is 1 for more than half"
+    assert "TEST.CSV: passed over, for it has no labels" in caplog.text
+    assert "passed over: " in caplog.text and "sample_submission.csv" in caplog.text
+    assert "lie elsewhere than it says" not in caplog.text
+
+
+def test_numbers_of_pictures_are_no_names_beside_a_column_of_files(tmp_path):
+    rows = [f"{n},{7 - n}.png,{'cat' if n < 4 else 'dog'}" for n in range(8)]
+    for number in range(8):
+        picture(tmp_path / f"{number}.png")
+    (tmp_path / "labels.csv").write_text("\n".join(["image_id,photo,label", *rows]))
+    found = [name for part in tables(tmp_path).values() for name in names(part)["cat"]]
+    assert sorted(found) == ["4.png", "5.png", "6.png", "7.png"]
+
+
+def test_a_table_further_down(tmp_path):
+    picture(tmp_path / "birds/a.png")
+    (tmp_path / "birds/labels.csv").write_text("file,label\na.png,cat")
+    said = refused(lambda: tables(tmp_path))
+    assert said.endswith(f"no table; there is {tmp_path}/birds/labels.csv; data.root is its folder")
 
 
 def test_splits_of_a_table_in_the_folders_of_the_pictures(tmp_path, caplog):

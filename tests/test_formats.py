@@ -452,6 +452,37 @@ def test_splits_that_only_the_folders_of_the_pictures_name(root, read, caplog):
     assert "folders are named after test, train, but are not taken as splits" in caplog.text
 
 
+@pytest.mark.parametrize("lists", ["VOC2012/ImageSets/Main", "ImageSets/Main", "ImageSets", "."])
+def test_voc_lists_wherever_they_lie(root, caplog, lists):
+    """One folder too high, as VOCdevkit unpacks; or beside `images/`: the test list counts."""
+    inside = root / "VOC2012" if "2012" in lists else root
+    for number in range(9):
+        picture(inside / "JPEGImages" / f"{number}.jpg")
+        write(inside / "Annotations" / f"{number}.xml", xml([("cat", 0, 0, 16, 8)]))
+    for split, numbers in (("train", "01234"), ("val", "56"), ("test", "78")):
+        write(root / lists / f"{split}.txt", "\n".join(numbers))
+    if lists == ".":
+        (root / "JPEGImages").rename(root / "images")
+    assert [file.stem for file in voc(root)["test"].files] == ["7", "8"]
+    if inside != root:
+        shutil.copytree(inside, root / "VOC2007")
+        refuses("VOC2007, .*VOC2012: each could be the set", voc, root)
+
+
+def test_yolo_splits_in_folders_further_down_or_in_capitals(root):
+    for place in ("data/images/{}/{}", "Images/{}/{}"):
+        for split, name, objects in every_picture():
+            picture(root / place.format(split, f"{name}.jpg"))
+            rows = [f"{NAMES.index(kind)} .5 .5 .5 .5" for kind, *_ in objects]
+            labels = place.replace("images", "labels").replace("Images", "Labels")
+            write(root / labels.format(split, f"{name}.txt"), "\n".join(rows))
+        write(root / "classes.txt", "cat\ndog")
+        splits = yolo(root)
+        assert {file.parent.name for file in splits["test"].files} == {"test"}
+        assert {file.parent.name for file in splits["train"].files} == {"train"}
+        shutil.rmtree(root)
+
+
 def test_folders_named_after_splits_that_do_not_count(root, caplog):
     """A list goes before folders; and without `train` there would be nothing to learn from."""
     caplog.set_level("INFO")
@@ -907,6 +938,8 @@ def test_masks_in_folders_of_splits(root, caplog):
         ("{split}/images/{name}.jpg", "{split}/masks/{name}.png", ""),
         ("{split}/{name}.jpg", "{split}/{name}_mask.png", "images in train/, masks in train/"),
         ("Images/{split}/{name}.jpg", "Labels/{split}/{name}.png", "images in Images/"),
+        ("{split}/{name}.jpg", "{split}_labels/{name}_L.png", "masks in train_labels/"),
+        ("{split}/{name}_sat.jpg", "{split}/{name}_mask.png", "is taken to be"),
         ("images/{split}/img_{name}.jpg", "masks/{split}/mask_{name}.png", "is taken to be"),
         ("images/{split}/{name}_image.jpg", "masks/{split}/{name}_mask.png", "is taken to be"),
     ],
@@ -924,7 +957,9 @@ def test_masks_as_people_name_them(root, caplog, picture_at, mask_at, said):
     splits = folder_masks(root)
     for split, part in splits.items():
         pairs = zip(part.files, part.targets, strict=True)
-        stems = [[re.sub("_|img|image|mask", "", file.stem) for file in pair] for pair in pairs]
+        stems = [
+            [re.sub("_|img|image|mask|sat|L", "", file.stem) for file in pair] for pair in pairs
+        ]
         assert stems == [[f"{split}0", f"{split}0"], [f"{split}1", f"{split}1"]]
     named = ["background", "road"] if (root / "train/_classes.csv").exists() else None
     assert splits["train"].classes == (named or ["class 0", "class 1"])
@@ -932,6 +967,37 @@ def test_masks_as_people_name_them(root, caplog, picture_at, mask_at, said):
     if named:
         write(root / "test/_classes.csv", "Pixel Value, Class\n0, background\n1, lane\n")
         refuses("the names of the classes, which differ", folder_masks, root)
+
+
+def test_what_a_set_of_masks_leaves_out_is_named(root, caplog):
+    """A test without masks, as competitions have; other drawings; a split of another name."""
+    for split in ("train", "test", "dev"):
+        for number in range(6):
+            picture(root / f"{split}/images/{number}.jpg")
+    for number in range(6):
+        mask(root / f"train/masks/{number}.png", [0, 1])
+        mask(root / f"train/1st_manual/{number}.png", [0, 1])
+    splits = folder_masks(root)
+    assert sum(map(len, splits.values())) == 6
+    assert f"{root}/test: passed over, for it has no masks" in caplog.text
+    assert f"{root}/train: folders of pictures that are passed over: 1st_manual" in caplog.text
+    assert f"{root}: passed over, for it is no split: dev" in caplog.text
+
+
+def test_lists_of_masks_as_cvat_writes_them(root):
+    """With the paths of another machine in one of them, and the folder of the masks after it."""
+    make_masks(root)
+    (root / "images").rename(root / "JPEGImages")
+    (root / "masks").rename(root / "SegmentationClass")
+    (root / "Annotations").mkdir()
+    for split in SPLITS:
+        (root / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
+        (root / f"{split}.txt").rename(root / f"ImageSets/Segmentation/{split}.txt")
+    lines = [f"/old/set/test_{n}.jpg /old/setannot/test_{n}.png" for n in range(3)]
+    write(root / "ImageSets/Segmentation/test.txt", "\n".join(lines))
+    assert [file.stem for file in folder_masks(root)["test"].files] == [
+        f"test_{n}" for n in range(3)
+    ]
 
 
 def test_masks_in_a_folder_of_another_name(root):

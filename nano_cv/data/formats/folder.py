@@ -28,8 +28,8 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     folders, loose = look_into(root)
     # A set of one class would be refused, so a single folder that holds folders is no class.
     alone = folders[0] if len(folders) == 1 and not loose else root
-    split = splitting.called(alone.name) or splitting.by_words([alone])
-    if alone != root and not split and len(look_into(alone)[0]) > 1:
+    further, pictures = look_into(alone)
+    if alone != root and not splitting.split_in(alone.name) and further and not pictures:
         log.info("%s: the set lies in %s", root, alone.name)
         return read_folder(alone, task)
     splits = splitting.one_by_split(folders)
@@ -39,13 +39,19 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     looked_into = folders if words else []
     inside = {path: {child.name for child in look_into(unwrap(path))[0]} for path in looked_into}
     same = len(words) > 1 and set.intersection(*(inside[path] for path in words.values()))
-    if words and (same or {path for path in folders if inside[path]} == {*words.values()}):
+    holding = {path for path in folders if inside.get(path)}
+    # As Kaggle's `train_images/` of classes and `test_images/` of pictures without labels.
+    unlabelled = len(words) > 1 and holding == {words["train"]}
+    if unlabelled:
+        words = {"train": words["train"]}
+    if words and (same or unlabelled or holding == {*words.values()}):
         splits = {split: unwrap(folder) for split, folder in words.items()}
         log.info("%s: taken as splits: %s", root, listing(splits.values()))
-    elif not splits and folders and all(map(_holds_splits, folders)):
+    elif not splits and (wrong := [path for path in folders if _holds_splits(path)]):
+        name = wrong[0].name
         raise UserError(
-            f"{root}: the folders of classes hold splits; put the splits first: "
-            f"train/{folders[0].name}/"
+            f"{root}: {name}/ holds splits; if it is the set, type data.root={wrong[0]}; if it is "
+            f"a class, put the splits first: train/{name}/"
         )
     beside = [path for path in folders if not {path, path / path.name} & {*splits.values()}]
     flat = "train" in splits and not any(look_into(folder)[0] for folder in splits.values())
@@ -70,6 +76,11 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
             f"{training}: at least two folders are needed, one per class; there is {present}"
         )
     classes = reading.sort_classes(names, training)
+    parts = [{part.name for part in look_into(path)[0]} for path in look_into(training)[0]]
+    equal = all(parts) and len(set(map(frozenset, parts))) == 1
+    if equal or any(part & {*classes} for part in parts):
+        text = "%s: taken as classes: %s; if the folders in them are, put these into one folder: %s"
+        log.warning(text, training, listing(classes), listing(sorted(set[str]().union(*parts))))
     if training != root:
         splitting.warn_of_others(root, [*beside, *loose])
     samples = {

@@ -27,7 +27,10 @@ IMAGES = ("images", "image", "imgs", "img", "jpegimages")  # folders, in lower c
 MASKS = ("masks", "mask", "labels", "label", "annotations", "segmentationclass")
 MASK = "_mask"  # at the end of the names of masks that lie beside their images
 # Words in the names of images and masks that tell the two apart, as in `img_1.jpg`, `mask_1.png`.
-KIND = re.compile(r"(?:^|(?<=[/_.-]))(?:images?|imgs?|masks?|labels?|gt|seg)(?:[_.-]|$)", re.I)
+KIND = re.compile(
+    r"(?:^|(?<=[/_.-]))(?:images?|imgs?|rgb|sat|masks?|labels?|gt|seg)(?:[_.-]|$)", re.I
+)
+BESIDE = r"[ _-]?(masks?|labels?|annot|annotations?|gt)"  # `train_labels/` of `train/`
 ROBOFLOW = "_classes.csv"  # lines such as `1, road`
 TABLES = ("class_dict.csv", "label_colors.txt", "labelmap.txt")  # colours of CamVid, and of CVAT
 Colours = dict[str, tuple[int, int, int]]
@@ -50,38 +53,58 @@ def read_folder_masks(
     are images without masks or the reverse, and masks in 0 and 255 of more than two classes.
     """
     reading.check_task("A folder of masks", task, "segmentation")
-    return read_masks(root, find_folders(root), root, colours, ignore)
+    lists = root / "ImageSets/Segmentation"  # of CVAT and VOC
+    folders = find_folders(root)
+    return read_masks(root, folders, lists if lists.is_dir() else root, colours, ignore)
 
 
 def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
     """Return the folders of images and masks: of the set, under an empty name, or of each split.
 
     Splits are folders such as `train/` with both folders in them, or with images and masks side by
-    side, `a.jpg` and `a_mask.png`, as Roboflow writes them.
+    side, `a.jpg` and `a_mask.png`, as Roboflow writes them; or `train/` beside `train_labels/`.
     """
     places = {"": root}
     inside = [path for path in reading.list_folder(root) if path.is_dir()]
-    if not _child(root, IMAGES):
-        places = splitting.one_by_split(inside) or places
+    if not _child(root, IMAGES) and (splits := splitting.one_by_split(inside)):
+        places = splits
     pairs = {}
     for split, folder in places.items():
         images_folder, masks_folder = _child(folder, IMAGES), _child(folder, MASKS)
-        if not (images_folder or masks_folder) and [*folder.glob(f"*{MASK}.*")]:
-            images_folder = masks_folder = folder
+        if not (images_folder or masks_folder):
+            like = re.compile(re.escape(folder.name) + BESIDE, re.IGNORECASE)
+            found = [path for path in inside if like.fullmatch(path.name)]
+            found += [folder] if [*folder.glob(f"*{MASK}.*")] else []
+            images_folder, masks_folder = (folder, found[0]) if found else (None, None)
+        if not masks_folder and split in ("val", "test"):
+            log.warning("%s: passed over, for it has no masks", folder)
+            continue
         images_folder = images_folder or folder / "images"
         masks_folder = masks_folder or folder / "masks"
+        others = {*reading.list_folder(folder)} - {images_folder, masks_folder} - {*inside}
+        if others := {path for path in others if path.is_dir() and images.find(path)}:
+            text = "%s: folders of pictures that are passed over: %s"
+            log.warning(text, folder, listing(sorted(path.name for path in others)))
         if (images_folder.name, masks_folder.name) != ("images", "masks"):
             log.info(
                 "%s: images in %s/, masks in %s/", folder, images_folder.name, masks_folder.name
             )
         pairs[split] = images_folder, masks_folder
+    if root not in places.values():
+        used = [*places.values(), *(masks_folder for _, masks_folder in pairs.values())]
+        splitting.warn_of_others(root, inside, used)
     return pairs
 
 
 def _child(folder: Path, names: Sequence[str]) -> Path | None:
-    """Return the first folder in `folder` with one of the names; capital letters do not matter."""
+    """Return the first folder of pictures in `folder` that has one of the names.
+
+    Capital letters matter only if there are two such folders.
+    """
     inside = [path for path in reading.list_folder(folder) if path.is_dir()]
-    return next((path for name in names for path in inside if path.name.lower() == name), None)
+    inside.sort(key=lambda path: path.name != path.name.lower())
+    named = [path for name in names for path in inside if path.name.lower() == name]
+    return next((path for path in named if images.find(path)), None)
 
 
 def read_masks(
@@ -156,7 +179,7 @@ def read_names(folders: Sequence[Path]) -> list[str]:
     others = [table for table, own in zip(tables, lines, strict=True) if own != lines[0]]
     splitting.refuse_several([tables[0], *others], "the names of the classes, which differ")
     pairs = [line.partition(",") for line in lines[0][1:]]
-    names = [name.strip() for _, _, name in pairs]
+    names = [name.strip().strip('"') for _, _, name in pairs]
     if [number.strip() for number, _, _ in pairs] != [*map(str, range(len(names)))]:
         raise UserError(f"{tables[0]}: lines such as '1, road' belong there, numbered from 0")
     log.info("%s: the classes are named there", tables[0])

@@ -82,28 +82,35 @@ def by_words(paths: Sequence[Path]) -> dict[str, Path]:
     return splits if "train" in splits and len(splits) == sum(map(bool, words)) else {}
 
 
+def split_in(name: str) -> str | None:
+    """Return the split meant by a name, or by the only such word in it, as in `test_images`."""
+    words = {*filter(None, map(called, re.split(r"[\W_]+", name)))}
+    return called(name) or (words.pop() if len(words) == 1 else None)
+
+
 def by_folders(root: Path, files: Sequence[Path | str]) -> list[str]:
     """Return the split in the path of each file: `test` for `images/test/a.jpg`.
 
-    This is for sets that say nothing else of splits. If the folders do not tell the split of every
-    file, or there is only one split, or no `train`, an empty text is returned for each file.
+    This is for sets that say nothing else of splits. The outermost folder that names one counts. If
+    the folders do not tell the split of every file, or there is only one split, or no `train`, an
+    empty text is returned for each file.
     """
-    places = [os.path.relpath(file, root).split(os.sep)[:-1] for file in files]
-    # Folders above the set may have any name.
-    places = [[] if names[:1] == [".."] else names for names in places]
-    named = [{*filter(None, map(called, names))} for names in places]
-    found = sorted(set[str]().union(*named))
+    folders = [os.path.dirname(os.path.abspath(file)) for file in files]
+    start = os.path.commonpath(folders) if files else ""  # the part that tells nothing
+    places = [os.path.relpath(folder, start).split(os.sep) for folder in folders]
+    named = [next(filter(None, map(split_in, names)), "") for names in places]
+    found = sorted({*named} - {""})
     if len(found) < 2 or "train" not in found:
         return [""] * len(files)
-    if others := [str(file) for file, own in zip(files, named, strict=True) if len(own) != 1]:
+    if others := [str(file) for file, split in zip(files, named, strict=True) if not split]:
         log.warning(
             "%s: folders are named after %s, but are not taken as splits, because these pictures "
-            "lie in none of them, or in two: %s",
+            "lie in none of them: %s",
             *(root, listing(found), listing(others, most=3)),
         )
         return [""] * len(files)
     log.info("%s: the folders of the pictures are taken as splits: %s", root, listing(found))
-    return [split for own in named for split in own]
+    return named
 
 
 def grouped(items: Iterable[Item], splits: Iterable[str]) -> dict[str, list[Item]]:

@@ -9,8 +9,9 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,20 +19,22 @@ import yaml
 
 from nano_cv.data.formats import reading, splitting
 from nano_cv.data.formats.splitting import SEVERAL_LABELS, Sample
+from nano_cv.data.images import EXTENSIONS
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.errors import UserError, listing, nearest
 
 log = logging.getLogger(__name__)
 # What others call a column; the first name goes before the rest.
 COLUMNS = {
-    "file": "file filename file_name filepath path image image_name image_path img img_path",
+    "file": "file filename file_name file_path filepath path "
+    "image image_name image_path image_file img img_name img_path",
     "label": "label class category target class_name category_name label_name species",
     "labels": "labels tags classes categories targets class_names category_names label_names",
     "split": "split set subset partition fold",
 }
-FURTHER = {"file": "fname filepaths image_id"}  # that count if there are none of these
-# Columns of 0 and 1 that say which rows are of a split, if most of them are 0.
-SPLIT_FLAGS = {"is_valid": "val", "is_val": "val", "is_test": "test"}
+# Columns of 0 and 1 that say which rows are of a split, if at most `MOST_MARKED` of them are 1.
+SPLIT_FLAGS = {"is_test": "test", "is_valid": "val", "is_val": "val"}
+MOST_MARKED = 2 / 3
 ENDINGS = (".csv", ".tsv")
 SEPARATORS = {"[": "in lists", "": "or none"}  # what a line in the log says of these
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
@@ -68,11 +71,13 @@ def read_table(root: Path, task: str, separator: str | None = None) -> dict[str,
     tables = {"": root} if root.is_file() else find_tables(root)
     source = next(iter(tables.values())) if len(tables) == 1 else root
     root = root.parent if root.is_file() else root
-    rows = [row for table in tables.items() for row in read_rows(*table)]
-    files = find_files(rows, tables, root)
-    if not any(row.split for row in rows):
+    found = {split: read_rows(split, table) for split, table in tables.items()}
+    rows = [*chain(*found.values())]
+    files = find_files(found, tables, root)
+    if not any(row.split == "train" for row in rows):
         splits = splitting.by_folders(root, files)
-        rows = [row._replace(split=split) for row, split in zip(rows, splits, strict=True)]
+        pairs = zip(rows, splits, strict=True)
+        rows = [row._replace(split=row.split or split) for row, split in pairs]
     every = part_labels(rows, source, separator)
     several = any(len(row.labels) != 1 for row in every)
     if several and task == "generation":
@@ -197,17 +202,18 @@ def read_list(cell: str) -> list[str]:
 def find_tables(root: Path) -> dict[str, Path]:
     """The table of each split; or that of all of them, under an empty name."""
     inside = reading.list_folder(root)
-    every = [path for path in inside if path.suffix in ENDINGS]
+    every = [path for path in inside if path.suffix.lower() in ENDINGS]
     # Roboflow writes `train/_classes.csv` and so on, beside the pictures.
     below = {} if every else splitting.one_by_split(filter(Path.is_dir, inside))
     lists = {split: [*folder.glob("_classes.csv")] for split, folder in below.items()}
     if "train" in lists and all(lists.values()):
         return {split: tables[0] for split, tables in lists.items()}
-    if tables := splitting.one_by_split(every):
-        return tables
+    further = sorted(root.glob("[!.]*/[!.]*.csv"))
+    if further and not every:
+        raise UserError(f"{root}: no table; there is {listing(further)}; data.root is its folder")
     common = [root / f"labels{ending}" for ending in ENDINGS if root / f"labels{ending}" in every]
-    tables = {} if common else splitting.by_words(every)
-    if len(tables) > 1:
+    by_words = {} if common else splitting.by_words(every)
+    if tables := splitting.one_by_split(every) or (by_words if len(by_words) > 1 else {}):
         others = sorted({*every} - {*tables.values()})
         passed = f"; passed over: {listing(others)}" if others else ""
         log.info("%s: tables of splits: %s%s", root, listing(tables.values()), passed)
@@ -219,16 +225,19 @@ def find_tables(root: Path) -> dict[str, Path]:
     return {"": common[0] if common else root / "labels.csv"}
 
 
-def find_files(rows: Sequence[Row], tables: dict[str, Path], root: Path) -> list[Path]:
-    """The pictures of the rows; a split must not name one twice."""
+def find_files(
+    found: Mapping[str, Sequence[Row]], tables: Mapping[str, Path], root: Path
+) -> list[Path]:
+    """The pictures of the rows `found` in each table; a split must not name one twice."""
     files: list[Path] = []
-    for split, table in tables.items():
-        own = [row for row in rows if split in ("", row.split)]
+    for split, own in found.items():
+        table = tables[split]
         names, places = [row.file for row in own], [row.where for row in own]
-        folders = [table.parent, root, root / "images"]
-        files += reading.find_named(table, names, folders, root, places=places)
+        inside = splitting.group_by_split(filter(Path.is_dir, reading.list_folder(root)))
+        folders = [*dict.fromkeys([table.parent, root, root / "images", *inside.get(split, ())])]
+        files += reading.find_named(table, names, folders, root, split or None, places)
     first: dict[tuple[str, str], Row] = {}
-    for row, file in zip(rows, files, strict=True):
+    for row, file in zip(chain(*found.values()), files, strict=True):
         other = first.setdefault((row.split, os.path.abspath(file)), row)
         if other is not row:
             several = "; give all labels of a picture in one line, as a|b in a column 'labels'"
@@ -238,7 +247,10 @@ def find_files(rows: Sequence[Row], tables: dict[str, Path], root: Path) -> list
 
 
 def read_rows(split: str, source: Path) -> list[Row]:
-    """The rows of a table, of which all belong to `split` if that is not empty."""
+    """The rows of a table for `split`, or for all splits if that is empty.
+
+    Of a table for `train`, a column may say that some rows are of another split.
+    """
     text = reading.read_text(source)
     # Excel may write a line such as `sep=;` above the table.
     stated = re.match(r"sep=(.)\r?\n", text, re.IGNORECASE)
@@ -250,22 +262,26 @@ def read_rows(split: str, source: Path) -> list[Row]:
     table = csv.DictReader(content, delimiter=delimiter, skipinitialspace=True, strict=True)
     columns = list(table.fieldnames or [])
     reading.refuse_repeated(filter(str.strip, columns), f"{source}: two columns of one name")
-    file_column = find_column("file", columns, source)
+    records = list(_records(table, source, int(bool(stated))))
+    file_column = find_file_column(columns, records, source)
     kind = "label" if find_column("label", columns, source) else "labels"
     label_column = find_column(kind, columns, source)
     split_column = "" if split else find_column("split", columns, source)
-    records = list(_records(table, source, int(bool(stated))))
-    if not (split or split_column):
+    if split in ("", "train") and not split_column:
         rest = [
             name for name in columns if name.strip() and name not in (file_column, label_column)
         ]
         naming = [name for name in rest if names_splits(record[name] for _, record in records)]
         split_column = only("split", naming, source)
-    marks = {} if split or split_column else find_split_marks(columns, records)
+    marked = split in ("", "train") and not split_column
+    marks = find_split_marks(columns, records) if marked else {}
     named = {"file": file_column, kind: label_column, "split": split_column or ", ".join(marks)}
     others = sorted(set(filter(str.strip, columns)) - {*named.values(), *marks})
     flags = {} if label_column else find_flags(others, records, source)
     for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
+        if not found and needed == "label" and split in ("val", "test"):
+            log.warning("%s: passed over, for it has no labels", source)
+            return []
         if not found:
             raise UserError(
                 f"{source}: no column '{needed}'{nearest(needed, columns)} "
@@ -284,8 +300,8 @@ def read_rows(split: str, source: Path) -> list[Row]:
         split_cell = cells[split_column] if split_column else ""
         if marks:
             of_row = [SPLIT_FLAGS[plain(name)] for name, ones in marks.items() if ones[number]]
-            split_cell = [*of_row, "train"][0]
-        own = split or (splitting.called(split_cell) if split_cell else "")
+            split_cell = [*of_row, ""][0]
+        own = splitting.called(split_cell) if split_cell else split
         if own is None:
             raise UserError(
                 f"{where}: {split_column} '{split_cell}'{nearest(split_cell, SPLITS)} "
@@ -312,10 +328,11 @@ def find_split_marks(
 ) -> dict[str, list[bool]]:
     """The columns of `SPLIT_FLAGS`, each with what it says of every record."""
     marks = {}
-    for name in columns:
+    named = [name for known in SPLIT_FLAGS for name in columns if plain(name) == known]
+    for name in named:
         cells = [text_of(record[name]).lower() for _, record in records]
         ones = [FLAGS.get(cell, True) for cell in cells]
-        if plain(name) in SPLIT_FLAGS and FLAGS.keys() >= {*cells} and 2 * sum(ones) < len(ones):
+        if FLAGS.keys() >= {*cells} and sum(ones) <= MOST_MARKED * len(ones):
             marks[name] = ones
     return marks
 
@@ -377,10 +394,23 @@ def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
     """The column for the file, label, labels or split, see `only`."""
     if kind in columns:
         return kind
-    named: list[str] = []
-    for known in (COLUMNS[kind], FURTHER.get(kind, "")):
-        named = named or [name for name in columns if plain(name) in known.split()]
-    return only(kind, named, source)
+    known = COLUMNS[kind].split()
+    return only(kind, [name for name in columns if plain(name) in known], source)
+
+
+def find_file_column(
+    columns: Sequence[str], records: Sequence[tuple[str, Record]], source: Path
+) -> str:
+    """The column for the file, by its name, or as its first cells end as pictures do."""
+    if named := find_column("file", columns, source):
+        return named
+    cells = {name: [text_of(record[name]) for _, record in records[:FEW_LINES]] for name in columns}
+    found = [
+        name
+        for name, own in cells.items()
+        if own and all(cell.lower().endswith(EXTENSIONS) for cell in own)
+    ]
+    return only("file", found or [name for name in columns if plain(name) == "image_id"], source)
 
 
 def plain(column: str) -> str:

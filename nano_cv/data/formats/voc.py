@@ -47,6 +47,7 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
         folders = {"": (root / "JPEGImages", root / "SegmentationClass")}
         lists = root / "ImageSets/Segmentation"
         return read_masks(root, folders, lists, usual=CLASSES, partly=partly)
+    root = find_set(root)
     splits = find_splits(root)
     every = [file for files in splits.values() for file in files]
     if not partly:
@@ -94,19 +95,32 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
 # Where pictures and labels lie
 
 
+def find_set(root: Path) -> Path:
+    """Return the folder with `ImageSets/`: `root`, or the folder of a year in it, as `VOC2012/`."""
+    inside = [folder for folder in reading.list_folder(root) if (folder / "ImageSets").is_dir()]
+    if (root / "ImageSets").is_dir() or not inside:
+        return root
+    splitting.refuse_several(inside, "the set (data.root)")
+    log.info("%s: the set lies in %s", root, inside[0].name)
+    return inside[0]
+
+
 def find_splits(root: Path) -> dict[str, list[Path]]:
     """Find the images of each existing split; without splits, all as `train`.
 
-    Splits are the lists of `ImageSets/`, or folders such as `train/`. In each folder the images lie
-    in `JPEGImages/` or `images/`, or beside their XML files. Without either, folders further down
-    may tell the splits, see `splitting.by_folders`.
+    Splits are the lists of `ImageSets/Main/`, of `ImageSets/` or of the root, or folders such as
+    `train/`. In each folder the images lie in `JPEGImages/` or `images/`, or beside their XML
+    files. Without either, folders further down may tell the splits, see `splitting.by_folders`.
     """
-    if (root / "JPEGImages").is_dir():
-        pictures = reading.find_pictures(root / "JPEGImages")
-        lists = reading.read_lists(root / "ImageSets/Main", pictures)
-        splits = {split: [pictures[name] for name in names] for split, names in lists.items()}
-        files = list(pictures.values())
-        return splits or splitting.grouped(files, splitting.by_folders(root, files))
+    pool = next((root / name for name in ("JPEGImages", "images") if (root / name).is_dir()), root)
+    for folder in (root / "ImageSets/Main", root / "ImageSets", root):
+        if splitting.group_by_split(folder.glob("*.txt")):
+            pictures = reading.find_pictures(pool)
+            lists = reading.read_lists(folder, pictures)
+            return {split: [pictures[name] for name in names] for split, names in lists.items()}
+    if pool.name == "JPEGImages":
+        files = list(reading.find_pictures(pool).values())
+        return splitting.grouped(files, splitting.by_folders(root, files))
     inside = reading.list_folder(root)
     groups = splitting.group_by_split(path for path in inside if path.is_dir())
     if groups:

@@ -161,6 +161,9 @@ def find_splits(
         if paths:
             log.info("%s: '%s' is %s", root, split, listing(paths))
         splits[split] = files
+    if not entries and list(splits) == ["train"]:  # folders further down may tell the splits
+        files = splits["train"]
+        splits = splitting.grouped(files, splitting.by_folders(root, files))
     folders = {file.parent for files in splits.values() for file in files}
     used = {above for folder in folders for above in (folder, *folder.parents)}
     unnamed = [
