@@ -83,6 +83,8 @@ def test_export(here, succeeds):
     assert float(properties["parity/pictures"]) == 12 + 5
     assert properties["precision"] == "float32"
     assert properties["val/accuracy/torch"] == properties["val/accuracy/float32"]
+    accuracy = float(properties["val/accuracy/torch"])
+    assert Onnx(folder / "2/model.onnx").figures["val/accuracy/torch"] == accuracy  # for the card
 
     session = onnxruntime.InferenceSession(folder / "2/model.onnx")
     for batch in (1, 3):

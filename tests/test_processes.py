@@ -214,8 +214,9 @@ def test_each_picture_once_an_epoch(processes, shards, workers):
 def test_a_message_of_another_process_says_so(run, flowers, monkeypatch):
     missing = "nowhere/train.txt: not found"
     monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert f"error (process 1): {missing}" in run("train", *TINY, "data.root=nowhere").err
     monkeypatch.delenv("WORLD_SIZE")  # then a number left over in a shell means nothing
     assert f"error: {missing}" in run("train", *TINY, "data.root=nowhere").err
-    assert "RANK" not in os.environ, "Lightning would follow it"
+    assert not {"RANK", "LOCAL_RANK"} & {*os.environ}, "Lightning would follow them"

@@ -58,8 +58,11 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                 if getattr(sys, name) is None:  # closed, as by `2>&-`
                     setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
             logging.raiseExceptions = False  # no tracebacks where nobody reads, as in `| head`
-            if "WORLD_SIZE" not in os.environ:
-                os.environ.pop("RANK", None)  # left over; Lightning would write no log
+            if "WORLD_SIZE" not in os.environ:  # then numbers of a process are left over
+                for name in ("RANK", "LOCAL_RANK"):
+                    os.environ.pop(name, None)
+            if not os.environ.get("MLFLOW_TRACKING_URI"):  # as compose files leave it
+                os.environ.pop("MLFLOW_TRACKING_URI", None)
             try:
                 sys.argv[1:] = accept_plus(sys.argv[1:])
                 if {"-h", "--help"} & set(sys.argv[1:]):

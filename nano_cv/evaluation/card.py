@@ -44,7 +44,7 @@ def make_card(metadata: Metadata, figures: Mapping[str, float]) -> str:
         f"# {metadata.name}",
         PURPOSES.get(metadata.task, f"A model for {metadata.task}."),
         "## Figures",
-        "| figure | value |\n|---|--:|\n" + "\n".join(rows) if rows else "None were measured.",
+        "| figure | value |\n|---|--:|\n" + "\n".join(rows) if rows else "None are known here.",
         "`val/...` was measured on the validation pictures, which also chose the best epoch."
         if rows
         else "",

@@ -54,6 +54,8 @@ class Onnx(Engine):
             raise UserError(f"{path}: onnxruntime cannot load it ({one_line(error)})") from error
         facts = self.session.get_modelmeta().custom_metadata_map
         self.precision = facts.get("precision", "float32")
+        # Measured at export, by name, such as `val/accuracy/float32`.
+        self.figures = {key: float(text) for key, text in facts.items() if "/" in key}
         try:
             self.metadata = Metadata.from_json(facts.get(KEY, ""))
         except ValueError as error:

@@ -264,7 +264,8 @@ class MLflow(Logger):
         version = str(logged.registered_model_version)
         self.client.update_model_version(name, version, card)
         metric, score = next(iter(metadata.metrics.items()), ("", nan))
-        if isnan(score):  # unknown
+        if isnan(score):
+            log.info("%s: no alias '%s', for the weights have no figure", metadata.name, CHAMPION)
             return
         metric = key(metric)
         known = self.client.search_model_versions(f"name = '{name}'")
@@ -337,7 +338,7 @@ def _mlflow(uri: str, experiment: str, name: str, tags: dict[str, str]) -> MLflo
             return MLflow(uri, experiment, name, tags)
     except Exception as error:  # each kind of store has its own exceptions
         raise UserError(
-            f"logger.uri={uri}: cannot be used for tracking ({first_line(error)}); "
+            f"logger.uri={uri}: cannot be used for tracking ({first_line(error)[:200]}); "
             "mend it, or add logger=csv or logger=none"
         ) from error
 

@@ -238,7 +238,8 @@ class Door:
 
     async def show_card(self, name: str) -> Markdown:
         """Return the model card: metrics, data, origin and limits, and how to call the model."""
-        return Markdown(make_card(self._model(name).promised, {}))
+        model, engine = self._model(name), self.backend.engines.get(name)
+        return Markdown(make_card(model.promised, engine.figures if engine else {}))
 
     def _model(self, name: str) -> Model:
         able = [model.name for model in self.backend.models.values() if model.takes_requests]
@@ -274,6 +275,10 @@ class Door:
                 return await self._answer(request, model, _pictures(request, body), asked)
         except TimeoutError:
             raise Problem(504, "Too slow", f"no answer in {seconds:g} s; try again") from None
+        except Problem as problem:
+            if generates and problem.status in (413, 422):
+                problem.detail += f"; {name} takes no picture, but JSON with a class and a seed"
+            raise
 
     @asynccontextmanager
     async def _body(self, request: Request, most: int) -> AsyncIterator[bytes]:

@@ -144,7 +144,7 @@ class DetectionReport(Report):
         return [
             f"no box is sure enough in {where}; the highest score there is {score:.2f}, of "
             f"{self.classes[label]}, which is shown from {self.metadata.confidences[label]:.2f} on"
-            + (f" (confidence={least:g} shows it)" if least else "")
+            + (f" (a confidence of {least:g} shows it)" if least else "")
         ]
 
     def class_rows(self) -> list[dict[str, Any]]:
