@@ -104,7 +104,10 @@ def test_pictures_without_labels_beside_the_folder_of_the_training(tmp_path, cap
     for number in range(3):
         picture(tmp_path / f"seg_test/{number}.png")
     assert folders(tmp_path)["train"].classes == ["cat", "dog"]
-    assert "passed over, for it is no split: seg_test" in caplog.text
+    (said,) = [text for text in caplog.messages if "seg_test" in text]
+    assert said.startswith(
+        f"{tmp_path}: passed over, for their pictures lie in no folders of classes"
+    )
 
 
 def test_folders_that_may_not_be_the_classes(tmp_path, caplog):
@@ -112,7 +115,7 @@ def test_folders_that_may_not_be_the_classes(tmp_path, caplog):
     for fold in ("fold1", "fold2"):
         make_folder(tmp_path / "folds" / fold, splits=())
     folders(tmp_path / "folds")
-    assert "if the folders in them are, put these into one folder: cat, dog" in caplog.text
+    assert "if the folders inside of them are, move these into it: cat, dog" in caplog.text
     make_folder(tmp_path / "more/data")
     picture(tmp_path / "more/figures/a.png")
     said = refused(lambda: folders(tmp_path / "more"))
@@ -345,7 +348,9 @@ def test_a_table_further_down(tmp_path):
     picture(tmp_path / "birds/a.png")
     (tmp_path / "birds/labels.csv").write_text("file,label\na.png,cat")
     said = refused(lambda: tables(tmp_path))
-    assert said.endswith(f"no table; there is {tmp_path}/birds/labels.csv; data.root is its folder")
+    assert said.endswith(
+        f"no table here, but {tmp_path}/birds/labels.csv; type data.root={tmp_path}/birds"
+    )
 
 
 def test_splits_of_a_table_in_the_folders_of_the_pictures(tmp_path, caplog):

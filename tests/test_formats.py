@@ -483,6 +483,17 @@ def test_yolo_splits_in_folders_further_down_or_in_capitals(root):
         shutil.rmtree(root)
 
 
+def test_voc_of_a_tree_for_each_split_and_a_stray_text(root):
+    """Not the one year of a VOCdevkit; and `train.txt` is the log of a training."""
+    for split in SPLITS:
+        for number in range(2):
+            picture(root / split / "JPEGImages" / f"{split}{number}.jpg")
+            write(root / split / "Annotations" / f"{split}{number}.xml", xml([("cat", 0, 0, 9, 9)]))
+        write(root / split / "ImageSets/Main/all.txt", f"{split}0")
+    write(root / "train.txt", "epoch 1: loss 0.5")
+    assert [len(part) for part in voc(root).values()] == [2, 2, 2]
+
+
 def test_folders_named_after_splits_that_do_not_count(root, caplog):
     """A list goes before folders; and without `train` there would be nothing to learn from."""
     caplog.set_level("INFO")
@@ -993,7 +1004,7 @@ def test_lists_of_masks_as_cvat_writes_them(root):
     for split in SPLITS:
         (root / "ImageSets/Segmentation").mkdir(parents=True, exist_ok=True)
         (root / f"{split}.txt").rename(root / f"ImageSets/Segmentation/{split}.txt")
-    lines = [f"/old/set/test_{n}.jpg /old/setannot/test_{n}.png" for n in range(3)]
+    lines = [f"/old/set/images/test_{n}.jpg /old/setannot/test_{n}.png" for n in range(3)]
     write(root / "ImageSets/Segmentation/test.txt", "\n".join(lines))
     assert [file.stem for file in folder_masks(root)["test"].files] == [
         f"test_{n}" for n in range(3)

@@ -58,7 +58,7 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                 if getattr(sys, name) is None:  # closed, as by `2>&-`
                     setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
             logging.raiseExceptions = False  # no tracebacks where nobody reads, as in `| head`
-            if "WORLD_SIZE" not in os.environ:  # then numbers of a process are left over
+            if "WORLD_SIZE" not in os.environ:  # these numbers are left over from another run
                 for name in ("RANK", "LOCAL_RANK"):
                     os.environ.pop(name, None)
             if not os.environ.get("MLFLOW_TRACKING_URI"):  # as compose files leave it

@@ -54,8 +54,6 @@ class Onnx(Engine):
             raise UserError(f"{path}: onnxruntime cannot load it ({one_line(error)})") from error
         facts = self.session.get_modelmeta().custom_metadata_map
         self.precision = facts.get("precision", "float32")
-        # Measured at export, by name, such as `val/accuracy/float32`.
-        self.figures = {key: float(text) for key, text in facts.items() if "/" in key}
         try:
             self.metadata = Metadata.from_json(facts.get(KEY, ""))
         except ValueError as error:
@@ -63,6 +61,9 @@ class Onnx(Engine):
                 f"{path}: holds no metadata; export_model.py did not write this file"
             ) from error
         self.source = {"model": path}
+        # Measured at export, by name, such as `val/accuracy/float32`.
+        measured = {key: text for key, text in facts.items() if "/" in key}
+        self.figures = {key: float(text) for key, text in measured.items()}
         if entries is None and "bf16" in self.precision:
             try:
                 entries = bfloat16_entries()

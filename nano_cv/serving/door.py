@@ -276,7 +276,7 @@ class Door:
         except TimeoutError:
             raise Problem(504, "Too slow", f"no answer in {seconds:g} s; try again") from None
         except Problem as problem:
-            if generates and problem.status in (413, 422):
+            if generates and problem.title in ("Not JSON", "Too large"):
                 problem.detail += f"; {name} takes no picture, but JSON with a class and a seed"
             raise
 

@@ -1,6 +1,7 @@
 """Reader of a folder per class, as `daisy/*.jpg`, also inside `train/`, `val/` and `test/`."""
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,17 +44,22 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     # As Kaggle's `train_images/` of classes and `test_images/` of pictures without labels.
     unlabelled = len(words) > 1 and holding == {words["train"]}
     if unlabelled:
+        passed = listing(path for split, path in words.items() if split != "train")
+        log.warning(
+            "%s: passed over, for their pictures lie in no folders of classes: %s", root, passed
+        )
         words = {"train": words["train"]}
     if words and (same or unlabelled or holding == {*words.values()}):
         splits = {split: unwrap(folder) for split, folder in words.items()}
         log.info("%s: taken as splits: %s", root, listing(splits.values()))
-    elif not splits and (wrong := [path for path in folders if _holds_splits(path)]):
+    elif not splits and (wrong := find_sets(folders)):
         name = wrong[0].name
         raise UserError(
             f"{root}: {name}/ holds splits; if it is the set, type data.root={wrong[0]}; if it is "
             f"a class, put the splits first: train/{name}/"
         )
     beside = [path for path in folders if not {path, path / path.name} & {*splits.values()}]
+    beside = [path for path in beside if not (unlabelled and splitting.split_in(path.name))]
     flat = "train" in splits and not any(look_into(folder)[0] for folder in splits.values())
     if flat and look_into(splits["train"])[1] and any(look_into(folder)[1] for folder in beside):
         log.info("%s: %s are classes, for they hold no folders", root, listing(splits))
@@ -76,10 +82,10 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
             f"{training}: at least two folders are needed, one per class; there is {present}"
         )
     classes = reading.sort_classes(names, training)
-    parts = [{part.name for part in look_into(path)[0]} for path in look_into(training)[0]]
+    parts = [_folders_in(path) for path in class_folders(training).values()]
     equal = all(parts) and len(set(map(frozenset, parts))) == 1
     if equal or any(part & {*classes} for part in parts):
-        text = "%s: taken as classes: %s; if the folders in them are, put these into one folder: %s"
+        text = "%s: taken as classes: %s; if the folders inside of them are, move these into it: %s"
         log.warning(text, training, listing(classes), listing(sorted(set[str]().union(*parts))))
     if training != root:
         splitting.warn_of_others(root, [*beside, *loose])
@@ -125,10 +131,22 @@ def unwrap(folder: Path) -> Path:
     return inner if look_into(folder) == ([inner], []) else folder
 
 
-def _holds_splits(folder: Path) -> bool:
-    """Return whether a folder holds folders, and all of them are named after splits."""
-    inside = look_into(folder)[0]
-    return bool(inside) and all(splitting.called(child.name) for child in inside)
+def find_sets(folders: Sequence[Path]) -> list[Path]:
+    """Return those of the folders that hold splits: `train/` and another one, or any in all."""
+    splits = [{splitting.called(name) for name in _folders_in(folder)} for folder in folders]
+    every = folders and all(own and None not in own for own in splits)
+    pairs = zip(folders, splits, strict=True)
+    return [
+        path
+        for path, own in pairs
+        if every or (len(own) > 1 and "train" in own and None not in own)
+    ]
+
+
+def _folders_in(folder: Path) -> set[str]:
+    """Return the names of the folders in a folder, which may have a million pictures."""
+    with os.scandir(folder) as entries:
+        return {entry.name for entry in entries if entry.is_dir() and entry.name[:1] != "."}
 
 
 def look_into(folder: Path) -> tuple[list[Path], list[Path]]:

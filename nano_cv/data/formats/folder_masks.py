@@ -5,6 +5,7 @@ or the colour of a class.
 """
 
 import logging
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -54,8 +55,8 @@ def read_folder_masks(
     """
     reading.check_task("A folder of masks", task, "segmentation")
     lists = root / "ImageSets/Segmentation"  # of CVAT and VOC
-    folders = find_folders(root)
-    return read_masks(root, folders, lists if lists.is_dir() else root, colours, ignore)
+    lists = lists if splitting.group_by_split(lists.glob("*.txt")) else root
+    return read_masks(root, find_folders(root), lists, colours, ignore)
 
 
 def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
@@ -73,16 +74,18 @@ def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
         images_folder, masks_folder = _child(folder, IMAGES), _child(folder, MASKS)
         if not (images_folder or masks_folder):
             like = re.compile(re.escape(folder.name) + BESIDE, re.IGNORECASE)
-            found = [path for path in inside if like.fullmatch(path.name)]
+            found = [path for path in inside if split and like.fullmatch(path.name)]
+            found = [path for path in found if _holds_pictures(path)]
             found += [folder] if [*folder.glob(f"*{MASK}.*")] else []
             images_folder, masks_folder = (folder, found[0]) if found else (None, None)
-        if not masks_folder and split in ("val", "test"):
+        if not masks_folder and split == "test":
             log.warning("%s: passed over, for it has no masks", folder)
             continue
         images_folder = images_folder or folder / "images"
         masks_folder = masks_folder or folder / "masks"
         others = {*reading.list_folder(folder)} - {images_folder, masks_folder} - {*inside}
-        if others := {path for path in others if path.is_dir() and images.find(path)}:
+        others = {path for path in others if folder != images_folder and _holds_pictures(path)}
+        if others:
             text = "%s: folders of pictures that are passed over: %s"
             log.warning(text, folder, listing(sorted(path.name for path in others)))
         if (images_folder.name, masks_folder.name) != ("images", "masks"):
@@ -104,7 +107,13 @@ def _child(folder: Path, names: Sequence[str]) -> Path | None:
     inside = [path for path in reading.list_folder(folder) if path.is_dir()]
     inside.sort(key=lambda path: path.name != path.name.lower())
     named = [path for name in names for path in inside if path.name.lower() == name]
-    return next((path for path in named if images.find(path)), None)
+    return next(filter(_holds_pictures, named), None)
+
+
+def _holds_pictures(folder: Path) -> bool:
+    """Return whether a picture lies below a folder; stops at the first."""
+    names = (name for _, _, names in os.walk(folder, followlinks=True) for name in names)
+    return any(name.lower().endswith(images.EXTENSIONS) for name in names)
 
 
 def read_masks(

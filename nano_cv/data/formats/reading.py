@@ -184,9 +184,9 @@ def find_listed(source: Path, pictures: Mapping[str, Path]) -> list[str]:
         for name in (line, *line.rsplit(maxsplit=1)[:1]):
             name = name.replace("\\", "/")
             behind = re.split(r"(?:^|/)(?:images|JPEGImages)/", name, maxsplit=1)[-1]
-            # `test/a.jpg` of `/old/test/images/a.jpg`, on the machine of its maker
-            parts = re.sub(r"(^|/)images/", r"\1", name).split("/")
-            ends = ["/".join(parts[start:]) for start in range(len(parts))]
+            # `test/a.jpg` of `/old/test/images/a.jpg`, a path on the machine of its maker
+            parts = re.sub(r"(^|/)images/", r"\1", "" if " " in name else name).split("/")
+            ends = ["/".join(parts[start:]) for start in range(len(parts) - 1)]
             if key := next(filter(None, map(endings.get, (name, behind, *ends))), ""):
                 return key
         return ""

@@ -91,14 +91,18 @@ def split_in(name: str) -> str | None:
 def by_folders(root: Path, files: Sequence[Path | str]) -> list[str]:
     """Return the split in the path of each file: `test` for `images/test/a.jpg`.
 
-    This is for sets that say nothing else of splits. The outermost folder that names one counts. If
-    the folders do not tell the split of every file, or there is only one split, or no `train`, an
-    empty text is returned for each file.
+    This is for sets that say nothing else of splits. The outermost folder that is named after one
+    counts, or else the outermost with such a word in its name. If the folders do not tell the split
+    of every file, or there is only one split, or no `train`, an empty text is returned for each.
     """
-    folders = [os.path.dirname(os.path.abspath(file)) for file in files]
-    start = os.path.commonpath(folders) if files else ""  # the part that tells nothing
-    places = [os.path.relpath(folder, start).split(os.sep) for folder in folders]
-    named = [next(filter(None, map(split_in, names)), "") for names in places]
+    folders = [os.path.dirname(file) or "." for file in files]
+    start = os.path.commonpath(list(map(os.path.abspath, {*folders}))) if files else ""
+    split_of = dict.fromkeys(folders, "")
+    for folder in split_of:
+        names = os.path.relpath(folder, start).split(os.sep)  # without what all files share
+        splits = [*filter(None, map(called, names)), *filter(None, map(split_in, names))]
+        split_of[folder] = splits[0] if splits else ""
+    named = [split_of[folder] for folder in folders]
     found = sorted({*named} - {""})
     if len(found) < 2 or "train" not in found:
         return [""] * len(files)
@@ -223,7 +227,7 @@ def as_splits(
         splits = stable_splits(names, labels, missing)
         pairs = zip(names, targets, strict=True)
         shown = [name for name, own in pairs if isinstance(own, Boxes) and own.counted.size]
-        if len(shown) > len(missing):  # without any object, a split could not be judged
+        if len({*shown}) > len(missing):  # without any object, a split could not be judged
             split_of = dict(zip(shown, stable_splits(shown, None, missing), strict=True))
             splits = [split_of.get(name) or stable_split(name, missing) for name in names]
         for split in ("train", *missing):

@@ -26,13 +26,13 @@ from nano_cv.errors import UserError, listing, nearest
 log = logging.getLogger(__name__)
 # What others call a column; the first name goes before the rest.
 COLUMNS = {
-    "file": "file filename file_name file_path filepath path "
-    "image image_name image_path image_file img img_name img_path",
+    "file": "file filename file_name filepath path image image_name image_path img img_path",
     "label": "label class category target class_name category_name label_name species",
     "labels": "labels tags classes categories targets class_names category_names label_names",
     "split": "split set subset partition fold",
 }
-# Columns of 0 and 1 that say which rows are of a split, if at most `MOST_MARKED` of them are 1.
+FURTHER = "file_path image_file img_name fname filepaths"  # of `file`, if there are none of those
+# Columns of 0 and 1 that mark the rows of a split; not used if more than `MOST_MARKED` are 1.
 SPLIT_FLAGS = {"is_test": "test", "is_valid": "val", "is_val": "val"}
 MOST_MARKED = 2 / 3
 ENDINGS = (".csv", ".tsv")
@@ -208,9 +208,9 @@ def find_tables(root: Path) -> dict[str, Path]:
     lists = {split: [*folder.glob("_classes.csv")] for split, folder in below.items()}
     if "train" in lists and all(lists.values()):
         return {split: tables[0] for split, tables in lists.items()}
-    further = sorted(root.glob("[!.]*/[!.]*.csv"))
-    if further and not every:
-        raise UserError(f"{root}: no table; there is {listing(further)}; data.root is its folder")
+    if not every and (further := sorted(root.glob("[!.]*/[!.]*.csv"))):
+        advice = f"data.root={further[0].parent}" if len(further) == 1 else "data.root= and the folder of one"
+        raise UserError(f"{root}: no table here, but {listing(further)}; type {advice}")
     common = [root / f"labels{ending}" for ending in ENDINGS if root / f"labels{ending}" in every]
     by_words = {} if common else splitting.by_words(every)
     if tables := splitting.one_by_split(every) or (by_words if len(by_words) > 1 else {}):
@@ -230,12 +230,12 @@ def find_files(
 ) -> list[Path]:
     """The pictures of the rows `found` in each table; a split must not name one twice."""
     files: list[Path] = []
+    inside = splitting.group_by_split(filter(Path.is_dir, reading.list_folder(root)))
     for split, own in found.items():
         table = tables[split]
         names, places = [row.file for row in own], [row.where for row in own]
-        inside = splitting.group_by_split(filter(Path.is_dir, reading.list_folder(root)))
         folders = [*dict.fromkeys([table.parent, root, root / "images", *inside.get(split, ())])]
-        files += reading.find_named(table, names, folders, root, split or None, places)
+        files += reading.find_named(table, names, folders, root, places=places)
     first: dict[tuple[str, str], Row] = {}
     for row, file in zip(chain(*found.values()), files, strict=True):
         other = first.setdefault((row.split, os.path.abspath(file)), row)
@@ -279,7 +279,7 @@ def read_rows(split: str, source: Path) -> list[Row]:
     others = sorted(set(filter(str.strip, columns)) - {*named.values(), *marks})
     flags = {} if label_column else find_flags(others, records, source)
     for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
-        if not found and needed == "label" and split in ("val", "test"):
+        if not found and needed == "label" and split == "test":
             log.warning("%s: passed over, for it has no labels", source)
             return []
         if not found:
@@ -402,15 +402,18 @@ def find_file_column(
     columns: Sequence[str], records: Sequence[tuple[str, Record]], source: Path
 ) -> str:
     """The column for the file, by its name, or as its first cells end as pictures do."""
-    if named := find_column("file", columns, source):
-        return named
+    named = find_column("file", columns, source)
+    further = [name for name in columns if plain(name) in FURTHER.split()]
+    if named or further:
+        return named or only("file", further, source)
     cells = {name: [text_of(record[name]) for _, record in records[:FEW_LINES]] for name in columns}
-    found = [
-        name
-        for name, own in cells.items()
-        if own and all(cell.lower().endswith(EXTENSIONS) for cell in own)
-    ]
-    return only("file", found or [name for name in columns if plain(name) == "image_id"], source)
+    found = [name for name, own in cells.items() if own and all(map(_is_picture, own))]
+    numbers = [name for name in columns if plain(name) == "image_id"]
+    return only("file", (numbers or found) if len(found) != 1 else found, source)
+
+
+def _is_picture(cell: str) -> bool:
+    return cell.lower().endswith(EXTENSIONS) and "://" not in cell
 
 
 def plain(column: str) -> str:

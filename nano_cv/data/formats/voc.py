@@ -43,11 +43,11 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
     `ImageSets/Segmentation/`. With `partly` there is no warning of pictures that no list names.
     """
     reading.check_task("PASCAL VOC", task, "detection", "segmentation")
+    root = find_set(root)
     if task == "segmentation":
         folders = {"": (root / "JPEGImages", root / "SegmentationClass")}
         lists = root / "ImageSets/Segmentation"
         return read_masks(root, folders, lists, usual=CLASSES, partly=partly)
-    root = find_set(root)
     splits = find_splits(root)
     every = [file for files in splits.values() for file in files]
     if not partly:
@@ -97,8 +97,11 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
 
 def find_set(root: Path) -> Path:
     """Return the folder with `ImageSets/`: `root`, or the folder of a year in it, as `VOC2012/`."""
+    if any((root / name).is_dir() for name in ("ImageSets", "JPEGImages")):
+        return root
     inside = [folder for folder in reading.list_folder(root) if (folder / "ImageSets").is_dir()]
-    if (root / "ImageSets").is_dir() or not inside:
+    inside = [folder for folder in inside if not splitting.called(folder.name)]
+    if not inside:
         return root
     splitting.refuse_several(inside, "the set (data.root)")
     log.info("%s: the set lies in %s", root, inside[0].name)
@@ -113,16 +116,17 @@ def find_splits(root: Path) -> dict[str, list[Path]]:
     files. Without either, folders further down may tell the splits, see `splitting.by_folders`.
     """
     pool = next((root / name for name in ("JPEGImages", "images") if (root / name).is_dir()), root)
-    for folder in (root / "ImageSets/Main", root / "ImageSets", root):
-        if splitting.group_by_split(folder.glob("*.txt")):
+    inside = reading.list_folder(root)
+    groups = splitting.group_by_split(path for path in inside if path.is_dir())
+    for folder in (root / "ImageSets/Main", root / "ImageSets", *([] if groups else [root])):
+        named = splitting.group_by_split(folder.glob("*.txt"))
+        if "train" in named or (named and folder != root):
             pictures = reading.find_pictures(pool)
             lists = reading.read_lists(folder, pictures)
             return {split: [pictures[name] for name in names] for split, names in lists.items()}
     if pool.name == "JPEGImages":
         files = list(reading.find_pictures(pool).values())
         return splitting.grouped(files, splitting.by_folders(root, files))
-    inside = reading.list_folder(root)
-    groups = splitting.group_by_split(path for path in inside if path.is_dir())
     if groups:
         splitting.warn_of_others(root, inside, [*chain(*groups.values())], LABELS)
     splits = {

@@ -155,13 +155,15 @@ def find_splits(
         if absent:
             log.warning("%s: %s is not there", where, listing(absent))
     splits = {}
-    for split, paths in (entries or usual_places(root)).items():
+    chosen = entries or usual_places(root)
+    for split, paths in chosen.items():
         files = [file for path in paths for file in find_pictures(path, root, split)]
         reading.refuse_repeated(files, f"{listing(paths)}: names a picture twice")
         if paths:
             log.info("%s: '%s' is %s", root, split, listing(paths))
         splits[split] = files
-    if not entries and list(splits) == ["train"]:  # folders further down may tell the splits
+    if not entries and chosen in ({"train": [root]}, {"train": [root / "images"]}):
+        # Nothing states the splits, but folders further down may.
         files = splits["train"]
         splits = splitting.grouped(files, splitting.by_folders(root, files))
     folders = {file.parent for files in splits.values() for file in files}
