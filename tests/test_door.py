@@ -181,7 +181,7 @@ PROBLEMS = [
     ("masks_tiny", b"x", "?top=1", {}, 422, "A model for segmentation takes no settings in"),
     ("noise_tiny", b"", "?class=gren", {}, 422, "class=gren; did you mean 'green'?"),
     ("noise_tiny", b"[" * 5_000, "", {}, 413, "at most 4,096 bytes"),
-    ("noise_tiny", picture("red"), "", {}, 422, "noise_tiny takes no picture, but JSON"),
+    ("noise_tiny", picture("red"), "", {}, 422, "a generator takes no picture, but JSON"),
     ("noise_tiny", b'{"seed": -1}', "", {}, 422, "seed=-1"),
     ("noise_tiny", b'{"shape": [9]}', "", {}, 422, "shape=[9]: Extra inputs"),
     ("colours_tiny", b"x", "", {"Host": "evil.example"}, 421, "this server is 127.0.0.1"),

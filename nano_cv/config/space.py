@@ -72,12 +72,11 @@ def sample_runs(overrides: Sequence[Override], multirun: bool) -> Iterator[list[
         if not override.is_sweep_override():
             choices.append([override])
         elif not multirun:
+            said = f"{override.input_line}: several values; add -m to run each of them"
             key, _, given = str(override.input_line).partition("=")
-            single = f"; a list is {key}=[{given}], a text with commas '{key}=\"{given}\"'"
-            raise UserError(
-                f"{override.input_line}: several values; add -m to run each of them"
-                f"{single if override.is_choice_sweep() else ''}"
-            )
+            if override.is_choice_sweep():
+                said += f"; a list is {key}=[{given}], a text with commas '{key}=\"{given}\"'"
+            raise UserError(said)
         else:
             values = [f"{override.get_key_element()}={value}" for value in _values(override)]
             choices.append(parser.parse_overrides(values))

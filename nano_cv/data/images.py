@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from glob import glob
 from importlib.util import find_spec
@@ -564,13 +564,10 @@ def warn_of_unread_files(folder: Path, read: Iterable[File] = ()) -> None:
 
 def _begins_as_image(path: str) -> bool:
     """Return whether a file begins as JPEG, PNG, GIF or WebP files do."""
-    if not os.path.isfile(path):  # a pipe would wait for ever
-        return False
-    try:
-        with open(path, "rb") as file:
+    if os.path.isfile(path):  # a pipe would wait for ever
+        with suppress(OSError), open(path, "rb") as file:
             return file.read(8).startswith((headers.JPEG, headers.PNG, headers.GIF, b"RIFF"))
-    except OSError:  # not allowed, or gone
-        return False
+    return False
 
 
 def matching(pattern: str) -> list[Path]:

@@ -60,6 +60,7 @@ HOSTS = ("127.0.0.1", "localhost", "::1")  # names by which this machine calls i
 HOST = re.compile(r"(\[[0-9a-f:]+\]|[^:]+)(:[0-9]*)?")  # name or address, and port
 MAX_BODIES = 8  # number of largest bodies that may be in memory at once
 GENERATOR_BYTES = 4096  # largest body for a generator, which holds only a few settings
+NO_PICTURE = "a generator takes no picture, but JSON with a class and a seed"
 KINDS_OF_BODIES = (
     *("image/", "application/octet-stream", "multipart/form-data"),
     "application/x-www-form-urlencoded",  # what curl sends for any body
@@ -275,16 +276,13 @@ class Door:
                 return await self._answer(request, model, _pictures(request, body), asked)
         except TimeoutError:
             raise Problem(504, "Too slow", f"no answer in {seconds:g} s; try again") from None
-        except Problem as problem:
-            if generates and problem.title in ("Not JSON", "Too large"):
-                problem.detail += f"; {name} takes no picture, but JSON with a class and a seed"
-            raise
 
     @asynccontextmanager
     async def _body(self, request: Request, most: int) -> AsyncIterator[bytes]:
         """Yield a body of at most `most` bytes, which `held` counts meanwhile."""
         stated = request.headers.get("content-length", "")
-        too_large = Problem(413, "Too large", f"at most {most:,} bytes are taken")
+        of_generators = f"; {NO_PICTURE}" if most == GENERATOR_BYTES else ""
+        too_large = Problem(413, "Too large", f"at most {most:,} bytes are taken{of_generators}")
         if stated.isdecimal() and int(stated) > most:
             raise too_large
         body = bytearray()
@@ -463,7 +461,7 @@ def _settings_of(asked: UrlSettings, body: bytes) -> Settings:
     try:
         values = {**values, **(from_json(body) if body else {})}
     except (ValueError, TypeError) as error:
-        raise Problem(422, "Not JSON", f"the body: {one_line(error)}") from error
+        raise Problem(422, "Not JSON", f"the body: {one_line(error)}; {NO_PICTURE}") from error
     return Settings.model_validate(values)
 
 

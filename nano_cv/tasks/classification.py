@@ -104,10 +104,8 @@ class Classification(Task):
         return {"loss": self.loss(logits, labels)}, self.compare(logits, labels)
 
     def compare(self, logits: Tensor, labels: Tensor) -> NDArray[Any]:
-        """True and predicted labels int64 `[2, B]`, from which `figures` computes metrics.
-
-        Labels and not a confusion matrix: with 1,000 classes that of each batch would take 8 MB.
-        """
+        """True and predicted labels int64 `[2, B]`, from which `figures` computes metrics."""
+        # No confusion matrix: with 1,000 classes that of each batch would take 8 MB.
         return torch.stack([labels, logits.argmax(dim=1)]).cpu().numpy()
 
     def never_predicted(self, validated: Sequence[Any]) -> list[str]:

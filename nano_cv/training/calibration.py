@@ -141,10 +141,9 @@ def fit_label_sets(shares: NDArray[np.float64], coverage: float) -> float:
 
     This is split-conformal prediction (Vovk et al. 2005; Angelopoulos and Bates 2021, arXiv
     2107.07511) with the sets of Sadinle et al. 2019, which were the smallest on our data sets: the
-    finite-sample quantile of `shares` `[N]`, the probabilities of the true classes. `coverage` is
-    the share of pictures whose set must contain the true class; it holds for pictures of the same
-    kind as the validation pictures. With too few pictures for it, 0 is returned, which puts all
-    classes into every set.
+    finite-sample quantile of `shares` `[N]`, the probabilities of the true classes. The share of
+    sets with the true class is `coverage`, for pictures of the same kind as the validation
+    pictures. With too few of these, 0 is returned, which puts all classes into every set.
     """
     needed = math.ceil((len(shares) + 1) * coverage - 1e-9)
     if needed > len(shares):

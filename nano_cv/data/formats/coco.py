@@ -92,10 +92,9 @@ def samples_of(
 
 def called_of(root: Path, source: Path) -> str | None:
     """Return the split in the name of a JSON file or its folder; None if there is no split."""
-    words = {called(word) for word in re.split(r"[^a-z0-9]+", source.stem.lower())} - {None}
-    if len(words) == 1:
-        return words.pop()
-    return None if words or source.parent == root else called(source.parent.name)
+    words = {called(word) for word in re.split(r"[\W_]+", source.stem)} - {None}
+    inside = None if words or source.parent == root else called(source.parent.name)
+    return words.pop() if len(words) == 1 else inside
 
 
 def find_sources(root: Path) -> dict[str, Path]:

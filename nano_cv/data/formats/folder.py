@@ -43,23 +43,21 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     holding = {path for path in folders if inside.get(path)}
     # As Kaggle's `train_images/` of classes and `test_images/` of pictures without labels.
     unlabelled = len(words) > 1 and holding == {words["train"]}
-    if unlabelled:
-        passed = listing(path for split, path in words.items() if split != "train")
-        log.warning(
-            "%s: passed over, for their pictures lie in no folders of classes: %s", root, passed
-        )
-        words = {"train": words["train"]}
+    passed = [words.pop(split) for split in ("val", "test") if unlabelled and split in words]
+    if passed:
+        text = "%s: passed over, for their pictures lie in no folders of classes: %s"
+        log.warning(text, root, listing(passed))
     if words and (same or unlabelled or holding == {*words.values()}):
         splits = {split: unwrap(folder) for split, folder in words.items()}
         log.info("%s: taken as splits: %s", root, listing(splits.values()))
-    elif not splits and (wrong := find_sets(folders)):
+    elif not splits and (wrong := [path for path in folders if _holds_splits(path)]):
         name = wrong[0].name
         raise UserError(
             f"{root}: {name}/ holds splits; if it is the set, type data.root={wrong[0]}; if it is "
             f"a class, put the splits first: train/{name}/"
         )
-    beside = [path for path in folders if not {path, path / path.name} & {*splits.values()}]
-    beside = [path for path in beside if not (unlabelled and splitting.split_in(path.name))]
+    used = {*passed, *splits.values()}
+    beside = [path for path in folders if not {path, path / path.name} & used]
     flat = "train" in splits and not any(look_into(folder)[0] for folder in splits.values())
     if flat and look_into(splits["train"])[1] and any(look_into(folder)[1] for folder in beside):
         log.info("%s: %s are classes, for they hold no folders", root, listing(splits))
@@ -131,16 +129,10 @@ def unwrap(folder: Path) -> Path:
     return inner if look_into(folder) == ([inner], []) else folder
 
 
-def find_sets(folders: Sequence[Path]) -> list[Path]:
-    """Return those of the folders that hold splits: `train/` and another one, or any in all."""
-    splits = [{splitting.called(name) for name in _folders_in(folder)} for folder in folders]
-    every = folders and all(own and None not in own for own in splits)
-    pairs = zip(folders, splits, strict=True)
-    return [
-        path
-        for path, own in pairs
-        if every or (len(own) > 1 and "train" in own and None not in own)
-    ]
+def _holds_splits(folder: Path) -> bool:
+    """Return whether a folder holds `train/`, another split, and no other folders."""
+    own = {splitting.called(name) for name in _folders_in(folder)}
+    return len(own) > 1 and "train" in own and None not in own
 
 
 def _folders_in(folder: Path) -> set[str]:

@@ -209,7 +209,7 @@ def find_tables(root: Path) -> dict[str, Path]:
     if "train" in lists and all(lists.values()):
         return {split: tables[0] for split, tables in lists.items()}
     if not every and (further := sorted(root.glob("[!.]*/[!.]*.csv"))):
-        advice = f"data.root={further[0].parent}" if len(further) == 1 else "data.root= and the folder of one"
+        advice = f"data.root={further[0].parent}" if len(further) == 1 else "data.root=FOLDER"
         raise UserError(f"{root}: no table here, but {listing(further)}; type {advice}")
     common = [root / f"labels{ending}" for ending in ENDINGS if root / f"labels{ending}" in every]
     by_words = {} if common else splitting.by_words(every)

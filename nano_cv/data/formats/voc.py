@@ -99,8 +99,8 @@ def find_set(root: Path) -> Path:
     """Return the folder with `ImageSets/`: `root`, or the folder of a year in it, as `VOC2012/`."""
     if any((root / name).is_dir() for name in ("ImageSets", "JPEGImages")):
         return root
-    inside = [folder for folder in reading.list_folder(root) if (folder / "ImageSets").is_dir()]
-    inside = [folder for folder in inside if not splitting.called(folder.name)]
+    folders = [path for path in reading.list_folder(root) if not splitting.called(path.name)]
+    inside = [folder for folder in folders if (folder / "ImageSets").is_dir()]
     if not inside:
         return root
     splitting.refuse_several(inside, "the set (data.root)")
