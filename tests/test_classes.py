@@ -298,11 +298,10 @@ def test_columns_of_others(tmp_path, caplog):
 def test_words_in_the_names_of_tables_and_columns_that_mean_no_split(tmp_path, caplog):
     """One table with a column `split`; then `is_valid` as "checked", which most pictures are."""
     caplog.set_level("INFO")
-    rows = ["file,label,split"]
-    for number in range(12):
-        picture(tmp_path / f"{number}.png")
-        rows.append(f"{number}.png,{'cat' if number % 2 else 'dog'},{'test' if number > 7 else ''}")
-    (tmp_path / "train_labels.csv").write_text("\n".join(rows))
+    label_of = {n: "cat" if n % 2 else "dog" for n in range(12)}
+    write_table(tmp_path, {f"{n}.png": f"{label_of[n]},{'test' * (n > 7)}" for n in label_of})
+    rows = (tmp_path / "labels.csv").read_text().splitlines()
+    (tmp_path / "labels.csv").rename(tmp_path / "train_labels.csv")
     assert len(tables(tmp_path)["test"]) == 4
     for name in ("test", "more"):
         (tmp_path / f"{name}_labels.csv").write_text("\n".join(rows[:5]))

@@ -995,6 +995,13 @@ def test_what_a_set_of_masks_leaves_out_is_named(root, caplog):
     assert f"{root}: passed over, for it is no split: dev" in caplog.text
 
 
+def test_other_drawings_beside_the_masks_of_a_whole_set_are_named(root, caplog):
+    make_masks(root)
+    shutil.copytree(root / "masks", root / "1st_manual")
+    folder_masks(root)
+    assert f"{root}: folders of pictures that are passed over: 1st_manual" in caplog.text
+
+
 def test_lists_of_masks_as_cvat_writes_them(root):
     """With the paths of another machine in one of them, and the folder of the masks after it."""
     make_masks(root)

@@ -63,7 +63,7 @@ def read_coco(root: Path, task: str) -> dict[str, Pictures]:
     reading.warn_of_unused(root, [sample.file for part in samples.values() for sample in part])
     if list(sources) == ["train"] and not called_of(root, sources["train"]):
         files = [sample.file for sample in samples["train"]]
-        samples = splitting.grouped(samples["train"], splitting.by_folders(root, files))
+        samples = splitting.by_split(samples["train"], splitting.by_folders(root, files))
     return splitting.as_splits(root, samples, outlines.classes_for(task, classes))
 
 
@@ -92,7 +92,7 @@ def samples_of(
 
 def called_of(root: Path, source: Path) -> str | None:
     """Return the split in the name of a JSON file or its folder; None if there is no split."""
-    words = {called(word) for word in re.split(r"[\W_]+", source.stem)} - {None}
+    words = {*splitting.split_words(source.stem)}
     inside = None if words or source.parent == root else called(source.parent.name)
     return words.pop() if len(words) == 1 else inside
 

@@ -27,12 +27,11 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; it should hold a folder per class")
     folders, loose = look_into(root)
-    # A set of one class would be refused, so a single folder that holds folders is no class.
-    alone = folders[0] if len(folders) == 1 and not loose else root
-    further, pictures = look_into(alone)
-    if alone != root and not splitting.split_in(alone.name) and further and not pictures:
-        log.info("%s: the set lies in %s", root, alone.name)
-        return read_folder(alone, task)
+    if len(folders) == 1 and not loose and not splitting.split_in(folders[0].name):
+        further, pictures = look_into(folders[0])
+        if further and not pictures:  # so it is no class; a set of one would be refused
+            log.info("%s: the set lies in %s", root, folders[0].name)
+            return read_folder(folders[0], task)
     splits = splitting.one_by_split(folders)
     splits = {split: unwrap(folder) for split, folder in splits.items()}
     words = {} if splits else splitting.by_words(folders)
@@ -73,14 +72,15 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     if splits and "train" not in splits:
         raise UserError(f"{root}: holds {listing(splits)}, and no 'train' to learn from")
     training = splits.setdefault("train", root)
-    names = [*class_folders(training)]
+    every_class = class_folders(training)
+    names = [*every_class]
     if len(names) < 2:
         present = f"only {names[0]}" if names else "none"
         raise UserError(
             f"{training}: at least two folders are needed, one per class; there is {present}"
         )
     classes = reading.sort_classes(names, training)
-    parts = [_folders_in(path) for path in class_folders(training).values()]
+    parts = [_folders_in(path) for path in every_class.values()]
     equal = all(parts) and len(set(map(frozenset, parts))) == 1
     if equal or any(part & {*classes} for part in parts):
         text = "%s: taken as classes: %s; if the folders inside of them are, move these into it: %s"

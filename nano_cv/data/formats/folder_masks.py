@@ -46,8 +46,7 @@ def read_folder_masks(
     """Read a set for segmentation.
 
     `train.txt`, `val.txt` and `test.txt` list the images of a split, one per line, with or without
-    ending. Without lists, the folders `images/train/` or `train/images/` and so on are the splits,
-    see `find_folders`. The classes are
+    ending; else folders tell the splits, see `group_by_folder` and `find_folders`. The classes are
     those of `colours`, as in `{road: [128, 64, 128]}`, or of a file of `TABLES`, or of
     `classes.txt`, one per line; without any, all masks are read, and the classes are `class 0` to
     the highest index. `ignore` are further values that mean an unknown class, as 255 does. Refused
@@ -66,28 +65,29 @@ def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
     side, `a.jpg` and `a_mask.png`, as Roboflow writes them; or `train/` beside `train_labels/`.
     """
     places = {"": root}
-    inside = [path for path in reading.list_folder(root) if path.is_dir()]
-    if not _child(root, IMAGES) and (splits := splitting.one_by_split(inside)):
+    beside = [path for path in reading.list_folder(root) if path.is_dir()]
+    if not _named(beside, IMAGES) and (splits := splitting.one_by_split(beside)):
         places = splits
     pairs = {}
     for split, folder in places.items():
-        images_folder, masks_folder = _child(folder, IMAGES), _child(folder, MASKS)
+        inside = [path for path in reading.list_folder(folder) if path.is_dir()]
+        images_folder, masks_folder = _named(inside, IMAGES), _named(inside, MASKS)
         if not (images_folder or masks_folder):
             like = re.compile(re.escape(folder.name) + BESIDE, re.IGNORECASE)
-            found = [path for path in inside if split and like.fullmatch(path.name)]
+            found = [path for path in beside if split and like.fullmatch(path.name)]
             found = [path for path in found if _holds_pictures(path)]
             found += [folder] if [*folder.glob(f"*{MASK}.*")] else []
             images_folder, masks_folder = (folder, found[0]) if found else (None, None)
         if not masks_folder and split == "test":
             log.warning("%s: passed over, for it has no masks", folder)
             continue
+        if images_folder in inside and masks_folder:
+            others = {*inside} - {images_folder, masks_folder}
+            if names := sorted(path.name for path in others if _holds_pictures(path)):
+                text = "%s: folders of pictures that are passed over: %s"
+                log.warning(text, folder, listing(names))
         images_folder = images_folder or folder / "images"
         masks_folder = masks_folder or folder / "masks"
-        others = {*reading.list_folder(folder)} - {images_folder, masks_folder} - {*inside}
-        others = {path for path in others if folder != images_folder and _holds_pictures(path)}
-        if others:
-            text = "%s: folders of pictures that are passed over: %s"
-            log.warning(text, folder, listing(sorted(path.name for path in others)))
         if (images_folder.name, masks_folder.name) != ("images", "masks"):
             log.info(
                 "%s: images in %s/, masks in %s/", folder, images_folder.name, masks_folder.name
@@ -95,18 +95,17 @@ def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
         pairs[split] = images_folder, masks_folder
     if root not in places.values():
         used = [*places.values(), *(masks_folder for _, masks_folder in pairs.values())]
-        splitting.warn_of_others(root, inside, used)
+        splitting.warn_of_others(root, beside, used)
     return pairs
 
 
-def _child(folder: Path, names: Sequence[str]) -> Path | None:
-    """Return the first folder of pictures in `folder` that has one of the names.
+def _named(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
+    """Return the first of the folders that has one of the names, in this order, and pictures.
 
     Capital letters matter only if there are two such folders.
     """
-    inside = [path for path in reading.list_folder(folder) if path.is_dir()]
-    inside.sort(key=lambda path: path.name != path.name.lower())
-    named = [path for name in names for path in inside if path.name.lower() == name]
+    small_first = sorted(folders, key=lambda path: path.name != path.name.lower())
+    named = [path for name in names for path in small_first if path.name.lower() == name]
     return next(filter(_holds_pictures, named), None)
 
 
@@ -133,10 +132,12 @@ def read_masks(
     pictures: dict[str, Path] = {}
     masks: dict[str, Path] = {}
     for split, (images_folder, masks_folder) in folders.items():
-        own, drawn = reading.find_pictures(images_folder), reading.find_pictures(masks_folder)
+        own = reading.find_pictures(images_folder)
         if images_folder == masks_folder:
+            drawn = {name: file for name, file in own.items() if name.endswith(MASK)}
             own = {name: file for name, file in own.items() if not name.endswith(MASK)}
-            drawn = {name: file for name, file in drawn.items() if name.endswith(MASK)}
+        else:
+            drawn = reading.find_pictures(masks_folder)
         above = f"{split}/" if split else ""
         pictures |= {above + name: file for name, file in own.items()}
         masks |= {above + name: file for name, file in by_picture(drawn, own).items()}

@@ -76,15 +76,20 @@ def by_words(paths: Sequence[Path]) -> dict[str, Path]:
 
     Empty unless there is `train`, and no two name the same split.
     """
-    words = [[*filter(None, map(called, re.split(r"[\W_]+", path.name)))] for path in paths]
+    words = [split_words(path.name) for path in paths]
     pairs = list(zip(words, paths, strict=True))
     splits = {own[0]: path for own, path in pairs if len(own) == 1}
     return splits if "train" in splits and len(splits) == sum(map(bool, words)) else {}
 
 
+def split_words(name: str) -> list[str]:
+    """Return the splits meant by the words of a name, as `test` for `test_images`."""
+    return [*filter(None, map(called, re.split(r"[\W_]+", name)))]
+
+
 def split_in(name: str) -> str | None:
-    """Return the split meant by a name, or by the only such word in it, as in `test_images`."""
-    words = {*filter(None, map(called, re.split(r"[\W_]+", name)))}
+    """Return the split meant by a name, or by the only such word in it."""
+    words = {*split_words(name)}
     return called(name) or (words.pop() if len(words) == 1 else None)
 
 
@@ -117,7 +122,7 @@ def by_folders(root: Path, files: Sequence[Path | str]) -> list[str]:
     return named
 
 
-def grouped(items: Iterable[Item], splits: Iterable[str]) -> dict[str, list[Item]]:
+def by_split(items: Iterable[Item], splits: Iterable[str]) -> dict[str, list[Item]]:
     """Group items by their splits; those without a split are `train`."""
     groups: dict[str, list[Item]] = {}
     for item, split in zip(items, splits, strict=True):
@@ -230,8 +235,7 @@ def as_splits(
         if len({*shown}) > len(missing):  # without any object, a split could not be judged
             split_of = dict(zip(shown, stable_splits(shown, None, missing), strict=True))
             splits = [split_of.get(name) or stable_split(name, missing) for name in names]
-        for split in ("train", *missing):
-            grouped[split] = [s for s, name in zip(samples, splits, strict=True) if name == split]
+        grouped |= {split: [] for split in ("train", *missing)} | by_split(samples, splits)
         shares = {split: end - start for split, (start, end) in SHARES.items() if split in missing}
         shares = {"train": 100 - sum(shares.values()), **shares}
         log.info(

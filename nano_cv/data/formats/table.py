@@ -267,14 +267,14 @@ def read_rows(split: str, source: Path) -> list[Row]:
     kind = "label" if find_column("label", columns, source) else "labels"
     label_column = find_column(kind, columns, source)
     split_column = "" if split else find_column("split", columns, source)
+    marks: dict[str, list[bool]] = {}
     if split in ("", "train") and not split_column:
         rest = [
             name for name in columns if name.strip() and name not in (file_column, label_column)
         ]
         naming = [name for name in rest if names_splits(record[name] for _, record in records)]
         split_column = only("split", naming, source)
-    marked = split in ("", "train") and not split_column
-    marks = find_split_marks(columns, records) if marked else {}
+        marks = {} if split_column else find_split_marks(columns, records)
     named = {"file": file_column, kind: label_column, "split": split_column or ", ".join(marks)}
     others = sorted(set(filter(str.strip, columns)) - {*named.values(), *marks})
     flags = {} if label_column else find_flags(others, records, source)
@@ -299,8 +299,8 @@ def read_rows(split: str, source: Path) -> list[Row]:
         cells = {name: text_of(record[name]) for name in columns}
         split_cell = cells[split_column] if split_column else ""
         if marks:
-            of_row = [SPLIT_FLAGS[plain(name)] for name, ones in marks.items() if ones[number]]
-            split_cell = [*of_row, ""][0]
+            of_row = (SPLIT_FLAGS[plain(name)] for name, ones in marks.items() if ones[number])
+            split_cell = next(of_row, "")
         own = splitting.called(split_cell) if split_cell else split
         if own is None:
             raise UserError(

@@ -124,19 +124,14 @@ def find_splits(root: Path) -> dict[str, list[Path]]:
             pictures = reading.find_pictures(pool)
             lists = reading.read_lists(folder, pictures)
             return {split: [pictures[name] for name in names] for split, names in lists.items()}
-    if pool.name == "JPEGImages":
-        files = list(reading.find_pictures(pool).values())
-        return splitting.grouped(files, splitting.by_folders(root, files))
-    if groups:
+    if groups and pool.name != "JPEGImages":
         splitting.warn_of_others(root, inside, [*chain(*groups.values())], LABELS)
-    splits = {
-        split: [file for folder in folders for file in reading.find_pictures(folder).values()]
-        for split, folders in groups.items()
-    }
-    if splits:
-        return splits
-    files = list(reading.find_pictures(root).values())
-    return splitting.grouped(files, splitting.by_folders(root, files))
+        return {
+            split: [file for folder in folders for file in reading.find_pictures(folder).values()]
+            for split, folders in groups.items()
+        }
+    files = list(reading.find_pictures(pool if pool.name == "JPEGImages" else root).values())
+    return splitting.by_split(files, splitting.by_folders(root, files))
 
 
 # XML files

@@ -165,7 +165,7 @@ def find_splits(
     if not entries and chosen in ({"train": [root]}, {"train": [root / "images"]}):
         # Nothing states the splits, but folders further down may.
         files = splits["train"]
-        splits = splitting.grouped(files, splitting.by_folders(root, files))
+        splits = splitting.by_split(files, splitting.by_folders(root, files))
     folders = {file.parent for files in splits.values() for file in files}
     used = {above for folder in folders for above in (folder, *folder.parents)}
     unnamed = [
