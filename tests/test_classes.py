@@ -98,13 +98,16 @@ def test_a_set_in_a_folder_of_its_own(tmp_path, caplog):
     assert folders(tmp_path / "more")["train"].classes == ["cat", "dog"]
 
 
-def test_pictures_without_labels_beside_the_folder_of_the_training(tmp_path, caplog):
+@pytest.mark.parametrize(
+    "names", [("seg_train", "seg_test"), ("train", "test"), ("a_train", "test")]
+)
+def test_pictures_without_labels_beside_the_folder_of_the_training(tmp_path, caplog, names):
     """As Kaggle's `asl_alphabet_train/` and `asl_alphabet_test/`: no classes of these names."""
-    make_folder(tmp_path / "seg_train", splits=())
+    make_folder(tmp_path / names[0], splits=())
     for number in range(3):
-        picture(tmp_path / f"seg_test/{number}.png")
+        picture(tmp_path / names[1] / f"{number}.png")
     assert folders(tmp_path)["train"].classes == ["cat", "dog"]
-    (said,) = [text for text in caplog.messages if "seg_test" in text]
+    (said,) = [text for text in caplog.messages if names[1] in text]
     assert said.startswith(
         f"{tmp_path}: passed over, for their pictures lie in no folders of classes"
     )

@@ -33,21 +33,21 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
             log.info("%s: the set lies in %s", root, folders[0].name)
             return read_folder(folders[0], task)
     splits = splitting.one_by_split(folders)
-    splits = {split: unwrap(folder) for split, folder in splits.items()}
-    words = {} if splits else splitting.by_words(folders)
+    words = {} if "train" in splits else splitting.by_words(folders)
     # All splits hold folders of the same names; a class such as `toy train` holds none.
-    looked_into = folders if words else []
-    inside = {path: {child.name for child in look_into(unwrap(path))[0]} for path in looked_into}
+    inside = {path: {own.name for own in look_into(unwrap(path))[0]} for path in folders if words}
     same = len(words) > 1 and set.intersection(*(inside[path] for path in words.values()))
     holding = {path for path in folders if inside.get(path)}
-    # As Kaggle's `train_images/` of classes and `test_images/` of pictures without labels.
-    unlabelled = len(words) > 1 and holding == {words["train"]}
-    passed = [words.pop(split) for split in ("val", "test") if unlabelled and split in words]
+    by_words = words and (same or words["train"] in holding <= {*words.values()})
+    splits = {split: unwrap(path) for split, path in (words if by_words else splits).items()}
+    # As Kaggle's `train/` with a folder per class and `test/` with pictures without labels.
+    found = {split: look_into(folder) for split, folder in splits.items()}
+    flat = [split for split, (below, own) in found.items() if own and not below]
+    passed = [splits.pop(split) for split in flat if found.get("train", [[]])[0]]
     if passed:
         text = "%s: passed over, for their pictures lie in no folders of classes: %s"
         log.warning(text, root, listing(passed))
-    if words and (same or unlabelled or holding == {*words.values()}):
-        splits = {split: unwrap(folder) for split, folder in words.items()}
+    if by_words:
         log.info("%s: taken as splits: %s", root, listing(splits.values()))
     elif not splits and (wrong := [path for path in folders if _holds_splits(path)]):
         name = wrong[0].name
@@ -57,8 +57,8 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
         )
     used = {*passed, *splits.values()}
     beside = [path for path in folders if not {path, path / path.name} & used]
-    flat = "train" in splits and not any(look_into(folder)[0] for folder in splits.values())
-    if flat and look_into(splits["train"])[1] and any(look_into(folder)[1] for folder in beside):
+    bare = "train" in flat and not any(below for below, _ in found.values())
+    if bare and any(look_into(folder)[1] for folder in beside):
         log.info("%s: %s are classes, for they hold no folders", root, listing(splits))
         splits = {}
     elif list(splits) == ["train"]:
