@@ -81,15 +81,16 @@ def train(config: DictConfig) -> float:
         if probe:
             metrics[f"frozen {task.monitor}"] = probe.score
         if not building.find_limit(config):
-            fitted = calibrate(task, data.splits, config.coverage, config.trainer.accelerator)
-            logger.log_metrics(fitted)
-            metrics |= fitted
+            metrics |= calibrate(task, data.splits, config.coverage, config.trainer.accelerator)
+        logger.log_metrics(metrics, trainer.global_step)
 
         own = folder / weights.WEIGHTS
         weights.save(task, own, config.half)
         weights.load(task, own)  # what is tested is what was saved
         path = weights.publish(own, path, task.mode, building.why_not_whole(config))
-        curves = partial(draw_epochs, epochs.rows, epochs.best, metadata.name)
+        frozen = probe and probe.score
+        chosen = None if best == frozen else epochs.best
+        curves = partial(draw_epochs, epochs.rows, chosen, frozen, metadata.name)
         write_drawing("curves", curves, folder, logger.log_file)
         if config.test and len(data.splits["test"]) and not sweep.pruned(folder):
             engine = Torch(task, path, config.trainer.accelerator)

@@ -145,7 +145,7 @@ def test_cells_and_columns():
 def test_boxes_of_no_width_are_no_boxes(tmp_path):
     """As those are that lie in the margin of a letterboxed picture; here there is no other."""
     report = boxes_report([picture(tmp_path / "a.png")], [[4, 4, 4, 9]], [0.9], ["cat"])
-    assert "no box is sure enough in a.png; the highest score there is 0.00" in report.remarks()[0]
+    assert "no box is sure enough in a.png; the highest score there is 0, of" in report.remarks()[0]
 
 
 def test_boxes_have_scores_inside_the_picture(monkeypatch, tmp_path):

@@ -173,7 +173,7 @@ SHARES = np.float32([[0.31, 0.9, 0.49], [0.1, 0.59, 0.2]])
     ("index", "labels", "remark"),
     [
         (0, ["basil", "aster"], []),
-        (1, [], ["no label: the most probable is basil, 0.59, and it is given from 0.60 on"]),
+        (1, [], ["no label: the most probable is basil, 0.59, and it is given from 0.6 on"]),
     ],
 )
 def test_answers_about_one_picture(tmp_path, index, labels, remark):

@@ -63,6 +63,8 @@ def test_record_of_a_training(succeeds, drawn, flowers, tmp_path, database):
     client = mlflow.MlflowClient(database)
     epochs = client.get_metric_history(second.info.run_id, "val/accuracy")
     assert len(epochs) == 2
+    best = second.data.metrics["best val/accuracy"]
+    assert best == max(epoch.value for epoch in epochs), "by which runs can be compared"
     assert "test/accuracy" in second.data.metrics
     kept = {file.path for file in client.list_artifacts(second.info.run_id)}
     drawn = {"data.png", "curves.png", "confusion_matrix.png", "worst_mistakes.png"}

@@ -258,6 +258,13 @@ def test_a_run_goes_on_as_it_was_begun(succeeds, fails, flowers, tmp_path):
     said = refused("model.task.optimizer.lr=0.5")
     assert "was started with model.task.optimizer.lr=" in said and "now it is 0.5" in said
     assert "has seen 2 epochs already" in refused("trainer.max_epochs=1")
+    later = tmp_path / "runs/train/lenet_flowers/later"
+    (later / ".hydra").mkdir(parents=True)  # as of a run that was killed in its first epoch
+    said = refused()
+    assert (
+        f"the newest run, runs/train/lenet_flowers/{later.name}, has no checkpoint; start" in said
+    )
+    shutil.rmtree(later)
     picture = next(flowers.glob("aster/*_rgb.jpg"))
     content = picture.read_bytes()
     picture.write_bytes(next(flowers.glob("basil/*_rgb.jpg")).read_bytes())

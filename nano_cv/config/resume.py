@@ -16,6 +16,7 @@ FIXED_KEYS = (  # keys, or prefixes of keys, that a resumed run must not change
     *("trainer.min_epochs", "trainer.min_steps"),  # they decide how long an epoch is
     "trainer.minutes",  # the first start has made a number of epochs of it
 )
+CHECKPOINT = "checkpoints/last.ckpt"  # in the folder of a run
 LENGTH_KEY = "trainer.max_epochs"  # may be another number; with null, epochs have another length
 # Exceptions from `FIXED_KEYS`. `data.dataset.` is one because the hash of the images shows whether
 # other images are read.
@@ -25,23 +26,33 @@ MAY_CHANGE = ("data.root", "data.source", "data.cache", "data.workers", "data.da
 def find_run(script: str, config: DictConfig) -> Path:
     """Find the folder of the run to resume.
 
-    The run is named by `resume=FOLDER`, or else is the newest run of this model and data set that
-    has a checkpoint. The checkpoint's time stamp decides, because the local time in the names of
-    folders goes back an hour in autumn.
+    The run is named by `resume=FOLDER`, or else is the newest run of this model and data set. Time
+    stamps decide, because the local time in the names of folders goes back an hour in autumn.
 
     Raises:
-        UserError: there is no checkpoint.
+        UserError: there is no checkpoint, or the newest run has none.
     """
     folder = runs_of(script, config)
-    checkpoints = list(folder.glob("*/checkpoints/last.ckpt"))
+    checkpoints = list(folder.glob(f"*/{CHECKPOINT}"))
     if config.resume is not True:
         folder = Path(str(config.resume)).expanduser()
-        checkpoints = list(folder.glob("checkpoints/last.ckpt"))
+        checkpoints = list(folder.glob(CHECKPOINT))
     if not checkpoints:
         raise UserError(
             f"resume={_typed(config)}: no checkpoint in {folder}; start without resume=true"
         )
-    return max(checkpoints, key=lambda file: (file.stat().st_mtime_ns, file)).parents[1]
+    newest = max(checkpoints, key=_time_of)
+    later = [path.parent for path in folder.glob("*/.hydra") if _time_of(path) > _time_of(newest)]
+    if without := [run for run in later if not (run / CHECKPOINT).exists()]:
+        raise UserError(
+            f"resume=true: the newest run, {without[0]}, has no checkpoint; start without "
+            f"resume=true, or go on with an older run: resume={newest.parents[1]}"
+        )
+    return newest.parents[1]
+
+
+def _time_of(path: Path) -> tuple[int, Path]:
+    return path.stat().st_mtime_ns, path
 
 
 def runs_of(script: str, config: DictConfig) -> Path:

@@ -325,12 +325,15 @@ def sheet(
 
 @chart_style()
 def draw_epochs(
-    rows: Sequence[Mapping[str, float]], best: Mapping[str, float] | None, title: str = ""
+    rows: Sequence[Mapping[str, float]],
+    best: Mapping[str, float] | None,
+    frozen: float | None = None,
+    title: str = "",
 ) -> Drawing:
     """Draw learning curves: losses on the left, validation metrics on the right.
 
-    `rows` are the figures of each epoch by name, and its number as `epoch`. A dashed line marks the
-    best epoch.
+    `rows` are the figures of each epoch by name, and its number as `epoch`. Dashed lines mark the
+    best epoch, and the metric of the `frozen` network.
     """
     # Figures of single classes, such as `val/recall/<class>`, are left out: too many lines.
     names = dict.fromkeys(name for row in rows for name in row if name.count("/") == 1)
@@ -346,6 +349,8 @@ def draw_epochs(
         if best:
             label = f"best epoch: {best['epoch']:.0f}"
             axes.axvline(best["epoch"], color="grey", linestyle="--", label=label, zorder=1)
+        if frozen is not None and part is not losses:
+            axes.axhline(frozen, color="grey", linestyle=":", label="frozen network", zorder=1)
         axes.set(xlabel="epoch", title=name, xlim=(0.5, len(rows) + 0.5))
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Mapping
 from functools import partial
-from math import isfinite
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ def evaluate(
         # The first metric stands in the title of every drawing.
         name, value = next(iter(metrics.items()))
         report.title += f" on the test split of {config.data.name}\n"
-        report.title += f"{count} {report.unit}: {name.removeprefix('test/')} {value:.3f}"
+        known = "unknown" if isnan(value) else f"{value:.3f}"
+        report.title += f"{count} {report.unit}: {name.removeprefix('test/')} {known}"
         logger.log_metrics(metrics)
         logger.log_file(write_metrics(folder / METRICS, metrics))
     rows = report.rows()

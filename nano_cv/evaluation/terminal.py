@@ -1,7 +1,7 @@
 """Prints the end of a script's output: the table of a report, metrics, and where files are."""
 
 from collections.abc import Mapping, Sequence
-from math import isnan
+from math import isfinite, isnan
 from pathlib import Path
 from typing import Any
 
@@ -74,4 +74,6 @@ def _figures(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 def _short(value: float) -> str:
+    if not isfinite(value):
+        return "unknown"
     return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"

@@ -34,10 +34,10 @@ def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     return np.divide(part, whole, out=unknown, where=whole > 0)
 
 
-def mean_known(values: NDArray[np.float64], otherwise: float = 0.0) -> float:
-    """The mean of the values that are not NaN; `otherwise` if all are."""
+def mean_known(values: NDArray[np.float64]) -> float:
+    """The mean of the values that are not NaN; NaN if all are."""
     known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else otherwise
+    return float(known.mean()) if known.size else float("nan")
 
 
 def by_name(kind: str, values: NDArray[np.float64], classes: Sequence[str]) -> dict[str, float]:

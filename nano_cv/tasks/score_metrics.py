@@ -191,16 +191,16 @@ def best_threshold(counts: Counts, default: float) -> float:
 def at_thresholds(
     by_class: Sequence[Counts], confidences: Sequence[float]
 ) -> dict[str, NDArray[np.float64]]:
-    """Precision, recall and F1 of each class `[K]` at its threshold; NaN without objects.
+    """Precision, recall and F1 of each class `[K]` at its threshold.
 
-    If no box of a class passes, its precision is 0.
+    NaN for a class without objects, and for the precision if no box passes.
     """
     pairs = zip(by_class, confidences, strict=True)
     sure = [counts.right[counts.scores >= np.float32(least)] for counts, least in pairs]
     right, boxes = np.array([[flags.sum(), len(flags)] for flags in sure]).T
     objects = np.array([counts.objects for counts in by_class])
     f1, recall = ratio(2 * right, boxes + objects), ratio(right, objects)
-    figures = {"precision": right / np.maximum(boxes, 1), "recall": recall, "F1": f1}
+    figures = {"precision": ratio(right, boxes), "recall": recall, "F1": f1}
     return {name: np.where(objects > 0, values, np.nan) for name, values in figures.items()}
 
 

@@ -149,8 +149,11 @@ class KeepBest(ModelCheckpoint):
     def check_monitor_top_k(self, trainer: pl.Trainer, current: Tensor | None = None) -> bool:
         """Return whether the epoch with this metric is kept."""
         best = self.best_model_score
-        equal = current is not None and best is not None and bool(current == best)
-        return equal or super().check_monitor_top_k(trainer, current)
+        if current is not None and best is not None:
+            unknown = best.isneginf() & current.isnan()  # as without any object in the split
+            if current == best or unknown:
+                return True
+        return super().check_monitor_top_k(trainer, current)
 
 
 class KeepWithinEpoch(Checkpoint):

@@ -25,7 +25,7 @@ from torch import nn
 from nano_cv.config.cli import resumable
 from nano_cv.config.processes import is_first_process
 from nano_cv.data.datamodule import DataModule
-from nano_cv.errors import UserError, first_line, one_line, settings_of
+from nano_cv.errors import UserError, first_line, listing, one_line, settings_of
 from nano_cv.evaluation.tracking import Logger
 from nano_cv.files import replacing
 from nano_cv.metadata import Size, height_width
@@ -209,8 +209,7 @@ def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
         readers = [trainer.world_size, data.workers] if data.splits["train"].in_shards else []
         epoch, step = _check_resumable(checkpoint, learner, trainer.max_epochs or 0, readers)
         data.first_epoch, data.first_step = epoch, step
-        if step:
-            log.info("going on in epoch %d after step %d", epoch + 1, step)
+        log.info("resuming %s after %d epochs and %d steps", checkpoint.parents[1], epoch, step)
     for message in HIDDEN_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     try:
@@ -324,7 +323,8 @@ def restore_best(learner: Learner, keeper: ModelCheckpoint, probe: Probe | None)
     """Put the weights of the best epoch into the task; returns its validation metric.
 
     If no epoch was better than the frozen network of `probe`, the frozen network is restored. With
-    few validation pictures, both may have all of them right.
+    few validation pictures, both may have all of them right. Classes that the best epoch never
+    predicted are named in a warning.
 
     Raises:
         UserError: no epoch was completed.
@@ -342,6 +342,8 @@ def restore_best(learner: Learner, keeper: ModelCheckpoint, probe: Probe | None)
         log.info("no epoch was better than the frozen network, which is kept")
         task.load_state_dict(probe.state)
         score = probe.score
+    elif missed := best.get("never_predicted"):
+        log.warning("val: never predicted: %s; see data.balance", listing(missed))
     metrics = {task.monitor: score} if math.isfinite(score) else {}
     task.metadata = replace(task.metadata, metrics=metrics)
     return score

@@ -1,6 +1,5 @@
 """Trains any task with Lightning: optimiser, schedule, averaged weights, and logging."""
 
-import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from nano_cv.errors import listing
 from nano_cv.tasks.task import Task
-
-log = logging.getLogger(__name__)
 
 
 class Learner(pl.LightningModule):
@@ -37,6 +33,7 @@ class Learner(pl.LightningModule):
         self.task, self.optimizer, self.warmup_epochs = task, optimizer, warmup_epochs
         self.layer_decay, self.ema_decay = layer_decay, ema_decay
         self.validated: list[tuple[Any, dict[str, float], int]] = []  # see `validation_step`
+        self.never_predicted: list[str] = []  # classes, in the last validation
         body = getattr(task.network, "body", None)
         if layer_decay != 1.0 and not hasattr(body, "group_matcher"):
             raise ValueError("layer_decay is for networks of timm; leave it at 1")
@@ -84,17 +81,13 @@ class Learner(pl.LightningModule):
             for name in losses[0]
         }
         figures |= self.task.figures(evidence)
+        self.never_predicted = self.task.never_predicted(evidence)
         self.log_dict({f"val/{name}": value for name, value in figures.items()})
-
-    def on_train_end(self) -> None:
-        """Warn of classes that the last epoch never predicted."""
-        evidence = [kept[0] for kept in self.validated]
-        if evidence and (missed := self.task.never_predicted(evidence)):
-            log.warning("val: never predicted: %s; see data.balance", listing(missed))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the hash of the data, so that a run is not resumed with other pictures."""
         checkpoint["data_hash"] = self.task.metadata.data_hash
+        checkpoint["never_predicted"] = self.never_predicted
         checkpoint["steps"], checkpoint["epochs"] = self.steps, self.trainer.max_epochs
         checkpoint["precision"] = str(self.trainer.precision)
         data: Any = self.trainer.datamodule  # type: ignore[attr-defined]

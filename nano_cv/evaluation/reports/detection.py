@@ -142,8 +142,8 @@ class DetectionReport(Report):
         if len(looked) > 1:
             where = f"{len(empty)} of {len(looked)} pictures"
         return [
-            f"no box is sure enough in {where}; the highest score there is {score:.2f}, of "
-            f"{self.classes[label]}, which is shown from {self.metadata.confidences[label]:.2f} on"
+            f"no box is sure enough in {where}; the highest score there is {score:.3g}, of "
+            f"{self.classes[label]}, which is shown from {self.metadata.confidences[label]:.3g} on"
             + (f" (a confidence of {least:g} shows it)" if least else "")
         ]
 

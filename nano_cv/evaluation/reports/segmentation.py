@@ -54,7 +54,7 @@ class SegmentationReport(Report):
             if self.pictures.targets:
                 counts = mask_confusion(self.pictures.mask(index), mask, classes)
                 measured.counts[:] += counts
-                measured.overlaps[index] = mean_known(class_figures(counts)["IoU"], np.nan)
+                measured.overlaps[index] = mean_known(class_figures(counts)["IoU"])
         return measured
 
     def restore(self, index: int) -> NDArray[np.uint8]:

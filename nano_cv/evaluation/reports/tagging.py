@@ -89,8 +89,8 @@ class TaggingReport(ClassificationReport):
         if len(self.pictures) == 1 and not self.found.any():
             best, share = int(self.labels[0]), float(self.predictions["CLASS_PROBS"].max())
             least = self.metadata.confidences[best]
-            nearest = f"the most probable is {self.classes[best]}, {share:.2f}"
-            remarks.append(f"{NO_LABEL}: {nearest}, and it is given from {least:.2f} on")
+            nearest = f"the most probable is {self.classes[best]}, {share:.3g}"
+            remarks.append(f"{NO_LABEL}: {nearest}, and it is given from {least:.3g} on")
         return remarks
 
     def class_rows(self) -> list[dict[str, Any]]:
