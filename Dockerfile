@@ -11,5 +11,6 @@ RUN pip install --no-cache-dir "fastapi>=0.115,<1" "uvicorn>=0.34,<1" "hydra-cor
 WORKDIR /opt/nano-cv
 ENV PYTHONPATH=/opt/nano-cv \
     PYTHONDONTWRITEBYTECODE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     MPLCONFIGDIR=/tmp/matplotlib
 USER 1000:1000

@@ -183,6 +183,7 @@ PROBLEMS = [
     ("noise_tiny", b"[" * 5_000, "", {}, 413, "at most 4,096 bytes"),
     ("noise_tiny", picture("red"), "", {}, 422, "a generator takes no picture, but JSON"),
     ("noise_tiny", b'{"seed": -1}', "", {}, 422, "seed=-1"),
+    ("noise_tiny", b"", "?count=9", {"Accept": "image/png"}, 422, "image/png is for count=1"),
     ("noise_tiny", b'{"shape": [9]}', "", {}, 422, "shape=[9]: Extra inputs"),
     ("colours_tiny", b"x", "", {"Host": "evil.example"}, 421, "this server is 127.0.0.1"),
     ("colours_tiny", b"x", "", {"Sec_Fetch_Site": "cross-site"}, 403, "other sites"),
@@ -221,6 +222,7 @@ def test_endless_and_slow_bodies(served):
     link.request("GET", "/models/colours_tiny/predict")
     said = link.getresponse()
     assert said.status == 405 and b"another method" in said.read()
+    assert said.headers["Allow"] == "POST"
 
 
 def test_answers_that_are_not_read(served):
@@ -289,6 +291,9 @@ def test_documents(served):
     assert all(f"<code>{path}</code>" in text for path in paths)
     assert "{{" not in text and "default-src 'none'" in policy
     assert "://" not in text.replace(served.address, ""), "something comes from elsewhere"
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}  # as in a mail
+    assert requests.get(served.address, headers=link, timeout=20).status_code == 200
+    assert requests.post(served.address + "/models/x/predict", headers=link).status_code == 403
 
 
 def test_forms_leave_a_thread_to_other_requests(monkeypatch):
@@ -400,13 +405,19 @@ ENDLESS = """endless (uint8[B,3,SIDE,SIDE] IMAGES) => (float[B,3] CLASS_PROBS)
 
 
 def test_a_model_that_hangs_and_other_host_names(tmp_path, monkeypatch):
-    """It takes no thread away from the others, and SIGTERM ends the server."""
+    """It takes no thread away from the others, nor does a pipe, and SIGTERM ends the server."""
     publish_one(tmp_path / "models", "classification")
+    (tmp_path / "models/colours_tiny/2").mkdir()
+    os.mkfifo(tmp_path / "models/colours_tiny/2/model.onnx")
+    publish_one(tmp_path / "models", "tagging")
+    monkeypatch.setitem(GRAPHS, "tagging", GRAPHS["tagging"].replace("{255.0}", "{0.0}"))
+    publish_one(tmp_path / "models", "tagging")
     monkeypatch.setitem(GRAPHS, "classification", ENDLESS)
     publish_one(tmp_path / "models", "classification", "endless")
     settings = ("answer_seconds=5", "hosts=[127.0.0.1,Demo.Example]")
     with Trial(tmp_path / "models", tmp_path, *settings, without=True) as trial:
         trial.wait_ready()
+        assert "answers with NaN" in trial.model("tags_tiny")["refused"]["2"]
         white = picture("white")
         with ThreadPoolExecutor(4) as pool:
             asked = [pool.submit(trial.predict, "endless_tiny", white) for _ in range(4)]

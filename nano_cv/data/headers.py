@@ -20,6 +20,9 @@ MAX_PARTS = 100_000  # chunks, segments, blocks or strips: each costs Python mic
 MAX_HEADER = 64 * 1024  # bytes before the pixels of a PPM
 MAX_TEXT = 4 * 1024 * 1024  # bytes of a PPM in text form, of which Python reads 2 million a second
 MAX_EXTRA = 1024 * 1024  # bytes of metadata that may hold the orientation
+MAX_TEXTS = 4  # of a PNG, that may hold it; each is unpacked
+MAX_TAGS = 500  # of a directory; microscopes and maps write up to 100
+MAX_EXIFS = 8  # directories of an AVIF
 JPEG, PNG, GIF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8"
 AVIFS = (b"ftypavif", b"ftypavis", b"ftypmif1", b"ftypmsf1")
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -30,7 +33,8 @@ PNG_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 EXIF = b"Exif\0\0"
 JPEG_KEPT = {0xE0: b"JFIF", 0xE1: b"http://ns.adobe.com/xap/1.0/\0", 0xEE: b"Adobe"}
 MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # except restart markers, which lie amid pixels
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # else 8
+INTEGERS = (1, 3, 4, 6, 8, 9, 13, 16, 17, 18)  # kinds of values, as in `SIZES`
 BITS, TILE, MAX_SAMPLE = 258, (322, 323), 281  # tags of a TIFF
 PARTS_OF_TIFF = (273, 279, 324, 325)  # tags with offsets and lengths of strips or tiles
 
@@ -45,7 +49,7 @@ class Header(NamedTuple):
     stream: BinaryIO  # the file without most metadata, for Pillow to open
     depth: int = 8  # bits of a sample in the file; 8 for formats that only have 8
     # How many of 16 bits are used, 8 to 16, as the file states; 0 if it does not. Pillow scales the
-    # levels of PPM and JPEG 2000 itself.
+    # levels of PPM itself.
     bits: int = 16
     tile: int = 0  # pixels of a tile, which is decoded as a whole; 0 if there are no tiles
     scans: int = 1  # of a JPEG, each of which passes over all pixels
@@ -76,7 +80,9 @@ def read(stream: BinaryIO, pixels: bool = True) -> Header:
         stream.seek(0)
     if stream.read(12)[4:] in AVIFS:  # checked here, as Pillow reads the EXIF while opening
         content = stream.read()
-        for found in re.finditer(b"II\\*\0|MM\0\\*", content):
+        for number, found in enumerate(re.finditer(b"II\\*\0|MM\0\\*", content)):
+            if number == MAX_EXIFS:
+                raise ImageError(f"more than {MAX_EXIFS} parts of EXIF; save it again")
             directory(io.BytesIO(content[found.start() :]))
     stream.seek(0)
     return Header(stream)
@@ -85,7 +91,7 @@ def read(stream: BinaryIO, pixels: bool = True) -> Header:
 def _png(stream: BinaryIO, pixels: bool) -> Header:
     """Keep a PNG's IHDR, palette, transparency, orientation and pixels."""
     stream.seek(len(PNG))
-    before, data, depth, bits, parts = [PNG], list[bytes](), 8, 0, 0
+    before, data, depth, bits, parts, texts = [PNG], list[bytes](), 8, 0, 0, 0
     while len(header := stream.read(8)) == 8:
         parts = _counted(parts)
         length, kind = struct.unpack(">I4s", header)
@@ -100,7 +106,9 @@ def _png(stream: BinaryIO, pixels: bool) -> Header:
             continue
         elif kind in (b"tEXt", b"zTXt", b"iTXt") and length <= MAX_EXTRA:
             content = stream.read(length + 4)
-            if content.startswith(PNG_TEXTS) and _unpacks(kind, content[:-4]):
+            texts += content.startswith(PNG_TEXTS)
+            wanted = texts <= MAX_TEXTS and content.startswith(PNG_TEXTS)
+            if wanted and _unpacks(kind, content[:-4]):
                 before.append(header + content)
             continue
         elif kind == b"sBIT" and 1 <= length <= 4:
@@ -221,11 +229,13 @@ def _check_ppm(stream: BinaryIO) -> None:
 
 
 def directory(stream: BinaryIO) -> dict[int, int]:
-    """Return the first value of each tag in the first directory of a TIFF, or of EXIF data.
+    """Return the first number of each tag in the first directory of a TIFF, or of EXIF data.
+
+    Of a tag that occurs twice the larger number is returned: decoders differ in which they take.
 
     Raises:
         ImageError: the entries point to more data in total than the file has, though entries of an
-            honest file do not overlap; or there are too many strips.
+            honest file do not overlap; or there are too many tags or strips.
     """
     end = stream.seek(0, io.SEEK_END)
     stream.seek(0)
@@ -237,11 +247,13 @@ def directory(stream: BinaryIO) -> dict[int, int]:
     entry = struct.calcsize(form) + wide
     stream.seek(min(offset, end))
     count = int.from_bytes(stream.read(8 if big else 2), "little" if order == "<" else "big")
-    entries = stream.read(min(count, 65535) * entry)
-    tags, total = {}, 0
+    if count > MAX_TAGS:
+        raise ImageError(f"a directory of {count:,} tags; at most {MAX_TAGS} are allowed")
+    entries = stream.read(count * entry)
+    tags, total = dict[int, int](), 0
     for at in range(0, len(entries) - entry + 1, entry):
         tag, kind, number = struct.unpack_from(form, entries, at)
-        size = SIZES.get(kind, 0)
+        size = SIZES.get(kind, 8)
         total += size * number
         if total > end:
             raise ImageError("its directory points to more data than the file has")
@@ -251,8 +263,9 @@ def directory(stream: BinaryIO) -> dict[int, int]:
         if size * number > wide:
             stream.seek(min(int.from_bytes(value, "little" if order == "<" else "big"), end))
             value = stream.read(size)
-        if kind in (3, 4, 16) and number:
-            tags[tag] = int.from_bytes(value[:size], "little" if order == "<" else "big")
+        if kind in INTEGERS and number:
+            first = int.from_bytes(value[:size], "little" if order == "<" else "big")
+            tags[tag] = max(first, tags.get(tag, 0))
     stream.seek(0)
     return tags
 

@@ -29,13 +29,14 @@ from nano_cv.metadata import Size, height_width
 
 log = logging.getLogger(__name__)
 HEIC = (".heic", ".heif", ".hif")  # photographs of iPhones
-ENDINGS = {  # by format; no EPS or PDF, which are programs, and no icons, which hold several images
+# By format; no EPS or PDF, which are programs; no icons, which hold several images; no JPEG 2000,
+# whose decoder takes gigabytes for some files of 200 bytes, and stops all other threads.
+ENDINGS = {
     "AVIF": (".avif",),
     "BMP": (".bmp",),
     "DIB": (".dib",),
     "GIF": (".gif",),
     "JPEG": (".jpeg", ".jpg", ".jpe", ".jfif", ".mpo"),
-    "JPEG2000": (".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c"),
     "PNG": (".png", ".apng"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
     "TGA": (".tga",),
@@ -52,13 +53,14 @@ EXTENSIONS = tuple(sorted(ending for endings in ENDINGS.values() for ending in e
 NOT_READ = (
     *(() if "HEIF" in ENDINGS else HEIC),
     *(".jxl", ".psd", ".svg", ".pdf", ".eps", ".ico", ".exr", ".dcm", ".qoi"),
+    *(".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw"),
 )  # endings of files that a warning names where a folder is opened
 ANY_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,9}$")  # not those of `a.jpg.1` and `a.jpg?w=9`
 LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "TGA", "TIFF")  # formats that masks may have
 MAX_BYTES = 512 * 1024 * 1024  # of a file
 MAX_PIXELS = 128 * 1024 * 1024  # 400 MB once decoded; larger images count as decompression bombs
-MEMORY_FACTORS = {"JPEG2000": 4, "AVIF": 2, "HEIF": 2}  # of decoding, relative to other formats
+MEMORY_FACTORS = {"AVIF": 2, "HEIF": 2}  # of decoding, relative to other formats
 SCANS = 16  # of a JPEG with MAX_PIXELS; a smaller JPEG may have more, in proportion
 MAX_SIDE = 65_535  # pixels; the longest side that JPEG allows
 ORIENTATION = 0x0112  # tag of EXIF; with values from 5 on the image lies on its side
@@ -164,7 +166,8 @@ def _open(
         raise ImageError(f"{width}x{height} pixels; the shortest side allowed is {MIN_SIDE}")
     most = max_pixels // MEMORY_FACTORS.get(image.format or "", 1)
     if max(width * height, header.tile) > most:
-        raise ImageError(f"{width}x{height} pixels; at most {most:,} are allowed")
+        tiles = f" in tiles of {header.tile:,}" if header.tile else ""
+        raise ImageError(f"{width}x{height} pixels{tiles}; at most {most:,} are allowed")
     if width * height * header.scans > max_pixels * SCANS:
         raise ImageError(f"{width}x{height} pixels in {header.scans} scans; save it again")
     if max(width, height) > MAX_SIDE:

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -137,10 +137,10 @@ class Problem(Exception):  # noqa: N818  # RFC 9457 calls it so
         super().__init__(detail)
         self.status, self.title, self.detail = status, title, detail
 
-    def response(self) -> JSONResponse:
-        """Return the problem document of RFC 9457 as an HTTP response."""
+    def response(self, headers: Mapping[str, str] = {}) -> JSONResponse:  # noqa: B006  # not changed
+        """Return the problem document of RFC 9457 as an HTTP response; `headers` such as Allow."""
         content = {"title": self.title, "status": self.status, "detail": self.detail}
-        headers = {"Retry-After": "1"} if self.status == 503 else {}
+        headers = {"Retry-After": "1"} if self.status == 503 else headers
         return JSONResponse(content, self.status, headers, media_type="application/problem+json")
 
 
@@ -190,10 +190,11 @@ class Door:
         headers = Headers(scope=scope)
         refused = None
         host = HOST.fullmatch(headers.get("host", "").lower())
+        link = scope.get("method") == "GET" and headers.get("sec-fetch-mode") == "navigate"
         if self.hosts and (host and host[1].strip("[]")) not in self.hosts:
             # DNS rebinding: a site whose name resolves to this machine could read our answers.
             refused = Problem(421, "Unknown host", f"this server is {listing(self.hosts)}")
-        elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not link:
             refused = Problem(403, "Another site", "pages of other sites may not use this server")
         if scope.get("method") == "HEAD":  # uvicorn sends no body for it
             scope = {**scope, "method": "GET"}
@@ -369,6 +370,8 @@ class Door:
             raise Problem(
                 422, "No such class", f"class={label}{close} There are: {listing(classes)}"
             )
+        if _wants_png(request) and wanted.count > 1:
+            raise Problem(422, "Several pictures", "Accept: image/png is for count=1")
         labels = [classes.index(label)] * wanted.count
         inputs = Imagined(labels, classes, model.promised.image_size, wanted.seed).inputs
         tasks = (self.backend.infer(model.name, inputs([number])) for number in range(wanted.count))
@@ -377,8 +380,6 @@ class Door:
             for outputs in await asyncio.gather(*tasks)
         ]
         if _wants_png(request):
-            if len(made) > 1:
-                raise Problem(422, "Several pictures", "Accept: image/png is for count=1")
             return Response(made[0], media_type="image/png")
         pictures = [base64.b64encode(png).decode() for png in made]
         return JSONResponse({"class": label, "seed": wanted.seed, "pictures_png": pictures})
@@ -500,4 +501,4 @@ async def _tell(request: Request, error: Exception) -> JSONResponse:
         case _:
             log.error("%s %s", request.method, request.url.path, exc_info=error)
             problem = Problem(500, "A mistake of this server", "its log says more")
-    return problem.response()
+    return problem.response(getattr(error, "headers", None) or {})

@@ -12,6 +12,7 @@ from nano_cv.files import list_versions
 from nano_cv.metadata import JPEG, NAME
 
 log = logging.getLogger(__name__)
+MAX_DEPTH = 20  # of folders inside of each other in a model
 Signature = frozenset[tuple[str, int, int, int]]
 
 
@@ -114,7 +115,8 @@ def signature(folder: Path) -> Signature:
     entries = set()
     linked = [str(item) for item in folder.glob("[0-9]*") if item.is_symlink() and item.is_dir()]
     for root, names, files in chain.from_iterable(map(os.walk, [str(folder), *linked])):
-        names[:] = [name for name in names if not name.startswith(".")]
+        deep = len(Path(root).parts) > len(folder.parts) + MAX_DEPTH
+        names[:] = [name for name in names if not (deep or name.startswith("."))]
         for name in [*names, *(file for file in files if not file.startswith("."))]:
             try:
                 status = os.stat(os.path.join(root, name))

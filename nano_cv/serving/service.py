@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,7 +37,7 @@ async def serve(config: DictConfig) -> None:
     listener = make_listener(Door(backend, config), config)
     open_door = asyncio.create_task(listener.serve())
     try:
-        with _cancelled_by_signals():
+        with _cancelled_by_signals(config.exit_timeout_seconds):
             await backend.start()
             backend.check_any()
             backend.state = "serving"
@@ -81,7 +82,7 @@ def _check_port(key: str, port: int, host: str) -> None:
 
 
 @contextmanager
-def _cancelled_by_signals() -> Iterator[None]:
+def _cancelled_by_signals(seconds: float) -> Iterator[None]:
     """Let SIGTERM or Ctrl-C end the block; a second signal ends this process at once."""
     block = asyncio.current_task()
     assert block is not None
@@ -91,6 +92,10 @@ def _cancelled_by_signals() -> Iterator[None]:
             log.warning("killed; requests in flight are lost")
             os._exit(128 + signal.SIGINT)  # the processes that we have started end with this one
         block.cancel()
+        # Requests have so many seconds, then Triton has. A thread that hangs must not keep us.
+        end = threading.Timer(2 * seconds + 5, os._exit, [0])
+        end.daemon = True
+        end.start()
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, signalled)

@@ -13,23 +13,25 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from nano_cv.serving.repository import versions_of
+from nano_cv.serving.repository import MAX_DEPTH, versions_of
 
 HERE, EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
 
 
-def _copy(source: Path, target: Path, links: bool = True) -> None:
+def _copy(source: Path, target: Path, depth: int = 0) -> None:
     """Copy a folder without hidden items, such as half-copied folders.
 
-    With `links`, folders of versions may be links, as into a store. All else must be files of its
-    own: a link could lead to any file of this machine, or in a circle, and a device never ends.
+    At a `depth` of 0, folders of versions may be links, as into a store. All else must be files of
+    its own: a link could lead to any file of this machine, or in a circle, and a device never ends.
     """
+    if depth > MAX_DEPTH:
+        raise OSError(errno.EINVAL, "too many folders inside of each other", str(source))
     target.mkdir()
     for item in source.iterdir():
         if item.name.startswith("."):
             continue
-        if item.is_dir() and (not item.is_symlink() or (links and item.name.isdecimal())):
-            _copy(item, target / item.name, links=False)
+        if item.is_dir() and (not item.is_symlink() or (depth == 0 and item.name.isdecimal())):
+            _copy(item, target / item.name, depth + 1)
         elif item.is_file() and not item.is_symlink():
             shutil.copy2(item, target / item.name)
         else:

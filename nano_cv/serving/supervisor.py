@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 from omegaconf import DictConfig
 
-from nano_cv.errors import UserError, one_line
+from nano_cv.errors import UserError, one_line, printable
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.export.triton_config import CONFIG, read_config, served_versions
 from nano_cv.metadata import JPEG
@@ -227,7 +227,8 @@ class Supervisor(Watched):
                 self.failed[name] = time.monotonic()
                 self.repository.taken[name] = signatures[name]
                 model = self.models.setdefault(name, Model(name))
-                model.refused = {"-": f"cannot be copied: {error.filename}: {error.strerror}"}
+                inside = os.path.relpath(error.filename or name, self.repository.source)
+                model.refused = {"-": printable(f"cannot be copied: {inside}: {error.strerror}")}
                 if self.staging.has(name):  # the copy of before goes on serving
                     log.warning("%s: %s", name, model.refused["-"])
                 else:
