@@ -137,7 +137,7 @@ class Problem(Exception):  # noqa: N818  # RFC 9457 calls it so
         super().__init__(detail)
         self.status, self.title, self.detail = status, title, detail
 
-    def response(self, headers: Mapping[str, str] = {}) -> JSONResponse:  # noqa: B006  # not changed
+    def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
         """Return the problem document of RFC 9457 as an HTTP response; `headers` such as Allow."""
         content = {"title": self.title, "status": self.status, "detail": self.detail}
         headers = {"Retry-After": "1"} if self.status == 503 else headers
@@ -501,4 +501,4 @@ async def _tell(request: Request, error: Exception) -> JSONResponse:
         case _:
             log.error("%s %s", request.method, request.url.path, exc_info=error)
             problem = Problem(500, "A mistake of this server", "its log says more")
-    return problem.response(getattr(error, "headers", None) or {})
+    return problem.response(getattr(error, "headers", None))
