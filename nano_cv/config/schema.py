@@ -413,32 +413,24 @@ def find_problems(script: str, config: DictConfig, defaults: DictConfig) -> list
         TypeAdapter(SCRIPTS[script]).validate_python(values)
     except ValidationError as error:
         for fault in error.errors(include_url=False):
-            path, above, value = _locate(values, fault["loc"])
+            path, value = [], values
+            # A location has members of unions, which are no keys, and positions in a list, which is
+            # shown as a whole.
+            for part in fault["loc"]:
+                if isinstance(value, dict) and part in value:
+                    path.append(str(part))
+                    value = value[part]
             section = OmegaConf.select(config, ".".join(path[:-1])) if path[:-1] else config
             # A key that only repeats another key's value is not reported a second time.
             if fault["type"] == "missing" or OmegaConf.is_interpolation(section, path[-1]):
                 continue
             key = ".".join(path)
-            reason = _explain(path, above, value, fault["type"], fault.get("ctx", {}))
+            reason = _explain(path, section, value, fault["type"], fault.get("ctx", {}))
             example = OmegaConf.select(defaults, key)
             if fault["type"].endswith(("_type", "_from_float")) and example is not None:
                 reason += f", as in '{path[-1]}={example}'"
             reasons.setdefault(f"{key}={'null' if value is None else value}", []).append(reason)
     return [f"{typed}: {', or '.join(dict.fromkeys(why))}" for typed, why in reasons.items()]
-
-
-def _locate(values: Any, location: tuple[int | str, ...]) -> tuple[list[str], Any, Any]:
-    """Translate a location of pydantic: the path of a key, the section around the key, its value.
-
-    The location may contain members of unions, which are no keys, and positions in a list, which
-    is shown as a whole.
-    """
-    path, above, value = [], values, values
-    for part in location:
-        if isinstance(value, dict) and part in value:
-            path.append(str(part))
-            above, value = value, value[part]
-    return path, above, value
 
 
 def _explain(path: list[str], above: Any, value: Any, kind: str, limits: Mapping[str, Any]) -> str:
