@@ -34,6 +34,7 @@ class CenterNet(nn.Module):
     ) -> None:
         super().__init__()
         self.body = Body(image_size, channels, stride=STRIDE, backbone=backbone)
+        self.load_pretrained = self.body.load_pretrained
         self.centers = self._head(width, num_classes)
         self.distances = self._head(width, 4)
         # An untrained network then predicts 1 % everywhere, not 50 % (Lin et al. 2017, focal loss).
@@ -53,7 +54,3 @@ class CenterNet(nn.Module):
         """
         features = self.body(images)
         return self.centers(features), self.distances(features)
-
-    def load_pretrained(self) -> None:
-        """Fill the backbone with weights learnt on ImageNet; see `Body.load_pretrained`."""
-        self.body.load_pretrained()

@@ -30,6 +30,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.body = Body(image_size, channels, stride=2, backbone=backbone)
+        self.load_pretrained = self.body.load_pretrained
         self.classifier = nn.Conv2d(self.body.outputs, num_classes, kernel_size=1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -37,10 +38,6 @@ class UNet(nn.Module):
         logits = self.classifier(self.body(images))
         scale = float(self.body.stride)
         return interpolate(logits, scale_factor=scale, mode="bilinear", align_corners=False)
-
-    def load_pretrained(self) -> None:
-        """Fill the backbone with weights learnt on ImageNet; see `Body.load_pretrained`."""
-        self.body.load_pretrained()
 
 
 class Body(nn.Module):
