@@ -8,9 +8,8 @@ finds the store and the keys where Amazon's own tools do: `AWS_ENDPOINT_URL`, `A
 
 import os
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
@@ -121,7 +120,7 @@ class ShardCache:
     """
 
     def __init__(self) -> None:
-        self.shards: OrderedDict[str, bytes] = OrderedDict()
+        self.whole = lru_cache(MAX_SHARDS)(lambda shard, size: read(shard, 0, size))
         self.asked: set[str] = set()
         self.lock = Lock()
         # A worker may be forked while a thread holds the lock.
@@ -132,12 +131,7 @@ class ShardCache:
         shard, start, size = member.shard, member.start, member.size
         with self.lock:
             if shard in self.asked:
-                if shard not in self.shards:
-                    while len(self.shards) >= MAX_SHARDS:
-                        self.shards.popitem(last=False)
-                    self.shards[shard] = read(shard, 0, member.shard_size)
-                self.shards.move_to_end(shard)
-                return self.shards[shard][start : start + size]
+                return self.whole(shard, member.shard_size)[start : start + size]
             self.asked.add(shard)
         return read(shard, start, size)
 
