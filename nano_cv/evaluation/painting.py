@@ -45,17 +45,11 @@ def outline(
     return np.asarray(canvas)
 
 
-def indexed(mask: NDArray[np.uint8]) -> Image.Image:
-    """Make a palette picture of class indices, with the colours of all drawings."""
-    picture = Image.fromarray(mask)
-    picture.putpalette(palette(256).tobytes())
-    return picture
-
-
 def encode_mask(mask: NDArray[np.uint8]) -> bytes:
-    """The PNG of a mask as a palette picture, see `indexed`."""
-    file = io.BytesIO()
-    indexed(mask).save(file, "PNG", compress_level=1)
+    """The PNG of a palette picture of class indices, with the colours of all drawings."""
+    picture, file = Image.fromarray(mask), io.BytesIO()
+    picture.putpalette(palette(256).tobytes())
+    picture.save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 

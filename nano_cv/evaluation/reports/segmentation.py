@@ -150,7 +150,7 @@ class SegmentationReport(Report):
             mask = self.restore(index)
             image = np.asarray(images.decode(self.pictures.files[index]))
             with replacing(inside(folder / "masks", f"{stem}.png")) as temporary:
-                painting.indexed(mask).save(temporary, "PNG")
+                temporary.write_bytes(painting.encode_mask(mask))
             with replacing(inside(folder / "overlays", f"{stem}.jpg")) as temporary:
                 Image.fromarray(painting.overlay(image, mask)).save(temporary, "JPEG", quality=92)
 
