@@ -163,9 +163,7 @@ def quantize(source: Path, target: Path, calibration: Arrays, bits: int) -> None
     """
     prepared = target.with_name("prepared.onnx")
     quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # silences advice that onnxruntime logs to the root logger
+    logging.disable(logging.WARNING)  # silences advice that onnxruntime logs to the root logger
     try:
         quantize_static(
             str(prepared),
@@ -180,7 +178,7 @@ def quantize(source: Path, target: Path, calibration: Arrays, bits: int) -> None
             weight_type=QuantType.QInt8,
         )
     finally:
-        root.setLevel(level)
+        logging.disable(logging.NOTSET)
         prepared.unlink()
 
 
