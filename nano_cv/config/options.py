@@ -10,7 +10,7 @@ from typing import Any
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -86,10 +86,7 @@ def as_setting(key: str, value: str) -> str:
     """Return KEY=VALUE, with the quotes that Hydra needs around texts of some characters."""
 
     def quoted(text: str) -> str:
-        # Hydra takes backslashes as they are, except before a quote.
-        inside = re.sub(r'(\\*)"', r'\1\1\\"', text)
-        inside = re.sub(r"(\\+)$", r"\1\1", inside)
-        return text if PLAIN.fullmatch(text) else f'"{inside}"'
+        return text if PLAIN.fullmatch(text) else QuotedString(text, Quote.double).with_quotes()
 
     if re.fullmatch(r"\[[^][{}\"']*\]", value):
         return f"{key}=[{','.join(quoted(text.strip()) for text in value[1:-1].split(','))}]"
