@@ -13,12 +13,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import (
-    interpolate,
-    pixel_shuffle,
-    pixel_unshuffle,
-    scaled_dot_product_attention,
-)
+from torch.nn.functional import interpolate, scaled_dot_product_attention
 
 from nano_cv.metadata import Size, height_width
 
@@ -76,7 +71,7 @@ class FlowUNet(nn.Module):
             The noise-free images `[B, 3, H, W]`.
         """
         condition = self.time(waves(times)) + self.label(labels)
-        features, skips = self.enter(pixel_unshuffle(pictures, 2)), []
+        features, skips = self.enter(torch.pixel_unshuffle(pictures, 2)), []
         for level, block in enumerate(self.down):
             features = block(self.shrink[level - 1](features) if level else features, condition)
             skips.append(features)
@@ -86,7 +81,7 @@ class FlowUNet(nn.Module):
             if level:
                 features = interpolate(self.grow[level - 1](features), scale_factor=2.0)
             features = block(torch.cat([features, skips.pop()], dim=1), condition)
-        return pixel_shuffle(self.leave(features), 2)
+        return torch.pixel_shuffle(self.leave(features), 2)
 
 
 class Block(nn.Module):
