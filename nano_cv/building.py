@@ -85,11 +85,6 @@ def find_typed(keys: str) -> list[str]:
     return [override for override in typed if re.match(rf"[+]*({keys})[.=@]", override)]
 
 
-def command_for(script: str) -> str:
-    """Return the command line of another script for the same data and model."""
-    return shlex.join(["python", f"{script}.py", *find_typed("data|model|paths")])
-
-
 def make_data(config: DictConfig) -> "DataModule":
     """Make the DataModule for the task of the model, not yet opened."""
     seen: dict[str, Any] = {

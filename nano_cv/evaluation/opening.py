@@ -1,5 +1,6 @@
 """Opens the engine that a command line asks for: torch, an exported model or a server."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def find_export(folder: Path, precision: str | None = None) -> Path:
             continue
         if precision is None or Onnx(file, entries={}).precision == precision:
             return file
-    command = building.command_for("export_model")
+    command = shlex.join(["python", "export_model.py", *building.find_typed("data|model|paths")])
     if precision:
         raise UserError(
             f"{folder}: no exported model in {precision}; type: {command} precision={precision}"
