@@ -70,9 +70,7 @@ def write(place: str, content: bytes) -> None:
 
 
 def exists(place: str) -> bool:
-    """Return whether a file or an object exists."""
-    if not place.startswith(S3):
-        return Path(place).exists()
+    """Return whether an object exists."""
     answer = _ask(place, "list_objects_v2", "Prefix", MaxKeys=1)
     return any(place.endswith(f"/{entry['Key']}") for entry in answer.get("Contents", ()))
 
