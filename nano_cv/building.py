@@ -321,10 +321,7 @@ def check_network(
 ) -> None:
     """Refuse a trained model, which lies at `path`, of another network than the configured one.
 
-    `keys` are the options of the network to compare; None: all.
-
-    Raises:
-        UserError: the model or its options differ; says what to type.
+    `keys` are the options of the network to compare; None: all. The message says what to type.
     """
     name, trained = config.model.name, metadata.network | {"image_size": metadata.image_size}
     if metadata.model != name:

@@ -27,14 +27,11 @@ WRITTEN_FOLDERS = {"train": ("runs", "weights"), "export_model": ("runs", "model
 
 
 def check(script: str, arguments: list[str]) -> list[str]:
-    """Compose the configuration of a command line and check it, without importing torch.
+    """Compose the configuration of a command line and refuse mistakes, without importing torch.
 
     Returns:
         Settings to add to the command line: those of the weights file, if one is read, and the
         folder of the run to resume, if a run is resumed.
-
-    Raises:
-        UserError: something is wrong with the command line.
     """
     flags = read_flags(arguments)
     if flags["question"]:

@@ -61,11 +61,7 @@ def add_settings(arguments: Sequence[str], added: Sequence[str]) -> list[str]:
 
 
 def parse_override(text: str) -> Override:
-    """Parse a KEY=VALUE argument.
-
-    Raises:
-        UserError: Hydra cannot parse it; the message shows how to quote the value.
-    """
+    """Parse a KEY=VALUE argument; a `UserError` shows how to quote what Hydra cannot parse."""
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:

@@ -40,10 +40,8 @@ def slurm_folder() -> str | None:
 def check_started(devices: int, nodes: int) -> None:
     """Refuse a training of other processes than those that torchrun or srun has started.
 
-    Otherwise each process would train alone, and all but the first for nothing.
-
-    Raises:
-        UserError: the numbers differ; says what to type.
+    Otherwise each process would train alone, and all but the first for nothing. The message says
+    what to type.
     """
     started, each = 1, None
     if "TORCHELASTIC_RUN_ID" in os.environ:

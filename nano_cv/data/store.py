@@ -24,11 +24,7 @@ MAX_SHARD = 2 * 1024**3  # bytes; limited, because a shard is read whole
 
 
 def located(root: str | Path) -> str | Path:
-    """Return the root of a set: an `s3://` URL unchanged, or a path with its `~` resolved.
-
-    Raises:
-        UserError: the root is another or a misspelt URL.
-    """
+    """Return a set's root, an `s3://` URL or a path with its `~` resolved; refuses other URLs."""
     if re.match(r"(?!s3://)[a-z0-9]{2,}:/", str(root)):
         raise UserError(f"{root}: neither a folder nor s3://BUCKET/FOLDER")
     return str(root) if str(root).startswith(S3) else Path(root).expanduser()
@@ -57,12 +53,7 @@ def read(place: str, start: int = 0, size: int | None = None) -> bytes:
 
 
 def write(place: str, content: bytes) -> None:
-    """Write a file or an object.
-
-    Raises:
-        UserError: the store refuses.
-        OSError: the file cannot be written.
-    """
+    """Write a file or an object; raises `OSError`, or `UserError` if the store refuses."""
     if place.startswith(S3):
         _ask(place, "put_object", Body=content)
     else:

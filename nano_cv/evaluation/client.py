@@ -57,11 +57,7 @@ class Client:
         return sorted({model["name"] for model in statistics.get("model_stats", [])})
 
     def config(self, name: str) -> ModelConfig:
-        """Ask for the configuration of a model, once.
-
-        Raises:
-            ServerError: no such model; names the nearest.
-        """
+        """The configuration of a model, asked for once; a `ServerError` names the nearest model."""
         if name not in self._known:
             try:
                 self._known[name] = self._call("get_model_config", name).config
@@ -76,11 +72,7 @@ class Client:
         return self._known[name]
 
     def metadata(self, model: str) -> Metadata:
-        """The metadata that a model carries.
-
-        Raises:
-            ServerError: no such model, or a model without metadata.
-        """
+        """The metadata of a model; a `ServerError` says that they, or such a model, are missing."""
         try:
             return Metadata.from_json(self.config(model).parameters[KEY].string_value)
         except ValueError as error:

@@ -98,11 +98,7 @@ def make_imagined(config: DictConfig, metadata: Metadata) -> Imagined:
 
 
 def check_options(config: DictConfig) -> None:
-    """Refuse keys that are for another task, such as `tta`, which is for classifiers.
-
-    Raises:
-        UserError: a key does not fit the task of the model.
-    """
+    """Refuse keys that are for another task, such as `tta`, which is for classifiers."""
     task = task_name(config)
     if task == "generation" and config.input is not None:
         raise UserError(
@@ -126,10 +122,7 @@ def check_options(config: DictConfig) -> None:
 def find_pictures(given: str, key: str = "input") -> list[Path]:
     """Find pictures by a file name, a folder (with all folders below) or a pattern.
 
-    Messages name the setting by its `key`.
-
-    Raises:
-        UserError: there are none.
+    Raises a `UserError` if there are none, which names the setting by its `key`.
     """
     if not given:
         raise UserError(f"{key}=: a picture, a folder or a pattern is needed")

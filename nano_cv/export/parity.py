@@ -74,12 +74,10 @@ def check_parity(
 ) -> dict[str, float]:
     """Compare the answers of both engines, in batches of the sizes `BATCHES`.
 
-    Refused is a difference above its limit in the task's report, times `tolerance`. For each
-    difference of the report's `compare`, the largest over all inputs and batch sizes is returned as
-    `parity/<name>`; and the number of inputs as `parity/pictures`.
-
-    Raises:
-        UserError: a difference is above its limit; the message names the worst inputs.
+    A difference above its limit in the task's report, times `tolerance`, raises a `UserError` that
+    names the worst inputs. For each difference of the report's `compare`, the largest over all
+    inputs and batch sizes is returned as `parity/<name>`; and the number of inputs as
+    `parity/pictures`.
     """
     report = reports.find(trained.metadata.task)
 

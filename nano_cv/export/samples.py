@@ -23,11 +23,7 @@ BATCH = 16  # images
 
 
 class Samples:
-    """Training and validation splits of the data set that a model was trained on.
-
-    Raises:
-        UserError: the data has other classes than the model.
-    """
+    """Training and validation splits of a model's data set; refuses a set of other classes."""
 
     def __init__(self, config: DictConfig, data: DataModule, metadata: Metadata) -> None:
         # Training images are loaded as in a prediction: whole, and not cropped.

@@ -23,11 +23,7 @@ Tensors = dict[str, tuple[str, list[int]]]  # data type and dims by name; a dim 
 
 
 def read_config(file: Path) -> ModelConfig:
-    """Parse a `config.pbtxt`.
-
-    Raises:
-        UserError: the file cannot be read or parsed; names the line, and the nearest field.
-    """
+    """Parse a `config.pbtxt`; a `UserError` about a bad file names line and nearest field."""
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:

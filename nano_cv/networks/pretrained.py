@@ -22,11 +22,7 @@ IMAGENET = 1000  # classes
 
 
 def check_name(name: str, key: str = "name") -> None:
-    """Check that timm knows the name given as `model.task.network.<key>`.
-
-    Raises:
-        UserError: timm does not; the message has the nearest name.
-    """
+    """Refuse a name, given as `model.task.network.<key>`, that timm does not know."""
     if not timm.is_model(name):
         known = timm.list_models()
         raise UserError(
