@@ -109,7 +109,8 @@ class ShardCache:
     """
 
     def __init__(self) -> None:
-        self.whole = lru_cache(MAX_SHARDS)(lambda shard, size: read(shard, 0, size))
+        # One more is in memory while it is read.
+        self.whole = lru_cache(MAX_SHARDS - 1)(lambda shard, size: read(shard, 0, size))
         self.asked: set[str] = set()
         self.lock = Lock()
         # A worker may be forked while a thread holds the lock.
