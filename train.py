@@ -88,15 +88,17 @@ def train(config: DictConfig) -> float:
         weights.save(task, own, config.half)
         weights.load(task, own)  # what is tested is what was saved
         path = weights.publish(own, path, task.mode, building.why_not_whole(config))
-        frozen = probe and probe.score
-        chosen = None if best == frozen else epochs.best
-        curves = partial(draw_epochs, epochs.rows, chosen, frozen, metadata.name)
+        frozen = probe.score if probe else None
+        kept = None if best == frozen else epochs.best  # none, if the frozen network is kept
+        curves = partial(draw_epochs, epochs.rows, kept, frozen, metadata.name)
         write_drawing("curves", curves, folder, logger.log_file)
         if config.test and len(data.splits["test"]) and not sweep.pruned(folder):
             engine = Torch(task, path, config.trainer.accelerator)
             inputs = of_test(config, metadata, data.splits)
             metrics |= evaluate(config, engine, inputs, folder, logger)
         summarise(metrics, {"weights": path, "run": folder}, logger)
+    if math.isnan(best):
+        return -math.inf
     return best if task.mode == "max" else -best
 
 

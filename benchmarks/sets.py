@@ -72,7 +72,7 @@ def train(task: Task, data: Path, seed: int, folder: Path) -> dict[str, float]:
     metrics["minutes"] = (used.ru_utime + used.ru_stime) / 60
     print(
         f"{task.folder} {task.model} seed {seed}: "
-        + ", ".join(f"{figure} {metrics.get(figure, 0):.4f}" for figure in task.figures)
+        + ", ".join(f"{figure} {metrics.get(figure) or 0:.4f}" for figure in task.figures)
         + f", {metrics['minutes']:.1f} CPU minutes, {(time.monotonic() - start) / 60:.1f} minutes",
         flush=True,
     )

@@ -222,4 +222,4 @@ def test_fine_tuning_is_never_worse_than_the_frozen_network(succeeds, flowers, t
 
     assert "frozen network and logistic regression: val/accuracy" in done.out
     assert "no epoch was better than the frozen network, which is kept" in done.out
-    assert "never predicted" not in done.out, "which is true of the epochs"
+    assert "never predicted" not in done.out, "only epochs that are not kept miss classes"

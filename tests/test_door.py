@@ -417,7 +417,8 @@ def test_a_model_that_hangs_and_other_host_names(tmp_path, monkeypatch):
     settings = ("answer_seconds=5", "hosts=[127.0.0.1,Demo.Example]")
     with Trial(tmp_path / "models", tmp_path, *settings, without=True) as trial:
         trial.wait_ready()
-        assert "answers with NaN" in trial.model("tags_tiny")["refused"]["2"]
+        assert "a pipe" in trial.model("colours_tiny")["refused"]["2"]
+        assert "answers a black picture with NaN" in trial.model("tags_tiny")["refused"]["2"]
         white = picture("white")
         with ThreadPoolExecutor(4) as pool:
             asked = [pool.submit(trial.predict, "endless_tiny", white) for _ in range(4)]

@@ -237,7 +237,7 @@ COSTLY = {
     ),
     "avif of a thousand EXIF": (
         lambda: b"\0\0\0\x20ftypavif" + b"II*\0\x08\0\0\0\0\0" * 1000,
-        "more than 8 parts of EXIF",
+        "more than 8 blocks of EXIF",
     ),
     "avif whose EXIF overlaps": (
         lambda: encoded(photo(64), "AVIF", exif=exif_that_overlaps()),

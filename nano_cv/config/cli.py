@@ -76,6 +76,8 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
                 # gRPC, once it is loaded, otherwise prints that another process was started.
                 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+                os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+                os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
                 if not is_first_process():
                     sys.argv[1:] = add_settings(sys.argv[1:], quiet_settings(sys.argv[1:]))
                 whole = hydra.main(

@@ -41,14 +41,16 @@ def find_run(script: str, config: DictConfig) -> Path:
         raise UserError(
             f"resume={_typed(config)}: no checkpoint in {folder}; start without resume=true"
         )
-    newest = max(checkpoints, key=_time_of)
-    later = [path.parent for path in folder.glob("*/.hydra") if _time_of(path) > _time_of(newest)]
-    if without := [run for run in later if not (run / CHECKPOINT).exists()]:
+    last = max(checkpoints, key=_time_of)
+    without = [path for path in folder.glob("*/.hydra") if not (path.parent / CHECKPOINT).exists()]
+    begun = max(without, key=_time_of, default=last)
+    found = last.parents[1]
+    if config.resume is True and _time_of(begun) > _time_of(last):
         raise UserError(
-            f"resume=true: the newest run, {without[0]}, has no checkpoint; start without "
-            f"resume=true, or go on with an older run: resume={newest.parents[1]}"
+            f"resume=true: {begun.parent} began after the last checkpoint of {found}, and has none "
+            f"itself; start without resume=true, or go on with the older run: resume={found}"
         )
-    return newest.parents[1]
+    return found
 
 
 def _time_of(path: Path) -> tuple[int, Path]:

@@ -20,9 +20,9 @@ MAX_PARTS = 100_000  # chunks, segments, blocks or strips: each costs Python mic
 MAX_HEADER = 64 * 1024  # bytes before the pixels of a PPM
 MAX_TEXT = 4 * 1024 * 1024  # bytes of a PPM in text form, of which Python reads 2 million a second
 MAX_EXTRA = 1024 * 1024  # bytes of metadata that may hold the orientation
-MAX_TEXTS = 4  # of a PNG, that may hold it; each is unpacked
+MAX_TEXTS = 4  # texts of a PNG that may hold the orientation; each is unpacked
 MAX_TAGS = 500  # of a directory; microscopes and maps write up to 100
-MAX_EXIFS = 8  # directories of an AVIF
+MAX_EXIFS = 8  # blocks of EXIF in an AVIF
 JPEG, PNG, GIF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8"
 AVIFS = (b"ftypavif", b"ftypavis", b"ftypmif1", b"ftypmsf1")
 TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -33,8 +33,9 @@ PNG_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 EXIF = b"Exif\0\0"
 JPEG_KEPT = {0xE0: b"JFIF", 0xE1: b"http://ns.adobe.com/xap/1.0/\0", 0xEE: b"Adobe"}
 MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # except restart markers, which lie amid pixels
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # else 8
-INTEGERS = (1, 3, 4, 6, 8, 9, 13, 16, 17, 18)  # kinds of values, as in `SIZES`
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+SIZES |= {16: 8, 17: 8, 18: 8}  # bytes of a value of each kind; decoders skip other kinds
+INTEGERS = (1, 3, 4, 6, 8, 9, 13, 16, 17, 18)  # kinds
 BITS, TILE, MAX_SAMPLE = 258, (322, 323), 281  # tags of a TIFF
 PARTS_OF_TIFF = (273, 279, 324, 325)  # tags with offsets and lengths of strips or tiles
 
@@ -82,7 +83,7 @@ def read(stream: BinaryIO, pixels: bool = True) -> Header:
         content = stream.read()
         for number, found in enumerate(re.finditer(b"II\\*\0|MM\0\\*", content)):
             if number == MAX_EXIFS:
-                raise ImageError(f"more than {MAX_EXIFS} parts of EXIF; save it again")
+                raise ImageError(f"more than {MAX_EXIFS} blocks of EXIF; save it again")
             directory(io.BytesIO(content[found.start() :]))
     stream.seek(0)
     return Header(stream)
@@ -253,7 +254,7 @@ def directory(stream: BinaryIO) -> dict[int, int]:
     tags, total = dict[int, int](), 0
     for at in range(0, len(entries) - entry + 1, entry):
         tag, kind, number = struct.unpack_from(form, entries, at)
-        size = SIZES.get(kind, 8)
+        size = SIZES.get(kind, 0)
         total += size * number
         if total > end:
             raise ImageError("its directory points to more data than the file has")

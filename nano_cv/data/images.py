@@ -166,7 +166,7 @@ def _open(
         raise ImageError(f"{width}x{height} pixels; the shortest side allowed is {MIN_SIDE}")
     most = max_pixels // MEMORY_FACTORS.get(image.format or "", 1)
     if max(width * height, header.tile) > most:
-        tiles = f" in tiles of {header.tile:,}" if header.tile else ""
+        tiles = f" in tiles of {header.tile:,} pixels" if header.tile else ""
         raise ImageError(f"{width}x{height} pixels{tiles}; at most {most:,} are allowed")
     if width * height * header.scans > max_pixels * SCANS:
         raise ImageError(f"{width}x{height} pixels in {header.scans} scans; save it again")

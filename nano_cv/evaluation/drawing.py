@@ -332,8 +332,8 @@ def draw_epochs(
 ) -> Drawing:
     """Draw learning curves: losses on the left, validation metrics on the right.
 
-    `rows` are the figures of each epoch by name, and its number as `epoch`. Dashed lines mark the
-    best epoch, and the metric of the `frozen` network.
+    `rows` are the figures of each epoch by name, and its number as `epoch`. A dashed line marks the
+    best epoch, a dotted one the metric of the `frozen` network.
     """
     # Figures of single classes, such as `val/recall/<class>`, are left out: too many lines.
     names = dict.fromkeys(name for row in rows for name in row if name.count("/") == 1)

@@ -138,7 +138,7 @@ class Problem(Exception):  # noqa: N818  # RFC 9457 calls it so
         self.status, self.title, self.detail = status, title, detail
 
     def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
-        """Return the problem document of RFC 9457 as an HTTP response; `headers` such as Allow."""
+        """Return the problem document of RFC 9457 as an HTTP response, with further `headers`."""
         content = {"title": self.title, "status": self.status, "detail": self.detail}
         headers = {"Retry-After": "1"} if self.status == 503 else headers
         return JSONResponse(content, self.status, headers, media_type="application/problem+json")
@@ -186,15 +186,15 @@ class Door:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request; refuse those of other sites' pages, and lock our own page down."""
+        """Answer a request, but not to other sites' pages, except if a link there is followed."""
         headers = Headers(scope=scope)
         refused = None
         host = HOST.fullmatch(headers.get("host", "").lower())
-        link = scope.get("method") == "GET" and headers.get("sec-fetch-mode") == "navigate"
+        followed = scope.get("method") == "GET" and headers.get("sec-fetch-mode") == "navigate"
         if self.hosts and (host and host[1].strip("[]")) not in self.hosts:
             # DNS rebinding: a site whose name resolves to this machine could read our answers.
             refused = Problem(421, "Unknown host", f"this server is {listing(self.hosts)}")
-        elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not link:
+        elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not followed:
             refused = Problem(403, "Another site", "pages of other sites may not use this server")
         if scope.get("method") == "HEAD":  # uvicorn sends no body for it
             scope = {**scope, "method": "GET"}

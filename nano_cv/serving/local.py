@@ -59,13 +59,14 @@ class Local(Backend):
         """Load the newest version that is sound; if there is none, keep the loaded version."""
         folder = self.repository.source / name
         files = [folder / version / "model.onnx" for version in reversed(versions_of(folder))]
-        files = [file for file in files if file.is_file()]  # opening a pipe would wait for ever
-        if not files:
+        if not any(file.exists() for file in files):
             return
         model = self.models.setdefault(name, Model(name))
         model.refused = {}
         for file in files:
             try:
+                if file.is_fifo():  # opening it would wait for ever
+                    raise UserError(f"{file}: a pipe; put the file itself there")
                 engine = await asyncio.to_thread(Onnx, file)
                 await asyncio.to_thread(answer_once, engine)
             except UserError as error:

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -92,10 +91,8 @@ def _cancelled_by_signals(seconds: float) -> Iterator[None]:
             log.warning("killed; requests in flight are lost")
             os._exit(128 + signal.SIGINT)  # the processes that we have started end with this one
         block.cancel()
-        # Requests have so many seconds, then Triton has. A thread that hangs must not keep us.
-        end = threading.Timer(2 * seconds + 5, os._exit, [0])
-        end.daemon = True
-        end.start()
+        # Requests, then Triton, have so many seconds; no thread may keep this process for ever.
+        signal.alarm(round(2 * seconds) + 5)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, signalled)

@@ -227,8 +227,8 @@ class Supervisor(Watched):
                 self.failed[name] = time.monotonic()
                 self.repository.taken[name] = signatures[name]
                 model = self.models.setdefault(name, Model(name))
-                inside = os.path.relpath(error.filename or name, self.repository.source)
-                model.refused = {"-": printable(f"cannot be copied: {inside}: {error.strerror}")}
+                where = str(error.filename).removeprefix(f"{self.repository.source}{os.sep}")
+                model.refused = {"-": printable(f"cannot be copied: {where}: {error.strerror}")}
                 if self.staging.has(name):  # the copy of before goes on serving
                     log.warning("%s: %s", name, model.refused["-"])
                 else:

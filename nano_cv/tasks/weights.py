@@ -109,17 +109,16 @@ def _keep(path: Path, of_runs: Iterable[Path]) -> Path:
 def _compared(own: Path, path: Path, mode: str) -> str:
     """Say in words how the new weights compare with the old, by their validation metric."""
     metadata = read_metadata(own)
-    metric, new = next(iter(metadata.metrics.items()), ("metric", math.nan))
     try:
         before = read_metadata(path)
     except UserError:
-        return f"{metric} {new:.4f} replaces a file that is not one of train.py's"
-    old = before.metrics.get(metric)
-    if old is None:
-        return f"{metric} {new:.4f} replaces weights that do not say theirs"
+        return "replaces a file that is not one of train.py's"
+    metric = next(iter({**metadata.metrics, **before.metrics}), "metric")
+    new, old = (each.metrics.get(metric, math.nan) for each in (metadata, before))
+    shown = ["unknown" if math.isnan(value) else f"{value:.4f}" for value in (new, old)]
     worse = new < old if mode == "max" else new > old
     return (
-        f"{metric} {new:.4f} replaces {old:.4f}"
+        f"{metric} {shown[0]} replaces {shown[1]}"
         + (", WHICH WAS BETTER" if worse else "")
         + (", of other pictures" if before.data_hash != metadata.data_hash else "")
     )

@@ -150,7 +150,7 @@ class KeepBest(ModelCheckpoint):
         """Return whether the epoch with this metric is kept."""
         best = self.best_model_score
         if current is not None and best is not None:
-            unknown = best.isneginf() & current.isnan()  # as without any object in the split
+            unknown = best.isneginf() & current.isnan()  # Lightning keeps NaN as -inf
             if current == best or unknown:
                 return True
         return super().check_monitor_top_k(trainer, current)

@@ -109,7 +109,9 @@ def make_trainer(
     else:  # one bad trial must not end a search
         callbacks.append(Diverged())
     if options.patience is not None:
-        callbacks.append(EarlyStopping(task.monitor, patience=options.patience, mode=task.mode))
+        stop = EarlyStopping(task.monitor, patience=options.patience, mode=task.mode)
+        stop.check_finite = False  # NaN is a metric that is unknown, as without any object
+        callbacks.append(stop)
     precision = options.precision
     if precision == "auto" and plan.processes > 1:  # timings could differ between processes
         precision = best_precision(options.accelerator)
@@ -338,6 +340,7 @@ def restore_best(learner: Learner, keeper: ModelCheckpoint, probe: Probe | None)
     learner.load_state_dict(best["state_dict"])
     task = learner.task
     score = float("nan") if keeper.best_model_score is None else float(keeper.best_model_score)
+    score = score if math.isfinite(score) else float("nan")  # Lightning keeps NaN as an infinity
     if probe and not score > probe.score:
         log.info("no epoch was better than the frozen network, which is kept")
         task.load_state_dict(probe.state)

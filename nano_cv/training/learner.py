@@ -33,7 +33,7 @@ class Learner(pl.LightningModule):
         self.task, self.optimizer, self.warmup_epochs = task, optimizer, warmup_epochs
         self.layer_decay, self.ema_decay = layer_decay, ema_decay
         self.validated: list[tuple[Any, dict[str, float], int]] = []  # see `validation_step`
-        self.never_predicted: list[str] = []  # classes, in the last validation
+        self.never_predicted: list[str] = []  # classes that the last validation missed
         body = getattr(task.network, "body", None)
         if layer_decay != 1.0 and not hasattr(body, "group_matcher"):
             raise ValueError("layer_decay is for networks of timm; leave it at 1")

@@ -21,7 +21,8 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     these words, as `seg_train/`) with a folder per class in each, or it has the folders of the
     classes itself. Missing splits get some images of each class. Classes are sorted by name, or as
     numbers if all are numbers; classes without images are kept. A class that `train/` lacks is
-    refused, and so are images beside the folders of classes, and splits inside of these.
+    refused, and so are images beside the folders of classes, and splits inside of these. A `test/`
+    of images without folders is passed over with a warning.
     """
     reading.check_task("A folder per class", task, "classification", "generation")
     if not root.is_dir():
@@ -40,13 +41,13 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     holding = {path for path in folders if inside.get(path)}
     by_words = words and (same or words["train"] in holding <= {*words.values()})
     splits = {split: unwrap(path) for split, path in (words if by_words else splits).items()}
+    contents = {split: look_into(folder) for split, folder in splits.items()}
+    classed = [split for split, (folders_inside, _) in contents.items() if folders_inside]
+    passed = []
     # As Kaggle's `train/` with a folder per class and `test/` with pictures without labels.
-    found = {split: look_into(folder) for split, folder in splits.items()}
-    flat = [split for split, (below, own) in found.items() if own and not below]
-    passed = [splits.pop(split) for split in flat if found.get("train", [[]])[0]]
-    if passed:
-        text = "%s: passed over, for their pictures lie in no folders of classes: %s"
-        log.warning(text, root, listing(passed))
+    if "train" in classed and "test" in contents and contents["test"][1] and "test" not in classed:
+        passed = [splits.pop("test")]
+        log.warning("%s: passed over, for it holds no folders of classes", passed[0])
     if by_words:
         log.info("%s: taken as splits: %s", root, listing(splits.values()))
     elif not splits and (wrong := [path for path in folders if _holds_splits(path)]):
@@ -57,8 +58,8 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
         )
     used = {*passed, *splits.values()}
     beside = [path for path in folders if not {path, path / path.name} & used]
-    bare = "train" in flat and not any(below for below, _ in found.values())
-    if bare and any(look_into(folder)[1] for folder in beside):
+    is_class = "train" in contents and contents["train"][1] and not classed
+    if is_class and any(look_into(folder)[1] for folder in beside):
         log.info("%s: %s are classes, for they hold no folders", root, listing(splits))
         splits = {}
     elif list(splits) == ["train"]:
