@@ -185,7 +185,8 @@ class DetectionReport(Report):
     def _caption(self, index: int) -> str:
         if self.pictures.targets:
             right, missed = self.verdicts[index]
-            return f"{right.sum()} found, {(~right).sum()} false, {missed.sum()} missed"
+            found = (self.truths[index].ignored == COUNTED).sum() - missed.sum()
+            return f"{found} found, {(~right).sum()} false, {missed.sum()} missed"
         if count := len(self.confident[index].scores):
             return f"{count} found"
         score, label = self._highest(index)
