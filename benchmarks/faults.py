@@ -201,8 +201,12 @@ class Faults:
         """The served copy is deleted under load."""
 
         def strike() -> None:
+            before = self.trial.stubs(self.model)
             for path in self.trial.temporary.glob("*/live/*"):
                 shutil.rmtree(path)
+            # Triton loads the new copy, in another process; the next trial must not fall into that.
+            self.trial.wait(lambda: not {*self.trial.stubs(self.model)} & {*before})
+            self.trial.wait_ready()
 
         return self.killed(strike, COPIED)
 
