@@ -25,7 +25,7 @@ def shard(config: DictConfig) -> None:
     splits, data_hash = resize_splits(building.open_pictures(config), *options)
     sharding.write(splits, data_hash, output, int(config.shard_mb * 1e6))
     settings = ["+data=shards", f"+model={config.model.name}"]
-    settings += [as_setting("data.root", output), f"data.name={config.data.name}"]
+    settings += [as_setting("data.root", output), f"data.name={config.data.name}_shards"]
     count = sum(map(len, splits.values()))
     command = shlex.join(["python", "train.py", *settings])
     print(printable(f"{output}: {count:,} pictures; to train on them, type: {command}"))

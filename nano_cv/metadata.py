@@ -131,7 +131,7 @@ def check_name(name: str) -> None:
         return
     raise UserError(
         f"{name!r} cannot be the name of a model: {needed}. It is made of the settings "
-        "model.name and data.name; change one of these, for example to data.name=flowers"
+        "model.name and data.name; change one of these, for example to data.name=my_pictures"
     )
 
 

@@ -223,6 +223,7 @@ def test_endless_and_slow_bodies(served):
     said = link.getresponse()
     assert said.status == 405 and b"another method" in said.read()
     assert said.headers["Allow"] == "POST"
+    assert served.predict("colours_tiny", b"x", "/")[0] == 404, "and no redirect"
 
 
 def test_answers_that_are_not_read(served):

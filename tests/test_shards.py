@@ -165,7 +165,9 @@ def test_cache_on_the_local_disk(shards, tmp_path):
 def test_train_from_a_store(succeeds, flowers, bucket, tmp_path):
     settings = TINY_OF["centernet"]
     written = succeeds("shard", "model=centernet", f"output={bucket}/a/", "shard_mb=0.02")
-    assert f"data=shards +model=centernet data.root={bucket}/a data.name=flowers" in written.out
+    assert (
+        f"data=shards +model=centernet data.root={bucket}/a data.name=flowers_shards" in written.out
+    )
     shutil.rmtree(flowers)
     settings = [*settings, "data=shards", f"data.root={bucket}/a", "data.name=flowers"]
     trained = succeeds("train", *settings)

@@ -165,6 +165,7 @@ class Door:
             version="1",
             docs_url=None,  # FastAPI's own page loads scripts from other sites
             redoc_url=None,
+            redirect_slashes=False,  # curl shows nothing of a redirect
             responses=ERRORS,
         )
         app.get("/models", summary="All models")(self.list_models)

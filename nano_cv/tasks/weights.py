@@ -115,7 +115,7 @@ def _compared(own: Path, path: Path, mode: str) -> str:
         return "replaces a file that is not one of train.py's"
     metric = next(iter({**metadata.metrics, **before.metrics}), "metric")
     new, old = (each.metrics.get(metric, math.nan) for each in (metadata, before))
-    shown = ["unknown" if math.isnan(value) else f"{value:.4f}" for value in (new, old)]
+    shown = ["no figure" if math.isnan(value) else f"{value:.4f}" for value in (new, old)]
     worse = new < old if mode == "max" else new > old
     return (
         f"{metric} {shown[0]} replaces {shown[1]}"
