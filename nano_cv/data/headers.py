@@ -107,10 +107,10 @@ def _png(stream: BinaryIO, pixels: bool) -> Header:
             continue
         elif kind in (b"tEXt", b"zTXt", b"iTXt") and length <= MAX_EXTRA:
             content = stream.read(length + 4)
-            texts += content.startswith(PNG_TEXTS)
-            wanted = texts <= MAX_TEXTS and content.startswith(PNG_TEXTS)
-            if wanted and _unpacks(kind, content[:-4]):
-                before.append(header + content)
+            if texts < MAX_TEXTS and content.startswith(PNG_TEXTS):
+                texts += 1
+                if _unpacks(kind, content[:-4]):
+                    before.append(header + content)
             continue
         elif kind == b"sBIT" and 1 <= length <= 4:
             bits = min(max(8, stream.read(length + 4)[0]), 16)
