@@ -115,10 +115,10 @@ def _compared(own: Path, path: Path, mode: str) -> str:
         return "replaces a file that is not one of train.py's"
     metric = next(iter({**metadata.metrics, **before.metrics}), "metric")
     new, old = (each.metrics.get(metric, math.nan) for each in (metadata, before))
-    shown = ["no figure" if math.isnan(value) else f"{value:.4f}" for value in (new, old)]
     worse = new < old if mode == "max" else new > old
     return (
-        f"{metric} {shown[0]} replaces {shown[1]}"
+        f"{metric} {'unknown' if math.isnan(new) else f'{new:.4f}'} replaces "
+        + ("weights that do not say theirs" if math.isnan(old) else f"{old:.4f}")
         + (", WHICH WAS BETTER" if worse else "")
         + (", of other pictures" if before.data_hash != metadata.data_hash else "")
     )
