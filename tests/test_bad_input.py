@@ -41,7 +41,8 @@ def test_bad_picture_met_by_a_worker(fails, flowers, tmp_path):
     bad = flowers / "basil/plant003_rgb.jpg"
     bad.write_bytes(b"not a picture")
     said = fails("train", *TINY, "data.cache=null", "data.workers=1")
-    assert said == f"error: {bad.relative_to(tmp_path)}: not a picture in a known format\n"
+    advice = "not a picture in a known format; save it as JPEG or PNG"
+    assert said == f"error: {bad.relative_to(tmp_path)}: {advice}\n"
 
 
 @pytest.mark.parametrize(

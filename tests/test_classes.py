@@ -167,8 +167,9 @@ def test_links_that_lead_nowhere_are_named_with_other_bad_pictures(tmp_path):
 def test_splits_by_other_names(tmp_path):
     make_folder(tmp_path)
     (tmp_path / "train").rename(tmp_path / "Training")
-    (tmp_path / "val").rename(tmp_path / "validation")
-    assert folders(tmp_path)["val"].names[0] == "validation/cat/val0.png"
+    (tmp_path / "val").rename(tmp_path / "validate")
+    assert folders(tmp_path)["val"].names[0] == "validate/cat/val0.png"
+    (tmp_path / "validate").rename(tmp_path / "validation")
     assert len(folders(tmp_path)["train"]) == 8 and len(folders(tmp_path)["test"]) == 8
     picture(tmp_path / "valid/cat/a.png")
     said = refused(lambda: folders(tmp_path))

@@ -58,7 +58,9 @@ WRONG = [  # what is typed, and what the answer must hold
     ("trainer.precision=16mixed", "did you mean '16-mixed'? Allowed: auto, 32-true, 16-mixed"),
     ("model=lenet,vgg", "model=lenet,vgg: several values; add -m to run each of them"),
     ("flowers", "flowers: cannot be understood; what is needed is KEY=VALUE, see --help"),
-    ("'data.root=~/my (old) set'", f"quote the value: 'data.root=\"{Path.home()}/my (old) set\"'"),
+    ("'seed=(1)'", "seed=(1): a whole number is needed"),  # after it was put in quotes
+    ("model.task.optimizer.lr=0,001", "0,001: a number has a point: model.task.optimizer.lr=0.001"),
+    ("trainer.epochs=5", "trainer has no 'epochs'; did you mean 'max_epochs'?"),
     ("'data.colours={bücher: [1,2,3]}'", "Names before a colon can only have plain letters"),
     ("'data.colours=[a, rot & grün]'", "quote the value: 'data.colours=[a,\"rot & grün\"]'"),
     ("--epochs=5", "--epochs=5: no such flag; settings are given as KEY=VALUE, see --help"),

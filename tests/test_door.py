@@ -91,6 +91,8 @@ def test_boxes_are_in_pixels_of_the_picture(served):
     assert answer["boxes"] == [{"label": "blue", "score": 0.9, "box": [80, 16, 160, 48]}]
     answer = served.predict("boxes_tiny", picture("red", (320, 64)), "?confidence=0.05")[1]
     assert [one["score"] for one in answer["boxes"]] == [0.9, 0.1]
+    answer = served.predict("boxes_tiny", picture("red", (320, 64)), "?confidence=1")[1]
+    assert answer["boxes"] == [] and answer["highest"] == {"label": "blue", "score": 0.9}
     lying = picture("red", (320, 64), "JPEG", exif=turned())
     answer = served.predict("boxes_tiny", lying)[1]
     assert (answer["width"], answer["height"]) == (64, 320)
@@ -163,10 +165,13 @@ def test_parts_of_a_form_keep_every_byte():
     plain = b"--a b\r\ncontent-disposition: form-data; name=f; FileName=photo.jpg" + END
     text = b"--a b\r\ncontent-disposition: form-data; name=note" + END
     assert split_parts("x; boundary=a", odd + b"--a--") == [("\ufffd", b"x")]
-    assert split_parts('x; boundary="a b"', text + plain + b"--a b--") == [("photo.jpg", b"x")]
+    assert split_parts('x; boundary="a b"', plain + b"--a b--") == [("photo.jpg", b"x")]
+    with pytest.raises(ValueError, match="part 0 of the form has no file name; files are sent by"):
+        split_parts('x; boundary="a b"', text + plain + b"--a b--")
 
 
 END = b"\r\n\r\nx\r\n"
+CURL = "application/x-www-form-urlencoded"  # what `curl -d` sends
 PROBLEMS = [
     ("colour", b"x", "", {}, 404, "no model 'colour'; did you mean 'colours_tiny'?"),
     ("colours_tiny", b"no picture", "", {}, 422, "not a picture in a known format"),
@@ -174,6 +179,7 @@ PROBLEMS = [
     ("colours_tiny", bytes(300_001), "", {}, 413, "at most 300,000 bytes"),
     ("colours_tiny", picture("red", (700, 700)), "", {}, 422, "at most 400,000 are allowed"),
     ("colours_tiny", picture("red")[:60], "", {}, 422, "damaged or cut short"),
+    ("colours_tiny", b"a.jpg", "", {"Content_Type": CURL}, 422, "send a picture by --data-binary"),
     ("colours_tiny", b"x", "", {"Content_Type": "text/html"}, 415, "Content-Type: text/html"),
     ("boxes_tiny", b"x", "?confidence=2", {}, 422, "confidence=2: Input should be less than or"),
     ("colours_tiny", b"x", "?confidence=0.5", {}, 422, "A model for classification takes top"),
@@ -337,6 +343,7 @@ def test_a_new_version_is_taken_over(served):
         publish_one(models, "classification")
         served.wait(lambda: served.model("colours_tiny")["versions"] == ["2"])
         served.wait(lambda: served.health()[0] == 200)
+        served.wait(lambda: "colours_tiny: ready: version 2" in served.output.read_text())
     assert load.good() and not load.errors()
 
 

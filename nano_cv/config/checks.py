@@ -15,11 +15,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from nano_cv.config import resume
 from nano_cv.config.options import Options, parse_override, read_flags
 from nano_cv.config.processes import is_first_process, run_in, slurm_folder
 from nano_cv.config.schema import find_problems
-from nano_cv.config.space import explain_missing, find_space, sample_runs
 from nano_cv.errors import UserError
 from nano_cv.metadata import check_name
 
@@ -51,19 +49,25 @@ def check(script: str, arguments: list[str]) -> list[str]:
         single = [override for override in overrides if not override.is_sweep_override()]
         config, own = options.compose(single)
         multirun = flags["multirun"] or own.mode == RunMode.MULTIRUN
-        space = find_space(config, own, overrides) if multirun else []
-        runs = list(sample_runs([*overrides, *space], multirun))
+        runs = [overrides]
+        if multirun or len(single) < len(overrides):
+            from nano_cv.config.space import find_space, sample_runs
+
+            space = find_space(config, own, overrides) if multirun else []
+            runs = list(sample_runs([*overrides, *space], multirun))
         configs = [check_run(options, run) for run in runs]
 
         if multirun and script == "train":
             _check_devices(configs[0])
         job_folder = slurm_folder() if script == "train" and not multirun else None
+        if not (job_folder or configs[0].get("resume")):
+            return added
+        from nano_cv.config import resume
+
         if job_folder and not configs[0].resume:
             run = resume.runs_of(script, configs[0]) / job_folder
             begun = (run / "checkpoints" / "last.ckpt").exists()
             return [*added, run_in(run), *(["resume=true"] if begun else [])]
-        if not configs[0].get("resume"):
-            return added
         if multirun:
             raise UserError("resume=true goes on with one run; leave out -m and sweep")
         folder = resume.find_run(script, configs[0])
@@ -75,6 +79,8 @@ def check(script: str, arguments: list[str]) -> list[str]:
         defaults, _ = options.compose([each for each in single if each.key_or_group in options.own])
         resume.check_same(folder, configs[0], defaults)
     except MissingConfigException as error:
+        from nano_cv.config.space import explain_missing
+
         raise explain_missing(error) from error
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(str(error)) from error

@@ -24,10 +24,27 @@ def accept_plus(arguments: list[str]) -> list[str]:
     """Turn `+data=flowers` into `data=flowers`, for Hydra accepts only one of the two spellings.
 
     A `~` at the start of a value becomes the home folder, which neither the shell nor Hydra does.
+    A text that Hydra cannot read, such as the name of a picture in another language, gets quotes.
     """
     groups, home = "|".join([*option_groups([CONFIGS]), r"hydra/[\w/]+"]), Path.home()
     arguments = [re.sub(rf"^\+({groups})=", r"\1=", argument) for argument in arguments]
-    return [re.sub(r"^([\w.+]+=)~(?=/|$)", rf"\g<1>{home}", argument) for argument in arguments]
+    arguments = [
+        re.sub(r"^([\w.+]+=)~(?=/|$)", lambda match: f"{match[1]}{home}", argument)
+        for argument in arguments
+    ]
+    return [_in_quotes(argument) for argument in arguments]
+
+
+def _in_quotes(argument: str) -> str:
+    """Return KEY=VALUE with the quotes that its text needs; other arguments as they are."""
+    key, _, value = argument.partition("=")
+    if not re.fullmatch(r"[\w.+]+", key) or PLAIN.fullmatch(value) or value[:1] in ("", "[", "{"):
+        return argument
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return as_setting(key, value)
+    return argument
 
 
 def read_flags(arguments: list[str]) -> dict[str, Any]:
@@ -196,9 +213,9 @@ def _check_key(config: DictConfig, line: str, path: Sequence[str], groups: Seque
             continue
         others = list(map(str, node)) if isinstance(node, dict) else []
         meant, where = nearest(part, others), ".".join(path[:depth])
-        if depth == 0:
-            others += groups
-            same = _of_that_name(node, part) if part.rstrip("s") not in others else []
+        others += groups if depth == 0 else []
+        if isinstance(node, dict) and part.rstrip("s") not in others:
+            same = _of_that_name(node, part)
             meant = f"; did you mean '{same[0]}'?" if same else nearest(part, others)
         raise UserError(
             f"{line}: {where or 'the configuration'} has no '{part}'{meant} "

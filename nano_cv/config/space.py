@@ -4,6 +4,7 @@
 read from `configs/sweep/`; keys on the command line replace it.
 """
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 
@@ -74,7 +75,9 @@ def sample_runs(overrides: Sequence[Override], multirun: bool) -> Iterator[list[
         elif not multirun:
             said = f"{override.input_line}: several values; add -m to run each of them"
             key, _, given = str(override.input_line).partition("=")
-            if override.is_choice_sweep():
+            if re.fullmatch(r"-?\d+,\d+", given):
+                said = f"{key}={given}: a number has a point: {key}={given.replace(',', '.')}"
+            elif override.is_choice_sweep():
                 said += f"; a list is {key}=[{given}], a text with commas '{key}=\"{given}\"'"
             raise UserError(said)
         else:

@@ -142,10 +142,10 @@ def _named(name: str) -> Iterator[None]:
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except Image.UnidentifiedImageError:
-        advice = "; save it as JPEG or PNG" if name.lower().endswith(NOT_READ) else ""
+        advice = "save it as JPEG or PNG"
         if name.lower().endswith(HEIC) and "HEIF" not in ENDINGS:
             advice += ", or type: poetry install --extras heic"
-        raise ImageError(f"{name}: not a picture in a known format{advice}") from None
+        raise ImageError(f"{name}: not a picture in a known format; {advice}") from None
     except Exception as error:  # a decoder meets damage in as many ways as there are formats
         raise ImageError(f"{name}: damaged or cut short: {error}") from error
 

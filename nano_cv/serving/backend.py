@@ -53,6 +53,7 @@ class Model:
     config: Any = None  # Triton's configuration of the model
     question: service_pb2.ModelInferRequest | None = None  # a test: does the model answer?
     strikes: int = 0  # how often the model has stopped the server since its last answer
+    told: list[str] = field(default_factory=list)  # versions that the log has named
 
     @property
     def takes_requests(self) -> bool:
@@ -66,13 +67,15 @@ class Model:
         return self.metadata
 
     def is_now(self, state: str, reason: str = "") -> None:
-        """Set state and reason, and log them if either has changed."""
-        if state == "ready":
-            self.strikes = 0
-        if (state, reason) != (self.state, self.reason):
-            level = logging.INFO if state == "ready" else logging.WARNING
-            log.log(level, "%s: %s%s", self.name, state, f": {reason}" if reason else "")
-        self.state, self.reason = state, reason
+        """Set state and reason, and log them, with the versions of a model that is ready."""
+        ready = state == "ready"
+        told = self.versions if ready else self.told
+        if (state, reason, told) != (self.state, self.reason, self.told):
+            level = logging.INFO if ready else logging.WARNING
+            said = f"version {', '.join(told)}" if ready else reason
+            log.log(level, "%s: %s: %s", self.name, state, said)
+        self.state, self.reason, self.told = state, reason, told
+        self.strikes = 0 if ready else self.strikes
 
 
 class Backend(ABC):

@@ -480,7 +480,9 @@ async def _tell(request: Request, error: Exception) -> JSONResponse:
         case Problem():
             problem = error
         case images.ImageError():
-            problem = Problem(422, "Not a usable picture", str(error))
+            form = "form-urlencoded" in request.headers.get("content-type", "")
+            advice = "; curl -d changes bytes: send a picture by --data-binary @FILE" * form
+            problem = Problem(422, "Not a usable picture", f"{error}{advice}")
         case RefusedError():
             problem = Problem(500, "The model failed", f"{name}: {error}")
         case GoneError():

@@ -12,7 +12,8 @@ def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
     """Return the name and the content of each file in a form.
 
     Raises:
-        ValueError: the body is not the form that its Content-Type promises, or has too many parts.
+        ValueError: the body is not the form that its Content-Type promises, has too many parts, or
+            a part that is no file.
     """
     boundary = BOUNDARY.search(content_type[:300])
     if not boundary:
@@ -26,6 +27,8 @@ def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
         headers, empty, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
         if not empty or len(headers) > 4096:
             raise ValueError(f"part {number} has no head")
-        if name := NAME.search(headers):
-            files.append((name[1].strip(b'"').decode(errors="replace"), content))
+        if not (name := NAME.search(headers)):
+            advice = "files are sent by curl -F file=@FILE, settings in the URL, as in ?top=3"
+            raise ValueError(f"part {number} of the form has no file name; {advice}")
+        files.append((name[1].strip(b'"').decode(errors="replace"), content))
     return files

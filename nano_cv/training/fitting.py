@@ -216,6 +216,10 @@ def fit(trainer: pl.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
         warnings.filterwarnings("ignore", message=message)
     try:
         trainer.fit(learner, data, ckpt_path=checkpoint, weights_only=True)
+        stop: Any = trainer.early_stopping_callback
+        if stop and stop.stopped_epoch:
+            text = "stopped after epoch %d, as %s got no better (trainer.patience=%d)"
+            log.info(text, stop.stopped_epoch + 1, stop.monitor, stop.patience)
     except SystemExit as interrupted:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from interrupted
     except ValueError as error:
@@ -347,6 +351,9 @@ def restore_best(learner: Learner, keeper: ModelCheckpoint, probe: Probe | None)
         score = probe.score
     elif missed := best.get("never_predicted"):
         log.warning("val: never predicted: %s; see data.balance", listing(missed))
-    metrics = {task.monitor: score} if math.isfinite(score) else {}
+    if math.isnan(score):
+        text = "%s is unknown, as the validation pictures show no class: the last epoch is kept"
+        log.warning(text, task.monitor)
+    metrics = {} if math.isnan(score) else {task.monitor: score}
     task.metadata = replace(task.metadata, metrics=metrics)
     return score

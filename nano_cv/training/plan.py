@@ -98,11 +98,12 @@ def apply_plan(
     times = f" ({plan.repeats} times each per epoch)" if plan.repeats > 1 else ""
     shared = f" (over {plan.processes} processes)" if plan.processes > 1 else ""
     log.info(
-        "%s: %s training pictures%s, batch %d%s, %d epoch%s of %d steps, %s steps; "
+        "%s: %s training pictures%s, batch %d%s, %d epoch%s of %d step%s, %s in all; "
         "%s parameters, precision %s",
         *(learner.task.metadata.name, f"{plan.pictures:,}", times, plan.batch_size, shared),
         *(plan.epochs, "s" * (plan.epochs > 1)),
-        *(plan.steps, f"{plan.epochs * plan.steps:,}", f"{parameters:,}", trainer.precision),
+        *(plan.steps, "s" * (plan.steps > 1), f"{plan.epochs * plan.steps:,}"),
+        *(f"{parameters:,}", trainer.precision),
     )
     on_gpu = trainer.strategy.root_device.type == "cuda"
     if on_gpu and 1 == plan.processes < (devices := torch.cuda.device_count()):

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 SPLIT_NAMES = {  # names of the splits that are common in data sets
     "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
+    "val": ("val", "valid", "validate", "validation"),
     "test": ("test", "testing"),
 }
 SEVERAL_LABELS = "several labels per picture; a generator learns from pictures with one label each"

@@ -240,9 +240,12 @@ def find_files(
     for row, file in zip(chain(*found.values()), files, strict=True):
         other = first.setdefault((row.split, os.path.abspath(file)), row)
         if other is not row:
-            several = "; give all labels of a picture in one line, as a|b in a column 'labels'"
-            advice = "; remove one of them" if row.labels == other.labels else several
-            raise UserError(f"{row.where}: {row.file} stands in {other.where} already{advice}")
+            several = "give all labels of a picture in one line, as a|b in a column 'labels'"
+            advice = "remove one of them" if row.labels == other.labels else several
+            raise UserError(
+                f"{row.where}: {row.file} stands in {other.where} already; {advice}; a table of "
+                "boxes is not read: save them as COCO, YOLO or PASCAL VOC"
+            )
     return files
 
 

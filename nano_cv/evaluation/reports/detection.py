@@ -113,7 +113,10 @@ class DetectionReport(Report):
         return rows
 
     def describe(self, top: int | None) -> dict[str, Any]:
-        """Size of the picture, and its boxes that are shown, by falling score."""
+        """Size of the picture, and its boxes that are shown, by falling score.
+
+        If none is shown, `highest` has the label and the score of the surest box.
+        """
         width, height = self.sizes[0]
         (scored,) = self.confident
         boxes = [
@@ -124,7 +127,11 @@ class DetectionReport(Report):
             }
             for index in np.argsort(-scored.scores, kind="stable")
         ]
-        return {"width": width, "height": height, "boxes": boxes}
+        answer = {"width": width, "height": height, "boxes": boxes}
+        if boxes:
+            return answer
+        score, label = self._highest(0)
+        return answer | {"highest": {"label": self.classes[label], "score": round(score, 4)}}
 
     def remarks(self) -> list[str]:
         """In how many pictures no box is shown, and why; if known, only pictures with objects."""

@@ -259,10 +259,10 @@ const shows = {
     if (!moved) at("confidence").value = Math.min(...Object.values(about.thresholds));
     const least = Number(at("confidence").value);
     const boxes = answer.boxes.filter((one) => one.score >= (moved ? least : about.thresholds[one.label]));
-    const [surest] = answer.boxes;
+    const surest = answer.boxes[0] || answer.highest;
     const colour = (label) => COLOURS[about.classes.indexOf(label) % COLOURS.length];
     at("headline").textContent =
-      boxes.length || !surest ? `${boxes.length} found` : `0 found; the highest score is ${percent(surest.score)}, ${surest.label}`;
+      boxes.length ? `${boxes.length} found` : `0 found; the highest score is ${percent(surest.score)}, ${surest.label}`;
     at("confidence-value").textContent = moved ? percent(least) : "the model's own";
     at("confidence").setAttribute("aria-valuetext", at("confidence-value").textContent);
     const rows = boxes.map((one) => row(one.label, one.score, percent(one.score), colour(one.label)));
