@@ -26,14 +26,13 @@ def train(config: DictConfig) -> float:
     from nano_cv.config.processes import is_first_process
     from nano_cv.evaluation.drawing import draw_epochs, write_drawing
     from nano_cv.evaluation.engines import Torch
-    from nano_cv.evaluation.evaluate import evaluate
-    from nano_cv.evaluation.inputs import of_test
+    from nano_cv.evaluation.evaluate import evaluate, of_test
     from nano_cv.evaluation.survey import contact_sheet, survey
     from nano_cv.evaluation.terminal import summarise
     from nano_cv.evaluation.tracking import make_logger
     from nano_cv.files import BUSY, locked
     from nano_cv.tasks import weights
-    from nano_cv.training import fitting, sweep
+    from nano_cv.training import fitting
     from nano_cv.training.calibration import calibrate
     from nano_cv.training.plan import apply_plan, make_plan
     from nano_cv.training.probe import fit_probe
@@ -74,9 +73,14 @@ def train(config: DictConfig) -> float:
         if not first:
             return 0.0
         best = fitting.restore_best(learner, keeper, probe)
-        if building.sweep_folder() and fitting.has_diverged(task):
-            sweep.count_as_worst(folder)
-            return -math.inf
+        stopped = False
+        if building.sweep_folder():
+            from nano_cv.training import sweep
+
+            if fitting.has_diverged(task):
+                sweep.count_as_worst(folder)
+                return -math.inf
+            stopped = sweep.pruned(folder)
         metrics = {f"best {task.monitor}": best}
         if probe:
             metrics[f"frozen {task.monitor}"] = probe.score
@@ -92,7 +96,7 @@ def train(config: DictConfig) -> float:
         kept = None if best == frozen else epochs.best  # none, if the frozen network is kept
         curves = partial(draw_epochs, epochs.rows, kept, frozen, metadata.name)
         write_drawing("curves", curves, folder, logger.log_file)
-        if config.test and len(data.splits["test"]) and not sweep.pruned(folder):
+        if config.test and len(data.splits["test"]) and not stopped:
             engine = Torch(task, path, config.trainer.accelerator)
             inputs = of_test(config, metadata, data.splits)
             metrics |= evaluate(config, engine, inputs, folder, logger)

@@ -41,6 +41,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from nano_cv.data import images
 from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.formats.folder_masks import read_folder_masks
+from nano_cv.data.masks import load_mask, resize_mask
 from nano_cv.networks.pretrained import LITE0, imagenet_weights
 from nano_cv.tasks.metrics import mask_confusion, segmentation_figures
 
@@ -104,15 +105,13 @@ def segment(root: Path, minutes: float, size: tuple[int, int]) -> dict[str, floa
         return [
             (
                 torch.from_numpy(images.load(file, [*size]).transpose(2, 0, 1).copy()),
-                images.load_mask(mask, str(mask), meaning),
+                load_mask(mask, str(mask), meaning),
             )
             for file, mask in pairs
         ]
 
     train, test = load("train"), load("test")
-    targets = [
-        torch.from_numpy(images.resize_mask(mask, [*size], "stretch")).long() for _, mask in train
-    ]
+    targets = [torch.from_numpy(resize_mask(mask, [*size], "stretch")).long() for _, mask in train]
     model = smp.Unet(f"tu-{LITE0}", encoder_weights=None, classes=len(classes))
     model.encoder.model.load_state_dict(imagenet_weights(LITE0), strict=False)
     dice = smp.losses.DiceLoss("multiclass", ignore_index=255)

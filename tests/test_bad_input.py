@@ -160,7 +160,7 @@ def test_two_pictures_among_many(fails, drawn, flowers, untrained, tmp_path, cac
     assert error.splitlines() == [
         "error: 2 of 50 pictures cannot be used; mend or remove them:",
         "  data/flowers/aster/broken.png: the file is empty (0 bytes)",
-        "  data/flowers/aster/text.jpg: not a picture in a known format",
+        "  data/flowers/aster/text.jpg: not a picture in a known format; save it as JPEG or PNG",
     ]
     (table,) = tmp_path.glob("runs/infer/lenet_flowers/*/predictions.csv")
     assert len(table.read_text().splitlines()) == 1 + 48

@@ -355,7 +355,7 @@ def test_a_split_without_any_object(run, drawn, tmp_path, recwarn, empty):
         return
     assert done.status == 0, done.err
     said = {tuple(line.split()) for line in done.out.splitlines()}
-    assert "val/mAP is unknown, as the validation pictures show no class" in done.err
+    assert "val/mAP is unknown, as the validation pictures show no class" in done.out
     unknown = {("best", "val/mAP"), ("val/mF1",), ("test/mAP",), ("test/mF1",)}
     assert {(*name, "unknown") for name in unknown} <= said
     (run_folder,) = tmp_path.glob("runs/train/*/*")

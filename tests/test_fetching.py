@@ -24,11 +24,11 @@ from PIL import Image
 from test_classes import picture
 from test_formats import add_voc_masks, every_split, make_voc, write
 
-from nano_cv.data import images
 from nano_cv.data.formats.cvppp import read_cvppp
 from nano_cv.data.formats.splitting import stable_split
 from nano_cv.data.known import SETS, arranging, fetching, open_known
 from nano_cv.data.known.fetching import Archive, fetch, obtain, unpack
+from nano_cv.data.masks import load_mask
 from nano_cv.data.pictures import Pictures
 from nano_cv.files import locked, make_once
 from nano_cv.serving import triton
@@ -461,7 +461,7 @@ def test_pets(site, animals, tmp_path, monkeypatch):
         assert pictures.names == fetched[split].names
         assert pictures.classes == ["background", "pet"]
         for file, target in zip(pictures.files, pictures.targets, strict=True):
-            seen = Counter(images.load_mask(target).ravel().tolist())
+            seen = Counter(load_mask(target).ravel().tolist())
             assert target.stem == file.stem and seen == {0: 336, 255: 80, 1: 64}
     assert "task is detection" in refused(lambda: splits("pets", tmp_path / "set", "detection"))
 

@@ -20,6 +20,7 @@ from PIL import Image
 
 from nano_cv.data import images
 from nano_cv.data.images import ImageError
+from nano_cv.data.masks import load_mask
 from nano_cv.data.store import Member
 from nano_cv.evaluation.inputs import find_pictures
 
@@ -274,7 +275,7 @@ def test_pictures_that_cost(tmp_path, name):
     file.write_bytes(make())
     before, started = getrusage(RUSAGE_SELF).ru_maxrss, process_time()
     if reason:
-        for ask in (images.dimensions, images.decode, images.load_mask):
+        for ask in (images.dimensions, images.decode, load_mask):
             if ask is not images.dimensions or "scans" not in reason:  # those behind the head
                 with pytest.raises(ImageError, match=re.escape(reason)):
                     ask(file)
@@ -483,4 +484,4 @@ def test_heic_by_the_extra(tmp_path):
     assert images.dimensions(tmp_path / "photo.heic") == (24, 16)
     assert np.abs(pixels(RED_HEIC).astype(int) - RED).max() <= 4
     with pytest.raises(ImageError, match="a mask in HEIF"):
-        images.load_mask(tmp_path / "photo.heic")
+        load_mask(tmp_path / "photo.heic")

@@ -18,6 +18,7 @@ from nano_cv.data.augment import Augment
 from nano_cv.data.formats.folder_masks import read_folder_masks
 from nano_cv.data.formats.shards import read_shards
 from nano_cv.data.images import IGNORE
+from nano_cv.data.masks import load_mask, resize_mask, restore_mask
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
@@ -55,14 +56,14 @@ def photographs(folder: Path, masks: list[np.ndarray], targets: bool = True) -> 
 def test_mask_goes_into_the_network_and_back(fit, shape, size):
     height, width = shape
     mask = blocks(width, height, side=max(4, max(shape) // 4))
-    inside = images.resize_mask(mask, list(size), fit)
+    inside = resize_mask(mask, list(size), fit)
     left, top, wide, high = images.place(width, height, list(size), fit)
     outside = np.ones(size, bool)
     outside[top : top + high, left : left + wide] = False
     assert (inside[outside] == IGNORE).all() and (inside[~outside] != IGNORE).all()
     if fit == "letterbox" and min(wide, high) >= 32:
         assert wide / high == pytest.approx(width / height, rel=0.05)
-    back = images.restore_mask(inside, width, height, fit)
+    back = restore_mask(inside, width, height, fit)
     assert back.shape == shape and back.dtype == np.uint8
     assert (back == mask).mean() > 0.97
     if max(shape) <= 256:  # enlarged and made small again: nothing is lost
@@ -74,8 +75,8 @@ def test_mask_by_hand():
     mask = np.array([[0, 1, 2, 255]], np.uint8).repeat(2, axis=0)
     row = [0, 0, 1, 1, 2, 2, 255, 255]
     unknown = [[255] * 8] * 2
-    assert images.resize_mask(mask, 8, "letterbox").tolist() == unknown + [row] * 4 + unknown
-    assert images.resize_mask(mask, 8, "stretch").tolist() == [row] * 8
+    assert resize_mask(mask, 8, "letterbox").tolist() == unknown + [row] * 4 + unknown
+    assert resize_mask(mask, 8, "stretch").tolist() == [row] * 8
 
 
 INDEX = blocks(16, 16, 3)
@@ -107,7 +108,7 @@ TAKEN = {
 
 @pytest.mark.parametrize("kind", TAKEN)
 def test_masks_of_every_kind(kind):
-    mask = images.load_mask(TAKEN[kind])
+    mask = load_mask(TAKEN[kind])
     assert mask.dtype == np.uint8
     assert np.array_equal(mask, INDEX > 0 if kind == "one bit" else INDEX)
 
@@ -128,7 +129,7 @@ def test_masks_that_are_refused(reason):
     image, form = REFUSED[reason]
     packed = {"compression": "jpeg"} if form == "TIFF" else {}
     with pytest.raises(images.ImageError, match="^m.png: .*" + re.escape(reason)):
-        images.load_mask(encoded(image, form, **packed), "m.png")
+        load_mask(encoded(image, form, **packed), "m.png")
 
 
 ROAD = {"sky": [70, 130, 180], "road": [128, 64, 128], "void": [0, 0, 0]}
@@ -352,7 +353,7 @@ def test_files_for_other_programs(tmp_path):
     masks = [blocks(64, 48), blocks(31, 97)]
     pictures = photographs(tmp_path / "pictures", masks, targets=False)
     metadata = replace(CONTRACT, image_size=128, fit="letterbox")
-    answer = {"MASK": np.stack([images.resize_mask(mask, 128, "letterbox") for mask in masks])}
+    answer = {"MASK": np.stack([resize_mask(mask, 128, "letterbox") for mask in masks])}
     REPORT(metadata, answer, pictures).write_files(tmp_path)
     for number, mask in enumerate(masks):
         with Image.open(tmp_path / f"masks/{number}.png") as written:

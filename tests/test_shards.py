@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import re
 import shlex
 import shutil
@@ -20,7 +21,7 @@ from conftest import TINY, TINY_OF, open_splits, update_json
 from moto.server import ThreadedMotoServer
 from test_formats import change, make_coco
 
-from nano_cv.data import images, store
+from nano_cv.data import images, s3, store
 from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.formats.shards import read_shards
@@ -57,14 +58,14 @@ def bucket(server, monkeypatch):
         "AWS_MAX_ATTEMPTS": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    store._client.cache_clear()
+    s3._client.cache_clear()
     client = boto3.client("s3")
     client.create_bucket(Bucket="birds")
     yield "s3://birds"
     for one in client.list_objects_v2(Bucket="birds").get("Contents", ()):
         client.delete_object(Bucket="birds", Key=one["Key"])
     client.delete_bucket(Bucket="birds")
-    store._client.cache_clear()
+    s3._client.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -295,11 +296,11 @@ def test_mistakes_about_the_store(run, refused, monkeypatch, bucket, flowers):
         "http://127.0.0.1:9": "AWS_ENDPOINT_URL",  # nobody is there
     }.items():
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
-        store._client.cache_clear()
+        s3._client.cache_clear()
         said = refused(f"{bucket}/set")
         assert answer in said and address.removeprefix("http://") in said
     monkeypatch.setitem(sys.modules, "boto3", None)
-    store._client.cache_clear()
+    s3._client.cache_clear()
     assert "poetry install --extras s3" in refused(f"{bucket}/set")
     assert "shard_mb=5000: at most 1000" in run("shard", *TINY[:1], "output=a", "shard_mb=5000").err
 
@@ -415,7 +416,7 @@ def test_damaged_shard(refused, shards, start, end, said):
 
 def test_answers_that_break_off(shards, bucket, monkeypatch):
     """Twice is borne, three times is said."""
-    client, fails = store._client(store.os.getpid()), 2
+    client, fails = s3._client(os.getpid()), 2
 
     def read(*_):
         nonlocal fails

@@ -115,6 +115,10 @@ def test_a_run_that_diverges_ends_no_search(succeeds, flowers, tmp_path):
     scores = sweep.read(folder)
     assert np.isnan(scores[folder / "0"].values).all()
     assert re.search(r"\nrun +\S+/[12]\n", done.out)
+    assert re.search(
+        r"\nrun +model.task.optimizer.lr +epochs +best\n[12] +[01e.-]+9? +2 ", done.out
+    )
+    assert re.search(r"\n0 +1e\+?30 +2 +val/accuracy nan\nbest val/accuracy ", done.out)
 
 
 def test_pruned(succeeds, flowers, tmp_path):
@@ -145,7 +149,9 @@ def test_launchers(name, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda program: program)  # SLURM's
     plugin = f"hydra_plugins.hydra_{name.partition('_')[0]}_launcher"
     lines = [f"hydra/launcher={name}", "sweep=optuna", "hydra.sweeper.n_jobs=2"]
-    assert checks.check("train", lines) == []
+    assert checks.check("train", lines) == [
+        f"++hydra.callbacks.best._target_={sweep.__name__}.Best"
+    ]
     launcher = compose("train", *lines, return_hydra_config=True).hydra.launcher
     assert hydra.utils.get_class(launcher._target_).__module__.startswith(plugin)
 

@@ -229,7 +229,7 @@ def test_patience_is_that_of_now(run, succeeds, flowers, tmp_path):
     settings = [*TINY, "test=false", "model.task.optimizer.lr=1e-9"]
     short = succeeds("train", *settings, "trainer.max_epochs=6", "trainer.patience=1")
     assert checkpoint(tmp_path)["epoch"] == 1, short.err
-    assert "stopped after epoch 2, as val/accuracy got no better (trainer.patience=1)" in short.err
+    assert "stopped after epoch 2, as val/accuracy got no better (trainer.patience=1)" in short.out
     # As if it had been started by a version without one setting, and with another.
     (kept,) = tmp_path.glob("runs/train/*/*/.hydra/config.yaml")
     config = OmegaConf.load(kept)

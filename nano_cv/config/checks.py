@@ -59,6 +59,7 @@ def check(script: str, arguments: list[str]) -> list[str]:
 
         if multirun and script == "train":
             _check_devices(configs[0])
+            added.append("++hydra.callbacks.best._target_=nano_cv.training.sweep.Best")
         job_folder = slurm_folder() if script == "train" and not multirun else None
         if not (job_folder or configs[0].get("resume")):
             return added

@@ -1,7 +1,8 @@
-"""Decodes images and masks; the only way in this package from a file or bytes to pixels.
+"""Decodes images; the only way in this package from a file or bytes to pixels.
 
 Data sets, `infer.py`, the client and the server's decoder all use this module, so a model sees the
-same pixels in service as in training. Pillow and NumPy only: the serving side has no torch.
+same pixels in service as in training; `masks.py` reads masks with it. Pillow and NumPy only: the
+serving side has no torch.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from functools import cache
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,6 @@ NOT_READ = (
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".pef", ".srw"),
 )  # endings of files that a warning names where a folder is opened
 ANY_ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,9}$")  # not those of `a.jpg.1` and `a.jpg?w=9`
-LOSSLESS = ("BMP", "DIB", "GIF", "PNG", "PPM", "TGA", "TIFF")  # formats that masks may have
 MAX_BYTES = 512 * 1024 * 1024  # of a file
 MAX_PIXELS = 128 * 1024 * 1024  # 400 MB once decoded; larger images count as decompression bombs
 MEMORY_FACTORS = {"AVIF": 2, "HEIF": 2}  # of decoding, relative to other formats
@@ -100,12 +100,12 @@ def decode(
     """
     if not isinstance(source, bytes):
         return decode(read(source), size, str(source), max_pixels)
-    with _named(name):
-        image, header = _open(io.BytesIO(source), max_pixels)
+    with named(name):
+        image, header = open_checked(io.BytesIO(source), max_pixels)
         if size:
             height, width = height_width(size)
             image.draft("RGB", (2 * width, 2 * height))
-        return _to_rgb(_upright(image), header)
+        return _to_rgb(upright(image), header)
 
 
 def read(file: File) -> bytes:
@@ -123,7 +123,7 @@ def read(file: File) -> bytes:
 def _check(file: File) -> None:
     """Refuse files that are too large, and pipes and devices, whose reading may wait for ever."""
     length = store.size(file)
-    with _named(str(file)):
+    with named(str(file)):
         if isinstance(file, Path) and not (file.is_file() or file.is_dir()):
             raise ImageError("not a file but a pipe or a device")
         _check_length(length)
@@ -135,7 +135,7 @@ def _check_length(length: int) -> None:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def named(name: str) -> Iterator[None]:
     """Turn every decoding error into an `ImageError` that begins with the file's name."""
     try:
         yield
@@ -150,7 +150,7 @@ def _named(name: str) -> Iterator[None]:
         raise ImageError(f"{name}: damaged or cut short: {error}") from error
 
 
-def _open(
+def open_checked(
     stream: BinaryIO, max_pixels: int, pixels: bool = True
 ) -> tuple[Image.Image, headers.Header]:
     """Open an image with Pillow, not yet decoded, and check it against all limits."""
@@ -196,7 +196,7 @@ def _orientation(image: Image.Image) -> int:
     return tags[ORIENTATION]
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """Decode an image, and turn it as EXIF says."""
     image.load()
     turn = UPRIGHT.get(_orientation(image))
@@ -267,14 +267,14 @@ def place(width: int, height: int, size: Size, fit: str) -> Place:
     return Place((columns - wide) // 2, (rows - high) // 2, wide, high)
 
 
-def resize(image: Image.Image, size: Size, fit: str = "stretch") -> NDArray[np.uint8]:
-    """Resize to uint8 `[H, W, 3]` with an anti-aliasing bilinear filter; margins are `GREY`."""
-    return _framed(image, size, fit, Image.Resampling.BILINEAR, GREY)
-
-
-def _framed(
-    image: Image.Image, size: Size, fit: str, way: Image.Resampling, margin: int
+def resize(
+    image: Image.Image,
+    size: Size,
+    fit: str = "stretch",
+    way: Image.Resampling = Image.Resampling.BILINEAR,  # anti-aliased, as Pillow does it
+    margin: int = GREY,
 ) -> NDArray[np.uint8]:
+    """Resize to uint8 `[H, W, 3]`, or `[H, W]` for one channel; see `place`."""
     left, top, width, height = place(*image.size, size, fit)
     resized = np.asarray(image.resize((width, height), way))
     if (height, width) == height_width(size):  # no margins
@@ -308,139 +308,12 @@ def dimensions(file: File | bytes) -> tuple[int, int]:
         if isinstance(file, Path):
             _check(file)
         stream: BinaryIO = io.BytesIO(file) if isinstance(file, bytes) else file.open("rb")
-        with stream, _named(name):
-            image = _open(stream, MAX_PIXELS, pixels=False)[0]
+        with stream, named(name):
+            image = open_checked(stream, MAX_PIXELS, pixels=False)[0]
             sideways = _orientation(image) in (5, 6, 7, 8)
             return (image.height, image.width) if sideways else image.size
     except OSError as error:
         raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
-
-
-class Meaning(NamedTuple):
-    """Meaning of the pixel values of a set's masks.
-
-    `colours` has the colour of each class, in order; if empty, a pixel is a class index. `ignore`
-    has indices of unknown pixels: they are no classes, and indices above them move down.
-    """
-
-    colours: tuple[tuple[int, int, int], ...] = ()
-    ignore: tuple[int, ...] = ()
-    nonzero: bool = False  # all numbers but 0 are class 1, as in masks drawn in 0 and 255
-    names: tuple[str, ...] = ()  # of the classes of the colours, for messages
-
-    def __str__(self) -> str:
-        """Return the text for the data hash, without `names`, so that older hashes stay valid."""
-        return f"Meaning(colours={self.colours}, ignore={self.ignore}, white={self.nonzero})"
-
-    def table(self) -> NDArray[np.uint8]:
-        """Return a table, uint8 `[256]`, of the class index for each value in a mask."""
-        table = np.full(256, IGNORE, np.uint8)
-        known = [index for index in range(IGNORE) if index not in self.ignore]
-        table[known] = np.arange(len(known))
-        return table
-
-
-INDICES = Meaning()
-
-
-def load_mask(
-    source: File | bytes, name: str = "mask", meaning: Meaning = INDICES
-) -> NDArray[np.uint8]:
-    """Load a mask: the class index of each upright pixel, uint8 `[H, W]`, `IGNORE` if unknown.
-
-    A mask may have a palette (its indices count), black and white, grey of 8 or 16 bits, grey saved
-    as colours, or colours that `meaning` knows. Transparent pixels must be 0, or black.
-
-    Raises:
-        ImageError: missing, damaged, a format that changes pixels, colours that have no class,
-            indices over 255; the message begins with the file's name.
-    """
-    if not isinstance(source, bytes):
-        return load_mask(read(source), str(source), meaning)
-    with _named(name):
-        image, header = _open(io.BytesIO(source), MAX_PIXELS)
-        if image.format not in LOSSLESS or image.info.get("compression") in ("jpeg", "webp"):
-            raise ImageError(
-                f"a mask in {image.format} or its compression has other numbers than were drawn; "
-                "save it as PNG, from the original"
-            )
-        image = _upright(image)
-        mask = _of_colours(image, meaning) if meaning.colours else _of_numbers(image, header.depth)
-        if mask.dtype != np.uint8 and not set(np.unique(mask)) - {0, 65535}:
-            mask = mask >> 8  # 65535, white of 16 bits, becomes 255
-        if meaning.nonzero:
-            mask = mask > 0
-        if mask.min() < 0 or mask.max() > 255:
-            raise ImageError(f"class indices in a mask are 0 to 255; this mask has {mask.max()}")
-        return meaning.table()[mask.astype(np.uint8)]
-
-
-def palette_of(file: File) -> list[tuple[int, ...]]:
-    """Return the colours in the palette of a mask, whose pixels are not decoded; empty if none."""
-    content = read(file)
-    with _named(str(file)):
-        palette = _open(io.BytesIO(content), MAX_PIXELS, pixels=False)[0].palette
-        if not palette:
-            return []
-        mode, raw = palette.getdata()
-        count = len(raw) // len(mode.partition(";")[0])
-        colours = np.asarray(Image.frombytes("RGB", (count, 1), raw, "raw", mode))
-        return list(map(tuple, colours[0].tolist()))
-
-
-def _of_numbers(image: Image.Image, depth: int) -> NDArray[Any]:
-    """Return the class index of each pixel of a mask without colours."""
-    if image.mode == "P" or image.mode == "1" or image.mode == "L" or image.mode[0] == "I":
-        return np.array(image, np.uint8 if image.mode == "1" else None)
-    if image.mode not in ("LA", "RGB", "RGBA"):
-        raise ImageError(f"a mask has one number per pixel, and this image is {image.mode}")
-    if depth == 16:
-        raise ImageError("16 bits in each of several channels; save it with one channel")
-    bands = [np.asarray(band) for band in image.split()]
-    if image.mode != "LA" and not all(np.array_equal(bands[0], band) for band in bands[1:3]):
-        shown = ", ".join(f"{n}: {list(colour)}" for colour, n in _colours_in(image)[:8])
-        raise ImageError(
-            "a mask in colours, but no class has a colour; add them: "
-            f"'data.colours={{CLASS: [R,G,B], ...}}'; this mask has, by pixels, {shown}"
-        )
-    if image.mode != "RGB" and bands[0][bands[-1] < 255].any():
-        raise ImageError("a mask with numbers behind transparent pixels; save it without alpha")
-    say_once("masks of equal channels are taken as grey: a class index at each pixel")
-    return bands[0]
-
-
-def _colours_in(image: Image.Image) -> list[tuple[tuple[int, ...], int]]:
-    """Return each colour with its number of pixels, the most frequent first."""
-    pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    unique, counts = np.unique(pixels, axis=0, return_counts=True)
-    order = np.argsort(-counts, kind="stable")
-    return [(tuple(unique[index].tolist()), int(counts[index])) for index in order]
-
-
-def _of_colours(image: Image.Image, meaning: Meaning) -> NDArray[Any]:
-    """Return the class index of each pixel's colour."""
-    colours = meaning.colours
-    if image.has_transparency_data:
-        seen = np.asarray(image.convert("RGBA"))
-        if seen[seen[..., 3] < 255, :3].any():
-            raise ImageError("a mask with colours behind transparent pixels; save it without alpha")
-    pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
-    codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
-    mask = np.full(codes.shape, -1, np.int16)
-    for index, (red, green, blue) in enumerate(colours):
-        mask[codes == red << 16 | green << 8 | blue] = index
-    if (mask < 0).any():
-        unknown = [(colour, n) for colour, n in _colours_in(image) if colour not in colours]
-        colour, count = unknown[0]
-        near = min(
-            colours, key=lambda known: sum((a - b) ** 2 for a, b in zip(known, colour, strict=True))
-        )
-        raise ImageError(
-            f"{count} pixel{'s' * (count > 1)} of the colour {list(colour)}, which no class has; "
-            f"nearest is {list(near)} of '{meaning.names[colours.index(near)]}'; "
-            f"{len(unknown)} such colour{'s' * (len(unknown) > 1)}"
-        )
-    return mask
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
@@ -448,34 +321,6 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "PNG")
     return content.getvalue()
-
-
-def resize_mask(mask: NDArray[np.uint8], size: Size, fit: str) -> NDArray[np.uint8]:
-    """Resize a mask to the input's size by nearest pixels; margins are `IGNORE`."""
-    return _framed(Image.fromarray(mask), size, fit, Image.Resampling.NEAREST, IGNORE)
-
-
-def restore_mask(mask: NDArray[np.uint8], width: int, height: int, fit: str) -> NDArray[np.uint8]:
-    """Resize a mask from the input's size back to the image's: the opposite of `resize_mask`."""
-    left, top, wide, high = place(width, height, mask.shape, fit)
-    return enlarge_mask(mask[top : top + high, left : left + wide], width, height)
-
-
-def enlarge_mask(mask: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Resize a mask uint8 `[h, w]` of class indices to `[height, width]`, with smooth outlines.
-
-    Each class is resized as a grey picture, and each pixel gets the class that is strongest there.
-    """
-    if mask.shape == (height, width):
-        return mask
-    labels = np.unique(mask)
-    resized, strongest = np.full((height, width), labels[0]), np.zeros((height, width), np.uint8)
-    for label in labels:
-        grey = Image.fromarray(np.where(mask == label, 255, 0).astype(np.uint8))
-        strength = np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR))
-        np.putmask(resized, strength > strongest, label)
-        np.maximum(strongest, strength, out=strongest)
-    return resized
 
 
 def walk(

@@ -15,8 +15,18 @@ from numpy.typing import NDArray
 
 from nano_cv.data import images
 from nano_cv.data.cache import Cached, cached, key_of
+from nano_cv.data.masks import load_mask, resize_mask
 from nano_cv.data.store import File, Lazy
-from nano_cv.data.targets import COUNTED, NO_LABEL, Boxes, Labels, Packed, count_labels, sha256_of
+from nano_cv.data.targets import (
+    COUNTED,
+    INDICES,
+    NO_LABEL,
+    Boxes,
+    Labels,
+    Packed,
+    count_labels,
+    sha256_of,
+)
 from nano_cv.errors import listing
 from nano_cv.metadata import Size, height_width
 
@@ -155,7 +165,7 @@ class Masks:
     def fingerprints(self) -> list[str]:
         """SHA-256 of each mask file, with the meaning of its pixels if they are no indices."""
         meaning = self.pictures.meaning
-        own = "" if meaning == images.INDICES else str(meaning)
+        own = "" if meaning == INDICES else str(meaning)
         if self.cached:
             return [digest.hex() + own for digest in self.cached.digests.tolist()]
         return [sha256_of(file) + own for file in self.pictures.targets]
@@ -173,7 +183,7 @@ class Masks:
         Raises:
             ImageError: not a mask, of another size than its picture, or of unknown classes.
         """
-        mask = images.load_mask(content, str(file), self.pictures.meaning)
+        mask = load_mask(content, str(file), self.pictures.meaning)
         classes, picture = self.pictures.classes, self.picture_of.get(file, file)
         width, height = images.dimensions(picture)
         if mask.shape != (height, width):
@@ -190,4 +200,4 @@ class Masks:
         return mask
 
     def _load(self, file: File, content: bytes) -> NDArray[np.uint8]:
-        return images.resize_mask(self.read(file, content), self.size, self.fit)
+        return resize_mask(self.read(file, content), self.size, self.fit)

@@ -21,7 +21,7 @@ from nano_cv.data import images
 from nano_cv.data.cache import Cached, cached
 from nano_cv.data.preparing import PicturesError
 from nano_cv.data.store import File, Member, located, texts_of
-from nano_cv.data.targets import Boxes, kind_of, sha256_of
+from nano_cv.data.targets import INDICES, Boxes, Meaning, kind_of, sha256_of
 from nano_cv.errors import UserError, listing
 from nano_cv.metadata import Size, height_width
 
@@ -54,7 +54,7 @@ class Pictures:
     files: Sequence[File]
     targets: Sequence[Any] = ()
     classes: list[str] = field(default_factory=list)
-    meaning: images.Meaning = images.INDICES
+    meaning: Meaning = INDICES
     shards: Sequence[int] = ()
     counts: NDArray[np.int64] | None = None
     data_hash: str = ""
@@ -86,7 +86,9 @@ class Pictures:
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Load the mask of an image, for segmentation: class indices, uint8 `[H, W]`."""
-        return images.load_mask(self.targets[index], meaning=self.meaning)
+        from nano_cv.data.masks import load_mask
+
+        return load_mask(self.targets[index], meaning=self.meaning)
 
 
 class Resized:

@@ -122,8 +122,13 @@ def write(splits: Mapping[str, Resized], data_hash: str, output: str, most: int)
 
 def refuse_existing(output: str) -> None:
     """Raise a `UserError` if the output exists; called early too, before a set is opened."""
-    remote = output.startswith(store.S3)
-    if store.exists(f"{output}/train.json") if remote else os.path.lexists(output):
+    if output.startswith(store.S3):
+        from nano_cv.data import s3
+
+        taken = s3.exists(f"{output}/train.json")
+    else:
+        taken = os.path.lexists(output)
+    if taken:
         raise UserError(f"output={output}: there is one already; remove it, or choose another")
 
 

@@ -1,23 +1,16 @@
-"""Reads and writes files of a data set in a folder or an S3-compatible store, `s3://bucket/folder`.
-
-boto3 and not fsspec: s3fs has an event loop in a thread. The forked workers of a DataLoader inherit
-the loop without the thread, and wait for ever (https://github.com/fsspec/s3fs/issues/914). boto3
-finds the store and the keys where Amazon's own tools do: `AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`,
-`~/.aws`.
-"""
+"""Reads and writes files of a data set, in a folder or in a store, `s3://bucket/folder`."""
 
 import os
 import re
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple, TypeVar
 
-from nano_cv.errors import UserError, first_line
+from nano_cv.errors import UserError
 
 S3 = "s3://"
-TRIES = 3  # to read the body of an answer; boto3 itself only repeats requests without an answer
 Item = TypeVar("Item")
 MAX_SHARDS = 5  # shards in memory per process
 MAX_SHARD = 2 * 1024**3  # bytes; limited, because a shard is read whole
@@ -37,9 +30,11 @@ def read(place: str, start: int = 0, size: int | None = None) -> bytes:
         UserError: missing, not readable, or too short; or the store does not answer.
     """
     if place.startswith(S3):
+        from nano_cv.data import s3
+
         end = "" if size is None else start + size - 1
         part = {"Range": f"bytes={start}-{end}"} if start or size is not None else {}
-        content = bytes(_ask(place, "get_object", **part)["Body"])
+        content = bytes(s3.ask(place, "get_object", **part)["Body"])
     else:
         try:
             with open(place, "rb") as file:
@@ -55,15 +50,11 @@ def read(place: str, start: int = 0, size: int | None = None) -> bytes:
 def write(place: str, content: bytes) -> None:
     """Write a file or an object; raises `OSError`, or `UserError` if the store refuses."""
     if place.startswith(S3):
-        _ask(place, "put_object", Body=content)
+        from nano_cv.data import s3
+
+        s3.ask(place, "put_object", Body=content)
     else:
         Path(place).write_bytes(content)
-
-
-def exists(place: str) -> bool:
-    """Return whether an object exists."""
-    answer = _ask(place, "list_objects_v2", "Prefix", MaxKeys=1)
-    return any(place.endswith(f"/{entry['Key']}") for entry in answer.get("Contents", ()))
 
 
 class Member(NamedTuple):
@@ -152,45 +143,3 @@ def stamp(file: File | str, folder: str) -> str:
     except OSError as error:  # as of a link that leads nowhere; decoding reports it with others
         return f"{text}\0{error.strerror}"
     return f"{text}\0{status.st_size}\0{status.st_mtime_ns}"
-
-
-def _ask(place: str, method: str, name: str = "Key", **options: Any) -> dict[str, Any]:
-    """Send a request about an object; `name` is what the request calls its key.
-
-    Returns the store's answer, with a `Body` as bytes, which is read again if it is cut off.
-    """
-    bucket, _, key = place.removeprefix(S3).partition("/")
-    client, options = _client(os.getpid()), {"Bucket": bucket, name: key, **options}
-    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
-
-    for left in reversed(range(TRIES)):
-        try:
-            answer: dict[str, Any] = getattr(client, method)(**options)
-            try:
-                return answer | {"Body": answer["Body"].read()} if "Body" in answer else answer
-            except (HTTPClientError, IncompleteReadError):
-                if not left:
-                    raise
-        except ClientError as error:
-            raise UserError(f"{place}: {first_line(error)}") from error
-        except BotoCoreError as error:
-            raise UserError(
-                f"{place}: {first_line(error)}; the store and its keys are taken from "
-                "AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws"
-            ) from error
-    raise AssertionError("the last try returns or raises")
-
-
-@cache
-def _client(process: int) -> Any:
-    """Make a client per process, because connections do not survive a fork."""
-    try:
-        import boto3
-    except ImportError as error:
-        raise UserError("s3:// needs boto3; type: poetry install --extras s3") from error
-    from botocore.exceptions import BotoCoreError
-
-    try:
-        return boto3.client("s3")
-    except (BotoCoreError, ValueError) as error:  # no such profile; an address without http://
-        raise UserError(f"s3://: {first_line(error)}") from error

@@ -28,6 +28,33 @@ NO_LABEL = -1  # of the empty places where pictures of a batch have different nu
 COUNTED, DIFFICULT, CROWD = range(3)  # see `Boxes.ignored`
 
 
+class Meaning(NamedTuple):
+    """Meaning of the pixel values of a set's masks.
+
+    `colours` has the colour of each class, in order; if empty, a pixel is a class index. `ignore`
+    has indices of unknown pixels: they are no classes, and indices above them move down.
+    """
+
+    colours: tuple[tuple[int, int, int], ...] = ()
+    ignore: tuple[int, ...] = ()
+    nonzero: bool = False  # all numbers but 0 are class 1, as in masks drawn in 0 and 255
+    names: tuple[str, ...] = ()  # of the classes of the colours, for messages
+
+    def __str__(self) -> str:
+        """Return the text for the data hash, without `names`, so that older hashes stay valid."""
+        return f"Meaning(colours={self.colours}, ignore={self.ignore}, white={self.nonzero})"
+
+    def table(self) -> NDArray[np.uint8]:
+        """Return a table, uint8 `[256]`, of the class index for each value in a mask."""
+        table = np.full(256, images.IGNORE, np.uint8)
+        known = [index for index in range(images.IGNORE) if index not in self.ignore]
+        table[known] = np.arange(len(known))
+        return table
+
+
+INDICES = Meaning()
+
+
 class Boxes(NamedTuple):
     """Objects of a picture: the target of detection.
 

@@ -7,21 +7,26 @@ from collections.abc import Mapping
 from functools import partial
 from math import isfinite, isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from omegaconf import DictConfig
 
+from nano_cv.data.pictures import Resized
 from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.drawing import write_drawing
 from nano_cv.evaluation.engines import Engine, Torch, predict_all
-from nano_cv.evaluation.inputs import Inputs
 from nano_cv.evaluation.tables import CSV, WORDS, cell
 from nano_cv.evaluation.terminal import print_rows
 from nano_cv.evaluation.tracking import Logger
 from nano_cv.files import replacing
+from nano_cv.metadata import Metadata, shared_weights
+
+if TYPE_CHECKING:
+    from nano_cv.data.imagined import Imagined
 
 METRICS = "metrics.json"
+Inputs: TypeAlias = "Resized | Imagined"  # pictures, and the inputs of a model for them
 log = logging.getLogger(__name__)
 
 
@@ -75,6 +80,19 @@ def evaluate(
     for name, draw in drawings.items():
         write_drawing(name, draw, folder, logger.log_file)
     return metrics
+
+
+def of_test(config: DictConfig, metadata: Metadata, splits: Mapping[str, Resized]) -> Inputs:
+    """The test split; for a generator, noise for as many pictures with the same labels."""
+    if not len(splits["test"]):
+        raise UserError(f"{splits['test'].pictures.root}: no pictures in 'test'; use input=FOLDER")
+    if metadata.task != "generation":
+        return splits["test"]
+    from nano_cv.data.imagined import Imagined
+
+    judge = shared_weights(config.paths.weights, config.model.judge, config.data.name)
+    options = (metadata.classes, metadata.image_size, config.seed, splits, judge)
+    return Imagined(splits["test"].pictures.targets, *options)
 
 
 def limit_count(count: int, batch_size: int, limit: float) -> int:

@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from nano_cv.data import images
 from nano_cv.evaluation import drawing, painting
 from nano_cv.evaluation.drawing import Drawing
-from nano_cv.evaluation.inputs import Inputs
+from nano_cv.evaluation.evaluate import Inputs
 from nano_cv.evaluation.reports import Report
 from nano_cv.evaluation.reports.classification import ClassificationReport
 from nano_cv.metadata import TAGGING

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -14,10 +14,10 @@ from nano_cv.data.imagined import Imagined
 from nano_cv.data.pictures import Pictures, Resized, resize_splits
 from nano_cv.data.preparing import PicturesError, prepared
 from nano_cv.errors import UserError, listing, nearest
-from nano_cv.metadata import Metadata, shared_weights
+from nano_cv.evaluation.evaluate import Inputs, of_test
+from nano_cv.metadata import Metadata
 
 log = logging.getLogger(__name__)
-Inputs = Resized | Imagined  # pictures, and the inputs of a model for them
 
 
 def select_inputs(
@@ -65,17 +65,6 @@ def open_readable(
             raise
         log.warning("%s", error)
         return Resized(Pictures(root, good), *options), error
-
-
-def of_test(config: DictConfig, metadata: Metadata, splits: Mapping[str, Resized]) -> Inputs:
-    """The test split; for a generator, noise for as many pictures with the same labels."""
-    if not len(splits["test"]):
-        raise UserError(f"{splits['test'].pictures.root}: no pictures in 'test'; use input=FOLDER")
-    if metadata.task != "generation":
-        return splits["test"]
-    judge = shared_weights(config.paths.weights, config.model.judge, config.data.name)
-    options = (metadata.classes, metadata.image_size, config.seed, splits, judge)
-    return Imagined(splits["test"].pictures.targets, *options)
 
 
 def make_imagined(config: DictConfig, metadata: Metadata) -> Imagined:

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from nano_cv.data import images
 from nano_cv.data.kinds import BoxLists, Masks
+from nano_cv.data.masks import enlarge_mask
 from nano_cv.data.pictures import Resized, evenly
 from nano_cv.evaluation.drawing import GAP, SIDE, Drawing, enlarge, fit, frame, lay_out
 
@@ -115,7 +115,7 @@ def class_key(
 def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
     """Colour a picture by its mask uint8 `[h, w]`, of any size; class 0 stays clear."""
     height, width = image.shape[:2]
-    mask = images.enlarge_mask(mask, width, height)
+    mask = enlarge_mask(mask, width, height)
     strength = np.where(mask == 0, 0.0, 0.5)[..., None]
     return (image * (1 - strength) + palette(256)[mask] * strength).astype(np.uint8)
 

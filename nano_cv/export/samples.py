@@ -13,7 +13,8 @@ from nano_cv.data.store import File, located
 from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.engines import Arrays, Engine, predict_all
-from nano_cv.evaluation.inputs import Inputs, find_pictures, of_test, open_readable
+from nano_cv.evaluation.evaluate import Inputs, of_test
+from nano_cv.evaluation.inputs import find_pictures, open_readable
 from nano_cv.export import parity
 from nano_cv.metadata import Metadata
 

@@ -16,10 +16,7 @@ from torch import Tensor
 from nano_cv.errors import UserError
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.tracking import Logger
-from nano_cv.tasks.task import Task
-from nano_cv.training import sweep
 from nano_cv.training.learner import Learner
-from nano_cv.training.sweep import Scores
 
 CHECKPOINT_SECONDS = 60  # least time between two checkpoints within an epoch
 TIMES_WRITING = 50  # and at least 50 times as long as writing one takes
@@ -217,36 +214,3 @@ class Preview(pl.Callback):
         captions = [classes[number % len(classes)] for number in range(len(pictures))]
         grid = partial(drawing.lay_out, enlarged, 8, captions, title=title)
         drawing.write_drawing(name, grid, self.folder, self.logger.log_file)
-
-
-class PruneBehind(pl.Callback):
-    """Writes `scores.json` of a run, and stops a run that falls behind the others of its sweep.
-
-    `folder` is that of the sweep, which holds the folders of all its runs. The run is compared from
-    epoch `after` on (None: never), once `siblings` other runs have reached the same epoch.
-    """
-
-    def __init__(self, run: Path, folder: Path, after: int | None, siblings: int) -> None:
-        self.run, self.folder, self.after, self.siblings = run, folder, after, siblings
-        self.values: list[float] = []
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
-        """Write the score, and let the first process decide for all whether to stop."""
-        assert isinstance(learner, Learner)
-        stop = trainer.is_global_zero and self._behind(trainer, learner.task)
-        trainer.should_stop = trainer.strategy.broadcast(stop) or trainer.should_stop
-
-    def _behind(self, trainer: pl.Trainer, task: Task) -> bool:
-        self.values.append(float(trainer.callback_metrics[task.monitor]))
-        own, epoch = Scores(task.monitor, task.mode, self.values), len(self.values)
-        sweep.write(own, self.run)
-        if self.after is None or not self.after <= epoch < (trainer.max_epochs or 0):
-            return False
-        others = [scores for run, scores in sweep.read(self.folder).items() if run != self.run]
-        median = sweep.falls_behind(own, others, self.siblings)
-        if median is None:
-            return False
-        sweep.write(own._replace(pruned=True), self.run)
-        text = "stopped after epoch %d: best %s %.4f, median of the other runs %.4f"
-        log.info(text, epoch, own.metric, own.best, median)
-        return True

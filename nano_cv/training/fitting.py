@@ -39,7 +39,6 @@ from nano_cv.training.callbacks import (
     KeepBest,
     KeepWithinEpoch,
     Preview,
-    PruneBehind,
 )
 from nano_cv.training.learner import Learner
 from nano_cv.training.plan import Plan, TimeBudget
@@ -105,6 +104,8 @@ def make_trainer(
     if hasattr(task, "preview"):
         callbacks.append(Preview(folder, logger))
     if sweep:
+        from nano_cv.training.pruning import PruneBehind
+
         callbacks.append(PruneBehind(folder, sweep, options.prune_after, options.prune_siblings))
     else:  # one bad trial must not end a search
         callbacks.append(Diverged())

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from nano_cv.evaluation.terminal import summarise
+from nano_cv.evaluation.terminal import print_rows, summarise
 from nano_cv.evaluation.tracking import Logger
 from nano_cv.files import replacing
 
@@ -88,20 +88,27 @@ def falls_behind(own: Scores, others: Sequence[Scores], siblings: int) -> float 
 
 
 class Best(Callback):
-    """Hydra callback that reports the best run of a sweep and the command to repeat it."""
+    """Hydra callback that reports all runs of a sweep, and the command to repeat the best."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Print the best run and its settings in two columns."""
+        """Print a row per run, the best first; then the best run and its settings."""
         runs = read(Path(config.hydra.sweep.dir).absolute())
         if not runs:
             return
-        run = max(runs, key=lambda run: max(runs[run].gains))
-        lines: Any = OmegaConf.load(run / ".hydra" / "overrides.yaml")
-        kept = [line for line in lines if not line.startswith("sweep=")]
         space = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         parsed = OverridesParser.create().parse_overrides([*space, *config.hydra.overrides.task])
         several = {override.get_key_element(): override.is_sweep_override() for override in parsed}
-        settings = dict(line.split("=", 1) for line in kept)
+        lines: Any = {run: OmegaConf.load(run / ".hydra" / "overrides.yaml") for run in runs}
+        ordered = sorted(runs, key=lambda run: max(runs[run].gains), reverse=True)
+        rows = []
+        for run in ordered:
+            typed = {key: value for key, _, value in (line.partition("=") for line in lines[run])}
+            row = {"run": run.name} | {key: typed.get(key, "") for key in several if several[key]}
+            best = f"{runs[run].metric} {runs[run].best:.4f}"
+            rows.append(row | {"epochs": len(runs[run].values), "best": best})
+        print_rows(rows, [])
+        run = ordered[0]
+        kept = [line for line in lines[run] if not line.startswith("sweep=")]
         folders = [
             f"--config-dir={source.path}"
             for source in config.hydra.runtime.config_sources
@@ -111,7 +118,7 @@ class Best(Callback):
         stopped = sum(scores.pruned for scores in runs.values())
         summarise(
             {f"best {runs[run].metric}": runs[run].best},
-            {key: value for key, value in settings.items() if several.get(key)}
+            {key: value for key, value in rows[0].items() if several.get(key)}
             | {"runs": f"{len(runs)}, {stopped} stopped early", "run": run}
             | {"train with it": command},
             Logger(),

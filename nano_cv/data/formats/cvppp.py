@@ -10,8 +10,8 @@ from typing import Any
 from nano_cv.data.formats import splitting
 from nano_cv.data.formats.flowers import boxes_of_instances
 from nano_cv.data.formats.splitting import Sample
-from nano_cv.data.images import Meaning
 from nano_cv.data.pictures import Pictures
+from nano_cv.data.targets import Meaning
 from nano_cv.errors import UserError, listing
 
 CLASSES = {"detection": ["leaf"], "segmentation": ["background", "plant"]}

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from nano_cv.data import images
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.data.targets import COUNTED, Boxes
 from nano_cv.errors import UserError, listing
@@ -58,7 +57,9 @@ def boxes_of_instances(file: Path, smallest: int = SPECK) -> Boxes:
 
     Instances of fewer than `smallest` pixels are left out.
     """
-    instances = images.load_mask(file)
+    from nano_cv.data.masks import load_mask
+
+    instances = load_mask(file)
     boxes = []
     for number in np.flatnonzero(np.bincount(instances.ravel()) >= smallest):
         if number == 0:

@@ -16,8 +16,9 @@ import numpy as np
 from nano_cv.data import images
 from nano_cv.data.formats import reading, splitting
 from nano_cv.data.formats.splitting import Sample
-from nano_cv.data.images import Meaning
+from nano_cv.data.masks import load_mask, palette_of
 from nano_cv.data.pictures import Pictures, evenly
+from nano_cv.data.targets import INDICES, Meaning
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)
@@ -313,7 +314,7 @@ def white_objects(masks: Iterable[Path], classes: Sequence[str]) -> bool:
     """
     white = None
     for file in masks:
-        values = set(np.unique(images.load_mask(file)))
+        values = set(np.unique(load_mask(file)))
         if values - {0, images.IGNORE}:
             return False
         white = white or (file if images.IGNORE in values else None)
@@ -332,7 +333,7 @@ def warn_of_white(masks: Iterable[Path]) -> None:
     kinds: dict[bool, Path] = {}
     for file in masks:
         with suppress(images.ImageError):  # reported later, when all are decoded
-            mask = images.load_mask(file)
+            mask = load_mask(file)
             if mask.any():
                 kinds.setdefault(bool(mask[mask > 0].min() == images.IGNORE), file)
         if len(kinds) == 2:
@@ -349,14 +350,14 @@ def warn_of_palettes(masks: Iterable[Path]) -> None:
     palettes: dict[Path, list[tuple[int, ...]]] = {}
     for file in masks:
         with suppress(images.ImageError):  # reported later, when all are decoded
-            if colours := images.palette_of(file):
+            if colours := palette_of(file):
                 palettes[file] = colours
     if len(set(map(tuple, palettes.values()))) < 2:
         return  # so no mask has to be decoded
     first: dict[int, Path] = {}
     for file, colours in palettes.items():
         with suppress(images.ImageError, IndexError):  # an index beyond the palette has no colour
-            for index in np.unique(images.load_mask(file)).tolist():
+            for index in np.unique(load_mask(file)).tolist():
                 other = first.setdefault(index, file)
                 if palettes[other][index] != colours[index]:
                     log.warning(
@@ -367,7 +368,7 @@ def warn_of_palettes(masks: Iterable[Path]) -> None:
                     return
 
 
-def numbered(masks: Iterable[Path], meaning: Meaning = images.INDICES) -> list[str]:
+def numbered(masks: Iterable[Path], meaning: Meaning = INDICES) -> list[str]:
     """Return the names `class 0` to `class N`, where N is the highest index in the masks.
 
     Refused are indices that are hardly those of classes: most of those below N never occur, or N is
@@ -375,7 +376,7 @@ def numbered(masks: Iterable[Path], meaning: Meaning = images.INDICES) -> list[s
     """
     indices: set[int] = set()
     for file in masks:
-        indices.update(np.unique(images.load_mask(file, meaning=meaning)).tolist())
+        indices.update(np.unique(load_mask(file, meaning=meaning)).tolist())
     indices.discard(images.IGNORE)
     highest = max(indices, default=0)
     if highest > min(2 * len(indices) + 2, MAX_INDEX):

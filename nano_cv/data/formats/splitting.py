@@ -11,10 +11,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from nano_cv.data.images import EXTENSIONS, INDICES, Meaning
+from nano_cv.data.images import EXTENSIONS
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.data.store import Lazy
-from nano_cv.data.targets import Boxes, are_tags
+from nano_cv.data.targets import INDICES, Boxes, Meaning, are_tags
 from nano_cv.errors import UserError, listing
 
 log = logging.getLogger(__name__)

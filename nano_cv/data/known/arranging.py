@@ -17,8 +17,10 @@ from nano_cv.data.formats.folder_masks import read_folder_masks
 from nano_cv.data.formats.splitting import stable_split
 from nano_cv.data.formats.voc import CLASSES
 from nano_cv.data.known.fetching import gunzip, unpack
+from nano_cv.data.masks import load_mask
 from nano_cv.data.pictures import SPLITS, Pictures
 from nano_cv.data.progress import track
+from nano_cv.data.targets import INDICES
 
 Files = Mapping[str, Path]
 NAMES = yaml.safe_load((Path(__file__).parent / "names.yaml").read_text())  # of classes, by label
@@ -77,7 +79,7 @@ def pets(files: Files, folder: Path) -> None:
             for kind in ("images", "masks"):
                 (folder / kind / breed).mkdir(parents=True, exist_ok=True)
             (raw / "images" / f"{stem}.jpg").rename(folder / "images" / breed / f"{stem}.jpg")
-            trimap = images.load_mask(raw / "annotations" / "trimaps" / f"{stem}.png")
+            trimap = load_mask(raw / "annotations" / "trimaps" / f"{stem}.png")
             Image.fromarray(classes[trimap]).save(folder / "masks" / breed / f"{stem}.png")
     for split, names in lists.items():
         (folder / f"{split}.txt").write_text("\n".join(names))
@@ -94,7 +96,7 @@ def read_pets(root: Path, task: str) -> dict[str, Pictures]:
     breeds = sorted(folder.name for folder in (root / "images").iterdir())
     for pictures in splits.values():
         pictures.targets = [breeds.index(name.split("/")[-2]) for name in pictures.names]
-        pictures.classes, pictures.meaning = breeds, images.INDICES
+        pictures.classes, pictures.meaning = breeds, INDICES
     return splits
 
 

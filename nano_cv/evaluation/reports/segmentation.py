@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nano_cv.data import images
+from nano_cv.data.masks import restore_mask
 from nano_cv.data.progress import track
 from nano_cv.evaluation import drawing, painting
 from nano_cv.evaluation.drawing import Drawing
@@ -60,7 +61,7 @@ class SegmentationReport(Report):
     def restore(self, index: int) -> NDArray[np.uint8]:
         """The predicted mask of a picture at the picture's own size: uint8 `[H, W]`."""
         size, mask = self.sizes[index], self.predictions["MASK"][index]
-        return images.restore_mask(mask, *size, self.metadata.fit)
+        return restore_mask(mask, *size, self.metadata.fit)
 
     def metrics(self) -> dict[str, float]:
         """`mIoU`, `accuracy` of pixels and `IoU/<class>`, over the pixels of all pictures."""
