@@ -2,7 +2,7 @@
 
 import shlex
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.config.cli import main
 
@@ -26,6 +26,8 @@ def shard(config: DictConfig) -> None:
     sharding.write(splits, data_hash, output, int(config.shard_mb * 1e6))
     settings = ["+data=shards", f"+model={config.model.name}"]
     settings += [as_setting("data.root", output), f"data.name={config.data.name}_shards"]
+    if turn := OmegaConf.select(config, "data.augment.degrees"):
+        settings.append(f"data.augment.degrees={turn:g}")
     count = sum(map(len, splits.values()))
     command = shlex.join(["python", "train.py", *settings])
     print(printable(f"{output}: {count:,} pictures; to train on them, type: {command}"))

@@ -121,6 +121,15 @@ def test_a_run_that_diverges_ends_no_search(succeeds, flowers, tmp_path):
     assert re.search(r"\n0 +1e\+?30 +2 +val/accuracy nan\nbest val/accuracy ", done.out)
 
 
+def test_a_run_that_fails_ends_no_sweep(run, flowers, tmp_path):
+    """The other runs go on, also with a figure that is not measured in each epoch."""
+    settings = [*TINY, "trainer.max_epochs=2", "+trainer.check_val_every_n_epoch=2"]
+    done = run("train", "-m", *settings, "data.root=nothing,data/flowers")
+    assert done.status == 1 and "nothing" in done.out and "; the sweep goes on" in done.out
+    assert re.search(r"\nrun +data.root +epochs +best\n1 +data/flowers +2 +val/acc", done.out)
+    assert re.search(r"runs +1, 0 stopped early, 1 failed", done.out)
+
+
 def test_pruned(succeeds, flowers, tmp_path):
     settings = [*TINY, "trainer.max_epochs=3", "trainer.prune_after=1", "trainer.prune_siblings=2"]
     succeeds("train", "-m", *settings, "model.task.optimizer.lr=1e-2,9e-3,1e-9")

@@ -92,7 +92,7 @@ def test_a_resumed_run_keeps_its_precision_and_its_best_epoch(monkeypatch):
     """Also one that an older version has begun: the keeper's name in checkpoints is the same."""
     monkeypatch.setattr(processor, "best_precision", lambda _: "bf16-mixed")
     for before in ("32-true", "bf16-mixed"):
-        assert processor.choose_precision("cpu", None, None, before) == before
+        assert processor.choose_precision("cpu", None, None, before, 2) == before
     assert KeepBest(monitor="val/loss").state_key == ModelCheckpoint(monitor="val/loss").state_key
 
 

@@ -4,6 +4,7 @@ A user's mistake is answered with one line, exit status 1 and no traceback.
 """
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from nano_cv.config.processes import is_first_process, process_rank, quiet_setti
 from nano_cv.errors import DISK_FULL, UserError, one_line, printable, say
 
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # SLURM sends SIGUSR1 before it ends a job
+log = logging.getLogger(__name__)
 Script = Callable[[DictConfig], float | None]  # a sweep searches for the largest float
 
 
@@ -31,6 +33,8 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
     """Turn a function into a script: `@main("train")` passes it the composed `train.yaml`."""
 
     def decorate(function: Script) -> Callable[[], None]:
+        failed: list[int] = []  # numbers of the runs of a sweep in this process
+
         @wraps(function)
         def job(config: DictConfig) -> float | None:
             before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
@@ -40,6 +44,10 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                     signal.signal(number, signal.default_int_handler)
                 return function(config)
             except (UserError, OSError, hydra.errors.InstantiationException) as error:
+                if isinstance(error, UserError) and HydraConfig.get().mode == RunMode.MULTIRUN:
+                    log.error("error: %s; the sweep goes on", error)
+                    failed.append(HydraConfig.get().job.num)
+                    return -math.inf
                 _remove_empty_run()
                 stop(error)
             except KeyboardInterrupt:
@@ -84,7 +92,11 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                     version_base="1.3", config_path=str(CONFIGS), config_name=config_name
                 )
                 whole(job)()
+                if failed:
+                    sys.exit(1)
             except (UserError, OSError) as error:
+                if isinstance(error, UserError) and not is_first_process():
+                    sys.exit(1)  # the first process says the same
                 stop(error)
             except KeyboardInterrupt:  # before the job, or between the runs of a sweep
                 sys.exit(128 + signal.SIGINT)

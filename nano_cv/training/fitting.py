@@ -43,7 +43,7 @@ from nano_cv.training.callbacks import (
 from nano_cv.training.learner import Learner
 from nano_cv.training.plan import Plan, TimeBudget
 from nano_cv.training.probe import Probe
-from nano_cv.training.processor import best_precision, choose_precision
+from nano_cv.training.processor import choose_precision
 
 OUR_KEYS = (  # keys of `config.trainer` that are not Lightning's
     *("_target_", "min_epochs", "min_steps", "minutes", "patience", "prune_after"),
@@ -114,11 +114,10 @@ def make_trainer(
         stop.check_finite = False  # NaN is a metric that is unknown, as without any object
         callbacks.append(stop)
     precision = options.precision
-    if precision == "auto" and plan.processes > 1:  # timings could differ between processes
-        precision = best_precision(options.accelerator)
-    elif precision == "auto":
+    if precision == "auto":
         before = _precision_of(checkpoint) if checkpoint else ""
-        precision = choose_precision(options.accelerator, task, data.first_batch, before)
+        given = options.accelerator, task, data.first_batch
+        precision = choose_precision(*given, before, plan.processes)
     terminal = sys.stderr.isatty() and is_first_process()  # no progress bar in a file
     if terminal:
         callbacks.append(Bar())

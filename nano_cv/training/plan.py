@@ -150,7 +150,7 @@ class TimeBudget(pl.Callback):
             learner.steps = (trainer.current_epoch + epochs) * steps
             if epoch > left:
                 log.warning("minutes=%g: one epoch takes longer than that", self.minutes)
-        if epochs * epoch > 20:
+        if self.minutes or epochs * epoch > 20:
             log.info("%d epoch%s: about %s", epochs, "s" * (epochs > 1), duration(epochs * epoch))
 
 

@@ -38,19 +38,19 @@ def keep_memory() -> None:
 
 
 def choose_precision(
-    accelerator: str, task: "Task", first_batch: Callable[[], "Batch"], before: str = ""
+    accelerator: str, task: "Task", first_batch: Callable[[], "Batch"], before: str, processes: int
 ) -> str:
     """The precision in which this task trains fastest on this machine.
 
     On processors with bfloat16 a few steps are timed: torch's backward pass of depthwise
     convolutions is so slow in bfloat16 that some networks are faster in float32. A resumed run
-    keeps the precision that it had `before`.
+    keeps the precision that it had `before`. Several `processes` time nothing, as times differ.
     """
     best = best_precision(accelerator)
-    if best != "bf16-mixed" or _uses_cuda(accelerator):
-        return best
     if before in (best, "32-true"):
         return before
+    if best != "bf16-mixed" or _uses_cuda(accelerator) or processes > 1:
+        return best
     batch = first_batch()
     seconds = {name: _time_steps(task, batch, name == "bf16-mixed") for name in (best, "32-true")}
     log.info(

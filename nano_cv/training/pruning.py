@@ -1,6 +1,7 @@
 """Lightning callback that stops a run of a sweep early."""
 
 import logging
+from math import nan
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -31,7 +32,7 @@ class PruneBehind(pl.Callback):
         trainer.should_stop = trainer.strategy.broadcast(stop) or trainer.should_stop
 
     def _behind(self, trainer: pl.Trainer, task: Task) -> bool:
-        self.values.append(float(trainer.callback_metrics[task.monitor]))
+        self.values.append(float(trainer.callback_metrics.get(task.monitor, nan)))  # not each epoch
         own, epoch = Scores(task.monitor, task.mode, self.values), len(self.values)
         sweep.write(own, self.run)
         if self.after is None or not self.after <= epoch < (trainer.max_epochs or 0):

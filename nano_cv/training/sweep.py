@@ -116,10 +116,11 @@ class Best(Callback):
         ]
         command = shlex.join(["python", f"{config.hydra.job.name}.py", *folders, *kept])
         stopped = sum(scores.pruned for scores in runs.values())
+        failed = len([*Path(config.hydra.sweep.dir).glob("*/.hydra")]) - len(runs)
         summarise(
             {f"best {runs[run].metric}": runs[run].best},
             {key: value for key, value in rows[0].items() if several.get(key)}
-            | {"runs": f"{len(runs)}, {stopped} stopped early", "run": run}
-            | {"train with it": command},
+            | {"train with it": command}
+            | {"runs": f"{len(runs)}, {stopped} stopped early, {failed} failed", "run": run},
             Logger(),
         )
