@@ -273,8 +273,7 @@ def test_report_and_json_of_label_sets_and_foreign_pictures(tmp_path):
 @pytest.mark.parametrize("confidence", ["1.5", "nan", "high"])
 def test_confidence_of_the_client_has_a_range(run, confidence):
     done = run("nano_cv.serving.client", "photo.jpg", "--confidence", confidence)
-    assert done.status == 2
-    assert f"argument --confidence: {confidence}: a number from 0 to 1 is needed" in done.err
+    assert done.status == 2 and "--confidence" in done.err and confidence in done.err
 
 
 def test_label_sets_from_training_to_onnx(succeeds, flowers, tmp_path):

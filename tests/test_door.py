@@ -25,7 +25,8 @@ from benchmarks.serving.trial import Load, Trial
 from nano_cv.data.imagined import noise
 from nano_cv.metadata import Metadata
 from nano_cv.serving import triton
-from nano_cv.serving.door import Door, Problem
+from nano_cv.serving.backend import Model
+from nano_cv.serving.door import AT_ONCE, Door, Problem, Settings
 from nano_cv.serving.multipart import split_parts
 
 
@@ -181,7 +182,7 @@ PROBLEMS = [
     ("colours_tiny", picture("red")[:60], "", {}, 422, "damaged or cut short"),
     ("colours_tiny", b"a.jpg", "", {"Content_Type": CURL}, 422, "send a picture by --data-binary"),
     ("colours_tiny", b"x", "", {"Content_Type": "text/html"}, 415, "Content-Type: text/html"),
-    ("boxes_tiny", b"x", "?confidence=2", {}, 422, "confidence=2: Input should be less than or"),
+    ("boxes_tiny", b"x", "?confidence=2", {}, 422, "confidence='2': Input should be less than"),
     ("colours_tiny", b"x", "?confidence=0.5", {}, 422, "A model for classification takes top"),
     ("boxes_tiny", b"x", "?confidenc=0.5", {}, 422, "did you mean 'confidence'?"),
     ("masks_tiny", b"x", "?top=1", {}, 422, "A model for segmentation takes no settings in"),
@@ -189,9 +190,18 @@ PROBLEMS = [
     ("noise_tiny", b"[" * 5_000, "", {}, 413, "at most 4,096 bytes"),
     ("noise_tiny", picture("red"), "", {}, 422, "a generator takes no picture, but JSON"),
     ("noise_tiny", b'{"seed": -1}', "", {}, 422, "seed=-1"),
+    ("noise_tiny", b'{"seed": "7"}', "", {}, 422, "seed='7': Input should be a valid integer"),
+    ("noise_tiny", b'{"count": 17}', "", {}, 422, "count=17: Input should be less than or"),
     ("noise_tiny", b"", "?count=9", {"Accept": "image/png"}, 422, "image/png is for count=1"),
     ("noise_tiny", b'{"shape": [9]}', "", {}, 422, "shape=[9]: Extra inputs"),
-    ("colours_tiny", b"x", "", {"Host": "evil.example"}, 421, "this server is 127.0.0.1"),
+    (
+        "colours_tiny",
+        b"x",
+        "",
+        {"Host": "evil.example"},
+        421,
+        "add yours: serve.py hosts=[NAME]",
+    ),
     ("colours_tiny", b"x", "", {"Sec_Fetch_Site": "cross-site"}, 403, "other sites"),
 ]
 
@@ -318,7 +328,7 @@ def test_forms_leave_a_thread_to_other_requests(monkeypatch):
         door = Door(SimpleNamespace(models={}), compose("serve"))
         door._ask = ask
         asked = SimpleNamespace(confidence=None, top=None)
-        request = Request({"type": "http", "headers": []})
+        request = Request({"type": "http", "headers": []}, asyncio.Event().wait)  # it stays
         form = [("a.png", b"a"), ("b.png", b"b")]
         return await asyncio.gather(*(door._answer(request, None, form, asked) for _ in range(3)))
 
@@ -335,6 +345,24 @@ def test_503_while_models_are_loaded(state, status):
     response = problem.value.response()
     assert response.status_code == status
     assert response.headers.get("Retry-After") == ("1" if status == 503 else None)
+
+
+def test_nothing_more_is_made_for_a_client_that_has_gone():
+    made = []
+
+    async def infer(name, inputs):
+        made.append(name)
+        return {"IMAGES": np.zeros((1, 3, 8, 8), np.uint8)}
+
+    async def is_disconnected():
+        return len(made) > 0
+
+    metadata = Metadata("generation", "noise", "tiny", ["x", "y"], 8, [0.5] * 3, [0.5] * 3)
+    door = Door(SimpleNamespace(models={}, infer=infer), compose("serve"))
+    request = SimpleNamespace(headers={}, is_disconnected=is_disconnected)
+    with pytest.raises(Problem, match="nobody waits"):
+        asyncio.run(door._generate(request, Model("n", metadata=metadata), Settings(count=9)))
+    assert len(made) == AT_ONCE
 
 
 def test_a_new_version_is_taken_over(served):
@@ -422,7 +450,7 @@ def test_a_model_that_hangs_and_other_host_names(tmp_path, monkeypatch):
     publish_one(tmp_path / "models", "tagging")
     monkeypatch.setitem(GRAPHS, "classification", ENDLESS)
     publish_one(tmp_path / "models", "classification", "endless")
-    settings = ("answer_seconds=5", "hosts=[127.0.0.1,Demo.Example]")
+    settings = ("answer_seconds=5", "hosts=[Demo.Example]")  # and this machine's own
     with Trial(tmp_path / "models", tmp_path, *settings, without=True) as trial:
         trial.wait_ready()
         assert "a pipe" in trial.model("colours_tiny")["refused"]["2"]
@@ -433,6 +461,10 @@ def test_a_model_that_hangs_and_other_host_names(tmp_path, monkeypatch):
             assert {one.result()[0] for one in asked} == {504}
         assert trial.predict("colours_tiny", white, Host="demo.example")[0] == 200
         assert trial.predict("colours_tiny", white, Host="evil.example")[0] == 421
+        (tmp_path / "models/junk_tiny/1").mkdir(parents=True)
+        (tmp_path / "models/junk_tiny/1/model.onnx").write_bytes(b"junk")
+        trial.wait(lambda: trial.predict("junk_tiny", white)[0] == 503)
+        assert "onnxruntime cannot load it" in trial.predict("junk_tiny", white)[1]["detail"]
         trial.process.terminate()
         assert trial.process.wait(20) == 0
 

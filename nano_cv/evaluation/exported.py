@@ -62,7 +62,7 @@ class Onnx(Engine):
             ) from error
         self.source = {"model": path}
         # Measured at export, by name, such as `val/accuracy/float32`.
-        self.figures = {key: float(text) for key, text in facts.items() if "/" in key}
+        self.figures = {key: float(text) for key, text in sorted(facts.items()) if "/" in key}
         if entries is None and "bf16" in self.precision:
             try:
                 entries = bfloat16_entries()

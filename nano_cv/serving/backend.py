@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ class RefusedError(Exception):
 
 
 class GoneError(Exception):
-    """The model was removed while the request waited; the message is its name."""
+    """The model was removed while the request waited."""
 
 
 class CrowdedError(Exception):
@@ -49,6 +49,7 @@ class Model:
     versions: list[str] = field(default_factory=list)  # that are served
     refused: dict[str, str] = field(default_factory=dict)  # reason for each that is not served
     metadata: Metadata | None = None  # None for models that nano-cv did not export
+    figures: Mapping[str, float] = field(default_factory=dict)  # measured at the export, by name
     instances: int = 0  # processes of Triton's Python backend per model; 0 for an ensemble
     config: Any = None  # Triton's configuration of the model
     question: service_pb2.ModelInferRequest | None = None  # a test: does the model answer?

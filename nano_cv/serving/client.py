@@ -6,7 +6,7 @@ python -m nano_cv.serving.client photo.jpg another.png --output answers
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 from nano_cv.data import images
@@ -26,8 +26,10 @@ def main() -> None:
     parser.add_argument("--address", default=ADDRESS, help=f"HOST:PORT of the server; {ADDRESS}")
     parser.add_argument("--output", type=Path, help="a folder for boxes, masks and drawings")
     text = "least score of boxes or several labels, 0 to 1; by default the model's own thresholds"
-    parser.add_argument("--confidence", type=_share, metavar="SCORE", help=text)
+    parser.add_argument("--confidence", type=float, metavar="SCORE", help=text)
     options = parser.parse_args()
+    if not 0 <= (options.confidence or 0) <= 1:
+        parser.error(f"--confidence {options.confidence}: a number from 0 to 1 is needed")
     answers: dict[Path, Arrays] = {}
     refused = 0
     try:
@@ -46,13 +48,6 @@ def main() -> None:
     if answers:
         print_answers(metadata.at_confidence(options.confidence), answers, options.output)
     sys.exit(1 if refused else 0)
-
-
-def _share(text: str) -> float:
-    with suppress(ValueError):
-        if 0 <= float(text) <= 1:
-            return float(text)
-    raise argparse.ArgumentTypeError(f"{text}: a number from 0 to 1 is needed")
 
 
 def _choose(client: Client, name: str | None) -> str:

@@ -50,7 +50,7 @@ from nano_cv.serving.backend import (
     predict_here,
     stopped_if_cancelled,
 )
-from nano_cv.serving.multipart import MAX_FILES, split_parts
+from nano_cv.serving.multipart import split_parts
 
 log = logging.getLogger(__name__)
 Made = TypeVar("Made")
@@ -59,6 +59,7 @@ FACTS = ["classes", "image_size", "fit", "metrics", "coverage", "data_hash", "gi
 HOSTS = ("127.0.0.1", "localhost", "::1")  # names by which this machine calls itself
 HOST = re.compile(r"(\[[0-9a-f:]+\]|[^:]+)(:[0-9]*)?")  # name or address, and port
 MAX_BODIES = 8  # number of largest bodies that may be in memory at once
+MAX_MADE, AT_ONCE = 16, 4  # pictures that a generator makes for a request, and at a time
 GENERATOR_BYTES = 4096  # largest body for a generator, which holds only a few settings
 NO_PICTURE = "a generator takes no picture, but JSON with a class and a seed"
 KINDS_OF_BODIES = (
@@ -84,7 +85,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
     label: str | None = Field(None, alias="class", description="For a generator: the class.")
     seed: int = Field(0, ge=0, lt=2**32, description="For a generator: seed of the noise.")
-    count: int = Field(1, ge=1, le=MAX_FILES, description="For a generator: how many pictures.")
+    count: int = Field(1, ge=1, le=MAX_MADE, description="For a generator: how many pictures.")
 
 
 class UrlSettings(Settings):
@@ -151,7 +152,7 @@ class Door:
         self.backend = backend
         # Reading a DictConfig takes 20 µs each time.
         self.limits = SimpleNamespace(**{str(key): value for key, value in config.items()})
-        hosts = config.hosts or (HOSTS if config.host in HOSTS else ())
+        hosts = [*(config.hosts or ()), *(HOSTS if config.host in HOSTS else ())]
         self.hosts = tuple(str(name).lower() for name in hosts)  # empty: any
         self.held = 0  # bytes of all request bodies in memory
         self.answered: Counter[tuple[str, int]] = Counter()  # answers by model and HTTP status
@@ -182,7 +183,7 @@ class Door:
         app.get("/docs", include_in_schema=False)(self.docs)
         app.get("/", include_in_schema=False)(lambda: FileResponse(PAGE / "index.html"))
         app.mount("/page", StaticFiles(directory=PAGE))
-        for kind in (*FAILURES, Exception):
+        for kind in (*FAILURES, *OF_BACKEND, Exception):
             app.exception_handler(kind)(_tell)
         self.app = app
 
@@ -194,7 +195,8 @@ class Door:
         followed = scope.get("method") == "GET" and headers.get("sec-fetch-mode") == "navigate"
         if self.hosts and (host and host[1].strip("[]")) not in self.hosts:
             # DNS rebinding: a site whose name resolves to this machine could read our answers.
-            refused = Problem(421, "Unknown host", f"this server is {listing(self.hosts)}")
+            advice = "open it by one of these names, or add yours: serve.py hosts=[NAME]"
+            refused = Problem(421, "Unknown host", f"it is {listing(self.hosts)}; {advice}")
         elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not followed:
             refused = Problem(403, "Another site", "pages of other sites may not use this server")
         if scope.get("method") == "HEAD":  # uvicorn sends no body for it
@@ -241,11 +243,14 @@ class Door:
 
     async def show_card(self, name: str) -> Markdown:
         """Return the model card: metrics, data, origin and limits, and how to call the model."""
-        model, engine = self._model(name), self.backend.engines.get(name)
-        return Markdown(make_card(model.promised, engine.figures if engine else {}))
+        model = self._model(name)
+        return Markdown(make_card(model.promised, model.figures))
 
     def _model(self, name: str) -> Model:
         able = [model.name for model in self.backend.models.values() if model.takes_requests]
+        known = self.backend.models.get(name)
+        if known and known.state == "refused":
+            raise Problem(503, "Not served", f"{name}: {known.reason}")
         if name not in able and self.backend.state in ("starting", "draining"):
             raise Problem(503, "Not serving", f"the server is {self.backend.state}; try again")
         if name not in able:
@@ -265,8 +270,6 @@ class Door:
     ) -> Response:
         """Return the answer for a single image, or `{"answers": [...]}` for several images."""
         model = self._model(name)
-        if model.state == "refused":
-            raise Problem(503, "Not served", f"{name}: {model.reason}")
         _check_options(request, model.promised.task)
         generates = model.promised.task == "generation"
         most = GENERATOR_BYTES if generates else self.limits.max_request_bytes
@@ -277,7 +280,8 @@ class Door:
                     return await self._generate(request, model, _settings_of(asked, body))
                 return await self._answer(request, model, _pictures(request, body), asked)
         except TimeoutError:
-            raise Problem(504, "Too slow", f"no answer in {seconds:g} s; try again") from None
+            why = model.reason or "try again"
+            raise Problem(504, "Too slow", f"no answer in {seconds:g} s; {why}") from None
 
     @asynccontextmanager
     async def _body(self, request: Request, most: int) -> AsyncIterator[bytes]:
@@ -323,9 +327,11 @@ class Door:
         async def named(file: str, picture: bytes) -> dict[str, Any]:
             try:
                 async with self.of_forms:
+                    await _check_awaited(request)
                     return {"file": file} | await ask_one(picture)
             except images.ImageError as error:
-                return {"file": file, "error": str(error)}  # the other images still count
+                # The other images still count.
+                return {"file": file, "error": str(error).removeprefix("picture: ")}
 
         tasks = [asyncio.create_task(named(*part)) for part in pictures]
         try:
@@ -367,19 +373,19 @@ class Door:
         classes = model.promised.classes
         label = classes[0] if wanted.label is None else wanted.label
         if label not in classes:
-            close = nearest(label, classes)
-            raise Problem(
-                422, "No such class", f"class={label}{close} There are: {listing(classes)}"
-            )
+            hint = f"class={label}{nearest(label, classes)} There are: {listing(classes)}"
+            raise Problem(422, "No such class", hint)
         if _wants_png(request) and wanted.count > 1:
             raise Problem(422, "Several pictures", "Accept: image/png is for count=1")
         labels = [classes.index(label)] * wanted.count
         inputs = Imagined(labels, classes, model.promised.image_size, wanted.seed).inputs
-        tasks = (self.backend.infer(model.name, inputs([number])) for number in range(wanted.count))
-        made = [
-            images.encode_png(outputs["IMAGES"][0].transpose(1, 2, 0))
-            for outputs in await asyncio.gather(*tasks)
-        ]
+        made: list[bytes] = []
+        for start in range(0, wanted.count, AT_ONCE):
+            await _check_awaited(request)
+            numbers = range(start, min(start + AT_ONCE, wanted.count))
+            tasks = (self.backend.infer(model.name, inputs([number])) for number in numbers)
+            for outputs in await asyncio.gather(*tasks):
+                made.append(images.encode_png(outputs["IMAGES"][0].transpose(1, 2, 0)))
         if _wants_png(request):
             return Response(made[0], media_type="image/png")
         pictures = [base64.b64encode(png).decode() for png in made]
@@ -424,6 +430,12 @@ def _wants_png(request: Request) -> bool:
     return wishes.get("image/png", 0) > wishes.get("application/json", 0)
 
 
+async def _check_awaited(request: Request) -> None:
+    """Give up the work for a client that has gone, as others wait for theirs."""
+    if await request.is_disconnected():
+        raise Problem(400, "Broken off", "nobody waits for the answer")
+
+
 def _check_options(request: Request, task: str) -> None:
     """Refuse settings in the URL that mean nothing to a model of this task."""
     able = OPTIONS.get(task, ())
@@ -437,12 +449,8 @@ def _pictures(request: Request, body: bytes) -> list[tuple[str, bytes]]:
     """Return the name and the encoded bytes of each image in the body."""
     kind = request.headers.get("content-type", "application/octet-stream")
     if not kind.lower().startswith(KINDS_OF_BODIES):
-        raise Problem(
-            415,
-            "Another kind of body",
-            f"Content-Type: {kind}; send the bytes of a picture as image/jpeg or the like, or "
-            "several pictures as multipart/form-data",
-        )
+        advice = "send a picture as image/jpeg or the like, or several as multipart/form-data"
+        raise Problem(415, "Another kind of body", f"Content-Type: {kind}; {advice}")
     parts = [("picture", body)]
     if kind.lower().startswith("multipart/"):
         try:
@@ -467,15 +475,17 @@ def _settings_of(asked: UrlSettings, body: bytes) -> Settings:
     return Settings.model_validate(values)
 
 
-FAILURES = (
-    *(Problem, images.ImageError, RefusedError, CrowdedError, LostError, GoneError),
-    *(RequestValidationError, ValidationError, HTTPException),
-)
+OF_BACKEND: Mapping[type[Exception], tuple[int, str]] = {
+    RefusedError: (500, "The model failed"),
+    GoneError: (404, "No such model"),
+    CrowdedError: (503, "Overloaded"),
+    LostError: (503, "Being started"),
+}
+FAILURES = (Problem, images.ImageError, RequestValidationError, ValidationError, HTTPException)
 
 
 async def _tell(request: Request, error: Exception) -> JSONResponse:
     """Return the problem document of an error: one of `FAILURES`, or a mistake of ours."""
-    name = request.path_params.get("name")
     match error:
         case Problem():
             problem = error
@@ -483,17 +493,9 @@ async def _tell(request: Request, error: Exception) -> JSONResponse:
             form = "form-urlencoded" in request.headers.get("content-type", "")
             advice = "; curl -d changes bytes: send a picture by --data-binary @FILE" * form
             problem = Problem(422, "Not a usable picture", f"{error}{advice}")
-        case RefusedError():
-            problem = Problem(500, "The model failed", f"{name}: {error}")
-        case GoneError():
-            problem = Problem(404, "No such model", f"{name} was removed a moment ago")
-        case CrowdedError():
-            problem = Problem(503, "Overloaded", f"{name}: {error}")
-        case LostError():
-            problem = Problem(503, "Being started", f"{name}: {error}")
         case RequestValidationError() | ValidationError():
             texts = (
-                f"{fault['loc'][-1]}={str(fault.get('input'))[:100]}: {fault['msg']}"
+                f"{fault['loc'][-1]}={repr(fault.get('input'))[:100]}: {fault['msg']}"
                 for fault in error.errors()
             )
             problem = Problem(422, "Not allowed", listing(texts, separator="; "))
@@ -501,6 +503,8 @@ async def _tell(request: Request, error: Exception) -> JSONResponse:
             hints = {404: "/docs lists what there is", 405: "another method is needed; see /docs"}
             detail = hints.get(error.status_code, error.detail)
             problem = Problem(error.status_code, error.detail, detail)
+        case _ if type(error) in OF_BACKEND:
+            problem = Problem(*OF_BACKEND[type(error)], f"{request.path_params['name']}: {error}")
         case _:
             log.error("%s %s", request.method, request.url.path, exc_info=error)
             problem = Problem(500, "A mistake of this server", "its log says more")

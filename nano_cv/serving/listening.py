@@ -4,8 +4,7 @@ import logging
 import resource
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from typing import Any, cast
 
 import h11
@@ -61,16 +60,7 @@ class Protocol(H11Protocol):
             self.transport.close()
 
 
-class Listener(uvicorn.Server):
-    """uvicorn server that installs no signal handlers."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture no signals, because `service.serve` stops this server and Triton in order."""
-        yield
-
-
-def make_listener(app: ASGIApp, config: DictConfig) -> Listener:
+def make_listener(app: ASGIApp, config: DictConfig) -> uvicorn.Server:
     """Return a server of `app` with the limits of `configs/serve.yaml`, not yet started."""
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # clients' mistakes are no news
     connections = _raise_file_limit(config.max_connections)
@@ -79,7 +69,7 @@ def make_listener(app: ASGIApp, config: DictConfig) -> Listener:
         for connection in list(listener.server_state.connections):
             cast(Protocol, connection).end_if_slow(config.receive_seconds)
 
-    listener = Listener(
+    listener = uvicorn.Server(
         uvicorn.Config(
             app,
             config.host,
@@ -99,6 +89,8 @@ def make_listener(app: ASGIApp, config: DictConfig) -> Listener:
             timeout_notify=0,  # uvicorn calls it once a second
         )
     )
+    # `service.serve` answers signals: it stops this server and Triton in order.
+    listener.capture_signals = nullcontext  # type: ignore[assignment]
     return listener
 
 

@@ -40,7 +40,7 @@ class Local(Backend):
         """See `Backend`."""
         async with self.several:
             if name not in self.engines:
-                raise GoneError(name)
+                raise GoneError("removed a moment ago")
             with stopped_if_cancelled() as options:
                 engine = self.engines[name]
                 return await asyncio.to_thread(predict_here, engine, inputs, options)
@@ -73,7 +73,8 @@ class Local(Backend):
                 model.refused[file.parent.name] = str(error)
                 log.warning("%s: %s set aside", name, error)
                 continue
-            self.engines[name], model.metadata = engine, engine.metadata
+            self.engines[name] = engine
+            model.metadata, model.figures = engine.metadata, engine.figures
             model.versions = [file.parent.name]
             model.is_now("ready")
             return

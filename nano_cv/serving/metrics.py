@@ -33,10 +33,8 @@ async def render(backend: Backend, answers: Mapping[tuple[str, int], int]) -> st
     models = backend.models.items()
     ready = [(f"model={dumps(name)}", int(model.state == "ready")) for name, model in models]
     lines += _metric("nano_cv_model_up", "gauge", "Whether the model answers", ready)
-    lines += _metric(
-        *("nano_cv_server_restarts_total", "counter", "How often Triton was started again"),
-        [("", backend.restarts)],
-    )
+    name, restarts = "nano_cv_server_restarts_total", [("", backend.restarts)]
+    lines += _metric(name, "counter", "How often Triton was started again", restarts)
     counts = [
         (f'model={dumps(name)},status="{status}"', count)
         for (name, status), count in sorted(answers.items())

@@ -12,8 +12,7 @@ def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
     """Return the name and the content of each file in a form.
 
     Raises:
-        ValueError: the body is not the form that its Content-Type promises, has too many parts, or
-            a part that is no file.
+        ValueError: not the form that its Content-Type promises, too many parts, or no file in one.
     """
     boundary = BOUNDARY.search(content_type[:300])
     if not boundary:
@@ -30,5 +29,6 @@ def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
         if not (name := NAME.search(headers)):
             advice = "files are sent by curl -F file=@FILE, settings in the URL, as in ?top=3"
             raise ValueError(f"part {number} of the form has no file name; {advice}")
-        files.append((name[1].strip(b'"').decode(errors="replace"), content))
+        text = name[1].strip(b'"').decode(errors="replace").replace("%22", '"')
+        files.append((text, content))
     return files

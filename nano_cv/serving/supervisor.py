@@ -258,7 +258,8 @@ class Supervisor(Watched):
             newest = max(served_versions(folder, read_config(folder / CONFIG)), default=0)
             # One thread, as the door runs one per core.
             engine = Onnx(folder / str(newest) / "model.onnx", 1)
+            # Triton describes a new model itself, but a new version only seconds later.
+            model = self.models.get(name, Model(name))
+            model.metadata, model.figures = engine.metadata, engine.figures
             if engine.metadata.task != "generation":  # slow, so it belongs in Triton's queue
                 self.engines[name] = engine
-                # Triton describes a new model itself, but a new version only seconds later.
-                self.models.get(name, Model(name)).metadata = engine.metadata

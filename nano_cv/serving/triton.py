@@ -13,6 +13,7 @@ import shutil
 import socket
 import sys
 import sysconfig
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -123,8 +124,6 @@ def command(
 
 def free_ports(count: int) -> list[int]:
     """Return `count` free ports of the loopback address."""
-    sockets = [socket.create_server((LOOPBACK, 0)) for _ in range(count)]
-    ports = [bound.getsockname()[1] for bound in sockets]
-    for bound in sockets:
-        bound.close()
-    return ports
+    with ExitStack() as stack:
+        bound = [stack.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in bound]

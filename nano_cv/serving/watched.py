@@ -71,10 +71,12 @@ class Watched(Backend):
             await self._pause(self.config.probe_seconds)
             try:
                 await self.update_models()
-                await self.ask_all()
             except LostError as error:
                 for model in self.models.values():
                     model.is_now("failing", one_line(error))
+                continue
+            with suppress(LostError):  # of a lost model, whose state is now `failing`
+                await self.ask_all()
 
     async def _pause(self, seconds: float) -> bool:
         """Sleep for `seconds`; return at once with True if a request has failed."""
@@ -102,7 +104,7 @@ class Watched(Backend):
             except grpc.aio.AioRpcError as error:
                 failure = _explained(error)
                 if isinstance(failure, LostError) and name not in self.models:
-                    raise GoneError(name) from error
+                    raise GoneError("removed a moment ago") from error
                 # After `KILLS` this request may be the cause, so it must not stop the server again.
                 if not isinstance(failure, LostError) or self.restarts - restarts >= KILLS:
                     raise failure from error
