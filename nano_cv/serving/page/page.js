@@ -89,6 +89,7 @@ async function refresh() {
 
 // A screen reader reads an alert each time it is written, so only a new one is.
 function warn(text) {
+  if (text === at("problem").textContent) text = ""; // it stands there already
   if (at("trouble").textContent !== text) at("trouble").textContent = text;
 }
 
