@@ -12,18 +12,20 @@ from unicodedata import normalize
 
 import numpy as np
 import pytest
-from conftest import open_splits, turned
+from conftest import open_splits, refused, turned
 from PIL import Image
 
 from nano_cv.data.formats import outlines
 from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.formats.folder import read_folder
 from nano_cv.data.formats.folder_masks import read_folder_masks
+from nano_cv.data.formats.guessing import fitting_formats
 from nano_cv.data.formats.splitting import stable_split, stable_splits
+from nano_cv.data.formats.table import read_table
 from nano_cv.data.formats.voc import CLASSES, read_voc
 from nano_cv.data.formats.yolo import read_yolo
 from nano_cv.data.images import IGNORE
-from nano_cv.data.pictures import SPLITS
+from nano_cv.data.pictures import SPLITS, open_pictures
 from nano_cv.data.targets import COUNTED, CROWD, DIFFICULT, Boxes
 from nano_cv.errors import UserError
 
@@ -1121,3 +1123,26 @@ def test_outlines_that_cannot_be_masks(root, caplog, monkeypatch):
     change(root, "annotations", 0, segmentation=[INNER])
     monkeypatch.setattr(outlines, "draw", lambda *_: (root / "gone/a").touch())
     refuses(r"No such file.*; copy the set to a folder that can", read_coco, root, "segmentation")
+
+
+READERS = {  # a name of `data=`, and the files of a small set for it
+    "coco": (read_coco, "detection", "images/a.png images/b.png annotations/train.json"),
+    "yolo": (read_yolo, "detection", "images/a.png images/b.png labels/a.txt data.yaml"),
+    "voc": (read_voc, "detection", "a.png b.png a.xml"),
+    "csv": (read_table, "classification", "a.png b.png labels.csv"),
+    "folder": (read_folder, "classification", "train/x/a.png train/y/b.png val/x/a.png"),
+    "folder_masks": (read_folder_masks, "segmentation", "images/a.png masks/a.png"),
+}
+
+
+@pytest.mark.parametrize("chosen", READERS)
+@pytest.mark.parametrize("meant", READERS)
+def test_another_format_than_the_set_has(tmp_path, chosen, meant):
+    for name in READERS[meant][2].split():
+        picture(tmp_path / name) if name.endswith("png") else write(tmp_path / name, "")
+    reader, task, _ = READERS[chosen]
+    said = (
+        refused(lambda: open_pictures(partial(reader), tmp_path, task)) if chosen != meant else ""
+    )
+    assert said.endswith(f"; it looks like data={meant}") == (chosen != meant)
+    assert meant in fitting_formats(tmp_path)

@@ -190,6 +190,12 @@ def open_pictures(
     pictures: dict[str, Pictures] = {}
     try:
         pictures = dataset(root=root, task=task)
+    except UserError as error:
+        from nano_cv.data.formats.guessing import hint_at_format
+
+        reader = getattr(getattr(dataset, "func", dataset), "__name__", "")
+        hint = hint_at_format(root, reader) if isinstance(root, Path) else ""
+        raise UserError(f"{error}{hint}") from error
     finally:  # also after an error, as files that are not read may be its cause
         if isinstance(root, Path) and root.is_dir():
             images.warn_of_unread_files(root, chain(*(part.files for part in pictures.values())))

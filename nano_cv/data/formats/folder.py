@@ -12,6 +12,7 @@ from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError, listing, nearest
 
 log = logging.getLogger(__name__)
+NO_CLASSES = {"images", "jpegimages", "masks", "labels", "annotations"}  # if there are no others
 
 
 def read_folder(root: Path, task: str) -> dict[str, Pictures]:
@@ -21,8 +22,9 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     these words, as `seg_train/`) with a folder per class in each, or it has the folders of the
     classes itself. Missing splits get some images of each class. Classes are sorted by name, or as
     numbers if all are numbers; classes without images are kept. A class that `train/` lacks is
-    refused, and so are images beside the folders of classes, and splits inside of these. A `test/`
-    of images without folders is passed over with a warning.
+    refused, and so are images beside the folders of classes, splits inside of these, and folders
+    such as `images/` and `masks/` that are no classes. A `test/` of images without folders is
+    passed over with a warning.
     """
     reading.check_task("A folder per class", task, "classification", "generation")
     if not root.is_dir():
@@ -79,6 +81,10 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
         present = f"only {names[0]}" if names else "none"
         raise UserError(
             f"{training}: at least two folders are needed, one per class; there is {present}"
+        )
+    if {name.lower() for name in names} <= NO_CLASSES:
+        raise UserError(
+            f"{training}: {listing(names)} are hardly classes; if they are, rename them"
         )
     classes = reading.sort_classes(names, training)
     parts = [_folders_in(path) for path in every_class.values()]
