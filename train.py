@@ -59,6 +59,7 @@ def train(config: DictConfig) -> float:
         metadata = building.make_metadata(config, data, run_id=logger.run_id)
         task = building.make_task(config, metadata)
         building.weigh_classes(task, data)
+        building.hint_at_counts(task, data)
         pretrained = building.load_pretrained(config, task)
         whole = pretrained and not building.find_limit(config)
         probe = fit_probe(task, data.splits, config.trainer.accelerator) if whole else None

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 OF_LEARNER = ("optimizer", "warmup_epochs", "layer_decay", "ema_decay")
 # Keys of `model.task` that change the answers of trained weights.
 OF_ANSWERS = ("steps", "guidance", "max_detections", "overlap")
+UNEQUAL = 10  # times as many training pictures of a class as of another, from which a hint is given
 # Keys of `data` that are handed to the function `data.dataset`.
 READ_BY_SET = ("source", "colours", "ignore", "separator")
 if TYPE_CHECKING:  # these import torch, and engines without torch use this module too
@@ -213,12 +214,36 @@ def make_task(config: DictConfig, metadata: Metadata) -> "Task":
 
 
 def weigh_classes(task: "Task", data: "DataModule") -> None:
-    """Give rare classes more weight in the loss, as `data.balance` says, and log the weights."""
+    """Give rare classes more weight in the loss, as `data.balance` says, and log the weights.
+
+    Then macro F1 chooses the best epoch of a classifier, in which rare classes count as much.
+    """
     task.class_weights = data.class_weights()
     if task.class_weights is not None:
+        task.monitor = task.monitor.replace("accuracy", "f1")
         order = task.class_weights.argsort(descending=True).tolist()
         shown = (f"{data.classes[index]} {task.class_weights[index]:.2f}" for index in order)
         log.info("data.balance=%s: weights in the loss: %s", data.balance, listing(shown))
+
+
+def hint_at_counts(task: "Task", data: "DataModule") -> None:
+    """Log which setting helps where classes are very unequal, or objects are very many."""
+    train = data.splits["train"]
+    counts, limit = train.count(), getattr(task, "max_detections", None)
+    if task.monitor == "val/accuracy" and counts.max() >= UNEQUAL * counts.min():
+        rare, common = (data.classes[at] for at in (counts.argmin(), counts.argmax()))
+        text = "%s: %d training pictures, %s: %d; data.balance=sqrt makes rare classes count more"
+        log.info(text, common, counts.max(), rare, counts.min())
+    most = (
+        max((len(target.counted) for target in train.pictures.targets), default=0) if limit else 0
+    )
+    if limit and most > limit:
+        text = (
+            "a training picture has %d objects, and %d are found at most; to find more, add %s=%d"
+        )
+        log.warning(
+            text, most, limit, "model.task.max_detections", min(1000, -(-most // 100) * 100)
+        )
 
 
 def make_learner(config: DictConfig, task: "Task") -> "Learner":

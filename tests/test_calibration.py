@@ -10,6 +10,7 @@ import torch
 from conftest import CONTRACT, TINY, read_csv
 from test_metrics import NAMES, SIDE, metadata, random_inputs, scene, seeds
 from torch import nn
+from torch.nn.functional import cross_entropy, one_hot
 
 from nano_cv.data.pictures import Pictures
 from nano_cv.data.targets import COUNTED, Boxes
@@ -24,10 +25,13 @@ from nano_cv.tasks import weights
 from nano_cv.tasks.classification import Classification
 from nano_cv.tasks.score_metrics import (
     Scored,
+    at_thresholds,
     best_threshold,
     count_by_class,
+    count_tags,
     match_boxes,
     operating_figures,
+    steady_threshold,
 )
 from nano_cv.training.calibration import fit_familiarity, fit_label_sets, fit_temperature, softmax
 
@@ -72,6 +76,38 @@ def one_class(scores: list[float], right: list[bool], objects: int) -> float:
 )
 def test_threshold_of_the_best_f1(scores, right, objects, threshold):
     assert one_class(scores, right, objects) == pytest.approx(threshold)
+
+
+def test_thresholds_of_labels_hold_on_other_pictures():
+    """Better than the best of few pictures, which fits these; always the same; and in between."""
+    random, gains = np.random.default_rng(0), []
+    for _ in range(60):
+        truth = random.random(400) < 0.3
+        shares = 1 / (1 + np.exp(-random.normal(np.where(truth, 0.8, -0.8), 1)))
+        few, many = slice(0, 40), slice(40, None)
+        (counts,) = count_tags(truth[few, None], shares[few, None])
+        (others,) = count_tags(truth[many, None], shares[many, None])
+        least = [best_threshold(counts, 0.5), steady_threshold(counts, 0.5)]
+        assert steady_threshold(counts, 0.5) == least[1] and 0 < least[1] < counts.scores[0]
+        best, steady = (at_thresholds([others], [one])["F1"][0] for one in least)
+        gains.append(steady - best)
+    assert np.mean(gains) > 0.01
+    (never,) = count_tags(np.zeros((9, 1), bool), np.full((9, 1), 0.2))
+    assert steady_threshold(never, 0.5) == 0.5
+
+
+def test_weights_are_those_of_a_pictures_own_class():
+    """Also of the smoothed part: a rare class must not be likely for a common picture."""
+    task = Classification(metadata=CONTRACT, network=lambda **_: nn.Identity())
+    weights, random = torch.tensor([0.5, 1.0, 8.0]), torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(6, 3, generator=random), torch.tensor([0, 0, 0, 1, 1, 2])
+    targets = one_hot(labels, 3) * 0.9 + 0.1 / 3
+    losses = -(targets * logits.log_softmax(dim=1)).sum(dim=1)
+    expected = (losses * weights[labels]).sum() / weights[labels].sum()
+    for given in (labels, one_hot(labels, 3).float()):
+        assert task.loss(logits, given, weights, 0.1) == pytest.approx(expected.item(), rel=1e-6)
+    plain = cross_entropy(logits, labels, weights)
+    assert task.loss(logits, labels, weights) == pytest.approx(plain.item(), rel=1e-6)
 
 
 @random_inputs
@@ -256,7 +292,11 @@ def test_report_and_json_of_label_sets_and_foreign_pictures(tmp_path):
     assert [row["foreign"] for row in rows] == ["no", "yes"]
     figures = report.metrics()
     assert [figures[name] for name in ("coverage", "set_size", "familiar")] == [0.5, 1.5, 0.5]
-    assert report.remarks() == ["1 of 2 pictures are none of these: unlike the training pictures"]
+    assert report.remarks() == [
+        "1 of 2 pictures are none of these: unlike the training pictures, though they have these "
+        "labels",
+        "no picture is recognised of basil, clover; see data.balance",
+    ]
     alone = Pictures(tmp_path, files[:1])
     first = {name: one[:1] for name, one in ANSWER.items()}
     remarks = reports.find("classification")(metadata, first, alone).remarks()

@@ -1,6 +1,7 @@
 """Lightning DataModule that turns any data set on disk into batches."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,12 @@ class DataModule(pl.LightningDataModule):
     @property
     def whole_size(self) -> tuple[int, int]:
         """Height and width of whole training images, in pixels."""
-        return smaller(self.train_size, self.image_size)
+        height, width = height_width(self.image_size)
+        asked: Size | None = self.train_size
+        if isinstance(asked, int):  # as many pixels as that square, in the shape of the input
+            scale = min(1.0, asked / math.sqrt(height * width))
+            asked = [round(height * scale), round(width * scale)]
+        return smaller(asked, self.image_size)
 
     @property
     def seen_size(self) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from nano_cv.data import images
-from nano_cv.data.pictures import Resized, evenly
+from nano_cv.data.pictures import Resized, evenly, size_in_shape
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.terminal import format_table
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 MAX_LISTED = 20  # classes that are listed, or pictures with boxes or masks
 MAX_SHOWN, COLUMNS = 96, 8  # pictures with labels, and pictures in a row
 MAX_MEASURED = 500  # files whose size is looked at
+FAR_FROM_SQUARE = 2.5  # times as long as the other is a side of such an input
 
 
 def survey(splits: Mapping[str, Resized], data_hash: str, cache: str | Path | None) -> None:
@@ -52,7 +53,13 @@ def table(splits: Mapping[str, Resized]) -> str:
     if len(classes) > MAX_LISTED:
         rows.append({unit: f"and {len(classes) - MAX_LISTED} more"} | dict.fromkeys(splits, ""))
     rows.append({unit: "all pictures"} | {name: str(len(part)) for name, part in splits.items()})
-    return textwrap.indent(format_table(rows) + sizes(train), "  ")
+    size = size_in_shape(train.pictures, height_width(train.size)[0])
+    height, width = height_width(size)
+    shape = ""
+    far = max(height, width) >= FAR_FROM_SQUARE * min(height, width)
+    if far and unit == "pictures" and train.fit == "stretch" and train.size != size:
+        shape = f"; model.image_size=[{height},{width}] has their shape"
+    return textwrap.indent(format_table(rows) + sizes(train) + shape, "  ")
 
 
 def sizes(resized: Resized) -> str:

@@ -95,8 +95,16 @@ class Classification(Task):
     def loss(
         self, logits: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
     ) -> Tensor:
-        """Cross-entropy of logits `[B, K]` and labels, with weights `[K]` of the classes."""
-        return cross_entropy(logits, labels, weights, label_smoothing=smoothing)
+        """Cross-entropy of logits `[B, K]` and labels, with weights `[K]` of the classes.
+
+        A weight is that of a picture. torch's own option multiplies the smoothed part by the
+        weights of all classes, which makes a rare class likely for each picture.
+        """
+        if weights is None:
+            return cross_entropy(logits, labels, label_smoothing=smoothing)
+        losses = cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+        own = weights[labels] if labels.ndim == 1 else labels @ weights
+        return (own * losses).sum() / own.sum()
 
     def validate(self, images: Tensor, labels: Tensor, places: Tensor) -> tuple[Losses, Any]:
         """Cross-entropy without smoothing; and true and predicted labels int64 `[2, B]`."""

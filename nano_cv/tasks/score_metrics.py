@@ -5,6 +5,7 @@ Shapes: N pictures, K classes, n boxes of one picture.
 
 import contextlib
 import io
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -145,6 +146,9 @@ def judge(truth: Boxes, scored: Scored, match: Match, confidences: Sequence[floa
     return Verdict((match.right | match.excused)[sure], missed)
 
 
+SAMPLES = 50  # resamplings of the pictures that choose the threshold of a label
+
+
 class Counts(NamedTuple):
     """The boxes of one class that count, `[n]` by falling score, and the number of its objects."""
 
@@ -186,6 +190,22 @@ def best_threshold(counts: Counts, default: float) -> float:
         return default
     last = int(f1.argmax())
     return (float(scores[last]) + float(following[last])) / 2
+
+
+def steady_threshold(counts: Counts, default: float) -> float:
+    """The mean, in logits, of the best thresholds of `SAMPLES` resamplings of the pictures.
+
+    Of few pictures, the best threshold alone would fit a few of them too well. `counts` are those
+    of a label, with a score for each picture. See Breiman 1996, "Bagging predictors".
+    """
+    scores, right, _ = counts
+    random, found = np.random.default_rng(0), list[float]()
+    for _ in range(SAMPLES):
+        chosen = np.sort(random.integers(len(scores), size=len(scores)))  # by falling score
+        own = right[chosen]
+        found.append(best_threshold(Counts(scores[chosen], own, int(own.sum())), math.nan))
+    known = np.array(found)[~np.isnan(found)].clip(1e-6, 1 - 1e-6)
+    return float(1 / (1 + np.exp(-np.log(known / (1 - known)).mean()))) if len(known) else default
 
 
 def at_thresholds(

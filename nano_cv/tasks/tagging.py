@@ -49,7 +49,8 @@ class Tagging(Classification):
     ) -> Tensor:
         """Binary cross-entropy; `weights` `[K]` multiply the loss of pictures with the label."""
         targets = labels.float() * (1 - smoothing) + smoothing / 2
-        return binary_cross_entropy_with_logits(logits, targets, pos_weight=weights)
+        own = None if weights is None else 1 + labels.float() * (weights - 1)
+        return binary_cross_entropy_with_logits(logits, targets, own)
 
     def compare(self, logits: Tensor, labels: Tensor) -> NDArray[Any]:
         """True labels and probabilities, float32 `[2, B, K]`."""

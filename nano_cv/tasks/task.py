@@ -26,7 +26,7 @@ class Task(nn.Module, ABC):
         network: makes the network from `num_classes` and `image_size`.
     """
 
-    monitor: ClassVar[str]  # the validation metric that chooses the best epoch
+    monitor: str  # the validation metric that chooses the best epoch
     mode: ClassVar[str] = "max"  # "max": a higher metric is better; "min": a lower one
     traced: ClassVar[bool] = False  # exported by tracing, where torch.export would take minutes
 

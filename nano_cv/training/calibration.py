@@ -70,11 +70,12 @@ def calibrate(
 
 
 def _fit_thresholds(task: Task, split: Resized, predictions: Any) -> dict[str, float]:
-    from nano_cv.tasks.score_metrics import best_threshold, operating_figures
+    from nano_cv.tasks.score_metrics import best_threshold, operating_figures, steady_threshold
 
     report: Any = reports.find(task.metadata.task)(task.metadata, predictions, split.pictures)
     usual = task.metadata.confidences
-    thresholds = list(map(best_threshold, report.by_class, usual))
+    choose = steady_threshold if task.metadata.task == TAGGING else best_threshold
+    thresholds = list(map(choose, report.by_class, usual))
     before, after = (
         operating_figures(report.by_class, chosen, report.classes)["mF1"]
         for chosen in (usual, thresholds)

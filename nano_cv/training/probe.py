@@ -107,7 +107,8 @@ def _fit(
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = task.loss(features @ weight.T + bias, labels) + penalty * weight.square().sum()
+        value = task.loss(features @ weight.T + bias, labels, task.class_weights)
+        value = value + penalty * weight.square().sum()
         value.backward()
         return value
 

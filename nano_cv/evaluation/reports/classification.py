@@ -6,6 +6,7 @@ pictures, which are unlike the training pictures. Shapes: N pictures, K classes.
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import compress
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,7 @@ from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import WORDS, class_rows, distinct
+from nano_cv.metadata import TAGGING
 from nano_cv.tasks.metrics import (
     class_figures,
     classification_figures,
@@ -118,16 +120,21 @@ class ClassificationReport(Report):
         return answer | {"probabilities": shown}
 
     def remarks(self) -> list[str]:
-        """How many pictures are foreign; for a single familiar picture, its label set."""
+        """How many pictures are foreign, a single picture's label set, and classes never found."""
         count = len(self.pictures)
         remarks = []
         if self.foreign is not None and self.foreign.any():
             which = f"{self.foreign.sum()} of {count} pictures are"
             which = f"{self.pictures.names[0]} is" if count == 1 else which
-            remarks.append(f"{which} {NONE_OF_THESE}: unlike the training pictures")
+            truth = ", though they have these labels" if self.pictures.targets else ""
+            remarks.append(f"{which} {NONE_OF_THESE}: unlike the training pictures{truth}")
         elif "LABEL_SET" in self.predictions and count == 1:
             labels = listing(self.label_set(0, self.classes), most=5, separator=" or ")
             remarks.append(f"label set for a coverage of {self.metadata.coverage:.0%}: {labels}")
+        if self.pictures.targets and self.metadata.task != TAGGING:
+            never = class_figures(self.counts)["recall"] == 0
+            if lost := [*compress(self.classes, never)]:
+                remarks.append(f"no picture is recognised of {listing(lost)}; see data.balance")
         return remarks
 
     def class_rows(self) -> list[dict[str, Any]]:
