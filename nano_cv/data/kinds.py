@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from nano_cv.data import images
 from nano_cv.data.cache import Cached, cached, key_of
 from nano_cv.data.masks import load_mask, resize_mask
+from nano_cv.data.pictures import Pictures
 from nano_cv.data.store import File, Lazy
 from nano_cv.data.targets import (
     COUNTED,
@@ -29,9 +29,6 @@ from nano_cv.data.targets import (
 )
 from nano_cv.errors import listing
 from nano_cv.metadata import Size, height_width
-
-if TYPE_CHECKING:
-    from nano_cv.data.pictures import Pictures
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +65,7 @@ class BoxLists:
 
     unit, kind = "objects", "boxes"
 
-    def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
+    def __init__(self, pictures: Pictures, size: Size, fit: str, folder: Path | None) -> None:
         self.pictures, self.size, self.fit = pictures, size, fit
         self.outside: list[str] = []
         self.lost = 0
@@ -139,7 +136,7 @@ class Masks:
 
     unit, kind = "pixels", "mask"
 
-    def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
+    def __init__(self, pictures: Pictures, size: Size, fit: str, folder: Path | None) -> None:
         self.pictures, self.size, self.fit = pictures, size, fit
         # In shards, a mask has the size of its picture written beside it.
         loose = not pictures.shards

@@ -364,11 +364,13 @@ def warn_of_unused(source: Path, used: Iterable[Path | str]) -> None:
         if name.lower().endswith(images.EXTENSIONS) and _plain(name) not in names
         if not name.startswith(".")
     ]
-    if unused:
-        log.warning(
-            "%s: %d pictures are in no list and have no label, so they are not used: %s",
-            *(source, len(unused), listing(unused, most=3)),
-        )
+    warn_of(source, "pictures are in no list and have no label, so they are not used", unused)
+
+
+def warn_of(source: Path, what: str, places: Sequence[str]) -> None:
+    """Warn, if there are any, of what holds for some pictures or objects, and name three."""
+    if places:
+        log.warning("%s: %d %s: %s", source, len(places), what, listing(places, most=3))
 
 
 # Numbers and boxes
@@ -412,17 +414,9 @@ def as_boxes(source: Path, pictures: Sequence[Sequence[Object]]) -> list[Boxes]:
         solid = (corners[:, 2:] > corners[:, :2]).all(axis=1)
         flat += [item.where for item, whole in zip(objects, solid, strict=True) if not whole]
         targets.append(Boxes(corners[solid], labels[solid], ignored[solid]))
-    warn_left_out(source, "boxes of no size", flat)
-    warn_left_out(source, "copies of a box", copies)
+    warn_of(source, "boxes of no size were left out", flat)
+    warn_of(source, "copies of a box were left out", copies)
     return targets
-
-
-def warn_left_out(source: Path, what: str, places: Sequence[str]) -> None:
-    """Warn of what was left out, if anything was, and name the first three places."""
-    if places:
-        log.warning(
-            "%s: %d %s were left out: %s", source, len(places), what, listing(places, most=3)
-        )
 
 
 def turned(box: Box, angle: object) -> Box:
@@ -466,8 +460,4 @@ def compare_sizes(source: Path, stated: Mapping[Path, tuple[float, float]]) -> N
         if (size := size_of(file)) and size != (width, height):
             wide, high = size
             others.append(f"{file.name} (stated {width:g}x{height:g}, upright {wide}x{high})")
-    if others:
-        log.warning(
-            "%s: %d pictures have another size than stated, so boxes may lie wrong: %s",
-            *(source, len(others), listing(others, most=3)),
-        )
+    warn_of(source, "pictures have another size than stated, so boxes may lie wrong", others)

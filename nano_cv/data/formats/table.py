@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -175,28 +175,20 @@ def find_separator(cells: Collection[str], plural: bool, source: Path) -> str:
 
 
 def parts_of(cell: str, separator: str) -> tuple[str, ...]:
-    """The labels in a cell, each of them once."""
-    parts = [cell]
-    if separator == "[":
-        parts = read_list(cell)
-    elif separator:
-        parts = cell.split(separator)
-    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-
-
-def read_list(cell: str) -> list[str]:
-    """The labels in a cell such as `["crack", "pothole"]`.
+    """The labels in a cell, each of them once.
 
     Raises:
-        UserError: the cell is something else, such as NumPy's `['crack' 'pothole']`.
+        UserError: the cell should be a list and is not, as NumPy's `['crack' 'pothole']`.
     """
-    try:
-        parts = yaml.load(cell, yaml.BaseLoader)  # which reads lists of Python and of JSON as text
-    except yaml.YAMLError:
-        parts = None
-    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        raise UserError(f'{cell}: not a list of labels, as in ["crack", "pothole"]')
-    return parts
+    parts: Any = cell.split(separator) if separator else [cell]
+    if separator == "[":
+        try:
+            parts = yaml.load(cell, yaml.BaseLoader)  # as text, be it a list of Python or of JSON
+        except yaml.YAMLError:
+            parts = None
+        if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+            raise UserError(f'{cell}: not a list of labels, as in ["crack", "pothole"]')
+    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
 
 
 def find_tables(root: Path) -> dict[str, Path]:

@@ -60,7 +60,7 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
         )
     # Labelling programs write a file even for an image without objects: these are not labelled yet.
     lacking = [file.name for file in every if file not in labels]
-    reading.warn_left_out(root, "pictures without a label", lacking)
+    reading.warn_of(root, "pictures without a label were left out", lacking)
     contents = {file: read_xml(label) for file, label in labels.items()}
     reading.compare_sizes(root, {file: size for file, (size, _) in contents.items() if all(size)})
     own = root / "classes.txt"
