@@ -9,10 +9,11 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from itertools import chain, compress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,9 +81,11 @@ class Pictures:
 
         return list(map(name, texts_of(self.files)))
 
-    def first(self, count: int) -> "Pictures":
+    def first(self, count: int) -> Self:
         """Return a copy with the first `count` images only."""
-        return replace(self, files=self.files[:count], targets=self.targets[:count])
+        part = copy(self)
+        part.files, part.targets = self.files[:count], self.targets[:count]
+        return part
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Load the mask of an image, for segmentation: class indices, uint8 `[H, W]`."""

@@ -449,15 +449,17 @@ def _measure(file: Path, stamp: str) -> tuple[int, int] | None:
         return None
 
 
-def compare_sizes(source: Path, stated: Mapping[Path, tuple[float, float]]) -> None:
+def compare_sizes(source: Path, stated: Mapping[Path, tuple[Any, Any]]) -> None:
     """Warn of images of other sizes than the label files state, for their boxes may be wrong.
 
     This happens to images that were resized after labelling, or that were labelled lying on their
-    sides. Images that cannot be read are skipped; decoding them raises an error later.
+    sides. Skipped are sizes that are 0 or no numbers, and images that cannot be read, of which
+    decoding raises an error later.
     """
     others = []
     for file, (width, height) in stated.items():
-        if (size := size_of(file)) and size != (width, height):
+        known = all(isinstance(side, int | float) and side for side in (width, height))
+        if known and (size := size_of(file)) and size != (width, height):
             wide, high = size
             others.append(f"{file.name} (stated {width:g}x{height:g}, upright {wide}x{high})")
     warn_of(source, "pictures have another size than stated, so boxes may lie wrong", others)

@@ -119,10 +119,8 @@ def part_labels(rows: Sequence[Row], source: Path, separator: str | None) -> lis
     meant: dict[str, tuple[str, ...]] = {"": ()}
     for row in rows:
         cell = row.labels[0] if row.column else ""
-        try:
-            meant[cell] = meant[cell] if cell in meant else parts_of(cell, separator)
-        except UserError as error:
-            raise UserError(f"{row.where}: {error}") from error
+        if cell not in meant:
+            meant[cell] = parts_of(cell, separator, row.where)
     rows = [row._replace(labels=meant[row.labels[0]]) if row.column else row for row in rows]
     for split in sorted({row.split for row in rows}):
         own = [row for row in rows if row.split == split]
@@ -159,7 +157,7 @@ def find_separator(cells: Collection[str], plural: bool, source: Path) -> str:
     if cells and all(re.fullmatch(r"\[[^][{}]*\]", cell) for cell in cells):
         return "["
     for separator in "|;, ":
-        meant = {cell: parts_of(cell, separator) for cell in sorted(cells)}
+        meant = {cell: parts_of(cell, separator, str(source)) for cell in sorted(cells)}
         several = [cell for cell, parts in meant.items() if len(parts) > 1]
         seen = Counter(part for parts in meant.values() for part in parts)
         shared = 2 * sum(count > 1 for count in seen.values()) > len(seen)
@@ -174,7 +172,7 @@ def find_separator(cells: Collection[str], plural: bool, source: Path) -> str:
     return ""
 
 
-def parts_of(cell: str, separator: str) -> tuple[str, ...]:
+def parts_of(cell: str, separator: str, where: str) -> tuple[str, ...]:
     """The labels in a cell, each of them once.
 
     Raises:
@@ -187,7 +185,7 @@ def parts_of(cell: str, separator: str) -> tuple[str, ...]:
         except yaml.YAMLError:
             parts = None
         if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-            raise UserError(f'{cell}: not a list of labels, as in ["crack", "pothole"]')
+            raise UserError(f'{where}: {cell}: not a list of labels, as in ["crack", "pothole"]')
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
 
 

@@ -62,7 +62,7 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
     lacking = [file.name for file in every if file not in labels]
     reading.warn_of(root, "pictures without a label were left out", lacking)
     contents = {file: read_xml(label) for file, label in labels.items()}
-    reading.compare_sizes(root, {file: size for file, (size, _) in contents.items() if all(size)})
+    reading.compare_sizes(root, {file: size for file, (size, _) in contents.items()})
     own = root / "classes.txt"
     classes = reading.read_classes(own) if own.exists() else []
     classes = [name for name in classes if name != "background"]
