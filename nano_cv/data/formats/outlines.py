@@ -104,7 +104,8 @@ def draw(
             # Clipped, as drawing takes memory for parts of an outline far outside of the image.
             parts = [np.reshape(part, (-1, 2)) for part in item.outline if len(part) >= MIN_NUMBERS]
             near = [part.clip((-width, -height), (2 * width, 2 * height)) for part in parts]
-            if max(map(_length, near), default=0) > MAX_LENGTH * (width + height):
+            steps = [np.abs(part - np.roll(part, 1, axis=0)).max(axis=1) for part in near]
+            if max(map(np.sum, steps), default=0) > MAX_LENGTH * (width + height):
                 raise UserError(f"{item.where}: an outline that crosses the picture over and over")
             polygons = [part.ravel().tolist() for part in near]
             runs = coco.merge(coco.frPyObjects(polygons, height, width)) if polygons else None
@@ -121,8 +122,3 @@ def draw(
     for _, number, runs in sorted(encoded, key=lambda triple: triple[0], reverse=True):
         np.copyto(mask, np.uint8(number), where=coco.decode(runs).view(bool))
     return mask
-
-
-def _length(corners: NDArray[np.float64]) -> float:
-    """Return about how many pixels the outline of a polygon has, by its corners `[N, 2]`."""
-    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())

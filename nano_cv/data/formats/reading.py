@@ -266,11 +266,8 @@ def find_existing(name: str, folders: Iterable[Path]) -> Path | None:
     texts = [name, name.replace("\\", "/")]
     if not name.isascii():
         texts += [unicodedata.normalize(form, text) for form in ("NFC", "NFD") for text in texts]
-    for text in dict.fromkeys(texts):
-        for folder in folders:
-            if text.strip() and os.path.exists(folder / text):
-                return folder / text
-    return None
+    places = (folder / text for text in dict.fromkeys(texts) if text.strip() for folder in folders)
+    return next(filter(os.path.exists, places), None)
 
 
 def find_named(

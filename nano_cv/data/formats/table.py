@@ -273,13 +273,13 @@ def read_rows(split: str, source: Path) -> list[Row]:
     kind = "label" if find_column("label", cells, source) else "labels"
     label_column = find_column(kind, cells, source)
     split_column = "" if split else find_column("split", cells, source)
-    marks: dict[str, list[bool]] = {}
     if split in ("", "train") and not split_column:
         rest = [name for name in cells if name not in (file_column, label_column)]
         split_column = only("split", [name for name in rest if names_splits(cells[name])], source)
-        marks = {} if split_column else find_split_marks(cells)
-    named = {"file": file_column, kind: label_column, "split": split_column or ", ".join(marks)}
-    others = {name: cells[name] for name in sorted({*cells} - {*named.values(), *marks})}
+    marks = find_split_marks(cells) if split in ("", "train") else {}
+    splits = {split_column: cells[split_column]} if split_column else marks
+    named = {"file": file_column, kind: label_column, "split": ", ".join(splits)}
+    others = {name: cells[name] for name in sorted({*cells} - {*named.values(), *splits})}
     flags = {} if label_column else find_flags(others, places, source)
     for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
         if not found and needed == "label" and split == "test":
@@ -299,10 +299,7 @@ def read_rows(split: str, source: Path) -> list[Row]:
         log.info("%s: columns that are not used: %s", source, listing(unused))
     rows = []
     for number, (where, record) in enumerate(zip(places, records, strict=True)):
-        split_cell = cells[split_column][number] if split_column else ""
-        if marks:
-            of_row = (SPLIT_FLAGS[plain(name)] for name, ones in marks.items() if ones[number])
-            split_cell = next(of_row, "")
+        split_cell = next(filter(None, (column[number] for column in splits.values())), "")
         own = splitting.called(split_cell) if split_cell else split
         if own is None:
             raise UserError(
@@ -326,15 +323,15 @@ def read_rows(split: str, source: Path) -> list[Row]:
     return rows
 
 
-def find_split_marks(cells: Cells) -> dict[str, list[bool]]:
-    """The columns of `SPLIT_FLAGS`, each with what it says of every record."""
+def find_split_marks(cells: Cells) -> Cells:
+    """The columns of `SPLIT_FLAGS`, each with the split it says of every record, or nothing."""
     marks = {}
     named = [name for known in SPLIT_FLAGS for name in cells if plain(name) == known]
     for name in named:
         own = [cell.lower() for cell in cells[name]]
         ones = [FLAGS.get(cell, True) for cell in own]
         if FLAGS.keys() >= {*own} and sum(ones) <= MOST_MARKED * len(ones):
-            marks[name] = ones
+            marks[name] = [SPLIT_FLAGS[plain(name)] if one else "" for one in ones]
     return marks
 
 
