@@ -107,9 +107,8 @@ class Resized:
         self, pictures: Pictures, size: Size, cache: str | Path | None, fit: str = "stretch"
     ) -> None:
         self.pictures, self.size, self.fit = pictures, size, fit
-        self.shape = (*height_width(size), 3)  # of an image
         folder = Path(cache).expanduser() if cache else None
-        self.pixels = pixels_of(pictures.files, self.shape, fit, folder, self._load)
+        self.pixels = pixels_of(pictures.files, (*height_width(size), 3), fit, folder, self._load)
         self.fitted = kind_of(pictures.targets)(pictures, size, fit, folder)
 
     def __len__(self) -> int:

@@ -19,7 +19,7 @@ import yaml
 
 from nano_cv.data import images, store
 from nano_cv.data.formats import splitting
-from nano_cv.data.formats.splitting import called, normal
+from nano_cv.data.formats.splitting import Sample, called, normal
 from nano_cv.data.targets import COUNTED, Boxes
 from nano_cv.errors import UserError, listing, nearest
 
@@ -255,6 +255,12 @@ def below(root: Path, file: Path | str) -> str:
     if text.startswith(start) and ".." not in text:  # the usual case, much faster than `relpath`
         return text.removeprefix(start).replace(os.sep, "/")
     return Path(os.path.relpath(file, root)).as_posix()
+
+
+def as_samples(root: Path, files: Sequence[Path], targets: Sequence[Any]) -> list[Sample]:
+    """Return images with their targets, named by their paths from `root`."""
+    pairs = zip(files, targets, strict=True)
+    return [Sample(file, target, below(root, file)) for file, target in pairs]
 
 
 def find_existing(name: str, folders: Iterable[Path]) -> Path | None:

@@ -195,9 +195,9 @@ def find_tables(root: Path) -> dict[str, Path]:
     every = [path for path in inside if path.suffix.lower() in ENDINGS]
     # Roboflow writes `train/_classes.csv` and so on, beside the pictures.
     below = {} if every else splitting.one_by_split(filter(Path.is_dir, inside))
-    lists = {split: [*folder.glob("_classes.csv")] for split, folder in below.items()}
-    if "train" in lists and all(lists.values()):
-        return {split: tables[0] for split, tables in lists.items()}
+    lists = {split: folder / "_classes.csv" for split, folder in below.items()}
+    if "train" in lists and all(map(Path.exists, lists.values())):
+        return lists
     if not every and (further := sorted(root.glob("[!.]*/[!.]*.csv"))):
         advice = f"data.root={further[0].parent}" if len(further) == 1 else "data.root=FOLDER"
         raise UserError(f"{root}: no table here, but {listing(further)}; type {advice}")

@@ -15,7 +15,6 @@ from xml.etree import ElementTree
 from nano_cv.data.formats import reading, splitting
 from nano_cv.data.formats.folder_masks import read_masks
 from nano_cv.data.formats.reading import Object
-from nano_cv.data.formats.splitting import Sample
 from nano_cv.data.pictures import Pictures
 from nano_cv.data.targets import COUNTED, DIFFICULT
 from nano_cv.errors import UserError, listing
@@ -85,10 +84,7 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
             ]
             for file in files
         ]
-        samples[split] = [
-            Sample(file, target, reading.below(root, file))
-            for file, target in zip(files, reading.as_boxes(root, objects), strict=True)
-        ]
+        samples[split] = reading.as_samples(root, files, reading.as_boxes(root, objects))
     return splitting.as_splits(root, samples, classes)
 
 
