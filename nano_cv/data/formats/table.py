@@ -253,34 +253,35 @@ def read_rows(split: str, source: Path) -> list[Row]:
     # Not the lines: a label in quotes may have a line break.
     content = io.StringIO(lines, newline="")
     reader = csv.reader(content, delimiter=delimiter, skipinitialspace=True, strict=True)
-    columns, records, places = list[str](), list[list[str]](), list[str]()
+    records, last = list[tuple[str, list[str]]](), int(bool(stated))
     try:
-        columns = next(reader, [])
         for record in reader:
-            if any(map(str.strip, record)):  # Excel writes lines of nothing but separators
-                records.append(record)
-                places.append(f"{source}, line {reader.line_num + bool(stated)}")
+            last = reader.line_num + bool(stated)
+            records.append((f"{source}, line {last}", record))
     except csv.Error as error:
-        where = f"{source}, line {reader.line_num + bool(stated)}"
-        raise UserError(f"{where}: {error}; a quote may stand alone") from error
+        raise UserError(f"{source}, line {last + 1}: {error}; a quote may stand alone") from error
+    columns = records[0][1] if records else []
     reading.refuse_repeated(filter(str.strip, columns), f"{source}: two columns of one name")
+    # Excel writes lines of nothing but separators.
+    records = [(where, record) for where, record in records[1:] if any(map(str.strip, record))]
     cells = {
-        name: [text_of(record[at]) if at < len(record) else "" for record in records]
+        name: [text_of(record[at]) if at < len(record) else "" for _, record in records]
         for at, name in enumerate(columns)
-        if name.strip()
     }
     file_column = find_file_column(cells, source)
     kind = "label" if find_column("label", cells, source) else "labels"
     label_column = find_column(kind, cells, source)
     split_column = "" if split else find_column("split", cells, source)
     if split in ("", "train") and not split_column:
-        rest = [name for name in cells if name not in (file_column, label_column)]
-        split_column = only("split", [name for name in rest if names_splits(cells[name])], source)
+        rest = {*filter(str.strip, cells)} - {file_column, label_column}
+        naming = [name for name in cells if name in rest and names_splits(cells[name])]
+        split_column = only("split", naming, source)
     marks = find_split_marks(cells) if split in ("", "train") else {}
     splits = {split_column: cells[split_column]} if split_column else marks
     named = {"file": file_column, kind: label_column, "split": ", ".join(splits)}
-    others = {name: cells[name] for name in sorted({*cells} - {*named.values(), *splits})}
-    flags = {} if label_column else find_flags(others, places, source)
+    further = sorted({*filter(str.strip, cells)} - {*named.values(), *splits})
+    others = {name: cells[name] for name in further}
+    flags = {} if label_column else find_flags(others, [where for where, _ in records], source)
     for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
         if not found and needed == "label" and split == "test":
             log.warning("%s: passed over, for it has no labels", source)
@@ -298,7 +299,7 @@ def read_rows(split: str, source: Path) -> list[Row]:
     if unused := [name for name in others if name not in flags]:
         log.info("%s: columns that are not used: %s", source, listing(unused))
     rows = []
-    for number, (where, record) in enumerate(zip(places, records, strict=True)):
+    for number, (where, record) in enumerate(records):
         split_cell = next(filter(None, (column[number] for column in splits.values())), "")
         own = splitting.called(split_cell) if split_cell else split
         if own is None:
