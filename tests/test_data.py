@@ -42,7 +42,7 @@ def files(root: Path) -> list[Path]:
 
 def cached(root: Path) -> Cached:
     """The pictures of a set in 16 x 16, decoded and kept."""
-    made = Resized(Pictures(root, files(root)), 16, root.parents[1] / "cache").cached
+    made = Resized(Pictures(root, files(root)), 16, root.parents[1] / "cache").pixels
     assert made is not None
     return made
 
@@ -113,7 +113,7 @@ def test_two_processes_at_once(flowers, tmp_path):
         "import sys; from pathlib import Path\n"
         "from nano_cv.data.pictures import Pictures, Resized\n"
         "files = sorted(Path(sys.argv[1]).glob('*/*.jpg'))\n"
-        "made = Resized(Pictures(files[0].parent, files), 64, Path('cache')).cached\n"
+        "made = Resized(Pictures(files[0].parent, files), 64, Path('cache')).pixels\n"
         "sys.stdout.write(f'{made.read(range(48)).sum()} {len(made.digests)}\\n')"  # at once
     )
     done = python("-c", TWICE, code, str(flowers), cwd=tmp_path)

@@ -83,20 +83,42 @@ class Cached:
         return self.load(file, images.read(file))
 
 
-def cached(
-    files: Sequence[File], shape: Sequence[int], way: str, folder: Path, load: Load
-) -> Cached:
-    """Return the cached pixels of `files`; decodes the files if there is no cache of them yet.
+class Uncached:
+    """Images that are decoded at each `read`, used like `Cached`."""
 
-    The array's name depends on names, sizes and dates of the files, on `shape`, and on `way`, a
-    text that differs if `load` would make other pixels. The array gets its name only when whole, so
-    a kill or a second process at the same moment does no harm.
+    def __init__(self, files: Sequence[File], shape: Sequence[int], load: Load) -> None:
+        self.files, self.shape, self.load = files, shape, load
+
+    @property
+    def digests(self) -> NDArray[np.void]:
+        """SHA-256 of each file, `[N]` of 32 bytes."""
+        digests = [hashlib.sha256(images.read(file)).digest() for file in self.files]
+        return np.array(digests, "V32")
+
+    def read(self, indices: Sequence[int]) -> NDArray[np.uint8]:
+        """Return the pixels of the images at `indices`, uint8 `[N, *shape]`."""
+        files = [self.files[index] for index in indices]
+        loaded = [self.load(file, images.read(file)) for file in files]
+        return np.array(loaded, np.uint8).reshape(-1, *self.shape)
+
+
+def pixels_of(
+    files: Sequence[File], shape: Sequence[int], way: str, folder: Path | None, load: Load
+) -> Cached | Uncached:
+    """Return the pixels of `files`, decoded now if the cache in `folder` lacks them.
+
+    Without a folder, files are decoded at each `read`. The array's name depends on names, sizes and
+    dates of the files, on `shape`, and on `way`, a text that differs if `load` would make other
+    pixels. The array gets its name only when whole, so a kill or a second process at the same
+    moment does no harm.
 
     Raises:
         UserError: some files cannot be used, and the message names all of them; or the folder is
             not writable.
         OSError: the disk is full; nothing is left behind.
     """
+    if folder is None:
+        return Uncached(files, shape, load)
     path = folder / f"{key_of(files, f'{FORMAT} {list(shape)} {way} {images.MAX_PIXELS}')}.npy"
     try:
         return Cached(path, files, load)

@@ -190,7 +190,7 @@ class DataModule(pl.LightningDataModule):
         if self.workers:
             options |= {"persistent_workers": True, "timeout": PATIENCE}
         return DataLoader(
-            batches, self.own_batch, num_workers=self.workers, collate_fn=_as_it_is, **options
+            batches, self.own_batch, num_workers=self.workers, collate_fn=nn.Identity(), **options
         )
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -229,7 +229,3 @@ def leaves_too_few(pictures: int, batch_size: int, processes: int = 1) -> bool:
     Batch norm needs at least two images, and each process needs one.
     """
     return pictures > batch_size > 1 and 0 < pictures % batch_size < max(2, processes)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch

@@ -45,11 +45,6 @@ class Imagined(Pictures):
         """The object itself, which is both the inputs and the list of images."""
         return self
 
-    def first(self, count: int) -> "Imagined":
-        """Return the first `count` images of the list."""
-        options = (self.classes, self.size, self.seed, self.real, self.judge)
-        return Imagined(self.targets[:count], *options)
-
     def inputs(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
         """Return inputs of a generator: `NOISE` float32 `[N, 3, H, W]`, `LABELS` int64 `[N, 1]`."""
         start = [noise(self.seed, index, self.size) for index in indices]

@@ -8,30 +8,18 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
-from nano_cv.data.cache import Cached, cached, key_of
+from nano_cv.data.cache import key_of, pixels_of
 from nano_cv.data.masks import load_mask, resize_mask
+from nano_cv.data.pictures import Pictures
 from nano_cv.data.store import File, Lazy
-from nano_cv.data.targets import (
-    COUNTED,
-    INDICES,
-    NO_LABEL,
-    Boxes,
-    Labels,
-    Packed,
-    count_labels,
-    sha256_of,
-)
+from nano_cv.data.targets import COUNTED, INDICES, NO_LABEL, Boxes, Labels, Packed, count_labels
 from nano_cv.errors import listing
 from nano_cv.metadata import Size, height_width
-
-if TYPE_CHECKING:
-    from nano_cv.data.pictures import Pictures
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +56,7 @@ class BoxLists:
 
     unit, kind = "objects", "boxes"
 
-    def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
+    def __init__(self, pictures: Pictures, size: Size, fit: str, folder: Path | None) -> None:
         self.pictures, self.size, self.fit = pictures, size, fit
         self.outside: list[str] = []
         self.lost = 0
@@ -139,23 +127,19 @@ class Masks:
 
     unit, kind = "pixels", "mask"
 
-    def __init__(self, pictures: "Pictures", size: Size, fit: str, folder: Path | None) -> None:
+    def __init__(self, pictures: Pictures, size: Size, fit: str, folder: Path | None) -> None:
         self.pictures, self.size, self.fit = pictures, size, fit
         # In shards, a mask has the size of its picture written beside it.
         loose = not pictures.shards
         self.picture_of = dict(zip(pictures.targets, pictures.files, strict=True)) if loose else {}
-        self.cached: Cached | None = None
-        if folder:
-            # Masks are decoded anew when pictures change, so that sizes are compared again.
-            way = f"mask {fit} {pictures.classes} {pictures.meaning} {key_of(pictures.files)}"
-            self.cached = cached(pictures.targets, height_width(size), way, folder, self._load)
+        # Masks are decoded anew when pictures change, so that sizes are compared again.
+        key = key_of(pictures.files) if folder else ""
+        way = f"mask {fit} {pictures.classes} {pictures.meaning} {key}"
+        self.pixels = pixels_of(pictures.targets, height_width(size), way, folder, self._load)
 
     def batch(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Masks uint8 `[N, H, W]`."""
-        if self.cached:
-            return self.cached.read(indices)
-        files = [self.pictures.targets[index] for index in indices]
-        return np.stack([self._load(file, images.read(file)) for file in files])
+        return self.pixels.read(indices)
 
     def count(self) -> NDArray[np.int64]:
         """Pixels of each class `[K]`, at that size."""
@@ -166,9 +150,7 @@ class Masks:
         """SHA-256 of each mask file, with the meaning of its pixels if they are no indices."""
         meaning = self.pictures.meaning
         own = "" if meaning == INDICES else str(meaning)
-        if self.cached:
-            return [digest.hex() + own for digest in self.cached.digests.tolist()]
-        return [sha256_of(file) + own for file in self.pictures.targets]
+        return [digest.hex() + own for digest in self.pixels.digests.tolist()]
 
     def pack(self, index: int) -> Packed:
         """The mask as a PNG of class indices."""

@@ -9,19 +9,20 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from itertools import chain, compress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
-from nano_cv.data.cache import Cached, cached
+from nano_cv.data.cache import Uncached, pixels_of
 from nano_cv.data.preparing import PicturesError
 from nano_cv.data.store import File, Member, located, texts_of
-from nano_cv.data.targets import INDICES, Boxes, Meaning, kind_of, sha256_of
+from nano_cv.data.targets import INDICES, Boxes, Meaning, kind_of
 from nano_cv.errors import UserError, listing
 from nano_cv.metadata import Size, height_width
 
@@ -80,9 +81,11 @@ class Pictures:
 
         return list(map(name, texts_of(self.files)))
 
-    def first(self, count: int) -> "Pictures":
+    def first(self, count: int) -> Self:
         """Return a copy with the first `count` images only."""
-        return replace(self, files=self.files[:count], targets=self.targets[:count])
+        part = copy(self)
+        part.files, part.targets = self.files[:count], self.targets[:count]
+        return part
 
     def mask(self, index: int) -> NDArray[np.uint8]:
         """Load the mask of an image, for segmentation: class indices, uint8 `[H, W]`."""
@@ -104,11 +107,8 @@ class Resized:
         self, pictures: Pictures, size: Size, cache: str | Path | None, fit: str = "stretch"
     ) -> None:
         self.pictures, self.size, self.fit = pictures, size, fit
-        self.shape = (*height_width(size), 3)  # of an image
         folder = Path(cache).expanduser() if cache else None
-        self.cached: Cached | None = None
-        if folder:
-            self.cached = cached(pictures.files, self.shape, fit, folder, self._load)
+        self.pixels = pixels_of(pictures.files, (*height_width(size), 3), fit, folder, self._load)
         self.fitted = kind_of(pictures.targets)(pictures, size, fit, folder)
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class Resized:
     @property
     def in_shards(self) -> bool:
         """Whether images are read from archives each time, so that their order matters."""
-        return bool(self.pictures.shards) and not self.cached
+        return bool(self.pictures.shards) and isinstance(self.pixels, Uncached)
 
     def inputs(self, indices: Sequence[int]) -> dict[str, NDArray[Any]]:
         """Return a model's inputs for the images at `indices`: `IMAGES`, see `fetch`."""
@@ -128,23 +128,11 @@ class Resized:
 
         Their memory is channels-last, as images are decoded, and as convolutions are fastest.
         """
-        if self.cached:
-            pixels = self.cached.read(indices)
-        else:
-            files = [self.pictures.files[index] for index in indices]
-            loaded = [self._load(file, images.read(file)) for file in files]
-            pixels = np.array(loaded, np.uint8).reshape(-1, *self.shape)
-        return pixels.transpose(0, 3, 1, 2)
+        return self.pixels.read(indices).transpose(0, 3, 1, 2)
 
     def targets(self, indices: Sequence[int]) -> NDArray[Any] | Boxes:
         """Return the targets in pixels of `size`; see the `batch` methods in `targets.py`."""
         return self.fitted.batch(indices)
-
-    def digests(self) -> NDArray[np.void]:
-        """Return the SHA-256 of each image file, `[N]` of 32 bytes."""
-        if self.cached:
-            return self.cached.digests
-        return np.array([bytes.fromhex(sha256_of(file)) for file in self.pictures.files], "V32")
 
     def count(self) -> NDArray[np.int64]:
         """Count the images, objects or pixels of each class, `[K]`."""
@@ -252,7 +240,7 @@ def check(splits: Mapping[str, Resized]) -> str:
         return known
     total = hashlib.sha256()
     names = {split: resized.pictures.names for split, resized in splits.items()}
-    sums = {split: resized.digests() for split, resized in splits.items()}
+    sums = {split: resized.pixels.digests for split, resized in splits.items()}
     for split, resized in splits.items():
         rows = zip(names[split], resized.fitted.fingerprints(), sums[split].tolist(), strict=True)
         for name, target, digest in sorted(rows):

@@ -6,7 +6,6 @@ hash of a set, and `pack` for shards; `unit` says what is counted, `kind` is the
 Shapes: N pictures, M boxes at most, K classes.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
-from nano_cv.data.store import File, Member
 from nano_cv.metadata import Size
 
 if TYPE_CHECKING:
@@ -146,10 +144,3 @@ def kind_of(targets: Sequence[Any]) -> "Callable[..., Labels | BoxLists | Masks]
 def are_tags(targets: Sequence[Any]) -> bool:
     """Whether pictures have any number of labels: then a target is a tuple of class indices."""
     return bool(targets) and type(targets[0]) is tuple
-
-
-def sha256_of(file: File) -> str:
-    """The SHA-256 of the content of a file."""
-    if isinstance(file, Member):
-        return file.sha256
-    return hashlib.sha256(images.read(file)).hexdigest()

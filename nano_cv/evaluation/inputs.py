@@ -53,7 +53,7 @@ def open_readable(
     options = metadata.image_size, config.data.cache, metadata.fit
     try:
         resized = Resized(Pictures(root, files), *options)
-        if not resized.cached:  # else all of them have been decoded
+        if not config.data.cache:  # else all of them have been decoded
             for _ in prepared(range(len(files)), lambda at: len(resized.fetch([at])), "Checking"):
                 pass
         return resized, None

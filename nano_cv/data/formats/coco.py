@@ -76,13 +76,8 @@ def samples_of(
     own = called_of(root, source)
     files = reading.find_named(source, names, folders_of(root, source, own), root, own)
     reading.refuse_repeated(files, f"{source}: several images of one file_name")
-    sides = ("width", "height")
-    stated = {
-        file: (image["width"], image["height"])
-        for file, image in zip(files, entries, strict=True)
-        if all(isinstance(image.get(side), int | float) and image[side] for side in sides)
-    }
-    reading.compare_sizes(source, stated)
+    stated = [(image.get("width"), image.get("height")) for image in entries]
+    reading.compare_sizes(source, dict(zip(files, stated, strict=True)))
     objects = objects_of(content, classes, source, task) if entries else {}
     pictures = [objects[image["id"]] for image in entries]
     targets = outlines.targets_for(task, root, source, files, pictures, classes)
@@ -92,9 +87,9 @@ def samples_of(
 
 def called_of(root: Path, source: Path) -> str | None:
     """Return the split in the name of a JSON file or its folder; None if there is no split."""
-    words = {*splitting.split_words(source.stem)}
-    inside = None if words or source.parent == root else called(source.parent.name)
-    return words.pop() if len(words) == 1 else inside
+    if splitting.split_words(source.stem) or source.parent == root:
+        return splitting.split_in(source.stem)
+    return called(source.parent.name)
 
 
 def find_sources(root: Path) -> dict[str, Path]:

@@ -3,12 +3,10 @@
 Beside each `A1/plant001_rgb.png` (up to `A4/`) lies `plant001_label.png` with a number per leaf.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from nano_cv.data.formats import splitting
-from nano_cv.data.formats.flowers import boxes_of_instances
+from nano_cv.data.formats.flowers import targets_for
 from nano_cv.data.formats.splitting import Sample
 from nano_cv.data.pictures import Pictures
 from nano_cv.data.targets import Meaning
@@ -36,11 +34,8 @@ def read_cvppp(root: Path, task: str) -> dict[str, Pictures]:
     missing = [str(label) for label in labels if not label.exists()]
     if missing and task in CLASSES:
         raise UserError(f"{len(missing)} labels are missing: {listing(missing, most=3)}")
-    targets: Sequence[Any] = labels
-    if task == "detection":
-        targets = [boxes_of_instances(label, smallest=1) for label in labels]
-    elif task != "segmentation":
-        targets = [folders.index(file.parent.name) for file in files]
+    kinds = [folders.index(file.parent.name) for file in files]
+    targets = targets_for(task, kinds, labels, smallest=1)
     # `A1/plant001`, since every folder has a plant001.
     names = [f"{file.parent.name}/{file.name.removesuffix('_rgb.png')}" for file in files]
     samples = [Sample(*row) for row in zip(files, targets, names, strict=True)]

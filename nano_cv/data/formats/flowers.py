@@ -44,15 +44,21 @@ def read_split(root: Path, split: str, task: str, species: list[str]) -> Picture
             f"{root}: {len(missing)} pictures are missing: {listing(missing, most=3)}; "
             "to fetch the data again, type: dvc pull --force"
         )
-    targets: Sequence[Any] = beside
-    if task == "detection":
-        targets = [boxes_of_instances(file) for file in beside]
-    elif task != "segmentation":
-        targets = [species.index(name.partition("/")[0]) for name in names]
+    labels = [species.index(name.partition("/")[0]) for name in names]
+    targets = targets_for(task, labels, beside, SPECK)
     return Pictures(root, files, targets, CLASSES.get(task, species))
 
 
-def boxes_of_instances(file: Path, smallest: int = SPECK) -> Boxes:
+def targets_for(
+    task: str, labels: Sequence[int], masks: Sequence[Path], smallest: int
+) -> Sequence[Any]:
+    """Return the targets: `labels`, `masks`, or boxes of the instances in these."""
+    if task == "detection":
+        return [boxes_of_instances(mask, smallest) for mask in masks]
+    return masks if task == "segmentation" else labels
+
+
+def boxes_of_instances(file: Path, smallest: int) -> Boxes:
     """Return boxes of class 0 around the instances of a mask, which has a number per instance.
 
     Instances of fewer than `smallest` pixels are left out.
@@ -61,9 +67,7 @@ def boxes_of_instances(file: Path, smallest: int = SPECK) -> Boxes:
 
     instances = load_mask(file)
     boxes = []
-    for number in np.flatnonzero(np.bincount(instances.ravel()) >= smallest):
-        if number == 0:
-            continue
+    for number in 1 + np.flatnonzero(np.bincount(instances.ravel())[1:] >= smallest):
         rows, columns = np.nonzero(instances == number)
         boxes.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
     corners, count = np.array(boxes, np.float32).reshape(-1, 4), len(boxes)

@@ -89,10 +89,9 @@ def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
                 log.warning(text, folder, listing(names))
         images_folder = images_folder or folder / "images"
         masks_folder = masks_folder or folder / "masks"
-        if (images_folder.name, masks_folder.name) != ("images", "masks"):
-            log.info(
-                "%s: images in %s/, masks in %s/", folder, images_folder.name, masks_folder.name
-            )
+        chosen = images_folder.name, masks_folder.name
+        if chosen != ("images", "masks"):
+            log.info("%s: images in %s/, masks in %s/", folder, *chosen)
         pairs[split] = images_folder, masks_folder
     if root not in places.values():
         used = [*places.values(), *(masks_folder for _, masks_folder in pairs.values())]
@@ -265,8 +264,7 @@ def meaning_of(
     twice = [name for name, colour in known.items() if list(known.values()).count(colour) > 1]
     if twice:
         raise UserError(f"{source}: the same colour for {listing(twice)}")
-    if known and not classes:
-        classes = list(known)
+    classes = classes or list(known)
     drawn = tuple(known[name] for name in classes if known)
     kept = [name for index, name in enumerate(classes) if index not in indices]
     if dropped := sorted({*classes} - {*kept}):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
-from nano_cv.data.formats.reading import Object, as_boxes, check_pixels, size_of, warn_left_out
+from nano_cv.data.formats.reading import Object, as_boxes, check_pixels, size_of, warn_of
 from nano_cv.data.progress import track
 from nano_cv.data.targets import COUNTED, Boxes
 from nano_cv.errors import UserError, listing
@@ -60,7 +60,7 @@ def targets_for(
             f"outlines: {listing(lacking, most=3)}; boxes are learnt by model=centernet"
         )
     flat = [item.where for item in drawn if max(map(len, item.outline)) < MIN_NUMBERS]
-    warn_left_out(source, "outlines of less than three corners", flat)
+    warn_of(source, "outlines of less than three corners were left out", flat)
     names = classes_for("segmentation", classes)
     numbers = [names.index(name) if name in names else 0 for name in classes]
     known = [[(item.label, item.ignored, item.outline) for item in objects] for objects in pictures]
@@ -102,10 +102,13 @@ def draw(
             runs = coco.frPyObjects(item.outline, *item.outline["size"])
         else:
             # Clipped, as drawing takes memory for parts of an outline far outside of the image.
-            near = [_clip(part, width, height) for part in item.outline if len(part) >= MIN_NUMBERS]
-            if max(map(_length, near), default=0) > MAX_LENGTH * (width + height):
+            parts = [np.reshape(part, (-1, 2)) for part in item.outline if len(part) >= MIN_NUMBERS]
+            near = [part.clip((-width, -height), (2 * width, 2 * height)) for part in parts]
+            steps = [np.abs(part - np.roll(part, 1, axis=0)).max(axis=1) for part in near]
+            if max(map(np.sum, steps), default=0) > MAX_LENGTH * (width + height):
                 raise UserError(f"{item.where}: an outline that crosses the picture over and over")
-            runs = coco.merge(coco.frPyObjects(near, height, width)) if near else None
+            polygons = [part.ravel().tolist() for part in near]
+            runs = coco.merge(coco.frPyObjects(polygons, height, width)) if polygons else None
         if runs:
             if runs["size"] != [height, width]:
                 raise UserError(
@@ -119,15 +122,3 @@ def draw(
     for _, number, runs in sorted(encoded, key=lambda triple: triple[0], reverse=True):
         np.copyto(mask, np.uint8(number), where=coco.decode(runs).view(bool))
     return mask
-
-
-def _length(polygon: Sequence[float]) -> float:
-    """Return about how many pixels the outline of a polygon has."""
-    corners = np.reshape(polygon, (-1, 2))
-    return float(np.abs(corners - np.roll(corners, 1, axis=0)).max(axis=1).sum())
-
-
-def _clip(polygon: Sequence[float], width: int, height: int) -> list[float]:
-    """Limit the corners of a polygon to at most the image's size outside of the image."""
-    ends = (width, height) * (len(polygon) // 2)
-    return [min(max(at, -end), 2 * end) for at, end in zip(polygon, ends, strict=True)]

@@ -19,7 +19,7 @@ import yaml
 
 from nano_cv.data import images, store
 from nano_cv.data.formats import splitting
-from nano_cv.data.formats.splitting import called, normal
+from nano_cv.data.formats.splitting import Sample, called, normal
 from nano_cv.data.targets import COUNTED, Boxes
 from nano_cv.errors import UserError, listing, nearest
 
@@ -257,6 +257,12 @@ def below(root: Path, file: Path | str) -> str:
     return Path(os.path.relpath(file, root)).as_posix()
 
 
+def as_samples(root: Path, files: Sequence[Path], targets: Sequence[Any]) -> list[Sample]:
+    """Return images with their targets, named by their paths from `root`."""
+    pairs = zip(files, targets, strict=True)
+    return [Sample(file, target, below(root, file)) for file, target in pairs]
+
+
 def find_existing(name: str, folders: Iterable[Path]) -> Path | None:
     """Find the file or folder `name` in the first of the folders that has it; None if none does.
 
@@ -266,11 +272,8 @@ def find_existing(name: str, folders: Iterable[Path]) -> Path | None:
     texts = [name, name.replace("\\", "/")]
     if not name.isascii():
         texts += [unicodedata.normalize(form, text) for form in ("NFC", "NFD") for text in texts]
-    for text in dict.fromkeys(texts):
-        for folder in folders:
-            if text.strip() and os.path.exists(folder / text):
-                return folder / text
-    return None
+    places = (folder / text for text in dict.fromkeys(texts) if text.strip() for folder in folders)
+    return next(filter(os.path.exists, places), None)
 
 
 def find_named(
@@ -364,11 +367,13 @@ def warn_of_unused(source: Path, used: Iterable[Path | str]) -> None:
         if name.lower().endswith(images.EXTENSIONS) and _plain(name) not in names
         if not name.startswith(".")
     ]
-    if unused:
-        log.warning(
-            "%s: %d pictures are in no list and have no label, so they are not used: %s",
-            *(source, len(unused), listing(unused, most=3)),
-        )
+    warn_of(source, "pictures are in no list and have no label, so they are not used", unused)
+
+
+def warn_of(source: Path, what: str, places: Sequence[str]) -> None:
+    """Warn, if there are any, of what holds for some pictures or objects, and name three."""
+    if places:
+        log.warning("%s: %d %s: %s", source, len(places), what, listing(places, most=3))
 
 
 # Numbers and boxes
@@ -412,17 +417,9 @@ def as_boxes(source: Path, pictures: Sequence[Sequence[Object]]) -> list[Boxes]:
         solid = (corners[:, 2:] > corners[:, :2]).all(axis=1)
         flat += [item.where for item, whole in zip(objects, solid, strict=True) if not whole]
         targets.append(Boxes(corners[solid], labels[solid], ignored[solid]))
-    warn_left_out(source, "boxes of no size", flat)
-    warn_left_out(source, "copies of a box", copies)
+    warn_of(source, "boxes of no size were left out", flat)
+    warn_of(source, "copies of a box were left out", copies)
     return targets
-
-
-def warn_left_out(source: Path, what: str, places: Sequence[str]) -> None:
-    """Warn of what was left out, if anything was, and name the first three places."""
-    if places:
-        log.warning(
-            "%s: %d %s were left out: %s", source, len(places), what, listing(places, most=3)
-        )
 
 
 def turned(box: Box, angle: object) -> Box:
@@ -455,19 +452,17 @@ def _measure(file: Path, stamp: str) -> tuple[int, int] | None:
         return None
 
 
-def compare_sizes(source: Path, stated: Mapping[Path, tuple[float, float]]) -> None:
+def compare_sizes(source: Path, stated: Mapping[Path, tuple[Any, Any]]) -> None:
     """Warn of images of other sizes than the label files state, for their boxes may be wrong.
 
     This happens to images that were resized after labelling, or that were labelled lying on their
-    sides. Images that cannot be read are skipped; decoding them raises an error later.
+    sides. Skipped are sizes that are 0 or no numbers, and images that cannot be read, of which
+    decoding raises an error later.
     """
     others = []
     for file, (width, height) in stated.items():
-        if (size := size_of(file)) and size != (width, height):
+        known = all(isinstance(side, int | float) and side for side in (width, height))
+        if known and (size := size_of(file)) and size != (width, height):
             wide, high = size
             others.append(f"{file.name} (stated {width:g}x{height:g}, upright {wide}x{high})")
-    if others:
-        log.warning(
-            "%s: %d pictures have another size than stated, so boxes may lie wrong: %s",
-            *(source, len(others), listing(others, most=3)),
-        )
+    warn_of(source, "pictures have another size than stated, so boxes may lie wrong", others)

@@ -88,9 +88,9 @@ def split_words(name: str) -> list[str]:
 
 
 def split_in(name: str) -> str | None:
-    """Return the split meant by a name, or by the only such word in it."""
-    words = {*split_words(name)}
-    return called(name) or (words.pop() if len(words) == 1 else None)
+    """Return the split that the words of a name mean, or None if they mean none or several."""
+    splits = {*split_words(name)}
+    return splits.pop() if len(splits) == 1 else None
 
 
 def by_folders(root: Path, files: Sequence[Path | str]) -> list[str]:

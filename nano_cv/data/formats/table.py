@@ -9,7 +9,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -41,7 +41,7 @@ FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true
 UNKNOWN = {"", "-1", "-1.0"}  # in a column of 0 and 1
 SIGNED = {"1", "-1"}  # 1 and 0, if there is nothing else, as CelebA writes them
 FEW_LINES = 10  # lines; in more, a single cell that is not 0 or 1 is a slip
-Record = dict[Any, Any]  # the cells of a line by the names of their columns
+Cells = dict[str, list[str]]  # what stands in each column, by the column's name; see `text_of`
 
 
 class Row(NamedTuple):
@@ -119,10 +119,8 @@ def part_labels(rows: Sequence[Row], source: Path, separator: str | None) -> lis
     meant: dict[str, tuple[str, ...]] = {"": ()}
     for row in rows:
         cell = row.labels[0] if row.column else ""
-        try:
-            meant[cell] = meant[cell] if cell in meant else parts_of(cell, separator)
-        except UserError as error:
-            raise UserError(f"{row.where}: {error}") from error
+        if cell not in meant:
+            meant[cell] = parts_of(cell, separator, row.where)
     rows = [row._replace(labels=meant[row.labels[0]]) if row.column else row for row in rows]
     for split in sorted({row.split for row in rows}):
         own = [row for row in rows if row.split == split]
@@ -159,7 +157,7 @@ def find_separator(cells: Collection[str], plural: bool, source: Path) -> str:
     if cells and all(re.fullmatch(r"\[[^][{}]*\]", cell) for cell in cells):
         return "["
     for separator in "|;, ":
-        meant = {cell: parts_of(cell, separator) for cell in sorted(cells)}
+        meant = {cell: parts_of(cell, separator, str(source)) for cell in sorted(cells)}
         several = [cell for cell, parts in meant.items() if len(parts) > 1]
         seen = Counter(part for parts in meant.values() for part in parts)
         shared = 2 * sum(count > 1 for count in seen.values()) > len(seen)
@@ -174,29 +172,21 @@ def find_separator(cells: Collection[str], plural: bool, source: Path) -> str:
     return ""
 
 
-def parts_of(cell: str, separator: str) -> tuple[str, ...]:
-    """The labels in a cell, each of them once."""
-    parts = [cell]
-    if separator == "[":
-        parts = read_list(cell)
-    elif separator:
-        parts = cell.split(separator)
-    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-
-
-def read_list(cell: str) -> list[str]:
-    """The labels in a cell such as `["crack", "pothole"]`.
+def parts_of(cell: str, separator: str, where: str) -> tuple[str, ...]:
+    """The labels in a cell, each of them once.
 
     Raises:
-        UserError: the cell is something else, such as NumPy's `['crack' 'pothole']`.
+        UserError: the cell should be a list and is not, as NumPy's `['crack' 'pothole']`.
     """
-    try:
-        parts = yaml.load(cell, yaml.BaseLoader)  # which reads lists of Python and of JSON as text
-    except yaml.YAMLError:
-        parts = None
-    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
-        raise UserError(f'{cell}: not a list of labels, as in ["crack", "pothole"]')
-    return parts
+    parts: Any = cell.split(separator) if separator else [cell]
+    if separator == "[":
+        try:
+            parts = yaml.load(cell, yaml.BaseLoader)  # as text, be it a list of Python or of JSON
+        except yaml.YAMLError:
+            parts = None
+        if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+            raise UserError(f'{where}: {cell}: not a list of labels, as in ["crack", "pothole"]')
+    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
 
 
 def find_tables(root: Path) -> dict[str, Path]:
@@ -205,9 +195,9 @@ def find_tables(root: Path) -> dict[str, Path]:
     every = [path for path in inside if path.suffix.lower() in ENDINGS]
     # Roboflow writes `train/_classes.csv` and so on, beside the pictures.
     below = {} if every else splitting.one_by_split(filter(Path.is_dir, inside))
-    lists = {split: [*folder.glob("_classes.csv")] for split, folder in below.items()}
-    if "train" in lists and all(lists.values()):
-        return {split: tables[0] for split, tables in lists.items()}
+    lists = {split: folder / "_classes.csv" for split, folder in below.items()}
+    if "train" in lists and all(map(Path.exists, lists.values())):
+        return lists
     if not every and (further := sorted(root.glob("[!.]*/[!.]*.csv"))):
         advice = f"data.root={further[0].parent}" if len(further) == 1 else "data.root=FOLDER"
         raise UserError(f"{root}: no table here, but {listing(further)}; type {advice}")
@@ -262,25 +252,36 @@ def read_rows(split: str, source: Path) -> list[Row]:
     delimiter = stated[1] if stated else max(",;\t", key=first.count)
     # Not the lines: a label in quotes may have a line break.
     content = io.StringIO(lines, newline="")
-    table = csv.DictReader(content, delimiter=delimiter, skipinitialspace=True, strict=True)
-    columns = list(table.fieldnames or [])
+    reader = csv.reader(content, delimiter=delimiter, skipinitialspace=True, strict=True)
+    records, last = list[tuple[str, list[str]]](), int(bool(stated))
+    try:
+        for record in reader:
+            last = reader.line_num + bool(stated)
+            records.append((f"{source}, line {last}", record))
+    except csv.Error as error:
+        raise UserError(f"{source}, line {last + 1}: {error}; a quote may stand alone") from error
+    columns = records[0][1] if records else []
     reading.refuse_repeated(filter(str.strip, columns), f"{source}: two columns of one name")
-    records = list(_records(table, source, int(bool(stated))))
-    file_column = find_file_column(columns, records, source)
-    kind = "label" if find_column("label", columns, source) else "labels"
-    label_column = find_column(kind, columns, source)
-    split_column = "" if split else find_column("split", columns, source)
-    marks: dict[str, list[bool]] = {}
+    # Excel writes lines of nothing but separators.
+    records = [(where, record) for where, record in records[1:] if any(map(str.strip, record))]
+    cells = {
+        name: [text_of(record[at]) if at < len(record) else "" for _, record in records]
+        for at, name in enumerate(columns)
+    }
+    file_column = find_file_column(cells, source)
+    kind = "label" if find_column("label", cells, source) else "labels"
+    label_column = find_column(kind, cells, source)
+    split_column = "" if split else find_column("split", cells, source)
     if split in ("", "train") and not split_column:
-        rest = [
-            name for name in columns if name.strip() and name not in (file_column, label_column)
-        ]
-        naming = [name for name in rest if names_splits(record[name] for _, record in records)]
+        rest = {*filter(str.strip, cells)} - {file_column, label_column}
+        naming = [name for name in cells if name in rest and names_splits(cells[name])]
         split_column = only("split", naming, source)
-        marks = {} if split_column else find_split_marks(columns, records)
-    named = {"file": file_column, kind: label_column, "split": split_column or ", ".join(marks)}
-    others = sorted(set(filter(str.strip, columns)) - {*named.values(), *marks})
-    flags = {} if label_column else find_flags(others, records, source)
+    marks = find_split_marks(cells) if split in ("", "train") else {}
+    splits = {split_column: cells[split_column]} if split_column else marks
+    named = {"file": file_column, kind: label_column, "split": ", ".join(splits)}
+    further = sorted({*filter(str.strip, cells)} - {*named.values(), *splits})
+    others = {name: cells[name] for name in further}
+    flags = {} if label_column else find_flags(others, [where for where, _ in records], source)
     for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
         if not found and needed == "label" and split == "test":
             log.warning("%s: passed over, for it has no labels", source)
@@ -299,18 +300,14 @@ def read_rows(split: str, source: Path) -> list[Row]:
         log.info("%s: columns that are not used: %s", source, listing(unused))
     rows = []
     for number, (where, record) in enumerate(records):
-        cells = {name: text_of(record[name]) for name in columns}
-        split_cell = cells[split_column] if split_column else ""
-        if marks:
-            of_row = (SPLIT_FLAGS[plain(name)] for name, ones in marks.items() if ones[number])
-            split_cell = next(of_row, "")
+        split_cell = next(filter(None, (column[number] for column in splits.values())), "")
         own = splitting.called(split_cell) if split_cell else split
         if own is None:
             raise UserError(
                 f"{where}: {split_column} '{split_cell}'{nearest(split_cell, SPLITS)} "
                 f"Allowed: {listing(SPLITS)}"
             )
-        more = [cell for cell in record.get(None, ()) if cell.strip()]
+        more = [cell for cell in record[len(columns) :] if cell.strip()]
         if more:
             advice = "put a label with a comma in quotes"
             if kind != "label":
@@ -320,39 +317,34 @@ def read_rows(split: str, source: Path) -> list[Row]:
                 f"{len(columns)}; {advice}"
             )
         labels = [name for name, ones in flags.items() if ones[number]]
-        labels = [cells[label_column]] if label_column else labels
-        rows.append(Row(cells[file_column], tuple(labels), own, where, label_column and kind))
+        labels = [cells[label_column][number]] if label_column else labels
+        file = cells[file_column][number]
+        rows.append(Row(file, tuple(labels), own, where, label_column and kind))
     refuse_empty([row.where for row in rows if not row.file], "file")
     return rows
 
 
-def find_split_marks(
-    columns: Collection[str], records: Sequence[tuple[str, Record]]
-) -> dict[str, list[bool]]:
-    """The columns of `SPLIT_FLAGS`, each with what it says of every record."""
+def find_split_marks(cells: Cells) -> Cells:
+    """The columns of `SPLIT_FLAGS`, each with the split it says of every record, or nothing."""
     marks = {}
-    named = [name for known in SPLIT_FLAGS for name in columns if plain(name) == known]
+    named = [name for known in SPLIT_FLAGS for name in cells if plain(name) == known]
     for name in named:
-        cells = [text_of(record[name]).lower() for _, record in records]
-        ones = [FLAGS.get(cell, True) for cell in cells]
-        if FLAGS.keys() >= {*cells} and sum(ones) <= MOST_MARKED * len(ones):
-            marks[name] = ones
+        own = [cell.lower() for cell in cells[name]]
+        ones = [FLAGS.get(cell, True) for cell in own]
+        if FLAGS.keys() >= {*own} and sum(ones) <= MOST_MARKED * len(ones):
+            marks[name] = [SPLIT_FLAGS[plain(name)] if one else "" for one in ones]
     return marks
 
 
-def names_splits(cells: Iterable[str | None]) -> bool:
+def names_splits(cells: Sequence[str]) -> bool:
     """Return whether cells hold only names of splits, and several of these."""
-    splits = set()
-    for text in filter(None, map(text_of, set(cells))):
-        if not (split := splitting.called(text)):
-            return False
-        splits.add(split)
-    return len(splits) > 1
+    texts = {*cells} - {""}
+    return all(map(splitting.called, texts)) and len({*map(splitting.called, texts)}) > 1
 
 
-def text_of(cell: str | None) -> str:
-    """The text of a cell; nothing if it is missing, or NaN."""
-    text = (cell or "").strip()
+def text_of(cell: str) -> str:
+    """The text of a cell; nothing if it is NaN."""
+    text = cell.strip()
     return "" if text.lower() == "nan" else text
 
 
@@ -363,15 +355,13 @@ def refuse_empty(places: Sequence[str], what: str) -> None:
         raise UserError(f"{places[0]}: no {what}{more}")
 
 
-def find_flags(
-    columns: Collection[str], records: Sequence[tuple[str, Record]], source: Path
-) -> dict[str, list[bool]]:
+def find_flags(written: Cells, places: Sequence[str], source: Path) -> dict[str, list[bool]]:
     """The columns of only 0 and 1, each with what it says of every record.
 
     -1 is 0 in columns of only 1 and -1, if there are several and no column has 0. A column that is
     empty or -1 in some lines is refused.
     """
-    cells_of = {name: [text_of(record[name]).lower() for _, record in records] for name in columns}
+    cells_of = {name: [cell.lower() for cell in cells] for name, cells in written.items()}
     signed = [name for name, cells in cells_of.items() if cells and set(cells) <= SIGNED]
     zeros = any({"0"} <= set(cells) <= {"0", "1"} for cells in cells_of.values())
     if len(signed) < 2 or zeros or not any("-1" in cells_of[name] for name in signed):
@@ -386,14 +376,14 @@ def find_flags(
         if len(wrong) < len(cells) and (slip or all(cells[n] in UNKNOWN for n in wrong)):
             if wrong:
                 text = f"column '{name}' is '{cells[wrong[0]]}'; 0 or 1 is needed, as in the other"
-                raise UserError(f"{records[wrong[0]][0]}: {text} lines")
+                raise UserError(f"{places[wrong[0]]}: {text} lines")
             flags[name] = [known[cell] for cell in cells]
             if not any(flags[name]):
                 log.warning("%s: no picture has the label '%s'", source, name)
     return flags
 
 
-def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
+def find_column(kind: str, columns: Collection[str], source: Path) -> str:
     """The column for the file, label, labels or split, see `only`."""
     if kind in columns:
         return kind
@@ -401,17 +391,15 @@ def find_column(kind: str, columns: Sequence[str], source: Path) -> str:
     return only(kind, [name for name in columns if plain(name) in known], source)
 
 
-def find_file_column(
-    columns: Sequence[str], records: Sequence[tuple[str, Record]], source: Path
-) -> str:
+def find_file_column(cells: Cells, source: Path) -> str:
     """The column for the file, by its name, or as its first cells end as pictures do."""
-    named = find_column("file", columns, source)
-    further = [name for name in columns if plain(name) in FURTHER.split()]
+    named = find_column("file", cells, source)
+    further = [name for name in cells if plain(name) in FURTHER.split()]
     if named or further:
         return named or only("file", further, source)
-    cells = {name: [text_of(record[name]) for _, record in records[:FEW_LINES]] for name in columns}
-    found = [name for name, own in cells.items() if own and all(map(_is_picture, own))]
-    numbers = [name for name in columns if plain(name) == "image_id"]
+    first = {name: own[:FEW_LINES] for name, own in cells.items()}
+    found = [name for name, own in first.items() if own and all(map(_is_picture, own))]
+    numbers = [name for name in cells if plain(name) == "image_id"]
     return only("file", (numbers or found) if len(found) != 1 else found, source)
 
 
@@ -430,17 +418,3 @@ def only(kind: str, columns: Sequence[str], source: Path) -> str:
         names = listing(columns)
         raise UserError(f"{source}: each could be the {kind}: {names}; call one '{kind}'")
     return columns[0] if columns else ""
-
-
-def _records(
-    table: "csv.DictReader[str]", source: Path, skipped: int
-) -> Iterator[tuple[str, Record]]:
-    try:
-        for record in table:
-            # Excel writes lines of nothing but separators.
-            if any("".join(value or "").strip() for value in record.values()):
-                yield f"{source}, line {table.line_num + skipped}", record
-    except csv.Error as error:
-        raise UserError(
-            f"{source}, line {table.line_num + skipped}: {error}; a quote may stand alone"
-        ) from error

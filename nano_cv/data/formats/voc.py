@@ -15,7 +15,6 @@ from xml.etree import ElementTree
 from nano_cv.data.formats import reading, splitting
 from nano_cv.data.formats.folder_masks import read_masks
 from nano_cv.data.formats.reading import Object
-from nano_cv.data.formats.splitting import Sample
 from nano_cv.data.pictures import Pictures
 from nano_cv.data.targets import COUNTED, DIFFICULT
 from nano_cv.errors import UserError, listing
@@ -60,9 +59,9 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
         )
     # Labelling programs write a file even for an image without objects: these are not labelled yet.
     lacking = [file.name for file in every if file not in labels]
-    reading.warn_left_out(root, "pictures without a label", lacking)
+    reading.warn_of(root, "pictures without a label were left out", lacking)
     contents = {file: read_xml(label) for file, label in labels.items()}
-    reading.compare_sizes(root, {file: size for file, (size, _) in contents.items() if all(size)})
+    reading.compare_sizes(root, {file: size for file, (size, _) in contents.items()})
     own = root / "classes.txt"
     classes = reading.read_classes(own) if own.exists() else []
     classes = [name for name in classes if name != "background"]
@@ -85,10 +84,7 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
             ]
             for file in files
         ]
-        samples[split] = [
-            Sample(file, target, reading.below(root, file))
-            for file, target in zip(files, reading.as_boxes(root, objects), strict=True)
-        ]
+        samples[split] = reading.as_samples(root, files, reading.as_boxes(root, objects))
     return splitting.as_splits(root, samples, classes)
 
 

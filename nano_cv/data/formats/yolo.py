@@ -18,7 +18,7 @@ import yaml
 from nano_cv.data import images
 from nano_cv.data.formats import outlines, reading, splitting
 from nano_cv.data.formats.reading import Object
-from nano_cv.data.formats.splitting import Sample, called
+from nano_cv.data.formats.splitting import called
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError, listing
 
@@ -59,10 +59,7 @@ def read_yolo(root: Path, task: str) -> dict[str, Pictures]:
             for file in files
         ]
         targets = outlines.targets_for(task, root, root, files, objects, classes)
-        samples[split] = [
-            Sample(file, target, reading.below(root, file))
-            for file, target in zip(files, targets, strict=True)
-        ]
+        samples[split] = reading.as_samples(root, files, targets)
     return splitting.as_splits(root, samples, outlines.classes_for(task, classes))
 
 
@@ -225,8 +222,7 @@ def find_pictures(place: Path, root: Path, split: str) -> list[Path]:
             f"{place}: neither a folder of pictures nor a list of them that ends in .txt"
         )
     lines = reading.read_lines(place)
-    folders = [place.parent, root]
-    return reading.find_named(place, lines, folders, root, split) if lines else []
+    return reading.find_named(place, lines, [place.parent, root], root, split)
 
 
 # Text files

@@ -24,6 +24,7 @@ from nano_cv.data.targets import INDICES
 
 Files = Mapping[str, Path]
 NAMES = yaml.safe_load((Path(__file__).parent / "names.yaml").read_text())  # of classes, by label
+VALIDATION = 5_000  # images of Fashion-MNIST's training part
 
 
 def _place(picture: Path, folder: Path, split: str, label: str) -> None:
@@ -123,7 +124,8 @@ def fashion_mnist(files: Files, folder: Path) -> None:
     The files have a header of 16 bytes before the pixels, and of 8 bytes before the labels.
     """
     for part, official in (("train", "train"), ("t10k", "test")):
-        images_of, labels_of = (gunzip(files[f"{part}-{kind}-ubyte.gz"]) for kind in KINDS)
+        images_of = gunzip(files[f"{part}-images-idx3-ubyte.gz"])
+        labels_of = gunzip(files[f"{part}-labels-idx1-ubyte.gz"])
         pixels = np.frombuffer(images_of, np.uint8, offset=16).reshape(-1, 28, 28)
         labels = np.frombuffer(labels_of, np.uint8, offset=8)
         first_of_val = len(pixels) - VALIDATION if official == "train" else len(pixels)
@@ -133,7 +135,3 @@ def fashion_mnist(files: Files, folder: Path) -> None:
             place = folder / split / NAMES["fashion_mnist"][labels[number]]
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(place / f"{number:05d}.png")
-
-
-KINDS = ("images-idx3", "labels-idx1")  # in the names of Fashion-MNIST's files
-VALIDATION = 5_000  # images of Fashion-MNIST
