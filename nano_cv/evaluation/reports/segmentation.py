@@ -105,13 +105,14 @@ class SegmentationReport(Report):
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Pictures with masks; with targets also the worst, and the confusion matrix."""
-        drawings = self.sheets(
-            self._draw_sheet, lambda: (1 - self.measured.overlaps, "the lowest mIoU")
-        )
+        drawings = super().drawings()
         if self.pictures.targets:
             rest = (self.measured.counts, self.drawn, "pixels", self.title)
             drawings["confusion_matrix"] = partial(drawing.confusion_matrix, *rest)
         return drawings
+
+    def _mistakes(self) -> tuple[NDArray[Any], str]:
+        return 1 - self.measured.overlaps, "the lowest mIoU"
 
     def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
         """Draw pictures with their predicted masks; with targets, beside the true masks."""
