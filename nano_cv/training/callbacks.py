@@ -16,7 +16,6 @@ from torch import Tensor
 from nano_cv.errors import UserError
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.tracking import Logger
-from nano_cv.training.learner import Learner
 
 CHECKPOINT_SECONDS = 60  # least time between two checkpoints within an epoch
 TIMES_WRITING = 50  # and at least 50 times as long as writing one takes
@@ -100,9 +99,6 @@ class Epochs(pl.Callback):
 
 class Bar(RichProgressBar):
     """Lightning's progress bar, which counts epochs from 1 as the log does, on one line."""
-
-    def __init__(self) -> None:
-        super().__init__(leave=False)
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
@@ -203,11 +199,10 @@ class Preview(pl.Callback):
         self.folder, self.logger = folder, logger
 
     @rank_zero_only
-    def on_validation_epoch_end(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, learner: Any) -> None:
         """Draw now, because during validation the network has the averaged weights."""
-        assert isinstance(learner, Learner)
         name = f"previews/epoch_{trainer.current_epoch + 1:03d}"
-        pictures = learner.task.preview()  # type: ignore[operator]
+        pictures = learner.task.preview()
         enlarged = [drawing.enlarge(picture, 8) for picture in pictures]
         classes = drawing.legible(tuple(learner.task.metadata.classes))
         title = f"epoch {trainer.current_epoch + 1}"
