@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, RichProgressBar
-from pytorch_lightning.loggers import Logger as LightningLogger
+from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
@@ -23,25 +23,15 @@ TOLD_EVERY = 20  # steps after which the first process tells the others whether 
 log = logging.getLogger(__name__)
 
 
-class ForwardToLogger(LightningLogger):
-    """Passes what Lightning logs to our own logger, in the first process only."""
+class ForwardToLogger(DummyLogger):
+    """Passes Lightning's metrics to our own logger, in the first process only.
+
+    The rest of a logger does nothing, as in Lightning's base class: parameters are logged before.
+    """
 
     def __init__(self, logger: Logger) -> None:
         super().__init__()
         self.logger = logger
-
-    @property
-    def name(self) -> str:
-        """Asked for by Lightning."""
-        return "nano-cv"
-
-    @property
-    def version(self) -> str:
-        """Asked for by Lightning."""
-        return self.logger.run_id
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Logged already, before the training."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
