@@ -18,7 +18,7 @@ from nano_cv.evaluation.engines import Engine, Torch, predict_all
 from nano_cv.evaluation.tables import write_table
 from nano_cv.evaluation.terminal import print_rows
 from nano_cv.evaluation.tracking import Logger
-from nano_cv.files import replacing
+from nano_cv.files import write_whole
 from nano_cv.metadata import Metadata, shared_weights
 
 if TYPE_CHECKING:
@@ -107,6 +107,5 @@ def limit_batches(batches: int, limit: float) -> int:
 def write_metrics(path: Path, metrics: Mapping[str, float]) -> Path:
     """Write metrics by name as JSON; numbers that are not finite become null."""
     known = {name: value if isfinite(value) else None for name, value in metrics.items()}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(known, indent=1) + "\n")
+    write_whole(path, json.dumps(known, indent=1) + "\n")
     return path

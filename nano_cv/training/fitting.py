@@ -27,7 +27,7 @@ from nano_cv.config.processes import is_first_process
 from nano_cv.data.datamodule import DataModule
 from nano_cv.errors import UserError, first_line, listing, one_line, settings_of
 from nano_cv.evaluation.tracking import Logger
-from nano_cv.files import replacing
+from nano_cv.files import write_whole
 from nano_cv.metadata import Size, height_width
 from nano_cv.tasks.task import Task
 from nano_cv.training.callbacks import (
@@ -68,8 +68,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Write a temporary file beside the checkpoint, then rename it."""
         content = io.BytesIO()  # torch's own writing hides a full disk's OSError
         torch.save(checkpoint, content)
-        with replacing(Path(path)) as temporary:
-            temporary.write_bytes(content.getbuffer())
+        write_whole(Path(path), content.getbuffer())
 
 
 def make_trainer(

@@ -19,7 +19,7 @@ from nano_cv.evaluation import drawing, painting
 from nano_cv.evaluation.drawing import Drawing, chart_style
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import class_rows
-from nano_cv.files import replacing
+from nano_cv.files import write_whole
 from nano_cv.tasks.metrics import mean_known
 from nano_cv.tasks.score_metrics import (
     Counts,
@@ -272,8 +272,7 @@ class DetectionReport(Report):
                 )
         categories = [{"id": index + 1, "name": name} for index, name in enumerate(self.classes)]
         content = {"images": pictured, "categories": categories, "annotations": annotations}
-        with replacing(folder / "detections.json") as temporary:
-            temporary.write_text(json.dumps(content))
+        write_whole(folder / "detections.json", json.dumps(content))
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
