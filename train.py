@@ -66,9 +66,7 @@ def train(config: DictConfig) -> float:
 
         learner = building.make_learner(config, task)
         checkpoint = folder / "checkpoints" / "last.ckpt" if config.resume else None
-        trainer, keeper, epochs = fitting.make_trainer(
-            config, folder, building.sweep_folder(), logger, task, data, plan, checkpoint
-        )
+        trainer, keeper, epochs = fitting.make_trainer(config, folder, logger, task, data, plan)
         apply_plan(plan, data, learner, trainer, pretrained)
         fitting.fit(trainer, learner, data, checkpoint)
         if not first:
