@@ -120,15 +120,14 @@ class ClassificationReport(Report):
     def remarks(self) -> list[str]:
         """How many pictures are foreign; for a single familiar picture, its label set."""
         count = len(self.pictures)
-        remarks = []
         if self.foreign is not None and self.foreign.any():
             which = f"{self.foreign.sum()} of {count} pictures are"
             which = f"{self.pictures.names[0]} is" if count == 1 else which
-            remarks.append(f"{which} {NONE_OF_THESE}: unlike the training pictures")
-        elif "LABEL_SET" in self.predictions and count == 1:
+            return [f"{which} {NONE_OF_THESE}: unlike the training pictures"]
+        if "LABEL_SET" in self.predictions and count == 1:
             labels = listing(self.label_set(0, self.classes), most=5, separator=" or ")
-            remarks.append(f"label set for a coverage of {self.metadata.coverage:.0%}: {labels}")
-        return remarks
+            return [f"label set for a coverage of {self.metadata.coverage:.0%}: {labels}"]
+        return []
 
     def class_rows(self) -> list[dict[str, Any]]:
         """Pictures, precision, recall and F1 of each class."""
