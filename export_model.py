@@ -17,7 +17,7 @@ def export_model(config: DictConfig) -> None:
     from nano_cv.evaluation.exported import Onnx
     from nano_cv.evaluation.terminal import summarise
     from nano_cv.evaluation.tracking import make_logger
-    from nano_cv.export import graph, parity, precision, repository, triton_config
+    from nano_cv.export import graph, parity, precision, repository
     from nano_cv.export.samples import open_samples, parity_inputs
     from nano_cv.serving.process import prove
 
@@ -37,14 +37,7 @@ def export_model(config: DictConfig) -> None:
         trained = Torch(task, path, "cpu")
         figures = parity.check_parity(trained, Onnx(file), *inputs, config.tolerance)
 
-        best, variants = precision.choose(
-            config.precision,
-            file,
-            samples,
-            threads=triton_config.count_threads(config.triton),
-            max_drop=config.max_drop,
-            calibration_pictures=config.calibration_pictures,
-        )
+        best, variants = precision.choose(config, file, samples)
         if samples:
             for metric, value in samples.score(trained).items():
                 figures[f"val/{metric}/torch"] = value

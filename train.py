@@ -61,14 +61,13 @@ def train(config: DictConfig) -> float:
         building.weigh_classes(task, data)
         building.hint_at_counts(task, data)
         pretrained = building.load_pretrained(config, task)
-        whole = pretrained and not building.find_limit(config)
+        limit = building.find_limit(config)
+        whole = pretrained and not limit
         probe = fit_probe(task, data.splits, config.trainer.accelerator) if whole else None
 
         learner = building.make_learner(config, task)
         checkpoint = folder / "checkpoints" / "last.ckpt" if config.resume else None
-        trainer, keeper, epochs = fitting.make_trainer(
-            config, folder, building.sweep_folder(), logger, task, data, plan, checkpoint
-        )
+        trainer, keeper, epochs = fitting.make_trainer(config, folder, logger, task, data, plan)
         apply_plan(plan, data, learner, trainer, pretrained)
         fitting.fit(trainer, learner, data, checkpoint)
         if not first:
@@ -85,14 +84,15 @@ def train(config: DictConfig) -> float:
         metrics = {f"best {task.monitor}": best}
         if probe:
             metrics[f"frozen {task.monitor}"] = probe.score
-        if not building.find_limit(config):
+        if not limit:
             metrics |= calibrate(task, data.splits, config.coverage, config.trainer.accelerator)
         logger.log_metrics(metrics, trainer.global_step)
 
         own = folder / weights.WEIGHTS
         weights.save(task, own, config.half)
         weights.load(task, own)  # what is tested is what was saved
-        path = weights.publish(own, path, task.mode, building.why_not_whole(config))
+        unfit = "a run of a sweep" if building.sweep_folder() else limit
+        path = weights.publish(own, path, task.mode, unfit)
         frozen = probe.score if probe else None
         kept = None if best == frozen else epochs.best  # none, if the frozen network is kept
         curves = partial(draw_epochs, epochs.rows, kept, frozen, metadata.name)

@@ -35,11 +35,7 @@ from nano_cv.metadata import (
 log = logging.getLogger(__name__)
 # Keys of `model.task` for the learner, which the task itself does not take.
 OF_LEARNER = ("optimizer", "warmup_epochs", "layer_decay", "ema_decay")
-# Keys of `model.task` that change the answers of trained weights.
-OF_ANSWERS = ("steps", "guidance", "max_detections", "overlap")
 UNEQUAL = 10  # times as many training pictures of a class as of another, from which a hint is given
-# Keys of `data` that are handed to the function `data.dataset`.
-READ_BY_SET = ("source", "colours", "ignore", "separator")
 if TYPE_CHECKING:  # these import torch, and engines without torch use this module too
     from nano_cv.data.datamodule import DataModule
     from nano_cv.tasks.task import Task
@@ -62,11 +58,6 @@ def weights_file(config: DictConfig) -> Path:
     if config.get("weights"):
         return weights_of(str(config.weights))
     return shared_weights(config.paths.weights, config.model.name, config.data.name)
-
-
-def why_not_whole(config: DictConfig) -> str | None:
-    """Return why this training must not replace the shared weights, or None if it may."""
-    return "a run of a sweep" if sweep_folder() else find_limit(config)
 
 
 def find_limit(config: DictConfig) -> str | None:
@@ -97,8 +88,9 @@ def make_data(config: DictConfig) -> "DataModule":
     if augment is not None and "_target_" not in augment:  # only the strength that a model sets
         seen["augment"] = None
     options: Any = OmegaConf.to_container(config.data, resolve=True)
-    own = {key: value for key, value in options.items() if key not in READ_BY_SET}
-    return instantiate(own | seen, task=task_name(config), _convert_="all")
+    for key in ("source", "colours", "ignore", "separator"):  # for the function `data.dataset`
+        options.pop(key, None)
+    return instantiate(options | seen, task=task_name(config), _convert_="all")
 
 
 def size_of(config: DictConfig) -> Size:
@@ -384,7 +376,8 @@ def check_pixels(config: DictConfig, metadata: Metadata, path: Path | str) -> No
 
 def answer_options(config: DictConfig) -> dict[str, Any]:
     """Return the options of the task that change the answers of trained weights."""
-    return {str(key): value for key, value in config.model.task.items() if key in OF_ANSWERS}
+    keys = ("steps", "guidance", "max_detections", "overlap")
+    return {str(key): value for key, value in config.model.task.items() if key in keys}
 
 
 def network_options(config: DictConfig) -> dict[str, Any]:

@@ -62,6 +62,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, content: str | bytes | memoryview) -> None:
+    """Write a text as UTF-8, or bytes, to a file: whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
 @contextmanager
 def locked(path: Path, busy: str = "") -> Iterator[None]:
     """Let one process at a time work on `path`; the others wait and say so in the log.

@@ -111,11 +111,9 @@ def _remove_empty_run() -> None:
 
     Hydra's own files in the folder, the settings and a log, say no more than the error message.
     """
-    if not is_first_process():
-        return
     config = HydraConfig.get()
     folder, log = Path(config.runtime.output_dir), f"{config.job.name}.log"
-    if config.mode == RunMode.MULTIRUN or not folder.is_dir():
+    if not is_first_process() or config.mode == RunMode.MULTIRUN or not folder.is_dir():
         return
     if {path.name for path in folder.iterdir()} <= {".hydra", log}:
         shutil.rmtree(folder, ignore_errors=True)

@@ -7,9 +7,10 @@ read from `configs/sweep/`; keys on the command line replace it.
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import Override
 from hydra.errors import MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 
@@ -90,8 +91,7 @@ def sample_runs(overrides: Sequence[Override], multirun: bool) -> Iterator[list[
 def _values(override: Override) -> list[str]:
     if override.is_discrete_sweep():
         return list(override.sweep_string_iterator())
-    interval = override.value()
-    assert isinstance(interval, IntervalSweep)
+    interval: Any = override.value()
     return [str(interval.start), str(interval.end)]
 
 
@@ -110,10 +110,8 @@ def _check_optuna(sweeper: DictConfig) -> None:
 
 
 def _check_interval(override: Override, config: DictConfig, searches: bool) -> None:
-    line, interval = override.input_line, override.value()
-    assert isinstance(interval, IntervalSweep)
-    start, end = interval.start, interval.end
-    assert start is not None and end is not None
+    interval: Any = override.value()
+    line, start, end = override.input_line, interval.start, interval.end
     if not searches:
         raise UserError(f"{line}: an interval needs a search; add sweep=optuna, or name the values")
     if start >= end or ("log" in interval.tags and start <= 0):

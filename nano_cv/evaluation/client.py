@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import tritonclient.grpc
 from numpy.typing import NDArray
+from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
@@ -41,7 +41,7 @@ class Client:
 
     def __init__(self, address: str = ADDRESS, timeout: float = 30.0) -> None:
         self.address, self.timeout = address, timeout
-        self._triton = tritonclient.grpc.InferenceServerClient(address)
+        self._triton = InferenceServerClient(address)
         self._known: dict[str, ModelConfig] = {}
         # Several requests at a time, so that the server can form batches and use all cores.
         self._pool = ThreadPoolExecutor(8)
@@ -121,10 +121,8 @@ class Client:
         """Send one request, in a thread of the pool."""
         tensors = []
         for name, array in inputs.items():
-            dtype = np_to_triton_dtype(array.dtype)
-            tensor = tritonclient.grpc.InferInput(name, array.shape, dtype)
-            tensor.set_data_from_numpy(array)
-            tensors.append(tensor)
+            tensor = InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
+            tensors.append(tensor.set_data_from_numpy(array))
         answer = self._call("infer", model, tensors)
         return {output.name: answer.as_numpy(output.name) for output in self.config(model).output}
 

@@ -1,13 +1,12 @@
 """Evaluates a model: metrics, tables and drawings, the same for train.py and every engine."""
 
-import csv
 import json
 import logging
 from collections.abc import Mapping
 from functools import partial
 from math import isfinite, isnan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from omegaconf import DictConfig
 
@@ -16,10 +15,10 @@ from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.drawing import write_drawing
 from nano_cv.evaluation.engines import Engine, Torch, predict_all
-from nano_cv.evaluation.tables import CSV, WORDS, cell
+from nano_cv.evaluation.tables import write_table
 from nano_cv.evaluation.terminal import print_rows
 from nano_cv.evaluation.tracking import Logger
-from nano_cv.files import replacing
+from nano_cv.files import write_whole
 from nano_cv.metadata import Metadata, shared_weights
 
 if TYPE_CHECKING:
@@ -108,17 +107,5 @@ def limit_batches(batches: int, limit: float) -> int:
 def write_metrics(path: Path, metrics: Mapping[str, float]) -> Path:
     """Write metrics by name as JSON; numbers that are not finite become null."""
     known = {name: value if isfinite(value) else None for name, value in metrics.items()}
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(known, indent=1) + "\n")
-    return path
-
-
-def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """Write a CSV file in which no spreadsheet finds a formula."""
-    with replacing(path) as temporary, temporary.open("w", **CSV) as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writerow({name: cell(name) for name in rows[0]})
-        for row in rows:
-            words = {name: cell(row[name]) for name in (*WORDS, "class") if name in row}
-            writer.writerow(row | words)
+    write_whole(path, json.dumps(known, indent=1) + "\n")
     return path

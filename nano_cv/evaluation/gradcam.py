@@ -33,11 +33,8 @@ def keep_features(task: Task) -> Iterator[list[Tensor]]:
     """
     kept: list[Tensor] = []
     features: torch.nn.Module = task.network.get_submodule("features")
-    hook = features.register_forward_hook(lambda _, __, output: kept.append(output))
-    try:
+    with features.register_forward_hook(lambda _, __, output: kept.append(output)):
         yield kept
-    finally:
-        hook.remove()
 
 
 def make_heatmaps(task: Task, images: Tensor, labels: Tensor) -> Tensor:

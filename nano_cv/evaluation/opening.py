@@ -85,10 +85,8 @@ def find_export(folder: Path, precision: str | None = None) -> Path:
     """
     from nano_cv.evaluation.exported import Onnx
 
-    for version in reversed(list_versions(folder)):
-        file = folder / str(version) / "model.onnx"
-        if not file.exists():
-            continue
+    files = [folder / str(version) / "model.onnx" for version in list_versions(folder)]
+    for file in filter(Path.exists, reversed(files)):
         if precision is None or Onnx(file, entries={}).precision == precision:
             return file
     command = shlex.join(["python", "export_model.py", *building.find_typed("data|model|paths")])

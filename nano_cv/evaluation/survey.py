@@ -13,7 +13,7 @@ from nano_cv.data.pictures import Resized, evenly, size_in_shape
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.terminal import format_table
-from nano_cv.files import replacing
+from nano_cv.files import write_whole
 from nano_cv.metadata import height_width
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,8 @@ def survey(splits: Mapping[str, Resized], data_hash: str, cache: str | Path | No
         text = table(splits)
         log.info("Checked for the first time:\n%s", text)
         if seen:  # a cache that is read only still serves
-            with suppress(OSError), replacing(seen) as temporary:
-                temporary.write_text(text)
+            with suppress(OSError):
+                write_whole(seen, text)
 
 
 def table(splits: Mapping[str, Resized]) -> str:

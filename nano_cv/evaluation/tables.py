@@ -1,11 +1,15 @@
-"""Cells and column names of CSV files, safe for spreadsheets."""
+"""CSV files, safe for spreadsheets."""
 
+import csv
 import re
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from nano_cv.files import replacing
 
 # The beginning of a formula, after blanks and invisible characters. Apostrophes may come before it,
 # so that a cell which already begins with one gets another, and can be read back.
@@ -47,3 +51,14 @@ def class_rows(classes: Sequence[str], columns: Mapping[str, NDArray[Any]]) -> l
             whole = isinstance(value, int)
             row[column] = value if whole else "" if np.isnan(value) else f"{value:.4f}"
     return rows
+
+
+def write_table(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write a CSV file in which no spreadsheet finds a formula."""
+    with replacing(path) as temporary, temporary.open("w", **CSV) as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writerow({name: cell(name) for name in rows[0]})
+        for row in rows:
+            words = {name: cell(row[name]) for name in (*WORDS, "class") if name in row}
+            writer.writerow(row | words)
+    return path

@@ -25,8 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.config.options import flatten
 from nano_cv.errors import UserError, first_line, why_unreachable
-from nano_cv.evaluation.tables import CSV, cell
-from nano_cv.files import locked, replacing
+from nano_cv.evaluation.tables import CSV, write_table
+from nano_cv.files import locked
 from nano_cv.metadata import Metadata, git_commit
 
 if TYPE_CHECKING:  # it takes a second to load
@@ -104,10 +104,7 @@ class Csv(Logger):
                 csv.DictWriter(file, self.columns).writerow(row)
             return
         self.columns = sorted(row.keys() | set(self.columns))
-        with replacing(table) as temporary, temporary.open("w", **CSV) as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writerow({name: cell(name) for name in self.columns})
-            writer.writerows(self.rows)
+        write_table(table, [dict.fromkeys(self.columns, "") | row for row in self.rows])
 
 
 class MLflow(Logger):

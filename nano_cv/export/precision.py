@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import onnx
+from omegaconf import DictConfig
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -20,6 +21,7 @@ from nano_cv.evaluation.engines import Arrays, Engine, processor_flags
 from nano_cv.evaluation.exported import Onnx, bfloat16_entries
 from nano_cv.export.graph import annotate
 from nano_cv.export.samples import Samples
+from nano_cv.export.triton_config import count_threads
 
 log = logging.getLogger(__name__)
 PRECISIONS = ("float32", "int8", "bf16", "int8_bf16")
@@ -46,33 +48,29 @@ class Variant(NamedTuple):
 
 
 def choose(
-    precision: str,
-    float32: Path,
-    samples: Samples | None,
-    threads: int,
-    max_drop: float,
-    calibration_pictures: int,
+    config: DictConfig, float32: Path, samples: Samples | None
 ) -> tuple[Variant, list[Variant]]:
-    """Make the variants for a `precision`, measure them against float32, and choose one.
+    """Make the variants for `config.precision`, measure them against float32, and choose one.
 
-    The `precision` is one of `PRECISIONS`, or `auto` for the fastest variant that passes. Variants
+    The precision is one of `PRECISIONS`, or `auto` for the fastest variant that passes. Variants
     are written beside the `float32` file. `samples` has training images for the ranges of int8, and
-    validation images for the metrics; float32 needs none. Sessions get as many `threads` as the
+    validation images for the metrics; float32 needs none. Sessions get as many threads as the
     server will use. Returns the variant to publish, and all measured variants, float32 first.
 
     Raises:
         UserError: the precision cannot be made or does not pass; the message has the measurements.
     """
-    variants = [Variant("float32", float32, {})]
+    precision, variants = config.precision, [Variant("float32", float32, {})]
     if samples is None:
         return variants[0], variants
     wanted = {"auto": PRECISIONS[1:], "float32": ()}.get(precision, (precision,))
     refusals: dict[str, str] = {}  # why a precision cannot be published
     for name in wanted:
         try:
-            variants.append(_make(name, float32, samples, calibration_pictures))
+            variants.append(_make(name, float32, samples, config.calibration_pictures))
         except UserError as error:
             refusals[name] = str(error)
+    threads = count_threads(config.triton)
     engines = [Onnx(variant.file, threads, variant.entries) for variant in variants]
     scores = [samples.score(engine) for engine in engines]
     speeds = compare_speeds(engines, samples.validation.inputs([0]))
@@ -81,7 +79,7 @@ def choose(
         for variant, values, speed in zip(variants, scores, speeds, strict=True)
     ]
     for variant in variants[1:]:
-        if why := _why_refused(variant, variants[0], max_drop):
+        if why := _why_refused(variant, variants[0], config.max_drop):
             refusals[variant.precision] = why
     if precision in refusals:
         raise UserError(f"precision={precision}: {refusals[precision]}; nothing was published")

@@ -11,7 +11,7 @@ its own copy of the network, so the twin is sound at any time too.
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +144,8 @@ def _add(staged: Path, target: Path) -> None:
 
     Before that, the old config is changed to list the versions that it serves by number.
     """
-    try:
+    with suppress(UserError):  # missing or damaged: then no server uses this config
         config = read_config(target / CONFIG)
-    except UserError:
-        pass  # missing or damaged, so no server uses this config
-    else:
         config.version_policy.specific.versions[:] = served_versions(target, config)
         write_config(target / CONFIG, config)
     for part in [part for part in staged.iterdir() if part.name != CONFIG]:

@@ -12,7 +12,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nano_cv.errors import UserError, first_line, nearest
 from nano_cv.evaluation.bfloat16 import HINT
-from nano_cv.files import list_versions, replacing
+from nano_cv.files import list_versions, write_whole
 from nano_cv.metadata import JPEG, KEY, Metadata, height_width
 
 CONFIG = "config.pbtxt"
@@ -59,8 +59,7 @@ def served_versions(folder: Path, config: ModelConfig) -> list[int]:
 
 def write_config(file: Path, config: ModelConfig) -> None:
     """Write a `config.pbtxt`, whole or not at all."""
-    with replacing(file) as temporary:
-        temporary.write_text(text_format.MessageToString(config), "utf-8")
+    write_whole(file, text_format.MessageToString(config))
 
 
 def read_tensors(file: Path) -> tuple[Tensors, Tensors]:

@@ -56,13 +56,9 @@ class Classification(Task):
             `FOREIGN` float32 `[B, 1]`, above 0 for pictures unlike the training pictures.
         """
         if self.familiarity is None:
-            features = logits = self(images).float()
-        else:
-            features, logits = self.features_and_logits(images)
-        outputs = self.answer(logits)
-        if self.familiarity is not None:
-            outputs["FOREIGN"] = self.familiarity(features, logits)
-        return outputs
+            return self.answer(self(images).float())
+        features, logits = self.features_and_logits(images)
+        return self.answer(logits) | {"FOREIGN": self.familiarity(features, logits)}
 
     def answer(self, logits: Tensor) -> dict[str, Tensor]:
         """Turn logits float32 `[B, K]` into `CLASS_PROBS` and `LABEL_SET`, see `predict`."""

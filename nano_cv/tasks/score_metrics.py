@@ -7,6 +7,7 @@ import contextlib
 import io
 import math
 from collections.abc import Iterator, Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,14 +92,13 @@ def match_boxes(truths: Sequence[Boxes], found: Sequence[Scored], classes: int) 
         def _prepare(self) -> None:
             pairs = enumerate(zip(truths, found, strict=True))
             for image, (truth, (boxes, labels, scores)) in pairs:
-                every = np.ones(len(truth.labels), bool)
-                for label, objects in _by_class(
-                    truth.boxes, truth.labels, every, ignored=truth.ignored
-                ):
-                    self._gts[image, label] = objects
+                objects = _in_coco(truth.boxes, ignored=truth.ignored)
+                for label, item in zip(truth.labels.tolist(), objects, strict=True):
+                    self._gts[image, label].append(item)
                 finite = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
-                for label, objects in _by_class(boxes, labels, finite, score=scores):
-                    self._dts[image, label] = objects
+                items = _in_coco(boxes, score=scores)
+                for label, item in compress(zip(labels.tolist(), items, strict=True), finite):
+                    self._dts[image, label].append(item)
 
         def computeIoU(self, image: int, label: int) -> Any:  # noqa: N802
             """Overlaps of boxes and objects; for a crowd, divided by the area of the box."""
@@ -161,7 +161,7 @@ def count_by_class(
     truths: Sequence[Boxes], found: Sequence[Scored], matches: Sequence[Match], classes: int
 ) -> list[Counts]:
     """Gather the boxes and objects of each class from all pictures, without excused boxes."""
-    counted = np.concatenate([truth.labels[truth.ignored == COUNTED] for truth in truths])
+    counted = np.concatenate([truth.counted for truth in truths])
     labels = np.concatenate([scored.labels for scored in found])
     scores = np.concatenate([scored.scores for scored in found])
     right = np.concatenate([match.right for match in matches])
@@ -235,21 +235,15 @@ def operating_figures(
     return named
 
 
-def _by_class(
-    boxes: NDArray[Any], labels: NDArray[np.int64], chosen: NDArray[np.bool_], **fields: Any
-) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Yield each class that occurs with its chosen boxes in COCO's form: x, y, width, height."""
+def _in_coco(boxes: NDArray[Any], **fields: NDArray[Any]) -> list[dict[str, Any]]:
+    """Boxes in COCO's form: x, y, width, height. Ids begin at 1, and `fields` have more values."""
     exact = boxes.astype(np.float64)
     exact[:, 2:] -= exact[:, :2]
-    for label in np.unique(labels[chosen]).tolist():
-        yield (
-            label,
-            [
-                {"id": index + 1, "bbox": exact[index], "area": exact[index, 2:].prod()}
-                | {name: values[index] for name, values in fields.items()}
-                for index in np.flatnonzero(chosen & (labels == label)).tolist()
-            ],
-        )
+    return [
+        {"id": index + 1, "bbox": box, "area": box[2:].prod()}
+        | {name: values[index] for name, values in fields.items()}
+        for index, box in enumerate(exact)
+    ]
 
 
 # Several labels per picture

@@ -19,7 +19,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from nano_cv.errors import UserError, listing
-from nano_cv.files import replacing
+from nano_cv.files import replacing, write_whole
 from nano_cv.metadata import KEY, WEIGHTS, read_metadata
 from nano_cv.tasks.classification import Classification
 from nano_cv.tasks.familiarity import Familiarity
@@ -45,9 +45,8 @@ def save(task: Task, path: Path, half: bool = False) -> None:
     if wrong:
         why = "are too large for float16; leave out half=true" if half else "are no finite numbers"
         raise UserError(f"{path}: not written, for {listing(wrong, most=3)} {why}")
-    content = to_bytes(tensors, metadata={KEY: task.metadata.to_json()})
-    with replacing(path) as temporary:  # safetensors' own writing hides a full disk's OSError
-        temporary.write_bytes(content)
+    # safetensors' own writing hides a full disk's OSError.
+    write_whole(path, to_bytes(tensors, metadata={KEY: task.metadata.to_json()}))
 
 
 def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
@@ -79,8 +78,7 @@ def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
     else:
         kept = _keep(path, own.parent.parent.glob(f"*/{WEIGHTS}"))
         outcome = f"{_compared(own, path, mode)}, kept as {kept.name}"
-    with replacing(path) as temporary:  # renamed over a link, not written through it
-        temporary.write_bytes(content)
+    write_whole(path, content)  # renamed over a link, not written through it
     log.info("%s: %s", path, outcome)
     return path
 

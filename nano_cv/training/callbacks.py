@@ -9,14 +9,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, EarlyStopping, ModelCheckpoint, RichProgressBar
-from pytorch_lightning.loggers import Logger as LightningLogger
+from pytorch_lightning.loggers.logger import DummyLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from nano_cv.errors import UserError
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.tracking import Logger
-from nano_cv.training.learner import Learner
 
 CHECKPOINT_SECONDS = 60  # least time between two checkpoints within an epoch
 TIMES_WRITING = 50  # and at least 50 times as long as writing one takes
@@ -24,25 +23,15 @@ TOLD_EVERY = 20  # steps after which the first process tells the others whether 
 log = logging.getLogger(__name__)
 
 
-class ForwardToLogger(LightningLogger):
-    """Passes what Lightning logs to our own logger, in the first process only."""
+class ForwardToLogger(DummyLogger):
+    """Passes Lightning's metrics to our own logger, in the first process only.
+
+    The rest of a logger does nothing, as in Lightning's base class: parameters are logged before.
+    """
 
     def __init__(self, logger: Logger) -> None:
         super().__init__()
         self.logger = logger
-
-    @property
-    def name(self) -> str:
-        """Asked for by Lightning."""
-        return "nano-cv"
-
-    @property
-    def version(self) -> str:
-        """Asked for by Lightning."""
-        return self.logger.run_id
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Logged already, before the training."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -100,9 +89,6 @@ class Epochs(pl.Callback):
 
 class Bar(RichProgressBar):
     """Lightning's progress bar, which counts epochs from 1 as the log does, on one line."""
-
-    def __init__(self) -> None:
-        super().__init__(leave=False)
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
@@ -203,11 +189,10 @@ class Preview(pl.Callback):
         self.folder, self.logger = folder, logger
 
     @rank_zero_only
-    def on_validation_epoch_end(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: pl.Trainer, learner: Any) -> None:
         """Draw now, because during validation the network has the averaged weights."""
-        assert isinstance(learner, Learner)
         name = f"previews/epoch_{trainer.current_epoch + 1:03d}"
-        pictures = learner.task.preview()  # type: ignore[operator]
+        pictures = learner.task.preview()
         enlarged = [drawing.enlarge(picture, 8) for picture in pictures]
         classes = drawing.legible(tuple(learner.task.metadata.classes))
         title = f"epoch {trainer.current_epoch + 1}"

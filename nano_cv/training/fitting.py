@@ -22,12 +22,13 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
+from nano_cv import building
 from nano_cv.config.cli import resumable
 from nano_cv.config.processes import is_first_process
 from nano_cv.data.datamodule import DataModule
 from nano_cv.errors import UserError, first_line, listing, one_line, settings_of
 from nano_cv.evaluation.tracking import Logger
-from nano_cv.files import replacing
+from nano_cv.files import write_whole
 from nano_cv.metadata import Size, height_width
 from nano_cv.tasks.task import Task
 from nano_cv.training.callbacks import (
@@ -68,24 +69,15 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Write a temporary file beside the checkpoint, then rename it."""
         content = io.BytesIO()  # torch's own writing hides a full disk's OSError
         torch.save(checkpoint, content)
-        with replacing(Path(path)) as temporary:
-            temporary.write_bytes(content.getbuffer())
+        write_whole(Path(path), content.getbuffer())
 
 
 def make_trainer(
-    config: DictConfig,
-    folder: Path,
-    sweep: Path | None,
-    logger: Logger,
-    task: Task,
-    data: DataModule,
-    plan: Plan,
-    checkpoint: Path | None,
+    config: DictConfig, folder: Path, logger: Logger, task: Task, data: DataModule, plan: Plan
 ) -> tuple[pl.Trainer, ModelCheckpoint, Epochs]:
     """Make a Trainer that keeps the best and the last epoch in `folder`.
 
-    If `sweep`, the folder of a sweep, is given, the run stops when the other runs are better. A run
-    that goes on from a `checkpoint` keeps its precision.
+    A run of a sweep stops when the other runs are better. A resumed run keeps its precision.
     Returned are the Trainer, the callback that keeps the best epoch, and the figures of the epochs.
 
     Raises:
@@ -97,13 +89,13 @@ def make_trainer(
     keeper = KeepBest(filename="best", monitor=task.monitor, mode=task.mode, **where)
     # Not `save_last`: that is only written for epochs that were the best so far.
     last = ModelCheckpoint(filename="last", **where)
-    within = KeepWithinEpoch(folder / "checkpoints" / "last.ckpt")
-    epochs = Epochs(task.monitor, task.mode)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    within, epochs = KeepWithinEpoch(checkpoint), Epochs(task.monitor, task.mode)
     callbacks: list[pl.Callback] = [keeper, last, within, AdaptCheckpoint(), epochs]
     callbacks.append(TimeBudget(plan, options.minutes))
     if hasattr(task, "preview"):
         callbacks.append(Preview(folder, logger))
-    if sweep:
+    if sweep := building.sweep_folder():
         from nano_cv.training.pruning import PruneBehind
 
         callbacks.append(PruneBehind(folder, sweep, options.prune_after, options.prune_siblings))
@@ -115,7 +107,7 @@ def make_trainer(
         callbacks.append(stop)
     precision = options.precision
     if precision == "auto":
-        before = _precision_of(checkpoint) if checkpoint else ""
+        before = _precision_of(checkpoint) if config.resume else ""
         given = options.accelerator, task, data.first_batch
         precision = choose_precision(*given, before, plan.processes)
     terminal = sys.stderr.isatty() and is_first_process()  # no progress bar in a file

@@ -64,17 +64,14 @@ class Learner(pl.LightningModule):
         numbers = {name: float(value) for name, value in losses.items()}
         self.validated.append((evidence, numbers, len(batch[0])))
 
-    def on_validation_epoch_start(self) -> None:
-        """Forget the results of the epoch before."""
-        self.validated = []
-
     def on_validation_epoch_end(self) -> None:
         """Log losses and metrics of the whole split, from all processes."""
+        validated, self.validated = self.validated, []
         if self.trainer.world_size > 1:
             every: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(every, self.validated)
-            self.validated = [part for batch in every for part in batch]
-        evidence, losses, counts = zip(*self.validated, strict=True)
+            torch.distributed.all_gather_object(every, validated)
+            validated = [part for batch in every for part in batch]
+        evidence, losses, counts = zip(*validated, strict=True)
         figures = {
             name: sum(own[name] * count for own, count in zip(losses, counts, strict=True))
             / sum(counts)

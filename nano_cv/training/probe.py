@@ -55,7 +55,7 @@ def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Pr
     task.cpu()  # `fitting.fit` checks it there before the training
     # One scale for all features: with a scale each, features that hardly vary would be blown up.
     mean, scale = features.mean(dim=0), features.std(dim=0).square().mean().sqrt().clamp(min=1e-6)
-    best: tuple[float, Tensor, Tensor] | None = None
+    fitted = []
     for penalty in PENALTIES:
         weight, bias = _fit(task, (features - mean) / scale, labels, penalty)
         weight = weight / scale  # so that the layer takes features as they are
@@ -63,10 +63,8 @@ def fit_probe(task: Task, splits: Mapping[str, Resized], accelerator: str) -> Pr
         figures = task.figures([task.compare(others @ weight.T + bias, truth)])
         # In float32, because Lightning's metrics of the epochs, to compare with, are float32.
         score = float(np.float32(figures[task.monitor.removeprefix("val/")]))
-        if best is None or score > best[0]:
-            best = score, weight, bias
-    assert best
-    score, weight, bias = best
+        fitted.append((score, weight, bias))
+    score, weight, bias = max(fitted, key=lambda one: one[0])
     with torch.no_grad():
         network.classifier.weight.copy_(weight)
         network.classifier.bias.copy_(bias)

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nano_cv.evaluation.engines import find_device, processor_flags
+
 if TYPE_CHECKING:  # torch is loaded after `keep_memory`
     from nano_cv.data.datamodule import Batch
     from nano_cv.tasks.task import Task
@@ -49,7 +51,7 @@ def choose_precision(
     best = best_precision(accelerator)
     if before in (best, "32-true"):
         return before
-    if best != "bf16-mixed" or _uses_cuda(accelerator) or processes > 1:
+    if best != "bf16-mixed" or find_device(accelerator).type == "cuda" or processes > 1:
         return best
     batch = first_batch()
     seconds = {name: _time_steps(task, batch, name == "bf16-mixed") for name in (best, "32-true")}
@@ -77,21 +79,12 @@ def _time_steps(task: "Task", batch: "Batch", bfloat16: bool) -> float:
     return min(seconds)
 
 
-def _uses_cuda(accelerator: str) -> bool:
-    """Whether the training runs on an NVIDIA GPU."""
-    import torch
-
-    return accelerator in ("auto", "gpu") and torch.cuda.is_available()
-
-
 def best_precision(accelerator: str) -> str:
     """bfloat16 if the hardware computes in it, for emulation is slow; else float16 or float32."""
     import torch
 
-    from nano_cv.evaluation.engines import processor_flags
-
-    if _uses_cuda(accelerator):
+    device = find_device(accelerator).type
+    if device == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
-        return "32-true"
-    return "bf16-mixed" if processor_flags() & NATIVE_BFLOAT16 else "32-true"
+    native = device == "cpu" and processor_flags() & NATIVE_BFLOAT16
+    return "bf16-mixed" if native else "32-true"

@@ -3,12 +3,12 @@
 import logging
 from math import nan
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 
 from nano_cv.tasks.task import Task
 from nano_cv.training import sweep
-from nano_cv.training.learner import Learner
 from nano_cv.training.sweep import Scores
 
 log = logging.getLogger(__name__)
@@ -25,9 +25,8 @@ class PruneBehind(pl.Callback):
         self.run, self.folder, self.after, self.siblings = run, folder, after, siblings
         self.values: list[float] = []
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, learner: pl.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: pl.Trainer, learner: Any) -> None:
         """Write the score, and let the first process decide for all whether to stop."""
-        assert isinstance(learner, Learner)
         stop = trainer.is_global_zero and self._behind(trainer, learner.task)
         trainer.should_stop = trainer.strategy.broadcast(stop) or trainer.should_stop
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.evaluation.terminal import print_rows, summarise
 from nano_cv.evaluation.tracking import Logger
-from nano_cv.files import replacing
+from nano_cv.files import write_whole
 
 NAME = "scores.json"
 log = logging.getLogger(__name__)
@@ -43,8 +43,7 @@ class Scores(NamedTuple):
 
 def write(scores: Scores, run: Path) -> None:
     """Write `scores.json` into the folder of a run, whole or not at all."""
-    with replacing(run / NAME) as temporary:
-        temporary.write_text(json.dumps(scores._asdict()))
+    write_whole(run / NAME, json.dumps(scores._asdict()))
 
 
 def read(folder: Path) -> dict[Path, Scores]:

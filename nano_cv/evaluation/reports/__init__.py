@@ -75,26 +75,23 @@ class Report(ABC):
 
     @abstractmethod
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
-        """Functions that draw, by the name of the drawing; if one fails, the others still draw."""
+        """Functions that draw, by the name of the drawing; if one fails, the others still draw.
 
-    def sheets(
-        self,
-        draw: Callable[[Sequence[int], str], Drawing],
-        mistakes: Callable[[], tuple[NDArray[Any], str]],
-    ) -> dict[str, Callable[[], Drawing]]:
-        """Drawings of pictures evenly chosen, and, with targets, of the worst mistakes.
-
-        `draw` gets the indices of pictures, and how they were chosen, in words. `mistakes` says how
-        wrong each picture `[N]` was predicted, 0 for no mistake, and how this was measured.
+        This base class draws pictures evenly chosen, and, with targets, the worst mistakes.
         """
         chosen = evenly(len(self.pictures), self.most)
-        sheets = {"predictions": partial(draw, chosen, "evenly chosen")}
+        sheets = {"predictions": partial(self._draw_sheet, chosen, "evenly chosen")}
         if self.pictures.targets:
-            wrong, what = mistakes()
+            wrong, what = self._mistakes()
             order = np.argsort(-wrong, kind="stable")
             worst = order[wrong[order] > 0][: self.most].tolist()
-            sheets["worst_mistakes"] = partial(draw, worst, what)
+            sheets["worst_mistakes"] = partial(self._draw_sheet, worst, what)
         return dict(sheets)
+
+    # Draws the pictures of these indices; the text says how they were chosen.
+    _draw_sheet: Callable[[Sequence[int], str], Drawing]
+    # Says how wrong each picture `[N]` was predicted, 0 for no mistake, and how this was measured.
+    _mistakes: Callable[[], tuple[NDArray[Any], str]]
 
     def title_of(self, indices: Sequence[int], what: str) -> str:
         """The title of a drawing of the pictures `indices`; `what` says how they were chosen."""

@@ -121,8 +121,7 @@ class ClassificationReport(Report):
 
     def remarks(self) -> list[str]:
         """How many pictures are foreign, a single picture's label set, and classes never found."""
-        count = len(self.pictures)
-        remarks = []
+        count, remarks = len(self.pictures), list[str]()
         if self.foreign is not None and self.foreign.any():
             which = f"{self.foreign.sum()} of {count} pictures are"
             which = f"{self.pictures.names[0]} is" if count == 1 else which
@@ -157,14 +156,14 @@ class ClassificationReport(Report):
             caption += f"\ntruth: {', '.join(self.true_labels(index, self.drawn)) or NO_LABEL}"
         return caption
 
-    def mistakes(self) -> tuple[NDArray[Any], str]:
-        """How sure each mistake is, and 0 for what is right, `[N]`; see `Report.sheets`."""
+    def _mistakes(self) -> tuple[NDArray[Any], str]:
+        """How sure each mistake is, and 0 for what is right, `[N]`."""
         confidence = self.predictions["CLASS_PROBS"].max(axis=1)
         return confidence * ~self.right, f"the most confident of {(~self.right).sum()} mistakes"
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Confusion matrix and worst mistakes; without targets, pictures with their labels."""
-        drawings = self.sheets(self._draw_sheet, self.mistakes)
+        drawings = super().drawings()
         if self.pictures.targets:
             del drawings["predictions"]
             drawings["confusion_matrix"] = lambda: drawing.confusion_matrix(

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
-from nano_cv.data.targets import COUNTED, Boxes
+from nano_cv.data.targets import Boxes
 from nano_cv.evaluation import drawing, painting
 from nano_cv.evaluation.drawing import Drawing, chart_style
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import class_rows
-from nano_cv.files import replacing
+from nano_cv.files import write_whole
 from nano_cv.tasks.metrics import mean_known
 from nano_cv.tasks.score_metrics import (
     Counts,
@@ -138,7 +138,7 @@ class DetectionReport(Report):
         looked = [
             index
             for index in range(len(self.pictures))
-            if not self.pictures.targets or (self.truths[index].ignored == COUNTED).any()
+            if not self.pictures.targets or len(self.truths[index].counted)
         ]
         empty = [index for index in looked if not len(self.confident[index].scores)]
         if not empty:
@@ -168,7 +168,7 @@ class DetectionReport(Report):
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Pictures with boxes; with targets also those with most mistakes, and curves."""
-        drawings = self.sheets(self._draw_sheet, self._mistakes)
+        drawings = super().drawings()
         if self.pictures.targets:
             drawings["precision_recall"] = self._draw_curves
         return drawings
@@ -192,7 +192,7 @@ class DetectionReport(Report):
     def _caption(self, index: int) -> str:
         if self.pictures.targets:
             right, missed = self.verdicts[index]
-            found = (self.truths[index].ignored == COUNTED).sum() - missed.sum()
+            found = len(self.truths[index].counted) - missed.sum()
             return f"{found} found, {(~right).sum()} false, {missed.sum()} missed"
         if count := len(self.confident[index].scores):
             return f"{count} found"
@@ -272,8 +272,7 @@ class DetectionReport(Report):
                 )
         categories = [{"id": index + 1, "name": name} for index, name in enumerate(self.classes)]
         content = {"images": pictured, "categories": categories, "annotations": annotations}
-        with replacing(folder / "detections.json") as temporary:
-            temporary.write_text(json.dumps(content))
+        write_whole(folder / "detections.json", json.dumps(content))
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:

@@ -20,7 +20,7 @@ from nano_cv.evaluation import drawing, painting
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import class_rows, distinct
-from nano_cv.files import inside, replacing
+from nano_cv.files import inside, replacing, write_whole
 from nano_cv.tasks.metrics import class_figures, mask_confusion, mean_known, segmentation_figures
 
 COLUMNS = ("file", "mIoU")  # of the table, before those of the classes
@@ -105,13 +105,14 @@ class SegmentationReport(Report):
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Pictures with masks; with targets also the worst, and the confusion matrix."""
-        drawings = self.sheets(
-            self._draw_sheet, lambda: (1 - self.measured.overlaps, "the lowest mIoU")
-        )
+        drawings = super().drawings()
         if self.pictures.targets:
             rest = (self.measured.counts, self.drawn, "pixels", self.title)
             drawings["confusion_matrix"] = partial(drawing.confusion_matrix, *rest)
         return drawings
+
+    def _mistakes(self) -> tuple[NDArray[Any], str]:
+        return 1 - self.measured.overlaps, "the lowest mIoU"
 
     def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
         """Draw pictures with their predicted masks; with targets, beside the true masks."""
@@ -150,8 +151,7 @@ class SegmentationReport(Report):
         for index, stem in track(chosen, len(chosen), "Writing masks"):
             mask = self.restore(index)
             image = np.asarray(images.decode(self.pictures.files[index]))
-            with replacing(inside(folder / "masks", f"{stem}.png")) as temporary:
-                temporary.write_bytes(painting.encode_mask(mask))
+            write_whole(inside(folder / "masks", f"{stem}.png"), painting.encode_mask(mask))
             with replacing(inside(folder / "overlays", f"{stem}.jpg")) as temporary:
                 Image.fromarray(painting.overlay(image, mask)).save(temporary, "JPEG", quality=92)
 

@@ -107,7 +107,7 @@ class TaggingReport(ClassificationReport):
         """The predicted labels, for the caption of a picture."""
         return ", ".join(self.label_set(index, self.drawn)) or NO_LABEL
 
-    def mistakes(self) -> tuple[NDArray[Any], str]:
+    def _mistakes(self) -> tuple[NDArray[Any], str]:
         """The number of wrong labels of each picture, and of equal numbers the largest error."""
         wrong = (self.found != self.truth).sum(axis=1)
         error = np.abs(self.predictions["CLASS_PROBS"] - self.truth).max(axis=1)
