@@ -136,7 +136,7 @@ def recipe(
     learner, clock = building.make_learner(config, task), Clock()
     precision = best_precision(device)
     if model:
-        precision = choose_precision(device, task, data.first_batch)
+        precision = choose_precision(device, task, data.first_batch, "", processes)
     trainer = pl.Trainer(
         max_epochs=epochs + 1,
         precision=precision,  # type: ignore[arg-type]

@@ -215,17 +215,21 @@ def weigh_classes(task: "Task", data: "DataModule") -> None:
         task.monitor = task.monitor.replace("accuracy", "f1")
         order = task.class_weights.argsort(descending=True).tolist()
         shown = (f"{data.classes[index]} {task.class_weights[index]:.2f}" for index in order)
-        log.info("data.balance=%s: weights in the loss: %s", data.balance, listing(shown))
+        text = "data.balance=%s: weights in the loss: %s; %s chooses the best epoch"
+        log.info(text, data.balance, listing(shown), task.monitor)
 
 
 def hint_at_counts(task: "Task", data: "DataModule") -> None:
     """Log which setting helps where classes are very unequal, or objects are very many."""
     train = data.splits["train"]
-    counts, limit = train.count(), getattr(task, "max_detections", None)
-    if task.monitor == "val/accuracy" and counts.max() >= UNEQUAL * counts.min():
-        rare, common = (data.classes[at] for at in (counts.argmin(), counts.argmax()))
-        text = "%s: %d training pictures, %s: %d; data.balance=sqrt makes rare classes count more"
-        log.info(text, common, counts.max(), rare, counts.min())
+    limit = getattr(task, "max_detections", None)
+    if task.monitor == "val/accuracy":
+        pairs = zip(train.count(), data.classes, strict=True)
+        known = sorted((count, name) for count, name in pairs if count)
+        (fewest, rare), (most, common) = known[0], known[-1]
+        if most >= UNEQUAL * fewest:
+            text = "%s: %d training pictures, %s: %d; data.balance=sqrt makes rare ones count more"
+            log.info(text, common, most, rare, fewest)
     most = (
         max((len(target.counted) for target in train.pictures.targets), default=0) if limit else 0
     )

@@ -294,7 +294,7 @@ def test_columns_of_others(tmp_path, caplog):
     assert "'image_id' is the file, 'is_valid' is the split" in caplog.text
     assert "columns that are not used: age" in caplog.text
     (tmp_path / "labels.csv").write_text("\n".join([*rows, "3,cat,False,3"]))
-    assert "; remove one of them; a table of boxes is" in refused(lambda: tables(tmp_path))
+    assert "; remove one of them; boxes are read from" in refused(lambda: tables(tmp_path))
 
 
 def test_words_in_the_names_of_tables_and_columns_that_mean_no_split(tmp_path, caplog):

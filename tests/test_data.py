@@ -140,6 +140,8 @@ def test_smaller_pictures_to_train_on_and_larger_ones_to_zoom_into(flowers):
     assert sides(data) == {"train": 12, "val": 16, "test": 16}
     assert sides(module(flowers, train_size=20)) == sides(plain), "as when image_size is made less"
     assert module(flowers, train_size=12, image_size=[8, 32]).whole_size == (6, 24), "their shape"
+    wide = module(flowers, train_size=96, image_size=[96, 192])
+    assert wide.whole_size == (64, 128), "multiples of 32, as those of the input are"
     larger = module(flowers, detail=2.0, augment=Augment(flip=0))
     assert sides(larger) == {"train": 32, "val": 16, "test": 16}
     assert larger.data_hash == data.data_hash == plain.data_hash

@@ -19,7 +19,7 @@ from nano_cv.data.formats import outlines
 from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.formats.folder import read_folder
 from nano_cv.data.formats.folder_masks import read_folder_masks
-from nano_cv.data.formats.guessing import fitting_formats
+from nano_cv.data.formats.guessing import fitting_formats, hint_at_format
 from nano_cv.data.formats.splitting import stable_split, stable_splits
 from nano_cv.data.formats.table import read_table
 from nano_cv.data.formats.voc import CLASSES, read_voc
@@ -1146,3 +1146,4 @@ def test_another_format_than_the_set_has(tmp_path, chosen, meant):
     )
     assert said.endswith(f"; it looks like data={meant}") == (chosen != meant)
     assert meant in fitting_formats(tmp_path)
+    assert hint_at_format(tmp_path, "read_flowers") == "", "it is chosen by its name"

@@ -103,7 +103,7 @@ def test_less_of_a_loss_is_better(succeeds, flowers, tmp_path):
     losses = [each.best for each in sweep.read(only_sweep(tmp_path)).values()]
     found = OmegaConf.load(only_sweep(tmp_path) / "optimization_results.yaml")
     assert found.best_value == pytest.approx(-min(losses))
-    assert re.search(rf"best val/loss +{min(losses):.4f}\n.*\n.*\n.*\nruns ", done.out)
+    assert re.search(rf"best val/loss +{min(losses):.4f}\n.*\n.*\n.*\n.*\nruns ", done.out)
 
 
 def test_a_run_that_diverges_ends_no_search(succeeds, flowers, tmp_path):
@@ -125,7 +125,7 @@ def test_a_run_that_fails_ends_no_sweep(run, flowers, tmp_path):
     """The other runs go on, also with a figure that is not measured in each epoch."""
     settings = [*TINY, "trainer.max_epochs=2", "+trainer.check_val_every_n_epoch=2"]
     done = run("train", "-m", *settings, "data.root=nothing,data/flowers")
-    assert done.status == 1 and "nothing" in done.out and "; the sweep goes on" in done.out
+    assert done.status == 1 and "nothing" in done.out and "its sweep goes on" in done.out
     assert re.search(r"\nrun +data.root +epochs +best\n1 +data/flowers +2 +val/acc", done.out)
     assert re.search(r"runs +1, 0 stopped early, 1 failed", done.out)
 

@@ -242,7 +242,7 @@ def test_patience_is_that_of_now(run, succeeds, flowers, tmp_path):
     (folder,) = (tmp_path / "runs/train/lenet_flowers").iterdir()
     moved = tmp_path / "elsewhere"
     folder.rename(moved)  # with its best epoch
-    succeeds("train", *longer, f"resume={moved}")
+    assert "stopped after" not in succeeds("train", *longer, f"resume={moved}").out
     state = torch.load(moved / "checkpoints/last.ckpt", weights_only=True)
     assert state["epoch"] == 3
     said = run("train", *longer, f"resume={moved}", "trainer.limit_train_batches=1").err

@@ -33,8 +33,6 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
     """Turn a function into a script: `@main("train")` passes it the composed `train.yaml`."""
 
     def decorate(function: Script) -> Callable[[], None]:
-        failed: list[int] = []  # numbers of the runs of a sweep in this process
-
         @wraps(function)
         def job(config: DictConfig) -> float | None:
             before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
@@ -44,9 +42,9 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                     signal.signal(number, signal.default_int_handler)
                 return function(config)
             except (UserError, OSError, hydra.errors.InstantiationException) as error:
-                if isinstance(error, UserError) and HydraConfig.get().mode == RunMode.MULTIRUN:
-                    log.error("error: %s; the sweep goes on", error)
-                    failed.append(HydraConfig.get().job.num)
+                sweeps = config_name == "train" and HydraConfig.get().mode == RunMode.MULTIRUN
+                if sweeps and isinstance(error, UserError):  # the summary counts such runs
+                    log.error("error: %s; this run has failed, and its sweep goes on", error)
                     return -math.inf
                 _remove_empty_run()
                 stop(error)
@@ -92,8 +90,6 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                     version_base="1.3", config_path=str(CONFIGS), config_name=config_name
                 )
                 whole(job)()
-                if failed:
-                    sys.exit(1)
             except (UserError, OSError) as error:
                 if isinstance(error, UserError) and not is_first_process():
                     sys.exit(1)  # the first process says the same
@@ -112,10 +108,10 @@ def _remove_empty_run() -> None:
     Hydra's own files in the folder, the settings and a log, say no more than the error message.
     """
     config = HydraConfig.get()
-    folder, log = Path(config.runtime.output_dir), f"{config.job.name}.log"
+    folder, own_log = Path(config.runtime.output_dir), f"{config.job.name}.log"
     if not is_first_process() or config.mode == RunMode.MULTIRUN or not folder.is_dir():
         return
-    if {path.name for path in folder.iterdir()} <= {".hydra", log}:
+    if {path.name for path in folder.iterdir()} <= {".hydra", own_log}:
         shutil.rmtree(folder, ignore_errors=True)
         for parent in folder.parents[:2]:  # the folders of this model and data, and of this script
             if parent.is_dir() and not any(parent.iterdir()):

@@ -38,7 +38,8 @@ def accept_plus(arguments: list[str]) -> list[str]:
 def _in_quotes(argument: str) -> str:
     """Return KEY=VALUE with the quotes that its text needs; other arguments as they are."""
     key, _, value = argument.partition("=")
-    if not re.fullmatch(r"[\w.+]+", key) or PLAIN.fullmatch(value) or value[:1] in ("", "[", "{"):
+    structured = re.match(r"$|[\[{]|\w+\(", value) or "," in value  # a list, or a call of Hydra's
+    if not re.fullmatch(r"[\w.+]+", key) or PLAIN.fullmatch(value) or structured:
         return argument
     try:
         OverridesParser.create().parse_override(argument)

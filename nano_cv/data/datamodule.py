@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from nano_cv.data.order import Draw, Order, Ranks, ShardOrder
-from nano_cv.data.pictures import Pictures, Resized, open_pictures, resize_splits, size_in_shape
+from nano_cv.data.pictures import (
+    STEP,
+    Pictures,
+    Resized,
+    open_pictures,
+    resize_splits,
+    size_in_shape,
+)
 from nano_cv.data.targets import Boxes
 from nano_cv.metadata import Size, height_width
 
@@ -96,9 +103,10 @@ class DataModule(pl.LightningDataModule):
         """Height and width of whole training images, in pixels."""
         height, width = height_width(self.image_size)
         asked: Size | None = self.train_size
-        if isinstance(asked, int):  # as many pixels as that square, in the shape of the input
+        if isinstance(asked, int) and height != width:  # as many pixels, in the shape of the input
             scale = min(1.0, asked / math.sqrt(height * width))
-            asked = [round(height * scale), round(width * scale)]
+            step = STEP if height % STEP == width % STEP == 0 else 1  # a U-Net needs its multiples
+            asked = [max(1, round(side * scale / step)) * step for side in (height, width)]
         return smaller(asked, self.image_size)
 
     @property

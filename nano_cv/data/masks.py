@@ -1,4 +1,4 @@
-"""Reads and resizes masks: a class index at each pixel; for segmentation only.
+"""Reads and resizes masks: a class index, or the number of an instance, at each pixel.
 
 Shapes: H and W height and width of the picture in pixels, h and w of the network's input.
 """

@@ -53,11 +53,11 @@ def table(splits: Mapping[str, Resized]) -> str:
     if len(classes) > MAX_LISTED:
         rows.append({unit: f"and {len(classes) - MAX_LISTED} more"} | dict.fromkeys(splits, ""))
     rows.append({unit: "all pictures"} | {name: str(len(part)) for name, part in splits.items()})
-    size = size_in_shape(train.pictures, height_width(train.size)[0])
-    height, width = height_width(size)
+    whole = height_width(splits["val"].size)
+    height, width = height_width(size_in_shape(train.pictures, whole[0]))
     shape = ""
     far = max(height, width) >= FAR_FROM_SQUARE * min(height, width)
-    if far and unit == "pictures" and train.fit == "stretch" and train.size != size:
+    if far and unit == "pictures" and train.fit == "stretch" and whole[0] == whole[1]:
         shape = f"; model.image_size=[{height},{width}] has their shape"
     return textwrap.indent(format_table(rows) + sizes(train) + shape, "  ")
 

@@ -73,8 +73,8 @@ class Model:
         told = self.versions if ready else self.told
         if (state, reason, told) != (self.state, self.reason, self.told):
             level = logging.INFO if ready else logging.WARNING
-            said = f"version {', '.join(told)}" if ready else reason
-            log.log(level, "%s: %s: %s", self.name, state, said)
+            said = [self.name, state, f"version {', '.join(told)}" if ready else reason]
+            log.log(level, ": ".join(filter(None, said)))
         self.state, self.reason, self.told = state, reason, told
         self.strikes = 0 if ready else self.strikes
 

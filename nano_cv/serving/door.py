@@ -196,7 +196,9 @@ class Door:
         if self.hosts and (host and host[1].strip("[]")) not in self.hosts:
             # DNS rebinding: a site whose name resolves to this machine could read our answers.
             advice = "open it by one of these names, or add yours: serve.py hosts=[NAME]"
-            refused = Problem(421, "Unknown host", f"it is {listing(self.hosts)}; {advice}")
+            refused = Problem(
+                421, "Unknown host", f"this server is {listing(self.hosts)}; {advice}"
+            )
         elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not followed:
             refused = Problem(403, "Another site", "pages of other sites may not use this server")
         if scope.get("method") == "HEAD":  # uvicorn sends no body for it
@@ -280,7 +282,7 @@ class Door:
                     return await self._generate(request, model, _settings_of(asked, body))
                 return await self._answer(request, model, _pictures(request, body), asked)
         except TimeoutError:
-            why = model.reason or "try again"
+            why = f"the model is {model.state}: {model.reason}" if model.reason else "try again"
             raise Problem(504, "Too slow", f"no answer in {seconds:g} s; {why}") from None
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Parser of forms (`multipart/form-data`, RFC 7578) that reads only the files in them."""
+"""Parser of forms (`multipart/form-data`, RFC 7578) that holds only files."""
 
 import re
 
@@ -22,7 +22,7 @@ def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
     if not 3 <= len(pieces) <= MAX_FILES + 2 or not pieces[-1].startswith(b"--"):
         raise ValueError(f"the form is cut short, or has more than {MAX_FILES} parts")
     files = []
-    for number, piece in enumerate(pieces[1:-1]):
+    for number, piece in enumerate(pieces[1:-1], start=1):
         headers, empty, content = piece.removeprefix(b"\r\n").partition(b"\r\n\r\n")
         if not empty or len(headers) > 4096:
             raise ValueError(f"part {number} has no head")

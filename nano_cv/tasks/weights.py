@@ -113,10 +113,11 @@ def _compared(own: Path, path: Path, mode: str) -> str:
         return "replaces a file that is not one of train.py's"
     metric = next(iter({**metadata.metrics, **before.metrics}), "metric")
     new, old = (each.metrics.get(metric, math.nan) for each in (metadata, before))
+    unknown = f"weights that do not say theirs{', but another figure' * bool(before.metrics)}"
     worse = new < old if mode == "max" else new > old
     return (
         f"{metric} {'unknown' if math.isnan(new) else f'{new:.4f}'} replaces "
-        + ("weights that do not say theirs" if math.isnan(old) else f"{old:.4f}")
+        + (unknown if math.isnan(old) else f"{old:.4f}")
         + (", WHICH WAS BETTER" if worse else "")
         + (", of other pictures" if before.data_hash != metadata.data_hash else "")
     )

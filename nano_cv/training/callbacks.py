@@ -107,8 +107,12 @@ class AdaptCheckpoint(pl.Callback):
         """Change paths and patience in the checkpoint before Lightning reads them."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = checkpoint["callbacks"].get(callback.state_key)
+            if isinstance(callback, KeepBest) and not state:
+                raise UserError(
+                    f"{callback.dirpath}: epochs were chosen by another metric; start anew"
+                )
             if state and isinstance(callback, EarlyStopping):
-                state["patience"] = callback.patience
+                state |= {"patience": callback.patience, "stopped_epoch": 0}
             if state and isinstance(callback, ModelCheckpoint):
                 folder, best = Path(str(callback.dirpath)), state["best_k_models"]
                 state["dirpath"] = callback.dirpath

@@ -343,7 +343,7 @@ def restore_best(learner: Learner, keeper: ModelCheckpoint, probe: Probe | None)
         score = probe.score
     elif missed := best.get("never_predicted"):
         log.warning("val: never predicted: %s; see data.balance", listing(missed))
-    if math.isnan(score):
+    if math.isnan(score) and not has_diverged(task):
         text = "%s is unknown, as the validation pictures show no class: the last epoch is kept"
         log.warning(text, task.monitor)
     metrics = {} if math.isnan(score) else {task.monitor: score}

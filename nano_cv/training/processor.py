@@ -49,9 +49,11 @@ def choose_precision(
     keeps the precision that it had `before`. Several `processes` time nothing, as times differ.
     """
     best = best_precision(accelerator)
+    if find_device(accelerator).type == "cuda":
+        return best
     if before in (best, "32-true"):
         return before
-    if best != "bf16-mixed" or find_device(accelerator).type == "cuda" or processes > 1:
+    if best != "bf16-mixed" or processes > 1:
         return best
     batch = first_batch()
     seconds = {name: _time_steps(task, batch, name == "bf16-mixed") for name in (best, "32-true")}

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -92,8 +93,9 @@ class Best(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print a row per run, the best first; then the best run and its settings."""
         runs = read(Path(config.hydra.sweep.dir).absolute())
+        started = [*Path(config.hydra.sweep.dir).glob("*/.hydra")]
         if not runs:
-            return
+            sys.exit(bool(started))  # all have failed
         space = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         parsed = OverridesParser.create().parse_overrides([*space, *config.hydra.overrides.task])
         several = {override.get_key_element(): override.is_sweep_override() for override in parsed}
@@ -115,7 +117,9 @@ class Best(Callback):
         ]
         command = shlex.join(["python", f"{config.hydra.job.name}.py", *folders, *kept])
         stopped = sum(scores.pruned for scores in runs.values())
-        failed = len([*Path(config.hydra.sweep.dir).glob("*/.hydra")]) - len(runs)
+        failed = len(started) - len(runs)
+        if len({scores.metric for scores in runs.values()}) > 1:
+            log.warning("the runs have different metrics, so the first need not be the best")
         summarise(
             {f"best {runs[run].metric}": runs[run].best},
             {key: value for key, value in rows[0].items() if several.get(key)}
@@ -123,3 +127,5 @@ class Best(Callback):
             | {"runs": f"{len(runs)}, {stopped} stopped early, {failed} failed", "run": run},
             Logger(),
         )
+        if failed:
+            sys.exit(1)

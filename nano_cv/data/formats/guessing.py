@@ -1,6 +1,7 @@
 """Guesses the format of a set from its files, for a hint to those who chose another `data=`."""
 
 import os
+import re
 from itertools import islice
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from nano_cv.data.formats.folder_masks import IMAGES, MASKS
 from nano_cv.data.images import EXTENSIONS
 from nano_cv.errors import listing
 
+COCO = re.compile(r"(annotations?|instances?|coco|train).*\.json$")  # names of such files
+KNOWN = ("yolo", "coco", "voc", "folder_masks", "csv", "folder")
 MOST_SEEN = 200  # files or folders in a folder that are looked at; a set may have a million
 
 
@@ -18,7 +21,7 @@ def hint_at_format(root: Path, reader: str) -> str:
     """
     chosen = {"read_table": "csv"}.get(reader, reader.removeprefix("read_"))
     formats = fitting_formats(root)
-    if not formats or chosen in formats:
+    if chosen not in KNOWN or chosen in formats or not formats:
         return ""
     return f"; it looks like {listing((f'data={name}' for name in formats), separator=' or ')}"
 
@@ -37,7 +40,7 @@ def fitting_formats(root: Path) -> list[str]:
     }
     fits = {
         "yolo": ".txt" in endings and ("labels" in names[root] or {".yaml", ".yml"} & endings),
-        "coco": ".json" in endings,
+        "coco": any(COCO.search(name) for own in names.values() for name in own),
         "voc": ".xml" in endings,
         "folder_masks": pictured & {*IMAGES} and pictured & {*MASKS},
         "csv": any(name.endswith((".csv", ".tsv")) for name in names[root]),

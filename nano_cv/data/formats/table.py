@@ -233,8 +233,8 @@ def find_files(
             several = "give all labels of a picture in one line, as a|b in a column 'labels'"
             advice = "remove one of them" if row.labels == other.labels else several
             raise UserError(
-                f"{row.where}: {row.file} stands in {other.where} already; {advice}; a table of "
-                "boxes is not read: save them as COCO, YOLO or PASCAL VOC"
+                f"{row.where}: {row.file} stands in {other.where} already; {advice}; boxes are "
+                "read from COCO, YOLO or PASCAL VOC, and not from a table"
             )
     return files
 

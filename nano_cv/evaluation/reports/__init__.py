@@ -73,6 +73,11 @@ class Report(ABC):
         """Rows for `classes.csv`, for pictures with targets, made by `tables.class_rows`."""
         return []
 
+    # What `drawings` of this class needs: a sheet of the pictures of these indices, chosen so; and
+    # how wrong each picture `[N]` was predicted, 0 for no mistake, and how this was measured.
+    _draw_sheet: Callable[[Sequence[int], str], Drawing]
+    _mistakes: Callable[[], tuple[NDArray[Any], str]]
+
     @abstractmethod
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Functions that draw, by the name of the drawing; if one fails, the others still draw.
@@ -87,11 +92,6 @@ class Report(ABC):
             worst = order[wrong[order] > 0][: self.most].tolist()
             sheets["worst_mistakes"] = partial(self._draw_sheet, worst, what)
         return dict(sheets)
-
-    # Draws the pictures of these indices; the text says how they were chosen.
-    _draw_sheet: Callable[[Sequence[int], str], Drawing]
-    # Says how wrong each picture `[N]` was predicted, 0 for no mistake, and how this was measured.
-    _mistakes: Callable[[], tuple[NDArray[Any], str]]
 
     def title_of(self, indices: Sequence[int], what: str) -> str:
         """The title of a drawing of the pictures `indices`; `what` says how they were chosen."""
