@@ -295,7 +295,7 @@ def test_report_and_json_of_label_sets_and_foreign_pictures(tmp_path):
     assert report.remarks() == [
         "1 of 2 pictures are none of these: unlike the training pictures, though they have these "
         "labels",
-        "no picture is recognised of basil, clover; see data.balance",
+        "no picture is recognised of basil, clover",
     ]
     alone = Pictures(tmp_path, files[:1])
     first = {name: one[:1] for name, one in ANSWER.items()}

@@ -124,7 +124,7 @@ def test_options_reach_the_config(here, succeeds):
         (["parity=photos", "weights=mine.safetensors"], "lenet_plants", 15 + 5),
     ],
 )
-def test_export_without_the_data_set(here, succeeds, typed, name, pictures):
+def test_export_without_the_data_set(here, succeeds, fails, typed, name, pictures):
     """Built-in pictures or any others do; also for weights of a set that is no option of data."""
     (here / "data/flowers/aster").rename(here / "photos")
     for plant in sorted(here.glob("photos/*"))[15:]:  # those of five plants stay, three files each
@@ -140,6 +140,10 @@ def test_export_without_the_data_set(here, succeeds, typed, name, pictures):
     facts = facts_of(here / "model_repository" / name / "1/model.onnx")
     assert float(facts["parity/pictures"]) == pictures
     assert not any(key.startswith(("val/", "speed/")) for key in facts)  # nobody has measured them
+    if name == "lenet_plants":  # the pictures of `flowers` must not be taken for those of `plants`
+        for more in (["precision=int8", typed[0]], ["data.name=plants"]):
+            said = fails("export_model", *TINY, typed[1], *more)
+            assert "trained on 'plants', which is no option of data; say where" in said
 
 
 @pytest.mark.parametrize(

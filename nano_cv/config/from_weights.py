@@ -70,17 +70,19 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
         if same or given["model"] == "timm":
             added += _of_network(config, metadata, given | swept)
 
-    if "data" not in given and "data.name" not in given:
-        known = metadata.data in options.groups["data"]
+    if "data" not in given:
+        known = metadata.data in options.groups["data"] or {"data.name", "data.root"} <= {*given}
         others = ("input", "labels", "count", "parity")
         asked = any((given | swept).get(key) is not None for key in others)
-        if not (known or asked):
+        # Other precisions are measured on validation pictures, whatever `parity` compares.
+        measured = (given | swept).get("precision", "float32") != "float32"
+        if not known and (measured or not asked):
             raise UserError(
                 f"weights={file}: trained on '{metadata.data}', which is no option of data; say "
                 f"where its pictures are: +data=OPTION data.root=FOLDER data.name={metadata.data}"
                 f", or give others: {'input' if options.script == 'infer' else 'parity'}=FOLDER"
             )
-        if NAME.fullmatch(metadata.data):
+        if NAME.fullmatch(metadata.data) and "data.name" not in given:
             added.append(f"{'data' if known else 'data.name'}={metadata.data}")
     return added
 

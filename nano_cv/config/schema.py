@@ -25,6 +25,7 @@ Positive = Annotated[float, Gt(0), Field(allow_inf_nan=False)]
 NotNegative = Annotated[float, Ge(0), Field(allow_inf_nan=False)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 Name = Annotated[str, MinLen(1)]  # part of the names of files
+Host = Annotated[str, Field(pattern=r"^(\[?[0-9a-fA-F:]+\]?|[\w.-]+)$")]  # without a port
 Port = Annotated[int, Ge(1), Le(65535)]
 Batches = Count | Annotated[float, Gt(0), Le(1)]  # a number of batches, or a share of all batches
 Channels = Annotated[list[Count], MinLen(1)]
@@ -358,7 +359,7 @@ class Serve(Section):
     models: list[str] | None
     triton: str | None
     host: str
-    hosts: list[str] | None
+    hosts: list[Host] | None
     port: Port
     grpc_port: Port
     probe_seconds: Positive
@@ -389,6 +390,7 @@ MESSAGES = {  # message for each of pydantic's kinds of errors; `{}` is the limi
     "bool_type": "true or false is needed",
     "string_type": "text is needed",
     "string_too_short": "text is needed",
+    "string_pattern_mismatch": "a name without https:// and without a port is needed",
     "list_type": "a list is needed",
     "too_short": "a list of {} is needed",
     "too_long": "a list of {} is needed",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 from nano_cv.data import images
 from nano_cv.data.pictures import Pictures
@@ -317,7 +317,8 @@ def sheet(
         high = max(1, round(wide * min(shape, 1.25)))
     for index in indices:
         picture = images.decode(pictures.files[index], wide)
-        painted = paint(np.asarray(ImageOps.contain(picture, (wide - 2, high))), index)
+        fitted = images.place(*picture.size, [high, wide - 2], "letterbox")
+        painted = paint(np.asarray(picture.resize((fitted.width, fitted.height))), index)
         shown.append(np.hstack([frame(panel, wide, high) for panel in painted]))
     names = [pictures.names[index] for index in indices]
     return lay_out(shown, columns, list(map(caption, indices)), names, title, legend)

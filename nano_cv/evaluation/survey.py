@@ -58,7 +58,7 @@ def table(splits: Mapping[str, Resized]) -> str:
     shape = ""
     far = max(height, width) >= FAR_FROM_SQUARE * min(height, width)
     if far and unit == "pictures" and train.fit == "stretch" and whole[0] == whole[1]:
-        shape = f"; model.image_size=[{height},{width}] has their shape"
+        shape = f"; model.image_size=[{height},{width}] is nearer to their shape"
     return textwrap.indent(format_table(rows) + sizes(train) + shape, "  ")
 
 

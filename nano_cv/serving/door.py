@@ -141,7 +141,8 @@ class Problem(Exception):  # noqa: N818  # RFC 9457 calls it so
     def response(self, headers: Mapping[str, str] | None = None) -> JSONResponse:
         """Return the problem document of RFC 9457 as an HTTP response, with further `headers`."""
         content = {"title": self.title, "status": self.status, "detail": self.detail}
-        headers = {"Retry-After": "1"} if self.status == 503 else headers
+        if self.status == 503 and self.title != "Not served":  # a refused model stays so
+            headers = {"Retry-After": "1"}
         return JSONResponse(content, self.status, headers, media_type="application/problem+json")
 
 
@@ -332,8 +333,7 @@ class Door:
                     await _check_awaited(request)
                     return {"file": file} | await ask_one(picture)
             except images.ImageError as error:
-                # The other images still count.
-                return {"file": file, "error": str(error).removeprefix("picture: ")}
+                return {"file": file, "error": str(error).removeprefix("picture: ")}  # others go on
 
         tasks = [asyncio.create_task(named(*part)) for part in pictures]
         try:

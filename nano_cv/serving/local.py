@@ -73,9 +73,8 @@ class Local(Backend):
                 model.refused[file.parent.name] = str(error)
                 log.warning("%s: %s set aside", name, error)
                 continue
-            self.engines[name] = engine
-            model.metadata, model.figures = engine.metadata, engine.figures
-            model.versions = [file.parent.name]
+            self.engines[name], model.figures = engine, engine.figures
+            model.versions, model.metadata = [file.parent.name], engine.metadata
             model.is_now("ready")
             return
         if name not in self.engines:

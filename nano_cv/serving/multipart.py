@@ -29,6 +29,5 @@ def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
         if not (name := NAME.search(headers)):
             advice = "files are sent by curl -F file=@FILE, settings in the URL, as in ?top=3"
             raise ValueError(f"part {number} of the form has no file name; {advice}")
-        text = name[1].strip(b'"').decode(errors="replace").replace("%22", '"')
-        files.append((text, content))
+        files.append((name[1].strip(b'"').decode(errors="replace").replace("%22", '"'), content))
     return files

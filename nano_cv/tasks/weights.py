@@ -113,7 +113,8 @@ def _compared(own: Path, path: Path, mode: str) -> str:
         return "replaces a file that is not one of train.py's"
     metric = next(iter({**metadata.metrics, **before.metrics}), "metric")
     new, old = (each.metrics.get(metric, math.nan) for each in (metadata, before))
-    unknown = f"weights that do not say theirs{', but another figure' * bool(before.metrics)}"
+    other = f"weights judged by {listing(before.metrics)}"
+    unknown = other if before.metrics else "weights that do not say theirs"
     worse = new < old if mode == "max" else new > old
     return (
         f"{metric} {'unknown' if math.isnan(new) else f'{new:.4f}'} replaces "

@@ -342,7 +342,7 @@ def restore_best(learner: Learner, keeper: ModelCheckpoint, probe: Probe | None)
         task.load_state_dict(probe.state)
         score = probe.score
     elif missed := best.get("never_predicted"):
-        log.warning("val: never predicted: %s; see data.balance", listing(missed))
+        log.warning("val: never predicted: %s", listing(missed))
     if math.isnan(score) and not has_diverged(task):
         text = "%s is unknown, as the validation pictures show no class: the last epoch is kept"
         log.warning(text, task.monitor)

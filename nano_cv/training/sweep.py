@@ -119,7 +119,8 @@ class Best(Callback):
         stopped = sum(scores.pruned for scores in runs.values())
         failed = len(started) - len(runs)
         if len({scores.metric for scores in runs.values()}) > 1:
-            log.warning("the runs have different metrics, so the first need not be the best")
+            log.warning("the runs have different metrics, so none of them is said to be the best")
+            sys.exit(bool(failed))
         summarise(
             {f"best {runs[run].metric}": runs[run].best},
             {key: value for key, value in rows[0].items() if several.get(key)}

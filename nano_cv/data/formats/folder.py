@@ -12,7 +12,10 @@ from nano_cv.data.pictures import Pictures
 from nano_cv.errors import UserError, listing, nearest
 
 log = logging.getLogger(__name__)
-NO_CLASSES = {"images", "jpegimages", "masks", "labels", "annotations"}  # if there are no others
+NO_CLASSES = {  # if there are no others
+    *("images", "masks", "labels", "annotations", "jpegimages", "imagesets"),
+    *("segmentationclass", "segmentationobject"),
+}
 
 
 def read_folder(root: Path, task: str) -> dict[str, Pictures]:

@@ -21,6 +21,8 @@ def hint_at_format(root: Path, reader: str) -> str:
     """
     chosen = {"read_table": "csv"}.get(reader, reader.removeprefix("read_"))
     formats = fitting_formats(root)
+    if chosen == "folder_masks" and "folder" in formats:  # which masks may lie in too
+        formats.remove("folder")
     if chosen not in KNOWN or chosen in formats or not formats:
         return ""
     return f"; it looks like {listing((f'data={name}' for name in formats), separator=' or ')}"
@@ -34,17 +36,19 @@ def fitting_formats(root: Path) -> list[str]:
     names = {folder: [path.name.lower() for path in _inside(folder)] for folder in folders}
     endings = {os.path.splitext(name)[1] for own in names.values() for name in own}
     pictured = {
-        folder.name.lower()
+        folder.relative_to(root).as_posix().lower()
         for folder, own in names.items()
         if folder != root and any(name.endswith(EXTENSIONS) for name in own)
     }
+    roles = {name: {*name.split("/")} & {*IMAGES, *MASKS} for name in pictured}
     fits = {
         "yolo": ".txt" in endings and ("labels" in names[root] or {".yaml", ".yml"} & endings),
         "coco": any(COCO.search(name) for own in names.values() for name in own),
         "voc": ".xml" in endings,
-        "folder_masks": pictured & {*IMAGES} and pictured & {*MASKS},
+        "folder_masks": any(role & {*IMAGES} for role in roles.values())
+        and any(role & {*MASKS} for role in roles.values()),
         "csv": any(name.endswith((".csv", ".tsv")) for name in names[root]),
-        "folder": len(pictured - {*IMAGES, *MASKS}) > 1,
+        "folder": len([name for name, role in roles.items() if not role]) > 1,
     }
     return [name for name, fit in fits.items() if fit]
 

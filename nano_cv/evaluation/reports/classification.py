@@ -133,7 +133,7 @@ class ClassificationReport(Report):
         if self.pictures.targets and self.metadata.task != TAGGING:
             never = class_figures(self.counts)["recall"] == 0
             if lost := [*compress(self.classes, never)]:
-                remarks.append(f"no picture is recognised of {listing(lost)}; see data.balance")
+                remarks.append(f"no picture is recognised of {listing(lost)}")
         return remarks
 
     def class_rows(self) -> list[dict[str, Any]]:
