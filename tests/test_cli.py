@@ -60,6 +60,8 @@ WRONG = [  # what is typed, and what the answer must hold
     ("flowers", "flowers: cannot be understood; what is needed is KEY=VALUE, see --help"),
     ("'seed=(1)'", "seed=(1): a whole number is needed"),  # after it was put in quotes
     ("model.task.optimizer.lr=0,001", "0,001: a number has a point: model.task.optimizer.lr=0.001"),
+    ("-m model.task.optimizer.lr=0,001", "0,001: a number has a point: model.task.optimizer.lr="),
+    ("data=coco data.name=x", "model=lenet does classification, and data=coco has targets for"),
     ("trainer.epochs=5", "trainer has no 'epochs'; did you mean 'max_epochs'?"),
     ("'data.colours={bücher: [1,2,3]}'", "Names before a colon can only have plain letters"),
     ("'data.colours=[a, rot & grün]'", "quote the value: 'data.colours=[a,\"rot & grün\"]'"),

@@ -111,7 +111,7 @@ def check_run(options: Options, overrides: Sequence[Override]) -> DictConfig:
         raise UserError("\n".join(wrong))
     if "data" in options.own:
         check_name(f"{config.model.name}_{config.data.name}")
-        _check_task(options, config)
+        _check_task(options, config, overrides)
         _check_root(config, overrides)
     if options.script == "train" and config.trainer.minutes and config.trainer.max_epochs:
         raise UserError(
@@ -127,7 +127,7 @@ def task_name(config: Any) -> str:
     return str(config["model"]["task"]["_target_"]).rpartition(".")[2].lower()
 
 
-def _check_task(options: Options, config: DictConfig) -> None:
+def _check_task(options: Options, config: DictConfig, overrides: Sequence[Override]) -> None:
     """Check that the data set serves the model's task; the message names sets that would."""
     task = task_name(config)
     if task not in config.data.tasks:
@@ -135,8 +135,9 @@ def _check_task(options: Options, config: DictConfig) -> None:
         for name in options.groups["data"]:
             other, _ = options.compose([parse_override(f"data={name}")])
             able += [name] if task in other.data.tasks else []
+        data = _data(config, overrides)
         raise UserError(
-            f"model={config.model.name} does {task}, and data={config.data.name} has targets for "
+            f"model={config.model.name} does {task}, and data={data} has targets for "
             f"{', '.join(config.data.tasks)} only. For {task}: {', '.join(able) or 'no set yet'}"
         )
     if config.data.balance != "none" and task not in ("classification", "segmentation"):
@@ -148,6 +149,12 @@ def _check_task(options: Options, config: DictConfig) -> None:
         for key in ("train_size", "crop", "detail"):
             if config.data[key] not in (None, 1):
                 raise UserError(f"data.{key}: not for generators, which learn at their image_size")
+
+
+def _data(config: DictConfig, overrides: Sequence[Override]) -> str:
+    """Return the option of data that was typed, or else the name of the data set."""
+    typed = [override.value() for override in overrides if override.key_or_group == "data"]
+    return str([config.data.name, *typed][-1])
 
 
 def _check_devices(config: DictConfig) -> None:
@@ -164,10 +171,8 @@ def _check_root(config: DictConfig, overrides: Sequence[Override]) -> None:
     # With `???` in the YAML files, a data set could not take over the root of another set.
     asked = any(config.get(key) is not None for key in ("input", "labels", "count"))
     if config.data.root is None and not asked:
-        options = [override.value() for override in overrides if override.key_or_group == "data"]
-        raise UserError(
-            f"data.root: needed by data={[config.data.name, *options][-1]}; add data.root=FOLDER"
-        )
+        data = _data(config, overrides)
+        raise UserError(f"data.root: needed by data={data}; add data.root=FOLDER")
     if "://" in str(config.data.root) and "shards" not in config.data.dataset._target_:
         raise UserError(
             f"data.root={config.data.root}: a store is read by data=shards only; "

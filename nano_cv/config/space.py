@@ -73,17 +73,21 @@ def sample_runs(overrides: Sequence[Override], multirun: bool) -> Iterator[list[
     for override in overrides:
         if not override.is_sweep_override():
             choices.append([override])
-        elif not multirun:
+            continue
+        key, _, given = str(override.input_line).partition("=")
+        if re.fullmatch(r"-?\d+,0\d+" if multirun else r"-?\d+,\d+", given):
+            point = given.replace(",", ".")
+            raise UserError(f"{key}={given}: a number has a point: {key}={point}")
+        if not multirun:
             said = f"{override.input_line}: several values; add -m to run each of them"
-            key, _, given = str(override.input_line).partition("=")
-            if re.fullmatch(r"-?\d+,\d+", given):
-                said = f"{key}={given}: a number has a point: {key}={given.replace(',', '.')}"
+            if override.is_choice_sweep() and key in ("input", "parity"):
+                said += f"; several pictures are a folder or a pattern: {key}='photos/*.jpg'"
             elif override.is_choice_sweep():
-                said += f"; a list is {key}=[{given}], a text with commas '{key}=\"{given}\"'"
+                said += f"; a list is {key}=[{given}]"
+            said += f", a text with commas '{key}=\"{given}\"'" * override.is_choice_sweep()
             raise UserError(said)
-        else:
-            values = [f"{override.get_key_element()}={value}" for value in _values(override)]
-            choices.append(parser.parse_overrides(values))
+        values = [f"{override.get_key_element()}={value}" for value in _values(override)]
+        choices.append(parser.parse_overrides(values))
     for number in range(max(map(len, choices), default=1)):
         yield [values[min(number, len(values) - 1)] for values in choices]
 
