@@ -167,6 +167,8 @@ def test_parts_of_a_form_keep_every_byte():
     text = b"--a b\r\ncontent-disposition: form-data; name=note" + END
     assert split_parts("x; boundary=a", odd + b"--a--") == [("\ufffd", b"x")]
     assert split_parts('x; boundary="a b"', plain + b"--a b--") == [("photo.jpg", b"x")]
+    starred = plain.replace(b"FileName=", b"filename*=utf-8''")  # as older clients send it
+    assert split_parts('x; boundary="a b"', starred + b"--a b--") == [("photo.jpg", b"x")]
     with pytest.raises(ValueError, match="part 1 of the form has no file name; files are sent by"):
         split_parts('x; boundary="a b"', text + plain + b"--a b--")
 
