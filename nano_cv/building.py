@@ -35,6 +35,7 @@ from nano_cv.metadata import (
 log = logging.getLogger(__name__)
 # Keys of `model.task` for the learner, which the task itself does not take.
 OF_LEARNER = ("optimizer", "warmup_epochs", "layer_decay", "ema_decay")
+LOOKED_AT = 10_000  # training pictures whose objects are counted for a hint
 UNEQUAL = 10  # times as many training pictures of a class as of another, from which a hint is given
 if TYPE_CHECKING:  # these import torch, and engines without torch use this module too
     from nano_cv.data.datamodule import DataModule
@@ -222,7 +223,6 @@ def weigh_classes(task: "Task", data: "DataModule") -> None:
 def hint_at_counts(task: "Task", data: "DataModule") -> None:
     """Log which setting helps where classes are very unequal, or objects are very many."""
     train = data.splits["train"]
-    limit = getattr(task, "max_detections", None)
     if task.monitor == "val/accuracy":
         pairs = zip(train.count(), data.classes, strict=True)
         known = sorted((count, name) for count, name in pairs if count)
@@ -230,16 +230,13 @@ def hint_at_counts(task: "Task", data: "DataModule") -> None:
         if most >= UNEQUAL * fewest:
             text = "%s: %d training pictures, %s: %d; data.balance=sqrt makes rare ones count more"
             log.info(text, common, most, rare, fewest)
-    most = (
-        max((len(target.counted) for target in train.pictures.targets), default=0) if limit else 0
-    )
-    if limit and most > limit:
-        text = (
-            "a training picture has %d objects, and %d are found at most; to find more, add %s=%d"
-        )
-        log.warning(
-            text, most, limit, "model.task.max_detections", min(1000, -(-most // 100) * 100)
-        )
+    if limit := getattr(task, "max_detections", None):
+        looked_at = pictures.evenly(len(train), LOOKED_AT)
+        largest = max(len(train.pictures.targets[index].counted) for index in looked_at)
+        more = min(-(-largest // 100) * 100, 1000)  # as many as the schema allows
+        if min(largest, more) > limit:
+            text = "a training picture has %d objects, and %d are found at most; for more, add %s"
+            log.warning(text, largest, limit, f"model.task.max_detections={more}")
 
 
 def make_learner(config: DictConfig, task: "Task") -> "Learner":

@@ -171,8 +171,9 @@ def _check_root(config: DictConfig, overrides: Sequence[Override]) -> None:
     # With `???` in the YAML files, a data set could not take over the root of another set.
     asked = any(config.get(key) is not None for key in ("input", "labels", "count"))
     if config.data.root is None and not asked:
-        data = _data(config, overrides)
-        raise UserError(f"data.root: needed by data={data}; add data.root=FOLDER")
+        raise UserError(
+            f"data.root: needed by data={_data(config, overrides)}; add data.root=FOLDER"
+        )
     if "://" in str(config.data.root) and "shards" not in config.data.dataset._target_:
         raise UserError(
             f"data.root={config.data.root}: a store is read by data=shards only; "

@@ -28,11 +28,8 @@ def accept_plus(arguments: list[str]) -> list[str]:
     """
     groups, home = "|".join([*option_groups([CONFIGS]), r"hydra/[\w/]+"]), Path.home()
     arguments = [re.sub(rf"^\+({groups})=", r"\1=", argument) for argument in arguments]
-    arguments = [
-        re.sub(r"^([\w.+]+=)~(?=/|$)", lambda match: f"{match[1]}{home}", argument)
-        for argument in arguments
-    ]
-    return [_in_quotes(argument) for argument in arguments]
+    tilde = re.compile(r"^([\w.+]+=)~(?=/|$)")
+    return [_in_quotes(tilde.sub(rf"\g<1>{home}", argument)) for argument in arguments]
 
 
 def _in_quotes(argument: str) -> str:

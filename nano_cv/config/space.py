@@ -76,15 +76,14 @@ def sample_runs(overrides: Sequence[Override], multirun: bool) -> Iterator[list[
             continue
         key, _, given = str(override.input_line).partition("=")
         if re.fullmatch(r"-?\d+,0\d+" if multirun else r"-?\d+,\d+", given):
-            point = given.replace(",", ".")
-            raise UserError(f"{key}={given}: a number has a point: {key}={point}")
+            raise UserError(f"{key}={given}: a number has a point: {key}={given.replace(',', '.')}")
         if not multirun:
             said = f"{override.input_line}: several values; add -m to run each of them"
-            if override.is_choice_sweep() and key in ("input", "parity"):
-                said += f"; several pictures are a folder or a pattern: {key}='photos/*.jpg'"
-            elif override.is_choice_sweep():
-                said += f"; a list is {key}=[{given}]"
-            said += f", a text with commas '{key}=\"{given}\"'" * override.is_choice_sweep()
+            if override.is_choice_sweep():
+                several = f"a list is {key}=[{given}]"
+                if key in ("input", "parity"):
+                    several = f"several pictures are a folder or a pattern: {key}='photos/*.jpg'"
+                said += f"; {several}, a text with commas '{key}=\"{given}\"'"
             raise UserError(said)
         values = [f"{override.get_key_element()}={value}" for value in _values(override)]
         choices.append(parser.parse_overrides(values))

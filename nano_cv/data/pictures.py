@@ -158,8 +158,11 @@ def size_in_shape(pictures: Pictures, size: int) -> Size:
     for index in evenly(len(pictures), MAX_MEASURED):
         with suppress(images.ImageError):  # bad images are reported later, when all are decoded
             sizes.append(images.dimensions(pictures.files[index]))
-    if not sizes:
-        return size
+    return shaped(sizes, size) if sizes else size
+
+
+def shaped(sizes: Sequence[tuple[int, int]], size: int) -> Size:
+    """Return a size with the median shape of such widths and heights; see `size_in_shape`."""
     width, height = np.median(sizes, axis=0)
     wide = math.sqrt(min(max(width / height, 1 / MAX_ASPECT), MAX_ASPECT))
     rows, columns = (max(1, round(side / STEP)) * STEP for side in (size / wide, size * wide))

@@ -2,14 +2,14 @@
 
 import logging
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from nano_cv.data import images
-from nano_cv.data.pictures import Resized, evenly, size_in_shape
+from nano_cv.data.pictures import MAX_MEASURED, Resized, evenly, shaped
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.terminal import format_table
@@ -19,7 +19,6 @@ from nano_cv.metadata import height_width
 log = logging.getLogger(__name__)
 MAX_LISTED = 20  # classes that are listed, or pictures with boxes or masks
 MAX_SHOWN, COLUMNS = 96, 8  # pictures with labels, and pictures in a row
-MAX_MEASURED = 500  # files whose size is looked at
 FAR_FROM_SQUARE = 2.5  # times as long as the other is a side of such an input
 
 
@@ -53,22 +52,20 @@ def table(splits: Mapping[str, Resized]) -> str:
     if len(classes) > MAX_LISTED:
         rows.append({unit: f"and {len(classes) - MAX_LISTED} more"} | dict.fromkeys(splits, ""))
     rows.append({unit: "all pictures"} | {name: str(len(part)) for name, part in splits.items()})
-    whole = height_width(splits["val"].size)
-    height, width = height_width(size_in_shape(train.pictures, whole[0]))
-    shape = ""
-    far = max(height, width) >= FAR_FROM_SQUARE * min(height, width)
-    if far and unit == "pictures" and train.fit == "stretch" and whole[0] == whole[1]:
-        shape = f"; model.image_size=[{height},{width}] is nearer to their shape"
-    return textwrap.indent(format_table(rows) + sizes(train) + shape, "  ")
+    files = train.pictures.files
+    measured = [images.dimensions(files[index]) for index in evenly(len(files), MAX_MEASURED)]
+    text = format_table(rows) + sizes(measured)
+    side, other = height_width(splits["val"].size)
+    if unit == "pictures" and train.fit == "stretch" and side == other:
+        height, width = height_width(shaped(measured, side))
+        if max(height, width) >= FAR_FROM_SQUARE * min(height, width):
+            text += f"; model.image_size=[{height},{width}] is nearer to their shape"
+    return textwrap.indent(text, "  ")
 
 
-def sizes(resized: Resized) -> str:
-    """Say the sizes of the smallest, largest and median picture, of at most `MAX_MEASURED`."""
-    files = resized.pictures.files
-    pairs = sorted(
-        (images.dimensions(files[index]) for index in evenly(len(files), MAX_MEASURED)),
-        key=lambda size: size[0] * size[1],
-    )
+def sizes(measured: Sequence[tuple[int, int]]) -> str:
+    """Say the sizes of the smallest, largest and median picture, from widths and heights."""
+    pairs = sorted(measured, key=lambda size: size[0] * size[1])
     ends = [f"{width}x{height}" for width, height in (pairs[0], pairs[-1], pairs[len(pairs) // 2])]
     return "{} to {} pixels, {} in the middle".format(*ends)
 

@@ -197,9 +197,8 @@ class Door:
         if self.hosts and (host and host[1].strip("[]")) not in self.hosts:
             # DNS rebinding: a site whose name resolves to this machine could read our answers.
             advice = "open it by one of these names, or add yours: serve.py hosts=[NAME]"
-            refused = Problem(
-                421, "Unknown host", f"this server is {listing(self.hosts)}; {advice}"
-            )
+            detail = f"this server is {listing(self.hosts)}; {advice}"
+            refused = Problem(421, "Unknown host", detail)
         elif headers.get("sec-fetch-site", "none") not in ("none", "same-origin") and not followed:
             refused = Problem(403, "Another site", "pages of other sites may not use this server")
         if scope.get("method") == "HEAD":  # uvicorn sends no body for it

@@ -108,9 +108,8 @@ class AdaptCheckpoint(pl.Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             state = checkpoint["callbacks"].get(callback.state_key)
             if isinstance(callback, KeepBest) and not state:
-                raise UserError(
-                    f"{callback.dirpath}: epochs were chosen by another metric; start anew"
-                )
+                text = "epochs were chosen by another metric; start anew"
+                raise UserError(f"{callback.dirpath}: {text}")
             if state and isinstance(callback, EarlyStopping):
                 state |= {"patience": callback.patience, "stopped_epoch": 0}
             if state and isinstance(callback, ModelCheckpoint):

@@ -108,8 +108,8 @@ def make_trainer(
     precision = options.precision
     if precision == "auto":
         before = _precision_of(checkpoint) if config.resume else ""
-        given = options.accelerator, task, data.first_batch
-        precision = choose_precision(*given, before, plan.processes)
+        wanted = options.accelerator
+        precision = choose_precision(wanted, task, data.first_batch, before, plan.processes)
     terminal = sys.stderr.isatty() and is_first_process()  # no progress bar in a file
     if terminal:
         callbacks.append(Bar())

@@ -31,9 +31,8 @@ class PruneBehind(pl.Callback):
         trainer.should_stop = trainer.strategy.broadcast(stop) or trainer.should_stop
 
     def _behind(self, trainer: pl.Trainer, task: Task) -> bool:
-        self.values.append(
-            float(trainer.callback_metrics.get(task.monitor, nan))
-        )  # absent until the first
+        value = trainer.callback_metrics.get(task.monitor, nan)  # NaN before the first validation
+        self.values.append(float(value))
         own, epoch = Scores(task.monitor, task.mode, self.values), len(self.values)
         sweep.write(own, self.run)
         if self.after is None or not self.after <= epoch < (trainer.max_epochs or 0):

@@ -5,7 +5,7 @@ import logging
 import math
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -91,42 +91,46 @@ class Best(Callback):
     """Hydra callback that reports all runs of a sweep, and the command to repeat the best."""
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Print a row per run, the best first; then the best run and its settings."""
-        runs = read(Path(config.hydra.sweep.dir).absolute())
-        started = [*Path(config.hydra.sweep.dir).glob("*/.hydra")]
-        if not runs:
-            sys.exit(bool(started))  # all have failed
-        space = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-        parsed = OverridesParser.create().parse_overrides([*space, *config.hydra.overrides.task])
-        several = {override.get_key_element(): override.is_sweep_override() for override in parsed}
-        lines: Any = {run: OmegaConf.load(run / ".hydra" / "overrides.yaml") for run in runs}
-        ordered = sorted(runs, key=lambda run: max(runs[run].gains), reverse=True)
-        rows = []
-        for run in ordered:
-            typed = {key: value for key, _, value in (line.partition("=") for line in lines[run])}
-            row = {"run": run.name} | {key: typed.get(key, "") for key in several if several[key]}
-            best = f"{runs[run].metric} {runs[run].best:.4f}"
-            rows.append(row | {"epochs": len(runs[run].values), "best": best})
-        print_rows(rows, [])
-        run = ordered[0]
-        kept = [line for line in lines[run] if not line.startswith("sweep=")]
-        folders = [
-            f"--config-dir={source.path}"
-            for source in config.hydra.runtime.config_sources
-            if source.provider == "command-line"
-        ]
-        command = shlex.join(["python", f"{config.hydra.job.name}.py", *folders, *kept])
-        stopped = sum(scores.pruned for scores in runs.values())
-        failed = len(started) - len(runs)
-        if len({scores.metric for scores in runs.values()}) > 1:
-            log.warning("the runs have different metrics, so none of them is said to be the best")
-            sys.exit(bool(failed))
-        summarise(
-            {f"best {runs[run].metric}": runs[run].best},
-            {key: value for key, value in rows[0].items() if several.get(key)}
-            | {"train with it": command}
-            | {"runs": f"{len(runs)}, {stopped} stopped early, {failed} failed", "run": run},
-            Logger(),
-        )
+        """Report the runs that have scores; the exit status is 1 if others have failed."""
+        folder = Path(config.hydra.sweep.dir).absolute()
+        runs = read(folder)
+        failed = len([*folder.glob("*/.hydra")]) - len(runs)
+        if runs:
+            _report(config.hydra, runs, failed)
         if failed:
             sys.exit(1)
+
+
+def _report(config: DictConfig, runs: Mapping[Path, Scores], failed: int) -> None:
+    """Print a row per run, the best first; then the best run and its settings."""
+    space = [f"{key}={value}" for key, value in (config.sweeper.params or {}).items()]
+    parsed = OverridesParser.create().parse_overrides([*space, *config.overrides.task])
+    several = {override.get_key_element(): override.is_sweep_override() for override in parsed}
+    swept = [key for key, is_swept in several.items() if is_swept]  # a typed key replaces a range
+    lines: Any = {run: OmegaConf.load(run / ".hydra" / "overrides.yaml") for run in runs}
+    ordered = sorted(runs, key=lambda run: max(runs[run].gains), reverse=True)
+    rows, best = [], ordered[0]
+    for run in ordered:
+        scores = runs[run]
+        typed = {key: value for key, _, value in (line.partition("=") for line in lines[run])}
+        result = {"epochs": len(scores.values), "best": f"{scores.metric} {scores.best:.4f}"}
+        rows.append({"run": run.name} | {key: typed.get(key, "") for key in swept} | result)
+    print_rows(rows, [])
+    if len({scores.metric for scores in runs.values()}) > 1:
+        log.warning("the runs have different metrics, so none of them is said to be the best")
+        return
+    kept = [line for line in lines[best] if not line.startswith("sweep=")]
+    folders = [
+        f"--config-dir={source.path}"
+        for source in config.runtime.config_sources
+        if source.provider == "command-line"
+    ]
+    command = shlex.join(["python", f"{config.job.name}.py", *folders, *kept])
+    stopped = sum(scores.pruned for scores in runs.values())
+    summarise(
+        {f"best {runs[best].metric}": runs[best].best},
+        {key: value for key, value in rows[0].items() if key in swept}
+        | {"train with it": command}
+        | {"runs": f"{len(runs)}, {stopped} stopped early, {failed} failed", "run": best},
+        Logger(),
+    )

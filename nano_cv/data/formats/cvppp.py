@@ -6,7 +6,7 @@ Beside each `A1/plant001_rgb.png` (up to `A4/`) lies `plant001_label.png` with a
 from pathlib import Path
 
 from nano_cv.data.formats import splitting
-from nano_cv.data.formats.flowers import targets_for
+from nano_cv.data.formats.flowers import choose_targets
 from nano_cv.data.formats.splitting import Sample
 from nano_cv.data.pictures import Pictures
 from nano_cv.data.targets import Meaning
@@ -35,7 +35,7 @@ def read_cvppp(root: Path, task: str) -> dict[str, Pictures]:
     if missing and task in CLASSES:
         raise UserError(f"{len(missing)} labels are missing: {listing(missing, most=3)}")
     kinds = [folders.index(file.parent.name) for file in files]
-    targets = targets_for(task, kinds, labels, smallest=1)
+    targets = choose_targets(task, kinds, labels, smallest=1)
     # `A1/plant001`, since every folder has a plant001.
     names = [f"{file.parent.name}/{file.name.removesuffix('_rgb.png')}" for file in files]
     samples = [Sample(*row) for row in zip(files, targets, names, strict=True)]

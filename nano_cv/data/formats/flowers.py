@@ -45,11 +45,11 @@ def read_split(root: Path, split: str, task: str, species: list[str]) -> Picture
             "to fetch the data again, type: dvc pull --force"
         )
     labels = [species.index(name.partition("/")[0]) for name in names]
-    targets = targets_for(task, labels, beside, SPECK)
+    targets = choose_targets(task, labels, beside, SPECK)
     return Pictures(root, files, targets, CLASSES.get(task, species))
 
 
-def targets_for(
+def choose_targets(
     task: str, labels: Sequence[int], masks: Sequence[Path], smallest: int
 ) -> Sequence[Any]:
     """Return the targets: `labels`, `masks`, or boxes of the instances in these."""

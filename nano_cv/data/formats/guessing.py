@@ -15,7 +15,7 @@ MOST_SEEN = 200  # files or folders in a folder that are looked at; a set may ha
 
 
 def hint_at_format(root: Path, reader: str) -> str:
-    """Return which formats a set looks like, unless one is that of the `reader`, or none is known.
+    """Return which formats a set looks like; empty if it looks like that of `reader`, or like none.
 
     `reader` is the name of a function, such as `read_coco`.
     """
@@ -41,12 +41,12 @@ def fitting_formats(root: Path) -> list[str]:
         if folder != root and any(name.endswith(EXTENSIONS) for name in own)
     }
     roles = {name: {*name.split("/")} & {*IMAGES, *MASKS} for name in pictured}
+    used = set[str]().union(*roles.values())
     fits = {
         "yolo": ".txt" in endings and ("labels" in names[root] or {".yaml", ".yml"} & endings),
         "coco": any(COCO.search(name) for own in names.values() for name in own),
         "voc": ".xml" in endings,
-        "folder_masks": any(role & {*IMAGES} for role in roles.values())
-        and any(role & {*MASKS} for role in roles.values()),
+        "folder_masks": used & {*IMAGES} and used & {*MASKS},
         "csv": any(name.endswith((".csv", ".tsv")) for name in names[root]),
         "folder": len([name for name, role in roles.items() if not role]) > 1,
     }
