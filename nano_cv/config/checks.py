@@ -4,6 +4,7 @@ For a misspelt option, key or value, the message has the nearest spelling and wh
 model that the data set cannot serve and a folder that cannot be written to are refused as well.
 """
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,14 +90,16 @@ def check(script: str, arguments: list[str]) -> list[str]:
 
 
 def _refuse_second_choices(options: Options, overrides: Sequence[Override]) -> None:
-    """Refuse two choices of the same group, of which Hydra would silently take the last."""
-    chosen: dict[str, str] = {}
+    """Refuse two choices of a group, and say that the last of two values of a key is taken."""
+    typed: dict[str, str] = {}
     for override in overrides:
-        group, line = override.key_or_group, str(override.input_line)
-        if group in options.own and chosen.setdefault(group, line) != line:
-            raise UserError(
-                f"{chosen[group]} {line}: two choices of {group}; leave out one of them"
-            )
+        key, line = override.key_or_group, str(override.input_line)
+        both = f"{typed.get(key, line)} {line}"
+        if typed.get(key, line) != line and key in options.own:
+            raise UserError(f"{both}: two choices of {key}; leave out one of them")
+        if typed.get(key, line) != line and is_first_process():
+            print(f"{both}: {key} has two values; the last is taken", file=sys.stderr)
+        typed[key] = line
 
 
 def check_run(options: Options, overrides: Sequence[Override]) -> DictConfig:
