@@ -126,7 +126,7 @@ def stop(error: Exception) -> NoReturn:
         if error.errno is None:  # a defect of the code, not a full disk or a closed folder
             raise error
         full = error.errno in DISK_FULL
-        where = (full and error.filename2) or error.filename  # filename2: the target of a copy
+        where = error.filename2 or error.filename  # filename2: the target of a copy
         if full and not where and HydraConfig.initialized():
             where = HydraConfig.get().runtime.output_dir  # most likely a checkpoint was written
         message = f"{where}: " if where else ""

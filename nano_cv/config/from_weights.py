@@ -83,7 +83,7 @@ def settings_from_weights(options: Options, overrides: Sequence[Override]) -> li
                 f", or give others: {'input' if options.script == 'infer' else 'parity'}=FOLDER"
             )
         if NAME.fullmatch(metadata.data) and "data.name" not in given:
-            added.append(f"{'data' if known else 'data.name'}={metadata.data}")
+            added.append(f"data={metadata.data}" if known else f'data.name="{metadata.data}"')
     return added
 
 

@@ -214,7 +214,7 @@ def _to_rgb(image: Image.Image, header: headers.Header) -> Image.Image:
         # A camera of 12 bits writes levels of 0 to 4095, mostly without stating the bits.
         used = header.bits or CAMERA_BITS
         if levels.max() >= 1 << used:
-            used = 16
+            used = int(levels.max()).bit_length()
         elif not header.bits:
             say_once(
                 "16-bit grey does not state its bits; pictures whose largest value is at most %d "

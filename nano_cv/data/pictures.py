@@ -149,6 +149,18 @@ def evenly(count: int, most: int) -> list[int]:
     return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()
 
 
+def full_first(count: int, most: int, is_empty: Callable[[int], bool]) -> list[int]:
+    """At most `most` of `count` indices, evenly spaced among those of pictures with objects.
+
+    Only if these are too few, others follow. In large sets not all pictures are looked at.
+    """
+    chosen, looked_at = list[int](), evenly(count, MAX_MEASURED)
+    for empty in (False, True):
+        group = [index for index in looked_at if is_empty(index) == empty]
+        chosen += [group[place] for place in evenly(len(group), most - len(chosen))]
+    return sorted(chosen)
+
+
 def size_in_shape(pictures: Pictures, size: int) -> Size:
     """Choose a size with the median shape of the images, and about `size` x `size` pixels.
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from nano_cv.data.kinds import BoxLists, Masks
 from nano_cv.data.masks import enlarge_mask
-from nano_cv.data.pictures import Resized, evenly
+from nano_cv.data.pictures import Resized, full_first
 from nano_cv.evaluation.drawing import GAP, SIDE, Drawing, enlarge, fit, frame, lay_out
 
 OKABE_ITO = ("56b4e9", "e69f00", "009e73", "f0e442", "0072b2", "d55e00", "cc79a7")
@@ -115,6 +115,12 @@ def class_key(
 def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
     """Colour a picture by its mask uint8 `[h, w]`, of any size; class 0 stays clear."""
     height, width = image.shape[:2]
+    rows, columns = (
+        max(1, side // shown) for side, shown in zip(mask.shape, (height, width), strict=True)
+    )
+    mask = mask[: len(mask) // rows * rows, : mask.shape[1] // columns * columns]
+    # Of each block the highest class, so that no thin line vanishes.
+    mask = mask.reshape(len(mask) // rows, rows, -1, columns).max(axis=(1, 3))
     mask = enlarge_mask(mask, width, height)
     strength = np.where(mask == 0, 0.0, 0.5)[..., None]
     return (image * (1 - strength) + palette(256)[mask] * strength).astype(np.uint8)
@@ -123,7 +129,11 @@ def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
 def draw_targets(resized: Resized, classes: Sequence[str], most: int, title: str) -> Drawing:
     """Draw at most `most` training pictures with their true boxes or masks, and a legend."""
     shown, drawn, fitted = [], [np.zeros(0, np.int64)], resized.fitted
-    for index in evenly(len(resized), most):
+
+    def is_empty(index: int) -> bool:
+        return isinstance(fitted, BoxLists) and not len(fitted.boxes[index].labels)
+
+    for index in full_first(len(resized), most, is_empty):
         pixels = resized.fetch([index])[0]
         image = enlarge(pixels, 4)
         if isinstance(fitted, Masks):

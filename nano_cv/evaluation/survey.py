@@ -65,7 +65,7 @@ def table(splits: Mapping[str, Resized]) -> str:
 
 def sizes(measured: Sequence[tuple[int, int]]) -> str:
     """Say the sizes of the smallest, largest and median picture, from widths and heights."""
-    pairs = sorted(measured, key=lambda size: size[0] * size[1])
+    pairs = sorted(measured, key=lambda size: (size[0] * size[1], size))
     ends = [f"{width}x{height}" for width, height in (pairs[0], pairs[-1], pairs[len(pairs) // 2])]
     return "{} to {} pixels, {} in the middle".format(*ends)
 

@@ -319,9 +319,8 @@ class Door:
         if _wants_png(request):
             if len(pictures) > 1:
                 raise Problem(422, "Several pictures", "Accept: image/png is for one picture")
-            _, picture = pictures[0]
-            draw = partial(answers.picture_of, picture=picture)
-            return Response(await ask(picture, draw), media_type="image/png")
+            draw = partial(answers.picture_of, picture=pictures[0][1])
+            return Response(await ask(pictures[0][1], draw), media_type="image/png")
         ask_one = partial(ask, tell=partial(answers.describe, top=asked.top))
         if len(pictures) == 1:
             return JSONResponse(await ask_one(pictures[0][1]))

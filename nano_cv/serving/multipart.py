@@ -1,11 +1,12 @@
 """Parser of forms (`multipart/form-data`, RFC 7578) that holds only files."""
 
 import re
+from urllib.parse import unquote
 
 MAX_FILES = 64  # files in a form
 # Python's parser of mail takes a second for a header of 30 kB, so regular expressions do it.
 BOUNDARY = re.compile(r'; *boundary=("[^"]{1,70}"|[^\s;"]{1,70})', re.IGNORECASE)
-NAME = re.compile(rb'; *filename(?:\*=utf-8\'\'|=)("[^"\r\n]*"|[^\s;"]*)', re.IGNORECASE)
+NAME = re.compile(rb'; *filename(\*=utf-8\'\'|=)("[^"\r\n]*"|[^\s;"]*)', re.IGNORECASE)
 
 
 def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
@@ -29,5 +30,6 @@ def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:
         if not (name := NAME.search(headers)):
             advice = "files are sent by curl -F file=@FILE, settings in the URL, as in ?top=3"
             raise ValueError(f"part {number} of the form has no file name; {advice}")
-        files.append((name[1].strip(b'"').decode(errors="replace").replace("%22", '"'), content))
+        text = name[2].strip(b'"').decode(errors="replace")
+        files.append((text.replace("%22", '"') if name[1] == b"=" else unquote(text), content))
     return files

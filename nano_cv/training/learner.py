@@ -1,6 +1,7 @@
 """Trains any task with Lightning: optimiser, schedule, averaged weights, and logging."""
 
 import math
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,10 @@ class Learner(pl.LightningModule):
         if layer_decay != 1.0 and not hasattr(body, "group_matcher"):
             raise ValueError("layer_decay is for networks of timm; leave it at 1")
         self.steps: int | None = None  # of the whole training, if trainer.minutes has set them
+
+    def on_train_start(self) -> None:
+        """Let SIGTERM end a training as Ctrl-C does; several processes hang in Lightning's way."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def training_step(self, batch: tuple[Tensor, Any], index: int) -> Tensor:
         """Loss of one batch."""

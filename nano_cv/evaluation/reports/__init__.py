@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
-from nano_cv.data.pictures import Pictures, evenly
+from nano_cv.data.pictures import Pictures, full_first
 from nano_cv.errors import UserError
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
@@ -82,9 +82,10 @@ class Report(ABC):
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
         """Functions that draw, by the name of the drawing; if one fails, the others still draw.
 
-        This base class draws pictures evenly chosen, and, with targets, the worst mistakes.
+        This base class draws pictures evenly chosen, and, with targets, the worst mistakes. Of
+        pictures that are empty, only as many are drawn as fill the sheet.
         """
-        chosen = evenly(len(self.pictures), self.most)
+        chosen = full_first(len(self.pictures), self.most, self._is_empty)
         sheets = {"predictions": partial(self._draw_sheet, chosen, "evenly chosen")}
         if self.pictures.targets:
             wrong, what = self._mistakes()
@@ -92,6 +93,10 @@ class Report(ABC):
             worst = order[wrong[order] > 0][: self.most].tolist()
             sheets["worst_mistakes"] = partial(self._draw_sheet, worst, what)
         return dict(sheets)
+
+    def _is_empty(self, index: int) -> bool:
+        """Whether neither an object nor a box would be seen in a picture."""
+        return False
 
     def title_of(self, indices: Sequence[int], what: str) -> str:
         """The title of a drawing of the pictures `indices`; `what` says how they were chosen."""

@@ -173,6 +173,10 @@ class DetectionReport(Report):
             drawings["precision_recall"] = self._draw_curves
         return drawings
 
+    def _is_empty(self, index: int) -> bool:
+        known = self.pictures.targets and len(self.truths[index].counted)
+        return not known and not len(self.confident[index].scores)
+
     def _mistakes(self) -> tuple[NDArray[Any], str]:
         wrong = [(~right).sum() + missed.sum() for right, missed in self.verdicts]
         return np.array(wrong), "most boxes wrong"

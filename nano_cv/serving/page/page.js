@@ -135,7 +135,7 @@ async function learn(signal) {
   at("drop").hidden = generates;
   at("generate").hidden = !generates;
   at("class").replaceChildren(...about.classes.map((value) => make("option", { value }, value)));
-  const measured = Object.entries(about.metrics || {}).filter(([key]) => !key.includes("loss"));
+  const measured = Object.entries(about.metrics || {}).filter(([key, value]) => value !== null && !key.includes("loss"));
   const [height, width = height] = [about.image_size].flat();
   const size = `${height} × ${width} pixels${height === width ? "" : " (height × width)"}`;
   const facts = {
@@ -317,7 +317,7 @@ const shows = {
     });
   },
   generation({ answer }) {
-    at("headline").textContent = answer.class;
+    at("headline").textContent = `${answer.class}, seed ${answer.seed}`;
     listRows([], 0);
     at("made").replaceChildren(
       ...answer.pictures_png.map((one, index) =>
@@ -410,7 +410,7 @@ at("file").addEventListener("change", () => { take([...at("file").files]); at("f
 at("photograph").addEventListener("click", () => attempt(openCamera));
 at("shoot").addEventListener("click", () => attempt(shoot));
 at("stop").addEventListener("click", closeCamera);
-at("model").addEventListener("change", () => { chosen = at("model").value; act(choose); });
+at("model").addEventListener("change", () => { chosen = at("model").value; warn(""); act(choose); });
 at("generate").addEventListener("submit", (event) => { event.preventDefault(); act(generate); });
 at("confidence").addEventListener("input", () => { moved = true; show(); });
 at("own").addEventListener("click", () => { moved = false; at("confidence").focus(); show(); });
