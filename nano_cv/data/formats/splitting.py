@@ -149,53 +149,49 @@ def stable_split(name: str, missing: Iterable[str] = ("val", "test")) -> str:
     So an image stays in its split when other images come or go, and on every machine.
     """
     place = _hash(name) % 100
-    split = next(split for split, (_, end) in SHARES.items() if place < end)
-    return split if split in missing else "train"
+    for split in missing:
+        start, end = SHARES[split]
+        if start <= place < end:
+            return split
+    return "train"
 
 
 def stable_splits(
     names: Sequence[str],
-    labels: Sequence[Collection[Hashable]] | None = None,
+    groups: Sequence[Collection[Hashable]] | None = None,
     missing: Sequence[str] = ("val", "test"),
 ) -> list[str]:
-    """Choose a split for each image by `stable_split`, but leave no split empty.
+    """Choose a split for each image by `stable_split`, but leave no split of a group empty.
 
-    With labels this holds for each class: a class of three images has one in each split, a class of
-    two images has them in `train` and the first of `missing`. If the hash leaves a split empty, the
-    image whose hash lies nearest to the split's range is moved there. Equal names stay together.
+    A group of three images has one in each split, a group of two images has them in `train` and the
+    first of `missing`. If the hash leaves a split empty, the image whose hash lies nearest to the
+    split's range is moved there. Equal names stay together.
 
-    `names` are relative to the set, with forward slashes; `labels` are the classes of each image.
-    The splits `missing` are taken out of these images, and the rest is `train`.
+    `names` are relative to the set, with forward slashes; `groups` are those of each image, as its
+    classes; without, all images are a group. The splits `missing` are taken out of these images,
+    and the rest is `train`.
     """
-    labels = labels or [()] * len(names)
-    if len(set(names)) < len(names):
-        labels_of: dict[str, set[Hashable]] = {name: set() for name in names}
-        for name, own in zip(names, labels, strict=True):
-            labels_of[name].update(own)
-        chosen = stable_splits(list(labels_of), list(labels_of.values()), missing)
-        split_of = dict(zip(labels_of, chosen, strict=True))
-        return [split_of[name] for name in names]
-    splits = [stable_split(name, missing) for name in names]
-    groups: dict[Hashable, list[int]] = defaultdict(list)
-    for index, own in enumerate(labels):
-        for label in own or [None]:
-            groups[label].append(index)
+    split_of = {name: stable_split(name, missing) for name in names}
+    grouped: dict[Hashable, dict[str, None]] = defaultdict(dict)  # names in order, each once
+    for name, own in zip(names, groups or [(None,)] * len(names), strict=True):
+        for group in own:
+            grouped[group][name] = None
 
-    def distance(index: int, split: str) -> tuple[int, int]:
-        (start, end), number = SHARES[split], _hash(names[index])
+    def distance(name: str, split: str) -> tuple[int, int]:
+        (start, end), number = SHARES[split], _hash(name)
         return max(start - number % 100, number % 100 - end + 1, 0), number
 
-    for members in sorted(groups.values(), key=len, reverse=True):  # the rarest class decides last
+    for members in sorted(grouped.values(), key=len, reverse=True):  # the rarest decides last
         needed = ["train", *missing][: len(members)]
         for split in needed:
-            held = Counter(splits[index] for index in members)
-            if not held[split]:
-                spare = [i for i in members if splits[i] not in needed or held[splits[i]] > 1]
-                splits[min(spare, key=lambda i: distance(i, split))] = split
-    for members in groups.values():  # a picture with several classes may have been moved twice
-        if "train" not in {splits[index] for index in members}:
-            splits[members[0]] = "train"
-    return splits
+            if split not in map(split_of.get, members):
+                held = Counter(map(split_of.get, members))
+                spare = [n for n in members if split_of[n] not in needed or held[split_of[n]] > 1]
+                split_of[min(spare, key=lambda name: distance(name, split))] = split
+    for members in grouped.values():  # a picture in several groups may have been moved twice
+        if "train" not in map(split_of.get, members):
+            split_of[next(iter(members))] = "train"
+    return [split_of[name] for name in names]
 
 
 def as_splits(
@@ -225,16 +221,16 @@ def as_splits(
     if missing:
         samples = grouped["train"]
         targets = [sample.target for sample in samples]
-        own = targets if are_tags(targets) else [(target,) for target in targets]
-        labels = own if by_class else None
         # Roboflow's varied copies of a picture, `a_jpg.rf.<hash>.jpg`, get the same name here.
         names = [re.sub(r"\.rf\.[0-9a-f]{32}\.", ".", sample.name) for sample in samples]
-        splits = stable_splits(names, labels, missing)
+        labels = targets if are_tags(targets) else [(target,) for target in targets]
+        labels = labels if by_class else []
+        groups = [own or (None,) for own in labels]
         pairs = zip(names, targets, strict=True)
-        shown = [name for name, own in pairs if isinstance(own, Boxes) and own.counted.size]
-        if len({*shown}) > len(missing):  # without any object, a split could not be judged
-            split_of = dict(zip(shown, stable_splits(shown, None, missing), strict=True))
-            splits = [split_of.get(name) or stable_split(name, missing) for name in names]
+        shown = {name for name, own in pairs if isinstance(own, Boxes) and own.counted.size}
+        if len(shown) > len(missing):  # without any object, a split could not be judged
+            groups = [(None,) if name in shown else () for name in names]
+        splits = stable_splits(names, groups, missing)
         grouped |= {split: [] for split in ("train", *missing)} | by_split(samples, splits)
         shares = {split: end - start for split, (start, end) in SHARES.items() if split in missing}
         shares = {"train": 100 - sum(shares.values()), **shares}
@@ -244,7 +240,7 @@ def as_splits(
             ", ".join(f"{share} % {split}" for split, share in shares.items()),
             ", ".join(str(len(grouped[split])) for split in shares),
         )
-        held = Counter(chain.from_iterable(labels or ()))
+        held = Counter(chain.from_iterable(labels))
         if few := [classes[label] for label, count in held.items() if count <= len(missing)]:
             log.warning("%s: too few pictures to have some in every split: %s", root, listing(few))
     pictures = {}
@@ -259,4 +255,4 @@ def as_splits(
 
 def _hash(name: str) -> int:
     text = normal(name).encode("utf-8", "surrogatepass")
-    return int(hashlib.sha256(text).hexdigest(), 16)
+    return int.from_bytes(hashlib.sha256(text).digest(), "big")
