@@ -25,7 +25,7 @@ from PIL import Image
 from nano_cv.data import headers, store
 from nano_cv.data.headers import ImageError as ImageError
 from nano_cv.data.store import File, Lazy, Member
-from nano_cv.errors import listing
+from nano_cv.errors import UserError, listing
 from nano_cv.metadata import Size, height_width
 
 log = logging.getLogger(__name__)
@@ -110,23 +110,20 @@ def decode(
 
 def read(file: File) -> bytes:
     """Read the bytes of an image file; raises `ImageError` if they cannot be had."""
-    try:
+    with named(str(file)):
         _check(file)
         content = file.read_bytes()
-    except OSError as error:
-        raise ImageError(f"{file}: cannot be read: {error.strerror}") from error
-    if isinstance(file, Member) and hashlib.sha256(content).hexdigest() != file.sha256:
-        raise ImageError(f"{file}: damaged: these are not the bytes that shard.py wrote")
+        if isinstance(file, Member) and hashlib.sha256(content).hexdigest() != file.sha256:
+            raise ImageError("damaged: these are not the bytes that shard.py wrote")
     return content
 
 
 def _check(file: File) -> None:
     """Refuse files that are too large, and pipes and devices, whose reading may wait for ever."""
     length = store.size(file)
-    with named(str(file)):
-        if isinstance(file, Path) and not (file.is_file() or file.is_dir()):
-            raise ImageError("not a file but a pipe or a device")
-        _check_length(length)
+    if isinstance(file, Path) and not (file.is_file() or file.is_dir()):
+        raise ImageError("not a file but a pipe or a device")
+    _check_length(length)
 
 
 def _check_length(length: int) -> None:
@@ -136,7 +133,7 @@ def _check_length(length: int) -> None:
 
 @contextmanager
 def named(name: str) -> Iterator[None]:
-    """Turn every decoding error into an `ImageError` that begins with the file's name."""
+    """Turn every error of reading or decoding into an `ImageError` that begins with the name."""
     try:
         yield
     except ImageError as error:
@@ -146,8 +143,12 @@ def named(name: str) -> Iterator[None]:
         if name.lower().endswith(HEIC) and "HEIF" not in ENDINGS:
             advice += ", or type: poetry install --extras heic"
         raise ImageError(f"{name}: not a picture in a known format; {advice}") from None
+    except UserError:  # of a store
+        raise
     except Exception as error:  # a decoder meets damage in as many ways as there are formats
-        raise ImageError(f"{name}: damaged or cut short: {error}") from error
+        why = getattr(error, "strerror", None)  # only an error of the disk has one
+        why = f"cannot be read: {why}" if why else f"damaged or cut short: {error}"
+        raise ImageError(f"{name}: {why}") from error
 
 
 def open_checked(
@@ -303,17 +304,13 @@ def dimensions(file: File | bytes) -> tuple[int, int]:
     """
     if isinstance(file, Member):
         return file.width, file.height
-    name = "picture" if isinstance(file, bytes) else str(file)
-    try:
+    with named("picture" if isinstance(file, bytes) else str(file)):
         if isinstance(file, Path):
             _check(file)
-        stream: BinaryIO = io.BytesIO(file) if isinstance(file, bytes) else file.open("rb")
-        with stream, named(name):
+        with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
             image = open_checked(stream, MAX_PIXELS, pixels=False)[0]
             sideways = _orientation(image) in (5, 6, 7, 8)
             return (image.height, image.width) if sideways else image.size
-    except OSError as error:
-        raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> bytes:
