@@ -12,7 +12,7 @@ def shard(config: DictConfig) -> None:
     """Check the set, write archives and their index, and say what to type next."""
     from nano_cv import building
     from nano_cv.config.options import as_setting
-    from nano_cv.data import sharding
+    from nano_cv.data.formats.shards import refuse_existing, write_shards
     from nano_cv.data.pictures import resize_splits
     from nano_cv.data.store import located
     from nano_cv.errors import UserError, printable
@@ -20,10 +20,10 @@ def shard(config: DictConfig) -> None:
     if config.output is None:
         raise UserError("output: needed; add output=FOLDER or output=s3://BUCKET/FOLDER")
     output = str(located(config.output)).rstrip("/")
-    sharding.refuse_existing(output)
+    refuse_existing(output)
     options = (config.model.image_size, None, building.fit_of(config))
     splits, data_hash = resize_splits(building.open_pictures(config), *options)
-    sharding.write(splits, data_hash, output, int(config.shard_mb * 1e6))
+    write_shards(splits, data_hash, output, int(config.shard_mb * 1e6))
     settings = ["+data=shards", f"+model={config.model.name}"]
     settings += [as_setting("data.root", output), f"data.name={config.data.name}_shards"]
     if turn := OmegaConf.select(config, "data.augment.degrees"):

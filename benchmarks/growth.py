@@ -22,10 +22,9 @@ import psutil
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from nano_cv.data import sharding
 from nano_cv.data.datamodule import DataModule
 from nano_cv.data.formats.folder import read_folder
-from nano_cv.data.formats.shards import read_shards
+from nano_cv.data.formats.shards import read_shards, write_shards
 from nano_cv.data.pictures import open_pictures, resize_splits
 
 SIDE, CLASSES = 32, 10
@@ -95,7 +94,7 @@ def main() -> None:
             make_pictures(folder / "set", count)
             pictures = open_pictures(read_folder, folder / "set", "classification")
             splits, data_hash = resize_splits(pictures, SIDE, None, "stretch")
-            sharding.write(splits, data_hash, str(folder / "shards"), 10**7)
+            write_shards(splits, data_hash, str(folder / "shards"), 10**7)
             for what, root, cache in (
                 ("for the first time", "set", folder / "cache"),
                 ("again", "set", folder / "cache"),

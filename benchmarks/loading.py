@@ -25,11 +25,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import boto3
 
-from nano_cv.data import sharding, store
+from nano_cv.data import store
 from nano_cv.data.datamodule import DataModule
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.formats.folder import read_folder
-from nano_cv.data.formats.shards import read_shards
+from nano_cv.data.formats.shards import read_shards, write_shards
 from nano_cv.data.pictures import open_pictures, resize_splits
 
 BUCKET = "nano-cv-loading"
@@ -100,7 +100,7 @@ def main() -> None:
         pictures = open_pictures(dataset, root, "classification")
         opened = resize_splits(pictures, given.size, None, "stretch")
         for output in (str(folder / "shards"), url):
-            sharding.write(*opened, output, int(given.shard_mb * 1e6))
+            write_shards(*opened, output, int(given.shard_mb * 1e6))
         rows = {
             "decoded once, cache": (make(root, dataset, cache=folder / "cache"), None),
             "loose files, no workers": (make(root, dataset), None),

@@ -24,10 +24,9 @@ from test_formats import change, make_coco
 from nano_cv.data import images, s3, store
 from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.formats.flowers import read_flowers
-from nano_cv.data.formats.shards import read_shards
+from nano_cv.data.formats.shards import read_shards, write_shards
 from nano_cv.data.order import WINDOW, ShardOrder
 from nano_cv.data.pictures import open_pictures
-from nano_cv.data.sharding import write
 from nano_cv.data.targets import CROWD, Boxes
 from nano_cv.errors import UserError
 from nano_cv.files import inside
@@ -83,7 +82,7 @@ def in_shards(
 ) -> str:
     """Writes a set; its hash."""
     splits, data_hash = opened(root, task, read)
-    write(splits, data_hash, output, most)
+    write_shards(splits, data_hash, output, most)
     return data_hash
 
 

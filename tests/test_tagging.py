@@ -11,10 +11,9 @@ from sklearn.metrics import average_precision_score, f1_score
 from test_calibration import plain
 from test_classes import picture
 
-from nano_cv.data.formats.shards import read_shards
+from nano_cv.data.formats.shards import read_shards, write_shards
 from nano_cv.data.formats.table import read_table
 from nano_cv.data.pictures import SPLITS, Pictures
-from nano_cv.data.sharding import write
 from nano_cv.evaluation.answers import describe
 from nano_cv.evaluation.card import make_card
 from nano_cv.evaluation.reports.tagging import TaggingReport
@@ -131,7 +130,7 @@ def test_the_same_set_in_shards(tmp_path):
     make_tags(tmp_path)
     loose, expected = open_splits(read_table, tmp_path, "classification", 16, None, "stretch")
     shards = tmp_path / "shards"
-    write(loose, expected, str(shards), 10**6)
+    write_shards(loose, expected, str(shards), 10**6)
     packed, found = open_splits(read_shards, shards, "classification", 16, None, "stretch")
     assert found == expected
     assert packed["val"].targets([0, 3]).tolist() == [[0, 0, 0], [0, 1, 1]]
