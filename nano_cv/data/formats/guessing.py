@@ -55,4 +55,4 @@ def fitting_formats(root: Path) -> list[str]:
 
 def _inside(folder: Path) -> list[Path]:
     """Return some of what lies in a folder; nothing if it is no folder."""
-    return list(islice(folder.glob("[!.]*"), MOST_SEEN)) if folder.is_dir() else []
+    return list(islice(folder.glob("[!.]*"), MOST_SEEN))

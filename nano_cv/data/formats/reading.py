@@ -147,9 +147,7 @@ def class_index(name: str, classes: Sequence[str], where: str) -> int:
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """List a folder, sorted, without hidden files and without macOS's `__MACOSX`."""
-    if not folder.is_dir():
-        return []
+    """List a folder, sorted, without hidden files and macOS's `__MACOSX`; empty if it is none."""
     return [path for path in sorted(folder.glob("[!.]*")) if path.name != "__MACOSX"]
 
 
