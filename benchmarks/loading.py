@@ -70,14 +70,16 @@ def alone(member: store.Member) -> bytes:
 
 def epoch(data: DataModule, number: int, reading: Callable[[store.Member], bytes] | None) -> float:
     """Pictures per second of one epoch; its worker processes start anew, as for a first one."""
-    if reading:
-        store.SHARD_CACHE.read = reading  # type: ignore
+    usual = store.Member.read_bytes
+    store.Member.read_bytes = reading or usual  # type: ignore
     loader = data.train_dataloader()
     loader.sampler.set_epoch(number)  # type: ignore[attr-defined]
     start = time.perf_counter()
     count = sum(len(images) for images, _ in loader)
     seconds = time.perf_counter() - start
-    store.SHARD_CACHE = store.ShardCache()
+    store.Member.read_bytes = usual  # type: ignore[method-assign]
+    store.ASKED.clear()
+    store.whole_shard.cache_clear()
     return count / seconds
 
 

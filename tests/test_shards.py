@@ -68,9 +68,10 @@ def bucket(server, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch):
+def fresh():
     """No shards in memory from the test before."""
-    monkeypatch.setattr(store, "SHARD_CACHE", store.ShardCache())
+    store.ASKED.clear()
+    store.whole_shard.cache_clear()
 
 
 def opened(root: Path | str, task: str = "classification", read=read_shards, cache=None):

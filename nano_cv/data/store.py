@@ -14,6 +14,10 @@ S3 = "s3://"
 Item = TypeVar("Item")
 MAX_SHARDS = 5  # shards in memory per process
 MAX_SHARD = 2 * 1024**3  # bytes; limited, because a shard is read whole
+ASKED: set[str] = set()  # shards of which this process has read an image
+LOCK = Lock()  # so that threads do not read the same shard at once
+# A worker must not be forked while a thread holds the lock, which nobody would release there.
+os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release)
 
 
 def located(root: str | Path) -> str | Path:
@@ -57,6 +61,12 @@ def write(place: str, content: bytes) -> None:
         Path(place).write_bytes(content)
 
 
+@lru_cache(MAX_SHARDS - 1)  # one more is in memory while it is read
+def whole_shard(shard: str, size: int) -> bytes:
+    """Read a whole shard; the last few stay in memory."""
+    return read(shard, 0, size)
+
+
 class Member(NamedTuple):
     """Image or mask in a shard, used like a `Path`."""
 
@@ -73,8 +83,17 @@ class Member(NamedTuple):
         return f"{self.shard}/{self.name}"
 
     def read_bytes(self) -> bytes:
-        """Read the bytes of the image or mask; see `ShardCache`."""
-        return SHARD_CACHE.read(self)
+        """Read the bytes of the image or mask.
+
+        The first request for an image of a shard reads only the image's bytes. The second request
+        reads the whole shard, as more will follow, and a shard takes the time of a few images.
+        """
+        with LOCK:
+            if self.shard in ASKED:
+                whole = whole_shard(self.shard, self.shard_size)
+                return whole[self.start : self.start + self.size]
+            ASKED.add(self.shard)
+        return read(self.shard, self.start, self.size)
 
 
 class Lazy(Sequence[Item]):
@@ -92,32 +111,6 @@ class Lazy(Sequence[Item]):
         return Lazy(rows, self.make) if isinstance(index, slice) else self.make(rows)
 
 
-class ShardCache:
-    """The last few shards that this process has read, in memory.
-
-    The first request for an image of a shard reads only the image's bytes. The second request reads
-    the whole shard, as more requests will follow, and a shard takes the time of a few images.
-    """
-
-    def __init__(self) -> None:
-        # One more is in memory while it is read.
-        self.whole = lru_cache(MAX_SHARDS - 1)(lambda shard, size: read(shard, 0, size))
-        self.asked: set[str] = set()
-        self.lock = Lock()
-        # A worker may be forked while a thread holds the lock.
-        os.register_at_fork(after_in_child=lambda: setattr(self, "lock", Lock()))
-
-    def read(self, member: Member) -> bytes:
-        """Return the bytes of a member."""
-        shard, start, size = member.shard, member.start, member.size
-        with self.lock:
-            if shard in self.asked:
-                return self.whole(shard, member.shard_size)[start : start + size]
-            self.asked.add(shard)
-        return read(shard, start, size)
-
-
-SHARD_CACHE = ShardCache()
 File = Path | Member
 
 
