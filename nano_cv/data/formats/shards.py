@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nano_cv.data import images, store
+from nano_cv.data import images, s3, store
 from nano_cv.data.formats import reading
 from nano_cv.data.formats.splitting import SEVERAL_LABELS
 from nano_cv.data.pictures import SPLITS, Pictures, Resized, warn_of_twins
@@ -258,12 +258,8 @@ def write_shards(splits: Mapping[str, Resized], data_hash: str, output: str, mos
 
 def refuse_existing(output: str) -> None:
     """Raise a `UserError` if the output exists; called early too, before a set is opened."""
-    if output.startswith(store.S3):
-        from nano_cv.data import s3
-
-        taken = s3.exists(f"{output}/train.json")
-    else:
-        taken = os.path.lexists(output)
+    remote = output.startswith(store.S3)
+    taken = s3.exists(f"{output}/train.json") if remote else os.path.lexists(output)
     if taken:
         raise UserError(f"output={output}: there is one already; remove it, or choose another")
 
