@@ -174,9 +174,7 @@ def read_metadata(path: Path) -> Metadata:
     try:
         return Metadata.from_json(text)
     except ValueError as error:
-        raise UserError(
-            f"{path}: holds no valid metadata; train.py did not write this file"
-        ) from error
+        raise UserError(f"{path}: holds no metadata; train.py did not write this file") from error
 
 
 def shared_weights(folder: str, model: str, data: str) -> Path:

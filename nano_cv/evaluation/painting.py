@@ -115,12 +115,10 @@ def class_key(
 def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
     """Colour a picture by its mask uint8 `[h, w]`, of any size; class 0 stays clear."""
     height, width = image.shape[:2]
-    rows, columns = (
-        max(1, side // shown) for side, shown in zip(mask.shape, (height, width), strict=True)
-    )
-    mask = mask[: len(mask) // rows * rows, : mask.shape[1] // columns * columns]
-    # Of each block the highest class, so that no thin line vanishes.
-    mask = mask.reshape(len(mask) // rows, rows, -1, columns).max(axis=(1, 3))
+    for axis, side in enumerate((height, width)):
+        if mask.shape[axis] > side:  # of each block the highest class, so that no thin line is lost
+            starts = np.arange(side) * mask.shape[axis] // side
+            mask = np.maximum.reduceat(mask, starts, axis=axis)
     mask = enlarge_mask(mask, width, height)
     strength = np.where(mask == 0, 0.0, 0.5)[..., None]
     return (image * (1 - strength) + palette(256)[mask] * strength).astype(np.uint8)
