@@ -185,6 +185,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
 
 
 @pytest.fixture
+def every_message(caplog: pytest.LogCaptureFixture) -> None:
+    """In `caplog` are messages of the level INFO, too."""
+    caplog.set_level("INFO")
+
+
+@pytest.fixture
 def flowers(tmp_path: Path) -> Path:
     """The folder of a tiny data set, which the test may damage."""
     return make_flowers(tmp_path / "data" / "flowers")
@@ -292,19 +298,25 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return interrupted_in
 
 
+@pytest.fixture(scope="session")
+def for_all() -> Iterator[pytest.MonkeyPatch]:
+    """Patches that stay until the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
 @pytest.fixture(scope="session", autouse=True)
-def quick_exports() -> Iterator[None]:
-    """Export without loading into Triton, which takes seconds and has tests of its own.
+def quick(for_all: pytest.MonkeyPatch) -> None:
+    """Neither drawings nor exports that are loaded into Triton, which have tests of their own.
 
     The speed of each precision is measured for a shorter time, too; no test looks at it.
     """
     from nano_cv.export import precision
     from nano_cv.serving import process
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(process, "prove", lambda repository, models: None)
-        patch.setattr(precision, "SECONDS", 0.01)
-        yield
+    for_all.setattr(process, "prove", lambda repository, models: None)
+    for_all.setattr(precision, "SECONDS", 0.01)
+    draw(for_all, lambda *_: None)
 
 
 def open_splits(
@@ -312,14 +324,6 @@ def open_splits(
 ) -> Any:
     """All splits of a set, resized, and its hash."""
     return resize_splits(open_pictures(dataset, root, task), size, cache, fit)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def undrawn() -> Iterator[None]:
-    """Drawing takes as long as all else of a tiny training: left to the tests that look at it."""
-    with pytest.MonkeyPatch.context() as patch:
-        draw(patch, lambda *_: None)
-        yield
 
 
 @pytest.fixture
@@ -334,7 +338,7 @@ def draw(patch: pytest.MonkeyPatch, write: Callable[..., None] = drawing.write_d
 
 
 @pytest.fixture(scope="session", autouse=True)
-def composed_once() -> Iterator[None]:
+def composed_once(for_all: pytest.MonkeyPatch) -> None:
     """The same choices are composed once, for composing takes Hydra half of a tiny training.
 
     Settings are then made as Hydra makes them. Configurations of a test's own (`--config-dir`) are
@@ -371,13 +375,11 @@ def composed_once() -> Iterator[None]:
         config.hydra.runtime.cwd = os.getcwd()
         return config
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ConfigLoaderImpl, "_load_configuration_impl", once)
-        yield
+    for_all.setattr(ConfigLoaderImpl, "_load_configuration_impl", once)
 
 
 @pytest.fixture(scope="session")
-def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def exported_once(tmp_path_factory: pytest.TempPathFactory, for_all: pytest.MonkeyPatch) -> None:
     """From now on the same weights are exported once: torch takes five seconds for it."""
     from nano_cv.export import graph
 
@@ -396,9 +398,7 @@ def exported_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             export(task, kept)
         shutil.copyfile(kept, file)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "export", once)
-        yield
+    for_all.setattr(graph, "export", once)
 
 
 @pytest.fixture(scope="session")
@@ -410,6 +410,12 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run_in(folder, "train", *settings)
         run_in(folder, "export_model", *settings, "triton.max_picture_bytes=100000")
     return folder
+
+
+@pytest.fixture
+def in_shop(shop: Path, run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(shop)
+    return shop
 
 
 LIMITS = (
@@ -450,6 +456,13 @@ def tiny_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Such a server by the real Triton."""
     skip_without_triton()
     with serving_tiny(tmp_path_factory.mktemp("tiny"), without=False) as trial:
+        yield trial
+
+
+@pytest.fixture(scope="session")
+def tiny_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """And one where there is no Triton."""
+    with serving_tiny(tmp_path_factory.mktemp("alone"), without=True) as trial:
         yield trial
 
 

@@ -68,15 +68,12 @@ def test_workers_that_end_or_hand_over_nothing(fails, flowers, monkeypatch, act,
     assert said in told and ("DataLoader worker" in told or "docker run --shm-size=2g" in told)
 
 
-def test_weights_missing(fails):
+def test_weights_missing_and_the_command_to_type(fails):
     said = fails("infer", *TINY)
     assert said.startswith(
         f"error: {FILE}: no such file; to fetch the weights that come with nano-cv, type: "
     )
     assert "dvc pull" in said and "python train.py" in said
-
-
-def test_the_command_to_type_is_whole(fails, flowers):
     said = fails("infer", *TINY, "engine=onnx", "paths.models=my models")
     typed = said.rpartition("type: ")[2]
     assert typed.startswith("python export_model.py ") and "engine" not in typed

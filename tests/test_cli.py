@@ -63,6 +63,7 @@ WRONG = [  # what is typed, and what the answer must hold
     ("-m model.task.optimizer.lr=0,001", "0,001: a number has a point: model.task.optimizer.lr="),
     ("data=coco data.name=x", "model=lenet does classification, and data=coco has targets for"),
     ("trainer.epochs=5", "trainer has no 'epochs'; did you mean 'max_epochs'?"),
+    ("trainer.minutes=1 trainer.max_epochs=3", "=1 and trainer.max_epochs=3 both set the length"),
     ("'data.colours={bücher: [1,2,3]}'", "Names before a colon can only have plain letters"),
     ("'data.colours=[a, rot & grün]'", "quote the value: 'data.colours=[a,\"rot & grün\"]'"),
     ("--epochs=5", "--epochs=5: no such flag; settings are given as KEY=VALUE, see --help"),

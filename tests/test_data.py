@@ -153,29 +153,25 @@ def test_smaller_pictures_to_train_on_and_larger_ones_to_zoom_into(flowers):
     assert cropped.first_batch()[0].shape[2:] == (8, 8), "as the network sees them"
 
 
-def data_hash(root: Path) -> str:
-    return module(root).data_hash
-
-
 def test_hash_follows_content_targets_and_splits(flowers, tmp_path):
-    hashes = [data_hash(flowers)]
+    hashes = [module(flowers).data_hash]
     moved = flowers.rename(tmp_path / "data" / "elsewhere")
-    assert data_hash(moved) == hashes[0], "the place on the disk does not matter"
+    assert module(moved).data_hash == hashes[0], "the place on the disk does not matter"
     content = files(moved)[0].read_bytes()
     files(moved)[0].write_bytes(content + b"\n")
-    hashes.append(data_hash(moved))
+    hashes.append(module(moved).data_hash)
     files(moved)[0].write_bytes(content)
-    assert data_hash(moved) == hashes[0], "nor does the date of a file"
+    assert module(moved).data_hash == hashes[0], "nor does the date of a file"
     val, test = (moved / "val.txt").read_text(), (moved / "test.txt").read_text()
     (moved / "val.txt").write_text(test)
     (moved / "test.txt").write_text(val)
-    hashes.append(data_hash(moved))
+    hashes.append(module(moved).data_hash)
     (moved / "aardvark").mkdir()  # a class in front, so that all targets move
     for split in ("train", "val", "test"):
         with (moved / f"{split}.txt").open("a") as names:
             names.write("aardvark/plant001\n")
     (moved / "aardvark/plant001_rgb.jpg").write_bytes(content)
-    hashes.append(data_hash(moved))
+    hashes.append(module(moved).data_hash)
     assert len(set(hashes)) == 4
 
 

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import requests
-from conftest import compose, encoded, serving_tiny, turned
+from conftest import compose, encoded, turned
 from PIL import Image
 from starlette.requests import Request
 from tiny_models import CLASSES, GRAPHS, TASKS, publish_all, publish_as, publish_one
@@ -34,17 +34,12 @@ def picture(colour: str, size: tuple[int, int] = (64, 48), kind: str = "PNG", **
     return encoded(Image.new("RGB", size, colour), kind, **more)
 
 
-@pytest.fixture(scope="module", params=["triton", "onnxruntime"])
-def served(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=["tiny_triton", "tiny_alone"])
+def served(request):
     """Both ways of answering: by Triton, and where there is none, in this process."""
-    if request.param == "triton":
-        trial = request.getfixturevalue("tiny_triton")
-        trial.has_triton = True
-        yield trial
-        return
-    with serving_tiny(tmp_path_factory.mktemp("served"), without=True) as trial:
-        trial.has_triton = False
-        yield trial
+    trial = request.getfixturevalue(request.param)
+    trial.has_triton = request.param == "tiny_triton"
+    return trial
 
 
 def test_models(served):
@@ -196,14 +191,7 @@ PROBLEMS = [
     ("noise_tiny", b'{"count": 17}', "", {}, 422, "count=17: Input should be less than or"),
     ("noise_tiny", b"", "?count=9", {"Accept": "image/png"}, 422, "image/png is for count=1"),
     ("noise_tiny", b'{"shape": [9]}', "", {}, 422, "shape=[9]: Extra inputs"),
-    (
-        "colours_tiny",
-        b"x",
-        "",
-        {"Host": "evil.example"},
-        421,
-        "add yours: serve.py hosts=[NAME]",
-    ),
+    ("colours_tiny", b"x", "", {"Host": "evil.example"}, 421, "add yours: serve.py hosts=[NAME]"),
     ("colours_tiny", b"x", "", {"Sec_Fetch_Site": "cross-site"}, 403, "other sites"),
 ]
 
@@ -377,16 +365,14 @@ def test_a_new_version_is_taken_over(served):
     assert load.good() and not load.errors()
 
 
-def test_requests_are_held_while_triton_is_started_again(served):
-    if not served.has_triton:
-        pytest.skip("there is none")
-    with Load(served.http_call("noise_tiny", b"{}")) as load:  # Triton itself must answer it
-        served.wait(lambda: len(load.good()) > 20)
-        served.server().kill()
-        served.wait(lambda: served.health()[1]["server_restarts"] == 1)
-        served.wait(lambda: served.health()[0] == 200, 60)
+def test_requests_are_held_while_triton_is_started_again(tiny_triton):
+    with Load(tiny_triton.http_call("noise_tiny", b"{}")) as load:  # Triton itself must answer it
+        tiny_triton.wait(lambda: len(load.good()) > 20)
+        tiny_triton.server().kill()
+        tiny_triton.wait(lambda: tiny_triton.health()[1]["server_restarts"] == 1)
+        tiny_triton.wait(lambda: tiny_triton.health()[0] == 200, 60)
         count = len(load.good())
-        served.wait(lambda: len(load.good()) > count + 20)
+        tiny_triton.wait(lambda: len(load.good()) > count + 20)
     assert not load.errors()
 
 
@@ -496,10 +482,8 @@ def test_a_version_that_is_replaced_in_place(served, tmp_path):
     served.wait(lambda: "swapped_tiny" not in served.health()[1]["models"])
 
 
-def test_before_a_triton_that_runs_already(served, tmp_path):
-    if not served.has_triton:
-        pytest.skip("there is none")
-    asked = f"triton=127.0.0.1:{served.ports['grpc_port']}"
+def test_before_a_triton_that_runs_already(tiny_triton, tmp_path):
+    asked = f"triton=127.0.0.1:{tiny_triton.ports['grpc_port']}"
     with Trial(tmp_path / "none", tmp_path, asked, "models=[colours_tiny]") as trial:
         trial.wait_ready()
         assert not trial.children(), "it starts none of its own"

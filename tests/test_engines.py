@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -48,6 +47,7 @@ NAME = "lenet_flowers"
 CLASSES = ["aster", "basil", "clover"]
 FOR_INFER = [option for option in TINY if not option.startswith("model.")]
 EXPORTED = f"model_repository/{NAME}/1/model.onnx"
+KEPT: dict[tuple[str, ...], tuple[str, Path]] = {}  # what `infer` has answered
 
 
 @pytest.fixture(scope="module")
@@ -59,22 +59,16 @@ def server(shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
         yield f"127.0.0.1:{trial.ports['grpc_port']}"
 
 
-@pytest.fixture(scope="module")
-def kept() -> dict[tuple[str, ...], Any]:
-    return {}
-
-
 @pytest.fixture
-def infer(succeeds, shop, kept, monkeypatch):
+def infer(succeeds, in_shop):
     """Runs infer.py in the shop, once for all with the same arguments: output and folder."""
-    monkeypatch.chdir(shop)
 
     def call(model: str, *arguments: str) -> tuple[str, Path]:
-        if (model, *arguments) not in kept:
-            folder = shop / "runs" / "kept" / str(len(kept))
+        if (model, *arguments) not in KEPT:
+            folder = in_shop / "runs" / "kept" / str(len(KEPT))
             done = succeeds("infer", *SHOP[model], *arguments, f"hydra.run.dir={folder}")
-            kept[(model, *arguments)] = done.out, folder
-        return kept[(model, *arguments)]
+            KEPT[(model, *arguments)] = done.out, folder
+        return KEPT[(model, *arguments)]
 
     return call
 
@@ -289,8 +283,7 @@ def test_client_writes_what_infer_writes(
             assert Image.open(tmp_path / "answers" / name).size == (333, 200)
 
 
-def test_messages(shop, tmp_path, monkeypatch):
-    monkeypatch.chdir(shop)
+def test_messages(in_shop, tmp_path):
     (tmp_path / "bad.onnx").write_bytes(b"not a model")
     model = onnx.load(EXPORTED)
     del model.metadata_props[:]
@@ -322,8 +315,7 @@ def test_messages(shop, tmp_path, monkeypatch):
         ("engine=torch model.fit=letterbox", "with another fit; type 'model.fit=stretch'"),
     ],
 )
-def test_options_of_another_model_than_the_exported(fails, shop, monkeypatch, typed, answer):
-    monkeypatch.chdir(shop)
+def test_options_of_another_model_than_the_exported(fails, in_shop, typed, answer):
     assert f"trained {answer}" in fails("infer", *SHOP["lenet"], *typed.split())
 
 
@@ -369,9 +361,8 @@ def test_a_task_of_ones_own_has_its_report_in_its_file(tmp_path, monkeypatch):
     monkeypatch.delitem(sys.modules, "nano_cv.tasks.counting")
 
 
-def test_benchmark_of_a_generator(succeeds, shop, server, monkeypatch):
+def test_benchmark_of_a_generator(succeeds, in_shop, server, monkeypatch):
     """Which takes no pictures; a classifier is measured by the README's commands."""
-    monkeypatch.chdir(shop)
     settings = [setting for setting in SHOP["flow"] if setting.startswith("model")]
     monkeypatch.setattr(comparison, "measure", partial(comparison.measure, warmup=0.02))
     quick = ["delays_us=[0]", "instances=[1]", "seconds=0.1", "min_rounds=1", "max_rounds=1"]

@@ -349,50 +349,36 @@ def idx(values: np.ndarray) -> bytes:
     return head + values.astype(np.uint8).tobytes()
 
 
-@pytest.fixture
-def clothes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with archives as Fashion-MNIST's, of 60 and 20 pictures."""
-    random, folder = np.random.default_rng(0), tmp_path / "archives"
-    folder.mkdir()
-    archives = iter(SETS["fashion_mnist"].archives)
-    replaced = []
+def test_fashion_mnist_from_source(site, tmp_path, monkeypatch):
+    """Of 60 and 20 pictures, in a folder with archives as the real ones."""
+    random, source, kept, contents = np.random.default_rng(0), tmp_path / "archives", {}, {}
+    source.mkdir()
     for part, count in (("train", 60), ("t10k", 20)):
-        pixels = random.integers(0, 256, (count, 28, 28))
-        for name, values in (("images-idx3", pixels), ("labels-idx1", np.arange(count) % 10)):
-            content = idx(values)
-            packed = gzip.compress(content)
-            (folder / f"{part}-{name}-ubyte.gz").write_bytes(packed)
-            replaced.append(next(archives)._replace(digest=md5(packed)))
-    changed = SETS["fashion_mnist"]._replace(archives=tuple(replaced))
-    monkeypatch.setitem(SETS, "fashion_mnist", changed)
+        kept[part] = random.integers(0, 256, (count, 28, 28))
+        for name, values in (("images-idx3", kept[part]), ("labels-idx1", np.arange(count) % 10)):
+            contents[f"{part}-{name}-ubyte.gz"] = content = gzip.compress(idx(values))
+            (source / f"{part}-{name}-ubyte.gz").write_bytes(content)
+    replace_archives(monkeypatch, "fashion_mnist", site, contents)
     monkeypatch.setattr(arranging, "VALIDATION", 20)
-    return folder
-
-
-def check_clothes(pictures: dict[str, Pictures]) -> None:
-    names = torchvision.datasets.FashionMNIST.classes
-    assert pictures["train"].classes == sorted(name.replace("/", " or ") for name in names)
-    assert {s: len(p) for s, p in pictures.items()} == {"train": 40, "val": 20, "test": 20}
-    numbers = {int(file.stem) for file in pictures["val"].files}
-    assert numbers == set(range(40, 60)), "the last ones"
-    pixels = np.random.default_rng(0).integers(0, 256, (60, 28, 28))
+    pictures = splits("fashion_mnist", tmp_path / "set", "classification", source=source)
+    names = [one.replace("/", " or ") for one in torchvision.datasets.FashionMNIST.classes]
+    assert pictures["train"].classes == sorted(names)
+    numbers = {split: {int(file.stem) for file in one.files} for split, one in pictures.items()}
+    assert [len(one) for one in numbers.values()] == [40, 20, 20]
+    assert numbers["val"] == set(range(40, 60)), "the last ones"
     for some in (pictures["train"], pictures["val"]):
         for file, target in zip(some.files, some.targets, strict=True):
             number = int(file.stem)
-            assert some.classes[target] == names[number % 10].replace("/", " or ")
-            assert np.array_equal(np.array(Image.open(file)), pixels[number])
-
-
-def test_fashion_mnist_from_source(clothes, tmp_path, monkeypatch):
-    check_clothes(splits("fashion_mnist", tmp_path / "set", "classification", source=clothes))
+            assert some.classes[target] == names[number % 10]
+            assert np.array_equal(np.array(Image.open(file)), kept["train"][number])
     offline(monkeypatch)
-    check_clothes(splits("fashion_mnist", tmp_path / "set", "generation"))
-    assert left(tmp_path / "set" / "pictures") == ["test", "train", "val"]
+    again = splits("fashion_mnist", tmp_path / "set", "generation")
+    assert all(again[split].names == some.names for split, some in pictures.items())
+    assert left(tmp_path / "set" / "pictures") == ["test", "train", "val"] and not site.ranges
 
 
-@pytest.fixture
-def oxford(site: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twelve pictures of three classes, from the local server."""
+def test_flowers102(site, tmp_path, monkeypatch):
+    """Twelve pictures of three classes."""
     made = tmp_path / "made"
     for number in range(1, 13):
         picture(made / "jpg" / f"image_{number:05d}.jpg")
@@ -405,9 +391,6 @@ def oxford(site: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         scipy.io.savemat(made / name, values)
         contents[name] = (made / name).read_bytes()
     replace_archives(monkeypatch, "flowers102", site, contents)
-
-
-def test_flowers102(site, oxford, tmp_path, monkeypatch):
     fetched = splits("flowers102", tmp_path / "set", "classification")
     assert fetched["train"].classes == ["fire lily", "pink primrose", "pink-yellow dahlia?"]
     found = [sorted(int(file.stem[-5:]) for file in some.files) for some in fetched.values()]
@@ -424,9 +407,8 @@ def test_flowers102(site, oxford, tmp_path, monkeypatch):
     assert all(again[split].names == some.names for split, some in fetched.items())
 
 
-@pytest.fixture
-def animals(site: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two breeds, twenty pictures each, from the local server."""
+def test_pets(site, tmp_path, monkeypatch):
+    """Two breeds, twenty pictures each."""
     made = tmp_path / "made"
     lists: dict[str, list[str]] = {"trainval": [], "test": []}
     trimap = np.full((20, 24), 2, np.uint8)
@@ -443,9 +425,6 @@ def animals(site: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         write(made / "annotations" / f"{name}.txt", "\n".join(lines))
     contents = {f"{name}.tar.gz": packed(made / name) for name in ("images", "annotations")}
     replace_archives(monkeypatch, "pets", site, contents)
-
-
-def test_pets(site, animals, tmp_path, monkeypatch):
     fetched = splits("pets", tmp_path / "set", "classification")
     assert fetched["test"].classes == ["Bengal", "Great Pyrenees"] and len(site.ranges) == 2
     for split, pictures in fetched.items():
@@ -466,9 +445,7 @@ def test_pets(site, animals, tmp_path, monkeypatch):
     assert "task is detection" in refused(lambda: splits("pets", tmp_path / "set", "detection"))
 
 
-@pytest.fixture
-def voc(site: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A small set with VOC's classes, from the local server."""
+def test_voc2012(site, tmp_path, monkeypatch):
     made = tmp_path / "made" / "VOCdevkit" / "VOC2012"
     make_voc(made)
     for file in (made / "Annotations").glob("*.xml"):
@@ -482,10 +459,7 @@ def voc(site: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
             write(made / "ImageSets" / kind / f"{split}.txt", "\n".join(some))
     contents = {"VOCtrainval_11-May-2012.tar": packed(tmp_path / "made" / "VOCdevkit", "w")}
     replace_archives(monkeypatch, "voc2012", site, contents)
-    return {name: split for split, some in official.items() for name in some}
-
-
-def test_voc2012(site, voc, tmp_path, monkeypatch):
+    voc = {name: split for split, some in official.items() for name in some}
     fetched = splits("voc2012", tmp_path / "set", "detection")
     offline(monkeypatch)
     for pictures in (fetched, splits("voc2012", tmp_path / "set", "segmentation")):

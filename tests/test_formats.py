@@ -147,8 +147,7 @@ def refuses(pattern: str, read: Callable[..., object], *given: Any) -> None:
 
 
 @pytest.fixture
-def root(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Path:
-    caplog.set_level("INFO")
+def root(tmp_path: Path, every_message: None) -> Path:
     return tmp_path / "pictures"
 
 

@@ -28,18 +28,6 @@ ANY = len(CONTRACT.classes)
 FLOW = TINY_OF["flow"]
 
 
-class Known(nn.Module):
-    """A network that knows what the picture of each class is, and of any; keeps the labels."""
-
-    def __init__(self, pictures: Tensor) -> None:
-        super().__init__()
-        self.pictures, self.asked = pictures, torch.empty(0)
-
-    def forward(self, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
-        self.asked = labels
-        return self.pictures[labels]
-
-
 def task_of(network: nn.Module, **options) -> Generation:
     task = Generation(metadata=CONTRACT, network=lambda **_: network, **options).eval()
     task.log_losses = lambda split, losses, batch: losses["loss"]  # there is no trainer
@@ -47,8 +35,10 @@ def task_of(network: nn.Module, **options) -> Generation:
 
 
 def known(pixels: Tensor, **options) -> Generation:
-    """Knows pictures `[K + 1, 3, H, W]` in 0..255."""
-    return task_of(Known(pixels.float() / 127.5 - 1), **options)
+    """Its network knows what the picture of each class is, and of any: `[K + 1, 3, H, W]`."""
+    network, pictures = nn.Module(), pixels.float() / 127.5 - 1
+    network.forward = lambda noisy, times, labels: pictures[labels]
+    return task_of(network, **options)
 
 
 @pytest.fixture
@@ -178,9 +168,9 @@ def test_copies_are_found(real, mirrored, quarters):
     assert 0.8 < others["nearest"] < 1.25 and others["copies"] == 0
 
 
-def test_one_picture_has_no_fid(real, here, judge, caplog):
+def test_one_picture_has_no_fid(real, in_shop, judge, caplog):
     images = real["train"].fetch([0])
-    figures = worth(images, real, here / "judges/lenet64_flowers.safetensors")
+    figures = worth(images, real, in_shop / "judges/lenet64_flowers.safetensors")
     assert "fid" not in figures and figures["accuracy"] in (0, 1)
     assert "fid is left out: it needs two pictures" in caplog.text
 
@@ -194,12 +184,6 @@ def test_compare_is_in_levels():
         assert found["levels"].tolist() == [0, 255]
 
 
-@pytest.fixture
-def here(shop, monkeypatch, run):
-    monkeypatch.chdir(shop)
-    return shop
-
-
 @pytest.fixture(scope="module")
 def judge(shop) -> str:
     """The folder with the weights of a tiny classifier; elsewhere there is none."""
@@ -208,7 +192,7 @@ def judge(shop) -> str:
 
 
 @pytest.fixture
-def infer(here, succeeds, tmp_path):
+def infer(in_shop, succeeds, tmp_path):
     """Runs infer.py and returns its output and the pictures by name."""
 
     def call(*arguments: str):
@@ -226,8 +210,8 @@ def array(file: Path) -> np.ndarray:
     return np.asarray(Image.open(file)).astype(int)
 
 
-def test_what_a_training_leaves(here):
-    (folder,) = (here / "runs/train/flow_flowers").iterdir()
+def test_what_a_training_leaves(in_shop):
+    (folder,) = (in_shop / "runs/train/flow_flowers").iterdir()
     for name in ("previews/epoch_001.png", "samples.png", "nearest_training_pictures.png"):
         assert array(folder / name).std() > 0
     height, width, _ = array(folder / "previews/epoch_001.png").shape
@@ -294,11 +278,11 @@ def test_the_judge_takes_real_pictures_for_real(real, judge, shop):
         ("unet", "count=3", "count=3: is for generation, and model=unet does segmentation"),
     ],
 )
-def test_what_infer_refuses(here, fails, model, typed, said):
+def test_what_infer_refuses(in_shop, fails, model, typed, said):
     assert said in fails("infer", *SHOP[model], typed)
 
 
-def test_int8(here, judge, succeeds, fails, tmp_path, monkeypatch):
+def test_int8(in_shop, judge, succeeds, fails, tmp_path, monkeypatch):
     """Refused where nobody can say what it loses."""
     monkeypatch.setattr(precision, "compare_speeds", lambda *_: [1.0, 1.5])
     export = ("export_model", *FLOW, "precision=int8", "max_drop=1", f"paths.models={tmp_path}")

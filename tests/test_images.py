@@ -220,10 +220,7 @@ COSTLY = {
         lambda: HEAD + tiff(*GREY_TIFF, (273, 10**6, 8)) + bytes(4 * 10**6),
         "1,000,000 strips or tiles",
     ),
-    "tiff of one huge tile": (
-        lambda: HEAD + HUGE_TILE,
-        "at most 134,217,728",
-    ),
+    "tiff of one huge tile": (lambda: HEAD + HUGE_TILE, "at most 134,217,728"),
     "tiff of one huge tile in signed numbers": (
         lambda: HEAD + reduce(lambda tags, kinds: tags.replace(*kinds), SIGNED, HUGE_TILE),
         "at most 134,217,728",
@@ -396,8 +393,7 @@ def test_what_is_not_read_is_named(tmp_path, caplog):
         images.decode(next(file for file in images.find(tmp_path) if file.stem == "gone"))
 
 
-@pytest.fixture
-def linked(tmp_path):
+def test_each_real_folder_once(tmp_path, caplog):
     """cats/ and dogs/ with links to one another, above, to themselves and outside."""
     for name in ("set/cats/a.png", "set/dogs/b.png", "outside/deep/c.png", "one.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -412,10 +408,8 @@ def linked(tmp_path):
     (cats / "through").symlink_to("a.png/x")
     (tmp_path / "outside/back").symlink_to("../set")
     (tmp_path / "outside/top").symlink_to("..")
-    return tmp_path / "set"
+    linked = tmp_path / "set"
 
-
-def test_each_real_folder_once(linked, caplog):
     def names(found) -> list[str]:
         return sorted(path.name for path in found)
 

@@ -3,10 +3,11 @@
 import json
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 from chromium import PROGRAM, Chromium
-from conftest import has_triton, serving_tiny
+from conftest import has_triton
 from PIL import Image
 from tiny_models import CLASSES
 
@@ -14,13 +15,9 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium he
 
 
 @pytest.fixture(scope="module")
-def served(request, tmp_path_factory):
+def served(request):
     """With Triton where there is one: to the page it makes no difference."""
-    if has_triton():
-        yield request.getfixturevalue("tiny_triton")
-    else:
-        with serving_tiny(tmp_path_factory.mktemp("served"), without=True) as trial:
-            yield trial
+    return request.getfixturevalue("tiny_triton" if has_triton() else "tiny_alone")
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +38,16 @@ def photo(tmp_path_factory):
 
 @pytest.fixture
 def page(served, browser):
-    """Opens the page for a model, and afterwards looks for what the browser complained of."""
+    """Opens the page, asks about a photo; afterwards, what did the browser complain of?"""
     browser.events.clear()
 
-    def open_page(model: str) -> Chromium:
+    def open_page(model: str, photo: Path | None = None) -> Chromium:
         browser.open(f"{served.address}/?model={model}")
         browser.wait(f"document.getElementById('model')?.value === '{model}'")
         browser.wait("document.getElementById('facts').children.length > 0")
+        if photo:
+            browser.give("#file", photo)
+            answered(browser)
         return browser
 
     yield open_page
@@ -59,10 +59,7 @@ def text(page: Chromium, name: str) -> str:
     return page.run(f"document.getElementById('{name}').innerText")
 
 
-def answered(page: Chromium, photo=None) -> None:
-    """Give a photo, if there is one, and wait for the answer."""
-    if photo:
-        page.give("#file", photo)
+def answered(page: Chromium) -> None:
     page.wait("!document.getElementById('answer').hidden")
     page.wait("document.getElementById('status').innerText.startsWith('Answered in ')")
 
@@ -87,9 +84,8 @@ def slide(page: Chromium, name: str, value: float) -> None:
 
 
 def test_classification(page, photo):
-    shown = page("colours_tiny")
+    shown = page("colours_tiny", photo)
     assert "Trained on\ntiny" in text(shown, "facts")
-    answered(shown, photo)
     assert text(shown, "headline") == "red"
     assert rows(shown)[0][0] == "red" and len(rows(shown)) == 3
     assert terminal(shown, photo.parent)["label"] == "red"
@@ -108,7 +104,8 @@ def test_label_set_and_none_of_these(page, photo, more, headline):
     """As a calibrated model answers; the tiny one is not."""
     shown = page("colours_tiny")
     change_answers(shown, f"coverage: 0.9, {more}")
-    answered(shown, photo)
+    shown.give("#file", photo)
+    answered(shown)
     assert text(shown, "headline") == headline
 
 
@@ -130,7 +127,8 @@ def test_classes_with_numbers_for_names(page, photo):
     change_answers(
         shown, "probabilities: Object.fromEntries([...'012345678'].map((n) => [n, n/99]))"
     )
-    answered(shown, photo)
+    shown.give("#file", photo)
+    answered(shown)
     assert [name for name, _ in rows(shown)] == ["8", "7", "6", "5", "4"]
     assert text(shown, "all") == "Show all 9 classes"
     shown.run("document.getElementById('all').click()")
@@ -162,16 +160,14 @@ def test_trouble_is_told_and_forgotten(page, served):
 
 
 def test_several_labels(page, photo):
-    shown = page("tags_tiny")
-    answered(shown, photo)
+    shown = page("tags_tiny", photo)
     assert text(shown, "headline") == "red" and len(rows(shown)) == 3
     assert rows(shown)[0] == ["red", "50 %, needs 50 %"]
     assert terminal(shown, photo.parent)["labels"] == ["red"]
 
 
 def test_detection(page, photo):
-    shown = page("boxes_tiny")
-    answered(shown, photo)
+    shown = page("boxes_tiny", photo)
     assert text(shown, "headline") == "1 found" and rows(shown) == [["blue", "90 %"]]
     assert len(terminal(shown, photo.parent)["boxes"]) == 1
     own = shown.run("confidence.value")
@@ -190,8 +186,7 @@ def test_detection(page, photo):
 
 
 def test_segmentation(page, photo):
-    shown = page("masks_tiny")
-    answered(shown, photo)
+    shown = page("masks_tiny", photo)
     assert sorted(rows(shown)) == [["green", "50 %"], ["red", "50 %"]]
     half = pixel(shown, 100, 100)
     slide(shown, "opacity", 1)
@@ -241,8 +236,7 @@ def test_dropped_pasted_and_photographed(page):
 def test_what_is_no_picture_is_told(page, photo, tmp_path):
     file = tmp_path / "broken.jpg"
     file.write_bytes(b"no picture")
-    shown = page("colours_tiny")
-    answered(shown, photo)
+    shown = page("colours_tiny", photo)
     shown.give("#file", file)
     shown.wait("problem.innerText.includes('not a picture in a known format')")
     assert shown.run("document.getElementById('answer').hidden"), "the answer to another picture"
@@ -254,8 +248,7 @@ def test_what_is_no_picture_is_told(page, photo, tmp_path):
 def test_names_are_no_programs(served, page, tmp_path):
     name = "<img src=x onerror=alert(1)>.png"
     Image.new("RGB", (32, 32), "red").save(tmp_path / name)
-    shown = page("colours_tiny")
-    answered(shown, tmp_path / name)
+    shown = page("colours_tiny", tmp_path / name)
     assert name in text(shown, "curl")
     assert shown.run("document.querySelectorAll('img').length") == 0
 
@@ -263,8 +256,7 @@ def test_names_are_no_programs(served, page, tmp_path):
 @pytest.mark.parametrize("dark", [False, True])
 def test_everything_can_be_read_and_reached(page, photo, tmp_path, dark):
     """Contrast of WCAG AA, names for all that can be operated, no scrolling sideways on a phone."""
-    shown = page("boxes_tiny")
-    answered(shown, photo)
+    shown = page("boxes_tiny", photo)
     shown.screenshot(tmp_path / "page.png", dark)
     contrast = """[...document.querySelectorAll("main *, header *")].filter((one) =>
         one.checkVisibility() && [...one.childNodes].some((node) => node.nodeType === 3

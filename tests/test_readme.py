@@ -14,14 +14,25 @@ import pytest
 import yaml
 from conftest import ROOT, SPECIES, TINY, TINY_OF, compose, make_flowers, python
 from PIL import Image
-from test_formats import outlined_coco
-from test_surface import MAKE
+from test_classes import make_csv, make_folder
+from test_fetching import make_cvppp
+from test_formats import (
+    every_split,
+    make_masks,
+    make_voc,
+    make_yolo,
+    mask,
+    outlined_coco,
+    picture,
+    write,
+)
 from tiny_models import publish_one
 
 from benchmarks.serving import comparison
 from benchmarks.serving.trial import Trial
 from nano_cv import building
 from nano_cv.config import help
+from nano_cv.config.options import CONFIGS, option_groups
 from nano_cv.export.validate import check_repository, read_config
 from nano_cv.metadata import read_metadata
 from nano_cv.serving.triton import LOOPBACK
@@ -52,7 +63,28 @@ SERVING = (
 
 # Names of the real species, for the commands that ask for them.
 NAMES = dict(zip(("daisy", "primrose", "tobacco"), SPECIES.values(), strict=True))
-SETS = MAKE | {"coco": outlined_coco}
+TRAINED: dict[str, Path] = {}  # folders of weights, by the meaning of the command
+
+
+def make_pets(root: Path) -> None:
+    """As unpacked: two breeds."""
+    write(root / "pictures/classes.txt", "background\npet")
+    for split in every_split():
+        names = [f"{breed}/{split}" for breed in ("Bengal", "Boxer")]
+        write(root / f"pictures/{split}.txt", "\n".join(names))
+        for name in names:
+            picture(root / "pictures/images" / f"{name}.jpg")
+            mask(root / "pictures/masks" / f"{name}.png", [0, 1, 255])
+
+
+SETS = {
+    **{"coco": outlined_coco, "voc": make_voc, "yolo": make_yolo, "csv": make_csv},
+    **{"cvppp": make_cvppp, "folder": make_folder, "folder_masks": make_masks, "pets": make_pets},
+    "fashion_mnist": lambda root: make_folder(root / "pictures"),  # as unpacked
+    "flower_photos": lambda root: make_folder(root / "splits"),
+    "flowers102": lambda root: make_folder(root / "pictures"),
+    "voc2012": lambda root: make_voc(root / "pictures/VOCdevkit/VOC2012"),
+}
 
 
 @pytest.fixture
@@ -79,27 +111,25 @@ def meanings(commands: list[str]) -> list[str]:
     return list({meaning(command): command for command in commands}.values())
 
 
-@pytest.fixture(scope="module")
-def trained() -> dict[str, Path]:
-    """The folders of weights, by the meaning of the command that has made them."""
-    return {}
-
-
 # `tests/test_processes.py` trains with several devices, and `tests/test_sweep.py` in several
 # processes of joblib's; it also asks for SLURM.
-@pytest.mark.parametrize(
-    "command",
-    meanings(
-        [one for one in matching("python train.py") if not re.search("devices|n_jobs|slurm", one)]
-    ),
-)
-def test_train(run, flowers, trained, tmp_path, command):
+TOLD = [one for one in matching("python train.py") if not re.search("devices|n_jobs|slurm", one)]
+MODELS = {"cvppp": "centernet", "pets": "unet", "voc2012": "centernet"}
+UNTOLD = [  # the other sets that ship
+    f"python train.py +data={data} +model={MODELS.get(data, 'lenet')} data.root=set"
+    for data in option_groups([CONFIGS])["data"]
+    if f"data={data} " not in " ".join(TOLD)
+]
+
+
+@pytest.mark.parametrize("command", [*meanings(TOLD), *UNTOLD])
+def test_train(run, flowers, tmp_path, command):
     done = train(run, tmp_path, command)
     if "resume=true" in command:
         assert "no checkpoint" in done.err
     else:
         assert done.status == 0, done.err
-        trained[meaning(command)] = tmp_path / "weights"
+        TRAINED[meaning(command)] = tmp_path / "weights"
 
 
 @pytest.mark.parametrize("command", matching("python shard.py"))
@@ -111,13 +141,13 @@ def test_shard(succeeds, flowers, tmp_path, command):
 @pytest.mark.parametrize(
     "command", meanings([one for one in matching("python infer.py") if "engine" not in one])
 )
-def test_infer(run, succeeds, flowers, trained, tmp_path, command):
+def test_infer(run, succeeds, flowers, tmp_path, command):
     needed = without_own_keys(command)
-    if meaning(needed) in trained:
-        shutil.copytree(trained[meaning(needed)], tmp_path / "weights")
+    if meaning(needed) in TRAINED:
+        shutil.copytree(TRAINED[meaning(needed)], tmp_path / "weights")
     else:
         assert train(run, tmp_path, needed).status == 0
-        trained[meaning(needed)] = tmp_path / "weights"
+        TRAINED[meaning(needed)] = tmp_path / "weights"
     for name in re.findall(r"input='?([^\s']+)", command):
         picture = tmp_path / name.replace("*", "1")
         picture = picture if picture.suffix else picture / "one.jpg"

@@ -1,28 +1,12 @@
 """The command line's surface is frozen here, and every option that ships runs a step."""
 
 import sys
-from pathlib import Path
 from subprocess import PIPE, Popen
 
 import pytest
 import torch
-from conftest import ROOT, compose, make_flowers, python
+from conftest import ROOT, compose, python
 from omegaconf import OmegaConf
-from test_classes import make_csv, make_folder
-from test_fetching import make_cvppp
-from test_formats import (
-    add_voc_masks,
-    every_split,
-    make_coco,
-    make_masks,
-    make_voc,
-    make_yolo,
-    mask,
-    outlined_coco,
-    outlined_yolo,
-    picture,
-    write,
-)
 
 from nano_cv import building
 from nano_cv.config.options import CONFIGS, option_groups
@@ -74,49 +58,6 @@ def test_top_level_keys(script):
     assert sorted(compose(script)) == sorted(KEYS[script].split())
 
 
-def make_voc_of_both(root: Path) -> None:
-    """With masks beside the boxes."""
-    make_voc(root)
-    write(root / "classes.txt", "background\ncat\ndog")
-    add_voc_masks(root, [0, 1, 2, 255])
-
-
-def make_pets(root: Path) -> None:
-    """As unpacked: two breeds."""
-    write(root / "pictures/classes.txt", "background\npet")
-    for split in every_split():
-        names = [f"{breed}/{split}" for breed in ("Bengal", "Boxer")]
-        write(root / f"pictures/{split}.txt", "\n".join(names))
-        for name in names:
-            picture(root / "pictures/images" / f"{name}.jpg")
-            mask(root / "pictures/masks" / f"{name}.png", [0, 1, 255])
-
-
-MAKE = {
-    "coco": make_coco,
-    "csv": make_csv,
-    "cvppp": make_cvppp,
-    "fashion_mnist": lambda root: make_folder(root / "pictures"),  # as unpacked
-    "flower_photos": lambda root: make_folder(root / "splits"),
-    "flowers102": lambda root: make_folder(root / "pictures"),
-    "folder": make_folder,
-    "folder_masks": make_masks,
-    "pets": make_pets,
-    "voc": make_voc_of_both,
-    "voc2012": lambda root: make_voc_of_both(root / "pictures/VOCdevkit/VOC2012"),
-    "yolo": make_yolo,
-}
-
-
-ONE_OF_EACH_TASK = {"classification": "lenet64", "detection": "centernet", "segmentation": "unet"}
-
-
-def model_for(number: int, data: str) -> str:
-    """For one of the tasks of a data set, in turn; each format is read for all of its own tests."""
-    tasks = [one for one in compose("train", f"data={data}").data.tasks if one in ONE_OF_EACH_TASK]
-    return ONE_OF_EACH_TASK[tasks[number % len(tasks)]]
-
-
 @pytest.mark.parametrize("model", GROUPS["model"])
 def test_every_model_takes_a_step(flowers, model):
     """As shipped, in small pictures; `tests/test_readme.py` trains each kind from end to end."""
@@ -137,38 +78,6 @@ def test_every_model_takes_a_step(flowers, model):
     learner.optimizer(learner._parameter_groups()).step()
     after = zip(before, task.parameters(), strict=True)
     assert any(not torch.equal(one, other) for one, other in after)
-
-
-SETS = [data for data in GROUPS["data"] if data != "flowers"]
-FOR_SETS = [(data, model_for(number, data)) for number, data in enumerate(SETS)]
-
-
-@pytest.mark.parametrize(("data", "model"), FOR_SETS)
-def test_every_set_trains(succeeds, tmp_path, data, model):
-    """A step, and the test split, in pictures that a CPU likes."""
-    if data == "shards":
-        make_flowers(tmp_path / "loose")
-        sharded = ("data.root=loose", "output=set", "model.image_size=64")
-        succeeds("shard", f"+model={model}", *sharded)
-    else:
-        outlined = {"coco": outlined_coco, "yolo": outlined_yolo} if model == "unet" else {}
-        outlined.get(data, MAKE[data])(tmp_path / "set")
-    chosen = [f"+data={data}", f"+model={model}", "data.root=set", "data.batch_size=2"]
-    chosen += ["model.image_size=64", "trainer.precision=32-true", "trainer.accelerator=cpu"]
-    chosen += [f"trainer.limit_{split}_batches=1" for split in ("train", "val", "test")]
-    succeeds("train", *chosen, "experiment=debug")
-
-
-@pytest.mark.parametrize("logger", ["csv", "none"])
-def test_without_mlflow(succeeds, flowers, tmp_path, monkeypatch, logger):
-    """`tests/test_tracking.py` trains with it."""
-    unwanted = "nano_cv.evaluation.tracking.MLflow"
-    monkeypatch.setattr(unwanted, lambda *_: pytest.fail("MLflow is not wanted"))
-    succeeds("train", "experiment=debug", f"logger={logger}", "model.image_size=32")
-    assert not (tmp_path / "mlflow.db").exists() and not (tmp_path / "mlruns").exists()
-    files = tmp_path.glob("runs/train/lenet_flowers/*/csv/version_0/*")
-    written = ["hparams.yaml", "metrics.csv"] if logger == "csv" else []
-    assert sorted(file.name for file in files) == written
 
 
 NO_TORCH = """

@@ -21,6 +21,7 @@ from nano_cv.export import precision
 from nano_cv.tasks.score_metrics import count_tags, tagging_figures
 from nano_cv.tasks.tagging import Tagging
 
+pytestmark = pytest.mark.usefixtures("every_message")
 COLOURS = {"red": 0, "green": 1, "blue": 2}
 SETS = ["", "red", "green", "red green", "blue", "red blue"]  # labels of the tiny pictures, in turn
 
@@ -39,14 +40,14 @@ def make_tags(root, count: int = 12, header: str = "file,labels,split") -> None:
     (root / "tags.csv").write_text("\n".join(rows))
 
 
-def read(root, header: str, cells: list[str], task: str = "classification"):
+def read(root, header: str, cells: list[str]):
     """The labels of each picture by name, as strings, or tuples of them where there are several."""
     for number in range(len(cells)):
         picture(root / f"{number}.png")
     rows = [f"{number}.png,{cell}" for number, cell in enumerate(cells)]
     (root / "labels.csv").write_text("\n".join([f"file,{header}", *rows]))
     found = {}
-    for pictures in read_table(root, task).values():
+    for pictures in read_table(root, "classification").values():
         for name, target in zip(pictures.names, pictures.targets, strict=True):
             one = pictures.classes
             several = isinstance(target, tuple)
@@ -69,7 +70,6 @@ def read(root, header: str, cells: list[str], task: str = "classification"):
     ],
 )
 def test_tables_of_several_labels(tmp_path, caplog, header, cells, said, expected):
-    caplog.set_level("INFO")
     found = read(tmp_path, header, cells)
     assert "labels.csv: several labels per picture, " in caplog.text and said in caplog.text
     assert [",".join(one) for one in found] == expected
@@ -86,7 +86,6 @@ def test_tables_of_several_labels(tmp_path, caplog, header, cells, said, expecte
     ],
 )
 def test_tables_of_one_label(tmp_path, caplog, header, cells, said):
-    caplog.set_level("INFO")
     assert read(tmp_path, header, cells) == [cell.strip('"') for cell in cells]
     assert said in caplog.text and "several labels per picture" not in caplog.text
     assert bool(said) == ("is one label; if it is several" in caplog.text)
@@ -102,7 +101,6 @@ def test_a_separator_of_ones_own(tmp_path):
 
 
 def test_columns_of_which_one_is_1_are_classes(tmp_path, caplog):
-    caplog.set_level("INFO")
     found = read(tmp_path, "MEL,NV,age", ["1.0,0.0,70", "0.0,1.0,1", "0.0,1.0,0"])
     assert found == ["MEL", "NV", "NV"]
     assert "one label per picture, the column that is 1: MEL, NV" in caplog.text

@@ -45,6 +45,7 @@ def test_train_then_infer(run, succeeds, drawn, flowers, tmp_path):
     metadata = weights.read_metadata(tmp_path / "weights/lenet_flowers.safetensors")
     assert metadata.classes == ["aster", "basil", "clover"]
     assert (metadata.task, metadata.name) == ("classification", "lenet_flowers")
+    assert not [*tmp_path.glob("ml*"), *folder.glob("csv")], "logger=none"
 
     inferred = succeeds("infer", *TINY, "gradcam=true")
     (folder,) = (tmp_path / "runs/infer/lenet_flowers").iterdir()
@@ -133,6 +134,7 @@ def test_golden_curve_and_every_model_resumes(run, succeeds, flowers, tmp_path, 
     settings.append("trainer.log_every_n_steps=1")
     succeeds("train", *settings)
     (metrics,) = tmp_path.glob(f"runs/train/{model}_flowers/*/csv/version_0/metrics.csv")
+    assert not list(tmp_path.glob("ml*")), "logger=csv"
     losses = [row["train/loss_step"] for row in read_csv(metrics)]
     assert [float(one) for one in losses if one] == pytest.approx(GOLDEN[model], rel=1e-3)
     whole, unbroken = taken_away(tmp_path, model)
@@ -327,12 +329,9 @@ def test_small_sets_are_seen_several_times(pictures, batch, repeats, steps, epoc
     assert found.epochs * found.steps >= 600
 
 
-def test_a_tiny_set_is_not_learnt_by_heart():
+def test_a_tiny_set_is_not_learnt_by_heart_and_max_epochs_rules():
     found = plan(5, "trainer.min_steps=5000")
     assert 1250 <= found.epochs * found.steps < 1400  # each picture 1,000 times, 4 in a step
-
-
-def test_max_epochs_rules():
     found = plan(240, "trainer.max_epochs=3")
     assert (found.epochs, found.repeats, found.steps) == (3, 1, 15)
     assert plan(240, "trainer.max_epochs=3", "trainer.limit_train_batches=2").steps == 2
@@ -350,11 +349,6 @@ def test_a_budget_in_minutes_ends_in_time(succeeds, flowers, tmp_path):
     assert last["epoch"] < 1000
     rate, first = last["lr_schedulers"][0]["_last_lr"][0], last["lr_schedulers"][0]["base_lrs"][0]
     assert rate < 0.05 * first, "the rate has fallen"
-
-
-def test_minutes_or_epochs_but_not_both(fails):
-    said = fails("train", *TINY, "trainer.minutes=1")
-    assert "trainer.minutes=1 and trainer.max_epochs=1 both set the length" in said
 
 
 def test_other_regularisation_after_a_training_of_ones_own(succeeds, fails, flowers):

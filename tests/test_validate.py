@@ -117,10 +117,7 @@ DAMAGE = [
     (rename("decode/1/model.py", "decode/1/a"), ["1/model.py: missing"]),
     (write("net/1/model.onnx", b"\xff" * 99), ["1/model.onnx: not a valid"]),
     # tensors
-    (
-        edit('"IMAGES"', '"IMAGE"'),
-        ["did you mean 'IMAGES'?", "input: lacks 'IMAGES'"],
-    ),
+    (edit('"IMAGES"', '"IMAGE"'), ["did you mean 'IMAGES'?", "input: lacks 'IMAGES'"]),
     (edit('"SCORES"', '"SCORE"'), ["output 'SCORE'", "did you mean 'SCORES'?"]),
     (edit("output {", "#"), ["output: none; 1 or more", "SCORES"]),
     (edit("TYPE_UINT8", "TYPE_FP32"), ["'IMAGES': data_type: TYPE_FP32; TYPE_UINT8"]),
