@@ -158,6 +158,18 @@ def make_flowers(root: Path, kinds: Mapping[str, tuple[int, int, int]] = SPECIES
     return root
 
 
+def picture(
+    file: Path, colour: tuple[int, ...] = (9, 9, 9), width: int = 24, height: int = 20
+) -> Path:
+    """A flat one, not quite the same as any other."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((height, width, 3), colour, np.uint8)
+    digest = hashlib.sha256(str(file).encode()).digest()
+    pixels[0, :4] = np.frombuffer(digest[:12], np.uint8).reshape(4, 3)
+    Image.fromarray(pixels).save(file)
+    return file
+
+
 def save_leaves(plant: Path, number: int) -> None:
     """`_label.png` with two leaves as rectangles, and `_mask.png` with a blossom beside them."""
     label = np.zeros((40, 48), np.uint8)
@@ -459,7 +471,7 @@ def tiny_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield trial
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tiny_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """And one where there is no Triton."""
     with serving_tiny(tmp_path_factory.mktemp("alone"), without=True) as trial:

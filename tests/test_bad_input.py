@@ -23,10 +23,9 @@ from nano_cv.tasks import weights
 FILE = Path("weights/lenet_flowers.safetensors")
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture", None])
-def test_bad_picture_in_the_set(fails, flowers, tmp_path, content):
+def test_bad_picture_in_the_set(fails, flowers, tmp_path):
     bad = flowers / "basil/plant010_rgb.jpg"
-    bad.write_bytes(bad.read_bytes()[:600] if content is None else content)
+    bad.write_bytes(bad.read_bytes()[:600])
     other = flowers / "basil/plant003_rgb.jpg"  # of another split
     other.write_bytes(b"")
     said = fails("train", *TINY)

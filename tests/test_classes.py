@@ -1,6 +1,5 @@
 """Pictures of one's own for classification: a folder per class, or a table; and what is shown."""
 
-import hashlib
 import re
 import shutil
 from collections.abc import Mapping
@@ -8,10 +7,8 @@ from functools import partial
 from pathlib import Path
 from unicodedata import normalize
 
-import numpy as np
 import pytest
-from conftest import TINY, open_splits, refused
-from PIL import Image
+from conftest import TINY, open_splits, picture, refused
 
 from nano_cv.data.formats.folder import read_folder
 from nano_cv.data.formats.table import read_table
@@ -21,16 +18,6 @@ from nano_cv.evaluation.survey import contact_sheet, survey
 pytestmark = pytest.mark.usefixtures("every_message")
 folders, tables = (partial(read, task="classification") for read in (read_folder, read_table))
 COLOURS = {"cat": (200, 40, 40), "dog": (40, 200, 40)}
-
-
-def picture(file: Path, colour: tuple[int, int, int] = (9, 9, 9)) -> Path:
-    """A flat one, not quite the same as any other."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.full((20, 24, 3), colour, np.uint8)
-    digest = hashlib.sha256(str(file).encode()).digest()
-    pixels[0, :4] = np.frombuffer(digest[:12], np.uint8).reshape(4, 3)
-    Image.fromarray(pixels).save(file)
-    return file
 
 
 def make_folder(root: Path, splits: tuple[str, ...] = SPLITS, count: int = 4) -> None:

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import TWICE, python
-from PIL import Image
+from conftest import TWICE, picture, python
 from torch.nn.functional import avg_pool2d
 
 from nano_cv.data import images
@@ -121,18 +120,6 @@ def test_two_processes_at_once(flowers, tmp_path):
     one, other = done.stdout.splitlines()
     assert one == other and one.endswith(" 48")
     assert len(list((tmp_path / "cache").iterdir())) == 2
-
-
-def test_order_depends_on_seed_and_epoch_only(flowers):
-    def order(seed: int, epoch: int) -> list[int]:
-        sampler = module(flowers, seed=seed).train_dataloader().sampler
-        sampler.set_epoch(epoch)
-        torch.rand(seed + 3)  # random numbers drawn elsewhere
-        return list(sampler)
-
-    assert sorted(order(1, 0)) == list(range(24))
-    assert order(1, 0) == order(1, 0)
-    assert order(1, 1) == order(1, 1) != order(1, 0) != order(2, 0)
 
 
 def test_smaller_pictures_to_train_on_and_larger_ones_to_zoom_into(flowers):
@@ -257,9 +244,7 @@ def test_rare_classes_weigh_more(flowers):
     ],
 )
 def test_size_in_the_shape_of_the_pictures(tmp_path, sides, size, expected):
-    files = [tmp_path / f"{number}.png" for number in range(3)]
-    for file in files:
-        Image.new("RGB", sides).save(file)
-    Image.new("RGB", (50, 900)).save(files[0])  # one of another shape
+    files = [picture(tmp_path / f"{number}.png", (0, 0, 0), *sides) for number in range(3)]
+    picture(files[0], (0, 0, 0), 50, 900)  # one of another shape
     (tmp_path / "4.png").write_bytes(b"damaged")
     assert size_in_shape(Pictures(tmp_path, [*files, tmp_path / "4.png"]), size) == expected

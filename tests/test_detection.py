@@ -186,14 +186,10 @@ def detector(maps: tuple[Tensor, Tensor] | None = None, most: int = 4) -> Detect
     return task
 
 
-def empty_maps() -> tuple[Tensor, Tensor]:
-    """No centre anywhere, without plateaus; distances of one place."""
-    slope = torch.arange(64.0).view(8, 8).expand(1, 2, 8, 8) / 100
-    return slope - 20, torch.zeros(1, 4, 8, 8)
-
-
 def test_predict_finds_what_is_on_the_map():
-    centers, distances = empty_maps()
+    # No centre anywhere, without plateaus; distances of one place.
+    slope = torch.arange(64.0).view(8, 8).expand(1, 2, 8, 8) / 100
+    centers, distances = slope - 20, torch.zeros(1, 4, 8, 8)
     centers[0, 1, 2, 5], centers[0, 0, 6, 1], centers[0, 1, 6, 6] = 2.0, 4.0, 0.0
     centers[0, 1, 2, 6] = 1.9  # the slope of the same peak
     distances[0, :, 2, 5] = torch.tensor([2.0, 1.0, 0.5, 0.25]).log()

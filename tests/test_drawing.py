@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import CONTRACT, TINY, make_flowers, read_csv
+from conftest import CONTRACT, TINY, make_flowers, picture, read_csv
 from PIL import Image, ImageDraw
 
 from nano_cv.data.pictures import Pictures
@@ -20,12 +20,6 @@ from nano_cv.evaluation.tables import cell, distinct
 from nano_cv.evaluation.tracking import Logger
 
 ODD = ["$\\frac$", "a_b^c", "%", "日本 猫", "a\nb", "\x1b[2J", "\udc80", "_hidden", "", "x" * 300]
-
-
-def picture(path, width=60, height=40):
-    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3))
-    Image.fromarray(pixels.astype(np.uint8)).save(path)
-    return path
 
 
 def boxes_report(files, boxes, scores, classes, targets=()):
@@ -153,7 +147,7 @@ def test_boxes_have_scores_inside_the_picture(monkeypatch, tmp_path):
     monkeypatch.setattr(
         ImageDraw.ImageDraw, "text", lambda _, at, text, *__, **___: said.append(text)
     )
-    file = picture(tmp_path / "a.png", 320, 320)
+    file = picture(tmp_path / "a.png", width=320, height=320)
     side = CONTRACT.image_size
     corners = [[0, 0, 9, 9], [side - 9, 0, side, 9], [0, side - 9, 9, side], [0, 0, side, side]]
     report = boxes_report([file], corners, [0.91, 0.82, 0.73, 0.64], ["cat", "a long name"])

@@ -19,9 +19,8 @@ import numpy as np
 import pytest
 import scipy.io
 import torchvision.datasets
-from conftest import TINY, TWICE, python, refused
+from conftest import TINY, TWICE, picture, python, refused
 from PIL import Image
-from test_classes import picture
 from test_formats import add_voc_masks, every_split, make_voc, write
 
 from nano_cv.data.formats.cvppp import read_cvppp
@@ -210,21 +209,15 @@ def test_brought_by_hand(tmp_path):
     assert "not there; data.source" in refused(partial(obtain, archive, folder, source))
 
 
-def tar(file: Path, *members: tarfile.TarInfo | str) -> Path:
-    with tarfile.open(file, "w:gz") as archive:
-        for member in members:
-            info = tarfile.TarInfo(member) if isinstance(member, str) else member
-            info.size = 4 if info.isreg() else 0
-            archive.addfile(info, io.BytesIO(b"evil"))
-    return file
-
-
 @pytest.mark.parametrize("kind", ["outside", "link", "cut short", "page"])
 def test_archives_that_are_refused(tmp_path, kind):
-    link = tarfile.TarInfo("link")
-    link.type, link.linkname = tarfile.SYMTYPE, "/etc"
-    last = {"outside": "../evil", "link": link}.get(kind, "better")
-    archive = tar(tmp_path / "a.tgz", *map(str, range(99)), last)
+    archive, last = tmp_path / "a.tgz", tarfile.TarInfo("../evil" if kind == "outside" else "last")
+    if kind == "link":
+        last.type, last.linkname = tarfile.SYMTYPE, "/etc"
+    with tarfile.open(archive, "w:gz") as content:
+        for member in (*(tarfile.TarInfo(f"{number}") for number in range(99)), last):
+            member.size = 4 if member.isreg() else 0
+            content.addfile(member, io.BytesIO(b"evil"))
     if kind == "cut short":
         archive.write_bytes(archive.read_bytes()[:-100])
     if kind == "page":
@@ -344,11 +337,6 @@ def test_unreachable_set_from_a_command(fails, site, photos, tmp_path):
     assert not (tmp_path / "data/flower_photos/splits").exists()
 
 
-def idx(values: np.ndarray) -> bytes:
-    head = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
-    return head + values.astype(np.uint8).tobytes()
-
-
 def test_fashion_mnist_from_source(site, tmp_path, monkeypatch):
     """Of 60 and 20 pictures, in a folder with archives as the real ones."""
     random, source, kept, contents = np.random.default_rng(0), tmp_path / "archives", {}, {}
@@ -356,7 +344,9 @@ def test_fashion_mnist_from_source(site, tmp_path, monkeypatch):
     for part, count in (("train", 60), ("t10k", 20)):
         kept[part] = random.integers(0, 256, (count, 28, 28))
         for name, values in (("images-idx3", kept[part]), ("labels-idx1", np.arange(count) % 10)):
-            contents[f"{part}-{name}-ubyte.gz"] = content = gzip.compress(idx(values))
+            head = bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
+            content = gzip.compress(head + values.astype(np.uint8).tobytes())
+            contents[f"{part}-{name}-ubyte.gz"] = content
             (source / f"{part}-{name}-ubyte.gz").write_bytes(content)
     replace_archives(monkeypatch, "fashion_mnist", site, contents)
     monkeypatch.setattr(arranging, "VALIDATION", 20)

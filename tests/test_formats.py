@@ -13,6 +13,7 @@ from unicodedata import normalize
 import numpy as np
 import pytest
 from conftest import open_splits, refused, turned
+from conftest import picture as any_picture
 from PIL import Image
 
 from nano_cv.data.formats import outlines
@@ -33,6 +34,7 @@ coco, voc, yolo = (partial(read, task="detection") for read in (read_coco, read_
 coco_masks = partial(read_coco, task="segmentation")
 folder_masks = partial(read_folder_masks, task="segmentation")
 WIDTH, HEIGHT = 64, 32  # powers of two: shares of them are exact
+picture = partial(any_picture, width=WIDTH, height=HEIGHT)
 NAMES = ["cat", "dog"]
 OBJECTS = {  # of the three pictures of each split: class, x1, y1, x2, y2
     "a": [("cat", 0, 0, 16, 8), ("dog", 10.5, 2, 64, 32)],
@@ -50,11 +52,6 @@ def every_picture() -> Iterator[tuple[str, str, list[tuple[Any, ...]]]]:
     """Split, name and objects."""
     for split, pictures in every_split().items():
         yield from ((split, name, objects) for name, objects in pictures.items())
-
-
-def picture(file: Path, width: int = WIDTH, height: int = HEIGHT) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (width, height)).save(file)
 
 
 def mask(file: Path, values: Any) -> None:
@@ -232,7 +229,7 @@ def test_contents_that_are_refused(root, place):
 
 def test_pictures_of_another_size_than_stated(root, caplog):
     make_coco(root)
-    picture(root / "images/train_b.jpg", 32, 16)
+    picture(root / "images/train_b.jpg", width=32, height=16)
     coco(root)
     assert "1 pictures have another size" in caplog.text
     assert "train_b.jpg (stated 64x32, upright 32x16)" in caplog.text
@@ -915,16 +912,10 @@ def test_copies_of_roboflow_stay_in_one_split(root):
 
 
 def test_masks_in_folders_of_splits(root, caplog):
-    make_masks(root)
-    for split in SPLITS:
-        (root / f"{split}.txt").unlink()
-        for kind in ("images", "masks"):
-            (root / kind / split).mkdir()
-            for file in (root / kind).glob(f"{split}_*"):
-                file.rename(root / kind / split / file.name)
-    for folder in ("extra/", ""):
-        picture(root / "images" / folder / "more.jpg")
-        mask(root / "masks" / folder / "more.png", [1])
+    names = [f"{split}/{split}_{number}" for split in SPLITS for number in range(3)]
+    for name in (*names, "extra/more", "more"):
+        picture(root / f"images/{name}.jpg")
+        mask(root / f"masks/{name}.png", [1])
     assert folder_masks(root)["val"].names == [f"images/val/val_{n}.jpg" for n in range(3)]
     assert "images: passed over, for it is no split: extra, more.jpg" in caplog.text
 
@@ -1071,7 +1062,7 @@ def test_a_mended_picture_gets_another_mask(root):
     broken.write_bytes(b"")
     assert not coco_masks(root)["train"].targets[1].exists()
     for width in (WIDTH, WIDTH + 9):
-        picture(broken, width)
+        picture(broken, width=width)
         assert coco_masks(root)["train"].mask(1).shape == (HEIGHT, width)
 
 

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from conftest import LINEAR, LINEAR_YAML, ROOT, TINY, make_flowers, read_csv, run_in
 
@@ -176,21 +177,15 @@ def test_one_process_ends(folder, by):
         assert running.poll() is None and time.monotonic() < deadline
         time.sleep(0.2)
     if by is signal.SIGKILL:
-        (child,) = children(running.pid)
-        os.kill(child, by)
+        every = psutil.Process(running.pid).children()
+        (child,) = [one for one in every if "train.py" in str(one.cmdline())]
+        child.send_signal(by)
     else:
         os.killpg(running.pid, by)
     status, output = ended(running)
     assert status != 0 and "Traceback" not in output, output
     if by is not signal.SIGKILL:
         assert output.count("interrupted; to go on, add resume=true") == 1
-
-
-def children(parent: int) -> list[int]:
-    found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [
-        pid for pid in map(int, found) if "train.py" in Path(f"/proc/{pid}/cmdline").read_text()
-    ]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])

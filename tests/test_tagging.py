@@ -6,10 +6,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import CONTRACT, TINY, open_splits, read_csv, refused
+from conftest import CONTRACT, TINY, open_splits, picture, read_csv, refused
 from sklearn.metrics import average_precision_score, f1_score
 from test_calibration import plain
-from test_classes import picture
 
 from nano_cv.data.formats.shards import read_shards, write_shards
 from nano_cv.data.formats.table import read_table
