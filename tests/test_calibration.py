@@ -50,17 +50,6 @@ def test_temperature_is_the_one_by_which_logits_were_made_too_sure():
     assert 3.9 < fit_temperature(few, np.array([0, 0, 0, 1])) < 4.1
 
 
-def one_class(scores: list[float], right: list[bool], objects: int) -> float:
-    """The best threshold of a class for boxes by falling score; 0.3 where there is none."""
-    each = np.array([[number * 10, 0, number * 10 + 5, 5] for number in range(20)], np.float32)
-    places = [sum(right[:number]) + 10 * (not one) for number, one in enumerate(right)]
-    zeros = np.zeros(20, np.int64)
-    truth = Boxes(each[:objects], zeros[:objects], np.full(objects, COUNTED, np.uint8))
-    found = Scored(each[places].reshape(-1, 4), zeros[: len(right)], np.float32(scores))
-    matches = match_boxes([truth], [found], 1).matches
-    return best_threshold(count_by_class([truth], [found], matches, 1)[0], 0.3)
-
-
 @pytest.mark.parametrize(
     ("scores", "right", "objects", "threshold"),
     [
@@ -75,7 +64,14 @@ def one_class(scores: list[float], right: list[bool], objects: int) -> float:
     ],
 )
 def test_threshold_of_the_best_f1(scores, right, objects, threshold):
-    assert one_class(scores, right, objects) == pytest.approx(threshold)
+    """Of a class for boxes by falling score; 0.3 where there is none."""
+    each = np.array([[number * 10, 0, number * 10 + 5, 5] for number in range(20)], np.float32)
+    places = [sum(right[:number]) + 10 * (not one) for number, one in enumerate(right)]
+    zeros = np.zeros(20, np.int64)
+    truth = Boxes(each[:objects], zeros[:objects], np.full(objects, COUNTED, np.uint8))
+    found = Scored(each[places].reshape(-1, 4), zeros[: len(right)], np.float32(scores))
+    counts = count_by_class([truth], [found], match_boxes([truth], [found], 1).matches, 1)[0]
+    assert best_threshold(counts, 0.3) == pytest.approx(threshold)
 
 
 def test_thresholds_of_labels_hold_on_other_pictures():

@@ -134,9 +134,7 @@ def test_one_message(run, tmp_path, script, typed, answer):
     assert not list(tmp_path.iterdir()), "nothing is written"
 
 
-SHAPES = """
-from nano_cv.data.formats.flowers import read_flowers as read_shapes
-"""
+SHAPES = "from nano_cv.data.formats.flowers import read_flowers as read_shapes\n"
 SHAPES_YAML = """
 defaults: [flowers]
 name: shapes

@@ -17,6 +17,7 @@ from PIL import Image
 from test_classes import make_csv, make_folder
 from test_fetching import make_cvppp
 from test_formats import (
+    add_voc_masks,
     every_split,
     make_masks,
     make_voc,
@@ -77,13 +78,18 @@ def make_pets(root: Path) -> None:
             mask(root / "pictures/masks" / f"{name}.png", [0, 1, 255])
 
 
+def make_voc2012(root: Path) -> None:
+    make_voc(root / "pictures/VOCdevkit/VOC2012")
+    add_voc_masks(root / "pictures/VOCdevkit/VOC2012", [0, 8, 12, 255])
+
+
 SETS = {
     **{"coco": outlined_coco, "voc": make_voc, "yolo": make_yolo, "csv": make_csv},
     **{"cvppp": make_cvppp, "folder": make_folder, "folder_masks": make_masks, "pets": make_pets},
     "fashion_mnist": lambda root: make_folder(root / "pictures"),  # as unpacked
     "flower_photos": lambda root: make_folder(root / "splits"),
     "flowers102": lambda root: make_folder(root / "pictures"),
-    "voc2012": lambda root: make_voc(root / "pictures/VOCdevkit/VOC2012"),
+    "voc2012": make_voc2012,
 }
 
 
@@ -114,7 +120,7 @@ def meanings(commands: list[str]) -> list[str]:
 # `tests/test_processes.py` trains with several devices, and `tests/test_sweep.py` in several
 # processes of joblib's; it also asks for SLURM.
 TOLD = [one for one in matching("python train.py") if not re.search("devices|n_jobs|slurm", one)]
-MODELS = {"cvppp": "centernet", "pets": "unet", "voc2012": "centernet"}
+MODELS = {"cvppp": "centernet", "pets": "unet", "voc2012": "unet"}
 UNTOLD = [  # the other sets that ship
     f"python train.py +data={data} +model={MODELS.get(data, 'lenet')} data.root=set"
     for data in option_groups([CONFIGS])["data"]

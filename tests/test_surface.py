@@ -1,4 +1,4 @@
-"""The command line's surface is frozen here, and every option that ships runs a step."""
+"""The command line's surface is frozen here, and every model that ships takes a step."""
 
 import sys
 from subprocess import PIPE, Popen

@@ -89,23 +89,6 @@ def test_a_resumed_run_keeps_its_precision_and_its_best_epoch(monkeypatch):
     assert KeepBest(monitor="val/loss").state_key == ModelCheckpoint(monitor="val/loss").state_key
 
 
-def taken_away(folder: Path, model: str) -> tuple[dict, bytes]:
-    """Return the last checkpoint and the weights of an unbroken run, and delete both files.
-
-    Saved are the averages of the best epoch, not the weights that the optimiser has reached.
-    """
-    file = folder / f"weights/{model}_flowers.safetensors"
-    saved = weights.network_tensors(file)
-    best, last, content = checkpoint(folder, "best"), checkpoint(folder), file.read_bytes()
-    for part, same in (("state_dict", True), ("current_model_state", False)):
-        tensors = [best[part][f"task.network.{name}"] for name in saved]
-        assert all(map(torch.equal, tensors, saved.values())) == same
-    assert int(best["averaging_state"]["n_averaged"]) == best["global_step"]
-    shutil.rmtree(folder / "runs")
-    file.unlink()
-    return last, content
-
-
 # The loss curve of a short training, number by number: what changes it, changes every result.
 # A change that is meant to alter training (initialisation, order, augmentation, schedule, loss)
 # replaces these; any other change must leave them. The tolerance covers processors, not changes.
@@ -129,8 +112,17 @@ def test_golden_curve_and_every_model_resumes(run, succeeds, flowers, tmp_path, 
     assert not list(tmp_path.glob("ml*")), "logger=csv"
     losses = [row["train/loss_step"] for row in read_csv(metrics)]
     assert [float(one) for one in losses if one] == pytest.approx(GOLDEN[model], rel=1e-3)
-    whole, unbroken = taken_away(tmp_path, model)
+    # Saved are the averages of the best epoch, not the weights that the optimiser has reached.
     weights_file = tmp_path / f"weights/{model}_flowers.safetensors"
+    saved, unbroken = weights.network_tensors(weights_file), weights_file.read_bytes()
+    best, whole = checkpoint(tmp_path, "best"), checkpoint(tmp_path)
+    for part, same in (("state_dict", True), ("current_model_state", False)):
+        tensors = [best[part][f"task.network.{name}"] for name in saved]
+        assert all(map(torch.equal, tensors, saved.values())) == same
+    assert int(best["averaging_state"]["n_averaged"]) == best["global_step"]
+
+    shutil.rmtree(tmp_path / "runs")
+    weights_file.unlink()
     with interrupted(1, 2):
         broken = run("train", *settings)
     assert broken.status == 130 and "resume=true" in broken.err
