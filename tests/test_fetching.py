@@ -362,8 +362,9 @@ def test_fashion_mnist_from_source(site, tmp_path, monkeypatch):
             assert some.classes[target] == names[number % 10]
             assert np.array_equal(np.array(Image.open(file)), kept["train"][number])
     offline(monkeypatch)
-    again = splits("fashion_mnist", tmp_path / "set", "generation")
-    assert all(again[split].names == some.names for split, some in pictures.items())
+    for split, again in splits("fashion_mnist", tmp_path / "set", "generation").items():
+        assert again.names == pictures[split].names and again.classes == sorted(names)
+        assert list(again.targets) == list(pictures[split].targets)
     assert left(tmp_path / "set" / "pictures") == ["test", "train", "val"] and not site.ranges
 
 
