@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import psutil
 import pytest
-from conftest import skip_without_triton
+from conftest import python, skip_without_triton
 from tiny_models import model_of
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -220,7 +220,6 @@ def test_nobody_may_have_a_model_loaded(served):
         kind = f"{call._method.decode().rpartition('/')[2]}Request"
         with pytest.raises(grpc.RpcError, match="not allowed if polling is enabled"):
             call(getattr(service_pb2, kind)(**request))
-    assert "restricted" not in str(served.server().cmdline()), "a key, which all could read"
     assert np.array_equal(served.infer("scale", X)["Y"], X["X"] * 2)
 
 
@@ -279,6 +278,46 @@ def test_the_served_copy_is_private(served):
     port = served.ports["grpc_port"]
     with pytest.raises(UserError, match=f"grpc_port={port}: another serve.py has it"):
         _lock_port(port)  # two Tritons could share it
+
+
+ANOTHER_USER = """
+import os, sys
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+address, pid, area = sys.argv[1:]
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+try:
+    print(os.listdir(area))
+except PermissionError:
+    print("the served copy is closed")
+with open(f"/proc/{pid}/cmdline") as file:
+    print("a key" if "restricted" in file.read() else "no key")
+ask = service_pb2.ModelRepositoryParameter
+code = {
+    "config": ask(string_param='{"backend": "python"}'),
+    "file:1/model.py": ask(bytes_param=b"import os"),
+}
+triton = service_pb2_grpc.GRPCInferenceServiceStub(grpc.insecure_channel(address))
+try:
+    request = service_pb2.RepositoryModelLoadRequest(model_name="foreign", parameters=code)
+    print(triton.RepositoryModelLoad(request))
+except grpc.RpcError as error:
+    print(error.details())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can play another user")
+def test_another_user_of_this_machine_runs_no_code(served):
+    (area,) = served.temporary.glob("nano_cv_serve_*")
+    address = f"127.0.0.1:{served.ports['grpc_port']}"
+    told = python("-c", ANOTHER_USER, address, str(served.server().pid), str(area), cwd=Path("/"))
+    assert told.stdout.splitlines() == [
+        *("the served copy is closed", "no key"),
+        "explicit model load / unload is not allowed if polling is enabled",
+    ], told.stderr
 
 
 def test_only_the_front_door_and_grpc_listen(served):
