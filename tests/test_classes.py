@@ -423,7 +423,7 @@ def test_table_as_pandas_and_others_write_it(tmp_path, ending, caplog):
     assert {tuple(some.classes) for some in found.values()} == {("rare", "usual")}
     for said in (
         *("the table is birds.", "'Image' is the file, 'class' is the label"),
-        *("pictures lie elsewhere than it says", "70 % train, 15 % val, 15 % test"),
+        *("pictures lie elsewhere than it says", "split by the hash of the file names: "),
     ):
         assert said in caplog.text
     assert tables(tmp_path / f"birds.{ending}")["val"].names == found["val"].names

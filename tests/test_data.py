@@ -3,6 +3,7 @@
 import os
 import pickle
 import subprocess
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TWICE, picture, python
+from PIL import Image
 from torch.nn.functional import avg_pool2d
 
 from nano_cv.data import images
@@ -17,6 +19,7 @@ from nano_cv.data.augment import Augment
 from nano_cv.data.cache import Cached
 from nano_cv.data.datamodule import DataModule
 from nano_cv.data.formats.flowers import read_flowers
+from nano_cv.data.formats.folder import read_folder
 from nano_cv.data.order import Draw
 from nano_cv.data.pictures import Pictures, Resized, size_in_shape
 from nano_cv.errors import UserError
@@ -138,6 +141,21 @@ def test_smaller_pictures_to_train_on_and_larger_ones_to_zoom_into(flowers):
     assert seen.shape[2:] == larger.first_batch()[0].shape[2:] == (16, 16)
     cropped = module(flowers, detail=2.0, crop=8, augment=Augment(flip=0))
     assert cropped.first_batch()[0].shape[2:] == (8, 8), "as the network sees them"
+
+
+@pytest.mark.parametrize(("axis", "flip"), [(1, 0.0), (0, 0.5)], ids=["sides", "ends"])
+def test_pictures_are_mirrored_unless_that_changes_their_class(tmp_path, axis, flip):
+    random = np.random.default_rng(0)
+    for split, number in product(("train", "val", "test"), range(20)):
+        pixels = random.integers(0, 200, (20, 20, 3), np.uint8)
+        pixels[(slice(None),) * axis + (slice(0, 10),)] += 40
+        for name, shown in (("a", pixels), ("b", np.flip(pixels, axis))):
+            (tmp_path / split / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(shown).save(tmp_path / split / name / f"{number}.png")
+    settings = {"image_size": 16, "augment": Augment(flip=None)}
+    data = DataModule("ab", ["classification"], "classification", tmp_path, read_folder, **settings)
+    data.setup()
+    assert data.augment.flip == flip
 
 
 def test_hash_follows_content_targets_and_splits(flowers, tmp_path):

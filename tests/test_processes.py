@@ -16,7 +16,8 @@ import pytest
 from conftest import LINEAR, LINEAR_YAML, ROOT, TINY, make_flowers, read_csv, run_in
 
 from nano_cv.config.processes import check_started
-from nano_cv.data.order import Order, ShardOrder
+from nano_cv.data.order import Order
+from nano_cv.data.shard_order import ShardOrder
 from nano_cv.errors import UserError
 from nano_cv.serving import triton
 

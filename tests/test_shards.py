@@ -25,8 +25,8 @@ from nano_cv.data import images, s3, store
 from nano_cv.data.formats.coco import read_coco
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.formats.shards import read_shards, write_shards
-from nano_cv.data.order import WINDOW, ShardOrder
 from nano_cv.data.pictures import open_pictures
+from nano_cv.data.shard_order import WINDOW, ShardOrder
 from nano_cv.data.targets import CROWD, Boxes
 from nano_cv.errors import UserError
 from nano_cv.files import inside

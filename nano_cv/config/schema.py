@@ -68,7 +68,7 @@ def by_target(*sections: Any) -> Any:
 class Augment(Section):
     """`nano_cv.data.augment.Augment`."""
 
-    flip: Share
+    flip: Share | None
     degrees: NotNegative
     scale: Pair
     translate: Share
