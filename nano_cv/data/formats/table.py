@@ -376,7 +376,7 @@ def find_flags(written: Cells, places: Sequence[str], source: Path) -> dict[str,
         if len(wrong) < len(cells) and (slip or all(cells[n] in UNKNOWN for n in wrong)):
             if wrong:
                 text = f"column '{name}' is '{cells[wrong[0]]}'; 0 or 1 is needed, as in the other"
-                raise UserError(f"{places[wrong[0]]}: {text} lines")
+                raise UserError(f"{places[wrong[0]]}: {text} lines, or remove this line")
             flags[name] = [known[cell] for cell in cells]
             if not any(flags[name]):
                 log.warning("%s: no picture has the label '%s'", source, name)
