@@ -27,7 +27,7 @@ from nano_cv.errors import DISK_FULL, UserError
 from nano_cv.files import replacing
 
 log = logging.getLogger(__name__)
-FORMAT = 5  # raise it when decoding, resizing or the files change, so that no old array is used
+FORMAT = 6  # raise it when decoding, resizing or the files change, so that no old array is used
 SUMS_ENDING = ".sums"  # ending of a NumPy table with a row per file
 SUMS = np.dtype([("sha256", "V32"), ("crc32", "<u4")])  # of the file, and of its decoded pixels
 Load = Callable[[File, bytes], NDArray[np.uint8]]  # turns a file and its content into pixels

@@ -213,15 +213,10 @@ def _to_rgb(image: Image.Image, header: headers.Header) -> Image.Image:
         if levels.min() < 0 or levels.max() > 65535:
             raise ImageError("32-bit pixels; save it with 8 or 16 bits")
         # A camera of 12 bits writes levels of 0 to 4095, mostly without stating the bits.
-        used = header.bits or CAMERA_BITS
-        if levels.max() >= 1 << used:
-            used = int(levels.max()).bit_length()
-        elif not header.bits:
-            say_once(
-                "16-bit grey does not state its bits; pictures whose largest value is at most %d "
-                "are taken as %d bits",
-                *((1 << CAMERA_BITS) - 1, CAMERA_BITS),
-            )
+        used = max(header.bits or CAMERA_BITS, int(levels.max()).bit_length())
+        if used < 16 and not header.bits:
+            what = "16-bit grey does not state its bits; they follow from the largest value"
+            say_once(f"{what} of each picture, and are at least {CAMERA_BITS}")
         levels >>= used - 8
         highest = levels.max()
         image = Image.fromarray(levels.astype(np.uint8))
