@@ -318,7 +318,9 @@ def test_a_pipe_is_no_picture(tmp_path):
             ask(tmp_path / "a.jpg")
 
 
-@pytest.mark.parametrize(("bits", "form"), [(12, "PNG"), (12, "TIFF"), (13, "PNG"), (16, "PNG"), (16, "PPM")])
+@pytest.mark.parametrize(
+    ("bits", "form"), [(12, "PNG"), (12, "TIFF"), (13, "PNG"), (16, "PNG"), (16, "PPM")]
+)
 def test_grey_of_fewer_bits_in_16(bits, form):
     """A camera's 12 bits fill 0 to 4095; as 16 bits they would be all but black."""
     levels = np.linspace(0, 2**bits - 1, 256).astype(np.uint16).reshape(16, 16)
