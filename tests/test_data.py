@@ -125,6 +125,18 @@ def test_two_processes_at_once(flowers, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
+def test_order_depends_on_seed_and_epoch_only(flowers):
+    def order(seed: int, epoch: int) -> list[int]:
+        sampler = module(flowers, seed=seed).train_dataloader().sampler
+        sampler.set_epoch(epoch)
+        torch.rand(seed + 3)  # random numbers drawn elsewhere
+        return list(sampler)
+
+    assert sorted(order(1, 0)) == list(range(24))
+    assert order(1, 0) == order(1, 0)
+    assert order(1, 1) == order(1, 1) != order(1, 0) != order(2, 0)
+
+
 def test_smaller_pictures_to_train_on_and_larger_ones_to_zoom_into(flowers):
     plain, data = module(flowers), module(flowers, train_size=12)
     assert sides(data) == {"train": 12, "val": 16, "test": 16}

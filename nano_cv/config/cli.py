@@ -3,6 +3,7 @@
 A user's mistake is answered with one line, exit status 1 and no traceback.
 """
 
+import errno
 import logging
 import math
 import os
@@ -126,7 +127,8 @@ def stop(error: Exception) -> NoReturn:
         if error.errno is None:  # a defect of the code, not a full disk or a closed folder
             raise error
         full = error.errno in DISK_FULL
-        where = error.filename2 or error.filename  # filename2: the target of a copy
+        # filename2 is the target of a copy; if something is missing, it is the source
+        where = (error.errno != errno.ENOENT and error.filename2) or error.filename
         if full and not where and HydraConfig.initialized():
             where = HydraConfig.get().runtime.output_dir  # most likely a checkpoint was written
         message = f"{where}: " if where else ""

@@ -65,5 +65,5 @@ def quiet_settings(overrides: list[str]) -> list[str]:
     added = ["hydra.output_subdir=null", "hydra.job_logging.root.level=ERROR"]
     added += ["hydra.job_logging.root.handlers=[console]", "~hydra.job_logging.handlers.file"]
     if not any(override.startswith("hydra.run.dir=") for override in overrides):
-        added.append(run_in(Path(tempfile.gettempdir())))  # which has to exist
+        added.append(run_in(Path(tempfile.gettempdir())))  # Hydra makes it if it is not there
     return added

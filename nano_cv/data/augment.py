@@ -30,7 +30,7 @@ class Augment(nn.Module):
 
     `configs/data/flowers.yaml` explains the options. Images with boxes, which must stay upright,
     and images at `strength` 0 are turned by whole quarters within `degrees`. `strength` does not
-    change flip, degrees and policy; the data module replaces a `flip` of None. Shifts are by whole
+    change flip, degrees and policy; the data module decides a `flip` of None. Shifts are by whole
     pixels if nothing turns or zooms, so that small images stay sharp. `brightness` b scales pixels
     by a factor of 1 - b to 1 + b, `contrast` the distance from the image's mean grey, `saturation`
     that from the pixel's own grey. A `policy` (Müller and Hutter 2021, TrivialAugment; Cubuk et al.
@@ -113,7 +113,8 @@ class Augment(nn.Module):
             degrees = (degrees / 90).round() * 90
         angle = degrees * (math.pi / 180)
         (zoom,) = 1 / draw.uniform(self.scale[0], self.scale[1])
-        mirror = 1 - 2 * (draw.uniform(0, 1)[0] < (self.flip or 0)).float()
+        share = 0.5 if self.flip is None else self.flip
+        mirror = 1 - 2 * (draw.uniform(0, 1)[0] < share).float()
         cosine, sine = angle.cos() * zoom, angle.sin() * zoom
         shift = draw.uniform(-2 * self.translate, 2 * self.translate, rows=2)
         if not self.degrees and self.scale == [1, 1]:

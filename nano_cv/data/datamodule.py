@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from nano_cv.data.augment import Augment
 from nano_cv.data.mirroring import may_mirror
 from nano_cv.data.order import Draw, Order, Ranks
 from nano_cv.data.pictures import (
@@ -129,8 +128,8 @@ class DataModule(pl.LightningDataModule):
             stored = [round(side * self.detail) for side in self.whole_size]
             options = (self.image_size, self.cache, self.fit, stored)
             self.splits, self.data_hash = resize_splits(pictures, *options)
-            if isinstance(self.augment, Augment) and self.augment.flip is None:
-                self.augment.flip = 0.5 if may_mirror(self.splits) else 0.0
+            if self.augment and getattr(self.augment, "flip", 0.5) is None:
+                self.augment.flip = 0.5 if may_mirror(self.splits) else 0.0  # type: ignore[assignment]
 
     def class_weights(self) -> Tensor | None:
         """Return class weights for the loss, float32 `[K]`, whose mean over all examples is 1.
@@ -191,7 +190,7 @@ class DataModule(pl.LightningDataModule):
         if not batches.resized.in_shards:
             return Order(len(batches), self.ranks, shuffle, self.seed)
         shards = np.tile(np.asarray(batches.resized.pictures.shards), batches.repeats)
-        from nano_cv.data.shard_order import ShardOrder
+        from nano_cv.data.shard_order import ShardOrder  # other sets need none of it
 
         return ShardOrder(shards, self.own_batch, self.workers, self.ranks, shuffle, self.seed)
 

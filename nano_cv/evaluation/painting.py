@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from nano_cv.data.images import IGNORE
 from nano_cv.data.kinds import BoxLists, Masks
 from nano_cv.data.masks import enlarge_mask
 from nano_cv.data.pictures import Resized, full_first
@@ -115,11 +116,13 @@ def class_key(
 def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
     """Colour a picture by its mask uint8 `[h, w]`, of any size; class 0 stays clear."""
     height, width = image.shape[:2]
+    known, mask = np.where(mask == IGNORE, 0, mask), enlarge_mask(mask, width, height)
     for axis, side in enumerate((height, width)):
-        if mask.shape[axis] > side:  # of each block the highest class, so that no thin line is lost
-            starts = np.arange(side) * mask.shape[axis] // side
-            mask = np.maximum.reduceat(mask, starts, axis=axis)
-    mask = enlarge_mask(mask, width, height)
+        if known.shape[axis] > side:  # of each block the highest class: no thin line is lost
+            starts = np.arange(side) * known.shape[axis] // side
+            known = np.maximum.reduceat(known, starts, axis=axis)
+    known = enlarge_mask(known, width, height)
+    mask = np.where(known > 0, known, mask)
     strength = np.where(mask == 0, 0.0, 0.5)[..., None]
     return (image * (1 - strength) + palette(256)[mask] * strength).astype(np.uint8)
 

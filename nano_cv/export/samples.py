@@ -28,7 +28,7 @@ class Samples:
 
     def __init__(self, config: DictConfig, data: DataModule, metadata: Metadata) -> None:
         # Training images are loaded as in a prediction: whole, and not cropped.
-        data.train_size, data.crop, data.detail = None, None, 1.0
+        data.train_size, data.crop, data.detail, data.augment = None, None, 1.0, None
         data.image_size, data.fit = metadata.image_size, metadata.fit
         data.setup()
         advice = "export with the data that they were trained on"

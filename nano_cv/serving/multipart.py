@@ -6,7 +6,7 @@ from urllib.parse import unquote
 MAX_FILES = 64  # files in a form
 # Python's parser of mail takes a second for a header of 30 kB, so regular expressions do it.
 BOUNDARY = re.compile(r'; *boundary=("[^"]{1,70}"|[^\s;"]{1,70})', re.IGNORECASE)
-NAME = re.compile(rb'; *filename(\*=utf-8\'\'|=)("[^"\r\n]*"|[^\s;"]*)', re.IGNORECASE)
+NAME = re.compile(rb'; *filename(\*=utf-8\'[^\']*\'|=)("[^"\r\n]*"|[^\s;"]*)', re.IGNORECASE)
 
 
 def split_parts(content_type: str, body: bytes) -> list[tuple[str, bytes]]:

@@ -128,7 +128,7 @@ def load(task: Task, path: Path) -> None:
     """Load the network of `task` from a file, and its familiarity, if the file has one.
 
     Raises:
-        UserError: the tensors do not fit this network, or have NaN; names some of them.
+        UserError: the tensors do not fit this network, or are not finite; names some that do not fit.
     """
     try:
         tensors = load_file(path)
@@ -151,8 +151,8 @@ def load(task: Task, path: Path) -> None:
             f"{path}: not the weights of this {task.metadata.model}: {listing(wrong, most=4)}; if "
             "an older version of nano-cv wrote them, train again, or use that version"
         )
-    if any(tensor.isnan().any() for tensor in tensors.values()):
-        raise UserError(f"{path}: some weights are NaN, which is no number; train again")
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise UserError(f"{path}: some weights are no finite numbers; train again")
     for name, tensor in own.items():
         tensor.copy_(tensors[name])
 

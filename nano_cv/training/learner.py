@@ -3,6 +3,7 @@
 import math
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytorch_lightning as pl
@@ -41,8 +42,9 @@ class Learner(pl.LightningModule):
         self.steps: int | None = None  # of the whole training, if trainer.minutes has set them
 
     def on_train_start(self) -> None:
-        """Let SIGTERM end a training as Ctrl-C does; several processes hang in Lightning's way."""
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        """Let SIGTERM end a training as Ctrl-C does; in Lightning's way, several processes hang."""
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def training_step(self, batch: tuple[Tensor, Any], index: int) -> Tensor:
         """Loss of one batch."""

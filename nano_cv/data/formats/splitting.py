@@ -25,7 +25,7 @@ SPLIT_NAMES = {  # names of the splits that are common in data sets
     "test": ("test", "testing"),
 }
 SEVERAL_LABELS = "several labels per picture; a generator learns from pictures with one label each"
-FEW = 20  # images of a group, up to which no split gets more than its share
+FEW = 20  # images of a group, of which no split but `train` gets more than its share
 # Each split gets the images whose hash, modulo 100, lies in this range (the end is excluded).
 SHARES = {"train": (0, 70), "val": (70, 85), "test": (85, 100)}
 
@@ -165,8 +165,8 @@ def stable_splits(
     """Choose a split for each image by `stable_split`, but leave no split of a group empty.
 
     A group of three images has one in each split, a group of two images has them in `train` and the
-    first of `missing`. Of a group of at most `FEW` images the splits get at most their shares,
-    rounded up. If the hash leaves a split empty, the image whose hash lies nearest to the
+    first of `missing`. Of the first `FEW` images of a group, the splits of `missing` get at most
+    their shares, rounded up. If the hash leaves a split empty, the image whose hash lies nearest to the
     split's range is moved there. Equal names stay together.
 
     `names` are relative to the set, with forward slashes; `groups` are those of each image, as its
@@ -183,11 +183,13 @@ def stable_splits(
         (start, end), number = SHARES[split], _hash(name)
         return max(start - number % 100, number % 100 - end + 1, 0), number
 
-    for members in filter(lambda members: len(members) <= FEW, grouped.values()):
+    for members in grouped.values():
+        few = min(len(members), FEW)
         for split in missing:  # by chance they may hold most of a small group
             start, end = SHARES[split]
+            most = -(-few * (end - start) // 100) + len(members) - few
             held = sorted((name for name in members if split_of[name] == split), key=_hash)
-            for name in held[-(-len(members) * (end - start) // 100) :]:
+            for name in held[most:]:
                 split_of[name] = "train"
     for members in sorted(grouped.values(), key=len, reverse=True):  # the rarest decides last
         needed = ["train", *missing][: len(members)]

@@ -33,6 +33,7 @@ class Report(ABC):
     # The largest differences, by name, that `compare` may find between torch and an export.
     limits: ClassVar[Mapping[str, float]]
     most: ClassVar = 12  # the largest number of pictures on a sheet
+    choice: ClassVar = "evenly chosen"  # how `predictions.png` chooses pictures
     unit: ClassVar = "pictures"  # what the figures are about, for the title of drawings
 
     def __init__(self, metadata: Metadata, predictions: Predictions, pictures: Pictures) -> None:
@@ -86,7 +87,7 @@ class Report(ABC):
         pictures that are empty, only as many are drawn as fill the sheet.
         """
         chosen = full_first(len(self.pictures), self.most, self._is_empty)
-        sheets = {"predictions": partial(self._draw_sheet, chosen, "evenly chosen")}
+        sheets = {"predictions": partial(self._draw_sheet, chosen, self.choice)}
         if self.pictures.targets:
             wrong, what = self._mistakes()
             order = np.argsort(-wrong, kind="stable")
@@ -95,7 +96,7 @@ class Report(ABC):
         return dict(sheets)
 
     def _is_empty(self, index: int) -> bool:
-        """Whether neither an object nor a box would be seen in a picture."""
+        """Whether a picture has neither a true nor a found object; it is drawn last."""
         return False
 
     def title_of(self, indices: Sequence[int], what: str) -> str:

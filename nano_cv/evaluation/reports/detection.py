@@ -48,6 +48,7 @@ class DetectionReport(Report):
     """Report of `BOXES` float32 `[N, D, 4]`, `LABELS`, `SCORES` `[N, D]`; targets are `Boxes`."""
 
     gate = "mAP"
+    choice = "evenly chosen, with boxes first"
     further_gates = ("mF1",)
     limits: ClassVar = {"pixels": 0.1, "score": 1e-3}
 
