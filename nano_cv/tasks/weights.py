@@ -128,7 +128,7 @@ def load(task: Task, path: Path) -> None:
     """Load the network of `task` from a file, and its familiarity, if the file has one.
 
     Raises:
-        UserError: the tensors do not fit this network, or are not finite; names some that do not fit.
+        UserError: the tensors do not fit this network; names some of them. Or they are not finite.
     """
     try:
         tensors = load_file(path)

@@ -166,8 +166,8 @@ def stable_splits(
 
     A group of three images has one in each split, a group of two images has them in `train` and the
     first of `missing`. Of the first `FEW` images of a group, the splits of `missing` get at most
-    their shares, rounded up. If the hash leaves a split empty, the image whose hash lies nearest to the
-    split's range is moved there. Equal names stay together.
+    their shares, rounded up. If the hash leaves a split empty, the image whose hash lies nearest to
+    the split's range is moved there. Equal names stay together.
 
     `names` are relative to the set, with forward slashes; `groups` are those of each image, as its
     classes; without, all images are a group. The splits `missing` are taken out of these images,
@@ -188,8 +188,8 @@ def stable_splits(
         for split in missing:  # by chance they may hold most of a small group
             start, end = SHARES[split]
             most = -(-few * (end - start) // 100) + len(members) - few
-            held = sorted((name for name in members if split_of[name] == split), key=_hash)
-            for name in held[most:]:
+            inside = sorted((name for name in members if split_of[name] == split), key=_hash)
+            for name in inside[most:]:
                 split_of[name] = "train"
     for members in sorted(grouped.values(), key=len, reverse=True):  # the rarest decides last
         needed = ["train", *missing][: len(members)]
