@@ -91,28 +91,27 @@ class ClassificationReport(Report):
         """A row per picture: file, labels, whether it is foreign, probability of each class."""
         rows, columns = [], distinct(self.classes, WORDS)
         for index, name in enumerate(self.pictures.names):
-            row = {"file": name} | self.words(index)
+            told = {"file": name} | self.answer(index)
+            if self.pictures.targets:
+                told["target"] = self.true_labels(index, self.classes)
             if self.foreign is not None:
-                row["foreign"] = "yes" if self.foreign[index] else "no"
+                told["foreign"] = "yes" if self.foreign[index] else "no"
+            row = {word: told[word] for word in WORDS if word in told}
+            row |= {word: "; ".join(own) for word, own in row.items() if isinstance(own, list)}
             shares = zip(columns, self.predictions["CLASS_PROBS"][index], strict=True)
             rows.append(row | {label: f"{share:.6f}" for label, share in shares})
         return rows
 
-    def words(self, index: int) -> dict[str, str]:
-        """The predicted and the true label, and the label set, for the row of a picture."""
-        words = {"label": self.classes[self.labels[index]]}
-        if self.pictures.targets:
-            words["target"] = "; ".join(self.true_labels(index, self.classes))
+    def answer(self, index: int) -> dict[str, Any]:
+        """The predicted label of a picture and its label set, by the names of their columns."""
+        answer: dict[str, Any] = {"label": self.classes[self.labels[index]]}
         if "LABEL_SET" in self.predictions:
-            words["label_set"] = "; ".join(self.label_set(index, self.classes))
-        return words
+            answer["label_set"] = self.label_set(index, self.classes)
+        return answer
 
     def describe(self, top: int | None) -> dict[str, Any]:
-        """Label, label set, whether the picture is foreign, and the highest probabilities."""
-        shares = self.predictions["CLASS_PROBS"][0]
-        answer: dict[str, Any] = {"label": self.classes[self.labels[0]]}
-        if "LABEL_SET" in self.predictions:
-            answer["label_set"] = self.label_set(0, self.classes)
+        """Label or labels, whether the picture is foreign, and the highest probabilities."""
+        shares, answer = self.predictions["CLASS_PROBS"][0], self.answer(0)
         if self.foreign is not None:
             answer["foreign"] = bool(self.foreign[0])
         order = np.argsort(-shares, kind="stable")[:top]

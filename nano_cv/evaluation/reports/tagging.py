@@ -70,18 +70,9 @@ class TaggingReport(ClassificationReport):
             figures["familiar"] = 1 - float(self.foreign.mean())
         return figures
 
-    def words(self, index: int) -> dict[str, str]:
-        """The labels in the row of a picture."""
-        words = {"labels": "; ".join(self.label_set(index, self.classes))}
-        if self.pictures.targets:
-            words["target"] = "; ".join(self.true_labels(index, self.classes))
-        return words
-
-    def describe(self, top: int | None) -> dict[str, Any]:
-        """Labels, whether the picture is foreign, and the highest probabilities."""
-        answer = super().describe(top)
-        del answer["label"], answer["label_set"]
-        return {"labels": self.label_set(0, self.classes)} | answer
+    def answer(self, index: int) -> dict[str, Any]:
+        """The labels of a picture, by the name of their column."""
+        return {"labels": self.label_set(index, self.classes)}
 
     def remarks(self) -> list[str]:
         """How many pictures are foreign; for a single picture without labels, the most probable."""
