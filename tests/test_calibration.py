@@ -126,7 +126,7 @@ def test_no_other_threshold_has_a_better_f1(seed):
     for label, name in enumerate(NAMES):
         if f"recall/{name}" in figures:
             pairs = zip(report.verdicts, truths, strict=True)
-            missed = sum(int(one.missed[truth.labels == label].sum()) for one, truth in pairs)
+            missed = sum(int(lost[truth.labels == label].sum()) for (_, lost), truth in pairs)
             objects = sum(int((one.counted == label).sum()) for one in truths)
             assert figures[f"recall/{name}"] == pytest.approx(1 - missed / objects)
 

@@ -46,16 +46,6 @@ class Match(NamedTuple):
     finders: NDArray[np.int64]  # for each object, the index of the box that found it, or -1
 
 
-class Verdict(NamedTuple):
-    """The confident boxes of a picture that are right, and the objects that were missed.
-
-    A box on an object that does not count is no mistake, and such an object cannot be missed.
-    """
-
-    right: NDArray[np.bool_]
-    missed: NDArray[np.bool_]
-
-
 class Evaluated(NamedTuple):
     """Boxes compared with objects by pycocotools.
 
@@ -136,14 +126,6 @@ def _read_matches(
             objects = np.array(result["gtIds"], np.int64) - 1
             finders[objects] = result["gtMatches"][0].astype(np.int64) - 1
         yield Match(right, excused, finders)
-
-
-def judge(truth: Boxes, scored: Scored, match: Match, confidences: Sequence[float]) -> Verdict:
-    """The right boxes and the missed objects of a picture, at these thresholds of the classes."""
-    sure = scored.are_sure(confidences)
-    # Boxes with higher scores were matched first, so dropping the others changes no match.
-    missed = (truth.ignored == COUNTED) & ~np.append(sure, False)[match.finders]
-    return Verdict((match.right | match.excused)[sure], missed)
 
 
 SAMPLES = 50  # resamplings of the pictures that choose the threshold of a label

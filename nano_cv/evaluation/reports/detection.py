@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data import images
-from nano_cv.data.targets import Boxes
+from nano_cv.data.targets import COUNTED, Boxes
 from nano_cv.evaluation import drawing, painting
 from nano_cv.evaluation.drawing import Drawing, chart_style
 from nano_cv.evaluation.reports import Predictions, Report
@@ -25,11 +25,9 @@ from nano_cv.tasks.score_metrics import (
     Counts,
     Evaluated,
     Scored,
-    Verdict,
     at_thresholds,
     count_by_class,
     detection_figures,
-    judge,
     match_boxes,
     operating_figures,
 )
@@ -81,10 +79,18 @@ class DetectionReport(Report):
         return match_boxes(self.truths, self.found, len(self.classes))
 
     @cached_property
-    def verdicts(self) -> list[Verdict]:
-        """The right boxes and the missed objects of each picture, for the boxes that are shown."""
-        trios = zip(self.truths, self.found, self.evaluated.matches, strict=True)
-        return [judge(*trio, self.metadata.confidences) for trio in trios]
+    def verdicts(self) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+        """For each picture, which of its shown boxes are right, and which objects were missed.
+
+        A box on an object that does not count is no mistake, and such an object cannot be missed.
+        """
+        verdicts, trios = [], zip(self.truths, self.found, self.evaluated.matches, strict=True)
+        for truth, scored, match in trios:
+            sure = scored.are_sure(self.metadata.confidences)
+            # Boxes with higher scores were matched first, so dropping the others changes no match.
+            missed = (truth.ignored == COUNTED) & ~np.append(sure, False)[match.finders]
+            verdicts.append(((match.right | match.excused)[sure], missed))
+        return verdicts
 
     @cached_property
     def by_class(self) -> list[Counts]:
