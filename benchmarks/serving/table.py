@@ -10,9 +10,10 @@ from pathlib import Path
 
 from benchmarks.serving.rounds import Figures
 from benchmarks.serving.settings import Setting
-from nano_cv.evaluation.drawing import Drawing, chart_style, make_figure, render, save
+from nano_cv.data.images import encode_png
+from nano_cv.evaluation.drawing import Drawing, chart_style, make_figure, render
 from nano_cv.evaluation.tables import CSV, cell
-from nano_cv.files import replacing
+from nano_cv.files import replacing, write_whole
 from nano_cv.metadata import git_commit
 
 COLUMNS = ("latency50", "latency90", "latency99", "throughput", "lower", "upper", "windows")
@@ -62,7 +63,7 @@ def write(folder: Path, settings: Mapping[Setting, Figures], rows: Mapping[str, 
     text = markdown(settings, rows)
     with replacing(folder / "benchmark.md") as temporary:
         temporary.write_text(text)
-    save(draw(settings, rows), folder / "benchmark.png")
+    write_whole(folder / "benchmark.png", encode_png(draw(settings, rows)))
     with replacing(folder / "benchmark.csv") as temporary, temporary.open("w", **CSV) as output:
         writer = csv.writer(output, lineterminator="\n")
         writer.writerow(["row", *Setting._fields, *COLUMNS, machine()])

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from nano_cv.data import images
 from nano_cv.data.pictures import Pictures
 from nano_cv.errors import one_line
-from nano_cv.files import replacing
+from nano_cv.files import write_whole
 from nano_cv.tasks.metrics import share_right
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def write_drawing(
     """Draw `<name>.png` into `folder` and log the file; a failure gives only a warning."""
     file = folder / f"{name}.png"
     try:
-        save(draw(), file)
+        write_whole(file, images.encode_png(draw()))
     except Exception as error:  # a drawing must not end a training
         log.warning("%s.png could not be drawn, and is left out: %s", name, one_line(error))
         log.debug("%s.png", name, exc_info=error)
@@ -175,12 +175,6 @@ def render(figure: "Figure") -> Drawing:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def save(drawing: Drawing, file: Path) -> None:
-    """Write a PNG, whole or not at all."""
-    with replacing(file) as temporary:
-        Image.fromarray(drawing).save(temporary, format="PNG")
 
 
 @chart_style()

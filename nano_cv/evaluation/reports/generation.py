@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from nano_cv.data.images import encode_png
 from nano_cv.data.imagined import Imagined
 from nano_cv.data.pictures import Resized, evenly
 from nano_cv.evaluation import drawing
 from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions, Report
 from nano_cv.evaluation.tables import distinct
-from nano_cv.files import inside
+from nano_cv.files import inside, write_whole
 
 log = logging.getLogger(__name__)
 NEIGHBOURS = 3  # a picture covers features as far as its third neighbour
@@ -142,7 +143,7 @@ class GenerationReport(Report):
     def write_files(self, folder: Path) -> None:
         """`pictures/<class>_<number>.png`."""
         for name, image in zip(self.pictures.names, self.predictions["IMAGES"], strict=True):
-            drawing.save(image.transpose(1, 2, 0), inside(folder / "pictures", name))
+            write_whole(inside(folder / "pictures", name), encode_png(image.transpose(1, 2, 0)))
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
