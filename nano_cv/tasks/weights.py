@@ -7,8 +7,6 @@ the metadata of the model.
 import filecmp
 import logging
 import math
-import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from nano_cv.errors import UserError, listing
-from nano_cv.files import replacing, write_whole
+from nano_cv.files import write_whole
 from nano_cv.metadata import KEY, WEIGHTS, read_metadata
 from nano_cv.tasks.classification import Classification
 from nano_cv.tasks.familiarity import Familiarity
@@ -98,9 +96,8 @@ def _keep(path: Path, of_runs: Iterable[Path]) -> Path:
         number = 1
         while (older := kept.with_name(f"{kept.stem}-{number}{kept.suffix}")).exists():
             number += 1
-        os.rename(kept, older)
-    with replacing(kept) as temporary:
-        shutil.copyfile(path, temporary)
+        kept.rename(older)
+    write_whole(kept, path.read_bytes())
     return kept
 
 
