@@ -105,12 +105,11 @@ def class_key(
     classes: Sequence[str], drawn: NDArray[np.integer], masks: bool = False
 ) -> Drawing | None:
     """The legend of those classes that occur in `drawn`, the indices of drawn boxes or masks."""
-    colours, names = palette(257)[0 if masks else 1 :], dict(enumerate(classes))
-    colours = colours if masks else colours[np.arange(len(classes)) % len(colours)]
+    names, colours = dict(enumerate(classes)), box_colours(np.arange(len(classes)))
     if masks:
-        names[0], colours[0] = f"{classes[0]} (not coloured)", 255
-    indices = np.unique(drawn)
-    return key({names.get(index, "unknown"): tuple(colours[index].tolist()) for index in indices})
+        colours = [(255, 255, 255), *map(tuple, palette(256)[1:].tolist())]
+        names[0] = f"{classes[0]} (not coloured)"
+    return key({names.get(index, "unknown"): colours[index] for index in np.unique(drawn)})
 
 
 def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
