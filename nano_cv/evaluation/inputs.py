@@ -10,7 +10,6 @@ from omegaconf import DictConfig
 from nano_cv import building
 from nano_cv.config.checks import task_name
 from nano_cv.data import images
-from nano_cv.data.imagined import Imagined
 from nano_cv.data.pictures import Pictures, Resized, resize_splits
 from nano_cv.data.preparing import PicturesError, prepared
 from nano_cv.errors import UserError, listing, nearest
@@ -67,7 +66,7 @@ def open_readable(
         return Resized(Pictures(root, good), *options), error
 
 
-def make_imagined(config: DictConfig, metadata: Metadata) -> Imagined:
+def make_imagined(config: DictConfig, metadata: Metadata) -> Inputs:
     """Inputs of a generator for `labels=[daisy,tobacco] count=16`; the labels take turns.
 
     Raises:
@@ -82,6 +81,8 @@ def make_imagined(config: DictConfig, metadata: Metadata) -> Imagined:
                 f"Allowed: {listing(metadata.classes)}"
             )
     count = config.count or len(labels)
+    from nano_cv.data.imagined import Imagined
+
     indices = [metadata.classes.index(labels[number % len(labels)]) for number in range(count)]
     return Imagined(indices, metadata.classes, metadata.image_size, config.seed)
 
