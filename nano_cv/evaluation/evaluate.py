@@ -46,19 +46,17 @@ def evaluate(
             f"{engine.metadata.name} answers with one label"
         )
     predictions = predict_all(engine, inputs.inputs, count, size, config.get("tta", False))
-    make_report = reports.find(engine.metadata.task)
     metadata = engine.metadata.at_confidence(config.get("confidence"))
-    report = make_report(metadata, predictions, inputs.pictures.first(count))
+    report = reports.find(metadata.task)(metadata, predictions, inputs.pictures.first(count))
 
-    metrics: dict[str, float] = {}
-    if inputs.pictures.targets:
-        metrics = {f"test/{name}": value for name, value in report.metrics().items()}
-    if metrics:
+    figures = report.metrics() if inputs.pictures.targets else {}
+    metrics = {f"test/{name}": value for name, value in figures.items()}
+    if figures:
         # The first metric stands in the title of every drawing.
-        name, value = next(iter(metrics.items()))
+        name, value = next(iter(figures.items()))
         report.title += f" on the test split of {config.data.name}\n"
         known = "unknown" if isnan(value) else f"{value:.3f}"
-        report.title += f"{count} {report.unit}: {name.removeprefix('test/')} {known}"
+        report.title += f"{count} {report.unit}: {name} {known}"
         logger.log_metrics(metrics)
         logger.log_file(write_metrics(folder / METRICS, metrics))
     rows = report.rows()

@@ -161,10 +161,11 @@ class ClassificationReport(Report):
         return confidence * ~self.right, f"the most confident of {(~self.right).sum()} mistakes"
 
     def drawings(self) -> dict[str, Callable[[], Drawing]]:
-        """Confusion matrix and worst mistakes; without targets, pictures with their labels."""
+        """Worst mistakes, confusion matrix of single labels; without targets, the pictures."""
         drawings = super().drawings()
         if self.pictures.targets:
             del drawings["predictions"]
+        if self.pictures.targets and self.metadata.task != TAGGING:
             drawings["confusion_matrix"] = lambda: drawing.confusion_matrix(
                 self.counts, self.drawn, title=self.title
             )

@@ -3,7 +3,6 @@
 Shapes: N pictures, K classes.
 """
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -11,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nano_cv.data.pictures import Pictures
-from nano_cv.evaluation.drawing import Drawing
 from nano_cv.evaluation.reports import Predictions
 from nano_cv.evaluation.reports.classification import NO_LABEL, ClassificationReport
 from nano_cv.evaluation.tables import class_rows
@@ -104,12 +102,6 @@ class TaggingReport(ClassificationReport):
         error = np.abs(self.predictions["CLASS_PROBS"] - self.truth).max(axis=1)
         what = f"the worst of {(wrong > 0).sum()} with wrong labels"
         return np.where(wrong, wrong + error / 2, 0), what
-
-    def drawings(self) -> dict[str, Callable[[], Drawing]]:
-        """As in `ClassificationReport`, without the confusion matrix."""
-        drawings = super().drawings()
-        drawings.pop("confusion_matrix", None)
-        return drawings
 
     @staticmethod
     def compare(expected: Predictions, actual: Predictions) -> dict[str, NDArray[Any]]:
