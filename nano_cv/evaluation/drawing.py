@@ -198,11 +198,10 @@ def confusion_matrix(
         title += f"\nthe {len(rows)} most confused of {len(classes):,} classes"
         others = np.delete(np.arange(len(classes)), rows)
         columns = [*(columns[row] for row in rows), f"{len(others):,} others"]
-        cut: list[NDArray[Any]] = [
+        counts, shares = (
             np.column_stack([cells[np.ix_(rows, rows)], cells[np.ix_(rows, others)].sum(axis=1)])
             for cells in (counts, shares)
-        ]
-        counts, shares = cut
+        )
     # Cells shrink when there are many, so that the drawing still fits on a screen.
     side = min(max(4.0, 1.6 + 0.75 * len(columns)), INCHES)
     if unit != "pictures":
