@@ -19,8 +19,7 @@ from torch import Tensor
 from nano_cv.errors import UserError, listing
 from nano_cv.files import write_whole
 from nano_cv.metadata import KEY, WEIGHTS, read_metadata
-from nano_cv.tasks.classification import Classification
-from nano_cv.tasks.familiarity import Familiarity
+from nano_cv.tasks.classification import Classification, Familiarity
 from nano_cv.tasks.task import Task
 
 FAMILIARITY = "familiarity."  # begins the names of tensors that are not the network's

@@ -25,8 +25,7 @@ from nano_cv.errors import listing
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.engines import Torch, predict_all
 from nano_cv.metadata import TAGGING
-from nano_cv.tasks.classification import Classification
-from nano_cv.tasks.familiarity import Familiarity
+from nano_cv.tasks.classification import Classification, Familiarity
 from nano_cv.tasks.metrics import expected_calibration_error
 from nano_cv.tasks.task import Task
 from nano_cv.training.probe import features_of
