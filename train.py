@@ -24,7 +24,7 @@ def train(config: DictConfig) -> float:
 
     from nano_cv import building
     from nano_cv.config.processes import is_first_process
-    from nano_cv.evaluation.drawing import draw_epochs, write_drawing
+    from nano_cv.evaluation.drawing import write_drawing
     from nano_cv.evaluation.engines import Torch
     from nano_cv.evaluation.evaluate import evaluate, of_test
     from nano_cv.evaluation.survey import contact_sheet, survey
@@ -95,7 +95,7 @@ def train(config: DictConfig) -> float:
         path = weights.publish(own, path, task.mode, unfit)
         frozen = probe.score if probe else None
         kept = None if best == frozen else epochs.best  # none, if the frozen network is kept
-        curves = partial(draw_epochs, epochs.rows, kept, frozen, metadata.name)
+        curves = partial(epochs.draw, kept, frozen, metadata.name)
         write_drawing("curves", curves, folder, logger.log_file)
         if config.test and len(data.splits["test"]) and not stopped:
             engine = Torch(task, path, config.trainer.accelerator)

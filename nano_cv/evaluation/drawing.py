@@ -5,7 +5,7 @@ Functions import matplotlib themselves, because it takes half a second to load.
 
 import logging
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import zip_longest
@@ -315,38 +315,3 @@ def sheet(
         shown.append(np.hstack([frame(panel, wide, high) for panel in painted]))
     names = [pictures.names[index] for index in indices]
     return lay_out(shown, columns, list(map(caption, indices)), names, title, legend)
-
-
-@chart_style()
-def draw_epochs(
-    rows: Sequence[Mapping[str, float]],
-    best: Mapping[str, float] | None,
-    frozen: float | None = None,
-    title: str = "",
-) -> Drawing:
-    """Draw learning curves: losses on the left, validation metrics on the right.
-
-    `rows` are the figures of each epoch by name, and its number as `epoch`. A dashed line marks the
-    best epoch, a dotted one the metric of the `frozen` network.
-    """
-    # Figures of single classes, such as `val/recall/<class>`, are left out: too many lines.
-    names = dict.fromkeys(name for row in rows for name in row if name.count("/") == 1)
-    losses = [name for name in names if "loss" in name]
-    parts = [losses, [name for name in names if name not in losses]]
-    figure = make_figure(10, 4.2, title=title)
-    for axes, part, name in zip(
-        figure.subplots(1, 2), parts, ("losses", "validation metrics"), strict=True
-    ):
-        for metric in part:
-            known = [(row["epoch"], row[metric]) for row in rows if metric in row]
-            axes.plot(*zip(*known, strict=True), marker=".", label=shown(metric))
-        if best:
-            label = f"best epoch: {best['epoch']:.0f}"
-            axes.axvline(best["epoch"], color="grey", linestyle="--", label=label, zorder=1)
-        if frozen is not None and part is not losses:
-            axes.axhline(frozen, color="grey", linestyle=":", label="frozen network", zorder=1)
-        axes.set(xlabel="epoch", title=name, xlim=(0.5, len(rows) + 0.5))
-        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-    return render(figure)

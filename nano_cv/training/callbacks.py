@@ -86,6 +86,36 @@ class Epochs(pl.Callback):
         text = "epoch %d/%d  %s%s  %dm%02ds left"
         log.info(text, row["epoch"], epochs, "  ".join(shown), mark, left // 60, left % 60)
 
+    @drawing.chart_style()
+    def draw(
+        self, best: dict[str, float] | None, frozen: float | None, title: str
+    ) -> drawing.Drawing:
+        """Draw learning curves: losses on the left, validation metrics on the right.
+
+        A dashed line marks the best epoch, a dotted one the metric of the `frozen` network.
+        """
+        # Figures of single classes, such as `val/recall/<class>`, are left out: too many lines.
+        names = dict.fromkeys(name for row in self.rows for name in row if name.count("/") == 1)
+        losses = [name for name in names if "loss" in name]
+        parts = [losses, [name for name in names if name not in losses]]
+        figure = drawing.make_figure(10, 4.2, title=title)
+        for axes, part, name in zip(
+            figure.subplots(1, 2), parts, ("losses", "validation metrics"), strict=True
+        ):
+            for metric in part:
+                known = [(row["epoch"], row[metric]) for row in self.rows if metric in row]
+                axes.plot(*zip(*known, strict=True), marker=".", label=drawing.shown(metric))
+            if best:
+                label = f"best epoch: {best['epoch']:.0f}"
+                axes.axvline(best["epoch"], color="grey", linestyle="--", label=label, zorder=1)
+            if frozen is not None and part is not losses:
+                axes.axhline(frozen, color="grey", linestyle=":", label="frozen network", zorder=1)
+            axes.set(xlabel="epoch", title=name, xlim=(0.5, len(self.rows) + 0.5))
+            axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=8)
+        return drawing.render(figure)
+
 
 class Bar(RichProgressBar):
     """Lightning's progress bar, which counts epochs from 1 as the log does, on one line."""
