@@ -10,7 +10,7 @@ from nano_cv.config.cli import main
 @main("infer")
 def infer(config: DictConfig) -> None:
     """Open the model, predict the test split or `input`, write the table and the pictures."""
-    from nano_cv.training.processor import keep_memory
+    from nano_cv.config.processes import keep_memory
 
     keep_memory()  # before torch is loaded, if it is at all
 

@@ -12,7 +12,7 @@ def train(config: DictConfig) -> float:
     Returns:
         What a sweep looks for the most of: the best validation metric, or minus a loss.
     """
-    from nano_cv.training.processor import keep_memory
+    from nano_cv.config.processes import is_first_process, keep_memory
 
     keep_memory()  # before torch is loaded
 
@@ -23,7 +23,6 @@ def train(config: DictConfig) -> float:
     from pytorch_lightning import seed_everything
 
     from nano_cv import building
-    from nano_cv.config.processes import is_first_process
     from nano_cv.evaluation.drawing import write_drawing
     from nano_cv.evaluation.engines import Torch
     from nano_cv.evaluation.evaluate import evaluate, of_test

@@ -119,7 +119,7 @@ def network(name: str, num_classes: int, **_: object) -> "nn.Module":
 
 def train(overrides: Sequence[str]) -> None:
     """Ours: train.py, which also says when an epoch starts and when its training part has ended."""
-    from nano_cv.training.processor import keep_memory
+    from nano_cv.config.processes import keep_memory
 
     keep_memory()  # before torch is loaded
 

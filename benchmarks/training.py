@@ -94,7 +94,7 @@ def recipe(
         model: name of the model, if its own batches are wanted, on the device of `train.py`.
         again: whether every step has the same pictures, which lie in the memory of the device.
     """
-    from nano_cv.training.processor import best_precision, choose_precision, keep_memory
+    from nano_cv.config.processes import keep_memory
 
     keep_memory()
 
@@ -105,6 +105,7 @@ def recipe(
     from nano_cv import building
     from nano_cv.config.options import CONFIGS
     from nano_cv.evaluation.engines import find_device
+    from nano_cv.training.processor import best_precision, choose_precision
 
     class Clock(pl.Callback):
         def __init__(self) -> None:

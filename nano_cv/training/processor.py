@@ -1,46 +1,22 @@
-"""Makes training on a processor fast: reuses memory, and chooses the faster precision.
+"""Chooses the precision in which training is fastest on this machine."""
 
-Each step of a small network allocates and frees hundreds of megabytes. glibc gives every large
-block back to the kernel, which clears each page before the next use. Keeping the memory about
-doubled the speed of LeNet (`benchmarks/training.py`).
-"""
-
-import ctypes
+import copy
 import logging
-import os
-import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+import torch
+
+from nano_cv.data.datamodule import Batch
 from nano_cv.evaluation.engines import find_device, processor_flags
-
-if TYPE_CHECKING:  # torch is loaded after `keep_memory`
-    from nano_cv.data.datamodule import Batch
-    from nano_cv.tasks.task import Task
+from nano_cv.tasks.task import Task
 
 log = logging.getLogger(__name__)
 NATIVE_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # x86 and Arm names in /proc/cpuinfo
 
 
-def keep_memory() -> None:
-    """Let glibc on Linux keep large blocks, in huge pages if the kernel has them.
-
-    Must be called before torch is imported.
-    """
-    if sys.platform != "linux":
-        return
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch when it is loaded
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt") and hasattr(libc, "gnu_get_libc_version"):
-        trim_threshold, top_pad, mmap_max = -1, -2, -4  # numbers from <malloc.h>
-        libc.mallopt(mmap_max, 0)  # large blocks come from the heap
-        libc.mallopt(trim_threshold, -1)  # the end of the heap is never given back
-        libc.mallopt(top_pad, 256 * 1024 * 1024)
-
-
 def choose_precision(
-    accelerator: str, task: "Task", first_batch: Callable[[], "Batch"], before: str, processes: int
+    accelerator: str, task: Task, first_batch: Callable[[], Batch], before: str, processes: int
 ) -> str:
     """The precision in which this task trains fastest on this machine.
 
@@ -64,12 +40,8 @@ def choose_precision(
     return min(seconds, key=lambda name: seconds[name])
 
 
-def _time_steps(task: "Task", batch: "Batch", bfloat16: bool) -> float:
+def _time_steps(task: Task, batch: Batch, bfloat16: bool) -> float:
     """Seconds of the fastest of three training steps of a copy, without the optimiser."""
-    import copy
-
-    import torch
-
     trained, seconds = copy.deepcopy(task).train(), []
     with torch.random.fork_rng(devices=[]):
         for _ in range(3):
@@ -83,8 +55,6 @@ def _time_steps(task: "Task", batch: "Batch", bfloat16: bool) -> float:
 
 def best_precision(accelerator: str) -> str:
     """bfloat16 if the hardware computes in it, for emulation is slow; else float16 or float32."""
-    import torch
-
     device = find_device(accelerator).type
     if device == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
