@@ -31,14 +31,14 @@ def train(config: DictConfig) -> float:
     from nano_cv.evaluation.tracking import make_logger
     from nano_cv.files import BUSY, locked
     from nano_cv.tasks import weights
-    from nano_cv.training import fitting
+    from nano_cv.training import fitting, starting
     from nano_cv.training.calibration import calibrate
     from nano_cv.training.plan import apply_plan, make_plan
     from nano_cv.training.probe import fit_probe
 
     folder, path = building.run_folder(), building.weights_file(config)
     # What is wrong with the settings is said before data is prepared.
-    processes = building.check_settings(config)
+    processes = starting.check_settings(config)
     seed_everything(config.seed, workers=True, verbose=False)
     first = is_first_process()  # it writes, draws and logs for all
     if not first:
@@ -55,16 +55,16 @@ def train(config: DictConfig) -> float:
             survey(data.splits, data.data_hash, config.paths.cache)
             sheet = partial(contact_sheet, data.splits["train"])
             write_drawing("data", sheet, folder, logger.log_file)
-        metadata = building.make_metadata(config, data, run_id=logger.run_id)
+        metadata = starting.make_metadata(config, data, run_id=logger.run_id)
         task = building.make_task(config, metadata)
-        building.weigh_classes(task, data)
-        building.hint_at_counts(task, data)
-        pretrained = building.load_pretrained(config, task)
-        limit = building.find_limit(config)
+        starting.weigh_classes(task, data)
+        starting.hint_at_counts(task, data)
+        pretrained = starting.load_pretrained(config, task)
+        limit = starting.find_limit(config)
         whole = pretrained and not limit
         probe = fit_probe(task, data.splits, config.trainer.accelerator) if whole else None
 
-        learner = building.make_learner(config, task)
+        learner = starting.make_learner(config, task)
         checkpoint = folder / "checkpoints" / "last.ckpt" if config.resume else None
         trainer, keeper, epochs = fitting.make_trainer(config, folder, logger, task, data, plan)
         apply_plan(plan, data, learner, trainer, pretrained)
@@ -73,7 +73,7 @@ def train(config: DictConfig) -> float:
             return 0.0
         best = fitting.restore_best(learner, keeper, probe)
         stopped = False
-        if building.sweep_folder():
+        if fitting.sweep_folder():
             from nano_cv.training import sweep
 
             if fitting.has_diverged(task):
@@ -90,7 +90,7 @@ def train(config: DictConfig) -> float:
         own = folder / weights.WEIGHTS
         weights.save(task, own, config.half)
         weights.load(task, own)  # what is tested is what was saved
-        unfit = "a run of a sweep" if building.sweep_folder() else limit
+        unfit = "a run of a sweep" if fitting.sweep_folder() else limit
         path = weights.publish(own, path, task.mode, unfit)
         frozen = probe.score if probe else None
         kept = None if best == frozen else epochs.best  # none, if the frozen network is kept

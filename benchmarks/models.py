@@ -24,6 +24,7 @@ from nano_cv.config.options import CONFIGS
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.export import graph
 from nano_cv.metadata import height_width
+from nano_cv.training import starting
 
 CLASSES = [f"class {number}" for number in range(10)]
 
@@ -33,7 +34,7 @@ def export(name: str, folder: Path) -> dict[str, Any]:
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra.compose("train", [f"model={name}"])
     size = building.size_of(config)
-    metadata = building.describe_model(config, CLASSES, size)
+    metadata = starting.describe_model(config, CLASSES, size)
     task = building.make_task(config, metadata).eval()
     graph.export(task, folder / f"{name}.onnx")
     return {

@@ -105,6 +105,7 @@ def recipe(
     from nano_cv import building
     from nano_cv.config.options import CONFIGS
     from nano_cv.evaluation.engines import find_device
+    from nano_cv.training import starting
     from nano_cv.training.processor import best_precision, choose_precision
 
     class Clock(pl.Callback):
@@ -124,7 +125,7 @@ def recipe(
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra.compose("train", ["logger=none", *chosen])
     data = building.make_data(config)
-    task = building.make_task(config, building.make_metadata(config, data, ""))
+    task = building.make_task(config, starting.make_metadata(config, data, ""))
     if again:
         first = next(iter(data.train_dataloader()))
         batch = data.transfer_batch_to_device(first, find_device(device), 0)
@@ -134,7 +135,7 @@ def recipe(
             batch_size=None,
             collate_fn=lambda one: one,
         )
-    learner, clock = building.make_learner(config, task), Clock()
+    learner, clock = starting.make_learner(config, task), Clock()
     precision = best_precision(device)
     if model:
         precision = choose_precision(device, task, data.first_batch, "", processes)

@@ -26,6 +26,7 @@ from nano_cv.networks.resnet import ResNet
 from nano_cv.networks.unet import UNet
 from nano_cv.tasks import weights
 from nano_cv.tasks.classification import Classification
+from nano_cv.training import starting
 from nano_cv.training.learner import Learner
 
 SMALL = "test_resnet"  # one of timm's for tests: 0.5 M parameters
@@ -126,7 +127,7 @@ def test_own_weights_of_other_classes_to_start_from(succeeds, flowers, tmp_path,
 )
 def test_normalisation_is_that_of_the_backbone(typed, mean):
     config = compose("train", "model=efficientnet_lite0", *typed)
-    assert building.statistics_of(config)[0] == mean
+    assert starting.statistics_of(config)[0] == mean
 
 
 def make(layer_decay: float = 1.0, **options) -> Learner:

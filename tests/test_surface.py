@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from nano_cv import building
 from nano_cv.config.options import CONFIGS, option_groups
+from nano_cv.training import starting
 
 GROUPS = option_groups([CONFIGS])
 LITE = ("efficientnet_lite0", "efficientnet_lite1", "centernet_lite0", "unet_lite0")
@@ -69,9 +70,9 @@ def test_every_model_takes_a_step(flowers, model):
         chosen.append("model.pretrained=null")
     config = compose("train", *chosen, "model.image_size=64")
     data = building.make_data(config)
-    task = building.make_task(config, building.make_metadata(config, data, run_id=""))
-    building.load_pretrained(config, task)
-    learner = building.make_learner(config, task)
+    task = building.make_task(config, starting.make_metadata(config, data, run_id=""))
+    starting.load_pretrained(config, task)
+    learner = starting.make_learner(config, task)
     pixels, targets = next(iter(data.train_dataloader()))
     before = [parameter.clone() for parameter in task.parameters()]
     task.train().training_losses(pixels.float(), targets)["loss"].backward()

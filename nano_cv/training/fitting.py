@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 import pytorch_lightning as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.plugins.environments import SLURMEnvironment
@@ -22,7 +24,6 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from nano_cv import building
 from nano_cv.config.cli import resumable
 from nano_cv.config.processes import is_first_process
 from nano_cv.data.datamodule import DataModule
@@ -72,6 +73,12 @@ class WholeCheckpoints(TorchCheckpointIO):
         write_whole(Path(path), content.getbuffer())
 
 
+def sweep_folder() -> Path | None:
+    """Return the folder of the sweep that this run belongs to, or None."""
+    config = HydraConfig.get()
+    return Path(config.sweep.dir).absolute() if config.mode == RunMode.MULTIRUN else None
+
+
 def make_trainer(
     config: DictConfig, folder: Path, logger: Logger, task: Task, data: DataModule, plan: Plan
 ) -> tuple[pl.Trainer, ModelCheckpoint, Epochs]:
@@ -95,7 +102,7 @@ def make_trainer(
     callbacks.append(TimeBudget(plan, options.minutes))
     if hasattr(task, "preview"):
         callbacks.append(Preview(folder, logger))
-    if sweep := building.sweep_folder():
+    if sweep := sweep_folder():
         from nano_cv.training.pruning import PruneBehind
 
         callbacks.append(PruneBehind(folder, sweep, options.prune_after, options.prune_siblings))
