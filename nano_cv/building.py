@@ -54,18 +54,13 @@ def find_typed(keys: str) -> list[str]:
 
 def make_data(config: DictConfig) -> "DataModule":
     """Make the DataModule for the task of the model, not yet opened."""
-    seen: dict[str, Any] = {
-        "image_size": size_of(config),
-        "shape": config.model.get("shape", "square"),
-        "fit": fit_of(config),
-    }
-    augment = config.data.augment
-    if augment is not None and "_target_" not in augment:  # only the strength that a model sets
-        seen["augment"] = None
     options: Any = OmegaConf.to_container(config.data, resolve=True)
     for key in ("source", "colours", "ignore", "separator"):  # for the function `data.dataset`
         options.pop(key, None)
-    return instantiate(options | seen, task=task_name(config), _convert_="all")
+    if "_target_" not in (options["augment"] or {}):  # only the strength that a model sets
+        options["augment"] = None
+    options |= {"task": task_name(config), "image_size": size_of(config), "fit": fit_of(config)}
+    return instantiate(options, shape=config.model.get("shape", "square"), _convert_="all")
 
 
 def size_of(config: DictConfig) -> Size:

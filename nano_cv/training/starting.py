@@ -157,9 +157,8 @@ def load_pretrained(config: DictConfig, task: Task) -> bool:
 
     path = weights_of(str(pretrained))
     metadata = read_metadata(path)
-    building.check_network(
-        config, metadata, path, ("backbone", "name")
-    )  # of equal shapes, others may pad
+    # A network of another name may have weights of equal shapes, and pad in another way.
+    building.check_network(config, metadata, path, ("backbone", "name"))
     try:
         fill(task.network, weights.network_tensors(path), len(metadata.classes))
     except UserError:
