@@ -73,15 +73,12 @@ def make_plan(
         batch = min(batch, max(LEAST_BATCH, pictures // 8))
         batch = max(batch // processes, 1) * processes
     epochs = options.max_epochs or options.min_epochs
-    least = min(options.min_steps, MOST_SHOWN * pictures // batch)
+    least = 0 if options.max_epochs else min(options.min_steps, MOST_SHOWN * pictures // batch)
     # Repeats are rounded down; further epochs below make up for the missing steps.
-    repeats = 1
-    if options.max_epochs is None:
-        repeats = max(1, int(least * batch / (pictures * epochs)))
+    repeats = max(1, int(least * batch / (pictures * epochs)))
     seen = pictures * repeats
     steps = -(-seen // batch) - leaves_too_few(seen, batch, processes)
-    if options.max_epochs is None:
-        epochs = max(epochs, math.ceil(least / max(1, steps)))
+    epochs = max(epochs, math.ceil(least / max(1, steps)))
     steps = limit_batches(steps, options.limit_train_batches)
     return Plan(pictures, batch, repeats, epochs, steps, processes)
 
