@@ -17,13 +17,14 @@ def export_model(config: DictConfig) -> None:
     from nano_cv.evaluation.exported import Onnx
     from nano_cv.evaluation.terminal import summarise
     from nano_cv.evaluation.tracking import make_logger
+    from nano_cv.evaluation.trained import trained_task
     from nano_cv.export import graph, parity, precision, repository
     from nano_cv.export.samples import open_samples, parity_inputs
     from nano_cv.serving.process import prove
 
     precision.check_processor(config.precision)
     folder, path = building.run_folder(), building.weights_file(config)
-    task = building.trained_task(config, path)
+    task = trained_task(config, path)
     samples = open_samples(config, task.metadata)
     inputs = parity_inputs(config, task.metadata, samples)
 

@@ -1,10 +1,6 @@
 """Builds the data and the task from a composed configuration."""
 
-import json
 import re
-import shlex
-from collections.abc import Collection, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from nano_cv.config.checks import task_name
 from nano_cv.data import pictures
-from nano_cv.data.pictures import Pictures, Resized
-from nano_cv.data.targets import are_tags
-from nano_cv.errors import UserError, listing, settings_of
-from nano_cv.metadata import (
-    TAGGING,
-    Metadata,
-    Size,
-    height_width,
-    read_metadata,
-    shared_weights,
-    weights_of,
-)
+from nano_cv.data.pictures import Pictures
+from nano_cv.errors import settings_of
+from nano_cv.metadata import TAGGING, Metadata, Size, shared_weights, weights_of
 
 # Keys of `model.task` for the learner, which the task itself does not take.
 OF_LEARNER = ("optimizer", "warmup_epochs", "layer_decay", "ema_decay")
@@ -80,20 +67,6 @@ def open_pictures(config: DictConfig) -> dict[str, Pictures]:
     return pictures.open_pictures(dataset, config.data.root, task_name(config))
 
 
-def check_labels(
-    config: DictConfig, metadata: Metadata, splits: Mapping[str, Resized], advice: str
-) -> None:
-    """Refuse a data set with other classes than the weights, or with another number per picture."""
-    data, many = splits["train"].pictures, ("one label per picture", "several labels per picture")
-    known, has = listing(metadata.classes), listing(data.classes)
-    if metadata.classes == data.classes:
-        known, has = many[metadata.task == TAGGING], many[are_tags(data.targets)]
-    if metadata.classes != data.classes or known != has:
-        raise UserError(
-            f"the weights know {known}, and data={config.data.name} has {has}; {advice}"
-        )
-
-
 def make_task(config: DictConfig, metadata: Metadata) -> "Task":
     """Make the task with an untrained network."""
     settings: Any = OmegaConf.to_container(config.model.task, resolve=True)
@@ -102,63 +75,6 @@ def make_task(config: DictConfig, metadata: Metadata) -> "Task":
         own["_target_"] = "nano_cv.tasks.tagging.Tagging"
     with settings_of(f"model={config.model.name}"):
         return instantiate(own, _partial_=True, _convert_="all")(metadata=metadata)
-
-
-def trained_task(config: DictConfig, path: Path) -> "Task":
-    """Make the task and fill it with the weights of the file at `path`.
-
-    Raises:
-        UserError: the file is missing, damaged, or has the weights of another network.
-    """
-    from nano_cv.tasks import weights
-
-    metadata = replace(read_metadata(path), answer_options=answer_options(config))
-    check_network(config, metadata, path)
-    check_pixels(config, metadata, path)
-    task = make_task(config, metadata)
-    weights.load(task, path)
-    return task
-
-
-def check_network(
-    config: DictConfig, metadata: Metadata, path: Path | str, keys: Collection[str] | None = None
-) -> None:
-    """Refuse a trained model, which lies at `path`, of another network than the configured one.
-
-    `keys` are the options of the network to compare; None: all. The message says what to type.
-    """
-    name, trained = config.model.name, metadata.network | {"image_size": metadata.image_size}
-    if metadata.model != name:
-        raise UserError(
-            f"{path}: a model={metadata.model}, not a model={name}; "
-            f"type +model={metadata.model}, or train: python train.py +model={name}"
-        )
-    asked = size_of(config)
-    rows, columns = height_width(metadata.image_size)
-    # With `shape: pictures`, the configured side only sets the number of pixels.
-    pixels = [(rows + half) * (columns + half) for half in (-pictures.STEP / 2, pictures.STEP / 2)]
-    about = isinstance(asked, int) and pixels[0] <= asked**2 <= pixels[1]
-    shaped = config.model.get("shape") == "pictures"
-    size = metadata.image_size if shaped and about else asked
-    options = network_options(config) | {"image_size": size}
-    overrides = [
-        f"model.{'' if key == 'image_size' else 'task.network.'}{key}={json.dumps(value)}"
-        for key, value in trained.items()
-        if options.get(key) != value and (keys is None or key in keys)
-    ]
-    if overrides:
-        raise UserError(
-            f"{path}: trained with other options of {name}; add: {shlex.join(overrides)}"
-        )
-
-
-def check_pixels(config: DictConfig, metadata: Metadata, path: Path | str) -> None:
-    """Refuse a typed `model.fit`, `mean` or `std` that is not that of the trained model."""
-    for key in ("fit", "mean", "std"):
-        value, asked = getattr(metadata, key), config.model.get(key)
-        if find_typed(f"model[.]{key}") and asked not in (None, value):  # None: as trained
-            text = str(value).replace(" ", "")
-            raise UserError(f"{path}: trained with another {key}; type 'model.{key}={text}'")
 
 
 def answer_options(config: DictConfig) -> dict[str, Any]:

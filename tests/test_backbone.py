@@ -13,12 +13,12 @@ from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import load_file
 from torch import nn
 
-from nano_cv import building
 from nano_cv.data.augment import Augment
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.pictures import Resized
 from nano_cv.data.targets import Boxes
 from nano_cv.errors import UserError
+from nano_cv.evaluation.trained import trained_task
 from nano_cv.networks.backbone import Backbone
 from nano_cv.networks.centernet import CenterNet
 from nano_cv.networks.pretrained import LITE0, PACKAGED, fill, imagenet_weights
@@ -187,7 +187,7 @@ def test_mirrored_answers_are_averaged(succeeds, flowers, untrained, tmp_path):
     succeeds("infer", *TINY, "tta=true", "engine=torch", f"hydra.run.dir={tmp_path / 'tta'}")
     rows = read_csv(tmp_path / "tta/predictions.csv")
     shares = [[float(row[name]) for name in CONTRACT.classes] for row in rows]
-    task = building.trained_task(compose("infer", *TINY), untrained).eval()
+    task = trained_task(compose("infer", *TINY), untrained).eval()
     pictures = Resized(read_flowers(flowers, "classification")["test"], 32, None)
     images = torch.from_numpy(pictures.fetch(range(12)))
     with torch.no_grad():

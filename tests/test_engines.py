@@ -33,7 +33,6 @@ from PIL import Image
 
 from benchmarks.serving import comparison
 from benchmarks.serving.trial import Trial
-from nano_cv import building
 from nano_cv.data import images
 from nano_cv.errors import UserError
 from nano_cv.evaluation import evaluate, reports
@@ -41,6 +40,7 @@ from nano_cv.evaluation.client import Client, ServerError
 from nano_cv.evaluation.engines import Torch
 from nano_cv.evaluation.exported import Onnx
 from nano_cv.evaluation.opening import find_export, make_engine
+from nano_cv.evaluation.trained import check_pixels
 from nano_cv.metadata import read_metadata
 from nano_cv.serving import triton
 
@@ -313,7 +313,7 @@ def test_a_model_file_may_leave_out_how_pixels_are_normalised():
     with open_dict(config):
         for key in ("fit", "mean", "std"):
             del config.model[key]
-    building.check_pixels(config, CONTRACT, "model.onnx")
+    check_pixels(config, CONTRACT, "model.onnx")
 
 
 def test_what_an_export_has_fixed(fails, infer):

@@ -31,9 +31,9 @@ from tiny_models import publish_one
 
 from benchmarks.serving import comparison
 from benchmarks.serving.trial import Trial
-from nano_cv import building
 from nano_cv.config import help
 from nano_cv.config.options import CONFIGS, option_groups
+from nano_cv.evaluation.trained import trained_task
 from nano_cv.export.validate import check_repository, read_config
 from nano_cv.metadata import read_metadata
 from nano_cv.serving.triton import LOOPBACK
@@ -373,4 +373,4 @@ def test_shipped_weights_fit_their_models(clone):
     for file in clone.glob("weights/*.safetensors"):
         metadata = read_metadata(file)
         config = compose("infer", f"data={metadata.data}", f"model={metadata.model}")
-        assert building.trained_task(config, file).metadata.name == file.stem
+        assert trained_task(config, file).metadata.name == file.stem

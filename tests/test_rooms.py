@@ -6,7 +6,7 @@ from pathlib import Path
 from conftest import ROOT
 
 # A room may import those that stand before it, when it is loaded. Imports inside of functions are
-# left out: `building.py` and the engines load torch, training or the client where these are needed.
+# left out: the engines load torch, onnxruntime or the client where these are needed.
 ORDER = [
     *("errors", "files", "metadata", "config", "data", "networks", "tasks", "building"),
     *("evaluation", "export", "training", "serving"),

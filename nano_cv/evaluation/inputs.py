@@ -14,6 +14,7 @@ from nano_cv.data.pictures import Pictures, Resized, resize_splits
 from nano_cv.data.preparing import PicturesError, prepared
 from nano_cv.errors import UserError, listing, nearest
 from nano_cv.evaluation.evaluate import Inputs, of_test
+from nano_cv.evaluation.trained import check_labels
 from nano_cv.metadata import Metadata
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ def select_inputs(
     options = (metadata.image_size, config.data.cache, metadata.fit)
     splits, data_hash = resize_splits(building.open_pictures(config), *options)
     advice = "for pictures of other classes use input=FOLDER"
-    building.check_labels(config, metadata, splits, advice)
+    check_labels(config, metadata, splits, advice)
     return of_test(config, metadata, splits), data_hash, None
 
 

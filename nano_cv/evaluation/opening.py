@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from nano_cv import building
 from nano_cv.errors import UserError
 from nano_cv.evaluation.engines import Arrays, Engine, Torch
+from nano_cv.evaluation.trained import check_network, check_pixels, trained_task
 from nano_cv.files import list_versions
 
 
@@ -24,7 +25,7 @@ def make_engine(config: DictConfig) -> Engine:
     name = f"{config.model.name}_{config.data.name}"
     if config.engine == "torch":
         path = building.weights_file(config)
-        return Torch(building.trained_task(config, path), path, config.trainer.accelerator)
+        return Torch(trained_task(config, path), path, config.trainer.accelerator)
     if config.engine == "triton":
         if config.weights:
             raise UserError("weights= has no meaning with engine=triton: the server has its own")
@@ -37,8 +38,8 @@ def make_engine(config: DictConfig) -> Engine:
     metadata, source = engine.metadata, engine.source["model"]
     typed = building.find_typed(r"model[.](image_size|task[.]\w+([.]\w+)?)")
     keys = {text.partition("=")[0].rpartition(".")[2] for text in typed}  # others are as exported
-    building.check_network(config, metadata, source, None if "network" in keys else keys)
-    building.check_pixels(config, metadata, source)
+    check_network(config, metadata, source, None if "network" in keys else keys)
+    check_pixels(config, metadata, source)
     for key, value in building.answer_options(config).items():
         exported = metadata.answer_options.get(key, value)  # older exports do not tell
         if key in keys and value != exported:

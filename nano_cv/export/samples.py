@@ -15,6 +15,7 @@ from nano_cv.evaluation import reports
 from nano_cv.evaluation.engines import Arrays, Engine, predict_all
 from nano_cv.evaluation.evaluate import Inputs, of_test
 from nano_cv.evaluation.inputs import find_pictures, open_readable
+from nano_cv.evaluation.trained import check_labels
 from nano_cv.export import parity
 from nano_cv.metadata import Metadata
 
@@ -32,7 +33,7 @@ class Samples:
         data.image_size, data.fit = metadata.image_size, metadata.fit
         data.setup()
         advice = "export with the data that they were trained on"
-        building.check_labels(config, metadata, data.splits, advice)
+        check_labels(config, metadata, data.splits, advice)
         self.metadata = metadata
         self.report = reports.find(metadata.task)
         self.training: Inputs = data.splits["train"]

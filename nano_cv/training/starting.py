@@ -153,16 +153,17 @@ def load_pretrained(config: DictConfig, task: Task) -> bool:
             )
         network.load_pretrained()
         return True
+    from nano_cv.evaluation.trained import check_network
     from nano_cv.networks.pretrained import fill  # imported late, as it loads timm
 
     path = weights_of(str(pretrained))
     metadata = read_metadata(path)
     # A network of another name may have weights of equal shapes, and pad in another way.
-    building.check_network(config, metadata, path, ("backbone", "name"))
+    check_network(config, metadata, path, ("backbone", "name"))
     try:
         fill(task.network, weights.network_tensors(path), len(metadata.classes))
     except UserError:
-        building.check_network(config, metadata, path)  # says which option is another one
+        check_network(config, metadata, path)  # says which option is another one
         raise
     return True
 
