@@ -5,19 +5,20 @@ from pathlib import Path
 
 from conftest import ROOT
 
-# A room may import those that stand before it, when it is loaded. Imports inside of functions are
-# left out: the engines load torch, onnxruntime or the client where these are needed.
+# A room may import those that stand before it.
 ORDER = [
     *("errors", "files", "metadata", "config", "data", "networks", "tasks", "building"),
     *("evaluation", "export", "training", "serving"),
 ]
+# `weights=model.onnx` on a command line: only the engine can read the metadata of an export.
+BACKWARDS = ("from_weights.py", "evaluation")
 STRANGERS = [("training", "export"), ("serving", "training"), ("training", "serving")]
 
 
 def imported(file: Path) -> set[str]:
     tree = ast.parse(file.read_text())
     found = set()
-    for node in tree.body:
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nano_cv"):
             for name in node.names:
                 path = f"{node.module}.{name.name}".split(".")
@@ -31,6 +32,8 @@ def test_imports_point_one_way():
         if room == "__init__" or file.parent.name == "decoder":  # it is copied, and runs in Triton
             continue
         for other in imported(file) - {room}:
+            if (file.name, other) == BACKWARDS:
+                continue
             assert ORDER.index(other) < ORDER.index(room), f"{file} imports {other}"
             assert (room, other) not in STRANGERS, f"{file} imports {other}"
 

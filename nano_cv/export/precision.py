@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from nano_cv.data.pictures import evenly
 from nano_cv.errors import UserError
 from nano_cv.evaluation.engines import Arrays, Engine, processor_flags
 from nano_cv.evaluation.exported import Onnx, bfloat16_entries
@@ -141,7 +142,8 @@ def _make(precision: str, float32: Path, samples: Samples, pictures: int) -> Var
     file = float32.with_name("int8.onnx")
     if not file.exists():
         log.info("int8: weights of %d bits, for %s", bits, why)
-        quantize(float32, file, samples.load_training(pictures), bits)
+        chosen = evenly(len(samples.training.pictures), pictures)
+        quantize(float32, file, samples.training.inputs(chosen), bits)
         annotate(file, samples.metadata, {})
     return Variant(precision, file, entries, bits)
 

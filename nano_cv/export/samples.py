@@ -41,10 +41,6 @@ class Samples:
         if metadata.task == "generation":  # the inputs are noise, with the test split's labels
             self.training = self.validation = of_test(config, metadata, data.splits)
 
-    def load_training(self, count: int) -> Arrays:
-        """Load at most `count` training images, evenly from the whole list."""
-        return self.training.inputs(evenly(len(self.training.pictures), count))
-
     def score(self, engine: Engine) -> dict[str, float]:
         """Return an engine's metrics that decide (more is better), over all validation images.
 
