@@ -39,7 +39,7 @@ def test_bad_picture_in_the_set(fails, flowers, tmp_path):
 def test_bad_picture_met_by_a_worker(fails, flowers, tmp_path):
     bad = flowers / "basil/plant003_rgb.jpg"
     bad.write_bytes(b"not a picture")
-    said = fails("train", *TINY, "data.cache=null", "data.workers=1")
+    said = fails("train", *TINY, "data.cache=null", "data.workers=1", "data.augment.flip=0")
     advice = "not a picture in a known format; save it as JPEG or PNG"
     assert said == f"error: {bad.relative_to(tmp_path)}: {advice}\n"
 
@@ -201,11 +201,14 @@ def test_full_disk_of_a_copy(fails, flowers, monkeypatch):
     FILE.parent.mkdir()
     FILE.write_bytes(b"of an earlier run")
 
-    def full(source, target):
-        raise OSError(errno.ENOSPC, "no", str(source), None, str(target))
+    kept, write = FILE.with_suffix(".previous.safetensors"), Path.write_bytes
 
-    monkeypatch.setattr(weights.shutil, "copyfile", full)
-    kept = FILE.with_suffix(".previous.safetensors")
+    def full(path: Path, content: bytes) -> None:
+        if path.name.startswith(f".{kept.name}"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
     assert f"error: {kept}: {os.strerror(errno.ENOSPC)}; free" in fails("train", *TINY)
     assert FILE.read_bytes() == b"of an earlier run"
 
