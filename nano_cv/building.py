@@ -44,7 +44,7 @@ def make_data(config: DictConfig) -> "DataModule":
     options: Any = OmegaConf.to_container(config.data, resolve=True)
     for key in ("source", "colours", "ignore", "separator"):  # for the function `data.dataset`
         options.pop(key, None)
-    if "_target_" not in (options["augment"] or {}):  # only the strength that a model sets
+    if "_target_" not in (options.get("augment") or {}):  # only the strength that a model sets
         options["augment"] = None
     options |= {"task": task_name(config), "image_size": size_of(config), "fit": fit_of(config)}
     return instantiate(options, shape=config.model.get("shape", "square"), _convert_="all")
@@ -71,7 +71,7 @@ def make_task(config: DictConfig, metadata: Metadata) -> "Task":
     """Make the task with an untrained network."""
     settings: Any = OmegaConf.to_container(config.model.task, resolve=True)
     own = {key: value for key, value in settings.items() if key not in OF_LEARNER}
-    if metadata.task == TAGGING:  # the data set decides, see `make_metadata`
+    if metadata.task == TAGGING:  # the data set decides, see `starting.make_metadata`
         own["_target_"] = "nano_cv.tasks.tagging.Tagging"
     with settings_of(f"model={config.model.name}"):
         return instantiate(own, _partial_=True, _convert_="all")(metadata=metadata)

@@ -55,8 +55,6 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.filename is None or str(error.filename) == str(temporary):
             error.filename = str(path)  # a write to a full disk names no file
-        if str(error.filename2) == str(temporary):
-            error.filename2 = str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

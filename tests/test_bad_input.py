@@ -16,6 +16,7 @@ from conftest import CONTRACT, TINY
 from safetensors.torch import load_file, save_file
 from torch.utils.data import get_worker_info
 
+from nano_cv.config.cli import stop
 from nano_cv.data import datamodule, images
 from nano_cv.metadata import Metadata
 from nano_cv.tasks import weights
@@ -197,10 +198,9 @@ def test_closed_cache(fails, flowers):
 
 
 def test_full_disk_of_a_copy(fails, flowers, monkeypatch):
-    """Named is the file that cannot be written, not the one that is copied."""
+    """Named is the file that cannot be written, not the one that is kept."""
     FILE.parent.mkdir()
     FILE.write_bytes(b"of an earlier run")
-
     kept, write = FILE.with_suffix(".previous.safetensors"), Path.write_bytes
 
     def full(path: Path, content: bytes) -> None:
@@ -211,6 +211,15 @@ def test_full_disk_of_a_copy(fails, flowers, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full)
     assert f"error: {kept}: {os.strerror(errno.ENOSPC)}; free" in fails("train", *TINY)
     assert FILE.read_bytes() == b"of an earlier run"
+
+
+@pytest.mark.parametrize(
+    ("number", "named"), [(errno.ENOSPC, "b"), (errno.ENOTDIR, "b"), (errno.ENOENT, "a")]
+)
+def test_of_a_copy_the_target_is_named_unless_its_source_is_missing(capsys, number, named):
+    with pytest.raises(SystemExit):
+        stop(OSError(number, "", "a", None, "b"))
+    assert capsys.readouterr().err.startswith(f"error: {named}: {os.strerror(number)}")
 
 
 def test_full_disk_while_saving_weights(fails, succeeds, flowers, monkeypatch):

@@ -127,8 +127,8 @@ def stop(error: Exception) -> NoReturn:
         if error.errno is None:  # a defect of the code, not a full disk or a closed folder
             raise error
         full = error.errno in DISK_FULL
-        # filename2 is the target of a copy; if something is missing, it is the source
-        where = (error.errno != errno.ENOENT and error.filename2) or error.filename
+        missing = error.errno == errno.ENOENT and not os.path.lexists(str(error.filename))
+        where = (not missing and error.filename2) or error.filename  # filename2: target of a copy
         if full and not where and HydraConfig.initialized():
             where = HydraConfig.get().runtime.output_dir  # most likely a checkpoint was written
         message = f"{where}: " if where else ""

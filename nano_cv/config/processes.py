@@ -1,4 +1,4 @@
-"""Prepares a process and tells those of a training apart, before torch is loaded.
+"""Sets how a process keeps memory, and tells the processes of a training apart. No torch.
 
 torchrun, SLURM and Lightning number the processes by environment variables.
 """

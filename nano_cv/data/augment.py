@@ -30,7 +30,7 @@ class Augment(nn.Module):
 
     `configs/data/flowers.yaml` explains the options. Images with boxes, which must stay upright,
     and images at `strength` 0 are turned by whole quarters within `degrees`. `strength` does not
-    change flip, degrees and policy; the data module decides a `flip` of None. Shifts are by whole
+    change flip, degrees and policy; the data module chooses a `flip` of None. Shifts are by whole
     pixels if nothing turns or zooms, so that small images stay sharp. `brightness` b scales pixels
     by a factor of 1 - b to 1 + b, `contrast` the distance from the image's mean grey, `saturation`
     that from the pixel's own grey. A `policy` (Müller and Hutter 2021, TrivialAugment; Cubuk et al.

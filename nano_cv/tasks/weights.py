@@ -124,7 +124,7 @@ def load(task: Task, path: Path) -> None:
     """Load the network of `task` from a file, and its familiarity, if the file has one.
 
     Raises:
-        UserError: the tensors do not fit this network; names some of them. Or they are not finite.
+        UserError: the tensors do not fit this network, some of which are named, or are not finite.
     """
     try:
         tensors = load_file(path)

@@ -1,4 +1,4 @@
-"""Lightning callbacks: log lines, previews, early ends, and resuming."""
+"""Lightning callbacks: log lines, curves, previews, early ends, and resuming."""
 
 import logging
 import time

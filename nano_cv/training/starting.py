@@ -153,8 +153,9 @@ def load_pretrained(config: DictConfig, task: Task) -> bool:
             )
         network.load_pretrained()
         return True
+    # Imported late, as `pretrained` loads timm, and trainings from random weights need neither.
     from nano_cv.evaluation.trained import check_network
-    from nano_cv.networks.pretrained import fill  # imported late, as it loads timm
+    from nano_cv.networks.pretrained import fill
 
     path = weights_of(str(pretrained))
     metadata = read_metadata(path)

@@ -96,7 +96,7 @@ class ClassificationReport(Report):
                 told["target"] = self.true_labels(index, self.classes)
             if self.foreign is not None:
                 told["foreign"] = "yes" if self.foreign[index] else "no"
-            row = {word: told[word] for word in WORDS if word in told}
+            row = {word: told[word] for word in WORDS if word in told}  # in the order of WORDS
             row |= {word: "; ".join(own) for word, own in row.items() if isinstance(own, list)}
             shares = zip(columns, self.predictions["CLASS_PROBS"][index], strict=True)
             rows.append(row | {label: f"{share:.6f}" for label, share in shares})
