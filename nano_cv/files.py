@@ -90,7 +90,7 @@ def locked(path: Path, busy: str = "") -> Iterator[None]:
     except Timeout:
         if busy:
             raise UserError(f"{path}: {busy}") from None
-        log.info("%s: another process is making it; waiting for that", path)
+        log.info("%s: another process is using it; waiting for that", path)
         lock.acquire()
     try:
         yield

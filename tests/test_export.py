@@ -347,7 +347,7 @@ def test_two_exports_at_once(tmp_path, monkeypatch, caplog):
     with caplog.at_level("INFO"):
         assert publish(tmp_path / "models", FIRST).name == "1"
     other.join()
-    assert "another process is making it" in caplog.text
+    assert "another process is using it" in caplog.text
     assert list_versions(tmp_path / "models" / FIRST.name) == [1, 2]
     assert served(tmp_path / "models") == second
     assert [path.name for path in tmp_path.glob("*")] == ["models"]

@@ -162,12 +162,12 @@ def stable_splits(
     groups: Sequence[Collection[Hashable]] | None = None,
     missing: Sequence[str] = ("val", "test"),
 ) -> list[str]:
-    """Choose a split for each image by `stable_split`, but leave no split of a group empty.
+    """Choose a split for each image by `stable_split`, but leave no split of a group nearly empty.
 
     A group of three images has one in each split, a group of two images has them in `train` and the
     first of `missing`. Of the first `FEW` images of a group, the splits of `missing` get at most
-    their shares, rounded up. If the hash leaves a split empty, the image whose hash lies nearest to
-    the split's range is moved there. Equal names stay together.
+    their shares, rounded up. Each split gets at least half its share: images are moved there whose
+    hash lies nearest to its range. Equal names stay together.
 
     `names` are relative to the set, with forward slashes; `groups` are those of each image, as its
     classes; without, all images are a group. The splits `missing` are taken out of these images,
@@ -193,11 +193,15 @@ def stable_splits(
                 split_of[name] = "train"
     for members in sorted(grouped.values(), key=len, reverse=True):  # the rarest decides last
         needed = ["train", *missing][: len(members)]
+        shares = {split: SHARES[split][1] - SHARES[split][0] for split in needed}
+        least = {split: max(1, len(members) * share // 200) for split, share in shares.items()}
         for split in needed:
-            if split not in map(split_of.get, members):
-                held = Counter(map(split_of.get, members))
-                spare = [n for n in members if split_of[n] not in needed or held[split_of[n]] > 1]
-                split_of[min(spare, key=lambda name: distance(name, split))] = split
+            held = Counter(map(split_of.get, members))
+            while held[split] < least[split]:
+                spare = [n for n in members if held[split_of[n]] > least.get(split_of[n], 0)]
+                moved = min(spare, key=lambda name: distance(name, split))
+                held.update({split: 1, split_of[moved]: -1})
+                split_of[moved] = split
     for members in grouped.values():  # a picture in several groups may have been moved twice
         if "train" not in map(split_of.get, members):
             split_of[next(iter(members))] = "train"

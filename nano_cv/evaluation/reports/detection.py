@@ -186,7 +186,7 @@ class DetectionReport(Report):
 
     def _mistakes(self) -> tuple[NDArray[Any], str]:
         wrong = [(~right).sum() + missed.sum() for right, missed in self.verdicts]
-        return np.array(wrong), "most boxes wrong"
+        return np.array(wrong), "most wrong boxes first"
 
     def _draw_sheet(self, indices: Sequence[int], what: str) -> Drawing:
         """Draw pictures with the shown boxes, their scores, and the missed objects."""
