@@ -214,7 +214,7 @@ def test_full_disk_of_a_copy(fails, flowers, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("number", "named"), [(errno.ENOSPC, "b"), (errno.ENOTDIR, "b"), (errno.ENOENT, "a")]
+    ("number", "named"), [(errno.EACCES, "b"), (errno.ENOTDIR, "b"), (errno.ENOENT, "a")]
 )
 def test_of_a_copy_the_target_is_named_unless_its_source_is_missing(capsys, number, named):
     with pytest.raises(SystemExit):
