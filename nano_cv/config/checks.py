@@ -94,12 +94,11 @@ def _refuse_second_choices(options: Options, overrides: Sequence[Override]) -> N
     typed: dict[str, str] = {}
     for override in overrides:
         key, line = override.key_or_group, str(override.input_line)
-        both = f"{typed.get(key, line)} {line}"
-        if typed.get(key, line) != line and key in options.own:
-            raise UserError(f"{both}: two choices of {key}; leave out one of them")
-        if typed.get(key, line) != line and is_first_process():
-            print(f"{both}: {key} has two values; the last is taken", file=sys.stderr)
-        typed[key] = line
+        before, typed[key] = typed.get(key, line), line
+        if before != line and key in options.own:
+            raise UserError(f"{before} {line}: two choices of {key}; leave out one of them")
+        if before != line and is_first_process():
+            print(f"{before} {line}: {key} has two values; the last is taken", file=sys.stderr)
 
 
 def check_run(options: Options, overrides: Sequence[Override]) -> DictConfig:

@@ -4,8 +4,9 @@ import logging
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, layer_norm, one_hot
 
 from nano_cv.data.pictures import Resized, evenly
 from nano_cv.data.preparing import prepared
@@ -30,16 +31,16 @@ def may_mirror(splits: Mapping[str, Resized]) -> bool:
     if not single or train.in_shards or not len(val):
         return True
     (shown, labels), (others, truth) = _small(train), _small(val)
-    wanted = np.eye(len(train.pictures.classes))[labels]
-    pixels, usual = _standard(shown), wanted.mean(axis=0)
-    square = pixels.T @ pixels + RIDGE * np.eye(SIDE**2)
-    weights = np.linalg.solve(square, pixels.T @ (wanted - usual))
+    wanted = one_hot(labels, len(train.pictures.classes)).double()
+    pixels, usual = _rows(shown), wanted.mean(dim=0)
+    square = pixels.T @ pixels + RIDGE * torch.eye(SIDE**2)
+    weights = torch.linalg.solve(square, pixels.T @ (wanted - usual))
     right, mirrored = (
-        (_standard(images) @ weights + usual).argmax(axis=1) == truth
-        for images in (others, others[:, :, ::-1])
+        (_rows(images) @ weights + usual).argmax(dim=1) == truth
+        for images in (others, others.flip(2))
     )
-    lost, gained = (right & ~mirrored).sum(), (mirrored & ~right).sum()
-    changes = lost - gained > 3 * np.sqrt(lost + gained) and mirrored.sum() <= 0.7 * right.sum()
+    lost, gained = int((right & ~mirrored).sum()), int((mirrored & ~right).sum())
+    changes = lost - gained > 3 * (lost + gained) ** 0.5 and mirrored.sum() <= 0.7 * right.sum()
     if changes:
         log.info(
             "mirrored validation pictures look like other classes, so no training picture is "
@@ -48,18 +49,14 @@ def may_mirror(splits: Mapping[str, Resized]) -> bool:
     return not changes
 
 
-def _small(split: Resized) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _small(split: Resized) -> tuple[Tensor, Tensor]:
     """Grey pictures `[N, SIDE, SIDE]` of a split, evenly chosen, and their labels `[N]`."""
     chosen = evenly(len(split), MOST)
     fetched = prepared(chosen, lambda index: split.fetch([index])[0], "Looking at pictures")
-    pictures = (picture.transpose(1, 2, 0) for picture in fetched)
-    grey = (Image.fromarray(np.ascontiguousarray(picture)).convert("L") for picture in pictures)
-    small = [np.asarray(picture.resize((SIDE, SIDE)), np.float64) for picture in grey]
-    return np.stack(small), np.asarray(split.targets(chosen))
+    small = [adaptive_avg_pool2d(torch.from_numpy(image).double(), SIDE) for image in fetched]
+    return torch.stack(small).mean(dim=1), torch.from_numpy(np.asarray(split.targets(chosen)))
 
 
-def _standard(images: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Rows of pixels `[N, SIDE * SIDE]`, each of mean 0 and deviation 1."""
-    rows = images.reshape(len(images), -1)
-    rows = rows - rows.mean(axis=1, keepdims=True)
-    return rows / (rows.std(axis=1, keepdims=True) + 1e-6)
+def _rows(images: Tensor) -> Tensor:
+    """Pixels `[N, SIDE * SIDE]`, those of each picture with mean 0 and deviation 1."""
+    return layer_norm(images.flatten(1), [SIDE**2])

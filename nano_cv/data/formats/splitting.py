@@ -183,18 +183,17 @@ def stable_splits(
         (start, end), number = SHARES[split], _hash(name)
         return max(start - number % 100, number % 100 - end + 1, 0), number
 
+    shares = {split: end - start for split, (start, end) in SHARES.items()}
     for members in grouped.values():
         few = min(len(members), FEW)
         for split in missing:  # by chance they may hold most of a small group
-            start, end = SHARES[split]
-            most = -(-few * (end - start) // 100) + len(members) - few
+            most = -(-few * shares[split] // 100) + len(members) - few
             inside = sorted((name for name in members if split_of[name] == split), key=_hash)
             for name in inside[most:]:
                 split_of[name] = "train"
     for members in sorted(grouped.values(), key=len, reverse=True):  # the rarest decides last
         needed = ["train", *missing][: len(members)]
-        shares = {split: SHARES[split][1] - SHARES[split][0] for split in needed}
-        least = {split: max(1, len(members) * share // 200) for split, share in shares.items()}
+        least = {split: max(1, len(members) * shares[split] // 200) for split in needed}
         for split in needed:
             held = Counter(map(split_of.get, members))
             while held[split] < least[split]:
