@@ -76,6 +76,7 @@ class Metadata:
     coverage: Share | None = None
     set_from: Share | None = None  # least probability of a class in its set; 0 puts every class in
     pretrained: Word = ""  # the weights that the training started from, with their licence, if any
+    mirrored: bool = True  # whether training images were mirrored, as `tta` needs
 
     @property
     def name(self) -> str:

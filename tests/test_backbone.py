@@ -1,6 +1,7 @@
 """Networks of timm, the weights that they start from, and what fine-tuning needs."""
 
 import importlib
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -183,7 +184,7 @@ def test_policy_changes_each_picture_by_itself(policy):
         Augment(policy=policy)(images, Boxes(torch.zeros(6, 1, 4), *torch.zeros(2, 6, 1)))
 
 
-def test_mirrored_answers_are_averaged(succeeds, flowers, untrained, tmp_path):
+def test_mirrored_answers_are_averaged(succeeds, fails, flowers, untrained, tmp_path):
     succeeds("infer", *TINY, "tta=true", "engine=torch", f"hydra.run.dir={tmp_path / 'tta'}")
     rows = read_csv(tmp_path / "tta/predictions.csv")
     shares = [[float(row[name]) for name in CONTRACT.classes] for row in rows]
@@ -194,6 +195,10 @@ def test_mirrored_answers_are_averaged(succeeds, flowers, untrained, tmp_path):
         both = [task.predict(one)["CLASS_PROBS"] for one in (images, images.flip(3))]
     assert np.allclose(shares, (both[0] + both[1]) / 2, atol=2e-6)
     assert not np.allclose(shares, both[0], atol=1e-5)
+
+    task.metadata = replace(task.metadata, mirrored=False)
+    weights.save(task, untrained)
+    assert "without mirrored pictures" in fails("infer", *TINY, "tta=true", "engine=torch")
 
 
 def test_half_weights(run, succeeds, flowers, tmp_path):

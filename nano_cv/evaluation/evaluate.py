@@ -45,6 +45,9 @@ def evaluate(
             f"confidence={config.confidence}: is for boxes and for several labels per picture, and "
             f"{engine.metadata.name} answers with one label"
         )
+    if config.get("tta") and not engine.metadata.mirrored:
+        name = engine.metadata.name
+        raise UserError(f"tta=true: {name} was trained without mirrored pictures; leave tta out")
     predictions = predict_all(engine, inputs.inputs, count, size, config.get("tta", False))
     metadata = engine.metadata.at_confidence(config.get("confidence"))
     report = reports.find(metadata.task)(metadata, predictions, inputs.pictures.first(count))
