@@ -1,6 +1,5 @@
-"""Check that the exported file answers as torch does, also on images of odd sizes and formats."""
+"""Check that the exported file answers as torch does."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,25 +7,14 @@ import numpy as np
 from PIL import Image
 
 from nano_cv.data import images
-from nano_cv.data.pictures import evenly
-from nano_cv.data.store import File
 from nano_cv.errors import UserError, listing
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.engines import Arrays, Engine, predict_all
 from nano_cv.evaluation.reports import Predictions
-from nano_cv.metadata import Size
 
 BATCHES = (1, 3)
 MAX_IMAGES = 60  # images to compare
 BUILT_IN = 24  # images to compare where there are no photographs
-# Width, height and format of images that are narrow, wide, small, or larger than a model's input.
-ODD_SIZES = (
-    (97, 131, "JPEG"),
-    (500, 333, "PNG"),
-    (223, 225, "WEBP"),
-    (31, 640, "JPEG"),
-    (1023, 767, "JPEG"),
-)
 
 
 def draw_pictures() -> list[tuple[str, bytes]]:
@@ -47,26 +35,6 @@ def draw_pictures() -> list[tuple[str, bytes]]:
         pixels = (np.mean(parts, axis=0) + noise).clip(0, 255).astype(np.uint8)
         drawn.append((f"built-in picture {number}", images.encode_png(pixels)))
     return drawn
-
-
-def load_odd(
-    pictures: Sequence[tuple[str, File | bytes]], size: Size, fit: str
-) -> tuple[list[str], Arrays]:
-    """Load images, evenly from the list, and copies of some in odd sizes, formats and orientations.
-
-    Returns a name per image, and `IMAGES` uint8 `[N, 3, H, W]`.
-    """
-    chosen = [pictures[index] for index in evenly(len(pictures), MAX_IMAGES)]
-    names = [name for name, _ in chosen]
-    pixels = [images.load(source, size, name, fit=fit) for name, source in chosen]
-    for (name, source), (width, height, kind) in zip(chosen, ODD_SIZES, strict=False):
-        encoded = io.BytesIO()
-        exif = Image.Exif()
-        exif[images.ORIENTATION] = 6  # a quarter turn, as in the photographs of telephones
-        images.decode(source).resize((width, height)).save(encoded, kind, exif=exif)
-        names.append(f"{name} as {kind} of {width}x{height}")
-        pixels.append(images.load(encoded.getvalue(), size, names[-1], fit=fit))
-    return names, {"IMAGES": np.stack(pixels).transpose(0, 3, 1, 2).copy()}
 
 
 def check_parity(

@@ -3,9 +3,11 @@
 import logging
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig
 
 from nano_cv import building
+from nano_cv.data import images
 from nano_cv.data.datamodule import DataModule
 from nano_cv.data.imagined import Imagined
 from nano_cv.data.pictures import evenly
@@ -126,4 +128,6 @@ def parity_inputs(
             "parity=FOLDER compares them on yours",
             *(config.data.root, len(pictures)),
         )
-    return parity.load_odd(pictures, size, metadata.fit)
+    chosen = [pictures[index] for index in evenly(len(pictures), parity.MAX_IMAGES)]
+    pixels = [images.load(source, size, name, fit=metadata.fit) for name, source in chosen]
+    return [name for name, _ in chosen], {"IMAGES": np.stack(pixels).transpose(0, 3, 1, 2).copy()}
