@@ -528,6 +528,12 @@ def test_coco_itself(root, caplog):
     assert all(name.startswith("train2017/") for name in found["train"] + found["test"])
     assert "split by the hash of the file names: 1 train, 2 test" in caplog.text
     assert "passed over: " in caplog.text and "captions_train2017.json" in caplog.text
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]
+    more = root / "annotations/instances_default.json"  # of tasks in CVAT without a subset
+    write(more, (root / "annotations/instances_val2017.json").read_text())
+    coco(root)
+    assert f"other JSON files were passed over: {more}" in caplog.text
+    assert [one for one in caplog.records if one.levelname == "WARNING"]
 
 
 def test_coco_files_that_are_missing_or_of_two_meanings(root):
@@ -603,9 +609,9 @@ def test_voc_counts_from_one(root):
     inside = f"<object><name> cat </name><bndbox>{box}</bndbox></object>"
     annotate(root, f'<a xmlns="http://x.org/v">{inside}</a>')
     assert same(voc(root)["train"].targets[0], [[0, 1, 10.5, 32]], [0])
-    source = "<source><database> unknown\n</database></source>"  # of labelImg, which does not
-    annotate(root, f"<a>{source}{inside}</a>")
-    assert same(voc(root)["train"].targets[0], [[1, 2, 10.5, 32]], [0])
+    for name in ("unknown\n", "MyDatabase"):  # of labelImg and Label Studio, which do not
+        annotate(root, f"<a><source><database> {name}</database></source>{inside}</a>")
+        assert same(voc(root)["train"].targets[0], [[1, 2, 10.5, 32]], [0])
 
 
 def test_voc_classes_and_difficult_objects(root, caplog):
@@ -678,14 +684,16 @@ def test_voc_without_lists_and_without_labels(root, caplog):
     refuses(r"pictures: no label NAME\.xml for any of the 8 pict", voc, root)
 
 
-def test_voc_masks(root):
+def test_voc_masks(root, caplog):
     make_voc(root)
     add_voc_masks(root, [0, 15, 255])
     data = read_voc(root, "segmentation")["val"]
     assert data.classes == CLASSES and data.classes[15] == "person" and len(CLASSES) == 21
     assert data.targets[1] == root / "SegmentationClass/val_b.png"
-    write(root / "classes.txt", "background\nleaf")
-    assert read_voc(root, "segmentation")["val"].classes == ["background", "leaf"]
+    assert "the classes are those of VOC; to name others, write classes.txt" in caplog.text
+    for name in ("class_names.txt", "classes.txt"):  # labelme's, and ours
+        write(root / name, f"_background_\n{name}")
+        assert read_voc(root, "segmentation")["val"].classes == ["_background_", name]
 
 
 def relabel(root: Path, *rows: str) -> None:
@@ -726,7 +734,7 @@ def test_yolo_class_names(root, caplog):
         assert yolo(root)["train"].classes == classes
     assert "names: no name for class 2" in caplog.text
     (root / "data.yaml").unlink()
-    refuses(r"data\.yaml: cannot be read", yolo, root)
+    refuses(r"data\.yaml: not there, nor classes\.txt, .*obj\.names, so the classes", yolo, root)
     write(root / "classes.txt", "cat\ndog\n")
     write(root / "obj.names", "cat\ndog")
     assert yolo(root)["train"].classes == NAMES
@@ -802,6 +810,9 @@ def test_yolo_splits_that_lie_elsewhere(root, caplog):
     yaml(root, "train: images/train\nval: images/val\ntest: null")
     yolo(root)
     assert f"passed over, for it has no entry for these splits: {root}/images/test" in caplog.text
+    yaml(root, "train: images/train\nval: images/val\ndefault: images/test\npath: .")
+    yolo(root)
+    assert "data.yaml: no names of splits, so not read: default" in caplog.text
     yaml(root, "train: /content/train/x\nval: images/val")
     (root / "x").mkdir()  # another folder
     refuses(r"train: /content/train/x: no such file or folder", yolo, root)
@@ -841,6 +852,10 @@ def test_yolo_in_one_folder_with_lists(root, folder, lists, splits, caplog):
     found = yolo(root)
     assert "passed over" not in caplog.text and found["train"].classes == NAMES
     assert [len(found[split]) for split in SPLITS] == [len(splits)] * 3
+    assert "no names of splits" not in caplog.text
+    shutil.copy(root / lists.format(splits[0]), (root / lists).with_name("default.txt"))
+    yolo(root)
+    assert "no names of splits, so not read: default.txt" in caplog.text
 
 
 def test_yolo_where_two_things_are_meant(root):
@@ -1085,6 +1100,8 @@ def test_outlines_that_cannot_be_masks(root, caplog, monkeypatch):
     change(root, "annotations", 0, segmentation=[[1, 1, 5, 5]])
     coco_masks(root)
     assert "1 outlines of less than three corners were left out" in caplog.text
+    change(root, "annotations", 0, segmentation=[[2, 5.1, 9, 5.1, 9, 5.3, 2, 5.3]])
+    assert (coco_masks(root)["train"].mask(0)[4:7, :12] == 1).sum() == 8, "drawn as a line"
     back_and_forth = [at for n in range(999) for at in (n % 2 * WIDTH, n % HEIGHT)]
     change(root, "annotations", 0, segmentation=[back_and_forth])
     refuses("annotation 1003: an outline that crosses", coco_masks, root)

@@ -19,7 +19,7 @@ from nano_cv.data.formats.folder_masks import read_folder_masks
 from nano_cv.data.formats.shards import read_shards
 from nano_cv.data.images import IGNORE
 from nano_cv.data.masks import load_mask, resize_mask, restore_mask
-from nano_cv.data.pictures import Pictures
+from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
 from nano_cv.metadata import read_metadata
@@ -48,6 +48,15 @@ def photographs(folder: Path, masks: list[np.ndarray], targets: bool = True) -> 
         Image.fromarray(mask).save(file.with_suffix(".png"))
     paths = [file.with_suffix(".png") for file in files] if targets else []
     return Pictures(folder, files, paths, CONTRACT.classes)
+
+
+def test_classes_that_are_thin_in_the_input_are_named(tmp_path):
+    mask = np.zeros((200, 300), np.uint8)
+    mask[:100, :150], mask[150] = 2, 1
+    for size, share in ((SIDE, "0.00"), ([200, 300], "")):
+        remarks = Resized(photographs(tmp_path, [mask]), size, None).fitted.thin_classes()
+        assert [one.partition(" of ")[2][:4] for one in remarks] == ([share] if share else [])
+        assert all(one.startswith("leaf: thin objects") for one in remarks)
 
 
 @pytest.mark.parametrize("fit", ("stretch", "letterbox"))
@@ -225,7 +234,7 @@ def test_masks_with_smooth_edges(tmp_path):
 def test_masks_of_one_class_teach_nothing(tmp_path):
     root = masked(tmp_path, [Image.fromarray(INDEX * 0)])
     (root / "classes.txt").write_text("ground\nleaf")
-    with pytest.raises(UserError, match="only 'ground' in 'train'; nothing is learnt"):
+    with pytest.raises(UserError, match=r"only 'ground' in 'train' at .*; nothing is learnt"):
         open_splits(read_folder_masks, root, "segmentation", 32, None, "stretch")
 
 

@@ -319,7 +319,8 @@ def check_classes(splits: Mapping[str, Resized]) -> None:
     if kind != "objects" and has["train"].sum() < 2:
         only = classes[int(has["train"].argmax())]
         needed = f"{kind} of at least two classes are needed"
-        raise UserError(f"{root}: only '{only}' in 'train'; nothing is learnt: {needed}")
+        thin = " at the network's size, where thin lines may vanish" * (kind == "pixels")
+        raise UserError(f"{root}: only '{only}' in 'train'{thin}; nothing is learnt: {needed}")
     if unused := list(compress(classes, ~used)):
         log.warning("%s: classes without %s, kept all the same: %s", root, kind, listing(unused))
     for split, present in has.items():

@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,6 +61,9 @@ def table(splits: Mapping[str, Resized]) -> str:
         height, width = height_width(shaped(measured, side))
         if max(height, width) >= FAR_FROM_SQUARE * min(height, width):
             text += f"; model.image_size=[{height},{width}] is nearer to their shape"
+    if form == ".1%":
+        masks: Any = splits["val"].fitted
+        text = "\n".join([text, *masks.thin_classes()])
     return textwrap.indent(text, "  ")
 
 

@@ -49,7 +49,7 @@ def summarise(
         rows.append((name, str(Path(place).relative_to(here) if inside else place)))
     run = Path(places["run"])
     written = sorted(
-        [*run.glob("*.png"), *run.glob("*.csv"), *run.glob("metrics.json"), *run.glob("*.md")]
+        [*run.glob("*.png"), *run.glob("*.csv"), *run.glob("*.json"), *run.glob("*.md")]
     )
     rows += [("", f"  {file.name}") for file in written]
     rows += logger.advice().items()

@@ -421,13 +421,9 @@ def _summary(model: Model) -> dict[str, Any]:
 
 
 def _wants_png(request: Request) -> bool:
-    """Return whether the request names PNG, and rather than JSON; curl accepts anything."""
-    kinds = re.findall(
-        r"(image/png|application/json)(?: *; *q=([01](?:\.[0-9]*)?))?",
-        request.headers.get("accept", "").lower(),
-    )
-    wishes = {kind: float(quality or 1) for kind, quality in kinds}
-    return wishes.get("image/png", 0) > wishes.get("application/json", 0)
+    """Return whether the request names PNG and not JSON; curl accepts anything."""
+    accept = request.headers.get("accept", "").lower()
+    return "image/png" in accept and "application/json" not in accept
 
 
 async def _check_awaited(request: Request) -> None:

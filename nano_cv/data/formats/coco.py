@@ -106,7 +106,9 @@ def find_sources(root: Path) -> dict[str, Path]:
         raise UserError(f"{root}/annotations/train.json: cannot be read: No such file{hint}")
     log.info("%s: labels from %s", root, listing(sources.values()))
     if rest := [file for file in every if file not in sources.values()]:
-        log.info("%s: other JSON files were passed over: %s", root, listing(rest))
+        labels = [file for file in rest if not file.stem.startswith(OTHERS) and has_objects(file)]
+        level = logging.WARNING if labels else logging.INFO
+        log.log(level, "%s: other JSON files were passed over: %s", root, listing(labels or rest))
     return sources
 
 

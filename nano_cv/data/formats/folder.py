@@ -13,7 +13,7 @@ from nano_cv.errors import UserError, listing, nearest
 
 log = logging.getLogger(__name__)
 NO_CLASSES = {  # if there are no others
-    *("images", "masks", "labels", "annotations", "jpegimages", "imagesets"),
+    *("images", "masks", "labels", "annotations", "jpegimages", "imagesets", "img", "ann"),
     *("segmentationclass", "segmentationobject"),
 }
 

@@ -162,6 +162,8 @@ def read_masks(
         )
     if not meaning.colours and white_objects(masks.values(), classes or usual):
         meaning = meaning._replace(nonzero=True)
+    if usual and not classes:
+        log.info("%s: the classes are those of VOC; to name others, write classes.txt", root)
     classes = classes or list(usual) or numbered(masks.values(), meaning)
     every = [masks[name] for name in listed] or list(masks.values())
     some_masks = [every[index] for index in evenly(len(every), MAX_COMPARED)]
@@ -179,9 +181,10 @@ def read_masks(
 
 
 def read_names(folders: Sequence[Path]) -> list[str]:
-    """Read the names of the classes from `classes.txt` or Roboflow's `_classes.csv`, if any."""
-    if (file := folders[0] / "classes.txt").exists():
-        return reading.read_classes(file)
+    """Read names of classes: `classes.txt`, labelme's `class_names.txt` or Roboflow's table."""
+    for file in (folders[0] / "classes.txt", folders[0] / "class_names.txt"):
+        if file.exists():
+            return reading.read_classes(file)
     tables = [folder / ROBOFLOW for folder in folders if (folder / ROBOFLOW).exists()]
     lines = [reading.read_lines(table) for table in tables]
     if not any(own and own[0].startswith("Pixel Value") for own in lines):

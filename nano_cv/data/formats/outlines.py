@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from nano_cv.data import images
 from nano_cv.data.formats.reading import Object, as_boxes, check_pixels, size_of, warn_of
@@ -26,10 +27,13 @@ MAX_LENGTH = 100  # longest polygon, in half perimeters of its picture
 
 
 def classes_for(task: str, classes: list[str]) -> list[str]:
-    """Return the classes of a set; for segmentation `background` comes first, and only once."""
+    """Return the classes of a set; for segmentation `background` comes first, and only once.
+
+    labelme writes `_background_`.
+    """
     if task != "segmentation":
         return classes
-    return [BACKGROUND, *(name for name in classes if name.lower() != BACKGROUND)]
+    return [BACKGROUND, *(name for name in classes if name.lower().strip("_") != BACKGROUND)]
 
 
 def targets_for(
@@ -109,6 +113,11 @@ def draw(
                 raise UserError(f"{item.where}: an outline that crosses the picture over and over")
             polygons = [part.ravel().tolist() for part in near]
             runs = coco.merge(coco.frPyObjects(polygons, height, width)) if polygons else None
+            if runs and not coco.area(runs):  # narrower than a pixel: drawn as a line
+                line = Image.new("L", (width, height))
+                for polygon in polygons:
+                    ImageDraw.Draw(line).polygon(polygon, 1, 1)
+                runs = coco.encode(np.asfortranarray(line))
         if runs:
             if runs["size"] != [height, width]:
                 raise UserError(

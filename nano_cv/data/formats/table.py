@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # What others call a column; the first name goes before the rest.
 COLUMNS = {
     "file": "file filename file_name filepath path image image_name image_path img img_path",
-    "label": "label class category target class_name category_name label_name species",
+    "label": "label class choice category target class_name category_name label_name species",
     "labels": "labels tags classes categories targets class_names category_names label_names",
     "split": "split set subset partition fold",
 }
@@ -154,6 +154,7 @@ def find_separator(cells: Collection[str], plural: bool, source: Path) -> str:
     belongs to the name. In a column `label` a cell is one label, unless all parts of all cells with
     `|`, `;` or commas are cells of their own too. Lists in brackets are lists in both.
     """
+    cells = [cell for cell in cells if not cell.startswith(("{", "[{"))]  # see `parts_of`
     if cells and all(re.fullmatch(r"\[[^][{}]*\]", cell) for cell in cells):
         return "["
     for separator in "|;, ":
@@ -178,6 +179,10 @@ def parts_of(cell: str, separator: str, where: str) -> tuple[str, ...]:
     Raises:
         UserError: the cell should be a list and is not, as NumPy's `['crack' 'pothole']`.
     """
+    if several := re.fullmatch(r'\{"choices": *(\[.*\])\}', cell):  # Label Studio's
+        cell, separator = several[1], "["
+    elif cell.startswith(("{", "[{")):
+        raise UserError(f"{where}: {cell[:60]}: no label; boxes and outlines are read from COCO")
     parts: Any = cell.split(separator) if separator else [cell]
     if separator == "[":
         try:
@@ -268,6 +273,8 @@ def read_rows(split: str, source: Path) -> list[Row]:
         name: [text_of(record[at]) if at < len(record) else "" for _, record in records]
         for at, name in enumerate(columns)
     }
+    if "region_shape_attributes" in cells:
+        raise UserError(f"{source}: boxes of VGG's annotator and no labels; export them as COCO")
     file_column = find_file_column(cells, source)
     kind = "label" if find_column("label", cells, source) else "labels"
     label_column = find_column(kind, cells, source)
@@ -305,7 +312,7 @@ def read_rows(split: str, source: Path) -> list[Row]:
         if own is None:
             raise UserError(
                 f"{where}: {split_column} '{split_cell}'{nearest(split_cell, SPLITS)} "
-                f"Allowed: {listing(SPLITS)}"
+                f"Allowed: {listing(SPLITS)}; if the column says no splits, rename it"
             )
         more = [cell for cell in record[len(columns) :] if cell.strip()]
         if more:

@@ -3,8 +3,8 @@
 Images and XML files as labelImg and Roboflow write them are read too; see `find_splits`.
 
 VOC counts pixels from 1, and the last pixel is inside, so a box from 1 to 2 is two pixels wide.
-This reader converts such a box to 0 to 2. labelImg and CVAT, which write the database "Unknown",
-count from 0, so their left and upper edges stay as they are.
+This reader converts such a box to 0 to 2. labelImg, CVAT, Label Studio and makesense count from
+0, so the left and upper edges of labels with their names of a database, `FROM_0`, stay as they are.
 """
 
 import logging
@@ -26,6 +26,7 @@ CLASSES = [
     "train", "tvmonitor",
 ]  # fmt: skip
 LABELS = ("annotations", "labels", "xml")  # folders of the XML files
+FROM_0 = ("unknown", "mydatabase", "unspecified")  # databases that stand in labels from 0
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -56,6 +57,8 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
         raise UserError(
             f"{root}: no label NAME.xml for any of the {len(every)} pictures; known are "
             "JPEGImages/ with Annotations/, or pictures and XML files side by side"
+            + "; annotations.xml is CVAT's own: export COCO"
+            * (root / "annotations.xml").exists()
         )
     # Labelling programs write a file even for an image without objects: these are not labelled yet.
     lacking = [file.name for file in every if file not in labels]
@@ -143,7 +146,7 @@ def read_xml(file: Path) -> tuple[tuple[float, float], list[tuple[str, Object]]]
         tree = ElementTree.fromstring(content)
     for element in tree.iter():
         element.tag = str(element.tag).rpartition("}")[2]  # without the namespace
-    first = 0 if tree.findtext("source/database", "").strip().lower() == "unknown" else 1
+    first = 0 if tree.findtext("source/database", "").strip().lower() in FROM_0 else 1
     objects = []
     for number, element in enumerate(tree.iter("object"), start=1):
         where = f"{file}: object {number}"

@@ -113,7 +113,10 @@ def read_names(root: Path) -> list[str]:
     places = ("classes.txt", "labels/classes.txt", "obj.names", "data/obj.names")
     files = [root / place for place in places if (root / place).is_file()]
     if not files:
-        reading.read_text(root / "data.yaml")  # raises an error that lists the files beside it
+        raise UserError(
+            f"{root / 'data.yaml'}: not there, nor {listing(places)}, so the classes have "
+            "no names; write one of these, such as classes.txt with a name a line"
+        )
     lines = [reading.read_lines(file) for file in files]
     others = [file for file, own in zip(files, lines, strict=True) if own and own != lines[0]]
     splitting.refuse_several([files[0], *others], "the names of the classes, which differ")
@@ -176,6 +179,11 @@ def find_splits(
         log.warning(
             "%s: passed over, for it has no entry for these splits: %s", source, listing(unnamed)
         )
+    bases = [root, root / str(content.get("path") or "")]
+    texts = {key: text for key, text in content.items() if isinstance(text, str) and key != "path"}
+    others = [key for key, text in texts.items() if not called(key)]
+    if others := [key for key in others if reading.find_existing(texts[key], bases)]:
+        log.warning("%s: no names of splits, so not read: %s", source, listing(others))
     return splits
 
 
@@ -204,6 +212,10 @@ def usual_places(root: Path) -> dict[str, list[Path]]:
         if splits := splits or splitting.by_words([path for path in places if path.is_dir()]):
             lists = any(map(Path.is_file, splits.values()))  # of pictures in these folders
             splitting.warn_of_others(folder, inside, splits.values(), ["images", "obj"] * lists)
+            rest = [path.name for path in places if path.is_file() and path not in splits.values()]
+            rest = [name for name in rest if lists and not name.lower().startswith(NO_LABELS)]
+            if rest:
+                log.warning("%s: no names of splits, so not read: %s", folder, listing(rest))
             return {split: [place] for split, place in splits.items()}
     pool = root / "images"
     return {"train": [pool if pool.is_dir() else root]}
