@@ -22,6 +22,13 @@ def test_services_are_locked_down(name):
     assert service.get("ports", []) == (["127.0.0.1:8000:8000"] if name == "door" else [])
 
 
+def test_one_service_builds_the_image_of_both():
+    """Two that build at once and give the image one name can fail."""
+    services = COMPOSE["services"].values()
+    assert len({one["image"] for one in services}) == 1
+    assert [one["build"] for one in services if "build" in one] == ["."]
+
+
 def test_no_client_can_load_models_and_triton_has_the_mendings_of_the_bulletins():
     """The last of them, 5875, asks for 26.07."""
     command = COMPOSE["services"]["triton"]["command"]

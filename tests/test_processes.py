@@ -25,6 +25,7 @@ OPTIONS = [
     *("--config-dir=own", "+data=flowers", "+model=linear", "data.batch_size=8", "logger=csv"),
     *("trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.max_epochs=2"),
 ]
+SIDE_BY_SIDE = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "-m")
 SYNCED = ("trainer.devices=2", "trainer.sync_batchnorm=true")
 
 
@@ -187,6 +188,19 @@ def test_one_process_ends(folder, by):
     assert status != 0 and "Traceback" not in output, output
     if by is not signal.SIGKILL:
         assert output.count("interrupted; to go on, add resume=true") == 1
+
+
+def test_sigterm_ends_a_sweep_and_its_processes(folder):
+    running = start(folder, "sweep", "trainer.max_epochs=100000", "seed=1,2", *SIDE_BY_SIDE)
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("sweep/runs/*/*/[01]/checkpoints/last.ckpt"))) < 2:
+        assert running.poll() is None and time.monotonic() < deadline
+        time.sleep(0.2)
+    every = psutil.Process(running.pid).children(recursive=True)
+    running.terminate()
+    status, output = ended(running)
+    assert status == 130 and "Traceback" not in output, output
+    assert len(every) >= 2 and not psutil.wait_procs(every, timeout=20)[1]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])

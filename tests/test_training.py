@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from conftest import CONTRACT, TINY, TINY_OF, compose, make_flowers, read_csv
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from nano_cv.files import locked
 from nano_cv.metadata import Metadata
@@ -173,6 +174,15 @@ def test_only_a_whole_run_replaces_weights(succeeds, flowers, tmp_path):
         "lenet_flowers.previous.safetensors": second.read_bytes(),
         "lenet_flowers.previous-1.safetensors": b"shipped",
     }, "of the first there is the file in its run"
+
+    owns = [tmp_path / f"elsewhere/{number}/model.safetensors" for number in range(6)]
+    tensors, metadata = load_file(third), {"contract": weights.read_metadata(third).to_json()}
+    for number, own in enumerate(owns):
+        own.parent.mkdir(parents=True)
+        save_file({name: tensor + number + 1 for name, tensor in tensors.items()}, own, metadata)
+    with ThreadPoolExecutor(len(owns)) as pool:  # trainings that end at the same moment
+        list(pool.map(lambda own: weights.publish(own, shipped, "max", None), owns))
+    assert {*kept.values()} <= {file.read_bytes() for file in shipped.parent.glob("*.previous*")}
 
 
 def test_weights_alone_are_enough(run, succeeds, flowers, tmp_path):

@@ -87,6 +87,8 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
                 if not is_first_process():
                     sys.argv[1:] = add_settings(sys.argv[1:], quiet_settings(sys.argv[1:]))
+                for number in ENDING_SIGNALS:  # as in a job, which may run in another process
+                    signal.signal(number, signal.default_int_handler)
                 whole = hydra.main(
                     version_base="1.3", config_path=str(CONFIGS), config_name=config_name
                 )

@@ -317,8 +317,8 @@ def key(name: str, allowed: str = r"\w/. -") -> str:
 
 
 def _mlflow(uri: str, experiment: str, name: str, tags: dict[str, str]) -> MLflow:
-    for noisy in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    for noisy in ("alembic", "mlflow.store.db.utils"):  # what fails is said here in one line
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     if uri.startswith(("http://", "https://")):
         if reason := why_unreachable(_health_page(uri)):
             raise UserError(

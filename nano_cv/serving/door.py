@@ -161,6 +161,8 @@ class Door:
         self.threads = ThreadPoolExecutor(cores, "decode")
         # All forms together use one thread fewer than there are: other requests find one.
         self.of_forms = asyncio.Semaphore(max(1, cores - 1))
+        # If many generations took turns, all would end too late.
+        self.of_generators = asyncio.Semaphore(1)
         app = FastAPI(
             title="nano-cv",
             summary="Ask computer-vision models about pictures.",
@@ -380,12 +382,13 @@ class Door:
         labels = [classes.index(label)] * wanted.count
         inputs = Imagined(labels, classes, model.promised.image_size, wanted.seed).inputs
         made: list[bytes] = []
-        for start in range(0, wanted.count, AT_ONCE):
-            await _check_awaited(request)
-            numbers = range(start, min(start + AT_ONCE, wanted.count))
-            tasks = (self.backend.infer(model.name, inputs([number])) for number in numbers)
-            for outputs in await asyncio.gather(*tasks):
-                made.append(images.encode_png(outputs["IMAGES"][0].transpose(1, 2, 0)))
+        async with self.of_generators:
+            for start in range(0, wanted.count, AT_ONCE):
+                await _check_awaited(request)
+                numbers = range(start, min(start + AT_ONCE, wanted.count))
+                tasks = (self.backend.infer(model.name, inputs([number])) for number in numbers)
+                for outputs in await asyncio.gather(*tasks):
+                    made.append(images.encode_png(outputs["IMAGES"][0].transpose(1, 2, 0)))
         if _wants_png(request):
             return Response(made[0], media_type="image/png")
         pictures = [base64.b64encode(png).decode() for png in made]

@@ -245,7 +245,7 @@ class Supervisor(Watched):
                 if model.state == "refused":
                     model.is_now("loading")
             elif not self.staging.has(name):  # else the copy goes on serving
-                model.is_now("refused", "; ".join(model.refused.values()))
+                model.is_now("refused", "; ".join(dict.fromkeys(model.refused.values())))
             self.repository.taken[name] = signatures[name]
 
     def _open(self, name: str) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from nano_cv.errors import UserError, listing
-from nano_cv.files import write_whole
+from nano_cv.files import locked, write_whole
 from nano_cv.metadata import KEY, WEIGHTS, read_metadata
 from nano_cv.tasks.classification import Classification, Familiarity
 from nano_cv.tasks.task import Task
@@ -66,16 +66,18 @@ def publish(own: Path, path: Path, mode: str, unfit: str | None) -> Path:
         log.info("%s is left as it is, because of %s; these weights are %s", path, unfit, own)
         return own
     content = own.read_bytes()
-    if not path.exists():
-        outcome = "new"
-    elif path.read_bytes() == content:
-        outcome = "as it was"
-    elif _same_network(own, path):  # of a finished run that was resumed
-        outcome = "the same weights again"
-    else:
-        kept = _keep(path, own.parent.parent.glob(f"*/{WEIGHTS}"))
-        outcome = f"{_compared(own, path, mode)}, kept as {kept.name}"
-    write_whole(path, content)  # renamed over a link, not written through it
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path):  # other trainings of this model and data set may end now
+        if not path.exists():
+            outcome = "new"
+        elif path.read_bytes() == content:
+            outcome = "as it was"
+        elif _same_network(own, path):  # of a finished run that was resumed
+            outcome = "the same weights again"
+        else:
+            kept = _keep(path, own.parent.parent.glob(f"*/{WEIGHTS}"))
+            outcome = f"{_compared(own, path, mode)}, kept as {kept.name}"
+        write_whole(path, content)  # renamed over a link, not written through it
     log.info("%s: %s", path, outcome)
     return path
 
