@@ -14,6 +14,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from safetensors.torch import load_file
 from torch import nn
 
+from nano_cv import building
 from nano_cv.data.augment import Augment
 from nano_cv.data.formats.flowers import read_flowers
 from nano_cv.data.pictures import Resized
@@ -196,6 +197,10 @@ def test_mirrored_answers_are_averaged(succeeds, fails, flowers, untrained, tmp_
     assert np.allclose(shares, (both[0] + both[1]) / 2, atol=2e-6)
     assert not np.allclose(shares, both[0], atol=1e-5)
 
+    for setting, mirrored in (("=null", False), (".flip=0", False), (".flip=0.5", True)):
+        config = compose("train", *TINY, f"data.augment{setting}")
+        made = starting.make_metadata(config, building.make_data(config), "")
+        assert made.mirrored == mirrored
     task.metadata = replace(task.metadata, mirrored=False)
     weights.save(task, untrained)
     assert "without mirrored pictures" in fails("infer", *TINY, "tta=true", "engine=torch")

@@ -56,7 +56,7 @@ def test_classes_that_are_thin_in_the_input_are_named(tmp_path):
     for size, share in ((SIDE, "0.00"), ([200, 300], "")):
         remarks = Resized(photographs(tmp_path, [mask]), size, None).fitted.thin_classes()
         assert [one.partition(" of ")[2][:4] for one in remarks] == ([share] if share else [])
-        assert all(one.startswith("leaf: thin objects") for one in remarks)
+        assert all(one.startswith("leaf: thin or small objects") for one in remarks)
 
 
 @pytest.mark.parametrize("fit", ("stretch", "letterbox"))

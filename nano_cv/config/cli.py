@@ -10,7 +10,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import NoReturn
@@ -36,12 +37,9 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
     def decorate(function: Script) -> Callable[[], None]:
         @wraps(function)
         def job(config: DictConfig) -> float | None:
-            before = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
             try:
-                # As after Ctrl-C, files are closed, and the run's record says how the run ended.
-                for number in ENDING_SIGNALS:
-                    signal.signal(number, signal.default_int_handler)
-                return function(config)
+                with _interrupting():  # also here, as a sweep's jobs may run in other processes
+                    return function(config)
             except (UserError, OSError, hydra.errors.InstantiationException) as error:
                 sweeps = config_name == "train" and HydraConfig.get().mode == RunMode.MULTIRUN
                 if sweeps and isinstance(error, UserError):  # the summary counts such runs
@@ -55,9 +53,6 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                     print(f"interrupted{resumable()}", file=sys.stderr)
                 _remove_empty_run()
                 sys.exit(128 + signal.SIGINT)
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
 
         @wraps(function)
         def script() -> None:
@@ -87,22 +82,38 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
                 if not is_first_process():
                     sys.argv[1:] = add_settings(sys.argv[1:], quiet_settings(sys.argv[1:]))
-                for number in ENDING_SIGNALS:  # as in a job, which may run in another process
-                    signal.signal(number, signal.default_int_handler)
                 whole = hydra.main(
                     version_base="1.3", config_path=str(CONFIGS), config_name=config_name
                 )
-                whole(job)()
+                with _interrupting():
+                    whole(job)()
             except (UserError, OSError) as error:
                 if isinstance(error, UserError) and not is_first_process():
                     sys.exit(1)  # the first process says the same
                 stop(error)
-            except KeyboardInterrupt:  # before the job, or between the runs of a sweep
+            except KeyboardInterrupt:  # before the job, or in a sweep
+                print(f"interrupted{resumable()}", file=sys.stderr)
                 sys.exit(128 + signal.SIGINT)
 
         return script
 
     return decorate
+
+
+@contextmanager
+def _interrupting() -> Iterator[None]:
+    """Let the signals that end a job interrupt the block as Ctrl-C does.
+
+    So files are closed, and the run's record says how the run ended.
+    """
+    before = {
+        number: signal.signal(number, signal.default_int_handler) for number in ENDING_SIGNALS
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _remove_empty_run() -> None:

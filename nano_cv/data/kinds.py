@@ -22,7 +22,7 @@ from nano_cv.errors import listing
 from nano_cv.metadata import Size, height_width
 
 THIN = 0.6  # IoU that thin objects cannot reach at the input's size
-LOOKED_AT = 20  # masks
+LOOKED_AT = 8  # masks
 log = logging.getLogger(__name__)
 
 
@@ -151,21 +151,22 @@ class Masks:
     def thin_classes(self) -> list[str]:
         """A line for each class that is so thin in the input that a good IoU is out of reach."""
         classes = self.pictures.classes
-        both, every = np.zeros((2, len(classes)), np.int64)
+        intersection, total = np.zeros((2, len(classes)), np.int64)
         for index in evenly(len(self.pictures), LOOKED_AT):
             file = self.pictures.targets[index]
             mask = self.read(file, images.read(file))
             height, width = mask.shape
-            again = restore_mask(resize_mask(mask, self.size, self.fit), width, height, self.fit)
+            restored = resize_mask(mask, self.size, self.fit)
+            restored = restore_mask(restored, width, height, self.fit)
             known = mask != images.IGNORE
-            both += count_labels(mask[known & (mask == again)], classes)
-            every += count_labels(np.concatenate([mask[known], again[known]]), classes)
-        shares = both / np.maximum(every - both, 1)
+            intersection += count_labels(mask[known & (mask == restored)], classes)
+            total += count_labels(np.concatenate([mask[known], restored[known]]), classes)
+        shares = intersection / np.maximum(total - intersection, 1)
         return [
-            f"{name}: thin objects; the input's pixels allow an IoU of {share:.2f}; a larger "
-            "model.image_size shows more"
-            for name, share, whole in zip(classes, shares, every, strict=True)
-            if whole and share < THIN
+            f"{name}: thin or small objects; the input's pixels allow an IoU of {share:.2f}; a "
+            "larger model.image_size shows more"
+            for name, share, count in zip(classes, shares, total, strict=True)
+            if count and share < THIN
         ]
 
     def fingerprints(self) -> list[str]:

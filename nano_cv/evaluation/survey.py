@@ -61,7 +61,7 @@ def table(splits: Mapping[str, Resized]) -> str:
         height, width = height_width(shaped(measured, side))
         if max(height, width) >= FAR_FROM_SQUARE * min(height, width):
             text += f"; model.image_size=[{height},{width}] is nearer to their shape"
-    if form == ".1%":
+    if train.fitted.unit == "pixels":
         masks: Any = splits["val"].fitted
         text = "\n".join([text, *masks.thin_classes()])
     return textwrap.indent(text, "  ")

@@ -10,7 +10,7 @@ import base64
 import logging
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -161,8 +161,8 @@ class Door:
         self.threads = ThreadPoolExecutor(cores, "decode")
         # All forms together use one thread fewer than there are: other requests find one.
         self.of_forms = asyncio.Semaphore(max(1, cores - 1))
-        # If many generations took turns, all would end too late.
-        self.of_generators = asyncio.Semaphore(1)
+        # One request at a time for each generator: if all ran at once, all would end too late.
+        self.of_generators = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(1))
         app = FastAPI(
             title="nano-cv",
             summary="Ask computer-vision models about pictures.",
@@ -382,7 +382,7 @@ class Door:
         labels = [classes.index(label)] * wanted.count
         inputs = Imagined(labels, classes, model.promised.image_size, wanted.seed).inputs
         made: list[bytes] = []
-        async with self.of_generators:
+        async with self.of_generators[model.name]:
             for start in range(0, wanted.count, AT_ONCE):
                 await _check_awaited(request)
                 numbers = range(start, min(start + AT_ONCE, wanted.count))

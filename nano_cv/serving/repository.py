@@ -99,10 +99,8 @@ def choose(names: Iterable[str] | None, known: Collection[str], source: object) 
     Raises:
         UserError: `source`, which has the models `known`, lacks one of `names`.
     """
-    if names is not None and not names:
-        raise UserError("models=[]: name at least one model, or leave this out for all")
     wanted = set()
-    for name in known if names is None else names:
+    for name in known if names is None else names or [""]:
         if name not in known:
             raise UserError(
                 f"models: {source} has no '{name}'{nearest(name, known)} "

@@ -68,7 +68,7 @@ def make_metadata(config: DictConfig, data: DataModule, run_id: str) -> Metadata
     data.setup()
     check_classes(data.classes)
     made = describe_model(config, data.classes, data.image_size, data.data_hash, run_id)
-    made = replace(made, mirrored=getattr(data.augment, "flip", None) != 0)
+    made = replace(made, mirrored=bool(data.augment) and getattr(data.augment, "flip", 1) != 0)
     if are_tags(data.splits["train"].pictures.targets):
         return replace(made, task=TAGGING, thresholds=[0.5] * len(data.classes))
     return made

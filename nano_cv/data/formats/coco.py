@@ -106,9 +106,9 @@ def find_sources(root: Path) -> dict[str, Path]:
         raise UserError(f"{root}/annotations/train.json: cannot be read: No such file{hint}")
     log.info("%s: labels from %s", root, listing(sources.values()))
     if rest := [file for file in every if file not in sources.values()]:
-        labels = [file for file in rest if not file.stem.startswith(OTHERS) and has_objects(file)]
-        level = logging.WARNING if labels else logging.INFO
-        log.log(level, "%s: other JSON files were passed over: %s", root, listing(labels or rest))
+        lost = any(file.stem.endswith("default") for file in rest)  # CVAT's tasks without a subset
+        level = logging.WARNING if lost else logging.INFO
+        log.log(level, "%s: other JSON files were passed over: %s", root, listing(rest))
     return sources
 
 

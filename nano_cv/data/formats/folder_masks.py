@@ -182,9 +182,12 @@ def read_masks(
 
 def read_names(folders: Sequence[Path]) -> list[str]:
     """Read names of classes: `classes.txt`, labelme's `class_names.txt` or Roboflow's table."""
-    for file in (folders[0] / "classes.txt", folders[0] / "class_names.txt"):
-        if file.exists():
-            return reading.read_classes(file)
+    if (file := folders[0] / "classes.txt").exists():
+        return reading.read_classes(file)
+    if (file := folders[0] / "class_names.txt").exists():
+        names = reading.read_classes(file)
+        if names[0] == "_background_":  # else it may be another program's
+            return names
     tables = [folder / ROBOFLOW for folder in folders if (folder / ROBOFLOW).exists()]
     lines = [reading.read_lines(table) for table in tables]
     if not any(own and own[0].startswith("Pixel Value") for own in lines):

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # What others call a column; the first name goes before the rest.
 COLUMNS = {
     "file": "file filename file_name filepath path image image_name image_path img img_path",
-    "label": "label class choice category target class_name category_name label_name species",
+    "label": "label class category target class_name category_name label_name species",
     "labels": "labels tags classes categories targets class_names category_names label_names",
     "split": "split set subset partition fold",
 }
@@ -40,6 +40,7 @@ SEPARATORS = {"[": "in lists", "": "or none"}  # what a line in the log says of 
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 UNKNOWN = {"", "-1", "-1.0"}  # in a column of 0 and 1
 SIGNED = {"1", "-1"}  # 1 and 0, if there is nothing else, as CelebA writes them
+JSON = r"\[?\{['\"]"  # how a cell begins that holds more than labels
 FEW_LINES = 10  # lines; in more, a single cell that is not 0 or 1 is a slip
 Cells = dict[str, list[str]]  # what stands in each column, by the column's name; see `text_of`
 
@@ -154,7 +155,7 @@ def find_separator(cells: Collection[str], plural: bool, source: Path) -> str:
     belongs to the name. In a column `label` a cell is one label, unless all parts of all cells with
     `|`, `;` or commas are cells of their own too. Lists in brackets are lists in both.
     """
-    cells = [cell for cell in cells if not cell.startswith(("{", "[{"))]  # see `parts_of`
+    cells = [cell for cell in cells if not re.match(JSON, cell)]  # see `parts_of`
     if cells and all(re.fullmatch(r"\[[^][{}]*\]", cell) for cell in cells):
         return "["
     for separator in "|;, ":
@@ -179,10 +180,10 @@ def parts_of(cell: str, separator: str, where: str) -> tuple[str, ...]:
     Raises:
         UserError: the cell should be a list and is not, as NumPy's `['crack' 'pothole']`.
     """
-    if several := re.fullmatch(r'\{"choices": *(\[.*\])\}', cell):  # Label Studio's
+    if several := re.fullmatch(r"\{['\"]choices['\"]: *(\[.*\])\}", cell):  # Label Studio's
         cell, separator = several[1], "["
-    elif cell.startswith(("{", "[{")):
-        raise UserError(f"{where}: {cell[:60]}: no label; boxes and outlines are read from COCO")
+    elif re.match(JSON, cell):
+        raise UserError(f"{where}: {cell[:60]}: JSON is no label; export boxes, outlines as COCO")
     parts: Any = cell.split(separator) if separator else [cell]
     if separator == "[":
         try:
@@ -273,8 +274,6 @@ def read_rows(split: str, source: Path) -> list[Row]:
         name: [text_of(record[at]) if at < len(record) else "" for _, record in records]
         for at, name in enumerate(columns)
     }
-    if "region_shape_attributes" in cells:
-        raise UserError(f"{source}: boxes of VGG's annotator and no labels; export them as COCO")
     file_column = find_file_column(cells, source)
     kind = "label" if find_column("label", cells, source) else "labels"
     label_column = find_column(kind, cells, source)
@@ -289,6 +288,8 @@ def read_rows(split: str, source: Path) -> list[Row]:
     further = sorted({*filter(str.strip, cells)} - {*named.values(), *splits})
     others = {name: cells[name] for name in further}
     flags = {} if label_column else find_flags(others, [where for where, _ in records], source)
+    if "region_shape_attributes" in further:
+        raise UserError(f"{source}: boxes of the VGG Image Annotator; export them as COCO")
     for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
         if not found and needed == "label" and split == "test":
             log.warning("%s: passed over, for it has no labels", source)
@@ -312,7 +313,7 @@ def read_rows(split: str, source: Path) -> list[Row]:
         if own is None:
             raise UserError(
                 f"{where}: {split_column} '{split_cell}'{nearest(split_cell, SPLITS)} "
-                f"Allowed: {listing(SPLITS)}; if the column says no splits, rename it"
+                f"Allowed: {listing(SPLITS)}; if this column does not name splits, rename it"
             )
         more = [cell for cell in record[len(columns) :] if cell.strip()]
         if more:

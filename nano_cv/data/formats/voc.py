@@ -4,7 +4,7 @@ Images and XML files as labelImg and Roboflow write them are read too; see `find
 
 VOC counts pixels from 1, and the last pixel is inside, so a box from 1 to 2 is two pixels wide.
 This reader converts such a box to 0 to 2. labelImg, CVAT, Label Studio and makesense count from
-0, so the left and upper edges of labels with their names of a database, `FROM_0`, stay as they are.
+0. They write a name of `FROM_0` as the database; then left and upper edges stay as they are.
 """
 
 import logging
@@ -26,7 +26,7 @@ CLASSES = [
     "train", "tvmonitor",
 ]  # fmt: skip
 LABELS = ("annotations", "labels", "xml")  # folders of the XML files
-FROM_0 = ("unknown", "mydatabase", "unspecified")  # databases that stand in labels from 0
+FROM_0 = ("unknown", "mydatabase", "unspecified")  # databases of tools that count from 0
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 

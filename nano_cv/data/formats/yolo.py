@@ -179,11 +179,11 @@ def find_splits(
         log.warning(
             "%s: passed over, for it has no entry for these splits: %s", source, listing(unnamed)
         )
-    bases = [root, root / str(content.get("path") or "")]
-    texts = {key: text for key, text in content.items() if isinstance(text, str) and key != "path"}
-    others = [key for key, text in texts.items() if not called(key)]
-    if others := [key for key in others if reading.find_existing(texts[key], bases)]:
-        log.warning("%s: no names of splits, so not read: %s", source, listing(others))
+    paths = [path for own in chosen.values() for path in own]
+    default = root / "default.txt"
+    if default.exists() and default not in paths and any(map(Path.is_file, paths)):
+        text = "%s: pictures of tasks without a subset are in no split, so they are not read"
+        log.warning(text, default)  # of CVAT
     return splits
 
 
@@ -212,10 +212,6 @@ def usual_places(root: Path) -> dict[str, list[Path]]:
         if splits := splits or splitting.by_words([path for path in places if path.is_dir()]):
             lists = any(map(Path.is_file, splits.values()))  # of pictures in these folders
             splitting.warn_of_others(folder, inside, splits.values(), ["images", "obj"] * lists)
-            rest = [path.name for path in places if path.is_file() and path not in splits.values()]
-            rest = [name for name in rest if lists and not name.lower().startswith(NO_LABELS)]
-            if rest:
-                log.warning("%s: no names of splits, so not read: %s", folder, listing(rest))
             return {split: [place] for split, place in splits.items()}
     pool = root / "images"
     return {"train": [pool if pool.is_dir() else root]}
