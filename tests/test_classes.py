@@ -108,6 +108,46 @@ def test_folders_that_may_not_be_the_classes(tmp_path, caplog):
     assert f"data/ holds splits; if it is the set, type data.root={tmp_path}/more/data" in said
 
 
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ("train/cat.0 train/dog.0 test1/1", "test1, train are named after splits, and hold no"),
+        ("cat/0 dog/0 whole/cat/0 whole/dog/0", "whole/ holds folders of all other classes"),
+        (
+            "images/cat/0 images/dog/0 meta/",
+            "only images/ holds pictures; if the folders in it are",
+        ),
+        ("train/cat/0 train/dog/0 val/images/0", "val: none of its folders is a class of"),
+    ],
+)
+def test_public_sets_whose_folders_are_not_the_classes(tmp_path, files, said):
+    """As of dogs-vs-cats, malaria cells, Food-101 and Tiny ImageNet, once unpacked."""
+    for file in files.split():
+        if file.endswith("/"):
+            (tmp_path / file).mkdir()
+        else:
+            picture(tmp_path / f"{file}.png")
+    assert said in refused(lambda: folders(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ("a_part_1/0 a_part_2/0", "if they are parts of one set, its table is for data=csv"),
+        ("colon/aca/0 colon/n/0 lung/aca/0", "folders inside of them are, move these into it: aca"),
+        ("ill/0 ill/0_mask well/0", "1 pictures have names of masks, and are learnt like the"),
+        ("a/images/0 a/masks/0 b/images/0", "1 pictures have names of masks, and are learnt like"),
+        ("mask/0 no_mask/0 n1/0 n2/0", ""),
+    ],
+)
+def test_public_sets_whose_classes_may_be_others(tmp_path, caplog, files, said):
+    for file in files.split():
+        picture(tmp_path / f"{file}.png")
+    folders(tmp_path)
+    warnings = [text for text in caplog.messages if "masks" in text or "taken as classes" in text]
+    assert said in caplog.text and bool(said) == bool(warnings)
+
+
 def test_classes_that_hold_folders(tmp_path):
     for name in ("toy train", "car"):
         for number in range(9):
@@ -296,6 +336,11 @@ def test_tables_of_a_competition(tmp_path, caplog):
     assert {name.split("/")[0] for part in splits.values() for name in part.names} == {"train"}
     assert len(splits["val"]) == 7, "is_valid is 1 for more than half"
     assert "TEST.CSV: passed over, for it has no labels" in caplog.text
+    (tmp_path / "TEST.CSV").write_text("id_code\n3")
+    assert len(tables(tmp_path)["val"]) == 7
+    (tmp_path / "train.csv").rename(tmp_path / "notes.csv")
+    said = refused(lambda: tables(tmp_path))
+    assert "which is the table? " in said and f"{tmp_path}/notes.csv" in said
     assert "passed over: " in caplog.text and "sample_submission.csv" in caplog.text
     assert "lie elsewhere than it says" not in caplog.text
 

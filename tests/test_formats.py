@@ -671,6 +671,15 @@ def test_voc_as_labelimg_and_roboflow_leave_it(root, written, pictures, labels, 
     assert {tuple(data.classes) for data in found.values()} == {("cat", "dog")}
 
 
+def test_voc_as_its_archives_unpack_it_and_beside_an_empty_split(root):
+    make_voc(root / "VOCdevkit/VOC2007")
+    assert voc(root)["val"].names[0] == "JPEGImages/val_a.jpg"
+    (root / "VOCdevkit/VOC2007").rename(root.parent / "set")
+    (root.parent / "set/training").mkdir()  # as in the raccoon set, where it holds no pictures
+    shutil.rmtree(root.parent / "set/ImageSets")
+    assert sum(map(len, voc(root.parent / "set").values())) == 9
+
+
 def test_voc_without_lists_and_without_labels(root, caplog):
     make_voc(root)
     shutil.rmtree(root / "ImageSets")
@@ -758,8 +767,13 @@ def test_yolo_empty_boxes_and_lonely_files(root, caplog):
     (root / "images/test").rename(root / "images/tset")
     yolo(root)
     assert "images: passed over, for it is no split: tset" in caplog.text
-    for file in (root / "labels/val").iterdir():
-        file.unlink()
+    (root / "images/tset").rename(root / "images/test")
+    for split in ("test", "val"):
+        for file in (root / "labels" / split).iterdir():
+            file.unlink()
+        if split == "test":  # as of COCO, whose labels are kept back
+            assert len(yolo(root)["test"]) == 1
+            assert "images/test: passed over, for it has no text files" in caplog.text
     refuses(r"images/val: no text file for any of the 3 pictures", yolo, root)
 
 

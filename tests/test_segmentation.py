@@ -211,6 +211,9 @@ OTHER_PALETTE = palette()
 OTHER_PALETTE.putpalette([*(9, 9, 9), *(1, 2, 4), *(200, 0, 0)])
 
 
+INSTANCES = Image.fromarray(np.arange(9, dtype=np.uint8)[None].repeat(9, 0))
+
+
 @pytest.mark.parametrize(
     ("masks", "said"),
     [
@@ -218,6 +221,7 @@ OTHER_PALETTE.putpalette([*(9, 9, 9), *(1, 2, 4), *(200, 0, 0)])
         ([palette(), OTHER_PALETTE], "have different colours at index 1: (1, 2, 3) and (1, 2, 4)"),
         ([BINARY[0], BINARY[2], GREY_OF], ""),
         (BINARY, "p1.png: drawn in 0 and 255, and "),
+        ([INSTANCES.point([0, *(min(n, top) for n in range(1, 256))]) for top in (1, 2, 3)], "own"),
     ],
 )
 def test_masks_that_may_mean_different_things(tmp_path, caplog, masks, said):

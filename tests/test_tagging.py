@@ -83,6 +83,7 @@ def test_tables_of_several_labels(tmp_path, caplog, header, cells, said, expecte
         ("label", ['"tench, Tinca tinca"', '"goldfish, Carassius"'], ""),
         ("labels", ['"tench, Tinca tinca"', '"goldfish, Carassius"'], "separate them by '|'"),
         ("labels", ["stop sign", "traffic light"], "separate them by '|'"),
+        ("labels", ["ace of clubs", "two of clubs", "ace of hearts", "two of hearts"], "by '|'"),
     ],
 )
 def test_tables_of_one_label(tmp_path, caplog, header, cells, said):

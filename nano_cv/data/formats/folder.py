@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ NO_CLASSES = {  # if there are no others
     *("images", "masks", "labels", "annotations", "jpegimages", "imagesets", "img", "ann"),
     *("segmentationclass", "segmentationobject"),
 }
+# A name of a mask: `COVID/masks/1.png`, `benign/1_mask.png`.
+MASK = re.compile(r"./masks?/[^/]+$|_mask(_\d+)?\.\w+$", re.I)
 
 
 def read_folder(root: Path, task: str) -> dict[str, Pictures]:
@@ -89,10 +92,26 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
         raise UserError(
             f"{training}: {listing(names)} are hardly classes; if they are, rename them"
         )
+    meant = {splitting.split_in(name.rstrip("0123456789")) for name in names}
+    if len(meant) > 1 and None not in meant:  # as Kaggle's `train/` and `test1/`
+        raise UserError(
+            f"{training}: {listing(names)} are named after splits, and hold no folders of classes; "
+            "labels in a table are read by data=csv"
+        )
+    bare = {name.rstrip("0123456789") for name in names}
+    if len(bare) == 1 and re.search("part|image|batch", bare.pop(), re.I):
+        text = "%s: taken as classes: %s; if they are parts of one set, its table is for data=csv"
+        log.warning(text, training, listing(names))
     classes = reading.sort_classes(names, training)
     parts = [_folders_in(path) for path in every_class.values()]
-    equal = all(parts) and len(set(map(frozenset, parts))) == 1
-    if equal or any(part & {*classes} for part in parts):
+    copies = [name for name, part in zip(names, parts, strict=True) if part >= {*names} - {name}]
+    if copies and len(names) > 2:
+        raise UserError(
+            f"{training}: {copies[0]}/ holds folders of all other classes; if it is a copy of the "
+            "set, move it away"
+        )
+    deep = all(parts) and not any(look_into(path)[1] for path in every_class.values())
+    if deep or any(part & {*classes} for part in parts):
         text = "%s: taken as classes: %s; if the folders inside of them are, move these into it: %s"
         log.warning(text, training, listing(classes), listing(sorted(set[str]().union(*parts))))
     if training != root:
@@ -100,6 +119,15 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     samples = {
         split: samples_in(folder, classes, training, root) for split, folder in splits.items()
     }
+    filled = [classes[label] for label in {sample.target for sample in samples["train"]}]
+    if len(filled) == 1 and len(look_into(every_class[filled[0]])[0]) > 1:
+        raise UserError(
+            f"{training}: only {filled[0]}/ holds pictures; if the folders in it are the classes, "
+            f"type data.root={every_class[filled[0]]}"
+        )
+    names = [sample.name for part in samples.values() for sample in part]
+    masks = [name for name in names if "mask" in name.lower() and MASK.search(name)]
+    reading.warn_of(root, "pictures have names of masks, and are learnt like the others", masks)
     return splitting.as_splits(root, samples, classes, by_class=True)
 
 
@@ -114,6 +142,9 @@ def samples_in(folder: Path, classes: Sequence[str], training: Path, root: Path)
     ]
     for name in sorted(set(names) - set(classes)):
         if images.find(names[name], root=root):
+            if not {*names} & {*classes}:
+                none = f"none of its folders is a class of {training}: {listing(names)}"
+                raise UserError(f"{folder}: {none}; sort its pictures into these, or move it away")
             known = f"not one of the classes in {training}{nearest(name, classes)}"
             raise UserError(f"{names[name]}: {known} It has: {listing(classes)}")
     return samples

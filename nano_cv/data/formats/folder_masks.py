@@ -76,7 +76,7 @@ def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
         if not (images_folder or masks_folder):
             like = re.compile(re.escape(folder.name) + BESIDE, re.IGNORECASE)
             found = [path for path in beside if split and like.fullmatch(path.name)]
-            found = [path for path in found if _holds_pictures(path)]
+            found = [path for path in found if holds_pictures(path)]
             found += [folder] if [*folder.glob(f"*{MASK}.*")] else []
             images_folder, masks_folder = (folder, found[0]) if found else (None, None)
         if not masks_folder and split == "test":
@@ -84,7 +84,7 @@ def find_folders(root: Path) -> dict[str, tuple[Path, Path]]:
             continue
         if images_folder in inside and masks_folder:
             others = {*inside} - {images_folder, masks_folder}
-            if names := sorted(path.name for path in others if _holds_pictures(path)):
+            if names := sorted(path.name for path in others if holds_pictures(path)):
                 text = "%s: folders of pictures that are passed over: %s"
                 log.warning(text, folder, listing(names))
         images_folder = images_folder or folder / "images"
@@ -106,10 +106,10 @@ def _named(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
     """
     small_first = sorted(folders, key=lambda path: path.name != path.name.lower())
     named = [path for name in names for path in small_first if path.name.lower() == name]
-    return next(filter(_holds_pictures, named), None)
+    return next(filter(holds_pictures, named), None)
 
 
-def _holds_pictures(folder: Path) -> bool:
+def holds_pictures(folder: Path) -> bool:
     """Return whether a picture lies below a folder; stops at the first."""
     names = (name for _, _, names in os.walk(folder, followlinks=True) for name in names)
     return any(name.lower().endswith(images.EXTENSIONS) for name in names)
@@ -378,11 +378,18 @@ def numbered(masks: Iterable[Path], meaning: Meaning = INDICES) -> list[str]:
     Refused are indices that are hardly those of classes: most of those below N never occur, or N is
     above `MAX_INDEX`.
     """
-    indices: set[int] = set()
+    each: dict[Path, set[int]] = {}
     for file in masks:
-        indices.update(np.unique(load_mask(file, meaning=meaning)).tolist())
-    indices.discard(images.IGNORE)
+        each[file] = {*np.unique(load_mask(file, meaning=meaning)).tolist()} - {images.IGNORE}
+    indices = set[int]().union(*each.values())
     highest = max(indices, default=0)
+    counting = [{*range(1, max(own, default=0))} <= own for own in each.values()]
+    if len({max(own, default=0) for own in each.values()} - {0}) > 2 and all(counting):
+        text = (
+            "%s: each mask counts from 1 up to its own number, as masks of instances do; if these "
+        )
+        text += "are no classes, save masks with 1 at every object"
+        log.warning(text, next(iter(each)).parent)
     if highest > min(2 * len(indices) + 2, MAX_INDEX):
         raise UserError(
             f"masks have the values {listing(sorted(indices))} and no others up to {highest}: "

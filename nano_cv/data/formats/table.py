@@ -163,6 +163,7 @@ def find_separator(cells: Collection[str], plural: bool, source: Path) -> str:
         several = [cell for cell, parts in meant.items() if len(parts) > 1]
         seen = Counter(part for parts in meant.values() for part in parts)
         shared = 2 * sum(count > 1 for count in seen.values()) > len(seen)
+        shared = shared and not {"of", "and", "the"} & {*seen}  # words of a name: ace of clubs
         alone = all(part in cells for cell in several for part in meant[cell])
         sure = separator in "|;"
         if several and ((sure or shared) if plural else (alone and separator != " ")):
@@ -209,7 +210,8 @@ def find_tables(root: Path) -> dict[str, Path]:
         raise UserError(f"{root}: no table here, but {listing(further)}; type {advice}")
     common = [root / f"labels{ending}" for ending in ENDINGS if root / f"labels{ending}" in every]
     by_words = {} if common else splitting.by_words(every)
-    if tables := splitting.one_by_split(every) or (by_words if len(by_words) > 1 else {}):
+    tables = splitting.one_by_split(every) or (by_words if len(by_words) > 1 else {})
+    if "train" in tables:
         others = sorted({*every} - {*tables.values()})
         passed = f"; passed over: {listing(others)}" if others else ""
         log.info("%s: tables of splits: %s%s", root, listing(tables.values()), passed)
@@ -218,6 +220,8 @@ def find_tables(root: Path) -> dict[str, Path]:
         common = every
         log.info("%s: the table is %s", root, every[0].name)
     splitting.refuse_several(common, "the table")
+    if every and not common:
+        raise UserError(f"{root}: which is the table? {listing(every)}; type data.root=TABLE")
     return {"": common[0] if common else root / "labels.csv"}
 
 
@@ -290,7 +294,7 @@ def read_rows(split: str, source: Path) -> list[Row]:
     flags = {} if label_column else find_flags(others, [where for where, _ in records], source)
     if "region_shape_attributes" in further:
         raise UserError(f"{source}: boxes of the VGG Image Annotator; export them as COCO")
-    for needed, found in (("file", file_column), ("label", label_column or len(flags) > 1)):
+    for needed, found in (("label", label_column or len(flags) > 1), ("file", file_column)):
         if not found and needed == "label" and split == "test":
             log.warning("%s: passed over, for it has no labels", source)
             return []
@@ -305,7 +309,9 @@ def read_rows(split: str, source: Path) -> list[Row]:
     if renamed:
         log.info("%s: column %s", source, listing(renamed))
     if unused := [name for name in others if name not in flags]:
-        log.info("%s: columns that are not used: %s", source, listing(unused))
+        hint = "; if one of them is the class, call it 'label'" if flags else ""
+        level = logging.WARNING if flags else logging.INFO
+        log.log(level, "%s: columns that are not used: %s%s", source, listing(unused), hint)
     rows = []
     for number, (where, record) in enumerate(records):
         split_cell = next(filter(None, (column[number] for column in splits.values())), "")

@@ -13,7 +13,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from nano_cv.data.formats import reading, splitting
-from nano_cv.data.formats.folder_masks import read_masks
+from nano_cv.data.formats.folder_masks import holds_pictures, read_masks
 from nano_cv.data.formats.reading import Object
 from nano_cv.data.pictures import Pictures
 from nano_cv.data.targets import COUNTED, DIFFICULT
@@ -95,15 +95,17 @@ def read_voc(root: Path, task: str, partly: bool = False) -> dict[str, Pictures]
 
 
 def find_set(root: Path) -> Path:
-    """Return the folder with `ImageSets/`: `root`, or the folder of a year in it, as `VOC2012/`."""
+    """Return the folder with `ImageSets/`: `root`, or one below it, as `VOCdevkit/VOC2012/`."""
     if any((root / name).is_dir() for name in ("ImageSets", "JPEGImages")):
         return root
     folders = [path for path in reading.list_folder(root) if not splitting.called(path.name)]
     inside = [folder for folder in folders if (folder / "ImageSets").is_dir()]
+    for depth in (2, 3):  # as in `VOCdevkit/VOC2007/`
+        inside = inside or [path.parent for path in root.glob("[!.]*/" * depth + "ImageSets")]
     if not inside:
         return root
     splitting.refuse_several(inside, "the set (data.root)")
-    log.info("%s: the set lies in %s", root, inside[0].name)
+    log.info("%s: the set lies in %s", root, inside[0].relative_to(root))
     return inside[0]
 
 
@@ -116,7 +118,7 @@ def find_splits(root: Path) -> dict[str, list[Path]]:
     """
     pool = next((root / name for name in ("JPEGImages", "images") if (root / name).is_dir()), root)
     inside = reading.list_folder(root)
-    groups = splitting.group_by_split(path for path in inside if path.is_dir())
+    groups = splitting.group_by_split(filter(holds_pictures, filter(Path.is_dir, inside)))
     for folder in (root / "ImageSets/Main", root / "ImageSets", *([] if groups else [root])):
         named = splitting.group_by_split(folder.glob("*.txt"))
         if "train" in named or (named and folder != root):
