@@ -3,7 +3,7 @@
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nano_cv.data import images
@@ -82,6 +82,28 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
         raise UserError(f"{root}: holds {listing(splits)}, and no 'train' to learn from")
     training = splits.setdefault("train", root)
     every_class = class_folders(training)
+    check_class_folders(training, every_class)
+    classes = reading.sort_classes(every_class, training)
+    if training != root:
+        splitting.warn_of_others(root, [*beside, *loose])
+    samples = {
+        split: samples_in(folder, classes, training, root) for split, folder in splits.items()
+    }
+    targets = {sample.target for sample in samples["train"]}
+    only = every_class[classes[targets.pop()]] if len(targets) == 1 else None
+    if only and len(look_into(only)[0]) > 1:
+        raise UserError(
+            f"{training}: only {only.name}/ holds pictures; if the folders in it are the classes, "
+            f"type data.root={only}"
+        )
+    names = [sample.name for part in samples.values() for sample in part]
+    masks = [name for name in names if "mask" in name.lower() and MASK.search(name)]
+    reading.warn_of(root, "pictures have names of masks, and are learnt like the others", masks)
+    return splitting.as_splits(root, samples, classes, by_class=True)
+
+
+def check_class_folders(training: Path, every_class: Mapping[str, Path]) -> None:
+    """Refuse folders that are hardly the classes of a set, and warn of those that may not be."""
     names = [*every_class]
     if len(names) < 2:
         present = f"only {names[0]}" if names else "none"
@@ -102,7 +124,6 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     if len(bare) == 1 and re.search("part|image|batch", bare.pop(), re.I):
         text = "%s: taken as classes: %s; if they are parts of one set, its table is for data=csv"
         log.warning(text, training, listing(names))
-    classes = reading.sort_classes(names, training)
     parts = [_folders_in(path) for path in every_class.values()]
     copies = [name for name, part in zip(names, parts, strict=True) if part >= {*names} - {name}]
     if copies and len(names) > 2:
@@ -111,24 +132,9 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
             "set, move it away"
         )
     deep = all(parts) and not any(look_into(path)[1] for path in every_class.values())
-    if deep or any(part & {*classes} for part in parts):
+    if deep or any(part & {*names} for part in parts):
         text = "%s: taken as classes: %s; if the folders inside of them are, move these into it: %s"
-        log.warning(text, training, listing(classes), listing(sorted(set[str]().union(*parts))))
-    if training != root:
-        splitting.warn_of_others(root, [*beside, *loose])
-    samples = {
-        split: samples_in(folder, classes, training, root) for split, folder in splits.items()
-    }
-    filled = [classes[label] for label in {sample.target for sample in samples["train"]}]
-    if len(filled) == 1 and len(look_into(every_class[filled[0]])[0]) > 1:
-        raise UserError(
-            f"{training}: only {filled[0]}/ holds pictures; if the folders in it are the classes, "
-            f"type data.root={every_class[filled[0]]}"
-        )
-    names = [sample.name for part in samples.values() for sample in part]
-    masks = [name for name in names if "mask" in name.lower() and MASK.search(name)]
-    reading.warn_of(root, "pictures have names of masks, and are learnt like the others", masks)
-    return splitting.as_splits(root, samples, classes, by_class=True)
+        log.warning(text, training, listing(names), listing(sorted(set[str]().union(*parts))))
 
 
 def samples_in(folder: Path, classes: Sequence[str], training: Path, root: Path) -> list[Sample]:
