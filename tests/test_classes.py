@@ -84,7 +84,8 @@ def test_a_set_in_a_folder_of_its_own(tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "names", [("seg_train", "seg_test"), ("train", "test"), ("a_train", "test")]
+    "names",
+    [("seg_train", "seg_test"), ("train", "test"), ("a_train", "test"), ("train", "test/images")],
 )
 def test_pictures_without_labels_beside_the_folder_of_the_training(tmp_path, caplog, names):
     """As Kaggle's sets: they are no classes of these names."""
@@ -93,7 +94,8 @@ def test_pictures_without_labels_beside_the_folder_of_the_training(tmp_path, cap
         picture(tmp_path / names[1] / f"{number}.png")
     assert folders(tmp_path)["train"].classes == ["cat", "dog"]
     (said,) = [text for text in caplog.messages if "passed over" in text]
-    assert said.endswith(f"/{names[1]}: passed over, for it holds no folders of classes")
+    folder = names[1].removesuffix("/images")
+    assert said.endswith(f"/{folder}: passed over, for it holds no folders of classes")
 
 
 def test_folders_that_may_not_be_the_classes(tmp_path, caplog):

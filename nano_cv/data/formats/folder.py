@@ -52,8 +52,9 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     contents = {split: look_into(folder) for split, folder in splits.items()}
     classed = [split for split, (folders_inside, _) in contents.items() if folders_inside]
     passed = []
-    # As Kaggle's `train/` with a folder per class and `test/` with pictures without labels.
-    if "train" in classed and "test" in contents and contents["test"][1] and "test" not in classed:
+    # As Kaggle's `train/` with a folder per class and `test/`, or `test/images/`, without labels.
+    inner, bare = contents.get("test", ([], []))
+    if "train" in classed and ([path.name for path in inner] == ["images"] or (bare and not inner)):
         passed = [splits.pop("test")]
         log.warning("%s: passed over, for it holds no folders of classes", passed[0])
     if by_words:
