@@ -114,6 +114,7 @@ def test_folders_that_may_not_be_the_classes(tmp_path, caplog):
     ("files", "said"),
     [
         ("train/cat.0 train/dog.0 test1/1", "test1, train are named after splits, and hold no"),
+        ("train_images/0 test_img/0", "test_img, train_images are named after splits"),
         ("cat/0 dog/0 whole/cat/0 whole/dog/0", "whole/ holds folders of all other classes"),
         (
             "images/cat/0 images/dog/0 meta/",
@@ -135,18 +136,20 @@ def test_public_sets_whose_folders_are_not_the_classes(tmp_path, files, said):
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ("a_part_1/0 a_part_2/0", "if they are parts of one set, its table is for data=csv"),
+        ("a_part_1/0 a_part_2/0", "if they are parts of one set, read its table by"),
         ("colon/aca/0 colon/n/0 lung/aca/0", "folders inside of them are, move these into it: aca"),
         ("ill/0 ill/0_mask well/0", "1 pictures have names of masks, and are learnt like the"),
         ("a/images/0 a/masks/0 b/images/0", "1 pictures have names of masks, and are learnt like"),
-        ("mask/0 no_mask/0 n1/0 n2/0", ""),
+        ("mask/mask_0 with_mask/with_mask_0 n1/0_mask n2/0", ""),
+        ("training_shoes/0 test_tube/0", ""),
+        ("front/left/0 front/right/0 left/front/0 left/right/0 right/front/0 right/left/0", "are"),
     ],
 )
 def test_public_sets_whose_classes_may_be_others(tmp_path, caplog, files, said):
     for file in files.split():
         picture(tmp_path / f"{file}.png")
     folders(tmp_path)
-    warnings = [text for text in caplog.messages if "masks" in text or "taken as classes" in text]
+    warnings = [text for text in caplog.messages if re.search("masks|taken as classes", text)]
     assert said in caplog.text and bool(said) == bool(warnings)
 
 
@@ -338,13 +341,17 @@ def test_tables_of_a_competition(tmp_path, caplog):
     assert {name.split("/")[0] for part in splits.values() for name in part.names} == {"train"}
     assert len(splits["val"]) == 7, "is_valid is 1 for more than half"
     assert "TEST.CSV: passed over, for it has no labels" in caplog.text
+    assert "passed over: " in caplog.text and "sample_submission.csv" in caplog.text
+    assert "lie elsewhere than it says" not in caplog.text
     (tmp_path / "TEST.CSV").write_text("id_code\n3")
     assert len(tables(tmp_path)["val"]) == 7
     (tmp_path / "train.csv").rename(tmp_path / "notes.csv")
     said = refused(lambda: tables(tmp_path))
     assert "which is the table? " in said and f"{tmp_path}/notes.csv" in said
-    assert "passed over: " in caplog.text and "sample_submission.csv" in caplog.text
-    assert "lie elsewhere than it says" not in caplog.text
+    (tmp_path / "notes.csv").rename(tmp_path / "labels.csv")
+    shutil.rmtree(tmp_path / "test")
+    tables(tmp_path)
+    assert f"{tmp_path}: passed over: {tmp_path}/TEST.CSV" in caplog.text
 
 
 def test_numbers_of_pictures_are_no_names_beside_a_column_of_files(tmp_path):

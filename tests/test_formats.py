@@ -865,7 +865,7 @@ def test_yolo_in_one_folder_with_lists(root, folder, lists, splits, caplog):
     assert [len(found[split]) for split in SPLITS] == [len(splits)] * 3
     shutil.copy(root / lists.format(splits[0]), root / "default.txt")
     yolo(root)
-    assert "default.txt: pictures of tasks without a subset are in no split" in caplog.text
+    assert "default.txt: its pictures are of no subset in CVAT" in caplog.text
 
 
 def test_yolo_where_two_things_are_meant(root):

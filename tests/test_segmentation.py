@@ -221,7 +221,10 @@ INSTANCES = Image.fromarray(np.arange(9, dtype=np.uint8)[None].repeat(9, 0))
         ([palette(), OTHER_PALETTE], "have different colours at index 1: (1, 2, 3) and (1, 2, 4)"),
         ([BINARY[0], BINARY[2], GREY_OF], ""),
         (BINARY, "p1.png: drawn in 0 and 255, and "),
-        ([INSTANCES.point([0, *(min(n, top) for n in range(1, 256))]) for top in (1, 2, 3)], "own"),
+        (
+            [INSTANCES.point([0, *(min(n, top) for n in range(1, 256))]) for top in (1, 2, 3, 4)],
+            "from 1",
+        ),
     ],
 )
 def test_masks_that_may_mean_different_things(tmp_path, caplog, masks, said):

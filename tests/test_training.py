@@ -180,8 +180,12 @@ def test_only_a_whole_run_replaces_weights(succeeds, flowers, tmp_path):
     for number, own in enumerate(owns):
         own.parent.mkdir(parents=True)
         save_file({name: tensor + number + 1 for name, tensor in tensors.items()}, own, metadata)
-    code = "import sys; from pathlib import Path; from nano_cv.tasks.weights import publish; "
-    code += "publish(*map(Path, sys.argv[1:]), 'max', None)"
+    code = (
+        "import sys, time; from pathlib import Path; from nano_cv.tasks.weights import publish\n"
+        "own, path = map(Path, sys.argv[1:]); own.with_suffix('.ready').touch()\n"
+        f"while len(list(own.parents[1].glob('*/*.ready'))) < {len(owns)}: time.sleep(0.001)\n"
+        "publish(own, path, 'max', None)"
+    )
     with ThreadPoolExecutor(len(owns)) as pool:  # processes that end at the same moment
         ended = [pool.submit(python, "-c", code, own, shipped, cwd=tmp_path) for own in owns]
     assert [one.result().returncode for one in ended] == [0] * len(owns)

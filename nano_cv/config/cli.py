@@ -48,7 +48,8 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                 _remove_empty_run()
                 stop(error)
             except KeyboardInterrupt:
-                signal.signal(signal.SIGINT, signal.SIG_DFL)  # from here on Ctrl-C ends at once
+                for number in (signal.SIGINT, *ENDING_SIGNALS):  # from here on they end at once
+                    signal.signal(number, signal.SIG_DFL)
                 if is_first_process():
                     print(f"interrupted{resumable()}", file=sys.stderr)
                 _remove_empty_run()
@@ -92,7 +93,8 @@ def main(config_name: str) -> Callable[[Script], Callable[[], None]]:
                     sys.exit(1)  # the first process says the same
                 stop(error)
             except KeyboardInterrupt:  # before the job, or in a sweep
-                print(f"interrupted{resumable()}", file=sys.stderr)
+                if is_first_process():
+                    print(f"interrupted{resumable()}", file=sys.stderr)
                 sys.exit(128 + signal.SIGINT)
 
         return script

@@ -356,7 +356,7 @@ class Serve(Section):
 
     help: str
     paths: Paths
-    models: list[str] | None
+    models: Annotated[list[str], MinLen(1)] | None
     triton: str | None
     host: str
     hosts: list[Host] | None

@@ -100,7 +100,7 @@ def choose(names: Iterable[str] | None, known: Collection[str], source: object) 
         UserError: `source`, which has the models `known`, lacks one of `names`.
     """
     wanted = set()
-    for name in known if names is None else names or [""]:
+    for name in known if names is None else names:
         if name not in known:
             raise UserError(
                 f"models: {source} has no '{name}'{nearest(name, known)} "

@@ -17,8 +17,8 @@ NO_CLASSES = {  # if there are no others
     *("images", "masks", "labels", "annotations", "jpegimages", "imagesets", "img", "ann"),
     *("segmentationclass", "segmentationobject"),
 }
-# A name of a mask: `COVID/masks/1.png`, `benign/1_mask.png`.
-MASK = re.compile(r"./masks?/[^/]+$|_mask(_\d+)?\.\w+$", re.I)
+MASK_FOLDER, MASK_ENDING = re.compile(r"./masks?/[^/]+$"), re.compile(r"_mask(_\d+)?(?=\.\w+$)")
+OF_SPLITS = {"", "images", "img", "imgs", "lab", "labels", "data", "tfrecords"}  # beside `train`
 
 
 def read_folder(root: Path, task: str) -> dict[str, Pictures]:
@@ -29,8 +29,8 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     classes itself. Missing splits get some images of each class. Classes are sorted by name, or as
     numbers if all are numbers; classes without images are kept. A class that `train/` lacks is
     refused, and so are images beside the folders of classes, splits inside of these, and folders
-    such as `images/` and `masks/` that are no classes. A `test/` of images without folders is
-    passed over with a warning.
+    that are no classes, see `check_class_folders`. A `test/` of images without folders is passed
+    over with a warning.
     """
     reading.check_task("A folder per class", task, "classification", "generation")
     if not root.is_dir():
@@ -53,8 +53,9 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     classed = [split for split, (folders_inside, _) in contents.items() if folders_inside]
     passed = []
     # As Kaggle's `train/` with a folder per class and `test/`, or `test/images/`, without labels.
-    inner, bare = contents.get("test", ([], []))
-    if "train" in classed and ([path.name for path in inner] == ["images"] or (bare and not inner)):
+    in_test, loose_test = contents.get("test", ([], []))
+    unlabelled = [path.name for path in in_test] == ["images"] or (loose_test and not in_test)
+    if "train" in classed and unlabelled:
         passed = [splits.pop("test")]
         log.warning("%s: passed over, for it holds no folders of classes", passed[0])
     if by_words:
@@ -92,13 +93,12 @@ def read_folder(root: Path, task: str) -> dict[str, Pictures]:
     }
     targets = {sample.target for sample in samples["train"]}
     only = every_class[classes[targets.pop()]] if len(targets) == 1 else None
-    if only and len(look_into(only)[0]) > 1:
+    if only and training == root and len(look_into(only)[0]) > 1:
         raise UserError(
-            f"{training}: only {only.name}/ holds pictures; if the folders in it are the classes, "
+            f"{root}: only {only.name}/ holds pictures; if the folders in it are the classes, "
             f"type data.root={only}"
         )
-    names = [sample.name for part in samples.values() for sample in part]
-    masks = [name for name in names if "mask" in name.lower() and MASK.search(name)]
+    masks = [name for part in samples.values() for name in names_of_masks(part)]
     reading.warn_of(root, "pictures have names of masks, and are learnt like the others", masks)
     return splitting.as_splits(root, samples, classes, by_class=True)
 
@@ -115,27 +115,44 @@ def check_class_folders(training: Path, every_class: Mapping[str, Path]) -> None
         raise UserError(
             f"{training}: {listing(names)} are hardly classes; if they are, rename them"
         )
-    meant = {splitting.split_in(name.rstrip("0123456789")) for name in names}
-    if len(meant) > 1 and None not in meant:  # as Kaggle's `train/` and `test1/`
-        raise UserError(
+    words = [re.split(r"[\W\d_]+", name.lower()) for name in names]
+    splits_meant = {splitting.split_in(" ".join(own)) for own in words}
+    rests = {" ".join(word for word in own if word and not splitting.called(word)) for own in words}
+    if (
+        len(splits_meant) > 1
+        and None not in splits_meant
+        and (len(rests) == 1 or rests <= OF_SPLITS)
+    ):
+        raise UserError(  # as of Kaggle's `train/` and `test1/`
             f"{training}: {listing(names)} are named after splits, and hold no folders of classes; "
-            "labels in a table are read by data=csv"
+            "labels in a table are read by data=csv; if they are classes, rename them"
         )
-    bare = {name.rstrip("0123456789") for name in names}
-    if len(bare) == 1 and re.search("part|image|batch", bare.pop(), re.I):
-        text = "%s: taken as classes: %s; if they are parts of one set, its table is for data=csv"
+    if len(rests) == 1 and re.search(r"\b(part|images?|batch)$", rests.pop()):
+        text = "%s: taken as classes: %s; if they are parts of one set, read its table by data=csv"
         log.warning(text, training, listing(names))
     parts = [_folders_in(path) for path in every_class.values()]
     copies = [name for name, part in zip(names, parts, strict=True) if part >= {*names} - {name}]
-    if copies and len(names) > 2:
+    if len(copies) == 1 and len(names) > 2:
         raise UserError(
             f"{training}: {copies[0]}/ holds folders of all other classes; if it is a copy of the "
             "set, move it away"
         )
-    deep = all(parts) and not any(look_into(path)[1] for path in every_class.values())
-    if deep or any(part & {*names} for part in parts):
+    only_folders = all(parts) and not any(look_into(path)[1] for path in every_class.values())
+    if only_folders or any(part & {*names} for part in parts):
         text = "%s: taken as classes: %s; if the folders inside of them are, move these into it: %s"
         log.warning(text, training, listing(names), listing(sorted(set[str]().union(*parts))))
+
+
+def names_of_masks(samples: Sequence[Sample]) -> list[str]:
+    """Return names such as `COVID/masks/1.png`, and `a/1_mask.png` beside `a/1.png`."""
+    named = [sample.name for sample in samples if "mask" in sample.name]
+    known = {sample.name for sample in samples} if named else set[str]()
+    bare = {name: MASK_ENDING.sub("", name) for name in named}
+    return [
+        name
+        for name in named
+        if MASK_FOLDER.search(name) or (bare[name] != name and bare[name] in known)
+    ]
 
 
 def samples_in(folder: Path, classes: Sequence[str], training: Path, root: Path) -> list[Sample]:
@@ -151,7 +168,7 @@ def samples_in(folder: Path, classes: Sequence[str], training: Path, root: Path)
         if images.find(names[name], root=root):
             if not {*names} & {*classes}:
                 none = f"none of its folders is a class of {training}: {listing(names)}"
-                raise UserError(f"{folder}: {none}; sort its pictures into these, or move it away")
+                raise UserError(f"{folder}: {none}; sort its pictures into those, or move it away")
             known = f"not one of the classes in {training}{nearest(name, classes)}"
             raise UserError(f"{names[name]}: {known} It has: {listing(classes)}")
     return samples

@@ -185,9 +185,9 @@ def read_names(folders: Sequence[Path]) -> list[str]:
     if (file := folders[0] / "classes.txt").exists():
         return reading.read_classes(file)
     if (file := folders[0] / "class_names.txt").exists():
-        names = reading.read_classes(file)
-        if names[0] == "_background_":  # else it may be another program's
-            return names
+        if reading.read_lines(file)[:1] == ["_background_"]:
+            return reading.read_classes(file)
+        log.info("%s: passed over, for its first line is not '_background_'", file)
     tables = [folder / ROBOFLOW for folder in folders if (folder / ROBOFLOW).exists()]
     lines = [reading.read_lines(table) for table in tables]
     if not any(own and own[0].startswith("Pixel Value") for own in lines):
@@ -376,20 +376,18 @@ def numbered(masks: Iterable[Path], meaning: Meaning = INDICES) -> list[str]:
     """Return the names `class 0` to `class N`, where N is the highest index in the masks.
 
     Refused are indices that are hardly those of classes: most of those below N never occur, or N is
-    above `MAX_INDEX`.
+    above `MAX_INDEX`. A warning names masks that seem to number instances.
     """
-    each: dict[Path, set[int]] = {}
+    indices, highests, without_gaps, folder = set[int](), set[int](), True, Path()
     for file in masks:
-        each[file] = {*np.unique(load_mask(file, meaning=meaning)).tolist()} - {images.IGNORE}
-    indices = set[int]().union(*each.values())
+        own = {*np.unique(load_mask(file, meaning=meaning)).tolist()} - {images.IGNORE}
+        indices, highests, folder = indices | own, highests | {max(own, default=0)}, file.parent
+        without_gaps = without_gaps and {*range(1, max(own, default=0))} <= own
     highest = max(indices, default=0)
-    counting = [{*range(1, max(own, default=0))} <= own for own in each.values()]
-    if len({max(own, default=0) for own in each.values()} - {0}) > 2 and all(counting):
-        text = (
-            "%s: each mask counts from 1 up to its own number, as masks of instances do; if these "
-        )
-        text += "are no classes, save masks with 1 at every object"
-        log.warning(text, next(iter(each)).parent)
+    if len(highests - {0}) > 3 and without_gaps:
+        text = "%s: the numbers in each mask run from 1 without gaps, as in masks of instances; if "
+        text += "they are no classes, save masks with 1 at every object"
+        log.warning(text, folder)
     if highest > min(2 * len(indices) + 2, MAX_INDEX):
         raise UserError(
             f"masks have the values {listing(sorted(indices))} and no others up to {highest}: "

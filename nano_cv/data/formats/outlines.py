@@ -22,7 +22,7 @@ from nano_cv.errors import UserError, listing
 from nano_cv.files import make_once
 
 BACKGROUND = "background"
-DRAWN = 2  # raise it when `draw` changes, so that masks are drawn anew
+DRAWING_VERSION = 2  # raise it when `draw` changes, so that masks are drawn anew
 MIN_NUMBERS = 6  # least length of a polygon's list of coordinates, which are three corners
 MAX_LENGTH = 100  # longest polygon, in half perimeters of its picture
 
@@ -70,7 +70,7 @@ def targets_for(
     numbers = [names.index(name) if name in names else 0 for name in classes]
     known = [[(item.label, item.ignored, item.outline) for item in objects] for objects in pictures]
     sizes = [size_of(file) for file in files]
-    text = json.dumps([DRAWN, numbers, list(map(str, files)), known, sizes])
+    text = json.dumps([DRAWING_VERSION, numbers, list(map(str, files)), known, sizes])
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder = root / f".masks_{key}"
 
@@ -117,7 +117,11 @@ def draw(
             if runs and not coco.area(runs):  # narrower than a pixel: drawn as a line
                 line = Image.new("L", (width, height))
                 for part in near:
-                    ImageDraw.Draw(line).line(list(map(tuple, np.floor([*part, part[0]]))), 1)
+                    if (part.max(axis=0) > -1).all() and (
+                        part.min(axis=0) <= (width, height)
+                    ).all():
+                        places = np.floor([*part, part[0]]).clip(0, (width - 1, height - 1))
+                        ImageDraw.Draw(line).line(list(map(tuple, places)), 1)
                 runs = coco.encode(np.asfortranarray(line))
         if runs:
             if runs["size"] != [height, width]:

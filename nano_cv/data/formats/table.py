@@ -40,7 +40,7 @@ SEPARATORS = {"[": "in lists", "": "or none"}  # what a line in the log says of 
 FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 UNKNOWN = {"", "-1", "-1.0"}  # in a column of 0 and 1
 SIGNED = {"1", "-1"}  # 1 and 0, if there is nothing else, as CelebA writes them
-JSON = r"\[?\{['\"]"  # how a cell begins that holds more than labels
+BEGINS_AS_JSON = r"\[?\s*\{\s*['\"]"  # how a cell begins that holds more than labels
 FEW_LINES = 10  # lines; in more, a single cell that is not 0 or 1 is a slip
 Cells = dict[str, list[str]]  # what stands in each column, by the column's name; see `text_of`
 
@@ -155,7 +155,7 @@ def find_separator(cells: Collection[str], plural: bool, source: Path) -> str:
     belongs to the name. In a column `label` a cell is one label, unless all parts of all cells with
     `|`, `;` or commas are cells of their own too. Lists in brackets are lists in both.
     """
-    cells = [cell for cell in cells if not re.match(JSON, cell)]  # see `parts_of`
+    cells = [cell for cell in cells if not re.match(BEGINS_AS_JSON, cell)]  # see `parts_of`
     if cells and all(re.fullmatch(r"\[[^][{}]*\]", cell) for cell in cells):
         return "["
     for separator in "|;, ":
@@ -163,7 +163,7 @@ def find_separator(cells: Collection[str], plural: bool, source: Path) -> str:
         several = [cell for cell, parts in meant.items() if len(parts) > 1]
         seen = Counter(part for parts in meant.values() for part in parts)
         shared = 2 * sum(count > 1 for count in seen.values()) > len(seen)
-        shared = shared and not {"of", "and", "the"} & {*seen}  # words of a name: ace of clubs
+        shared = shared and not {"of", "and", "the"} & ({*seen} - {*cells})  # ace of clubs
         alone = all(part in cells for cell in several for part in meant[cell])
         sure = separator in "|;"
         if several and ((sure or shared) if plural else (alone and separator != " ")):
@@ -183,8 +183,8 @@ def parts_of(cell: str, separator: str, where: str) -> tuple[str, ...]:
     """
     if several := re.fullmatch(r"\{['\"]choices['\"]: *(\[.*\])\}", cell):  # Label Studio's
         cell, separator = several[1], "["
-    elif re.match(JSON, cell):
-        raise UserError(f"{where}: {cell[:60]}: JSON is no label; export boxes, outlines as COCO")
+    elif re.match(BEGINS_AS_JSON, cell):
+        raise UserError(f"{where}: {cell[:60]}: JSON is no label; export boxes as COCO")
     parts: Any = cell.split(separator) if separator else [cell]
     if separator == "[":
         try:
@@ -211,11 +211,13 @@ def find_tables(root: Path) -> dict[str, Path]:
     common = [root / f"labels{ending}" for ending in ENDINGS if root / f"labels{ending}" in every]
     by_words = {} if common else splitting.by_words(every)
     tables = splitting.one_by_split(every) or (by_words if len(by_words) > 1 else {})
-    if "train" in tables:
+    if "train" in tables or 0 < len(tables) == len(every):
         others = sorted({*every} - {*tables.values()})
         passed = f"; passed over: {listing(others)}" if others else ""
         log.info("%s: tables of splits: %s%s", root, listing(tables.values()), passed)
         return tables
+    if tables and common:
+        log.warning("%s: passed over: %s", root, listing(tables.values()))
     if not common and len(every) == 1:
         common = every
         log.info("%s: the table is %s", root, every[0].name)
@@ -281,6 +283,8 @@ def read_rows(split: str, source: Path) -> list[Row]:
     file_column = find_file_column(cells, source)
     kind = "label" if find_column("label", cells, source) else "labels"
     label_column = find_column(kind, cells, source)
+    if not label_column and {"choice", "annotator"} <= {*cells}:  # of Label Studio
+        label_column = "choice"
     split_column = "" if split else find_column("split", cells, source)
     if split in ("", "train") and not split_column:
         rest = {*filter(str.strip, cells)} - {file_column, label_column}
@@ -291,9 +295,9 @@ def read_rows(split: str, source: Path) -> list[Row]:
     named = {"file": file_column, kind: label_column, "split": ", ".join(splits)}
     further = sorted({*filter(str.strip, cells)} - {*named.values(), *splits})
     others = {name: cells[name] for name in further}
-    flags = {} if label_column else find_flags(others, [where for where, _ in records], source)
-    if "region_shape_attributes" in further:
+    if "region_shape_attributes" in cells:
         raise UserError(f"{source}: boxes of the VGG Image Annotator; export them as COCO")
+    flags = {} if label_column else find_flags(others, [where for where, _ in records], source)
     for needed, found in (("label", label_column or len(flags) > 1), ("file", file_column)):
         if not found and needed == "label" and split == "test":
             log.warning("%s: passed over, for it has no labels", source)
@@ -309,9 +313,11 @@ def read_rows(split: str, source: Path) -> list[Row]:
     if renamed:
         log.info("%s: column %s", source, listing(renamed))
     if unused := [name for name in others if name not in flags]:
-        hint = "; if one of them is the class, call it 'label'" if flags else ""
-        level = logging.WARNING if flags else logging.INFO
-        log.log(level, "%s: columns that are not used: %s%s", source, listing(unused), hint)
+        log.info("%s: columns that are not used: %s", source, listing(unused))
+    for name in unused if flags else ():
+        kinds = {*cells[name]}
+        if 1 < len(kinds) <= len(records) / 2 and not any(cell[:1].isdecimal() for cell in kinds):
+            log.warning("%s: if '%s' is the class of the pictures, call it 'label'", source, name)
     rows = []
     for number, (where, record) in enumerate(records):
         split_cell = next(filter(None, (column[number] for column in splits.values())), "")

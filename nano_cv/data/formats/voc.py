@@ -4,11 +4,10 @@ Images and XML files as labelImg and Roboflow write them are read too; see `find
 
 VOC counts pixels from 1, and the last pixel is inside, so a box from 1 to 2 is two pixels wide.
 This reader converts such a box to 0 to 2. labelImg, CVAT, Label Studio and makesense count from
-0. They write a name of `FROM_0` as the database; then left and upper edges stay as they are.
+0. Their files name one of `FROM_0` as the database; then left and upper edges stay as they are.
 """
 
 import logging
-from itertools import chain
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -100,8 +99,10 @@ def find_set(root: Path) -> Path:
         return root
     folders = [path for path in reading.list_folder(root) if not splitting.called(path.name)]
     inside = [folder for folder in folders if (folder / "ImageSets").is_dir()]
-    for depth in (2, 3):  # as in `VOCdevkit/VOC2007/`
-        inside = inside or [path.parent for path in root.glob("[!.]*/" * depth + "ImageSets")]
+    names = {path.name.lower() for path in reading.list_folder(root)}
+    no_set = names.isdisjoint({"images", *LABELS}) and not any(map(splitting.called, names))
+    for place in ("*/ImageSets", "*/*/ImageSets") if no_set else ():  # as in `VOCdevkit/VOC2007/`
+        inside = inside or [path.parent for folder in folders for path in folder.glob(place)]
     if not inside:
         return root
     splitting.refuse_several(inside, "the set (data.root)")
@@ -118,7 +119,8 @@ def find_splits(root: Path) -> dict[str, list[Path]]:
     """
     pool = next((root / name for name in ("JPEGImages", "images") if (root / name).is_dir()), root)
     inside = reading.list_folder(root)
-    groups = splitting.group_by_split(filter(holds_pictures, filter(Path.is_dir, inside)))
+    folders = [path for path in inside if path.is_dir() and splitting.called(path.name)]
+    groups = splitting.group_by_split(filter(holds_pictures, folders))
     for folder in (root / "ImageSets/Main", root / "ImageSets", *([] if groups else [root])):
         named = splitting.group_by_split(folder.glob("*.txt"))
         if "train" in named or (named and folder != root):
@@ -126,10 +128,10 @@ def find_splits(root: Path) -> dict[str, list[Path]]:
             lists = reading.read_lists(folder, pictures)
             return {split: [pictures[name] for name in names] for split, names in lists.items()}
     if groups and pool.name != "JPEGImages":
-        splitting.warn_of_others(root, inside, [*chain(*groups.values())], LABELS)
+        splitting.warn_of_others(root, inside, folders, LABELS)
         return {
-            split: [file for folder in folders for file in reading.find_pictures(folder).values()]
-            for split, folders in groups.items()
+            split: [file for folder in own for file in reading.find_pictures(folder).values()]
+            for split, own in groups.items()
         }
     files = list(reading.find_pictures(pool if pool.name == "JPEGImages" else root).values())
     return splitting.by_split(files, splitting.by_folders(root, files))

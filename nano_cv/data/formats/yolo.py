@@ -185,7 +185,7 @@ def find_splits(
     paths = [path for own in chosen.values() for path in own]
     default = root / "default.txt"
     if default.exists() and default not in paths and any(map(Path.is_file, paths)):
-        text = "%s: pictures of tasks without a subset are in no split, so they are not read"
+        text = "%s: its pictures are of no subset in CVAT, so they are in no split and are not read"
         log.warning(text, default)  # of CVAT
     return splits
 
