@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from annotated_types import Ge, Gt, Le, Len, Lt, Predicate
 from safetensors import SafetensorError, safe_open
 
-from nano_cv.errors import UserError, listing
+from nano_cv.errors import UserError, listing, nearest
 
 WEIGHTS = "model.safetensors"  # in the folder of every run of train.py
 # Names that Triton, file systems and URLs accept. With a space, Triton's loading hangs for ever.
@@ -89,9 +89,16 @@ class Metadata:
         return self.thresholds or [CONFIDENCE] * len(self.classes)
 
     def at_confidence(self, confidence: float | None) -> "Metadata":
-        """Return a copy with this threshold for all classes; None keeps the model's thresholds."""
+        """Return a copy with this threshold for all classes; None keeps the model's thresholds.
+
+        Raises:
+            UserError: the model has no thresholds.
+        """
         if confidence is None:
             return self
+        if self.task not in ("detection", TAGGING):
+            what = "is for boxes and for several labels per picture"
+            raise UserError(f"confidence={confidence}: {what}, and {self.name} has neither")
         return replace(self, thresholds=[confidence] * len(self.classes))
 
     def to_json(self) -> str:
@@ -166,10 +173,10 @@ def read_metadata(path: Path) -> Metadata:
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {}).get(KEY, "")
     except FileNotFoundError:
-        raise UserError(
-            f"{path}: no such file; to fetch the weights that come with nano-cv, type: dvc pull; "
-            "to train your own: python train.py with the same data and model"
-        ) from None
+        known = [file.name for file in path.parent.glob(f"*{path.suffix}")]
+        shipped = Path(f"{path}.dvc").exists()
+        advice = "Type: dvc pull" if shipped else "train.py with this data and model makes it"
+        raise UserError(f"{path}: no such file{nearest(path.name, known)} {advice}") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a safetensors file, or cut short ({error})") from error
     try:

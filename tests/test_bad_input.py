@@ -70,10 +70,12 @@ def test_workers_that_end_or_hand_over_nothing(fails, flowers, monkeypatch, act,
 
 def test_weights_missing_and_the_command_to_type(fails):
     said = fails("infer", *TINY)
-    assert said.startswith(
-        f"error: {FILE}: no such file; to fetch the weights that come with nano-cv, type: "
-    )
-    assert "dvc pull" in said and "python train.py" in said
+    assert said == f"error: {FILE}: no such file. train.py with this data and model makes it\n"
+    FILE.parent.mkdir()
+    Path(f"{FILE}.dvc").touch()
+    FILE.with_name("lenet_flower.safetensors").touch()
+    said = fails("infer", *TINY)
+    assert f"{FILE}: no such file; did you mean 'lenet_flower.safetensors'? Type: dvc pull" in said
     said = fails("infer", *TINY, "engine=onnx", "paths.models=my models")
     typed = said.rpartition("type: ")[2]
     assert typed.startswith("python export_model.py ") and "engine" not in typed

@@ -136,7 +136,7 @@ def test_metadata_of_older_files_and_of_damaged_ones():
     older = {key: content[key] for key in content if key not in ("thresholds", "temperature")}
     assert Metadata.from_json(json.dumps(older)) == CONTRACT
     assert CONTRACT.confidences == [0.3] * 3 and CONTRACT.temperature == 1
-    assert CONTRACT.at_confidence(0.4).confidences == [0.4] * 3
+    assert replace(CONTRACT, task="detection").at_confidence(0.4).confidences == [0.4] * 3
     fitted = replace(CONTRACT, thresholds=[0.1, 0.25, 1], temperature=1.5)
     assert Metadata.from_json(fitted.to_json()) == fitted
     for wrong in (
@@ -168,6 +168,7 @@ def test_training_fits_and_says_it(succeeds, flowers, tmp_path):
     for said in (
         "calibration error of 12 validation pictures",
         "coverage=0.95 takes 19 validation pictures, and there are 12",
+        "with 12 validation pictures about one familiar one in 13 counts as foreign",
     ):
         assert said in done.out + done.err
     assert {"val/ece", "val/ece_before", "test/ece"} <= set(done.out.split())
@@ -181,7 +182,7 @@ def test_confidence_is_not_for_one_label(succeeds, fails, flowers, untrained):
     succeeds("infer", *TINY, "confidence=null")
     assert fails("infer", *TINY, "confidence=0.4") == (
         "error: confidence=0.4: is for boxes and for several labels per picture, and "
-        "lenet_flowers answers with one label\n"
+        "lenet_flowers has neither\n"
     )
 
 

@@ -42,8 +42,8 @@ def write_table(
     (root / file).write_text("\n".join([header, *(f"{name},{row}" for name, row in rows.items())]))
 
 
-def resized(root: Path) -> dict[str, Resized]:
-    return open_splits(read_folder, root, "classification", 16, None, "stretch")[0]
+def resized(root: Path, size: int = 16) -> dict[str, Resized]:
+    return open_splits(read_folder, root, "classification", size, None, "stretch")[0]
 
 
 def test_links_that_are_read_and_links_that_are_not(tmp_path, caplog):
@@ -201,7 +201,7 @@ def test_a_class_called_train(tmp_path, caplog):
     for name in ("train", "test"):
         picture(tmp_path / name / "b.png")
     said = refused(lambda: folders(tmp_path))
-    assert "pictures lie beside the folders of the classes" in said, "splits without labels"
+    assert "train: holds pictures and no folders of classes" in said, "splits without labels"
     picture(tmp_path / "car/b.png")
     assert folders(tmp_path)["train"].classes == ["car", "test", "train"]
     assert "test, train are classes, for they hold no folders" in caplog.text
@@ -444,6 +444,8 @@ def test_survey_is_shown_once(tmp_path, caplog):
         ["all", "pictures", "8", "8", "8"],
     ]
     assert "24x20 to 24x20 pixels" in said
+    survey(resized(tmp_path / "set", 24), data_hash, cache)  # at another size, as it says more
+    assert len([text for text in caplog.messages if "first time at 24x24 pixels" in text]) == 1
     sheet = contact_sheet(splits["train"])
     red, green = sheet[100, 150], sheet[100, -150]
     assert red[0] > 150 > red[1] and green[1] > 150 > green[0], "sorted by class"

@@ -172,7 +172,7 @@ def _check_root(config: DictConfig, overrides: Sequence[Override]) -> None:
     """Check that the data set has a root, unless other images are given; only shards take a URL."""
     # With `???` in the YAML files, a data set could not take over the root of another set.
     asked = any(config.get(key) is not None for key in ("input", "labels", "count"))
-    if config.data.root is None and not asked:
+    if not config.data.root and not asked:
         raise UserError(
             f"data.root: needed by data={_data(config, overrides)}; add data.root=FOLDER"
         )

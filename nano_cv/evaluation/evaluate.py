@@ -40,16 +40,11 @@ def evaluate(
     size = config.data.batch_size
     limit = config.trainer.limit_test_batches if inputs.pictures.targets else 1.0
     count = limit_count(len(inputs.pictures), size, limit)
-    if config.get("confidence") is not None and engine.metadata.task == "classification":
-        raise UserError(
-            f"confidence={config.confidence}: is for boxes and for several labels per picture, and "
-            f"{engine.metadata.name} answers with one label"
-        )
+    metadata = engine.metadata.at_confidence(config.get("confidence"))
     if config.get("tta") and not engine.metadata.mirrored:
         name = engine.metadata.name
         raise UserError(f"tta=true: {name} was trained without mirrored pictures; leave tta out")
     predictions = predict_all(engine, inputs.inputs, count, size, config.get("tta", False))
-    metadata = engine.metadata.at_confidence(config.get("confidence"))
     report = reports.find(metadata.task)(metadata, predictions, inputs.pictures.first(count))
 
     figures = report.metrics() if inputs.pictures.targets else {}

@@ -24,15 +24,17 @@ FAR_FROM_SQUARE = 2.5  # times as long as the other is a side of such an input
 
 
 def survey(splits: Mapping[str, Resized], data_hash: str, cache: str | Path | None) -> None:
-    """Log the table of a data set when it is used for the first time.
+    """Log the table of a data set when it is used for the first time at this size.
 
-    The folder `cache` gets a file with the table, named by the hash of the set. If the file is
-    there, nothing is logged. Without a cache the table is logged each time.
+    The folder `cache` gets a file with the table, named by the hash of the set and the size. If the
+    file is there, nothing is logged. Without a cache the table is logged each time.
     """
-    seen = Path(cache).expanduser() / f"{data_hash[:24]}.txt" if cache else None
+    height, width = height_width(splits["val"].size)
+    name = f"{data_hash[:24]}_{width}x{height}.txt"
+    seen = Path(cache).expanduser() / name if cache else None
     if not (seen and seen.exists()):
         text = table(splits)
-        log.info("Checked for the first time:\n%s", text)
+        log.info("Checked for the first time at %dx%d pixels:\n%s", width, height, text)
         if seen:  # a cache that is read only still serves
             with suppress(OSError):
                 write_whole(seen, text)

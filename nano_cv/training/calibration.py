@@ -36,6 +36,7 @@ HALVINGS = 40  # of the interval between them
 PLANE_PICTURES = 500  # training pictures whose features set the plane of familiar features
 DIMENSIONS = 32  # of this plane
 FAMILIAR_SHARE = 0.95  # share of the validation pictures that count as familiar
+ENOUGH = 19  # validation pictures for this share
 log = logging.getLogger(__name__)
 
 
@@ -64,6 +65,9 @@ def calibrate(
             log.info("foreign pictures are not recognised: this network shows no features")
         else:
             task.familiarity = fit_familiarity(learnt, features, logits)
+            if len(split) < ENOUGH:
+                text = "with %d validation pictures about one familiar one in %d counts as foreign"
+                log.warning(text, len(split), len(split) + 1)
     task.cpu()
     return figures
 

@@ -177,6 +177,8 @@ def samples_in(folder: Path, classes: Sequence[str], training: Path, root: Path)
 def class_folders(folder: Path) -> dict[str, Path]:
     """Return the class folders in `folder` by the class; refuses images beside them."""
     folders, loose = look_into(folder)
+    if loose and not folders:
+        raise UserError(f"{folder}: holds pictures and no folders of classes; is the set above it?")
     if loose:
         raise UserError(
             f"{folder}: {len(loose)} pictures lie beside the folders of the classes: "
