@@ -21,7 +21,7 @@ from nano_cv.data.images import IGNORE
 from nano_cv.data.masks import load_mask, resize_mask, restore_mask
 from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.errors import UserError
-from nano_cv.evaluation import reports
+from nano_cv.evaluation import painting, reports
 from nano_cv.metadata import read_metadata
 from nano_cv.networks.unet import UNet
 from nano_cv.tasks.segmentation import Segmentation, dice_loss
@@ -57,6 +57,14 @@ def test_classes_that_are_thin_in_the_input_are_named(tmp_path):
         remarks = Resized(photographs(tmp_path, [mask]), size, None).fitted.thin_classes()
         assert [one.partition(" of ")[2][:4] for one in remarks] == ([share] if share else [])
         assert all(one.startswith("leaf: thin or small objects") for one in remarks)
+
+
+def test_thin_lines_and_edges_hide_the_picture_and_areas_do_not():
+    mask, black = np.zeros((30, 40), np.uint8), np.zeros((30, 40, 3), np.uint8)
+    mask[5], mask[10:25, 10:30] = 1, 1
+    drawn, colour = painting.overlay(black, mask), painting.palette(2)[1]
+    assert (drawn[5] == colour).all() and (drawn[10, 10:30] == colour).all()
+    assert np.abs(drawn[17, 20] - colour / 2).max() <= 1 and not drawn[17, 5].any()
 
 
 @pytest.mark.parametrize("fit", ("stretch", "letterbox"))

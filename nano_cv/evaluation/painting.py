@@ -113,7 +113,10 @@ def class_key(
 
 
 def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
-    """Colour a picture by its mask uint8 `[h, w]`, of any size; class 0 stays clear."""
+    """Colour a picture by its mask uint8 `[h, w]`, of any size; class 0 stays clear.
+
+    Edges of a class, and so thin lines, hide the picture; inside it shines through.
+    """
     height, width = image.shape[:2]
     known, mask = np.where(mask == IGNORE, 0, mask), enlarge_mask(mask, width, height)
     for axis, side in enumerate((height, width)):
@@ -122,7 +125,9 @@ def overlay(image: Drawing, mask: NDArray[np.uint8]) -> Drawing:
             known = np.maximum.reduceat(known, starts, axis=axis)
     known = enlarge_mask(known, width, height)
     mask = np.where(known > 0, known, mask)
-    strength = np.where(mask == 0, 0.0, 0.5)[..., None]
+    near = [np.roll(mask, shift, axis) for axis in (0, 1) for shift in (1, -1)]
+    edge = np.any([mask != other for other in near], axis=0)
+    strength = np.where(mask == 0, 0.0, np.where(edge, 1.0, 0.5))[..., None]
     return (image * (1 - strength) + palette(256)[mask] * strength).astype(np.uint8)
 
 
