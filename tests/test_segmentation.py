@@ -22,6 +22,7 @@ from nano_cv.data.masks import load_mask, resize_mask, restore_mask
 from nano_cv.data.pictures import Pictures, Resized
 from nano_cv.errors import UserError
 from nano_cv.evaluation import painting, reports
+from nano_cv.evaluation.reports.segmentation import thin_classes
 from nano_cv.metadata import read_metadata
 from nano_cv.networks.unet import UNet
 from nano_cv.tasks.segmentation import Segmentation, dice_loss
@@ -54,7 +55,7 @@ def test_classes_that_are_thin_in_the_input_are_named(tmp_path):
     mask = np.zeros((200, 300), np.uint8)
     mask[:100, :150], mask[150] = 2, 1
     for size, share in ((SIDE, "0.00"), ([200, 300], "")):
-        remarks = Resized(photographs(tmp_path, [mask]), size, None).fitted.thin_classes()
+        remarks = thin_classes(Resized(photographs(tmp_path, [mask]), size, None))
         assert [one.partition(" of ")[2][:4] for one in remarks] == ([share] if share else [])
         assert all(one.startswith("leaf: thin or small objects") for one in remarks)
 

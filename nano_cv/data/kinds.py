@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 
 from nano_cv.data import images
 from nano_cv.data.cache import key_of, pixels_of
-from nano_cv.data.masks import load_mask, resize_mask, restore_mask
-from nano_cv.data.pictures import Pictures, evenly
+from nano_cv.data.masks import load_mask, resize_mask
+from nano_cv.data.pictures import Pictures
 from nano_cv.data.store import File, Lazy
 from nano_cv.data.targets import COUNTED, INDICES, NO_LABEL, Boxes, Labels, Packed, count_labels
 from nano_cv.errors import listing
 from nano_cv.metadata import Size, height_width
 
-THIN = 0.6  # IoU that thin objects cannot reach at the input's size
-LOOKED_AT = 8  # masks
 log = logging.getLogger(__name__)
 
 
@@ -147,27 +145,6 @@ class Masks:
         """Pixels of each class `[K]`, at that size."""
         masks = (self.batch([index]).ravel() for index in range(len(self.pictures)))
         return np.sum([count_labels(mask, self.pictures.classes) for mask in masks], axis=0)
-
-    def thin_classes(self) -> list[str]:
-        """A line for each class that is so thin in the input that a good IoU is out of reach."""
-        classes = self.pictures.classes
-        intersection, total = np.zeros((2, len(classes)), np.int64)
-        for index in evenly(len(self.pictures), LOOKED_AT):
-            file = self.pictures.targets[index]
-            mask = self.read(file, images.read(file))
-            height, width = mask.shape
-            restored = resize_mask(mask, self.size, self.fit)
-            restored = restore_mask(restored, width, height, self.fit)
-            known = mask != images.IGNORE
-            intersection += count_labels(mask[known & (mask == restored)], classes)
-            total += count_labels(np.concatenate([mask[known], restored[known]]), classes)
-        shares = intersection / np.maximum(total - intersection, 1)
-        return [
-            f"{name}: thin or small objects; the input's pixels allow an IoU of {share:.2f}; a "
-            "larger model.image_size shows more"
-            for name, share, count in zip(classes, shares, total, strict=True)
-            if count and share < THIN
-        ]
 
     def fingerprints(self) -> list[str]:
         """SHA-256 of each mask file, with the meaning of its pixels if they are no indices."""

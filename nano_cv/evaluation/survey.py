@@ -5,7 +5,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -64,8 +63,9 @@ def table(splits: Mapping[str, Resized]) -> str:
         if max(height, width) >= FAR_FROM_SQUARE * min(height, width):
             text += f"; model.image_size=[{height},{width}] is nearer to their shape"
     if train.fitted.unit == "pixels":
-        masks: Any = splits["val"].fitted
-        text = "\n".join([text, *masks.thin_classes()])
+        from nano_cv.evaluation.reports.segmentation import thin_classes
+
+        text = "\n".join([text, *thin_classes(splits["val"])])
     return textwrap.indent(text, "  ")
 
 

@@ -11,7 +11,7 @@ from nano_cv.data import images
 from nano_cv.data.datamodule import DataModule
 from nano_cv.data.imagined import Imagined
 from nano_cv.data.pictures import evenly
-from nano_cv.data.store import File, located
+from nano_cv.data.store import located
 from nano_cv.errors import UserError
 from nano_cv.evaluation import reports
 from nano_cv.evaluation.engines import Arrays, Engine, predict_all
@@ -106,28 +106,27 @@ def parity_inputs(
     The inputs are the images of `parity=`, else of the validation split, else built-in images.
     A generator gets noise, with labels as in the test split or else each class in turn.
     """
-    size = metadata.image_size
-    pictures: list[tuple[str, File | bytes]]
     if config.parity is not None:
         files = find_pictures(str(config.parity), "parity")
         files = [files[index] for index in evenly(len(files), parity.MAX_IMAGES)]
         opened, _ = open_readable(files, config, metadata)  # warns of pictures that it leaves out
-        pictures = [(str(file), file) for file in opened.pictures.files]
-    elif metadata.task == "generation":
+        names = [str(file) for file in opened.pictures.files]
+        return names, opened.inputs(range(len(names)))
+    if metadata.task == "generation":
         labels = [number % len(metadata.classes) for number in range(GENERATED_IMAGES)]
-        made = Imagined(labels, metadata.classes, size, config.seed)
+        made = Imagined(labels, metadata.classes, metadata.image_size, config.seed)
         known = samples.validation if samples else made
         names = known.pictures.names[:GENERATED_IMAGES]
         return names, known.inputs(range(len(names)))
-    elif samples:
-        pictures = [(file.name, file) for file in samples.validation.pictures.files]
-    else:
-        pictures = list(parity.draw_pictures())
-        log.warning(
-            "%s: no data set here, so torch and the export are compared on %d built-in pictures; "
-            "parity=FOLDER compares them on yours",
-            *(config.data.root, len(pictures)),
-        )
-    chosen = [pictures[index] for index in evenly(len(pictures), parity.MAX_IMAGES)]
-    pixels = [images.load(source, size, name, fit=metadata.fit) for name, source in chosen]
-    return [name for name, _ in chosen], {"IMAGES": np.stack(pixels).transpose(0, 3, 1, 2).copy()}
+    if samples:
+        known_files = samples.validation.pictures.files
+        chosen = evenly(len(known_files), parity.MAX_IMAGES)
+        return [known_files[index].name for index in chosen], samples.validation.inputs(chosen)
+    drawn = parity.draw_pictures()
+    log.warning(
+        "%s: no data set here, so torch and the export are compared on %d built-in pictures; "
+        "parity=FOLDER compares them on yours",
+        *(config.data.root, len(drawn)),
+    )
+    pixels = [images.load(png, metadata.image_size, fit=metadata.fit) for _, png in drawn]
+    return [name for name, _ in drawn], {"IMAGES": np.stack(pixels).transpose(0, 3, 1, 2)}

@@ -36,7 +36,6 @@ HALVINGS = 40  # of the interval between them
 PLANE_PICTURES = 500  # training pictures whose features set the plane of familiar features
 DIMENSIONS = 32  # of this plane
 FAMILIAR_SHARE = 0.95  # share of the validation pictures that count as familiar
-ENOUGH = 19  # validation pictures for this share
 log = logging.getLogger(__name__)
 
 
@@ -65,7 +64,7 @@ def calibrate(
             log.info("foreign pictures are not recognised: this network shows no features")
         else:
             task.familiarity = fit_familiarity(learnt, features, logits)
-            if len(split) < ENOUGH:
+            if len(split) < pictures_for(FAMILIAR_SHARE):
                 text = "with %d validation pictures about one familiar one in %d counts as foreign"
                 log.warning(text, len(split), len(split) + 1)
     task.cpu()
@@ -103,7 +102,7 @@ def _fit_probabilities(
 
     set_from = fit_label_sets(shares[np.arange(len(labels)), labels], coverage)
     if set_from == 0:
-        needed = math.ceil(coverage / (1 - coverage) - 1e-9)
+        needed = pictures_for(coverage)
         text = "coverage=%g takes %d validation pictures, and there are %d: label sets hold all"
         log.warning(text, coverage, needed, len(labels))
     else:
@@ -112,6 +111,11 @@ def _fit_probabilities(
         task.metadata, temperature=temperature, coverage=coverage, set_from=set_from
     )
     return {"val/ece_before": before, "val/ece": after}
+
+
+def pictures_for(share: float) -> int:
+    """Validation pictures that are needed for a limit that this share of others will keep to."""
+    return math.ceil(share / (1 - share) - 1e-9)
 
 
 def fit_temperature(logits: NDArray[np.float64], labels: NDArray[Any]) -> float:

@@ -147,11 +147,11 @@ def names_of_masks(samples: Sequence[Sample]) -> list[str]:
     """Return names such as `COVID/masks/1.png`, and `a/1_mask.png` beside `a/1.png`."""
     named = [sample.name for sample in samples if "mask" in sample.name]
     known = {sample.name for sample in samples} if named else set[str]()
-    bare = {name: MASK_ENDING.sub("", name) for name in named}
     return [
         name
         for name in named
-        if MASK_FOLDER.search(name) or (bare[name] != name and bare[name] in known)
+        if MASK_FOLDER.search(name)
+        or (MASK_ENDING.search(name) and MASK_ENDING.sub("", name) in known)
     ]
 
 

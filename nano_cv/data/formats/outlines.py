@@ -117,9 +117,8 @@ def draw(
             if runs and not coco.area(runs):  # narrower than a pixel: drawn as a line
                 line = Image.new("L", (width, height))
                 for part in near:
-                    if (part.max(axis=0) > -1).all() and (
-                        part.min(axis=0) <= (width, height)
-                    ).all():
+                    near_picture = (part.max(axis=0) > -1) & (part.min(axis=0) <= (width, height))
+                    if near_picture.all():
                         places = np.floor([*part, part[0]]).clip(0, (width - 1, height - 1))
                         ImageDraw.Draw(line).line(list(map(tuple, places)), 1)
                 runs = coco.encode(np.asfortranarray(line))

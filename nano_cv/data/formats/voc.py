@@ -97,10 +97,10 @@ def find_set(root: Path) -> Path:
     """Return the folder with `ImageSets/`: `root`, or one below it, as `VOCdevkit/VOC2012/`."""
     if any((root / name).is_dir() for name in ("ImageSets", "JPEGImages")):
         return root
-    folders = [path for path in reading.list_folder(root) if not splitting.called(path.name)]
+    beside = reading.list_folder(root)
+    folders = [path for path in beside if not splitting.called(path.name)]
     inside = [folder for folder in folders if (folder / "ImageSets").is_dir()]
-    names = {path.name.lower() for path in reading.list_folder(root)}
-    no_set = names.isdisjoint({"images", *LABELS}) and not any(map(splitting.called, names))
+    no_set = folders == beside and {"images", *LABELS}.isdisjoint(p.name.lower() for p in beside)
     for place in ("*/ImageSets", "*/*/ImageSets") if no_set else ():  # as in `VOCdevkit/VOC2007/`
         inside = inside or [path.parent for folder in folders for path in folder.glob(place)]
     if not inside:

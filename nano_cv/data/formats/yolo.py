@@ -186,7 +186,7 @@ def find_splits(
     default = root / "default.txt"
     if default.exists() and default not in paths and any(map(Path.is_file, paths)):
         text = "%s: its pictures are of no subset in CVAT, so they are in no split and are not read"
-        log.warning(text, default)  # of CVAT
+        log.warning(text, default)
     return splits
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nano_cv.data import images
-from nano_cv.data.masks import restore_mask
+from nano_cv.data.masks import resize_mask, restore_mask
+from nano_cv.data.pictures import Resized, evenly
 from nano_cv.data.progress import track
 from nano_cv.evaluation import drawing, painting
 from nano_cv.evaluation.drawing import Drawing
@@ -23,7 +24,28 @@ from nano_cv.evaluation.tables import class_rows, distinct
 from nano_cv.files import inside, replacing, write_whole
 from nano_cv.tasks.metrics import class_figures, mask_confusion, mean_known, segmentation_figures
 
+THIN = 0.6  # IoU that thin objects cannot reach at the input's size
+LOOKED_AT = 8  # masks
 COLUMNS = ("file", "mIoU")  # of the table, before those of the classes
+
+
+def thin_classes(resized: Resized) -> list[str]:
+    """A line for each class that is so thin in the input that a good IoU is out of reach."""
+    classes, size, fit = resized.pictures.classes, resized.size, resized.fit
+    unknown = len(classes)  # is counted beside the classes, as a prediction
+    counts = np.zeros((unknown + 1, unknown + 1), np.int64)
+    for index in evenly(len(resized), LOOKED_AT):
+        mask = resized.pictures.mask(index)
+        height, width = mask.shape
+        restored = restore_mask(resize_mask(mask, size, fit), width, height, fit)
+        restored = np.where(restored == images.IGNORE, unknown, restored)
+        counts += mask_confusion(mask, restored, unknown + 1)
+    return [
+        f"{name}: thin or small objects; the input's pixels allow an IoU of {share:.2f}; a larger "
+        "model.image_size shows more"
+        for name, share in zip(classes, class_figures(counts)["IoU"], strict=False)
+        if share < THIN
+    ]
 
 
 class Measured(NamedTuple):
